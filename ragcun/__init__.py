@@ -1,0 +1,79 @@
+"""ragcun: better retrieval embeddings from an existing model, by a small head and honest evaluation.
+
+Importing it is cheap: what a name needs is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Collection": "ragcun.data.beir",
+    "EmbeddingCache": "ragcun.models.cache",
+    "FitResult": "ragcun.training.loop",
+    "HeadConfig": "ragcun.models.heads",
+    "InputError": "ragcun.errors",
+    "IsotropicGaussianEncoder": "ragcun.models.isotropic_gaussian",
+    "LossOutput": "ragcun.losses.objective",
+    "Objective": "ragcun.losses.objective",
+    "PairDataset": "ragcun.data.pairs",
+    "RetrievalEncoder": "ragcun.models.encoder",
+    "TextBase": "ragcun.models.base",
+    "TrainConfig": "ragcun.training.config",
+    "Views": "ragcun.views",
+    "fit": "ragcun.training.loop",
+    "load_collection": "ragcun.data.beir",
+    "read_pairs": "ragcun.data.pairs",
+    "top_k": "ragcun.retrieval.search",
+}
+
+__all__ = [
+    "Collection",
+    "EmbeddingCache",
+    "FitResult",
+    "HeadConfig",
+    "InputError",
+    "IsotropicGaussianEncoder",
+    "LossOutput",
+    "Objective",
+    "PairDataset",
+    "RetrievalEncoder",
+    "TextBase",
+    "TrainConfig",
+    "Views",
+    "fit",
+    "load_collection",
+    "read_pairs",
+    "top_k",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from ragcun.data.beir import Collection, load_collection
+    from ragcun.data.pairs import PairDataset, read_pairs
+    from ragcun.errors import InputError
+    from ragcun.losses.objective import LossOutput, Objective
+    from ragcun.models.base import TextBase
+    from ragcun.models.cache import EmbeddingCache
+    from ragcun.models.encoder import RetrievalEncoder
+    from ragcun.models.heads import HeadConfig
+    from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+    from ragcun.retrieval.search import top_k
+    from ragcun.training.config import TrainConfig
+    from ragcun.training.loop import FitResult, fit
+    from ragcun.views import Views
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ragcun' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,187 @@
+"""What all scripts share: flags made from a dataclass, YAML under flags, and one sentence for wrong input."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import logging
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ragcun.errors import InputError
+from ragcun.files import read_text
+
+Config = TypeVar("Config")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def flag(default: Any, help: str, *, bare: Any = None, off: Any = None, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a dataclass field that is also a command-line flag.
+
+    Args:
+        default: the field's default.
+        help: one line for ``--help``.
+        bare: what the flag means when no value or ``True`` follows it; None demands a value.
+        off: what ``False`` and the flag ``--no_…`` mean; None knows neither. A boolean's are True and False.
+        choices: the values allowed.
+    """
+    if isinstance(default, bool):
+        bare, off = True, False
+    metadata = {"help": help, "bare": bare, "off": off, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Add one flag for each field of a dataclass; booleans parse as ``--x``, ``--x False`` and ``--no_x``."""
+    for field in dataclasses.fields(config):
+        if not field.metadata:
+            continue
+        name, convert, bare = field.name, converter(config, field.name), field.metadata["bare"]
+        shown = "" if field.default is dataclasses.MISSING else f" (default: {field.default})"
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
+        options |= {"help": field.metadata["help"].replace("%", "%%") + shown, "type": convert}
+        if bare is not None:
+            options |= {"nargs": "?", "const": bare}
+        parser.add_argument(f"--{name}", **options)
+        if field.metadata["off"] is not None:
+            parser.add_argument(
+                f"--no_{name}",
+                dest=name,
+                action="store_const",
+                const=field.metadata["off"],
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
+
+
+def converter(config: type[Any], name: str) -> Callable[[Any], Any]:
+    """Return the function that turns a flag's or a YAML file's value into the field's type.
+
+    It raises ``ValueError`` (as argparse expects) for a value that does not fit.
+    """
+    field = next(field for field in dataclasses.fields(config) if field.name == name)
+    hint = typing.get_type_hints(config)[name]
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    optional = type(None) in options
+    kind = next(option for option in options if option is not type(None))
+    choices, switch = field.metadata["choices"], {True: field.metadata["bare"], False: field.metadata["off"]}
+
+    def convert(value: Any) -> Any:
+        word = str(value).lower()
+        if kind is not bool and word in ("true", "false") and switch[word == "true"] is not None:
+            value = switch[word == "true"]
+        if value is None or (optional and word in ("none", "null")):
+            if optional:
+                return None
+            raise ValueError("a value is needed")
+        converted = _to_bool(value) if kind is bool else _to_number_or_text(value, kind)
+        if choices and converted not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return converted
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
+    """Build a configuration from named values.
+
+    Raises:
+        InputError: a name is unknown (with the nearest known one), a value does not fit, or a needed one is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    converted = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise InputError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            converted[name] = converter(config, name)(value)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"{source}: {name} = {value!r} is not possible: {error}") from error
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in converted:
+            raise InputError(f"{source}: --{name} is missing: {field.metadata['help']}")
+    try:
+        return config(**converted)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        InputError: the file is missing, is not YAML (with the line), or does not hold names and values.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "cannot be read"
+        raise InputError(f"{path}{where}: not valid YAML ({reason}); mend that line") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{path}: expected names and values ('epochs: 3'), got {type(values).__name__}")
+    return values
+
+
+def parse_config(config: type[Config], description: str, arguments: list[str] | None = None) -> Config:
+    """Parse flags, and the YAML file of ``--config`` under them, into a configuration."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+    add_flags(parser, config)
+    flags = vars(parser.parse_args(arguments))
+    file = flags.pop("config")
+    return from_mapping(config, {**(read_yaml(file) if file else {}), **flags}, file or "flags")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main function: wrong input gives one sentence on stderr and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        main()
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
+        sys.exit(130)
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text not in TRUE + FALSE:
+        raise ValueError("must be True or False")
+    return text in TRUE
+
+
+def _to_number_or_text(value: Any, kind: type) -> Any:
+    if isinstance(value, (bool, list, dict)):
+        raise ValueError(f"must be one {kind.__name__}")
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError("must be a whole number")
+    return kind(value)
+
+
+def _metavar(field: dataclasses.Field[Any]) -> str:
+    choices = field.metadata["choices"]
+    return "{" + ",".join(choices) + "}" if choices else field.name.rsplit("_", 1)[-1].upper()

@@ -1,0 +1,1 @@
+"""Training pairs and collections: reading, validating, making."""

@@ -1,0 +1,196 @@
+"""Collections in the BEIR layout: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` in one folder."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ragcun.data.pairs import PairDataset, Row, is_encodable
+from ragcun.data.qrels import Qrels, read_qrels, write_qrels
+from ragcun.errors import InputError
+from ragcun.files import read_json_lines, replacing_folder, write_json_lines
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a corpus."""
+
+    title: str
+    text: str
+
+    @property
+    def content(self) -> str:
+        """The text that is encoded, as BEIR does: title, a blank, text."""
+        return f"{self.title} {self.text}".strip()
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A corpus with the judged queries of one split.
+
+    Attributes:
+        name: the name of its folder.
+        documents: the corpus, by document id.
+        queries: the text of the queries that the split judges, by query id, in the order of ``queries.jsonl``.
+        qrels: the split's judgments: query id → document id → relevance.
+        split: the name of the split.
+    """
+
+    name: str
+    documents: dict[str, Document]
+    queries: dict[str, str]
+    qrels: Qrels
+    split: str
+
+
+def load_collection(folder: str | Path, split: str = "test") -> Collection:
+    """Read a BEIR folder and the judgments of one split of it.
+
+    Judged documents that the corpus lacks stay in the qrels and lower recall, as in BEIR; a warning counts them.
+
+    Raises:
+        InputError: a file is missing or wrong (with the line), there are no judgments, or a judged query has no text.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}; name a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
+    qrels_file = _qrels_file(folder, split)
+    qrels = read_qrels(qrels_file)
+    queries = {
+        key: row for key, row in _texts(folder / "queries.jsonl", "queries") if key in qrels and row.text.strip()
+    }
+    for query in sorted(qrels.keys() - queries.keys()):
+        raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
+    documents = dict(_texts(folder / "corpus.jsonl", "documents"))
+    if not documents:
+        raise InputError(f"{folder / 'corpus.jsonl'}: holds no documents")
+    absent = len({document for judged in qrels.values() for document in judged if document not in documents})
+    if absent:
+        logger.warning("%s: %d judged documents are not in the corpus; they count as not found", qrels_file, absent)
+    texts = {key: query.text for key, query in queries.items()}
+    return Collection(folder.resolve().name, documents, texts, qrels, split)
+
+
+def write_collection(
+    folder: str | Path,
+    documents: Mapping[str, Document],
+    queries: Mapping[str, str],
+    qrels_by_split: Mapping[str, Mapping[str, Mapping[str, int]]],
+) -> None:
+    """Write a BEIR folder; it is complete or absent. An earlier one of the same splits is replaced, its pairs/ too.
+
+    Raises:
+        InputError: `folder` holds files that are no part of what is written, so that replacing it would lose them.
+    """
+    folder = Path(folder)
+    ours = {"corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in qrels_by_split)}
+    present = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()) if folder.exists() else ()
+    others = sorted(path.as_posix() for path in present if path.as_posix() not in ours and path.parts[0] != "pairs")
+    if others:
+        raise InputError(f"{folder} holds {others[0]}, which would be lost; name a new or an empty folder")
+    with replacing_folder(folder) as temporary:
+        rows = ({"_id": key, "title": value.title, "text": value.text} for key, value in documents.items())
+        write_json_lines(temporary / "corpus.jsonl", rows)
+        write_json_lines(temporary / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
+        for split, qrels in qrels_by_split.items():
+            write_qrels(temporary / "qrels" / f"{split}.tsv", qrels)
+
+
+def pairs_from_collection(collection: Collection) -> PairDataset:
+    """Return every (query, relevant document) of the split as a training pair; relevant means a score above 0.
+
+    Documents that are empty or not in the corpus make no pair.
+
+    Raises:
+        InputError: no query has a relevant document.
+    """
+
+    def rows() -> Iterator[Row]:
+        for query, text in collection.queries.items():
+            for key, score in collection.qrels[query].items():
+                if score > 0 and key in collection.documents and collection.documents[key].content:
+                    yield text, collection.documents[key].content, None
+
+    return PairDataset.from_rows(rows(), source=f"{collection.name}/{collection.split}")
+
+
+def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tuple[Collection, Collection]:
+    """Split the judged queries at random into (kept, held out); both keep the whole corpus.
+
+    Queries with the same text (but for case and surrounding blanks) go to the same side, so that none leaks.
+
+    Raises:
+        InputError: a side would be left without a query.
+    """
+    text_of = {key: text.strip().casefold() for key, text in collection.queries.items()}
+    texts = sorted(set(text_of.values()))
+    count = round(fraction * len(texts)) if 0 < fraction < 1 else 0
+    if not 0 < count < len(texts):
+        raise InputError(
+            f"cannot hold out {fraction} of {len(texts)} queries; choose a fraction that leaves both sides some"
+        )
+    held = {texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]}
+
+    def side(split: str, is_held: bool) -> Collection:
+        queries = {key: text for key, text in collection.queries.items() if (text_of[key] in held) == is_held}
+        qrels = {key: judged for key, judged in collection.qrels.items() if key in queries}
+        return replace(collection, queries=queries, qrels=qrels, split=split)
+
+    return side(collection.split, False), side(f"{collection.split}-held-out", True)
+
+
+def find_collections(data_dir: str | Path, names: Sequence[str]) -> list[Path]:
+    """Return the folders of the named collections under `data_dir`; ``["all"]`` means all with a test split, sorted.
+
+    Raises:
+        InputError: there is no such folder or collection; a near miss is suggested, and what is there is listed.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise InputError(f"no such folder: {data_dir}; name the folder that holds the BEIR collections")
+    present = {path.parent.name: path.parent for path in sorted(data_dir.glob("*/corpus.jsonl"))}
+    listing = ", ".join(present) or "no collection at all"
+    if "all" in names:
+        names = [name for name, path in present.items() if (path / "qrels" / "test.tsv").is_file()]
+        if not names:
+            raise InputError(f"{data_dir}: no collection has corpus.jsonl and qrels/test.tsv; there is {listing}")
+    for name in names:
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"no collection {name!r} in {data_dir}; {guess}there is {listing}")
+    return [present[name] for name in dict.fromkeys(names)]
+
+
+def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:
+    """Yield ``(id, document)`` of every line of a corpus or queries file."""
+    lines: dict[str, int] = {}
+    for line, row in tqdm(read_json_lines(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False):
+        fields: dict[str, Any] = {"_id": row.get("_id"), "title": row.get("title") or "", "text": row.get("text")}
+        for field, value in fields.items():
+            if not isinstance(value, str):
+                raise InputError(f'{path}, line {line}: field "{field}" must be text, got {value!r:.40}')
+            if not is_encodable(value):
+                raise InputError(f'{path}, line {line}: field "{field}" holds an unpaired surrogate; mend that line')
+        key = fields["_id"]
+        if key in lines:
+            raise InputError(f"{path}, line {line}: _id {key!r} stands in line {lines[key]} already; keep one of them")
+        lines[key] = line
+        yield key, Document(fields["title"], fields["text"])
+
+
+def _qrels_file(folder: Path, split: str) -> Path:
+    splits = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    if split not in splits:
+        there = f"there is {', '.join(splits)}" if splits else "the folder qrels has no .tsv file"
+        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); {there}")
+    return splits[split]

@@ -1,0 +1,163 @@
+"""A retrieval corpus from the docstrings of the installed Python packages and the standard library.
+
+One document is one public function, class or method. The query is the summary of its docstring (the first sentence);
+the document is the qualified name, the signature and the rest of the docstring. Sources are parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from ragcun.data.beir import Document
+from ragcun.data.docstrings import DocEntry, module_entries
+from ragcun.data.qrels import Qrels
+from ragcun.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "dev", "test")
+FILES_PER_PROCESS = 256
+"""How many source files make a further process worth its start."""
+
+_TEST_NAMES = ("test", "tests", "testing", "conftest")
+
+
+class DocCollection(NamedTuple):
+    """Documents and queries by id, and qrels by split."""
+
+    documents: dict[str, Document]
+    queries: dict[str, str]
+    qrels_by_split: dict[str, Qrels]
+
+
+def python_doc_roots() -> list[Path]:
+    """Return the standard library's folder and site-packages of the running interpreter."""
+    paths = sysconfig.get_paths()
+    return [Path(path) for path in dict.fromkeys(paths[key] for key in ("stdlib", "purelib", "platlib"))]
+
+
+def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) -> list[DocEntry]:
+    """Return the documentation of the public functions, classes and methods under `roots`, by qualified name.
+
+    Left out are test modules, private names, nested functions, sources that do not parse as UTF-8 Python, summaries
+    outside `SUMMARY_WORDS` words, rests under `FEWEST_REST_WORDS` words, and what `distinct` leaves out.
+
+    Args:
+        roots: folders that hold top-level modules and packages, as on ``sys.path``; the first wins where names meet.
+        packages: the top-level names to take; None takes all.
+
+    Raises:
+        InputError: a package is not there, or nothing is found.
+    """
+    files = _module_files(roots, packages)
+    absent = sorted(set(packages or ()) - {name.partition(".")[0] for name in files})
+    if absent:
+        raise InputError(f"no Python sources of the package {absent[0]!r} are installed; name installed packages")
+    processes = min(os.cpu_count() or 1, 1 + len(files) // FILES_PER_PROCESS)
+    if processes == 1:
+        entries = list(_progress(map(module_entries, files.items()), len(files)))
+    else:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            entries = list(_progress(pool.map(module_entries, files.items(), chunksize=16), len(files)))
+    found = distinct(entry for of_file in entries for entry in of_file)
+    if not found:
+        raise InputError(f"no documented public function or class under {', '.join(map(str, roots))}")
+    logger.info("%d source files, %d documents", len(files), len(found))
+    return found
+
+
+def distinct(entries: Iterable[DocEntry]) -> list[DocEntry]:
+    """Return the entries whose query has one answer, by qualified name.
+
+    Of entries with the same name or the same rest the first by name stays; then summaries that several share (but for
+    case) are dropped with all their entries, and so are those whose rest repeats the summary.
+    """
+    by_name: dict[str, DocEntry] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, entry)
+    by_rest: dict[str, DocEntry] = {}
+    for _, entry in sorted(by_name.items()):
+        by_rest.setdefault(" ".join(entry.rest.split()), entry)
+    shared = Counter(entry.summary.casefold() for entry in by_rest.values())
+    return [
+        entry
+        for rest, entry in by_rest.items()
+        if shared[entry.summary.casefold()] == 1 and entry.summary.casefold() not in rest.casefold()
+    ]
+
+
+def build(
+    entries: Sequence[DocEntry],
+    max_documents: int | None,
+    seed: int,
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> DocCollection:
+    """Return the corpus, its queries, and qrels for train, dev and test, split by document.
+
+    The order in which documents are taken and split is that of a hash of seed and name, so that a sample of n is part
+    of every larger one. Splits that get no document are absent. A query's id is ``query:`` and its document's id,
+    because BEIR passes over documents with the id of the query.
+
+    Raises:
+        InputError: `split` is not three fractions that sum to 1, or `max_documents` is below 1.
+    """
+    if len(split) != len(SPLITS) or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+        raise InputError(f"the split must be three fractions that sum to 1 (train, dev, test), got {tuple(split)}")
+    if max_documents is not None and max_documents < 1:
+        raise InputError(f"at least 1 document must be asked for, got {max_documents}")
+    drawn = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())[:max_documents]
+    ends = [round(len(drawn) * sum(split[:i])) for i in range(len(split) + 1)]
+    qrels_by_split = {
+        name: {f"query:{entry.name}": {entry.name: 1} for entry in drawn[start:end]}
+        for name, start, end in zip(SPLITS, ends, ends[1:], strict=False)
+        if end > start
+    }
+    drawn.sort(key=lambda entry: entry.name)
+    return DocCollection(
+        {entry.name: entry.document for entry in drawn},
+        {f"query:{entry.name}": entry.summary for entry in drawn},
+        qrels_by_split,
+    )
+
+
+def _progress(results: Iterable[list[DocEntry]], total: int) -> Iterable[list[DocEntry]]:
+    return tqdm(results, desc="parse", total=total, unit="file", delay=2, leave=False)
+
+
+def _module_files(roots: Sequence[str | Path], packages: Sequence[str] | None) -> dict[str, Path]:
+    """Return the source file of every public module that is no test, by dotted name in order."""
+    files: dict[str, Path] = {}
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise InputError(f"no such folder: {root}; name a folder of Python packages")
+        for path in _sources(root, packages):
+            parts = path.relative_to(root).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            if parts and parts[0] != "ragcun" and all(_is_documented_part(part) for part in parts):
+                files.setdefault(".".join(parts), path)
+    return dict(sorted(files.items()))
+
+
+def _sources(root: Path, packages: Sequence[str] | None) -> Iterator[Path]:
+    if packages is None:
+        yield from root.rglob("*.py")
+        return
+    for name in filter(str.isidentifier, packages):
+        yield from root.glob(f"{name}.py")
+        yield from root.glob(f"{name}/**/*.py")
+
+
+def _is_documented_part(part: str) -> bool:
+    is_test = part in _TEST_NAMES or part.startswith("test_") or part.endswith("_test")
+    return part.isidentifier() and not part.startswith("_") and not is_test

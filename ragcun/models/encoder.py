@@ -1,0 +1,203 @@
+"""What every encoder system shares: encoding texts, distances, parameter groups, saving and loading."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ragcun.models.base import Features, Role, TextBase
+from ragcun.views import Views
+
+BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Inputs of one training batch: cached base vectors ``(batch, dim)`` or tokenised texts, aligned by row.
+
+    Attributes:
+        query: the queries.
+        positive: the document that answers each.
+        negative: a hard negative of each, None where no row has one.
+        negative_mask: which rows of `negative` are real.
+        relevant: which positive of the batch is a known positive of which query.
+    """
+
+    query: Float[Tensor, "batch dim"] | Features
+    positive: Float[Tensor, "batch dim"] | Features
+    negative: Float[Tensor, "batch dim"] | Features | None = None
+    negative_mask: Bool[Tensor, " batch"] | None = None
+    relevant: Bool[Tensor, "batch batch"] | None = None
+
+
+class RetrievalEncoder(nn.Module, abc.ABC):
+    """A text base with trainable parts on top; a subclass says which parts and what a batch shows of them.
+
+    Embeddings are unnormalised and compared by Euclidean distance. Call an encoder on a `PairBatch` to get `Views`.
+    """
+
+    system: ClassVar[str]
+
+    def __init__(self, base: TextBase) -> None:
+        super().__init__()
+        self.base = base
+
+    @abc.abstractmethod
+    def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Map what `TextBase.forward` gives for queries to embeddings."""
+
+    @abc.abstractmethod
+    def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Map what `TextBase.forward` gives for documents to embeddings."""
+
+    @abc.abstractmethod
+    def training_views(self, batch: PairBatch) -> Views:
+        """Turn a batch into the embeddings that losses compare."""
+
+    @abc.abstractmethod
+    def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
+        """Let parts whose start depends on data (a projection to fewer dimensions) see base vectors."""
+
+    @abc.abstractmethod
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Return the trainable parts beside the base, by the name of their learning rate (``head``, ``predictor``)."""
+
+    @abc.abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Return all that is needed, beside weights, to build this encoder again."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, base: TextBase, config: dict[str, Any]) -> RetrievalEncoder:
+        """Build an encoder from `to_config`'s value."""
+
+    @abc.abstractmethod
+    def export_modules(self) -> list[nn.Module]:
+        """Return the built-in sentence-transformers modules that follow the base's own in an exported folder."""
+
+    @property
+    @abc.abstractmethod
+    def dimension(self) -> int:
+        """Length of the embeddings."""
+
+    def forward(self, batch: PairBatch) -> Views:
+        """Return `training_views`."""
+        return self.training_views(batch)
+
+    def parameter_groups(
+        self, base_rate: float, rates: dict[str, float], weight_decay: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """Return optimiser groups of the trainable parameters, each with its own rate (``lr``) and ``name``.
+
+        Biases, and other parameters with fewer than two dimensions, get no weight decay.
+
+        Raises:
+            ValueError: nothing is trainable.
+        """
+        groups = []
+        for name, module in {"base": self.base, **self.parts()}.items():
+            trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            rate = base_rate if name == "base" else rates[name]
+            for decay, members in (
+                (weight_decay, [parameter for parameter in trained if parameter.ndim >= 2]),
+                (0.0, [parameter for parameter in trained if parameter.ndim < 2]),
+            ):
+                if members:
+                    groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": name})
+        if not groups:
+            raise ValueError("nothing to train: base, head and predictor are all frozen")
+        return groups
+
+    def encode_query(self, texts: str | list[str], **options: Any) -> NDArray[np.float32] | Tensor:
+        """Encode queries; see `encode` for the options."""
+        return self.encode(texts, role="query", **options)
+
+    def encode_document(self, texts: str | list[str], **options: Any) -> NDArray[np.float32] | Tensor:
+        """Encode documents; see `encode` for the options."""
+        return self.encode(texts, role="document", **options)
+
+    def encode(
+        self,
+        texts: str | list[str],
+        role: Role = "document",
+        batch_size: int = 32,
+        device: str | None = None,
+        show_progress_bar: bool = False,
+        convert_to_tensor: bool = False,
+    ) -> NDArray[np.float32] | Tensor:
+        """Encode a text to ``(dim,)`` or a list of texts to ``(n, dim)``, without gradient.
+
+        Args:
+            texts: one text or a list of them.
+            role: whether they are queries or documents (prompts, and some systems' heads, differ).
+            batch_size: texts encoded at a time.
+            device: where to compute; the encoder is moved there. None leaves it where it is.
+            show_progress_bar: whether to show progress.
+            convert_to_tensor: return a tensor instead of a numpy array.
+        """
+        if device is not None:
+            self.to(device)
+        several = [texts] if isinstance(texts, str) else list(texts)
+        vectors = self.base.encode(several, role, batch_size, show_progress_bar)
+        embeddings = self.embed(vectors, role)
+        result = embeddings[0] if isinstance(texts, str) else embeddings
+        return torch.from_numpy(result) if convert_to_tensor else result
+
+    @torch.no_grad()
+    def embed(self, vectors: NDArray[np.float32], role: Role) -> NDArray[np.float32]:
+        """Map the base's pooled vectors (as cached) to embeddings in evaluation mode, block by block."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        to_embedding = self.embed_query if role == "query" else self.embed_document
+        device = next(self.parameters()).device
+        out = np.empty((len(vectors), self.dimension), dtype=np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + BLOCK])).to(device)
+            out[start : start + BLOCK] = to_embedding(self.base(block)).float().cpu().numpy()
+        for module, mode in modes:
+            module.training = mode
+        return out
+
+    @staticmethod
+    def similarity(
+        queries: NDArray[np.float32] | Tensor, documents: NDArray[np.float32] | Tensor
+    ) -> Float[Tensor, "n m"]:
+        """Minus the Euclidean distance of every query embedding to every document embedding."""
+        x, y = (torch.as_tensor(z).float() for z in (queries, documents))
+        return -torch.cdist(torch.atleast_2d(x), torch.atleast_2d(y), compute_mode="donot_use_mm_for_euclid_dist")
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the weights and buffers of all parts beside the base, by name."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("base.")}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return `own_state` and those weights of the base that training changes, by name."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        own = self.own_state()
+        return {name: tensor for name, tensor in self.state_dict().items() if name in trained or name in own}
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
+        """Write a sentence-transformers folder that also loads with `from_pretrained`; see `ragcun.models.folder`."""
+        from ragcun.models.folder import save_encoder
+
+        save_encoder(self, folder, card)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> RetrievalEncoder:
+        """Load a folder written by `save_pretrained`; nothing needs to be told again.
+
+        Raises:
+            InputError: the folder is missing, incomplete or corrupt, or holds another system.
+        """
+        from ragcun.models.folder import load_encoder
+
+        return load_encoder(folder, device, expected=None if cls is RetrievalEncoder else cls)

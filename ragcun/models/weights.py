@@ -1,0 +1,40 @@
+"""Named tensors: their checksum, and loading them strictly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, without gradient, each contiguous in memory."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(contiguous(tensors).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy every tensor of `source` into the one of the same name in `target`.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape differs; nothing is copied then.
+    """
+    if target.keys() != source.keys():
+        odd = sorted(target.keys() ^ source.keys())
+        raise ValueError(f"{len(odd)} weights are missing or unknown, first {odd[0]!r}")
+    for name, tensor in target.items():
+        if tensor.shape != source[name].shape:
+            raise ValueError(f"{name} has shape {tuple(source[name].shape)}, expected {tuple(tensor.shape)}")
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

@@ -1,0 +1,1 @@
+"""Exact search, BM25, metrics, significance, and whole evaluations."""

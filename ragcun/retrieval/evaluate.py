@@ -1,0 +1,103 @@
+"""One system on one collection: retrieve, and measure every judged query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcun.data.beir import Collection
+from ragcun.distance import Distance
+from ragcun.retrieval.bm25 import bm25_run
+from ragcun.retrieval.metrics import evaluate_run, mean
+from ragcun.retrieval.runs import Run, make_run, read_run
+from ragcun.retrieval.search import top_k
+
+CUTOFFS = (1, 3, 5, 10, 100)
+
+
+class TextEncoder(Protocol):
+    """What turns texts into embeddings: our encoders, cached ones, and sentence-transformers models."""
+
+    def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
+        """Encode queries to ``(n, dim)``."""
+
+    def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
+        """Encode documents to ``(n, dim)``."""
+
+
+class Retriever(Protocol):
+    """A system that ranks a collection's documents for its queries."""
+
+    name: str
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Return up to `k` documents a query, without a document of the query's own id (as BEIR does)."""
+
+
+@dataclass
+class DenseRetriever:
+    """Exact search among embeddings under a distance."""
+
+    name: str
+    encoder: Any
+    distance: Distance = "euclidean"
+    memory_budget_bytes: int = 1 << 30
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Encode the collection, search, and drop documents of the query's own id."""
+        documents = self.encoder.encode_document([document.content for document in collection.documents.values()])
+        queries = self.encoder.encode_query(list(collection.queries.values()))
+        found = top_k(queries, documents, k + 1, self.distance, self.memory_budget_bytes)
+        return make_run(list(collection.queries), list(collection.documents), found.scores, found.indices, k)
+
+
+@dataclass
+class BM25Retriever:
+    """BM25 over title and text."""
+
+    name: str = "bm25"
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Rank by BM25."""
+        return bm25_run(
+            {name: document.content for name, document in collection.documents.items()}, collection.queries, k
+        )
+
+
+@dataclass
+class StoredRetriever:
+    """The rankings that an earlier evaluation wrote, read from its TREC run files."""
+
+    name: str
+    folder: Path
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Read the run of this collection."""
+        return read_run(self.folder / collection.name / "model.trec")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rankings of one system on one collection, and what they are worth.
+
+    Attributes:
+        run: score of each document found, by query.
+        per_query: value of each metric for each judged query.
+        mean: mean of each metric over all judged queries.
+    """
+
+    run: Run
+    per_query: Mapping[str, Mapping[str, float]]
+    mean: Mapping[str, float]
+
+
+def evaluate_retriever(retriever: Retriever, collection: Collection, cutoffs: Sequence[int] = CUTOFFS) -> Evaluation:
+    """Rank as many documents as the largest cut-off asks for, and measure."""
+    run = retriever.retrieve(collection, max(cutoffs))
+    per_query = evaluate_run(run, collection.qrels, cutoffs)
+    return Evaluation(run, per_query, mean(per_query))

@@ -1,0 +1,135 @@
+"""Runs: the ranked documents of each query, and their TREC files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ragcun.errors import InputError
+from ragcun.files import read_lines, write_text
+
+Run = dict[str, dict[str, float]]
+"""``{query id: {document id: score}}``; a query's documents are in the order of their rank."""
+
+
+def make_run(
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    scores: NDArray[Any],
+    indices: NDArray[Any],
+    k: int,
+    ignore_identical_ids: bool = True,
+) -> Run:
+    """Turn the result of a search into a run of at most `k` documents a query.
+
+    With `ignore_identical_ids`, a document whose id is the query's own is dropped first, as BEIR does (ArguAna and
+    Quora hold their queries among their documents); search for ``k + 1`` so that `k` remain.
+
+    Args:
+        query_ids: id of each row of `scores`.
+        document_ids: id of each row of the corpus.
+        scores: (queries, found), best first.
+        indices: (queries, found), rows of the corpus.
+        k: how many documents to keep.
+        ignore_identical_ids: whether a query may not find the document of its own id.
+
+    Raises:
+        ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
+    """
+    if scores.shape != indices.shape or len(scores) != len(query_ids):
+        raise ValueError(f"{len(query_ids)} query ids, scores {scores.shape} and indices {indices.shape} do not agree")
+    if len(set(query_ids)) != len(query_ids):
+        raise ValueError(f"{len(query_ids)} query ids, of which {len(set(query_ids))} differ")
+    run: Run = {}
+    for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
+        found = ((document_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True))
+        kept = [(document, score) for document, score in found if not (ignore_identical_ids and document == query_id)]
+        run[query_id] = dict(kept[:k])
+    check_finite(run)
+    return run
+
+
+def ranked(documents: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return a query's documents by (score descending, order in the run).
+
+    >>> ranked({"a": 1.0, "b": 2.0, "c": 1.0})
+    [('b', 2.0), ('a', 1.0), ('c', 1.0)]
+    """
+    return sorted(documents.items(), key=lambda item: -item[1])
+
+
+def check_finite(run: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse scores that cannot be ranked.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    for query_id, documents in run.items():
+        for document_id, score in documents.items():
+            if not math.isfinite(score):
+                raise ValueError(f"query {query_id!r}, document {document_id!r}: score {score} is not a finite number")
+
+
+def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
+    """Write a TREC run file: ``query Q0 document rank score tag``, ranks from 1.
+
+    Ranks follow (score descending, order in the run); a score is written so that reading gives the same float. The
+    format has no place for a query without documents.
+
+    Raises:
+        InputError: an id or the tag is empty or contains white space.
+        ValueError: a score is NaN or infinite.
+    """
+    check_finite(run)
+    lines = []
+    _check_word(tag, "tag", path)
+    for query_id, documents in run.items():
+        _check_word(query_id, "query id", path)
+        for rank, (document_id, score) in enumerate(ranked(documents), start=1):
+            _check_word(document_id, "document id", path)
+            lines.append(f"{query_id} Q0 {document_id} {rank} {float(score)!r} {tag}\n")
+    write_text(path, "".join(lines))
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a TREC run file; as trec_eval does, order is by score, and the rank column is passed over.
+
+    Documents of equal score stay in the order of the file.
+
+    Raises:
+        InputError: the file is missing, or a line lacks 6 columns, has no finite score or repeats a document.
+    """
+    run: Run = {}
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        columns = line.split()
+        if len(columns) != 6:
+            raise InputError(
+                f"{path}, line {number}: expected the 6 columns 'query Q0 document rank score tag', got {len(columns)}"
+            )
+        query_id, _, document_id, _, text, _ = columns
+        documents = run.setdefault(query_id, {})
+        if document_id in documents:
+            raise InputError(f"{path}, line {number}: query {query_id} has document {document_id} twice; delete one")
+        documents[document_id] = _score(text, path, number)
+    return {query_id: dict(ranked(documents)) for query_id, documents in run.items()}
+
+
+def _score(text: str, path: str | Path, number: int) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(f"{path}, line {number}: expected a finite score in column 5, got {text!r}; mend that line")
+    return score
+
+
+def _check_word(word: str, what: str, path: str | Path) -> None:
+    if len(word.split()) != 1 or word != word.strip():
+        raise InputError(f"{path}: the {what} {word!r} is empty or has white space, which a TREC run cannot hold")

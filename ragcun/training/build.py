@@ -1,0 +1,140 @@
+"""From a TrainConfig to what training needs: encoder, objective and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection
+from ragcun.data.pairs import PairDataset, read_pairs
+from ragcun.errors import InputError
+from ragcun.losses.objective import Objective
+from ragcun.models.base import TextBase
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import HeadConfig
+from ragcun.models.registry import SYSTEMS
+from ragcun.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training pairs, and what the best epoch is chosen on: validation pairs, or a dev collection, or neither."""
+
+    train: PairDataset
+    val: PairDataset | None
+    dev: Collection | None
+
+
+def build_data(config: TrainConfig) -> TrainingData:
+    """Read all data of a run.
+
+    Raises:
+        InputError: a file is missing or wrong, or a set has no pairs.
+    """
+    dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
+    if Path(config.train_data).is_dir():
+        collection = load_collection(config.train_data, "train")
+        if config.dev_fraction:
+            collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
+        train = pairs_from_collection(collection)
+    elif config.dev_fraction:
+        raise InputError(
+            "--dev_fraction holds out queries of a BEIR folder; --train_data is a pairs file, use --dev_beir"
+        )
+    else:
+        train = read_pairs(config.train_data)
+    if len(train) < 2:
+        raise InputError(f"{config.train_data} has {len(train)} pair; training needs at least 2")
+    return TrainingData(train, None if config.val_data is None else _read(config.val_data), dev)
+
+
+def _read(path: str) -> PairDataset:
+    if not Path(path).is_dir():
+        return read_pairs(path)
+    return pairs_from_collection(load_collection(path, "dev"))
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Return the objective that a configuration describes; fields of one name mean one thing.
+
+    Raises:
+        InputError: the weights and names do not make an objective.
+    """
+    names = {field.name for field in dataclasses.fields(Objective)} & {
+        field.name for field in dataclasses.fields(config)
+    }
+    try:
+        return Objective(**{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise InputError(f"objective: {error}") from error
+
+
+def build_encoder(config: TrainConfig) -> RetrievalEncoder:
+    """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base.
+
+    Raises:
+        InputError: base, checkpoint or head settings are not possible.
+    """
+    if config.system not in SYSTEMS:
+        raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
+    encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config)
+    encoder.base.freeze(bool(config.freeze_base), config.freeze_early_layers)
+    if config.gradient_checkpointing:
+        if encoder.base.frozen:
+            logger.info("--gradient_checkpointing has no effect: the base is frozen and not run in training")
+        else:
+            encoder.base.model.gradient_checkpointing_enable()
+    return encoder
+
+
+def _new(config: TrainConfig) -> RetrievalEncoder:
+    base = TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+    try:
+        dim = base.dimension
+        shape = (config.head_depth, config.head_expansion, config.activation, config.dropout)
+        out = config.output_dim if config.output_dim is not None else dim
+        head = HeadConfig(config.head, dim, out, *shape)
+        predictor = HeadConfig(config.predictor, out, out, *shape) if config.use_predictor else None
+        parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
+        return SYSTEMS[config.system].from_config(base, parts)
+    except ValueError as error:
+        raise InputError(f"head: {error}") from error
+
+
+def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
+    encoder = RetrievalEncoder.from_pretrained(str(config.load_checkpoint), config.device)
+    head = encoder.to_config()["head"]
+    saved: dict[str, Any] = {
+        "system": encoder.system,
+        "base_model": encoder.base.name,
+        "normalize_embeddings": encoder.base.normalize,
+        "output_dim": encoder.dimension,
+        "head": head["kind"],
+        "head_depth": head["depth"],
+        "head_expansion": head["expansion"],
+        "activation": head["activation"],
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, value in saved.items():
+        asked = getattr(config, name)
+        if asked not in (defaults[name], value):
+            raise InputError(
+                f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; leave it out"
+            )
+    if config.use_predictor and encoder.to_config()["predictor"] is None:
+        out = encoder.dimension
+        predictor = dataclasses.replace(HeadConfig(**head), kind=config.predictor, input_dim=out, output_dim=out)
+        parts = {"head": head, "predictor": predictor.to_dict()}
+        grown = SYSTEMS[encoder.system].from_config(encoder.base, parts)
+        grown.load_state_dict({**grown.state_dict(), **encoder.state_dict()})
+        return grown
+    if config.lambda_predictive > 0 and encoder.to_config()["predictor"] is None:
+        raise InputError(
+            f"--lambda_predictive needs a predictor, {config.load_checkpoint} has none; add --use_predictor"
+        )
+    return encoder

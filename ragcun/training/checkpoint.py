@@ -1,0 +1,108 @@
+"""Resume points: weights, optimiser, random states and progress, in safetensors and JSON, complete or absent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ragcun.errors import InputError
+from ragcun.files import read_json, replacing_folder, write_json
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.weights import contiguous, copy_strictly
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        epoch: epochs begun, from 1; 0 before training.
+        batches_done: batches of this epoch that are behind us.
+        step: optimiser steps taken.
+        best_score: score of the best epoch so far, higher is better.
+        best_epoch: that epoch; 0 is the start, before training.
+        metric_rows: rows of the metrics file at this point.
+        seconds: time spent in training so far.
+    """
+
+    epoch: int = 0
+    batches_done: int = 0
+    step: int = 0
+    best_score: float | None = None
+    best_epoch: int = 0
+    metric_rows: int = 0
+    seconds: float = 0.0
+
+
+def save_state(
+    folder: Path,
+    encoder: RetrievalEncoder,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: dict[str, Tensor],
+    settings: dict[str, Any],
+    scaler: dict[str, Any] | None = None,
+) -> None:
+    """Write a resume point; an older one is replaced only when this one is whole."""
+    state = optimizer.state_dict()
+    moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
+    random = {"cpu": torch.get_rng_state()}
+    random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
+    with replacing_folder(folder) as temporary:
+        save_file(contiguous(encoder.trained_state()), temporary / "model.safetensors")
+        save_file(contiguous(best), temporary / "best.safetensors")
+        save_file(contiguous(moments), temporary / "optimizer.safetensors")
+        save_file(contiguous(random), temporary / "random.safetensors")
+        values = {"progress": asdict(progress), "groups": groups, "scaler": scaler, "settings": settings}
+        write_json(temporary / "state.json", values)
+
+
+def load_state(
+    folder: Path, encoder: RetrievalEncoder, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
+    """Load a resume point into encoder, optimiser and random generators; return progress, best weights and scaler.
+
+    Raises:
+        InputError: the resume point is corrupt, or was made with other settings.
+    """
+    values = read_json(folder / "state.json")
+    try:
+        _same_settings(folder, values["settings"], settings)
+        copy_strictly(encoder.trained_state(), load_file(folder / "model.safetensors"))
+        best = load_file(folder / "best.safetensors")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in load_file(folder / "optimizer.safetensors").items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        shape = optimizer.state_dict()["param_groups"]
+        groups = [{**saved, "params": group["params"]} for saved, group in zip(values["groups"], shape, strict=True)]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        random = load_file(folder / "random.safetensors")
+        torch.set_rng_state(random["cpu"])
+        for i in range(torch.cuda.device_count() if _cuda() else 0):
+            torch.cuda.set_rng_state(random[f"cuda{i}"], i)
+        return Progress(**values["progress"]), best, values["scaler"]
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise InputError(f"resume point {folder} is corrupt ({error}); delete it or start with --overwrite") from error
+
+
+def _same_settings(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+    for name in settings.keys() | saved.keys():
+        if saved.get(name) != settings.get(name):
+            raise InputError(
+                f"{folder} was made with {name} = {saved.get(name)}, this run has {settings.get(name)}; "
+                "give the same, or start with --overwrite"
+            )
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()

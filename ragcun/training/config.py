@@ -1,0 +1,136 @@
+"""TrainConfig: every setting of a training run, once. Flags, YAML files and the saved run all come from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ragcun.cli import flag
+from ragcun.errors import InputError
+
+PRECISIONS = ("no", "fp16", "bf16", "auto")
+
+
+@dataclass
+class TrainConfig:
+    """Settings of `ragcun.fit` and ``scripts/train.py``; each field is a flag of the same name.
+
+    A rate that is not given is `learning_rate` where that is given, else its own default. The base is frozen unless
+    ``freeze_base`` is False or ``freeze_early_layers`` asks for a part of it only.
+    """
+
+    # data
+    train_data: str = flag(None, "pairs file (.json, .jsonl, .csv), or a BEIR folder whose training qrels to use")
+    output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
+    val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
+    dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it")
+    dev_split: str = flag("dev", "split of --dev_beir")
+    dev_fraction: float = flag(
+        0.0, "hold out this share of a BEIR folder's training queries, choose by NDCG@10 on them"
+    )
+    cache_dir: str | None = flag(None, "folder of cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
+    # model
+    system: str = flag("isotropic_gaussian", "encoder system")
+    base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
+    load_checkpoint: str | None = flag(None, "go on from this checkpoint's weights; its model settings apply")
+    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
+    freeze_early_layers: int = flag(0, "freeze token embeddings and the first N transformer layers", bare=4, off=0)
+    normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
+    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)")
+    head: str = flag(
+        "residual", "residual and linear start as the base, mlp at random", choices=("residual", "linear", "mlp")
+    )
+    head_depth: int = flag(2, "linear layers of the head's network, 2 to 4")
+    head_expansion: float = flag(2.0, "hidden width as a multiple of the base's dimension, 1 to 4")
+    activation: str = flag("gelu", "activation of head and predictor", choices=("gelu", "relu", "silu", "tanh"))
+    dropout: float = flag(0.1, "dropout of head and predictor")
+    use_predictor: bool = flag(False, "add a predictor from query embedding to document embedding")
+    predictor: str = flag("residual", "kind of predictor, as --head", choices=("residual", "linear", "mlp"))
+    # objective
+    lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
+    lambda_isotropy: float = flag(0.1, "weight of the isotropy loss")
+    lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
+    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs --use_predictor)")
+    contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))
+    margin: float = flag(1.0, "margin of the margin losses")
+    temperature: float = flag(0.05, "temperature of InfoNCE")
+    symmetric: bool = flag(False, "InfoNCE from documents to queries too")
+    distance: str = flag("euclidean", "distance of InfoNCE", choices=("euclidean", "cosine", "dot"))
+    isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "none"))
+    isotropy_form: str = flag(
+        "scale_free", "scale_free, or absolute (as in the founding notes)", choices=("scale_free", "absolute")
+    )
+    stopgrad: bool = flag(True, "hold the predictor's target constant")
+    # optimisation
+    epochs: int = flag(3, "passes over the training pairs")
+    batch_size: int = flag(32, "pairs of one step and process")
+    gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step")
+    learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given")
+    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)")
+    projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)")
+    predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)")
+    weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices")
+    warmup_steps: int | None = flag(None, "steps of linear warm-up before the cosine (default: a tenth of all)")
+    max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 does not clip")
+    mixed_precision: str = flag(
+        "no", "fp16, bf16, or auto: what a GPU does natively", bare="auto", off="no", choices=PRECISIONS
+    )
+    gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
+    compile: bool = flag(False, "compile head and predictor with torch.compile")
+    device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
+    encode_batch_size: int = flag(32, "texts encoded at a time with a frozen base")
+    # the run
+    seed: int = flag(42, "seed of everything random")
+    log_interval: int = flag(10, "steps between rows of metrics.jsonl")
+    save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
+    state_interval: int = flag(0, "steps between resume points inside an epoch; 0 makes one after each epoch")
+    resume: bool = flag(False, "go on from the newest resume point in --output_dir, or start where there is none")
+    overwrite: bool = flag(False, "replace an earlier run in --output_dir")
+
+    def __post_init__(self) -> None:
+        if self.freeze_base is None:
+            self.freeze_base = self.freeze_early_layers == 0
+        if not self.train_data:
+            raise InputError("--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder")
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "log_interval", "encode_batch_size"):
+            self._at_least(name, 1)
+        for name in ("freeze_early_layers", "save_interval", "state_interval", "max_grad_norm", "weight_decay", "seed"):
+            self._at_least(name, 0)
+        for name in ("warmup_steps", "learning_rate", "base_learning_rate", "projection_learning_rate"):
+            if getattr(self, name) is not None:
+                self._at_least(name, 0)
+        if not 0 <= self.dev_fraction < 1:
+            raise InputError(f"--dev_fraction must be at least 0 and below 1, got {self.dev_fraction}")
+        if self.dev_fraction and self.dev_beir:
+            raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
+        if self.lambda_predictive > 0 and not self.use_predictor and not self.load_checkpoint:
+            raise InputError(f"--lambda_predictive {self.lambda_predictive} needs --use_predictor")
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite contradict each other; give one of them")
+
+    def _at_least(self, name: str, least: float) -> None:
+        value = getattr(self, name)
+        if not value >= least:
+            raise InputError(f"--{name} must be at least {least}, got {value}")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each part by name, all defaults filled in."""
+        head = _first(self.projection_learning_rate, self.learning_rate, 1e-3)
+        return {
+            "base": _first(self.base_learning_rate, self.learning_rate, 2e-5),
+            "head": head,
+            "predictor": _first(self.predictor_learning_rate, self.learning_rate, head),
+        }
+
+    def warmup(self, total_steps: int) -> int:
+        """Return the steps of warm-up in a run of `total_steps`."""
+        return self.warmup_steps if self.warmup_steps is not None else max(1, total_steps // 10)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values."""
+        return asdict(self)
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

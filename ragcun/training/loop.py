@@ -1,0 +1,300 @@
+"""fit: one training loop on accelerate, for every encoder system, cached vectors or live texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ragcun.data.pairs import PairDataset
+from ragcun.errors import InputError
+from ragcun.losses.objective import LossOutput, Objective
+from ragcun.models.cache import EmbeddingCache
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.weights import contiguous, copy_strictly
+from ragcun.training.batches import Rows, epoch_batches, make_source, share
+from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective
+from ragcun.training.card import model_card
+from ragcun.training.checkpoint import Progress, load_state, save_state
+from ragcun.training.config import TrainConfig
+from ragcun.training.runfolder import RunFolder, environment
+from ragcun.training.schedule import warmup_cosine
+from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
+
+logger = logging.getLogger(__name__)
+
+NOT_COMPARED = (
+    "output_dir",
+    "resume",
+    "overwrite",
+    "cache_dir",
+    "device",
+    "log_interval",
+    "save_interval",
+    "state_interval",
+)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        checkpoint: folder of the chosen model.
+        best_epoch: the epoch chosen; 0 is the start, before training.
+        criterion: what it was chosen by.
+        score: its score, higher is better (minus the objective, for that criterion); None without a criterion.
+        base_score: the untouched base's score on the same data, None where the criterion has none.
+        steps: optimiser steps.
+        seconds: time spent in training.
+    """
+
+    checkpoint: Path
+    best_epoch: int
+    criterion: str
+    score: float | None
+    base_score: float | None
+    steps: int
+    seconds: float
+
+
+def fit(config: TrainConfig) -> FitResult:
+    """Train an encoder as `config` says, and write its run folder.
+
+    Raises:
+        InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
+    """
+    objective, data = build_objective(config), build_data(config)
+    accelerator = _accelerator(config)
+    set_seed(config.seed)
+    encoder = build_encoder(config)
+    run = RunFolder(config.output_dir, config.resume, config.overwrite)
+    trainer = Trainer(config, run, accelerator, encoder, objective, data)
+    return trainer.train()
+
+
+class Trainer:
+    """State of one run: model, optimiser, sources of batches, and progress."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        accelerator: Accelerator,
+        encoder: RetrievalEncoder,
+        objective: Objective,
+        data: TrainingData,
+    ) -> None:
+        self.config, self.run, self.accelerator, self.objective = config, run, accelerator, objective
+        encoder.to(accelerator.device)
+        base = encoder.base
+        cache = EmbeddingCache(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
+        self.source = make_source(data.train, base, cache, accelerator.device)
+        self.selection = self._selection(data, encoder, cache)
+        if config.load_checkpoint is None:
+            encoder.start_from(self.source.sample(config.seed))
+        if config.compile:
+            for part in encoder.parts().values():
+                part.compile()
+        groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
+        self.rates = [group["lr"] for group in groups]
+        self.encoder = encoder
+        self.model, self.optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups))
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.hashes = data_hashes(data)
+        self.settings = {k: v for k, v in config.to_dict().items() if k not in NOT_COMPARED} | {"data": self.hashes}
+        self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
+        self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
+
+    def _selection(self, data: TrainingData, encoder: RetrievalEncoder, cache: EmbeddingCache | None) -> Selection:
+        if data.dev is not None:
+            return DevSelection(data.dev, encoder.base, cache)
+        if data.val is not None:
+            source = make_source(data.val, encoder.base, cache, self.accelerator.device)
+            return ObjectiveSelection(
+                source, epoch_batches(len(data.val), self.config.batch_size, 0, None), self.objective
+            )
+        return LastSelection()
+
+    def train(self) -> FitResult:
+        """Run all epochs that are left, keep the best, and write the checkpoint."""
+        self._begin()
+        per_epoch = len(self._steps(1))
+        total = per_epoch * self.config.epochs
+        main = self.accelerator.is_local_main_process
+        with tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=not main) as bar:
+            first = max(1, self.progress.epoch)
+            for epoch in range(first, self.config.epochs + 1):
+                self._epoch(epoch, total, bar)
+        return self._finish()
+
+    def _begin(self) -> None:
+        """Start from the resume point, or measure the start and write what is known so far."""
+        state = self.run.state
+        if self.config.resume and state.exists():
+            self.progress, self.best, scaler = load_state(state, self.encoder, self.optimizer, self.settings)
+            if scaler is not None and self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(scaler)
+            self.run.keep_rows(self.progress.metric_rows)
+            logger.info("resuming after step %d (epoch %d)", self.progress.step, self.progress.epoch)
+            return
+        if self.config.resume:
+            logger.info("no resume point in %s: starting from the beginning", self.run.path)
+            self.run.keep_rows(0)
+        self.run.write_config(self.config.to_dict())
+        self.run.write_manifest(self.manifest | {"status": "running"})
+        if self.selection.base_score is not None:
+            self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
+            logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
+        self._judge(0)
+
+    def _steps(self, epoch: int) -> list[list[Rows]]:
+        """Return the epoch's optimiser steps, each a list of this process's batches."""
+        config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        batches = epoch_batches(len(self.source.dataset), config.batch_size * world, config.seed, epoch)
+        mine = [share(rows, rank, world) for rows in batches]
+        size = config.gradient_accumulation_steps
+        return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+    def _epoch(self, epoch: int, total: int, bar: tqdm[Any]) -> None:
+        steps = self._steps(epoch)
+        done = self.progress.batches_done if self.progress.epoch == epoch else 0
+        if done == len(steps):
+            return
+        self.progress.epoch = epoch
+        started = time.perf_counter()
+        self.model.train()
+        for index in range(done, len(steps)):
+            factor = warmup_cosine(self.progress.step, total, self.config.warmup(total))
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+            output, norm = self._step(steps[index])
+            self.progress.step += 1
+            self.progress.batches_done = index + 1
+            if self.progress.step % self.config.log_interval == 0 or self.progress.step == total:
+                self._log_step(epoch, output, norm, bar)
+            bar.update()
+            if self.config.state_interval and (index + 1) % self.config.state_interval == 0 and index + 1 < len(steps):
+                self.progress.seconds, started = self._passed(started)
+                self._save_state()
+        self.progress.seconds, started = self._passed(started)
+        self._judge(epoch)
+        if self.config.save_interval and epoch % self.config.save_interval == 0:
+            self._save_model(self.run.epoch_model(epoch), epoch)
+        self._save_state()
+
+    def _passed(self, started: float) -> tuple[float, float]:
+        now = time.perf_counter()
+        return self.progress.seconds + now - started, now
+
+    def _step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
+        """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
+        for i, rows in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                output = self.objective(self.model(self.source.batch(rows)))
+                self.accelerator.backward(output.total / len(batches))
+        norm = None
+        if self.config.max_grad_norm > 0:
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            norm = self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return output, norm
+
+    def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
+        total = float(output.total)
+        if not torch.isfinite(output.total):
+            raise InputError(
+                f"the loss is {total} at step {self.progress.step}; lower --learning_rate, or raise --temperature"
+            )
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        row = {"kind": "step", "epoch": epoch, "step": self.progress.step, "total": total}
+        row |= {"terms": {name: float(value) for name, value in output.terms.items()}, "learning_rate": rates}
+        row |= {"grad_norm": None if norm is None else float(norm)}
+        bar.set_postfix(loss=f"{total:.4f}", refresh=False)
+        if self.accelerator.is_main_process:
+            self.run.log(row)
+
+    def _judge(self, epoch: int) -> None:
+        """Measure the model and keep its weights if it is the best so far."""
+        verdict = self.selection(self.encoder)
+        if is_better(verdict.score, self.progress.best_score):
+            self.progress.best_score, self.progress.best_epoch = verdict.score, epoch
+            self.best = {name: tensor.clone() for name, tensor in contiguous(self.encoder.trained_state()).items()}
+        if self.accelerator.is_main_process:
+            row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
+            self.run.log(row | verdict.row)
+        if verdict.score is not None:
+            logger.info("epoch %d: %s %.4f", epoch, self.selection.criterion, abs(verdict.score))
+
+    def _save_state(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.progress.metric_rows = self.run.count_rows()
+        scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        save_state(self.run.state, self.encoder, self.optimizer, self.progress, self.best, self.settings, scaler)
+
+    def _save_model(self, folder: Path, epoch: int) -> None:
+        if self.accelerator.is_main_process:
+            self.encoder.save_pretrained(folder, model_card(folder, self.encoder, self.config, self._result(epoch)))
+
+    def _result(self, epoch: int) -> FitResult:
+        progress, selection = self.progress, self.selection
+        score = progress.best_score if epoch == progress.best_epoch else None
+        shown = self.run.best_model, epoch, selection.criterion, score, selection.base_score
+        return FitResult(*shown, progress.step, progress.seconds)
+
+    def _finish(self) -> FitResult:
+        """Load the best weights and write the checkpoint."""
+        self.encoder = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        copy_strictly(self.encoder.trained_state(), self.best)
+        result = self._result(self.progress.best_epoch)
+        self._save_model(self.run.best_model, result.best_epoch)
+        outcome = {name: value for name, value in dataclasses.asdict(result).items() if name != "checkpoint"}
+        if self.accelerator.is_main_process:
+            self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome})
+        if result.best_epoch == 0:
+            logger.warning("no epoch was better than the start: the checkpoint is the model before training")
+        return result
+
+
+def data_hashes(data: TrainingData) -> dict[str, str]:
+    """Return the hash of each set of pairs of a run."""
+    sets: dict[str, PairDataset | None] = {"train": data.train, "val": data.val}
+    return {name: pairs.sha256() for name, pairs in sets.items() if pairs is not None}
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Make the accelerator; a run in one process does not inherit another run's precision or device."""
+    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if config.device is not None and config.device.startswith("cuda") and cpu:
+        raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
+    precision = _precision(config.mixed_precision, cpu)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
+
+
+def _precision(asked: str, cpu: bool) -> str:
+    if asked == "fp16" and cpu:
+        raise InputError("--mixed_precision fp16 needs a GPU; use bf16, auto or no on a CPU")
+    if asked != "auto":
+        return asked
+    if cpu:
+        logger.info("--mixed_precision auto: float32, since there is no GPU")
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -1,0 +1,121 @@
+"""Choosing the best epoch: by NDCG@10 on a dev collection, by the objective on validation pairs, or the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ragcun.data.beir import Collection
+from ragcun.losses.objective import Objective
+from ragcun.models.base import TextBase
+from ragcun.models.cache import CachedEncoder, EmbeddingCache
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
+from ragcun.training.batches import PairSource, Rows
+
+NDCG = "NDCG@10"
+
+
+@dataclass
+class Verdict:
+    """What one look at the model found.
+
+    Attributes:
+        score: higher is better; None where there is nothing to choose by.
+        row: the figures, for the metrics file.
+    """
+
+    score: float | None = None
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+class DevSelection:
+    """Selection by NDCG@10 on a dev collection, Euclidean, with the untouched base measured beside it."""
+
+    criterion = "dev NDCG@10"
+
+    def __init__(self, collection: Collection, base: TextBase, cache: EmbeddingCache | None) -> None:
+        self.collection = collection
+        self.cache = cache
+        untouched = CachedEncoder(cache) if cache is not None else _Untouched(base)
+        self.base_score = self._ndcg(DenseRetriever("untouched base", untouched, base.distance))
+
+    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
+        """Measure the encoder."""
+        encoding = encoder if self.cache is None else CachedEncoder(self.cache, encoder)
+        score = self._ndcg(DenseRetriever("model", encoding, "euclidean"))
+        return Verdict(score, {"dev": {NDCG: score}})
+
+    def _ndcg(self, retriever: DenseRetriever) -> float:
+        return evaluate_retriever(retriever, self.collection, cutoffs=(10,)).mean[NDCG]
+
+
+class ObjectiveSelection:
+    """Selection by the training objective, all its terms, on validation pairs in evaluation mode."""
+
+    criterion = "validation objective"
+    base_score = None
+
+    def __init__(self, source: PairSource, batches: list[Rows], objective: Objective) -> None:
+        self.source = source
+        self.batches = batches
+        self.objective = objective
+
+    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
+        """Measure the encoder."""
+        total, terms = mean_loss(encoder, self.source, self.batches, self.objective)
+        return Verdict(-total, {"val_total": total, "val_terms": terms})
+
+
+class LastSelection:
+    """No selection: the last epoch is kept."""
+
+    criterion = "last epoch"
+    base_score = None
+
+    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
+        """Measure nothing."""
+        return Verdict()
+
+
+Selection = DevSelection | ObjectiveSelection | LastSelection
+
+
+@torch.no_grad()
+def mean_loss(
+    encoder: RetrievalEncoder, source: PairSource, batches: Iterable[Rows], objective: Objective
+) -> tuple[float, dict[str, float]]:
+    """Return total and terms of the objective in evaluation mode, averaged over pairs."""
+    encoder.eval()
+    pairs, sums = 0, dict[str, float]()
+    for rows in batches:
+        output = objective(encoder(source.batch(rows)))
+        pairs += len(rows)
+        for name, value in {"total": output.total, **output.terms}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+    means = {name: value / pairs for name, value in sums.items()}
+    return means.pop("total"), means
+
+
+def is_better(score: float | None, best: float | None) -> bool:
+    """Whether a score replaces the best one; without scores the newer always does."""
+    if score is None or best is None:
+        return True
+    return math.isfinite(score) and score > best
+
+
+@dataclass
+class _Untouched:
+    """The base as published, encoding texts anew."""
+
+    base: TextBase
+
+    def encode_query(self, texts: list[str]) -> Any:
+        return self.base.untouched_array(self.base.encode(texts, "query"))
+
+    def encode_document(self, texts: list[str]) -> Any:
+        return self.base.untouched_array(self.base.encode(texts, "document"))

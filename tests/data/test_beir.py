@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import pytest
+from beir.datasets.data_loader import GenericDataLoader
+
+from ragcun.data.beir import (
+    Document,
+    find_collections,
+    hold_out_queries,
+    load_collection,
+    pairs_from_collection,
+    write_collection,
+)
+from ragcun.errors import InputError
+
+DOCUMENTS = {"d1": Document("One", "first text"), "d2": Document("", "second"), 'd"3': Document("Drei", "")}
+QUERIES = {"q2": "second?", "q1": "what is first", "q3": "judged in dev only"}
+QRELS = {"test": {"q1": {"d1": 2, "d2": 0}, "q2": {"d2": 1, 'd"3': 1}}, "dev": {"q3": {"d1": 1}}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_collection(tmp_path / "small", DOCUMENTS, QUERIES, QRELS)
+    return tmp_path / "small"
+
+
+def test_written_collection_is_read_back(folder):
+    collection = load_collection(folder)
+    assert collection.name == "small"
+    assert collection.documents == DOCUMENTS
+    assert list(collection.queries.items()) == [("q2", "second?"), ("q1", "what is first")]
+    assert collection.qrels == QRELS["test"]
+    assert load_collection(folder, "dev").queries == {"q3": QUERIES["q3"]}
+
+
+def test_content_is_title_and_text_without_outer_blanks():
+    assert [document.content for document in DOCUMENTS.values()] == ["One first text", "second", "Drei"]
+
+
+def assert_equals_beir(folder, split):
+    corpus, queries, qrels = GenericDataLoader(str(folder)).load(split=split)
+    ours = load_collection(folder, split)
+    assert {key: (d.title, d.text) for key, d in ours.documents.items()} == {
+        key: (value["title"] or "", value["text"]) for key, value in corpus.items()
+    }
+    assert ours.queries == queries
+    assert ours.qrels == qrels
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_small_collection_equals_beirs_loader(folder, split):
+    assert_equals_beir(folder, split)
+
+
+@pytest.mark.parametrize(("name", "split"), [("scifact", "test"), ("nfcorpus", "dev"), ("cranfield", "test")])
+def test_real_collection_equals_beirs_loader(shared_data, name, split):
+    assert_equals_beir(shared_data / name, split)
+
+
+def test_header_of_qrels_and_title_are_optional(folder):
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\n\nq2\td2\t1\n")
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "t"}\n{"_id": "d2", "title": null, "text": "t"}\n')
+    collection = load_collection(folder)
+    assert collection.qrels == {"q1": {"d1": 1}, "q2": {"d2": 1}}
+    assert collection.documents["d1"] == collection.documents["d2"] == Document("", "t")
+
+
+def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog):
+    (folder / "qrels" / "test.tsv").write_text("q1\tgone\t1\nq2\tgone\t1\nq2\tlost\t1\n")
+    with caplog.at_level(logging.WARNING):
+        collection = load_collection(folder)
+    assert "2 judged documents are not in the corpus" in caplog.text
+    assert collection.qrels == {"q1": {"gone": 1}, "q2": {"gone": 1, "lost": 1}}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("corpus.jsonl", None, "no such file: .*corpus.jsonl"),
+        ("queries.jsonl", None, "no such file: .*queries.jsonl"),
+        ("qrels/test.tsv", None, r"no judgments for the split 'test'.*there is dev"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1 0 d1 1\n", "test.tsv, line 2: expected query-id.*got 1 columns"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tone\n", "test.tsv, line 2: the score .* got 'one'"),
+        ("qrels/test.tsv", "q1\td1\t1.5\n", "test.tsv, line 1: the score .* got '1.5'"),
+        ("qrels/test.tsv", "q9\td1\t1\n", "query 'q9' has no text"),
+        ("queries.jsonl", '{"_id": "q1", "text": " "}\n{"_id": "q2", "text": "t"}\n', "query 'q1' has no text"),
+        ("queries.jsonl", '{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}\n', "line 2: _id 'q1' .* line 1"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n\n{"_id": "d1", "text": "b"}\n', "line 3: _id 'd1' .* line 1"),
+        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n', 'line 1: field "_id" must be text, got 1'),
+        ("corpus.jsonl", '{"_id": "d1"}\n', 'line 1: field "text" must be text, got None'),
+        ("corpus.jsonl", '{"_id": "d1", "text": "a", "title": 7}\n', 'line 1: field "title" must be text, got 7'),
+        ("corpus.jsonl", '{"_id": "d1", "text": "\\ud800"}\n', "line 1: .*unpaired surrogate"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n{"_id"', "line 2: not valid JSON"),
+        ("corpus.jsonl", "", "holds no documents"),
+    ],
+)
+def test_wrong_folder_is_refused_with_its_place(folder, file, content, message):
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_collection(folder)
+
+
+def test_absent_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        load_collection(tmp_path / "absent")
+
+
+def test_writing_never_loses_files_of_another_kind(folder):
+    with pytest.raises(InputError, match=r"holds qrels/dev.tsv, which would be lost"):
+        write_collection(folder, DOCUMENTS, QUERIES, {"test": QRELS["test"]})
+    assert load_collection(folder, "dev").qrels == QRELS["dev"]
+    write_collection(folder, {"d1": DOCUMENTS["d1"]}, QUERIES, QRELS)
+    assert list(load_collection(folder, "dev").documents) == ["d1"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes.txt"):
+        write_collection(folder, DOCUMENTS, QUERIES, QRELS)
+
+
+def test_pairs_are_the_relevant_documents_of_the_corpus(folder):
+    pairs = pairs_from_collection(load_collection(folder))
+    assert set(pairs.rows()) == {
+        ("what is first", "One first text", None),
+        ("second?", "second", None),
+        ("second?", "Drei", None),
+    }
+    assert pairs.source == "small/test"
+
+
+def test_collection_without_relevant_documents_makes_no_pairs(folder):
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t0\nq2\tgone\t1\n")
+    with pytest.raises(InputError, match="small/test holds no pairs"):
+        pairs_from_collection(load_collection(folder))
+
+
+@pytest.fixture
+def forty(tmp_path):
+    queries = {f"q{i}": f"Text {i // 2}" if i % 2 else f" text {i // 2}" for i in range(40)}
+    write_collection(tmp_path / "forty", DOCUMENTS, queries, {"train": {query: {"d1": 1} for query in queries}})
+    return load_collection(tmp_path / "forty", "train")
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.95])
+def test_hold_out_divides_the_queries(forty, fraction):
+    kept, held = hold_out_queries(forty, fraction, seed=3)
+    assert kept.queries.keys() | held.queries.keys() == forty.queries.keys()
+    assert not kept.queries.keys() & held.queries.keys()
+    assert len(held.queries) == fraction * 40
+    assert kept.queries.keys() == kept.qrels.keys()
+    assert held.queries.keys() == held.qrels.keys()
+    assert kept.documents == held.documents == forty.documents
+    assert (kept.split, held.split) == ("train", "train-held-out")
+
+
+def test_hold_out_keeps_equal_texts_together(forty):
+    kept, held = hold_out_queries(forty, 0.5, seed=0)
+    assert not {t.strip().lower() for t in kept.queries.values()} & {t.strip().lower() for t in held.queries.values()}
+
+
+def test_hold_out_follows_the_seed_alone(forty):
+    assert hold_out_queries(forty, 0.3, seed=1) == hold_out_queries(forty, 0.3, seed=1)
+    assert hold_out_queries(forty, 0.3, seed=1) != hold_out_queries(forty, 0.3, seed=2)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.0, 0.01, 0.99, 1.0, float("nan")])
+def test_hold_out_must_leave_both_sides_some(forty, fraction):
+    with pytest.raises(InputError, match="cannot hold out"):
+        hold_out_queries(forty, fraction, seed=0)
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    for name, splits in (("scifact", ("test",)), ("arguana", ("test", "dev")), ("train-only", ("train",))):
+        write_collection(tmp_path / name, DOCUMENTS, QUERIES, {split: {"q1": {"d1": 1}} for split in splits})
+    (tmp_path / "pairs").mkdir()
+    return tmp_path
+
+
+def test_collections_are_found_by_name_and_all(data_dir):
+    assert find_collections(data_dir, ["all"]) == [data_dir / "arguana", data_dir / "scifact"]
+    assert find_collections(data_dir, ["train-only", "scifact", "scifact"]) == [
+        data_dir / "train-only",
+        data_dir / "scifact",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scfact", r"did you mean 'scifact'\? there is arguana, scifact, train-only"),
+        ("zzz", "'zzz' in .*; there is arguana"),
+        ("pairs", "no collection 'pairs'"),
+        ("../" + "x", "no collection"),
+        ("", "no collection"),
+        (".", "no collection"),
+        ("..", "no collection"),
+    ],
+)
+def test_unknown_collection_is_refused(data_dir, name, message):
+    with pytest.raises(InputError, match=message):
+        find_collections(data_dir, [name])
+
+
+def test_a_name_cannot_leave_the_data_folder(data_dir):
+    for name in (os.path.join("..", data_dir.name, "scifact"), str(data_dir / "scifact"), "./scifact"):
+        with pytest.raises(InputError, match="no collection"):
+            find_collections(data_dir, [name])
+
+
+def test_no_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        find_collections(tmp_path / "absent", ["all"])
+    with pytest.raises(InputError, match="there is no collection at all"):
+        find_collections(tmp_path, ["all"])
+
+
+def test_corpus_lines_are_beirs(folder):
+    first = json.loads((folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first == {"_id": "d1", "title": "One", "text": "first text"}

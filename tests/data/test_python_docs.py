@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import textwrap
+import warnings
+
+import pytest
+
+from ragcun.data.docstrings import DocEntry, split_docstring
+from ragcun.data.python_docs import FILES_PER_PROCESS, build, distinct, extract, python_doc_roots
+from ragcun.errors import InputError
+
+REST = " ".join(f"word{i}" for i in range(20))
+
+
+def function(name, summary, rest=REST, arguments="x"):
+    return f'def {name}({arguments}):\n    """{summary}\n\n    {rest} {name}\n    """\n\n'
+
+
+def write(root, path, source):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(source, encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path):
+    method = textwrap.indent(
+        function("turn", "Turn the thing around once.", arguments="self, angle: float = 1.0"), "    "
+    )
+    private_method = textwrap.indent(function("_hidden", "Never to be seen by anyone."), "    ")
+    init = "    def __init__(self, size, *, deep=True):\n        pass\n\n"
+    doc = f'    """Hold one thing of a size. It can turn.\n\n    {REST} Thing\n    """\n'
+    inner = textwrap.indent(function("inner", "Sit inside of another function."), "    ")
+    write(
+        tmp_path,
+        "pkg/__init__.py",
+        'raise RuntimeError("imported")\n'
+        + function("norm", "Return the norm of a vector.", arguments="x, ord=None, axis=None")
+        + function("_private", "Return what nobody may see.")
+        + function("short", "Too short")
+        + function("bare", "Return something without more words.", rest="")
+        + "class Thing:\n"
+        + doc
+        + init
+        + method
+        + private_method
+        + "class _Secret:\n"
+        + textwrap.indent(function("method", "Belong to a secret class."), "    ")
+        + function("outer", "Stand around another function here.")
+        + inner
+        + "try:\n    pass\nexcept ImportError:\n"
+        + textwrap.indent(function("fallback", "Replace what is not there."), "    "),
+    )
+    write(tmp_path, "pkg/mod.py", function("async_like", "Wait for a while first.").replace("def", "async def"))
+    for path in ("pkg/_impl.py", "pkg/tests/a.py", "pkg/test_a.py", "pkg/conftest.py", "_top.py", "ragcun/losses.py"):
+        write(tmp_path, path, function("unwanted", f"Return something from {path} here."))
+    write(tmp_path, "pkg/broken.py", "def (:\n")
+    write(tmp_path, "not-a-name/mod.py", function("unwanted", "Return a thing from nowhere."))
+    (tmp_path / "pkg" / "latin.py").write_bytes(
+        b'"""\xe9"""\n' + function("latin", "Be written in latin one.").encode()
+    )
+    return tmp_path
+
+
+def test_public_definitions_alone_are_documented(root):
+    entries = {entry.name: entry for entry in extract([root])}
+    assert list(entries) == [
+        "pkg.Thing",
+        "pkg.Thing.turn",
+        "pkg.fallback",
+        "pkg.mod.async_like",
+        "pkg.norm",
+        "pkg.outer",
+    ]
+    norm = entries["pkg.norm"]
+    assert norm.summary == "Return the norm of a vector."
+    assert norm.document.title == "pkg.norm"
+    assert norm.document.text == f"norm(x, ord=None, axis=None)\n{REST} norm"
+    assert entries["pkg.Thing.turn"].signature == "turn(angle: float=1.0)"
+    assert entries["pkg.Thing"].signature == "Thing(size, *, deep=True)"
+    assert entries["pkg.Thing"].summary == "Hold one thing of a size."
+    assert entries["pkg.Thing"].rest == f"It can turn.\n\n{REST} Thing"
+
+
+def test_packages_narrow_what_is_read(root):
+    write(root, "other.py", function("more", "Return one more thing here."))
+    assert [entry.name for entry in extract([root], ["other"])] == ["other.more"]
+    with pytest.raises(InputError, match="'absent'"):
+        extract([root], ["other", "absent"])
+
+
+def test_first_root_wins(root, tmp_path_factory):
+    second = tmp_path_factory.mktemp("second")
+    write(second, "pkg/mod.py", function("async_like", "Say something else than before."))
+    write(second, "pkg/new.py", function("new", "Say something new at last."))
+    entries = {entry.name: entry.summary for entry in extract([root, second])}
+    assert entries["pkg.mod.async_like"] == "Wait for a while first."
+    assert entries["pkg.new.new"] == "Say something new at last."
+
+
+def test_many_files_give_the_same_in_several_processes(tmp_path):
+    names = sorted(f"m{i}" for i in range(FILES_PER_PROCESS + 1))
+    for name in names:
+        write(tmp_path, f"{name}.py", function("f", f"Return the answer of {name}.", rest=f"{REST} {name}"))
+    assert [entry.name for entry in extract([tmp_path])] == [f"{name}.f" for name in names]
+
+
+def test_warnings_of_the_sources_are_not_shown(tmp_path):
+    write(tmp_path, "m.py", 'PATTERN = "\\d"\n1 is 1\n' + function("f", "Return the thing itself."))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(extract([tmp_path])) == 1
+
+
+def test_nothing_found_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no documented"):
+        extract([tmp_path])
+    with pytest.raises(InputError, match="no such folder"):
+        extract([tmp_path / "absent"])
+
+
+def test_every_query_has_one_answer():
+    entries = [
+        DocEntry("b.same", "Return the thing twice.", "same()", "one  rest\nhere"),
+        DocEntry("a.same", "Return the thing twice.", "same()", "one rest here"),
+        DocEntry("c.vague", "Return a new array.", "vague()", "c rest"),
+        DocEntry("d.vague", "return a new Array.", "vague()", "d rest"),
+        DocEntry("e.echo", "Say it once more.", "echo()", "You see: say it\n once more. Indeed"),
+        DocEntry("f.good", "Return something quite unique.", "good()", "f rest"),
+        DocEntry("f.good", "Another of the same name.", "good()", "g rest"),
+    ]
+    assert [(entry.name, entry.summary) for entry in distinct(entries)] == [
+        ("a.same", "Return the thing twice."),
+        ("f.good", "Return something quite unique."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("docstring", "summary", "rest"),
+    [
+        ("", "", ""),
+        ("One line only", "One line only", ""),
+        ("Wrapped over\n two lines.\n\nMore.", "Wrapped over two lines.", "More."),
+        ("First one. Second one.\n\nMore.", "First one.", "Second one.\n\nMore."),
+        ("Take files, e.g. Python ones. Then stop.", "Take files, e.g. Python ones.", "Then stop."),
+        ("Version 3.5 is fine", "Version 3.5 is fine", ""),
+        ("What now? ``This``.", "What now?", "``This``."),
+    ],
+)
+def test_summary_is_the_first_sentence(docstring, summary, rest):
+    assert split_docstring(docstring) == (summary, rest)
+
+
+ENTRIES = [DocEntry(f"m.f{i}", f"Return the number {i}.", f"f{i}()", f"rest {i}") for i in range(100)]
+
+
+def test_splits_are_disjoint_and_cover_the_corpus():
+    corpus = build(ENTRIES, None, seed=0)
+    judged = {split: set(qrels) for split, qrels in corpus.qrels_by_split.items()}
+    assert {split: len(queries) for split, queries in judged.items()} == {"train": 80, "dev": 10, "test": 10}
+    assert set.union(*judged.values()) == set(corpus.queries)
+    found = [document for qrels in corpus.qrels_by_split.values() for judged in qrels.values() for document in judged]
+    assert sorted(found) == sorted(corpus.documents)
+    for qrels in corpus.qrels_by_split.values():
+        for query, answers in qrels.items():
+            (document,) = answers
+            assert query != document
+            assert corpus.queries[query] not in corpus.documents[document].content
+
+
+def test_corpus_follows_seed_and_not_the_order_of_entries():
+    assert build(ENTRIES, 50, seed=1) == build(ENTRIES[::-1], 50, seed=1)
+    assert build(ENTRIES, 50, seed=1).documents.keys() != build(ENTRIES, 50, seed=2).documents.keys()
+    assert build(ENTRIES, 20, seed=1).documents.items() <= build(ENTRIES, 50, seed=1).documents.items()
+
+
+def test_split_without_documents_is_absent():
+    assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5)).qrels_by_split) == {"dev", "test"}
+
+
+@pytest.mark.parametrize("split", [(0.5, 0.5), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)])
+def test_wrong_split_is_refused(split):
+    with pytest.raises(InputError, match="sum to 1"):
+        build(ENTRIES, None, 0, split)
+
+
+def test_no_documents_asked_for_is_refused():
+    with pytest.raises(InputError, match="at least 1 document"):
+        build(ENTRIES, 0, 0)
+
+
+def test_standard_library_is_documented():
+    entries = {entry.name: entry for entry in extract(python_doc_roots(), ["statistics"])}
+    assert entries["statistics.median"].summary == "Return the median (middle value) of numeric data."
+    assert entries["statistics.median"].signature == "median(data)"

@@ -1,0 +1,159 @@
+"""Objective: the total is the weighted sum of its terms, each term is the loss of its name, and wrong settings fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
+from ragcun.losses.covariance import covariance_isotropy, variance_regularisation
+from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TERMS, Objective
+from ragcun.losses.predictive import predictive_error, residual_penalty
+from ragcun.views import Views
+
+MASK = torch.tensor([True, True, False, True, False])
+RELEVANT = torch.eye(5, dtype=torch.bool)
+RELEVANT[1, 2] = True
+
+
+@pytest.fixture
+def views() -> Views:
+    generator = torch.Generator().manual_seed(0)
+    query, positive, negative, predicted, target, residual = torch.randn(6, 5, 8, generator=generator)
+    return Views(query, positive, negative, MASK, RELEVANT, predicted, target, residual)
+
+
+def everything(**options) -> Objective:
+    weights = {
+        "lambda_contrastive": 0.5,
+        "lambda_isotropy": 1.5,
+        "lambda_reg": 0.1,
+        "lambda_predictive": 1.2,
+        "lambda_residual": 0.01,
+    }
+    return Objective(**{**weights, **options})
+
+
+def test_total_is_the_weighted_sum_of_the_terms(views):
+    objective = everything()
+    total, terms = objective(views)
+    assert list(terms) == ["contrastive", "isotropy", "reg", "predictive", "residual"]
+    expected = 0.5 * terms["contrastive"] + 1.5 * terms["isotropy"] + 0.1 * terms["reg"]
+    expected = expected + 1.2 * terms["predictive"] + 0.01 * terms["residual"]
+    torch.testing.assert_close(total, expected)
+    assert objective.weights == dict(zip(terms, (0.5, 1.5, 0.1, 1.2, 0.01), strict=True))
+
+
+def test_each_term_is_the_loss_of_its_name(views):
+    z = torch.cat([views.query, views.positive])
+    assert everything()(views).terms == {
+        "contrastive": info_nce(views.query, views.positive, views.negative, MASK, RELEVANT),
+        "isotropy": covariance_isotropy(z),
+        "reg": variance_regularisation(z),
+        "predictive": predictive_error(views.predicted, views.target),
+        "residual": residual_penalty(views.residual),
+    }
+
+
+def test_settings_reach_the_losses(views):
+    q, p, n = views.query, views.positive, views.negative
+    cases = {
+        margin_loss(q, p, n, MASK, RELEVANT, 0.3): {"contrastive": "margin", "margin": 0.3},
+        in_batch_margin_loss(q, p, RELEVANT, 0.3): {"contrastive": "in_batch_margin", "margin": 0.3},
+        info_nce(q, p, n, MASK, RELEVANT, 0.2, "dot", True): {"temperature": 0.2, "distance": "dot", "symmetric": True},
+    }
+    for expected, options in cases.items():
+        assert torch.equal(Objective(**options)(views).terms["contrastive"], expected)
+    absolute = Objective(lambda_isotropy=1.0, isotropy_form="absolute")(views).terms["isotropy"]
+    assert torch.equal(absolute, covariance_isotropy(torch.cat([q, p]), "absolute"))
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_stop_gradient_reaches_the_target(views, stop_gradient):
+    target = views.target.clone().requires_grad_()
+    predicted = views.predicted.clone().requires_grad_()
+    objective = Objective(lambda_contrastive=0, lambda_predictive=1, stopgrad=stop_gradient)
+    objective(dataclasses.replace(views, predicted=predicted, target=target)).total.backward()
+    assert predicted.grad.abs().sum() > 0
+    assert (target.grad is None) == stop_gradient
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_one_active_term_is_computed_alone(views, term):
+    objective = Objective(**{"lambda_contrastive": 0, f"lambda_{term}": 2.0})
+    total, terms = objective(views)
+    assert list(terms) == list(objective.weights) == [term]
+    torch.testing.assert_close(total, 2 * terms[term])
+
+
+def test_terms_without_weight_need_no_views(views):
+    bare = Views(views.query, views.positive)
+    assert Objective(lambda_isotropy=1.0)(bare).total.isfinite()
+
+
+def test_gradient_of_the_total_is_the_weighted_sum_of_gradients(views):
+    query = views.query.double().requires_grad_()
+    total, terms = Objective(lambda_isotropy=1.5, lambda_reg=0.1)(
+        Views(query, views.positive.double(), relevant=RELEVANT)
+    )
+    parts = [torch.autograd.grad(term, query, retain_graph=True)[0] for term in terms.values()]
+    expected = parts[0] + 1.5 * parts[1] + 0.1 * parts[2]
+    torch.testing.assert_close(torch.autograd.grad(total, query)[0], expected)
+
+
+def test_isotropy_none_leaves_the_term_out(views):
+    objective = Objective(lambda_isotropy=1.0, isotropy="none")
+    assert objective.weights == {"contrastive": 1.0}
+    assert list(objective(views).terms) == ["contrastive"]
+
+
+def test_autocast_leaves_the_total_unchanged(views):
+    objective = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = objective(views).total
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, objective(views).total)
+
+
+@pytest.mark.parametrize(
+    ("term", "missing"), [("predictive", "predicted"), ("predictive", "target"), ("residual", "residual")]
+)
+def test_a_term_without_its_view_is_refused(views, term, missing):
+    objective = Objective(**{f"lambda_{term}": 1.0})
+    remedy = {"predictive": "use_predictor", "residual": "residual predictor"}[term]
+    with pytest.raises(ValueError, match=f"lambda_{term}.*{remedy}"):
+        objective(dataclasses.replace(views, **{missing: None}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lambda_contrastive": 0.0}, "no term is active.*lambda_isotropy"),
+        ({"lambda_contrastive": 0.0, "lambda_isotropy": 1.0, "isotropy": "none"}, "no term is active"),
+        ({"lambda_reg": -0.1}, "lambda_reg must be finite and at least 0, got -0.1"),
+        ({"lambda_reg": math.nan}, "lambda_reg must be finite"),
+        ({"lambda_predictive": math.inf}, "lambda_predictive must be finite"),
+        ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
+        ({"margin": -1.0}, "margin must be finite and at least 0, got -1.0"),
+        ({"contrastive": "triplet"}, "contrastive must be one of margin, in_batch_margin, infonce, got 'triplet'"),
+        ({"isotropy": "covarience"}, "isotropy must be one of covariance, .*got 'covarience'"),
+        ({"isotropy_form": "seeds"}, "isotropy_form must be one of scale_free, absolute, got 'seeds'"),
+        ({"distance": "manhattan"}, "distance must be one of euclidean, cosine, dot, got 'manhattan'"),
+    ],
+)
+def test_wrong_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
+
+
+@pytest.mark.parametrize("contrastive", CONTRASTIVE)
+@pytest.mark.parametrize("isotropy", ISOTROPY)
+def test_every_registered_name_trains(views, contrastive, isotropy):
+    query = views.query.clone().requires_grad_()
+    objective = Objective(lambda_isotropy=1.0, contrastive=contrastive, isotropy=isotropy)
+    objective(dataclasses.replace(views, query=query)).total.backward()
+    assert query.grad.isfinite().all()
+    assert query.grad.abs().sum() > 0

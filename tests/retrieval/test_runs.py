@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcun.errors import InputError
+from ragcun.retrieval.runs import make_run, ranked, read_run, write_run
+
+IDS = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8)
+SCORES = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, 0.1])
+
+
+@given(run=st.dictionaries(IDS, st.dictionaries(IDS, SCORES, min_size=1, max_size=8), max_size=5))
+def test_reading_gives_what_was_written_in_rank_order(tmp_path_factory, run):
+    path = tmp_path_factory.mktemp("runs") / "run.trec"
+    write_run(path, run, "tag")
+    again = read_run(path)
+    assert again == run
+    assert list(again) == list(run)
+    assert {query: list(found.items()) for query, found in again.items()} == {q: ranked(d) for q, d in run.items()}
+
+
+def test_file_has_the_six_columns_of_trec(tmp_path):
+    write_run(tmp_path / "r", {"q1": {"b": 0.5, "a": 2.0, "c": 0.5}}, "ragcun")
+    assert (tmp_path / "r").read_text() == ("q1 Q0 a 1 2.0 ragcun\nq1 Q0 b 2 0.5 ragcun\nq1 Q0 c 3 0.5 ragcun\n")
+
+
+def test_float32_scores_survive_exactly(tmp_path):
+    scores = np.random.default_rng(0).standard_normal((1, 50)).astype(np.float32)
+    scores = -np.sort(-scores)
+    run = make_run(["q"], [f"d{i}" for i in range(50)], scores, np.arange(50)[None], 50)
+    write_run(tmp_path / "r", run, "t")
+    assert np.array_equal(np.float32(list(read_run(tmp_path / "r")["q"].values())), scores[0])
+
+
+def test_identical_id_is_dropped_before_the_cut():
+    scores, indices = np.array([[3.0, 2.0, 1.0]], np.float32), np.array([[1, 0, 2]])
+    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2) == {"b": {"a": 2.0, "c": 1.0}}
+    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2, False) == {"b": {"b": 3.0, "a": 2.0}}
+    assert make_run(["x"], ["a", "b", "c"], scores, indices, 2) == {"x": {"b": 3.0, "a": 2.0}}
+
+
+def test_wrong_results_are_refused():
+    scores, indices = np.array([[1.0, np.nan]]), np.array([[0, 1]])
+    with pytest.raises(ValueError, match="document 'b': score nan"):
+        make_run(["q"], ["a", "b"], scores, indices, 2)
+    with pytest.raises(ValueError, match="do not agree"):
+        make_run(["q", "r"], ["a", "b"], scores, indices, 2)
+    with pytest.raises(ValueError, match="2 query ids, of which 1 differ"):
+        make_run(["q", "q"], ["a", "b"], np.ones((2, 1)), np.zeros((2, 1), int), 2)
+
+
+@pytest.mark.parametrize(
+    ("run", "tag"),
+    [
+        ({"q 1": {"a": 1.0}}, "t"),
+        ({"q": {"a\tb": 1.0}}, "t"),
+        ({"q": {"": 1.0}}, "t"),
+        ({"q": {"a": 1.0}}, "my run"),
+        ({"q": {"a ": 1.0}}, "t"),
+    ],
+)
+def test_ids_that_would_break_the_columns_are_refused(tmp_path, run, tag):
+    with pytest.raises(InputError, match="white space"):
+        write_run(tmp_path / "r", run, tag)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_that_cannot_be_ranked_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not a finite number"):
+        write_run(tmp_path / "r", {"q": {"a": float("nan")}}, "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q Q0 b 2 0.5", "line 2: expected the 6 columns"),
+        ("q Q0 b 2 high t", "line 2: expected a finite score in column 5, got 'high'"),
+        ("q Q0 b 2 nan t", "line 2: expected a finite score"),
+        ("q Q0 b 2 inf t", "line 2: expected a finite score"),
+        ("q Q0 a 2 0.5 t", "line 2: query q has document a twice"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, message):
+    (tmp_path / "r").write_text(f"q Q0 a 1 1.0 t\n{line}\n")
+    with pytest.raises(InputError, match=message):
+        read_run(tmp_path / "r")
+
+
+def test_order_of_a_foreign_file_is_by_score_then_line(tmp_path):
+    (tmp_path / "r").write_text("q Q0 a 9 1.0 t\n\nq\tQ0\tb\t1\t3.0\tt\nq Q0 c 2 1.0 t\n")
+    assert list(read_run(tmp_path / "r")["q"]) == ["b", "a", "c"]
