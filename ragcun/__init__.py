@@ -44,11 +44,11 @@ __all__ = [
     "TextBase",
     "TrainConfig",
     "Views",
+    "__version__",
     "fit",
     "load_collection",
     "read_pairs",
     "top_k",
-    "__version__",
 ]
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
             near = difflib.get_close_matches(name, fields, n=1)
             raise InputError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         try:
-            converted[name] = converter(config, name)(value)  # type: ignore[arg-type]
+            converted[name] = converter(config, name)(value)
         except ValueError as error:
             raise InputError(f"{source}: {name} = {value!r} is not possible: {error}") from error
     for name, field in fields.items():

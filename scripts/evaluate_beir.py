@@ -42,10 +42,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     flags = parse()
 
-    from ragcun.reporting.tables import results_table
-
     from ragcun.data.beir import find_collections, load_collection
     from ragcun.files import write_text
+    from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.systems import EncodingOptions, open_system
     from ragcun.training.card import write_scores

@@ -8,7 +8,6 @@ def main() -> None:
     config = parse_config(TrainConfig, __doc__)
 
     from ragcun.reporting.plots import plot_loss_curves
-
     from ragcun.training.loop import fit
     from ragcun.training.runfolder import RunFolder
 

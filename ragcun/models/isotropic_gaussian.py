@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -67,13 +68,13 @@ class IsotropicGaussianEncoder(RetrievalEncoder):
 
     def training_views(self, batch: PairBatch) -> Views:
         """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
-        query = self.embed_query(self.base(batch.query))
-        positive = self.embed_document(self.base(batch.positive))
-        negative = None if batch.negative is None else self.embed_document(self.base(batch.negative))
+        texts = [batch.query, batch.positive] + ([] if batch.negative is None else [batch.negative])
+        vectors = [self.base(text) for text in texts]
+        query, positive, *rest = self.head(torch.cat(vectors)).split([len(rows) for rows in vectors])
         return Views(
             query=query,
             positive=positive,
-            negative=negative,
+            negative=rest[0] if rest else None,
             negative_mask=batch.negative_mask,
             relevant=batch.relevant,
             predicted=None if self.predictor is None else self.predictor(query),

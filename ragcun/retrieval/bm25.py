@@ -20,7 +20,7 @@ class BM25:
     """An index of documents under BM25 as Lucene computes it (idf = ln(1 + (N − df + ½)/(df + ½)), never negative).
 
     Words are lowercased, English stop words dropped and the rest stemmed (Snowball English); k1 = 0.9 and b = 0.4 are
-    the values of Anserini's BEIR baselines (Kamalloo et al. 2023, arXiv 2306.07471), which index title and text as one.
+    the values of Anserini's BEIR baselines (Kamalloo et al., arXiv 2306.07471), which index title and text as one.
 
     Args:
         documents: id to text, by convention ``title + " " + text``; a text may be empty, and is then never found.

@@ -19,7 +19,7 @@ def evaluate_run(
     qrels: Mapping[str, Mapping[str, int]],
     cutoffs: Sequence[int] = (1, 3, 5, 10, 100),
 ) -> PerQuery:
-    """Measure every judged query: ``{metric: {query id: value}}``, metrics NDCG, MAP, Recall and P at each cut-off, MRR@10.
+    """Measure every judged query: ``{metric: {query id: value}}`` for NDCG, MAP, Recall and P at each cut-off, and MRR.
 
     NDCG has linear gain and a log₂(rank + 1) discount; a document is relevant from grade 1 on. MRR is there at 10 only,
     where 10 is among the cut-offs. Queries are those with at least one judgment: one that the run lacks scores 0, and

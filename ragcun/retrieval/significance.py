@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import permutation_test, ttest_rel
 
-BATCH_VALUES = 1 << 21
+BATCH_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ def paired_tests(
     """Test whether two runs differ in a metric, given its value for each query.
 
     Randomisation (Fisher; Smucker, Allan and Carterette, CIKM 2007): under the null hypothesis the sign of each query's
-    difference is a coin toss; p is twice the share of tosses whose mean is at least as far out, on the observed side: of
-    all 2ⁿ tosses where these are no more than `resamples`, else of a seeded sample in which the observed one counts too.
-    The t-test takes the differences for a normal sample. Where all differences are 0 both p-values are 1; where they
-    are all equal and not 0, the t-test's is 0, for their estimated variance is.
+    difference is a coin toss; p is twice the share of tosses whose mean is at least as far out on the observed side.
+    All tosses are counted where there are no more than `resamples`, else a seeded sample and the observed one.
+    Differences of 0 have no sign and are left out of the tosses. The t-test takes the differences for a normal sample.
+    Where all differences are 0 both p-values are 1; where they are all equal and not 0 the t-test's is 0, as is their
+    variance.
 
     Raises:
         ValueError: the query ids differ, there are fewer than 2 queries, or a value is not finite.
@@ -55,14 +57,21 @@ def paired_tests(
     difference = float(differences.mean())
     if not differences.any():
         return PairedTests(len(ours), difference, 1.0, 1.0)
-    randomisation = permutation_test(
-        (differences,),
-        np.mean,
+    p_t = 0.0 if np.ptp(differences) == 0 else float(ttest_rel(first, second).pvalue)
+    return PairedTests(len(ours), difference, _randomisation(differences, resamples, seed), p_t)
+
+
+def _randomisation(differences: NDArray[np.float64], resamples: int, seed: int) -> float:
+    tossed = differences[differences != 0]
+    if len(tossed) < 2:
+        return 1.0
+    result = permutation_test(
+        (tossed,),
+        np.sum,
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, BATCH_VALUES // len(ours)),
+        batch=max(1, BATCH_VALUES // len(tossed)),
         rng=np.random.default_rng(seed),
     )
-    p_t = 0.0 if np.ptp(differences) == 0 else float(ttest_rel(first, second).pvalue)
-    return PairedTests(len(ours), difference, float(randomisation.pvalue), p_t)
+    return float(result.pvalue)

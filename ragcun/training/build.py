@@ -29,6 +29,11 @@ class TrainingData:
     val: PairDataset | None
     dev: Collection | None
 
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of each set of pairs."""
+        sets = {"train": self.train, "val": self.val}
+        return {name: pairs.sha256() for name, pairs in sets.items() if pairs is not None}
+
 
 def build_data(config: TrainConfig) -> TrainingData:
     """Read all data of a run.

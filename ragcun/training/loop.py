@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
+from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
 from ragcun.models.cache import EmbeddingCache
@@ -28,6 +27,7 @@ from ragcun.training.build import TrainingData, build_data, build_encoder, build
 from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, load_state, save_state
 from ragcun.training.config import TrainConfig
+from ragcun.training.device import make_accelerator
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import warmup_cosine
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
@@ -76,7 +76,7 @@ def fit(config: TrainConfig) -> FitResult:
         InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
     """
     objective, data = build_objective(config), build_data(config)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     set_seed(config.seed)
     encoder = build_encoder(config)
     run = RunFolder(config.output_dir, config.resume, config.overwrite)
@@ -110,10 +110,10 @@ class Trainer:
         groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
         self.rates = [group["lr"] for group in groups]
         self.encoder = encoder
-        self.model, self.optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups))
+        self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.hashes = data_hashes(data)
+        self.hashes = data.hashes()
         self.settings = {k: v for k, v in config.to_dict().items() if k not in NOT_COMPARED} | {"data": self.hashes}
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
@@ -131,7 +131,7 @@ class Trainer:
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
         self._begin()
-        per_epoch = len(self._steps(1))
+        per_epoch = len(self.steps_of(1))
         total = per_epoch * self.config.epochs
         main = self.accelerator.is_local_main_process
         with tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=not main) as bar:
@@ -160,7 +160,7 @@ class Trainer:
             logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
         self._judge(0)
 
-    def _steps(self, epoch: int) -> list[list[Rows]]:
+    def steps_of(self, epoch: int) -> list[list[Rows]]:
         """Return the epoch's optimiser steps, each a list of this process's batches."""
         config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         batches = epoch_batches(len(self.source.dataset), config.batch_size * world, config.seed, epoch)
@@ -169,7 +169,7 @@ class Trainer:
         return [mine[start : start + size] for start in range(0, len(mine), size)]
 
     def _epoch(self, epoch: int, total: int, bar: tqdm[Any]) -> None:
-        steps = self._steps(epoch)
+        steps = self.steps_of(epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         if done == len(steps):
             return
@@ -180,7 +180,7 @@ class Trainer:
             factor = warmup_cosine(self.progress.step, total, self.config.warmup(total))
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
-            output, norm = self._step(steps[index])
+            output, norm = self.step(steps[index])
             self.progress.step += 1
             self.progress.batches_done = index + 1
             if self.progress.step % self.config.log_interval == 0 or self.progress.step == total:
@@ -199,7 +199,7 @@ class Trainer:
         now = time.perf_counter()
         return self.progress.seconds + now - started, now
 
-    def _step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
+    def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
         """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
         for i, rows in enumerate(batches):
             last = i == len(batches) - 1
@@ -215,14 +215,14 @@ class Trainer:
         return output, norm
 
     def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
-        total = float(output.total)
-        if not torch.isfinite(output.total):
+        total = float(output.total.detach())
+        if not math.isfinite(total):
             raise InputError(
                 f"the loss is {total} at step {self.progress.step}; lower --learning_rate, or raise --temperature"
             )
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         row = {"kind": "step", "epoch": epoch, "step": self.progress.step, "total": total}
-        row |= {"terms": {name: float(value) for name, value in output.terms.items()}, "learning_rate": rates}
+        row |= {"terms": {name: float(value.detach()) for name, value in output.terms.items()}, "learning_rate": rates}
         row |= {"grad_norm": None if norm is None else float(norm)}
         bar.set_postfix(loss=f"{total:.4f}", refresh=False)
         if self.accelerator.is_main_process:
@@ -269,32 +269,3 @@ class Trainer:
         if result.best_epoch == 0:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
         return result
-
-
-def data_hashes(data: TrainingData) -> dict[str, str]:
-    """Return the hash of each set of pairs of a run."""
-    sets: dict[str, PairDataset | None] = {"train": data.train, "val": data.val}
-    return {name: pairs.sha256() for name, pairs in sets.items() if pairs is not None}
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    """Make the accelerator; a run in one process does not inherit another run's precision or device."""
-    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if config.device is not None and config.device.startswith("cuda") and cpu:
-        raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
-    precision = _precision(config.mixed_precision, cpu)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
-
-
-def _precision(asked: str, cpu: bool) -> str:
-    if asked == "fp16" and cpu:
-        raise InputError("--mixed_precision fp16 needs a GPU; use bf16, auto or no on a CPU")
-    if asked != "auto":
-        return asked
-    if cpu:
-        logger.info("--mixed_precision auto: float32, since there is no GPU")
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -37,7 +37,7 @@ def random_run(seed, queries=12, documents=40, empty=True):
         if empty and i % 5 == 4:
             continue
         found = rng.choice(names, rng.integers(1, 30), replace=False)
-        run[f"q{i}"] = {str(document): float(score) for document, score in zip(found, rng.normal(size=len(found)))}
+        run[f"q{i}"] = {str(document): rng.normal() for document in found}
     return run, qrels
 
 

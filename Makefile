@@ -1,0 +1,49 @@
+# Two commands do all set-up: `make quickstart` and `make test`. Both create the environment in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first and alone, so that an index or folder with CPU wheels can serve it: make TORCH="torch==2.13.0 --index-url …"
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+DOCS := data/python_docs
+RUN := checkpoints/quickstart
+
+.PHONY: quickstart test check fix bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   train a head on real text and compare it with the untouched base and BM25"
+	@echo "make test         run the tests"
+	@echo "make check        ruff and mypy"
+	@echo "make fix          let ruff mend what it can"
+	@echo "make bench        run the benchmarks"
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[offline,dev]"
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 4000 --split 0.8 0.05 0.15 --output_dir $(DOCS)
+	$(BIN)/python scripts/train.py --config configs/quickstart.yaml --overwrite
+	$(BIN)/python scripts/evaluate_beir.py --model_path $(RUN)/best_model --datasets python_docs --data_dir data \
+		--baseline bm25 --output_file results/quickstart.json --update_card
+	@echo "loss curve: $(RUN)/loss_curve.png, checkpoint with model card: $(RUN)/best_model"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/cached_training.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

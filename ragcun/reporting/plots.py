@@ -1,0 +1,118 @@
+"""Plots of a training run from what it wrote to disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ragcun.errors import InputError
+from ragcun.files import read_json_lines, replacing_file
+
+DEV_METRIC = "NDCG@10"
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
+COLUMNS = 3
+PANEL_INCHES = (4.2, 3.0)
+
+
+@dataclass
+class _Series:
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, step: int, value: float | None) -> None:
+        if value is not None:
+            self.steps.append(step)
+            self.values.append(float(value))
+
+
+@dataclass
+class _Curves:
+    total: _Series = field(default_factory=_Series)
+    terms: dict[str, _Series] = field(default_factory=dict)
+    validation: _Series = field(default_factory=_Series)
+    dev: _Series = field(default_factory=_Series)
+    base: float | None = None
+
+
+def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
+    """Draw a run over its steps as a PNG: a panel each for the total loss, every unweighted term, and the dev score.
+
+    The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
+
+    Args:
+        metrics_path: the run's ``metrics.jsonl``; rows of other kinds than ``step``, ``epoch``, ``base`` are ignored.
+        output: the PNG to write; it is complete or absent.
+
+    Raises:
+        InputError: the file is missing, holds no step, or a row lacks its step or total.
+    """
+    curves = _read_curves(metrics_path)
+    panels = 1 + len(curves.terms) + bool(curves.dev.steps)
+    columns = min(COLUMNS, panels)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in grid[panels:]:
+        unused.remove()
+    _draw(grid[0], "total loss", "loss", [("training", curves.total), ("validation", curves.validation)])
+    for axes, (name, series) in zip(grid[1:], curves.terms.items(), strict=False):
+        _draw(axes, f"{name} (unweighted)", "loss", [("training", series)])
+    if curves.dev.steps:
+        _draw_dev(grid[panels - 1], curves)
+    with replacing_file(output) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+def _draw(axes: Axes, title: str, unit: str, lines: Sequence[tuple[str, _Series]]) -> None:
+    """Draw the first line plain, as it has many points, and the second with markers."""
+    for (label, series), colour, marker in zip(lines, (BLUE, VERMILLION), ("", "o"), strict=False):
+        if series.steps:
+            alone = "." if len(series.steps) == 1 else ""
+            axes.plot(series.steps, series.values, color=colour, marker=marker or alone, label=label, linewidth=1.4)
+    axes.set(title=title, xlabel="step", ylabel=unit)
+    axes.grid(alpha=0.3)
+    if len([series for _, series in lines if series.steps]) > 1:
+        axes.legend()
+
+
+def _draw_dev(axes: Axes, curves: _Curves) -> None:
+    axes.plot(curves.dev.steps, curves.dev.values, color=BLUE, marker="o", label="model", linewidth=1.4)
+    if curves.base is not None:
+        axes.axhline(curves.base, color=GREY, linestyle="--", label="untouched base")
+    axes.set(title=f"dev {DEV_METRIC}", xlabel="step", ylabel=DEV_METRIC)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _read_curves(path: str | Path) -> _Curves:
+    curves = _Curves()
+    for number, row in read_json_lines(path):
+        kind = row.get("kind")
+        if kind == "step":
+            step = _required(row, "step", path, number)
+            curves.total.add(step, _required(row, "total", path, number))
+            for name, value in (row.get("terms") or {}).items():
+                curves.terms.setdefault(name, _Series()).add(step, value)
+        elif kind == "epoch":
+            step = _required(row, "step", path, number)
+            curves.validation.add(step, row.get("val_total"))
+            curves.dev.add(step, (row.get("dev") or {}).get(DEV_METRIC))
+        elif kind == "base":
+            curves.base = (row.get("dev") or {}).get(DEV_METRIC)
+    if not curves.total.steps:
+        raise InputError(f"{path} holds no row of kind 'step'; train for at least one step before plotting")
+    return curves
+
+
+def _required(row: dict[str, Any], key: str, path: str | Path, number: int) -> Any:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{path}, line {number}: {key!r} is {value!r} where a number is expected; mend that line")
+    return value

@@ -1,0 +1,104 @@
+"""Markdown tables of results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ragcun.errors import InputError
+
+METRIC = "NDCG@10"
+ABSENT = "–"
+NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( \(.*\))?")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table; columns that hold numbers (bold or not, or absent) are aligned to the right.
+
+    >>> print(markdown_table(["system", "NDCG@10"], [["base", "0.64"], ["model", "**0.66**"]]), end="")
+    | system |  NDCG@10 |
+    | :----- | -------: |
+    | base   |     0.64 |
+    | model  | **0.66** |
+
+    Raises:
+        ValueError: a row has another number of cells than the header.
+    """
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells, the header {len(header)}")
+    cells = [[_escape(cell) for cell in row] for row in [header, *rows]]
+    columns = list(zip(*cells, strict=True))
+    right = [_is_numeric(column[1:]) for column in columns]
+    widths = [max(3, *map(len, column)) for column in columns]
+    rule = ["-" * (width - 1) + ":" if r else ":" + "-" * (width - 1) for width, r in zip(widths, right, strict=True)]
+    padded = [
+        [cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right, strict=True)]
+        for row in cells
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [padded[0], rule, *padded[1:]])
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Lay out an evaluation (the JSON of ``evaluate_beir.py``) as one Markdown table of NDCG@10.
+
+    Rows: the untouched base, the baselines, the model. Columns: each dataset, their mean, and for each dataset the
+    model's difference from the untouched base with the p-value of the randomisation test; these last only where there
+    is an untouched base. The best value of a column is bold, equals at four decimals alike.
+
+    Raises:
+        InputError: a part of the results is missing.
+    """
+    names = list(_part(results, "datasets", "the results"))
+    base = results.get("untouched_base")
+    systems = [] if base is None else [(f"{_part(base, 'model', 'untouched_base')} (untouched)", base)]
+    systems += list((results.get("baselines") or {}).items())
+    systems.append((str(_part(results, "model", "the results")), results))
+    columns = [[_value(system, name) for _, system in systems] for name in names]
+    columns.append([_mean(system, title) for title, system in systems])
+    texts = [_with_best_bold(column) for column in columns]
+    header = ["system", *names, f"mean {METRIC}"]
+    if base is not None:
+        header += [f"{name} Δ vs base (p)" for name in names]
+        texts += [[ABSENT] * (len(systems) - 1) + [_difference(results, base, name)] for name in names]
+    rows = [[title, *cells] for (title, _), *cells in zip(systems, *texts, strict=True)]
+    return markdown_table(header, rows)
+
+
+def _part(system: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in system:
+        raise InputError(f"{where} lack {key!r}; write them again with evaluate_beir.py")
+    return system[key]
+
+
+def _value(system: Mapping[str, Any], name: str) -> float | None:
+    datasets = _part(system, "datasets", "the results of a system")
+    return float(_part(datasets[name], METRIC, f"the results on {name}")) if name in datasets else None
+
+
+def _mean(system: Mapping[str, Any], title: str) -> float | None:
+    return float(_part(_part(system, "average", f"the results of {title}"), METRIC, f"the averages of {title}"))
+
+
+def _with_best_bold(values: Sequence[float | None]) -> list[str]:
+    texts = [ABSENT if value is None else f"{value:.4f}" for value in values]
+    best = f"{max((value for value in values if value is not None), default=0.0):.4f}"
+    return [f"**{text}**" if text == best else text for text in texts]
+
+
+def _difference(model: Mapping[str, Any], base: Mapping[str, Any], name: str) -> str:
+    ours, theirs = _value(model, name), _value(base, name)
+    if ours is None or theirs is None:
+        return ABSENT
+    p = float(_part(base["datasets"][name], "p_randomisation", f"untouched_base on {name}"))
+    return f"{ours - theirs:+.4f} ({'<0.0001' if p < 0.0001 else f'{p:.4f}'})"
+
+
+def _escape(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    shown = [cell.strip("*") for cell in cells if cell.strip("*") not in ("", ABSENT)]
+    return bool(shown) and all(NUMBER.fullmatch(cell) for cell in shown)

@@ -1,0 +1,90 @@
+"""What tests share: real data where it is at hand, the real MiniLM, and a tiny random BERT made on the spot."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = [f"word{i}" for i in range(200)]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real collections; skips where there is none."""
+    folder = Path(os.environ.get("RAGCUN_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "scifact" / "corpus.jsonl").exists():
+        pytest.skip("no real collections here: set RAGCUN_DATA to a folder of BEIR sets that holds scifact")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Cache of base vectors for this session; RAGCUN_TEST_CACHE keeps one between sessions."""
+    kept = os.environ.get("RAGCUN_TEST_CACHE")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    before = os.environ.get("RAGCUN_CACHE")
+    os.environ["RAGCUN_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("RAGCUN_CACHE")
+    if before is not None:
+        os.environ["RAGCUN_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a sentence-transformers model: a random BERT of 16 dimensions and 3 layers, mean pooling, Normalize."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    bert = folder / "bert"
+    bert.mkdir()
+    (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(vocab_file=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 5,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    BertModel(config).save_pretrained(bert)
+    transformer = Transformer(str(bert), max_seq_length=32)
+    model = SentenceTransformer(modules=[transformer, Pooling(16), Normalize()], device="cpu")
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
+    return str(folder / "model")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Texts of 3 to 12 words of the tiny BERT's vocabulary, all distinct."""
+    generator = random.Random(0)
+    made = {" ".join(generator.choices(WORDS, k=generator.randint(3, 12))) for _ in range(300)}
+    return sorted(made)
+
+
+@pytest.fixture(scope="session")
+def collection_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """BEIR folder ``toy``: 120 documents; 30 train, 20 dev and 20 test queries, each the first words of its document."""
+    from ragcun.data.beir import Document, write_collection
+
+    documents = {f"d{i}": Document("", text) for i, text in enumerate(texts[:120])}
+    names = list(documents)
+    queries = {f"q{i}": " ".join(documents[names[i]].text.split()[:3]) for i in range(70)}
+    split_of = {"train": range(30), "dev": range(30, 50), "test": range(50, 70)}
+    qrels = {split: {f"q{i}": {names[i]: 1} for i in numbers} for split, numbers in split_of.items()}
+    folder = tmp_path_factory.mktemp("collections") / "toy"
+    write_collection(folder, documents, queries, qrels)
+    return folder
