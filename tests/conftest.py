@@ -37,7 +37,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a sentence-transformers model: a random BERT of 16 dimensions and 3 layers, mean pooling, Normalize."""
+    """Folder of a sentence-transformers model: a random BERT (16 dimensions, 3 layers), mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
@@ -77,7 +77,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def collection_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
-    """BEIR folder ``toy``: 120 documents; 30 train, 20 dev and 20 test queries, each the first words of its document."""
+    """BEIR folder ``toy``: 120 documents; 30 train, 20 dev and 20 test queries, the first words of a document each."""
     from ragcun.data.beir import Document, write_collection
 
     documents = {f"d{i}": Document("", text) for i, text in enumerate(texts[:120])}

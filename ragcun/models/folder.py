@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from ragcun.errors import InputError
 from ragcun.files import read_json, replacing_folder, write_json, write_text
-from ragcun.models.base import TextBase, load_sentence_transformer
+from ragcun.models.base import TextBase
+from ragcun.models.hub import load_sentence_transformer
 from ragcun.models.registry import SYSTEMS
 from ragcun.models.weights import contiguous, copy_strictly, tensors_sha256
 

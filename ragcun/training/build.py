@@ -129,7 +129,8 @@ def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
         asked = getattr(config, name)
         if asked not in (defaults[name], value):
             raise InputError(
-                f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; leave it out"
+                f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
+                "leave it out"
             )
     if config.use_predictor and encoder.to_config()["predictor"] is None:
         out = encoder.dimension

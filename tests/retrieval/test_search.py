@@ -83,11 +83,14 @@ def test_bits_do_not_depend_on_engine_or_budget(distance, mean):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_equal_documents_come_back_in_row_order(engine, distance):
-    queries, _ = random_embeddings(2, dim=33)
-    documents = np.repeat(random_embeddings(3, n=1, dim=33)[1], 500, axis=0)
-    found = top_k(queries, documents, 9, distance, 50_000, "cpu", engine)
-    assert_array_equal(found.indices, np.tile(np.arange(9), (len(queries), 1)))
+@pytest.mark.parametrize("budget", [50_000, 1 << 30])
+@pytest.mark.parametrize("distinct", [1, 3])
+def test_equal_documents_come_back_in_row_order(engine, distance, budget, distinct):
+    """More ties than candidates, so that those an engine happens to return are not enough."""
+    queries, kinds = random_embeddings(2, n=distinct, dim=33)
+    documents = kinds[np.random.default_rng(3).integers(0, distinct, 1500)]
+    _, indices = brute_force(queries, documents, 9, distance)
+    assert_array_equal(top_k(queries, documents, 9, distance, budget, "cpu", engine).indices, indices)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -226,14 +229,17 @@ def test_error_of_float32_keys_stays_within_its_bound(distance, dim, mean):
     assert error.max() > 0
 
 
-def test_torch_multiplies_in_full_float32_whatever_the_process_prefers():
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
+)
+def test_torch_multiplies_in_full_float32_whatever_the_process_prefers(device):
     queries, documents = random_embeddings(13, q=30, n=2000, dim=64)
     expected = top_k(queries, documents, 10, engine="faiss")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = top_k(queries, documents, 10, device="cpu", engine="torch")
+        with torch.autocast(device, dtype=torch.bfloat16):
+            found = top_k(queries, documents, 10, device=device, engine="torch")
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,0 +1,192 @@
+"""Heads: two kinds start as the identity or the best projection, and their configuration is checked."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+
+from ragcun.distance import DISTANCES
+from ragcun.models.base import TextBase
+from ragcun.models.heads import ACTIVATIONS, HEADS, HeadConfig, build_head, preserving_projection
+from ragcun.retrieval.search import top_k
+
+STARTS_AS_IDENTITY = ("residual", "linear")
+SENTENCES = [
+    f"{verb} {thing} {place}"
+    for verb, thing, place in itertools.product(
+        ("Reads", "Copies", "Removes"),
+        ("a line of text", "the rows of a matrix", "an entry of a dictionary", "the lock of a file"),
+        ("from the disk", "in a loop", "without a warning"),
+    )
+]
+
+
+def vectors_of(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Return normal vectors whose dimensions differ in scale and are mixed, with a mean far from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.linspace(0.1, 2, dim)
+    mixing = torch.linalg.qr(torch.randn(dim, dim, generator=generator)).Q
+    return torch.randn(count, dim, generator=generator) * scales @ mixing + 3
+
+
+def squared_distances(vectors: torch.Tensor) -> float:
+    """Sum the squared distances of all pairs in float64."""
+    return float((pdist(vectors.double().numpy()) ** 2).sum())
+
+
+@pytest.fixture(scope="module")
+def minilm_vectors() -> torch.Tensor:
+    base = TextBase.load("minilm")
+    return torch.from_numpy(base.untouched_array(base.encode(SENTENCES, "document")))
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
+def test_start_is_the_identity_bit_for_bit(kind: str, depth: int, activation: str, mode: bool) -> None:
+    x = vectors_of(20, 10)
+    for expansion in (1.0, 1.5, 2.0, 4.0):
+        config = HeadConfig(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
+        assert torch.equal(build_head(config).train(mode)(x), x)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
+def test_start_keeps_the_ranking_of_minilm(kind: str, distance: str, minilm_vectors: torch.Tensor) -> None:
+    head = build_head(HeadConfig(kind, 384, 384)).eval()
+    with torch.no_grad():
+        out = head(minilm_vectors)
+    assert torch.equal(out, minilm_vectors)
+    base, moved = minilm_vectors.numpy(), out.numpy()
+    before, after = (top_k(v[::3], v, len(v), distance=distance) for v in (base, moved))
+    assert np.array_equal(before.indices, after.indices)
+    assert np.array_equal(before.scores, after.scores)
+
+
+@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
+def test_start_keeps_the_ranking_of_random_vectors(kind: str) -> None:
+    x = vectors_of(200, 32)
+    with torch.no_grad():
+        out = build_head(HeadConfig(kind, 32, 32))(x)
+    before, after = top_k(x[:40].numpy(), x.numpy(), 50), top_k(out[:40].numpy(), out.numpy(), 50)
+    assert np.array_equal(before.indices, after.indices)
+
+
+def test_a_random_head_changes_the_ranking(minilm_vectors: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        out = build_head(HeadConfig("mlp", 384, 384)).eval()(minilm_vectors).numpy()
+    x = minilm_vectors.numpy()
+    assert not np.array_equal(top_k(x, x, 10).indices, top_k(out, out, 10).indices)
+
+
+@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
+def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind: str) -> None:
+    x = vectors_of(50, 12)
+    head = build_head(HeadConfig(kind, 12, 30))
+    head.start_from(x)
+    with torch.no_grad():
+        out = head(x)
+    assert torch.equal(out[:, :12], x)
+    assert not out[:, 12:].any()
+    np.testing.assert_allclose(pdist(out.double().numpy()), pdist(x.double().numpy()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
+@pytest.mark.parametrize("out_dim", [1, 5, 11])
+def test_fewer_dimensions_keep_most_of_the_distances(kind: str, out_dim: int) -> None:
+    x = vectors_of(120, 12)
+    head = build_head(HeadConfig(kind, 12, out_dim)).eval()
+    head.start_from(x)
+    with torch.no_grad():
+        kept = squared_distances(head(x))
+    assert kept <= squared_distances(x) * (1 + 1e-6)
+    generator = torch.Generator().manual_seed(1)
+    others = [torch.linalg.qr(torch.randn(12, out_dim, generator=generator)).Q for _ in range(50)]
+    others.append(torch.eye(12, out_dim))
+    assert kept >= max(squared_distances(x @ other) for other in others) * (1 - 1e-6)
+
+
+def test_projection_spans_the_leading_singular_vectors() -> None:
+    x = vectors_of(150, 16)
+    ours = preserving_projection(x, 6).double().numpy()
+    np.testing.assert_allclose(ours @ ours.T, np.eye(6), atol=1e-6)
+    centred = x.double().numpy() - x.double().numpy().mean(0)
+    leading = np.linalg.svd(centred, full_matrices=False)[2][:6]
+    np.testing.assert_allclose(ours.T @ ours, leading.T @ leading, atol=1e-5)
+    np.testing.assert_allclose(np.abs(np.diag(ours @ leading.T)), 1, atol=1e-5)
+
+
+def test_projection_is_deterministic_and_keeps_the_type() -> None:
+    x = vectors_of(40, 8)
+    assert torch.equal(preserving_projection(x, 3), preserving_projection(x.clone(), 3))
+    assert preserving_projection(x.double(), 3).dtype == torch.float64
+    rows = preserving_projection(x, 3)
+    assert (rows.gather(1, rows.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize(("count", "out_dim"), [(1, 2), (5, 9)])
+def test_projection_refuses_what_has_no_answer(count: int, out_dim: int) -> None:
+    with pytest.raises(ValueError, match=rf"{count} |{out_dim} "):
+        preserving_projection(torch.randn(count, 8), out_dim)
+
+
+def test_start_from_leaves_random_and_uncut_heads_alone() -> None:
+    x = vectors_of(30, 8)
+    for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
+        head = build_head(HeadConfig(kind, 8, out_dim))
+        before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+        head.start_from(x)
+        assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind: str) -> None:
+    x = vectors_of(6, 8)
+    for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
+        head = build_head(HeadConfig(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
+        linears = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
+        assert len(linears) == (1 if kind == "linear" else depth)
+        assert all(layer.out_features == round(8 * expansion) for layer in linears[:-1])
+        out = head(x)
+        assert out.shape == (6, out_dim)
+        out.square().sum().backward()
+        assert linears[-1].weight.grad is not None
+        assert linears[-1].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "conv"}, "residual, linear, mlp, got 'conv'"),
+        ({"activation": "sigmoid"}, "gelu, relu, silu, tanh, got 'sigmoid'"),
+        ({"output_dim": 0}, "at least 1, got 0"),
+        ({"depth": 1}, "2 to 4, got 1"),
+        ({"depth": 5}, "2 to 4, got 5"),
+        ({"expansion": 0.5}, r"1 to 4, got 0\.5"),
+        ({"expansion": 4.5}, r"1 to 4, got 4\.5"),
+        ({"expansion": float("nan")}, "1 to 4, got nan"),
+        ({"dropout": 1.0}, r"below 1, got 1\.0"),
+        ({"dropout": -0.1}, r"at least 0 and below 1, got -0\.1"),
+    ],
+)
+def test_impossible_shapes_are_refused(changes: dict[str, object], message: str) -> None:
+    values: dict[str, object] = {"kind": "residual", "input_dim": 8, "output_dim": 8}
+    with pytest.raises(ValueError, match=message):
+        HeadConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_wrong_input_length_states_both_numbers(kind: str) -> None:
+    with pytest.raises(ValueError, match="length 8, got 9"):
+        build_head(HeadConfig(kind, 8, 4))(torch.zeros(2, 9))
+
+
+def test_config_survives_its_dictionary() -> None:
+    config = HeadConfig("mlp", 8, 4, depth=3, expansion=1.5, activation="tanh", dropout=0.2)
+    assert HeadConfig(**config.to_dict()) == config  # type: ignore[arg-type]

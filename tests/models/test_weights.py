@@ -1,0 +1,68 @@
+"""Named tensors: a checksum that sees every change, and loading that is all or nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ragcun.models.weights import contiguous, copy_strictly, tensors_sha256
+
+
+def some() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(3, 4, generator=generator), "b": torch.tensor(2.0), "c": torch.arange(5)}
+
+
+def test_checksum_ignores_order_and_layout() -> None:
+    tensors = some()
+    turned = {name: tensors[name] for name in reversed(tensors)}
+    turned["a"] = tensors["a"].T.contiguous().T
+    assert not turned["a"].is_contiguous()
+    assert tensors_sha256(turned) == tensors_sha256(tensors)
+
+
+@pytest.mark.parametrize("change", ["bit", "name", "shape", "type", "more", "fewer"])
+def test_checksum_sees_every_change(change: str) -> None:
+    tensors = some()
+    if change == "bit":
+        tensors["a"][1, 2] = torch.nextafter(tensors["a"][1, 2], torch.tensor(9.0))
+    elif change == "name":
+        tensors["z"] = tensors.pop("a")
+    elif change == "shape":
+        tensors["a"] = tensors["a"].reshape(4, 3)
+    elif change == "type":
+        tensors["a"] = tensors["a"].view(torch.int32)
+    elif change == "more":
+        tensors["d"] = torch.zeros(0)
+    else:
+        del tensors["c"]
+    assert tensors_sha256(tensors) != tensors_sha256(some())
+
+
+def test_checksum_takes_half_precision() -> None:
+    half = {"a": torch.ones(3, dtype=torch.bfloat16)}
+    assert tensors_sha256(half) != tensors_sha256({"a": torch.ones(3, dtype=torch.float16)})
+
+
+def test_copy_is_exact() -> None:
+    target = {name: torch.zeros_like(tensor) for name, tensor in some().items()}
+    copy_strictly(target, some())
+    assert all(torch.equal(target[name], tensor) for name, tensor in some().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"c": None}, "'c'"), ({"d": torch.zeros(1)}, "'d'"), ({"c": torch.zeros(6)}, r"\(6,\), expected \(5,\)")],
+)
+def test_copy_is_all_or_nothing(change: dict[str, torch.Tensor | None], message: str) -> None:
+    target = {name: torch.zeros_like(tensor) for name, tensor in some().items()}
+    source = {name: tensor for name, tensor in (some() | change).items() if tensor is not None}
+    with pytest.raises(ValueError, match=message):
+        copy_strictly(target, source)
+    assert not any(tensor.any() for tensor in target.values())
+
+
+def test_contiguous_detaches() -> None:
+    made = contiguous({"a": torch.nn.Parameter(torch.randn(3, 4)).T})["a"]
+    assert made.is_contiguous()
+    assert not made.requires_grad
