@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 quickstart: $(VENV)/.installed
-	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 4000 --split 0.8 0.05 0.15 --output_dir $(DOCS)
+	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 4000 --split 0.75 0.1 0.15 --output_dir $(DOCS)
 	$(BIN)/python scripts/train.py --config configs/quickstart.yaml --overwrite
 	$(BIN)/python scripts/evaluate_beir.py --model_path $(RUN)/best_model --datasets python_docs --data_dir data \
 		--baseline bm25 --output_file results/quickstart.json --update_card

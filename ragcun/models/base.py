@@ -164,8 +164,7 @@ class TextBase(nn.Module):
             digest.update(type(module).__name__.encode())
             if type(module).__name__ != "Transformer":
                 digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
-        tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        digest.update(tokenizer.to_str().encode() if tokenizer is not None else repr(self.model.tokenizer).encode())
+        digest.update(_tokenizer(self.model.tokenizer).encode())
         digest.update(str(self.model.max_seq_length).encode())
         return digest.hexdigest()
 
@@ -173,6 +172,15 @@ class TextBase(nn.Module):
 def _settings(module: Any) -> dict[str, Any]:
     """Return the settings that a sentence-transformers module saves."""
     return dict(module.get_config_dict())
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    """Describe a tokenizer without the padding and truncation it was last used with."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return repr(tokenizer)
+    described = json.loads(fast.to_str())
+    return json.dumps({name: value for name, value in described.items() if name not in ("padding", "truncation")})
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:

@@ -48,13 +48,13 @@ class TrainConfig:
     predictor: str = flag("residual", "kind of predictor, as --head", choices=("residual", "linear", "mlp"))
     # objective
     lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
-    lambda_isotropy: float = flag(0.1, "weight of the isotropy loss")
+    lambda_isotropy: float = flag(1.0, "weight of the isotropy loss")
     lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs --use_predictor)")
     contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))
     margin: float = flag(1.0, "margin of the margin losses")
     temperature: float = flag(0.05, "temperature of InfoNCE")
-    symmetric: bool = flag(False, "InfoNCE from documents to queries too")
+    symmetric: bool = flag(True, "InfoNCE from documents to queries too")
     distance: str = flag("euclidean", "distance of InfoNCE", choices=("euclidean", "cosine", "dot"))
     isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "none"))
     isotropy_form: str = flag(
@@ -62,8 +62,8 @@ class TrainConfig:
     )
     stopgrad: bool = flag(True, "hold the predictor's target constant")
     # optimisation
-    epochs: int = flag(3, "passes over the training pairs")
-    batch_size: int = flag(32, "pairs of one step and process")
+    epochs: int = flag(10, "passes over the training pairs")
+    batch_size: int = flag(128, "pairs of one step and process")
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step")
     learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given")
     base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)")
@@ -78,7 +78,7 @@ class TrainConfig:
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
     compile: bool = flag(False, "compile head and predictor with torch.compile")
     device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
-    encode_batch_size: int = flag(32, "texts encoded at a time with a frozen base")
+    encode_batch_size: int = flag(128, "texts encoded at a time with a frozen base")
     # the run
     seed: int = flag(42, "seed of everything random")
     log_interval: int = flag(10, "steps between rows of metrics.jsonl")

@@ -1,0 +1,272 @@
+"""The text base: what is frozen, which vectors it hands on, and its fingerprint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from ragcun.errors import InputError
+from ragcun.models.base import TextBase, transformer_layers
+from ragcun.models.hub import resolve_model
+
+PROMPTS = {"query": "word1 ", "document": "word2 "}
+
+
+def with_prompts(folder: str, prompts: dict[str, str], **more: object) -> TextBase:
+    return TextBase(SentenceTransformer(folder, device="cpu", prompts=prompts, **more), "tiny")
+
+
+def trained_names(base: TextBase) -> set[str]:
+    return {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TextBase:
+    return TextBase.load("minilm")
+
+
+def test_minilm_is_what_its_authors_published(minilm: TextBase) -> None:
+    texts = ["How do I open a file?", "Return the sum of a list.", "word " * 600, "é ü ß", ""]
+    published = SentenceTransformer(resolve_model("minilm"), device="cpu")
+    assert minilm.dimension == 384
+    assert minilm.model.max_seq_length == 256
+    assert minilm.distance == "cosine"
+    assert minilm.ends_normalized
+    ours = minilm.untouched_array(minilm.encode(texts, "document"))
+    assert np.array_equal(ours, published.encode(texts))
+
+
+def test_minilm_knows_its_neighbours(minilm: TextBase) -> None:
+    queries = minilm.untouched_array(minilm.encode(["delete a folder", "sum of numbers"], "query"))
+    documents = minilm.untouched_array(minilm.encode(["Add values together.", "Remove a directory."], "document"))
+    assert (queries @ documents.T).argmax(1).tolist() == [1, 0]
+
+
+def test_freezing_the_whole_base(tiny_bert: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(True)
+    assert not trained_names(base)
+    assert base.frozen
+    assert not base.train().model.training
+    assert not any(module.training for module in base.model.modules())
+
+
+def test_freezing_nothing(tiny_bert: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(True)
+    base.freeze(False)
+    assert trained_names(base) == {name for name, _ in base.named_parameters()}
+    assert not base.frozen
+    assert base.train().model.training
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_freezing_early_layers(tiny_bert: str, count: int) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(False, count)
+    frozen = {name for name, _ in base.named_parameters()} - trained_names(base)
+    early = ("embeddings.", *(f"layer.{i}." for i in range(count)))
+    assert frozen == {name for name, _ in base.named_parameters() if any(part in name for part in early)}
+    assert any("word_embeddings" in name for name in frozen)
+    assert not base.frozen
+    assert base.train().model.training
+
+
+def test_whole_wins_over_early_layers(tiny_bert: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(True, 1)
+    assert base.frozen
+
+
+def test_too_many_layers_states_both_numbers(tiny_bert: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    assert len(transformer_layers(base.model)) == 3
+    with pytest.raises(InputError, match=r"3 transformer layers.* 4"):
+        base.freeze(False, 4)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "a/b/c", "~/missing/model"])
+def test_missing_folder(name: str) -> None:
+    with pytest.raises(InputError, match="no such model folder"):
+        TextBase.load(name)
+
+
+def test_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"neither modules\.json nor config\.json"):
+        TextBase.load(str(tmp_path))
+
+
+def test_folder_that_is_no_embedding_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-kind"}')
+    with pytest.raises(InputError, match="cannot load model") as caught:
+        TextBase.load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("x")
+    with pytest.raises(InputError) as caught:
+        TextBase.load(str(tmp_path / "model"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no-such-model-anywhere", "nobody/no-such-model", "not a name!"])
+def test_unknown_hub_name_without_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="minilm") as caught:
+        TextBase.load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights(tiny_bert: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert, folder)
+    weights = next(folder.rglob("model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot load model"):
+        TextBase.load(str(folder))
+
+
+def test_fingerprint_is_stable(tiny_bert: str, tmp_path: Path) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    shutil.copytree(tiny_bert, tmp_path / "elsewhere")
+    again = TextBase.load(str(tmp_path / "elsewhere"), normalize=False, device="cpu")
+    assert base.fingerprint() == again.fingerprint()
+    base.freeze(True)
+    assert base.train().fingerprint() == again.fingerprint()
+
+
+def test_fingerprint_does_not_depend_on_use(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    before = base.fingerprint()
+    base.encode(texts[:3], "query")
+    base(base.features(texts[:5], "document"))
+    assert base.fingerprint() == before
+
+
+@pytest.mark.parametrize("change", ["weight", "length", "pooling", "module", "tokenizer"])
+def test_fingerprint_sees_what_changes_vectors(tiny_bert: str, change: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    before = base.fingerprint()
+    if change == "weight":
+        weight = base.model.state_dict()["0.model.encoder.layer.1.attention.self.query.weight"]
+        weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(9.0))
+    elif change == "length":
+        base.model.max_seq_length = 31
+    elif change == "pooling":
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
+        base.model._modules["1"] = Pooling(16, pooling_mode="cls")
+    elif change == "module":
+        from sentence_transformers.sentence_transformer.modules import LayerNorm
+
+        base.model._modules["2"] = LayerNorm(16)
+    else:
+        base.model.tokenizer.add_tokens(["word1 word2"])
+    assert base.fingerprint() != before
+
+
+def test_raw_and_normalised(tiny_bert: str, texts: list[str]) -> None:
+    normal, raw = (TextBase.load(tiny_bert, normalize=normalize, device="cpu") for normalize in (True, False))
+    pooled = torch.from_numpy(normal.encode(texts[:20], "document"))
+    assert torch.equal(pooled, torch.from_numpy(raw.encode(texts[:20], "document")))
+    assert torch.equal(raw(pooled), pooled)
+    assert not torch.allclose(pooled.norm(dim=1), torch.ones(20), atol=1e-2)
+    torch.testing.assert_close(normal(pooled), raw(pooled) / raw(pooled).norm(dim=1, keepdim=True))
+    published = SentenceTransformer(tiny_bert, device="cpu").encode(texts[:20])
+    for base in (normal, raw):
+        np.testing.assert_allclose(base.untouched_array(pooled.numpy()), published, atol=1e-6)
+
+
+def test_a_base_without_normalize_stays_raw_when_untouched(tiny_bert: str, texts: list[str]) -> None:
+    model = SentenceTransformer(tiny_bert, device="cpu")
+    model = SentenceTransformer(modules=[model[0], model[1]], device="cpu")
+    published = model.encode(texts[:5])
+    base = TextBase(model, "raw")
+    assert not base.ends_normalized
+    assert np.array_equal(base.untouched_array(base.encode(texts[:5], "document")), published)
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("prompts", [{}, PROMPTS, {"passage": "word3 "}], ids=["none", "both", "passage"])
+def test_tokens_and_cached_vectors_agree(
+    tiny_bert: str, texts: list[str], prompts: dict[str, str], normalize: bool, role: str
+) -> None:
+    base = with_prompts(tiny_bert, prompts)
+    base.normalize = normalize
+    base.eval()
+    several = [*texts[:10], " ".join(texts[:10])]
+    with torch.no_grad():
+        live = base(base.features(several, role))
+    cached = base(torch.from_numpy(base.encode(several, role)))
+    torch.testing.assert_close(live, cached, atol=1e-5, rtol=0)
+
+
+def test_prompts_are_those_of_the_model(tiny_bert: str, texts: list[str]) -> None:
+    base = with_prompts(tiny_bert, PROMPTS)
+    plain = TextBase.load(tiny_bert, device="cpu")
+    assert base.prompt("query") == "word1 "
+    assert base.prompt("document") == "word2 "
+    some = texts[:6]
+    assert not np.allclose(base.encode(some, "query"), base.encode(some, "document"), atol=1e-4)
+    written_out = plain.encode([f"word1 {text}" for text in some], "query")
+    np.testing.assert_allclose(base.encode(some, "query"), written_out, atol=1e-6)
+    own = SentenceTransformer(tiny_bert, device="cpu", prompts=PROMPTS)
+    np.testing.assert_array_equal(base.untouched_array(base.encode(some, "query")), own.encode_query(some))
+    np.testing.assert_array_equal(base.untouched_array(base.encode(some, "document")), own.encode_document(some))
+
+
+def test_default_prompt_serves_a_role_without_its_own(tiny_bert: str, texts: list[str]) -> None:
+    prompts = {"other": "word7 ", "query": "word1 "}
+    base = with_prompts(tiny_bert, prompts, default_prompt_name="other")
+    own = SentenceTransformer(tiny_bert, device="cpu", prompts=prompts, default_prompt_name="other")
+    for role, encode in (("query", own.encode_query), ("document", own.encode_document)):
+        np.testing.assert_allclose(base.untouched_array(base.encode(texts[:4], role)), encode(texts[:4]), atol=1e-6)
+        with torch.no_grad():
+            live = base.eval()(base.features(texts[:4], role))
+        np.testing.assert_allclose(live.numpy(), encode(texts[:4]), atol=1e-6)
+
+
+def test_encode_of_nothing_and_of_any_batch_size(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    assert base.encode([], "query").shape == (0, 16)
+    one, many = (base.encode(texts[:15], "query", batch_size=size) for size in (1, 64))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_encode_restores_the_mode(tiny_bert: str, texts: list[str], mode: bool) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(False)
+    base.train(mode)
+    base.encode(texts[:2], "query")
+    assert all(module.training == mode for module in base.modules())
+
+
+def test_distance_is_the_published_one(tiny_bert: str) -> None:
+    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="dot")
+    assert TextBase(model, "tiny").distance == "dot"
+    model.similarity_fn_name = "manhattan"
+    assert TextBase(model, "tiny").distance == "cosine"
+
+
+def test_remote_code_is_not_run(tiny_bert: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert, folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "evil.Module"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "evil.py").write_text("open('ran', 'w').close()\nclass Module: pass\n")
+    with pytest.raises(InputError) as caught:
+        TextBase.load(str(folder))
+    assert "\n" not in str(caught.value)
+    assert not Path("ran").exists()

@@ -1,0 +1,263 @@
+"""EmbeddingCache: every text is encoded once, whoever asks, and torn files mend themselves."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from ragcun.models.base import TextBase
+from ragcun.models.cache import KEY_BYTES, CachedEncoder, EmbeddingCache, default_cache_dir
+from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+
+PROMPTS = {"query": "word1 ", "document": "word2 "}
+
+
+class WatchedBase(TextBase):
+    """A base that really encodes, and remembers what it was asked."""
+
+    def encode(self, texts: list[str], *arguments: Any, **options: Any) -> Any:
+        self.__dict__.setdefault("seen", []).extend(texts)
+        return super().encode(texts, *arguments, **options)
+
+
+def watched(folder: str, **options: Any) -> WatchedBase:
+    base = WatchedBase(SentenceTransformer(folder, device="cpu", **options), "tiny")
+    base.freeze(True)
+    base.__dict__["seen"] = []
+    return base
+
+
+def encode_in_turns(model: str, folder: str, texts: list[str], ready: Any) -> None:
+    """Encode texts a few at a time, so that two processes take turns."""
+    cache = EmbeddingCache(TextBase.load(model, device="cpu"), folder)
+    ready.wait(120)
+    for start in range(0, len(texts), 5):
+        cache.encode(texts[start : start + 5], "document")
+
+
+@pytest.fixture
+def base(tiny_bert: str) -> WatchedBase:
+    return watched(tiny_bert)
+
+
+def test_vectors_are_those_of_the_base(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    several = [texts[3], texts[1], texts[3], *texts[5:60]]
+    out = cache.encode(several, "document")
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, TextBase.encode(base, several, "document"), atol=1e-6)
+    np.testing.assert_array_equal(out[0], out[2])
+    assert len(cache) == 57
+    assert cache.vectors.shape == (57, 16)
+    np.testing.assert_array_equal(cache.vectors[cache.rows(several, "document")], out)
+
+
+def test_each_text_is_encoded_once(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:20] * 2, "document")
+    cache.encode(texts[10:30], "document")
+    assert sorted(base.seen) == texts[:30]
+    later = watched(tiny_bert)
+    again = EmbeddingCache(later, tmp_path)
+    assert len(again) == 30
+    np.testing.assert_array_equal(again.encode(texts[:30], "document"), cache.encode(texts[:30], "document"))
+    again.encode(texts[:35], "document")
+    assert sorted(later.seen) == texts[30:35]
+
+
+def test_instances_see_each_others_rows(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    other = watched(tiny_bert)
+    first, second = EmbeddingCache(base, tmp_path), EmbeddingCache(other, tmp_path)
+    first.encode(texts[:10], "document")
+    np.testing.assert_array_equal(second.encode(texts[5:10], "document"), first.encode(texts[5:10], "document"))
+    assert other.seen == []
+    second.encode(texts[10:20], "document")
+    first.encode(texts[5:25], "document")
+    assert sorted(base.seen) == texts[:10] + texts[20:25]
+    for cache in (first, second):
+        expected = TextBase.encode(base, texts[:25], "document")
+        np.testing.assert_allclose(cache.encode(texts[:25], "document"), expected, atol=1e-6)
+
+
+def test_rows_stay_where_they_are(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    rows = cache.rows(texts[:10], "document")
+    held = cache.vectors
+    before = np.array(held[rows])
+    cache.rows(texts[10:40], "document")
+    np.testing.assert_array_equal(cache.rows(texts[:10], "document"), rows)
+    np.testing.assert_array_equal(held[rows], before)
+    np.testing.assert_array_equal(cache.vectors[rows], before)
+    with pytest.raises(ValueError, match="read-only"):
+        cache.vectors[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("vectors.bin", -3),
+        ("vectors.bin", -64),
+        ("vectors.bin", -130),
+        ("keys.bin", -5),
+        ("keys.bin", -KEY_BYTES),
+        ("vectors.bin", 7),
+        ("vectors.bin", 64),
+        ("vectors.bin", 200),
+        ("keys.bin", 3),
+        ("keys.bin", KEY_BYTES),
+        ("keys.bin", 3 * KEY_BYTES + 1),
+    ],
+)
+def test_torn_writes_are_mended(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, file: str, change: int
+) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:20], "document")
+    path = cache.folder / file
+    data = path.read_bytes()
+    path.write_bytes(data[:change] if change < 0 else data + b"\xff" * change)
+    later = watched(tiny_bert)
+    mended = EmbeddingCache(later, tmp_path)
+    several = texts[:25]
+    expected = TextBase.encode(base, several, "document")
+    np.testing.assert_allclose(mended.encode(several, "document"), expected, atol=1e-6)
+    lost = {-3: 1, -64: 1, -130: 3, -5: 1, -KEY_BYTES: 1}.get(change, 0)
+    assert len(later.seen) == 5 + lost
+    assert (cache.folder / "keys.bin").stat().st_size == 25 * KEY_BYTES
+    assert (cache.folder / "vectors.bin").stat().st_size == 25 * 64
+    fresh = EmbeddingCache(watched(tiny_bert), tmp_path)
+    np.testing.assert_allclose(fresh.encode(several, "document"), expected, atol=1e-6)
+
+
+def test_a_write_that_fails_between_the_files_is_mended(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ragcun.models.cache as module
+
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:5], "document")
+    real = module._append_at
+
+    def fail(path: Path, *arguments: Any) -> None:
+        if path.name == "keys.bin":
+            raise OSError("the disk is full")
+        real(path, *arguments)
+
+    monkeypatch.setattr(module, "_append_at", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        cache.encode(texts[5:10], "document")
+    monkeypatch.undo()
+    for each in (cache, EmbeddingCache(watched(tiny_bert), tmp_path)):
+        expected = TextBase.encode(base, texts[3:12], "document")
+        np.testing.assert_allclose(each.encode(texts[3:12], "document"), expected, atol=1e-6)
+
+
+def test_another_base_has_another_folder(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    other, shorter = watched(tiny_bert), watched(tiny_bert)
+    with torch.no_grad():
+        next(other.model.parameters())[0, 0] += 1
+    shorter.model.max_seq_length = 5
+    caches = [EmbeddingCache(each, tmp_path) for each in (base, other, shorter)]
+    assert len({cache.folder for cache in caches}) == 3
+    for cache in caches:
+        expected = TextBase.encode(cache.base, texts[:4], "document")
+        np.testing.assert_allclose(cache.encode(texts[:4], "document"), expected, atol=1e-6)
+
+
+def test_a_base_that_was_used_before_finds_its_folder(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
+) -> None:
+    EmbeddingCache(base, tmp_path).encode(texts[:5], "document")
+    used = watched(tiny_bert)
+    used.encode(texts[:2], "query")
+    assert len(EmbeddingCache(used, tmp_path)) == 5
+
+
+def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    prompted = watched(tiny_bert, prompts=PROMPTS)
+    cache = EmbeddingCache(prompted, tmp_path)
+    queries, documents = cache.encode(texts[:5], "query"), cache.encode(texts[:5], "document")
+    assert len(cache) == 10
+    np.testing.assert_allclose(queries, TextBase.encode(prompted, texts[:5], "query"), atol=1e-6)
+    np.testing.assert_allclose(documents, TextBase.encode(prompted, texts[:5], "document"), atol=1e-6)
+    assert not np.allclose(queries, documents, atol=1e-3)
+
+
+def test_roles_share_rows_where_prompts_are_equal(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    np.testing.assert_array_equal(cache.rows(texts[:5], "query"), cache.rows(texts[:5], "document"))
+    assert len(base.seen) == 5
+
+
+def test_a_prompt_is_not_confused_with_text(tiny_bert: str, tmp_path: Path) -> None:
+    prompted = watched(tiny_bert, prompts={"query": "word1 ", "document": ""})
+    cache = EmbeddingCache(prompted, tmp_path)
+    query, document = cache.encode(["word9"], "query"), cache.encode(["word1 word9"], "document")
+    assert len(cache) == 2
+    np.testing.assert_allclose(query, document, atol=1e-6)
+
+
+def test_odd_texts_and_no_texts(base: WatchedBase, tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    assert cache.encode([], "query").shape == (0, 16)
+    assert cache.vectors.shape == (0, 16)
+    odd = ["", " ", "\n", "é", "word1\0word2", "x" * 5000]
+    np.testing.assert_allclose(cache.encode(odd, "query"), TextBase.encode(base, odd, "query"), atol=1e-6)
+    assert cache.encode([], "query").shape == (0, 16)
+
+
+def test_vectors_that_are_not_finite_are_refused(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    with torch.no_grad():
+        next(base.model.parameters()).fill_(float("nan"))
+    cache = EmbeddingCache(base, tmp_path)
+    with pytest.raises(ValueError, match="not finite"):
+        cache.encode(texts[:2], "query")
+    assert len(EmbeddingCache(base, tmp_path)) == 0
+
+
+def test_cached_encoder_equals_the_encoder(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = IsotropicGaussianEncoder(base, output_dim=10, head="mlp")
+    cached = CachedEncoder(EmbeddingCache(base, tmp_path), encoder)
+    np.testing.assert_allclose(cached.encode_query(texts[:9]), encoder.encode_query(texts[:9]), atol=1e-6)
+    np.testing.assert_allclose(cached.encode_document(texts[:9]), encoder.encode_document(texts[:9]), atol=1e-6)
+
+
+def test_cached_encoder_without_an_encoder_is_the_published_base(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
+) -> None:
+    cached = CachedEncoder(EmbeddingCache(base, tmp_path))
+    published = SentenceTransformer(tiny_bert, device="cpu")
+    np.testing.assert_allclose(cached.encode_query(texts[:9]), published.encode_query(texts[:9]), atol=1e-6)
+
+
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "here"))
+    assert default_cache_dir() == tmp_path / "here"
+    monkeypatch.delenv("RAGCUN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "ragcun"
+
+
+def test_two_processes_write_at_once(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    other = context.Process(
+        target=encode_in_turns, args=(tiny_bert, str(tmp_path), texts[40:160][::-1], ready), daemon=True
+    )
+    other.start()
+    encode_in_turns(tiny_bert, str(tmp_path), texts[:120], ready)
+    other.join(120)
+    assert other.exitcode == 0
+    base = watched(tiny_bert)
+    cache = EmbeddingCache(base, tmp_path)
+    assert len(cache) == 160
+    vectors = cache.encode(texts[:160], "document")
+    assert base.seen == []
+    np.testing.assert_allclose(vectors, TextBase.encode(base, texts[:160], "document"), atol=1e-6)

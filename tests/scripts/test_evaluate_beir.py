@@ -1,0 +1,152 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
+from ragcun.models.folder import is_encoder_folder
+from ragcun.retrieval.runs import read_run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert, tmp_path_factory):
+    """Folder of an encoder whose head has moved away from the identity."""
+    import torch
+
+    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert), use_predictor=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in encoder.head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("checkpoint") / "best_model"
+    encoder.save_pretrained(folder)
+    assert is_encoder_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def flags(collection_folder, tmp_path):
+    """Flags that name the toy collection and an output file."""
+    return ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
+
+
+def test_a_checkpoint_is_shown_beside_its_untouched_base(run_script, checkpoint, flags, tmp_path):
+    done = run_script("evaluate_beir", "--model_path", checkpoint, *flags, "--baseline", "bm25")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert set(results) == {"model", "datasets", "average", "distance", "untouched_base", "baselines", "manifest"}
+    base = results["untouched_base"]["datasets"]["toy"]
+    assert {"NDCG@10", "MRR@10", "Recall@100", "MAP@100", "P@10", "p_randomisation", "p_t"} <= set(base)
+    assert base["n_queries"] == 20
+    assert results["average"] == {
+        metric: pytest.approx(results["datasets"]["toy"][metric]) for metric in results["average"]
+    }
+    assert "untouched" in done.out
+    assert "bm25" in done.out
+    assert (tmp_path / "r.md").read_text().strip() in done.out
+
+
+def test_run_files_reproduce_the_figures(run_script, checkpoint, flags, collection_folder, tmp_path):
+    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    folder = tmp_path / "r.runs" / "toy"
+    collection = load_collection(collection_folder)
+    for slug, figures in (("model", results["datasets"]), ("untouched_base", results["untouched_base"]["datasets"])):
+        run = read_run(folder / f"{slug}.trec")
+        reciprocal = []
+        for query, judged in collection.qrels.items():
+            ranked = sorted(run[query], key=run[query].get, reverse=True)[:10]
+            reciprocal.append(next((1 / rank for rank, name in enumerate(ranked, 1) if judged.get(name)), 0.0))
+        assert figures["toy"]["MRR@10"] == pytest.approx(np.mean(reciprocal), abs=1e-9)
+        per_query = json.loads((folder / f"{slug}.per_query.json").read_text())["NDCG@10"]
+        assert figures["toy"]["NDCG@10"] == pytest.approx(np.mean(list(per_query.values())), abs=1e-12)
+
+
+def test_the_untouched_base_is_the_base(run_script, checkpoint, tiny_bert, flags, tmp_path):
+    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
+    beside = json.loads((tmp_path / "r.json").read_text())["untouched_base"]["datasets"]["toy"]["NDCG@10"]
+    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
+    alone = json.loads((tmp_path / "r.json").read_text())
+    assert alone["datasets"]["toy"]["NDCG@10"] == beside
+    assert alone["untouched_base"] is None
+
+
+def test_an_earlier_result_serves_as_baseline(run_script, checkpoint, tiny_bert, flags, tmp_path):
+    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
+    now = (*flags[:-1], tmp_path / "now.json")
+    assert run_script("evaluate_beir", "--model_path", checkpoint, *now, "--baseline", tmp_path / "r.json").code == 0
+    results = json.loads((tmp_path / "now.json").read_text())
+    stored = next(iter(results["baselines"].values()))["datasets"]["toy"]
+    untouched = results["untouched_base"]["datasets"]["toy"]
+    assert stored["NDCG@10"] == pytest.approx(untouched["NDCG@10"], abs=1e-12)
+    assert stored["p_randomisation"] == untouched["p_randomisation"]
+
+
+def test_scores_go_into_the_model_card(run_script, tiny_bert, collection_folder, flags, tmp_path):
+    base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 1)
+    assert run_script("train", *base, "--output_dir", tmp_path / "run").code == 0
+    best = tmp_path / "run" / "best_model"
+    assert run_script("evaluate_beir", "--model_path", best, *flags, "--update_card").code == 0
+    table = (tmp_path / "r.md").read_text().strip()
+    card = (best / "README.md").read_text()
+    assert card.count(table) == 1
+    assert card.startswith("---\n")
+
+
+def test_bm25_alone_and_all_collections(run_script, collection_folder, tmp_path):
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        shutil.copytree(collection_folder, data / name)
+    done = run_script(
+        "evaluate_beir", "--model", "bm25", "--datasets", "all", "--data_dir", data, "--output", tmp_path / "x.json"
+    )
+    assert done.code == 0, done.err
+    assert set(json.loads((tmp_path / "x.json").read_text())["datasets"]) == {"a", "b"}
+
+
+def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, flags, collection_folder, tmp_path):
+    assert "toy" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, "--datasets", "tyo")
+    assert "nowhere" in fails_clearly("evaluate_beir", "--model_path", tmp_path / "nowhere", *flags)
+    assert "nowhere" in fails_clearly(
+        "evaluate_beir", "--model_path", checkpoint, *flags, "--data_dir", tmp_path / "nowhere"
+    )
+    assert "other" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, "--split", "other")
+    (tmp_path / "bad.json").write_text("[1]")
+    bad = ("--baseline", tmp_path / "bad.json")
+    assert "bad.json" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *bad)
+    assert not (tmp_path / "r.json").exists()
+    assert not (tmp_path / "r.runs").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_corrupt_checkpoint_is_one_sentence(fails_clearly, checkpoint, flags, tmp_path, damage):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    weights = broken / "ragcun" / "parts.safetensors"
+    content = bytearray(weights.read_bytes())
+    if damage == "truncate":
+        weights.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        content[-3] ^= 0xFF
+        weights.write_bytes(content)
+    else:
+        weights.unlink()
+    message = fails_clearly("evaluate_beir", "--model_path", broken, *flags)
+    assert "broken" in message
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_published_figures_of_minilm_and_bm25(run_script, shared_data, cache_dir, tmp_path):
+    """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
+    import os
+
+    if not os.environ.get("RAGCUN_TEST_CACHE"):
+        pytest.skip("encodes two collections (10 minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors")
+    flags = ("--datasets", "scifact", "nfcorpus", "--data_dir", shared_data, "--output_file", tmp_path / "r.json")
+    assert run_script("evaluate_beir", "--model", "minilm", *flags, "--baseline", "bm25").code == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["datasets"]["scifact"]["NDCG@10"] == pytest.approx(0.6451, abs=0.002)
+    assert results["datasets"]["nfcorpus"]["NDCG@10"] == pytest.approx(0.3159, abs=0.002)
+    assert results["baselines"]["bm25"]["datasets"]["scifact"]["NDCG@10"] >= 0.66
+    assert results["baselines"]["bm25"]["datasets"]["nfcorpus"]["NDCG@10"] >= 0.31

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import yaml
+
+from ragcun import IsotropicGaussianEncoder
+
+
+@pytest.fixture
+def arguments(tiny_bert, collection_folder, tmp_path):
+    """Flags of a short run on the toy collection."""
+    base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu")
+    return (*base, "--output_dir", tmp_path / "run", "--epochs", 2, "--batch_size", 8, "--log_interval", 1)
+
+
+def test_a_run_leaves_everything_it_promises(run_script, arguments, collection_folder, tmp_path):
+    done = run_script("train", *arguments, "--dev_beir", collection_folder, "--save_interval", 1)
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    expected = {"best_model", "config.yaml", "manifest.json", "metrics.jsonl", "loss_curve.png", "state"}
+    assert {path.name for path in run.iterdir()} == expected | {"epoch-1", "epoch-2"}
+    assert "untouched base" in done.out
+    assert str(run / "best_model") in done.out
+    assert IsotropicGaussianEncoder.from_pretrained(run / "best_model").dimension == 16
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in rows if row["kind"] != "step"] == ["base", "epoch", "epoch", "epoch"]
+
+
+def test_the_saved_configuration_repeats_the_run(run_script, arguments, tmp_path):
+    assert run_script("train", *arguments).code == 0
+    again = tmp_path / "again"
+    assert run_script("train", "--config", tmp_path / "run" / "config.yaml", "--output_dir", again).code == 0
+    weights = [folder / "best_model" / "ragcun" / "parts.safetensors" for folder in (tmp_path / "run", again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_flags_override_the_file(run_script, arguments, tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 7\nprojection_learning_rate: 1e-5\n")
+    assert run_script("train", "--config", tmp_path / "c.yaml", *arguments).code == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (saved["epochs"], saved["projection_learning_rate"]) == (2, 1e-5)
+
+
+def test_the_notes_flags_run(run_script, arguments, tmp_path):
+    weights = ("--lambda_contrastive", 0.1, "--lambda_isotropy", 1.0, "--lambda_reg", 0.0, "--margin", 0.1)
+    first = run_script("train", *arguments, "--freeze_base", *weights, "--contrastive", "margin")
+    assert first.code == 0, first.err
+    whole = ("--freeze_early_layers", 1, "--mixed_precision", "--gradient_accumulation_steps", 2, "--epochs", 1)
+    later = ("--use_predictor", "--lambda_predictive", 1.2, "--lambda_contrastive", 0, "--output_dir", tmp_path / "b")
+    done = run_script("train", *arguments, *whole, *later, "--gradient_checkpointing", "--warmup_steps", 1000)
+    assert done.code == 0, done.err
+    loaded = (
+        "--load_checkpoint",
+        tmp_path / "run" / "best_model",
+        "--learning_rate",
+        1e-5,
+        "--output_dir",
+        tmp_path / "c",
+    )
+    assert run_script("train", *arguments, *loaded).code == 0
+
+
+def test_an_earlier_run_is_not_overwritten(fails_clearly, run_script, arguments, tmp_path):
+    assert run_script("train", *arguments).code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert "--overwrite" in fails_clearly("train", *arguments)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert run_script("train", *arguments, "--overwrite").code == 0
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ('{"query": "a", "positive": "b"}\n{"query": "a"\n', "p.jsonl", "line 2"),
+        ('[{"query": "a", "positive": "b"},\n {"query": "c" "positive": "d"}]', "p.json", "line 2"),
+        ("query,positive\na,b\nc,\n", "p.csv", "line 3"),
+        ("[]", "p.json", "no pairs"),
+        ("", "p.jsonl", "no pairs"),
+        ('{"query": "a", "positive": "b"}\n', "p.parquet", "p.parquet"),
+    ],
+)
+def test_bad_pairs_name_their_line_and_leave_nothing(fails_clearly, arguments, tmp_path, content, name, message):
+    path = write(tmp_path / name, content)
+    assert message in fails_clearly("train", *arguments, "--train_data", path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--train_data", "missing.jsonl"), "missing.jsonl"),
+        (("--base_model", "./no/such/folder"), "no such model folder"),
+        (("--output_dim", "0"), "output_dim"),
+        (("--head_depth", "9"), "depth"),
+        (("--epochs", "0"), "--epochs must be at least 1"),
+        (("--lambda_contrastive", "0", "--lambda_isotropy", "0"), "no term is active"),
+        (("--lambda_predictive", "1"), "--use_predictor"),
+        (("--freeze_base", "False", "--freeze_early_layers", "99"), "3 transformer layers"),
+        (("--load_checkpoint", "nowhere"), "nowhere"),
+        (("--dev_beir", "nowhere"), "nowhere"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--device", "cuda:99"), "cuda"),
+        (("--mixed_precision", "fp16"), "fp16"),
+        (("--resume", "--overwrite"), "contradict"),
+    ],
+)
+def test_bad_settings_are_one_sentence_and_leave_nothing(fails_clearly, arguments, tmp_path, flags, message):
+    assert message in fails_clearly("train", *arguments, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--epochs", "many"), ("--head", "conv"), ("--no_such_flag",), ("--freeze_base", "maybe")]
+)
+def test_flags_that_do_not_parse_exit_with_2(run_script, arguments, flags):
+    done = run_script("train", *arguments, *flags)
+    assert done.code == 2
+    assert "error:" in done.err
+
+
+def test_a_checkpoint_of_another_size_is_refused(fails_clearly, run_script, arguments, tmp_path):
+    assert run_script("train", *arguments, "--output_dim", 8).code == 0
+    wrong = ("--load_checkpoint", tmp_path / "run" / "best_model", "--output_dim", 12, "--output_dir", tmp_path / "b")
+    assert "output_dim is 8" in fails_clearly("train", *arguments, *wrong)
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,202 @@
+"""Flags from a dataclass, YAML under flags, and one sentence for wrong input."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragcun.cli import flag, from_mapping, parse_config, read_yaml, run_script
+from ragcun.errors import InputError
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the tests parse."""
+
+    name: str = flag(dataclasses.MISSING, "a name that is needed")
+    rate: float = flag(0.5, "a rate of 10 %")
+    rounds: int = flag(3, "how often")
+    layers: int = flag(0, "how many", bare=4, off=0)
+    loud: bool = flag(False, "whether to shout")
+    safe: bool = flag(True, "whether to be careful")
+    limit: float | None = flag(None, "an upper limit")
+    colour: str = flag("red", "a colour", choices=("red", "green"))
+
+    def __post_init__(self) -> None:
+        if self.rounds == 13:
+            raise ValueError("13 rounds bring bad luck")
+
+
+def parsed(*arguments: str) -> Settings:
+    return parse_config(Settings, "Try.", ["--name", "n", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loud", "safe"),
+    [
+        ((), False, True),
+        (("--loud",), True, True),
+        (("--loud", "True"), True, True),
+        (("--loud", "False"), False, True),
+        (("--loud=true",), True, True),
+        (("--loud", "yes"), True, True),
+        (("--loud", "0"), False, True),
+        (("--no_loud",), False, True),
+        (("--safe", "False"), False, False),
+        (("--no_safe",), False, False),
+        (("--safe", "--loud"), True, True),
+        (("--loud", "--no_loud"), False, True),
+        (("--no_loud", "--loud"), True, True),
+    ],
+)
+def test_booleans(arguments: tuple[str, ...], loud: bool, safe: bool) -> None:
+    settings = parsed(*arguments)
+    assert (settings.loud, settings.safe) == (loud, safe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (("--layers",), "layers", 4),
+        (("--layers", "--loud"), "layers", 4),
+        (("--layers", "7"), "layers", 7),
+        (("--layers", "False"), "layers", 0),
+        (("--no_layers",), "layers", 0),
+        (("--rate", "1e-5"), "rate", 1e-5),
+        (("--limit", "2"), "limit", 2.0),
+        (("--limit", "none"), "limit", None),
+        (("--colour", "green"), "colour", "green"),
+        (("--rate", "-3"), "rate", -3.0),
+    ],
+)
+def test_values(arguments: tuple[str, ...], field: str, value: Any) -> None:
+    found = getattr(parsed(*arguments), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--colour", "blue"), "red"),
+        (("--rounds", "3.5"), "rounds"),
+        (("--rounds",), "rounds"),
+        (("--loud", "perhaps"), "loud"),
+        (("--nothing", "3"), "nothing"),
+        (("--round", "3"), "--round"),
+    ],
+)
+def test_wrong_flags_exit_with_the_reason(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(*arguments)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_needed_flag_that_is_missing() -> None:
+    with pytest.raises(InputError, match="--name is missing: a name that is needed"):
+        parse_config(Settings, "Try.", [])
+
+
+def test_yaml_lies_under_flags(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("name: from file\nrate: 1e-5\nloud: true\nlimit: null\nlayers: no\ncolour: green\n")
+    settings = parse_config(Settings, "Try.", ["--config", str(file), "--no_loud", "--rounds", "9"])
+    assert settings == Settings("from file", 1e-5, 9, 0, False, True, None, "green")
+    assert type(settings.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rouds: 3\n", "unknown setting 'rouds'; did you mean 'rounds'"),
+        ("zzz: 3\n", "unknown setting 'zzz'$"),
+        ("rounds: many\n", "rounds = 'many' is not possible"),
+        ("rounds: 2.5\n", r"rounds = 2\.5 is not possible: must be a whole number"),
+        ("rounds: [1]\n", "must be one int"),
+        ("rounds: true\n", "must be one int"),
+        ("rounds:\n", "rounds = None is not possible: a value is needed"),
+        ("colour: blue\n", "must be one of red, green"),
+        ("safe: 7\n", "must be True or False"),
+        ("rounds: 13\n", "13 rounds bring bad luck"),
+    ],
+)
+def test_wrong_settings_name_file_and_setting(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("name: n\n" + text)
+    with pytest.raises(InputError, match=message) as caught:
+        parse_config(Settings, "Try.", ["--config", str(file)])
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: n\nrate: [1, 2\nrounds: 3\n", "line [34]: not valid YAML"),
+        ("name: n\n\trate: 3\n", "line 2: not valid YAML"),
+        ("- a\n- b\n", "expected names and values"),
+        ("3: x\n", "expected names and values"),
+        ("name: !!python/object:os.system x\n", "line 1: not valid YAML"),
+        ("name: \x07\n", "not valid YAML"),
+    ],
+)
+def test_broken_yaml_names_the_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_yaml(tmp_path / "s.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_and_missing_yaml(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "s.yaml") == {}
+    with pytest.raises(InputError, match="no such file"):
+        read_yaml(tmp_path / "t.yaml")
+
+
+def test_mapping_round_trip() -> None:
+    settings = Settings("n", 1e-7, 4, 2, True, False, 3.0, "green")
+    assert from_mapping(Settings, dataclasses.asdict(settings), "here") == settings
+
+
+def test_percent_signs_survive_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    assert "a rate of 10 % (default: 0.5)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("file x,\nline 3: wrong"), 2, "tool.py: error: file x, line 3: wrong"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "tool.py: error: [Errno 2] No such file: 'x'"),
+        (KeyboardInterrupt(), 130, "tool.py: interrupted"),
+    ],
+)
+def test_scripts_end_in_one_sentence(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == said + "\n"
+
+
+def test_scripts_do_not_hide_bugs() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_script(main)

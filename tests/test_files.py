@@ -1,0 +1,166 @@
+"""Files are complete or absent, and an error names its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.files import (
+    file_sha256,
+    read_json,
+    read_json_lines,
+    read_lines,
+    read_text,
+    replacing_file,
+    replacing_folder,
+    write_json,
+    write_json_lines,
+    write_text,
+)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failing_write_leaves_what_was_there(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "sub" / "a.txt"
+    if exists:
+        write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.exists() == exists
+        raise RuntimeError
+    assert [each.name for each in path.parent.iterdir()] == (["a.txt"] if exists else [])
+    assert not exists or path.read_text() == "old"
+
+
+def test_rows_that_fail_half_way_leave_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_json_lines(path, [{"a": 1}])
+
+    def rows():  # type: ignore[no-untyped-def]
+        yield {"a": 2}
+        yield {"a": object()}
+
+    with pytest.raises(TypeError):
+        write_json_lines(path, rows())
+    assert path.read_text() == '{"a": 1}\n'
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_folder_leaves_what_was_there(tmp_path: Path, exists: bool, error: type[BaseException]) -> None:
+    folder = tmp_path / "model"
+    if exists:
+        write_text(folder / "a", "old")
+    with pytest.raises(error), replacing_folder(folder) as temporary:
+        (temporary / "a").write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == (["model"] if exists else [])
+    assert not exists or (folder / "a").read_text() == "old"
+
+
+def test_a_folder_whose_rename_fails_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    write_text(folder / "a", "old")
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError("no")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="no"), replacing_folder(folder) as temporary:
+        (temporary / "a").write_text("new")
+    assert os.listdir(tmp_path) == ["model"]
+    assert (folder / "a").read_text() == "old"
+
+
+def test_folders_are_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_text(folder / "gone", "old")
+    with replacing_folder(folder) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("new")
+    assert os.listdir(tmp_path) == ["model"]
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == ["sub", "sub/a"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+        with replacing_folder(tmp_path / "b"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o750
+
+
+def test_text_and_json_survive(tmp_path: Path) -> None:
+    value = {"é": [1, 2.5, None, "日本"], "b": {"c": True}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert "日本" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    rows = [{"a": "x\ny"}, {"b": "\u2028"}, {}]
+    write_json_lines(tmp_path / "a.jsonl", rows)
+    assert [row for _, row in read_json_lines(tmp_path / "a.jsonl")] == rows
+
+
+def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}\n  \n{"a": 3}')
+    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2}), (5, {"a": 3})]
+    assert [line for _, line in read_lines(path)] == ['{"a": 1}', "", '{"a": 2}', "  ", '{"a": 3}']
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
+    assert read_json(path) == {"a": 1}
+    assert read_text(path)[0] == "{"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"a": 1}\n\n{"a": }\n', "line 3: not valid JSON"),
+        (b'{"a": 1}\n[1]\n', "line 2: expected a JSON object, got list"),
+        (b'{"a": 1}\r\n{"b": 2\r\n', "line 2: not valid JSON"),
+        (b'{"a": 1}\n{"a": "\xff"}\n', "after line [01]: not UTF-8"),
+        (b"\xff\xfe{\x00}\x00", "after line 0: not UTF-8"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        list(read_json_lines(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b'{"a": 1,\n"b" 2}', "line 2: not valid JSON"), (b"", "line 1"), (b'{"a": "\xff"}', "not UTF-8 text \\(byte 7")],
+)
+def test_wrong_json_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for read in (read_text, read_json, lambda path: list(read_lines(path))):
+        with pytest.raises(InputError, match="no such file"):
+            read(tmp_path / "missing")
+        with pytest.raises(InputError, match="is a folder"):
+            read(tmp_path)
+
+
+def test_checksum(tmp_path: Path) -> None:
+    data = json.dumps(list(range(300_000))).encode()
+    (tmp_path / "a").write_bytes(data)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,197 @@
+"""From a configuration to data, objective and encoder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ragcun.data.pairs import write_pairs
+from ragcun.errors import InputError
+from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.training.build import build_data, build_encoder, build_objective
+from ragcun.training.config import TrainConfig
+
+
+@pytest.fixture
+def settings(collection_folder: Path, tiny_bert: str) -> dict[str, Any]:
+    return {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu"}
+
+
+def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path) -> None:
+    data = build_data(TrainConfig(**settings))
+    assert len(data.train) == 30
+    assert data.val is None
+    assert data.dev is None
+    data = build_data(TrainConfig(**settings, val_data=str(collection_folder), dev_beir=str(collection_folder)))
+    assert len(data.val) == 20
+    assert len(data.dev.queries) == 20
+    data = build_data(TrainConfig(**settings, dev_beir=str(collection_folder), dev_split="test"))
+    assert set(data.dev.queries) == {f"q{i}" for i in range(50, 70)}
+
+
+def test_held_out_queries_are_not_trained_on(settings: dict[str, Any]) -> None:
+    data = build_data(TrainConfig(**settings, dev_fraction=0.2))
+    assert len(data.train) == 24
+    assert len(data.dev.queries) == 6
+    assert not set(data.train.queries) & set(data.dev.queries.values())
+    assert len(data.dev.documents) == 120
+
+
+def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "t.jsonl", [(texts[i], texts[i + 10], texts[i + 20]) for i in range(5)])
+    write_pairs(tmp_path / "v.jsonl", [(texts[i], texts[i + 10], None) for i in range(3)])
+    config = TrainConfig(**settings | {"train_data": str(tmp_path / "t.jsonl"), "val_data": str(tmp_path / "v.jsonl")})
+    data = build_data(config)
+    assert (len(data.train), len(data.val)) == (5, 3)
+    assert data.hashes() == {"train": data.train.sha256(), "val": data.val.sha256()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_data": "/no/such/file.jsonl"}, "no such file"),
+        ({"val_data": "/no/such/file.jsonl"}, "no such file"),
+        ({"dev_beir": "/no/such/folder"}, "no such folder"),
+        ({"dev_split": "nothing"}, "no judgments for the split 'nothing'"),
+        ({"dev_fraction": 0.001}, "cannot hold out"),
+    ],
+)
+def test_missing_data(settings: dict[str, Any], collection_folder: Path, changes: dict[str, Any], message: str) -> None:
+    if "dev_split" in changes:
+        settings["dev_beir"] = str(collection_folder)
+    with pytest.raises(InputError, match=message) as caught:
+        build_data(TrainConfig(**settings | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_has_no_queries_to_hold_out(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "t.jsonl", [(texts[i], texts[i + 10], None) for i in range(5)])
+    with pytest.raises(InputError, match="use --dev_beir"):
+        build_data(TrainConfig(**settings | {"train_data": str(tmp_path / "t.jsonl"), "dev_fraction": 0.5}))
+
+
+def test_objective_has_the_settings_of_the_run() -> None:
+    config = TrainConfig(
+        "t",
+        lambda_contrastive=0.3,
+        lambda_isotropy=0.0,
+        lambda_reg=0.2,
+        contrastive="margin",
+        margin=3.0,
+        temperature=0.7,
+        symmetric=True,
+        distance="cosine",
+        isotropy_form="absolute",
+        stopgrad=False,
+    )
+    objective = build_objective(config)
+    assert objective.weights == {"contrastive": 0.3, "reg": 0.2}
+    for name in ("contrastive", "margin", "temperature", "symmetric", "distance", "isotropy_form", "stopgrad"):
+        assert getattr(objective, name) == getattr(config, name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lambda_contrastive": 0.0, "lambda_isotropy": 0.0},
+        {"lambda_reg": -1.0},
+        {"temperature": 0.0},
+        {"margin": -1.0},
+        {"isotropy": "nothing"},
+        {"distance": "nothing"},
+    ],
+    ids=str,
+)
+def test_an_impossible_objective(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="objective: ") as caught:
+        build_objective(TrainConfig("t", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
+    config = TrainConfig(
+        **settings,
+        output_dim=10,
+        head="mlp",
+        head_depth=3,
+        head_expansion=1.5,
+        activation="silu",
+        dropout=0.25,
+        use_predictor=True,
+        predictor="linear",
+        normalize_embeddings=False,
+    )
+    encoder = build_encoder(config)
+    assert isinstance(encoder, IsotropicGaussianEncoder)
+    shape = {"depth": 3, "expansion": 1.5, "activation": "silu", "dropout": 0.25}
+    assert encoder.head.config.to_dict() == {"kind": "mlp", "input_dim": 16, "output_dim": 10, **shape}
+    assert encoder.predictor.config.to_dict() == {"kind": "linear", "input_dim": 10, "output_dim": 10, **shape}
+    assert not encoder.base.normalize
+    assert encoder.base.frozen
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"system": "nothing"}, "--system must be one of isotropic_gaussian, got 'nothing'"),
+        ({"output_dim": 0}, "at least 1, got 0"),
+        ({"head_depth": 5}, "2 to 4, got 5"),
+        ({"head_expansion": 9.0}, "1 to 4, got 9"),
+        ({"dropout": 1.5}, r"below 1, got 1\.5"),
+        ({"head": "nothing"}, "got 'nothing'"),
+        ({"predictor": "nothing", "use_predictor": True}, "got 'nothing'"),
+        ({"base_model": "/no/such/model"}, "no such model folder"),
+        ({"freeze_early_layers": 9}, "3 transformer layers"),
+    ],
+)
+def test_an_impossible_encoder(settings: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build_encoder(TrainConfig(**settings | changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [({}, set()), ({"freeze_base": False}, {0, 1, 2}), ({"freeze_early_layers": 2}, {2})],
+    ids=str,
+)
+def test_freezing(settings: dict[str, Any], changes: dict[str, Any], trained: set[int]) -> None:
+    encoder = build_encoder(TrainConfig(**settings | changes))
+    layers = {
+        int(name.split("layer.")[1].split(".")[0])
+        for name, parameter in encoder.base.named_parameters()
+        if "layer." in name and parameter.requires_grad
+    }
+    assert layers == trained
+    assert all(parameter.requires_grad for parameter in encoder.head.parameters())
+
+
+def test_gradient_checkpointing_of_a_frozen_base_is_said_to_be_idle(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        build_encoder(TrainConfig(**settings, gradient_checkpointing=True))
+    assert "no effect" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_a_gpu_that_is_not_there(settings: dict[str, Any], device: str, tmp_path: Path) -> None:
+    from ragcun.training.loop import fit
+
+    with pytest.raises(InputError, match="no CUDA GPU"):
+        fit(TrainConfig(**settings | {"device": device, "output_dir": str(tmp_path / "run")}))
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        fit(TrainConfig(**settings, mixed_precision="fp16", output_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_too_large_for_a_generator_is_one_sentence(settings: dict[str, Any], tmp_path: Path) -> None:
+    from ragcun.training.loop import fit
+
+    with pytest.raises(InputError, match="seed"):
+        fit(TrainConfig(**settings, seed=2**32, output_dir=str(tmp_path / "run")))

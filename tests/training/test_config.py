@@ -1,0 +1,219 @@
+"""TrainConfig: every setting once, and impossible ones refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ragcun.cli import add_flags, from_mapping, parse_config, read_yaml
+from ragcun.errors import InputError
+from ragcun.training.config import TrainConfig
+
+COMMON = "--train_data T --val_data V --base_model B --output_dir O"
+SEED_COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "frozen": (
+        "--train_data T --val_data V --base_model B --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 "
+        "--lambda_reg 0.0 --margin 0.1 --projection_learning_rate 5e-4 --epochs 2 --output_dir O",
+        {
+            "train_data": "T",
+            "val_data": "V",
+            "base_model": "B",
+            "freeze_base": True,
+            "lambda_contrastive": 0.1,
+            "lambda_isotropy": 1.0,
+            "lambda_reg": 0.0,
+            "margin": 0.1,
+            "projection_learning_rate": 5e-4,
+            "epochs": 2,
+            "output_dir": "O",
+        },
+    ),
+    "raw": (f"{COMMON} --no_normalize_embeddings", {"normalize_embeddings": False, "freeze_base": True}),
+    "trained base": (
+        f"{COMMON} --freeze_base False --base_learning_rate 1e-5 --projection_learning_rate 5e-4",
+        {"freeze_base": False, "base_learning_rate": 1e-5, "projection_learning_rate": 5e-4, "freeze_early_layers": 0},
+    ),
+    "early layers": (
+        f"{COMMON} --freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
+        {
+            "freeze_early_layers": 4,
+            "freeze_base": False,
+            "mixed_precision": "auto",
+            "log_interval": 100,
+            "save_interval": 1,
+        },
+    ),
+    "large": (
+        f"{COMMON} --gradient_accumulation_steps 4 --gradient_checkpointing --compile --warmup_steps 1000 "
+        "--weight_decay 0.01",
+        {
+            "gradient_accumulation_steps": 4,
+            "gradient_checkpointing": True,
+            "compile": True,
+            "warmup_steps": 1000,
+            "weight_decay": 0.01,
+        },
+    ),
+    "continued": (
+        f"{COMMON} --load_checkpoint checkpoints/X/best_model --learning_rate 1e-5",
+        {"load_checkpoint": "checkpoints/X/best_model", "learning_rate": 1e-5},
+    ),
+    "predictive": (
+        f"{COMMON} --use_predictor --lambda_predictive 1.2 --lambda_isotropy 1.5 --lambda_contrastive 0",
+        {"use_predictor": True, "lambda_predictive": 1.2, "lambda_isotropy": 1.5, "lambda_contrastive": 0.0},
+    ),
+}
+
+
+def parsed(line: str) -> TrainConfig:
+    return parse_config(TrainConfig, "Train.", ["--train_data", "t", *line.split()])
+
+
+@pytest.mark.parametrize("name", SEED_COMMANDS)
+def test_founding_commands_parse(name: str) -> None:
+    line, expected = SEED_COMMANDS[name]
+    config = parse_config(TrainConfig, "Train.", line.split())
+    assert {field: getattr(config, field) for field in expected} == expected
+
+
+def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as caught:
+        parse_config(TrainConfig, "Train.", ["--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name} " in shown
+        assert field.metadata["help"] in shown
+
+
+def other_than_default(field: dataclasses.Field[Any]) -> Any:
+    """Return a value that a field accepts and that is not its default."""
+    if field.metadata["choices"]:
+        return next(choice for choice in reversed(field.metadata["choices"]) if choice != field.default)
+    kind = str(field.type).split(" ")[0]
+    return (not field.default) if kind == "bool" else {"int": 7, "float": 0.25, "str": "x"}[kind]
+
+
+@pytest.mark.parametrize("contradicting", [{"overwrite", "dev_fraction"}, {"resume", "dev_beir"}])
+def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
+    """All fields at once, each with a value that is not its default, from flags and from YAML alike."""
+    fields = [field for field in dataclasses.fields(TrainConfig) if field.name not in contradicting]
+    values = {field.name: other_than_default(field) for field in fields}
+    assert len(values) == len(dataclasses.fields(TrainConfig)) - 2
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    by_flags = parse_config(TrainConfig, "Train.", [p for k, v in values.items() for p in (f"--{k}", str(v))])
+    assert {name: getattr(by_flags, name) for name in values} == values
+    assert all(type(getattr(by_flags, name)) is type(value) for name, value in values.items())
+    assert parse_config(TrainConfig, "Train.", ["--config", str(tmp_path / "c.yaml")]) == by_flags
+
+
+@pytest.mark.parametrize(
+    ("line", "whole", "layers"),
+    [
+        ("", True, 0),
+        ("--freeze_base", True, 0),
+        ("--freeze_base True", True, 0),
+        ("--freeze_base False", False, 0),
+        ("--no_freeze_base", False, 0),
+        ("--freeze_early_layers", False, 4),
+        ("--freeze_early_layers True", False, 4),
+        ("--freeze_early_layers 2", False, 2),
+        ("--freeze_early_layers 0", True, 0),
+        ("--freeze_early_layers False", True, 0),
+        ("--freeze_base --freeze_early_layers", True, 4),
+        ("--freeze_base False --freeze_early_layers", False, 4),
+        ("--freeze_early_layers --freeze_base False", False, 4),
+    ],
+)
+def test_freezing_flags(line: str, whole: bool, layers: int) -> None:
+    config = parsed(line)
+    assert (config.freeze_base, config.freeze_early_layers) == (whole, layers)
+
+
+@pytest.mark.parametrize(
+    ("line", "precision"),
+    [
+        ("", "no"),
+        ("--mixed_precision", "auto"),
+        ("--mixed_precision bf16", "bf16"),
+        ("--mixed_precision True", "auto"),
+        ("--mixed_precision False", "no"),
+        ("--no_mixed_precision", "no"),
+    ],
+)
+def test_precision_flags(line: str, precision: str) -> None:
+    assert parsed(line).mixed_precision == precision
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_data": None}, "--train_data is missing"),
+        ({"train_data": ""}, "--train_data is missing"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+        ({"gradient_accumulation_steps": 0}, "at least 1, got 0"),
+        ({"log_interval": 0}, "at least 1, got 0"),
+        ({"save_interval": -1}, "at least 0, got -1"),
+        ({"state_interval": -1}, "at least 0, got -1"),
+        ({"max_grad_norm": -1.0}, r"at least 0, got -1\.0"),
+        ({"max_grad_norm": float("nan")}, "at least 0, got nan"),
+        ({"weight_decay": -0.1}, "at least 0"),
+        ({"seed": -1}, "at least 0, got -1"),
+        ({"warmup_steps": -1}, "at least 0, got -1"),
+        ({"learning_rate": -1.0}, "at least 0"),
+        ({"learning_rate": float("nan")}, "at least 0"),
+        ({"base_learning_rate": -1.0}, "at least 0"),
+        ({"projection_learning_rate": -1.0}, "at least 0"),
+        ({"predictor_learning_rate": -1.0}, "at least 0"),
+        ({"freeze_early_layers": -2}, "at least 0"),
+        ({"dev_fraction": 1.0}, "below 1"),
+        ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
+        ({"lambda_predictive": 1.0}, "needs --use_predictor"),
+        ({"resume": True, "overwrite": True}, "contradict"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        TrainConfig(**({"train_data": "t"} | changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (2e-5, 1e-3, 1e-3)),
+        ({"learning_rate": 3.0}, (3.0, 3.0, 3.0)),
+        ({"projection_learning_rate": 4.0}, (2e-5, 4.0, 4.0)),
+        ({"base_learning_rate": 5.0}, (5.0, 1e-3, 1e-3)),
+        ({"predictor_learning_rate": 0.0}, (2e-5, 1e-3, 0.0)),
+        ({"learning_rate": 3.0, "base_learning_rate": 0.0, "predictor_learning_rate": 6.0}, (0.0, 3.0, 6.0)),
+    ],
+)
+def test_rates(given: dict[str, float], expected: tuple[float, float, float]) -> None:
+    assert tuple(TrainConfig("t", **given).rates.values()) == expected  # type: ignore[arg-type]
+
+
+def test_warm_up_is_a_tenth() -> None:
+    assert [TrainConfig("t").warmup(total) for total in (1, 9, 10, 100, 999)] == [1, 1, 1, 10, 99]
+    assert [TrainConfig("t", warmup_steps=steps).warmup(100) for steps in (0, 1000)] == [0, 1000]
+
+
+@pytest.mark.parametrize("name", SEED_COMMANDS)
+def test_round_trip_through_yaml(name: str, tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, "Train.", SEED_COMMANDS[name][0].split())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    assert from_mapping(TrainConfig, read_yaml(tmp_path / "config.yaml"), "file") == config
+
+
+def test_flags_do_not_collide() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_flags(parser, TrainConfig)
+    assert vars(parser.parse_args([])) == {}

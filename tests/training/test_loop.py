@@ -1,0 +1,591 @@
+"""The training loop, on a tiny BERT and a toy collection: what it learns, repeats, resumes and writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ragcun.data.beir import load_collection, pairs_from_collection
+from ragcun.data.pairs import write_pairs
+from ragcun.errors import InputError
+from ragcun.models.base import TextBase
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.folder import WEIGHTS
+from ragcun.training.batches import LivePairs, epoch_batches
+from ragcun.training.build import build_encoder, build_objective
+from ragcun.training.config import TrainConfig
+from ragcun.training.loop import FitResult, Trainer, fit
+from ragcun.training.schedule import warmup_cosine
+
+Train = Callable[..., FitResult]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, which is the fastest for tiny tensors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def settings(collection_folder: Path, tiny_bert: str) -> dict[str, Any]:
+    """30 pairs in 4 batches an epoch."""
+    return {
+        "train_data": str(collection_folder),
+        "base_model": tiny_bert,
+        "device": "cpu",
+        "epochs": 3,
+        "batch_size": 8,
+        "log_interval": 1,
+        "projection_learning_rate": 1e-2,
+    }
+
+
+@pytest.fixture
+def train(settings: dict[str, Any], tmp_path: Path) -> Train:
+    """Train with the common settings and the given ones; `out` names the run's folder."""
+
+    def run(out: str = "run", **changes: Any) -> FitResult:
+        return fit(TrainConfig(**({**settings, "output_dir": str(tmp_path / out)} | changes)))
+
+    return run
+
+
+def rows_of(run: Path, kind: str | None = None, seconds: bool = False) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    chosen = [row for row in rows if kind in (None, row["kind"])]
+    return chosen if seconds else [{k: v for k, v in row.items() if k != "seconds"} for row in chosen]
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors in a folder's safetensors files, by file and name."""
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = tensors_of(first), tensors_of(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """Make training stop, as by Ctrl-C, before the step after the first `count`."""
+
+    def after(count: int) -> Any:
+        context = monkeypatch.context()
+        real, calls = Trainer.step, iter(range(10**9))
+
+        def step(self: Trainer, batches: Any) -> Any:
+            if next(calls) == count:
+                raise KeyboardInterrupt
+            return real(self, batches)
+
+        class Within:
+            def __enter__(self) -> None:
+                context.__enter__().setattr(Trainer, "step", step)
+
+            def __exit__(self, *error: Any) -> None:
+                context.__exit__(*error)
+
+        return Within()
+
+    return after
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "residual"},
+        {"head": "linear"},
+        {"head": "mlp"},
+        {"contrastive": "in_batch_margin", "margin": 2.0},
+        {"freeze_base": False, "base_learning_rate": 1e-3},
+        {"normalize_embeddings": False, "output_dim": 8},
+    ],
+    ids=str,
+)
+def test_training_lowers_the_loss(train: Train, changes: dict[str, Any]) -> None:
+    result = train(epochs=8, dropout=0.0, **changes)
+    steps = rows_of(result.checkpoint.parent, "step")
+    first, last = ([row["total"] for row in steps if row["epoch"] == epoch] for epoch in (1, 8))
+    assert len(first) == 4
+    assert np.mean(last) < (0.98 if "contrastive" in changes else 0.9) * np.mean(first)
+    assert result.best_epoch == 8
+    assert result.steps == 32
+    assert result.criterion == "last epoch"
+    assert result.score is None
+
+
+def test_dev_collection_chooses_the_best_epoch(train: Train, collection_folder: Path) -> None:
+    result = train(dev_beir=str(collection_folder), epochs=5, save_interval=1)
+    run = result.checkpoint.parent
+    scores = {row["epoch"]: row["dev"]["NDCG@10"] for row in rows_of(run, "epoch")}
+    assert list(scores) == [0, 1, 2, 3, 4, 5]
+    assert result.score == max(scores.values())
+    assert result.best_epoch == min(epoch for epoch, score in scores.items() if score == result.score)
+    (base,) = rows_of(run, "base")
+    assert base["dev"]["NDCG@10"] == result.base_score == pytest.approx(scores[0])
+    if result.best_epoch:
+        assert_same(run / "best_model", run / f"epoch-{result.best_epoch}")
+
+
+def test_dev_chooses_the_start_when_training_only_harms(train: Train, collection_folder: Path, settings: Any) -> None:
+    result = train(dev_beir=str(collection_folder), epochs=2, projection_learning_rate=1e-9, dropout=0.0)
+    assert result.best_epoch == 0
+    assert result.score == pytest.approx(result.base_score)
+    chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
+    base = TextBase.load(settings["base_model"], device="cpu")
+    some = ["word1 word2", "word3"]
+    np.testing.assert_array_equal(
+        chosen.encode_query(some),
+        base.untouched_array(base.encode(some, "query")),  # fmt: skip
+    )
+
+
+def test_validation_pairs_choose_the_lowest_objective(
+    train: Train, collection_folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    pairs = pairs_from_collection(load_collection(collection_folder, "dev"))
+    write_pairs(tmp_path / "val.jsonl", pairs)
+    weights = {"lambda_isotropy": 0.3, "lambda_predictive": 0.7, "use_predictor": True}
+    result = train(val_data=str(tmp_path / "val.jsonl"), epochs=5, save_interval=1, **weights)
+    run = result.checkpoint.parent
+    rows = {row["epoch"]: row for row in rows_of(run, "epoch")}
+    best = min(rows, key=lambda epoch: (rows[epoch]["val_total"], epoch))
+    assert result.best_epoch == best
+    assert -result.score == rows[best]["val_total"]
+    for row in rows.values():
+        terms = row["val_terms"]
+        total = terms["contrastive"] + 0.3 * terms["isotropy"] + 0.7 * terms["predictive"]
+        assert row["val_total"] == pytest.approx(total, rel=1e-5)
+    config = TrainConfig(**settings, **weights)
+    chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
+    source = LivePairs(pairs, chosen.base, torch.device("cpu"))
+    batches = epoch_batches(len(pairs), 8, 0, None)
+    with torch.no_grad():
+        totals = [float(build_objective(config)(chosen(source.batch(batch))).total) for batch in batches]
+    assert -result.score == pytest.approx(np.average(totals, weights=[len(batch) for batch in batches]), rel=1e-4)
+
+
+def test_dev_fraction_holds_queries_out(train: Train) -> None:
+    result = train(dev_fraction=0.3, epochs=1, batch_size=7)
+    assert result.criterion == "dev NDCG@10"
+    assert result.steps == 3
+
+
+def test_every_loss_part_is_recorded_unweighted(train: Train) -> None:
+    weights = {"contrastive": 0.5, "isotropy": 0.2, "reg": 0.1, "predictive": 2.0}
+    flags: dict[str, Any] = {f"lambda_{name}": weight for name, weight in weights.items()}
+    result = train(epochs=2, use_predictor=True, **flags)
+    steps = rows_of(result.checkpoint.parent, "step")
+    assert [row["step"] for row in steps] == list(range(1, 9))
+    for row in steps:
+        assert set(row["terms"]) == set(weights)
+        total = sum(weights[name] * value for name, value in row["terms"].items())
+        assert row["total"] == pytest.approx(total, rel=1e-5)
+        assert row["grad_norm"] > 0
+        assert set(row["learning_rate"]) == {"head", "predictor"}
+
+
+def test_rates_follow_the_schedule_each_step(train: Train) -> None:
+    rates = {"base_learning_rate": 1e-4, "projection_learning_rate": 1e-2, "predictor_learning_rate": 1e-3}
+    result = train(freeze_base=False, use_predictor=True, warmup_steps=5, **rates)
+    steps = rows_of(result.checkpoint.parent, "step")
+    assert len(steps) == 12
+    for row in steps:
+        factor = warmup_cosine(row["step"] - 1, 12, 5)
+        expected = {"base": 1e-4 * factor, "head": 1e-2 * factor, "predictor": 1e-3 * factor}
+        assert row["learning_rate"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "changes"),
+    [
+        (2, {}),
+        (5, {}),
+        (6, {"state_interval": 1}),
+        (7, {"state_interval": 2, "dropout": 0.3, "lambda_predictive": 0.5}),
+        (11, {"state_interval": 2, "output_dim": 8, "gradient_accumulation_steps": 2, "epochs": 6}),
+        (6, {"state_interval": 1, "freeze_base": False, "base_learning_rate": 1e-3, "dropout": 0.3}),
+        (5, {"freeze_early_layers": 1, "base_learning_rate": 1e-3}),
+    ],
+    ids=str,
+)
+def test_resume_equals_uninterrupted(
+    train: Train,
+    tmp_path: Path,
+    collection_folder: Path,
+    interrupted: Callable[[int], Any],
+    stop_after: int,
+    changes: dict[str, Any],
+) -> None:
+    common = {"use_predictor": True, "dev_beir": str(collection_folder), **changes}
+    whole = train("whole", **common)
+    with interrupted(stop_after), pytest.raises(KeyboardInterrupt):
+        train("parts", **common)
+    assert not (tmp_path / "parts" / "best_model").exists()
+    parts = train("parts", resume=True, **common)
+    assert_same(tmp_path / "whole" / "state", tmp_path / "parts" / "state")
+    assert_same(tmp_path / "whole" / "best_model", tmp_path / "parts" / "best_model")
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+    assert (parts.best_epoch, parts.score, parts.steps) == (whole.best_epoch, whole.score, whole.steps)
+    assert "random.safetensors:cpu" in tensors_of(tmp_path / "parts" / "state")
+    assert any("exp_avg" in name for name in tensors_of(tmp_path / "parts" / "state"))
+
+
+def test_a_finished_run_resumes_to_itself(train: Train, tmp_path: Path) -> None:
+    first = train()
+    before, rows = tensors_of(tmp_path / "run"), rows_of(tmp_path / "run", seconds=True)
+    again = train(resume=True)
+    after = tensors_of(tmp_path / "run")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert rows_of(tmp_path / "run", seconds=True) == rows
+    assert again == first
+
+
+def test_resume_without_a_resume_point_starts_afresh(
+    train: Train, tmp_path: Path, interrupted: Callable[[int], Any]
+) -> None:
+    train("whole")
+    with interrupted(2), pytest.raises(KeyboardInterrupt):
+        train("parts")
+    assert not (tmp_path / "parts" / "state").exists()
+    train("parts", resume=True)
+    train("new", resume=True)
+    for name in ("parts", "new"):
+        assert_same(tmp_path / "whole", tmp_path / name)
+        assert rows_of(tmp_path / "whole") == rows_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 1.0}, {"batch_size": 9}, {"seed": 1}, {"lambda_reg": 1.0}])
+def test_resume_with_other_settings_is_refused(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+    train(epochs=1)
+    before = tensors_of(tmp_path / "run")
+    with pytest.raises(InputError, match=next(iter(changes))):
+        train(resume=True, epochs=1, **changes)
+    assert before.keys() == tensors_of(tmp_path / "run").keys()
+
+
+def test_resume_with_other_data_is_refused(
+    train: Train, tmp_path: Path, collection_folder: Path, texts: list[str]
+) -> None:
+    pairs = list(pairs_from_collection(load_collection(collection_folder, "dev")).rows())
+    write_pairs(tmp_path / "t.jsonl", pairs)
+    train(epochs=1, train_data=str(tmp_path / "t.jsonl"))
+    write_pairs(tmp_path / "t.jsonl", [*pairs[:-1], (texts[0], texts[1], None)])
+    with pytest.raises(InputError, match="data"):
+        train(epochs=1, train_data=str(tmp_path / "t.jsonl"), resume=True)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 4])
+def test_accumulated_gradients_are_the_mean_of_the_batches(
+    train: Train, settings: dict[str, Any], collection_folder: Path, accumulated: int
+) -> None:
+    options = {"gradient_accumulation_steps": accumulated, "max_grad_norm": 1e9, "dropout": 0.0, "head": "linear"}
+    result = train(epochs=1, **options)
+    rows = rows_of(result.checkpoint.parent, "step")
+    assert len(rows) == math.ceil(4 / accumulated)
+    config = TrainConfig(**settings, **options)  # type: ignore[arg-type]
+    encoder, objective = build_encoder(config), build_objective(config)
+    source = LivePairs(
+        pairs_from_collection(load_collection(collection_folder, "train")), encoder.base, torch.device("cpu")
+    )
+    gradients = []
+    for batch in epoch_batches(30, 8, config.seed, 1)[:accumulated]:
+        encoder.zero_grad()
+        objective(encoder.eval()(source.batch(batch))).total.backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parts()["head"].parameters()]))
+    assert rows[0]["grad_norm"] == pytest.approx(float(torch.stack(gradients).mean(0).norm()), rel=1e-4)
+
+
+def test_clipping(train: Train, tmp_path: Path) -> None:
+    common = {"epochs": 1, "batch_size": 30, "dropout": 0.0}
+    for name, limit in (("off", 0.0), ("loose", 1e9), ("tight", 1e-3)):
+        train(name, max_grad_norm=limit, **common)
+    assert rows_of(tmp_path / "off", "step")[0]["grad_norm"] is None
+    assert_same(tmp_path / "off" / "state", tmp_path / "loose" / "state")
+    moments = [
+        {name: tensor for name, tensor in tensors_of(tmp_path / run / "state").items() if name.endswith("exp_avg")}
+        for run in ("off", "tight")
+    ]
+    norms = [float(torch.cat([tensor.flatten() for tensor in each.values()]).norm()) / 0.1 for each in moments]
+    assert norms[1] == pytest.approx(1e-3, rel=1e-2)
+    assert norms[0] == pytest.approx(rows_of(tmp_path / "tight", "step")[0]["grad_norm"], rel=1e-4)
+    assert norms[0] > 1e-2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_early_layers_stay_and_later_ones_move(train: Train, tiny_bert: str, checkpointing: bool) -> None:
+    result = train(freeze_early_layers=2, base_learning_rate=1e-3, epochs=1, gradient_checkpointing=checkpointing)
+    before = TextBase.load(tiny_bert, device="cpu").state_dict()
+    after = RetrievalEncoder.from_pretrained(result.checkpoint, "cpu").base.state_dict()
+    assert before.keys() == after.keys()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    for name in before:
+        early = "embeddings." in name or "layer.0." in name or "layer.1." in name
+        if early or "pooler" in name:
+            assert name in same, name
+        elif "key.bias" not in name:
+            assert name not in same, name
+
+
+def test_a_frozen_base_stays_bit_for_bit(train: Train, tiny_bert: str, texts: list[str]) -> None:
+    result = train(freeze_base=True, freeze_early_layers=1, epochs=1)
+    trained = RetrievalEncoder.from_pretrained(result.checkpoint, "cpu")
+    base = TextBase.load(tiny_bert, device="cpu")
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(trained.base.state_dict()[name], tensor)
+    assert trained.base.fingerprint() == base.fingerprint()
+    assert not np.allclose(trained.encode_query(texts[:3]), base.untouched_array(base.encode(texts[:3], "query")))
+
+
+def test_too_many_frozen_layers(train: Train) -> None:
+    with pytest.raises(InputError, match="3 transformer layers"):
+        train(freeze_early_layers=4)
+
+
+def test_a_checkpoint_is_gone_on_from(train: Train, tmp_path: Path, collection_folder: Path) -> None:
+    common = {"output_dim": 8, "use_predictor": True, "lambda_predictive": 0.5}
+    first = train("first", **common)
+    dev = str(collection_folder)
+    second = train("second", load_checkpoint=str(first.checkpoint), dev_beir=dev, learning_rate=1e-9, epochs=1)
+    (start,) = [row for row in rows_of(tmp_path / "second", "epoch") if row["epoch"] == 0]
+    third = train("third", load_checkpoint=str(first.checkpoint), dev_beir=dev, projection_learning_rate=0.0, epochs=1)
+    assert third.best_epoch == 0
+    assert third.score == start["dev"]["NDCG@10"]
+    parts = [load_file(run.checkpoint / WEIGHTS) for run in (first, third)]
+    assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+    assert second.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_dim": 12}, "output_dim 12 .* 8"),
+        ({"head": "mlp"}, "head mlp .* residual"),
+        ({"base_model": "other"}, "base_model other"),
+        ({"lambda_predictive": 1.0}, "add --use_predictor"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(train: Train, changes: dict[str, Any], message: str) -> None:
+    first = train("first", output_dim=8, epochs=1)
+    with pytest.raises(InputError, match=message):
+        train("second", load_checkpoint=str(first.checkpoint), **changes)
+
+
+def test_a_checkpoint_can_grow_a_predictor(train: Train, tmp_path: Path) -> None:
+    first = train("first", output_dim=8, epochs=1)
+    options = {"use_predictor": True, "lambda_predictive": 1.0, "learning_rate": 1e-3}
+    second = train("second", load_checkpoint=str(first.checkpoint), **options)
+    assert RetrievalEncoder.from_pretrained(second.checkpoint).to_config()["predictor"] is not None
+
+
+def test_missing_and_foreign_checkpoints(train: Train, tiny_bert: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", Path(tiny_bert)):
+        with pytest.raises(InputError, match="checkpoint"):
+            train(load_checkpoint=str(path))
+
+
+def test_an_earlier_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
+    train(epochs=1)
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    before = contents()
+    with pytest.raises(InputError, match="holds an earlier run"):
+        train(epochs=2)
+    assert contents() == before
+    (tmp_path / "run" / "note.txt").write_text("mine")
+    again = train(epochs=2, overwrite=True)
+    assert again.best_epoch == 2
+    assert (tmp_path / "run" / "note.txt").read_text() == "mine"
+    assert len(rows_of(tmp_path / "run", "epoch")) == 3
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze_base": False}], ids=["cached", "live"])
+def test_half_precision_on_a_cpu(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+    common = {"use_predictor": True, "lambda_predictive": 0.5, "dropout": 0.0, **changes}
+    train("full", **common)
+    train("half", mixed_precision="bf16", **common)
+    full, half = (rows_of(tmp_path / name, "step") for name in ("full", "half"))
+    assert all(math.isfinite(row["total"]) for row in half)
+    assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.03)
+    assert half[-1]["total"] != full[-1]["total"]
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(tmp_path / "half/best_model" / WEIGHTS).values())
+    train("again", **common)
+    assert_same(tmp_path / "full", tmp_path / "again")
+
+
+@pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="torch.compile needs a C++ compiler"
+)
+def test_compiling_changes_nothing(train: Train, tmp_path: Path) -> None:
+    common = {"epochs": 1, "batch_size": 30, "dropout": 0.0}
+    train("plain", **common)
+    compiled = train("compiled", compile=True, **common)
+    first, second = (rows_of(tmp_path / name, "step")[0]["total"] for name in ("plain", "compiled"))
+    assert second == pytest.approx(first, rel=1e-4)
+    one, other = tensors_of(tmp_path / "plain" / "best_model"), tensors_of(compiled.checkpoint)
+    assert one.keys() == other.keys()
+
+
+@pytest.mark.parametrize("changes", [{"freeze_base": False}, {"freeze_early_layers": 1}], ids=str)
+def test_gradient_checkpointing_gives_the_same_weights(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+    common = {"base_learning_rate": 1e-3, "epochs": 1, "dropout": 0.0, **changes}
+    train("plain", **common)
+    train("checkpointed", gradient_checkpointing=True, **common)
+    one, other = (tensors_of(tmp_path / name / "best_model") for name in ("plain", "checkpointed"))
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze_base": False, "dropout": 0.3}], ids=["cached", "live"])
+def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.manual_seed(len(name))
+        train(name, seed=seed, head="mlp", **changes)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    parts = [load_file(tmp_path / name / "best_model" / WEIGHTS) for name in ("a", "c")]
+    assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+
+
+def test_kept_checkpoints_load(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    train(epochs=5, save_interval=2)
+    assert sorted(path.name for path in (tmp_path / "run").glob("epoch-*")) == ["epoch-2", "epoch-4"]
+    two, four, best = (
+        RetrievalEncoder.from_pretrained(tmp_path / "run" / name).encode_query(texts[:3])
+        for name in ("epoch-2", "epoch-4", "best_model")
+    )
+    assert not np.array_equal(two, four)
+    assert not np.array_equal(four, best)
+
+
+def test_one_pair_is_not_enough(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "one.jsonl", [(texts[0], texts[1], None)])
+    with pytest.raises(InputError, match="has 1 pair"):
+        train(train_data=str(tmp_path / "one.jsonl"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_pairs_are_enough(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "few.jsonl", [(texts[i], texts[i + 9], None) for i in range(2)])
+    result = train(train_data=str(tmp_path / "few.jsonl"), batch_size=2, lambda_isotropy=1.0, lambda_reg=1.0)
+    assert result.best_epoch == 3
+    assert all(math.isfinite(row["total"]) for row in rows_of(tmp_path / "run", "step"))
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(3, 2), (4, 1)])
+def test_a_batch_of_one_pair_trains_or_is_one_sentence(
+    train: Train, tmp_path: Path, texts: list[str], count: int, batch_size: int
+) -> None:
+    """A single pair has no in-batch negatives: no step may fail in the middle of a run with a traceback."""
+    write_pairs(tmp_path / "few.jsonl", [(texts[i], texts[i + 9], None) for i in range(count)])
+    try:
+        train(train_data=str(tmp_path / "few.jsonl"), batch_size=batch_size)
+    except InputError as error:
+        assert "batch_size" in str(error)
+
+
+def test_one_validation_pair_is_judged_or_is_one_sentence(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "one.jsonl", [(texts[0], texts[1], None)])
+    try:
+        train(val_data=str(tmp_path / "one.jsonl"), epochs=1)
+    except InputError as error:
+        assert "one.jsonl" in str(error)
+
+
+@pytest.mark.parametrize("selection", ["none", "dev", "val"])
+@pytest.mark.parametrize("log_interval", [1, 100])
+def test_a_loss_that_explodes_is_one_sentence(
+    train: Train, tmp_path: Path, collection_folder: Path, selection: str, log_interval: int
+) -> None:
+    chosen = {"none": {}, "dev": {"dev_beir": str(collection_folder)}, "val": {"val_data": str(collection_folder)}}
+    with pytest.raises(InputError) as caught:
+        train(learning_rate=1e30, projection_learning_rate=1e30, log_interval=log_interval, **chosen[selection])
+    assert "\n" not in str(caught.value)
+    assert "learning_rate" in str(caught.value)
+    assert not (tmp_path / "run" / "best_model").exists()
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(train: Train, tmp_path: Path) -> None:
+    """The loss of the last step is that before its update, so it does not show what the update did."""
+    with pytest.raises(InputError):
+        train(learning_rate=1e39, projection_learning_rate=1e39, epochs=1, batch_size=30)
+    assert not (tmp_path / "run" / "best_model").exists()
+
+
+def test_negatives_from_a_file_are_used(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    rows = [(texts[i], texts[i + 50], texts[i + 100] if i % 2 else None) for i in range(20)]
+    write_pairs(tmp_path / "with.jsonl", rows)
+    write_pairs(tmp_path / "without.jsonl", [(query, positive, None) for query, positive, _ in rows])
+    for name in ("with", "without"):
+        train(name, train_data=str(tmp_path / f"{name}.jsonl"), epochs=1, dropout=0.0)
+    first, second = (rows_of(tmp_path / name, "step")[0]["terms"]["contrastive"] for name in ("with", "without"))
+    assert first > second
+
+
+def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
+    from ragcun.cli import from_mapping, read_yaml
+
+    result = train(seed=11, epochs=2)
+    run = tmp_path / "run"
+    manifest = json.loads((run / "manifest.json").read_text())
+    for key in ("git_commit", "git_dirty", "packages", "device", "seed", "data_sha256", "base_fingerprint", "command"):
+        assert key in manifest, key
+    assert manifest["seed"] == 11
+    assert manifest["device"] == "cpu"
+    assert manifest["status"] == "finished"
+    assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    pairs = pairs_from_collection(load_collection(settings["train_data"], "train"))
+    assert manifest["data_sha256"] == {"train": pairs.sha256()}
+    assert manifest["result"]["best_epoch"] == 2
+    assert manifest["result"]["steps"] == 8
+    assert 0 < manifest["result"]["seconds"] == result.seconds
+    saved = from_mapping(TrainConfig, read_yaml(run / "config.yaml"), "saved")
+    assert saved == TrainConfig(**settings | {"seed": 11, "epochs": 2, "output_dir": str(run)})
+
+
+def test_dev_data_enters_the_manifest(train: Train, tmp_path: Path, collection_folder: Path) -> None:
+    train(dev_beir=str(collection_folder), epochs=1)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert set(manifest["data_sha256"]) == {"train", "dev"}
+
+
+def test_texts_are_encoded_once_for_all_runs(
+    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = TextBase.encode
+
+    def encode(self: TextBase, some: list[str], *arguments: Any, **options: Any) -> Any:
+        seen.extend(some)
+        return real(self, some, *arguments, **options)
+
+    monkeypatch.setattr(TextBase, "encode", encode)
+    common = {"cache_dir": str(tmp_path / "cache"), "dev_beir": str(collection_folder), "epochs": 2}
+    train("a", **common)
+    assert 0 < len(seen) == len(set(seen))
+    count = len(seen)
+    train("b", seed=3, output_dim=8, normalize_embeddings=False, **common)
+    assert len(seen) == count
