@@ -29,10 +29,15 @@ def test_a_failing_write_leaves_what_was_there(tmp_path: Path, exists: bool) -> 
     path = tmp_path / "sub" / "a.txt"
     if exists:
         write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing_file(path) as temporary:
-        temporary.write_text("half")
-        assert path.exists() == exists
-        raise RuntimeError
+
+    def write_half() -> None:
+        with replacing_file(path) as temporary:
+            temporary.write_text("half")
+            assert path.exists() == exists
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert [each.name for each in path.parent.iterdir()] == (["a.txt"] if exists else [])
     assert not exists or path.read_text() == "old"
 
@@ -57,9 +62,14 @@ def test_a_failing_folder_leaves_what_was_there(tmp_path: Path, exists: bool, er
     folder = tmp_path / "model"
     if exists:
         write_text(folder / "a", "old")
-    with pytest.raises(error), replacing_folder(folder) as temporary:
-        (temporary / "a").write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with replacing_folder(folder) as temporary:
+            (temporary / "a").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert os.listdir(tmp_path) == (["model"] if exists else [])
     assert not exists or (folder / "a").read_text() == "old"
 

@@ -177,16 +177,16 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         for index in range(done, len(steps)):
-            factor = warmup_cosine(self.progress.step, total, self.config.warmup(total))
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
-            output, norm = self.step(steps[index])
-            self.progress.step += 1
+            output, norm = self._scheduled_step(steps[index], total)
             self.progress.batches_done = index + 1
-            if self.progress.step % self.config.log_interval == 0 or self.progress.step == total:
+            log = self.progress.step % self.config.log_interval == 0 or self.progress.step == total
+            save = self._is_resume_point(index + 1, len(steps))
+            if log or save or index + 1 == len(steps):
+                self._check_finite(output)
+            if log:
                 self._log_step(epoch, output, norm, bar)
             bar.update()
-            if self.config.state_interval and (index + 1) % self.config.state_interval == 0 and index + 1 < len(steps):
+            if save:
                 self.progress.seconds, started = self._passed(started)
                 self._save_state()
         self.progress.seconds, started = self._passed(started)
@@ -198,6 +198,18 @@ class Trainer:
     def _passed(self, started: float) -> tuple[float, float]:
         now = time.perf_counter()
         return self.progress.seconds + now - started, now
+
+    def _is_resume_point(self, done: int, steps: int) -> bool:
+        interval = self.config.state_interval
+        return interval > 0 and done % interval == 0 and done < steps
+
+    def _scheduled_step(self, batches: list[Rows], total: int) -> tuple[LossOutput, Tensor | None]:
+        """Set this step's learning rates, and take the step."""
+        factor = warmup_cosine(self.progress.step, total, self.config.warmup(total))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.progress.step += 1
+        return self.step(batches)
 
     def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
         """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
@@ -214,12 +226,16 @@ class Trainer:
         self.optimizer.zero_grad()
         return output, norm
 
-    def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
+    def _check_finite(self, output: LossOutput) -> None:
+        """Stop a run whose loss is no longer a number, before anything of it is kept."""
         total = float(output.total.detach())
         if not math.isfinite(total):
             raise InputError(
                 f"the loss is {total} at step {self.progress.step}; lower --learning_rate, or raise --temperature"
             )
+
+    def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
+        total = float(output.total.detach())
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         row = {"kind": "step", "epoch": epoch, "step": self.progress.step, "total": total}
         row |= {"terms": {name: float(value.detach()) for name, value in output.terms.items()}, "learning_rate": rates}
@@ -230,7 +246,14 @@ class Trainer:
 
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
-        verdict = self.selection(self.encoder)
+        try:
+            verdict = self.selection(self.encoder)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"the model cannot be measured after epoch {epoch}: {error}; lower --learning_rate"
+            ) from error
         if is_better(verdict.score, self.progress.best_score):
             self.progress.best_score, self.progress.best_epoch = verdict.score, epoch
             self.best = {name: tensor.clone() for name, tensor in contiguous(self.encoder.trained_state()).items()}
