@@ -39,13 +39,12 @@ def flag(default: Any, help: str, *, bare: Any = None, off: Any = None, choices:
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add one flag for each field of a dataclass; booleans parse as ``--x``, ``--x False`` and ``--no_x``."""
-    for field in dataclasses.fields(config):
-        if not field.metadata:
-            continue
-        name, convert, bare = field.name, converter(config, field.name), field.metadata["bare"]
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for name, convert in converters(config).items():
+        field, bare = fields[name], fields[name].metadata["bare"]
         shown = "" if field.default is dataclasses.MISSING else f" (default: {field.default})"
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
-        options |= {"help": field.metadata["help"].replace("%", "%%") + shown, "type": convert}
+        options |= {"help": field.metadata["help"].replace("%", "%%") + shown, "type": _argparse_type(convert)}
         if bare is not None:
             options |= {"nargs": "?", "const": bare}
         parser.add_argument(f"--{name}", **options)
@@ -60,13 +59,16 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
             )
 
 
-def converter(config: type[Any], name: str) -> Callable[[Any], Any]:
-    """Return the function that turns a flag's or a YAML file's value into the field's type.
+def converters(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
+    """Return, by field, the function that turns a flag's or a YAML file's value into the field's type.
 
-    It raises ``ValueError`` (as argparse expects) for a value that does not fit.
+    It raises ``ValueError`` for a value that does not fit.
     """
-    field = next(field for field in dataclasses.fields(config) if field.name == name)
-    hint = typing.get_type_hints(config)[name]
+    hints = typing.get_type_hints(config)
+    return {field.name: _converter(field, hints[field.name]) for field in dataclasses.fields(config) if field.metadata}
+
+
+def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in options
     kind = next(option for option in options if option is not type(None))
@@ -89,6 +91,18 @@ def converter(config: type[Any], name: str) -> Callable[[Any], Any]:
     return convert
 
 
+def _argparse_type(convert: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Let argparse show why a value does not fit; it hides the reason of a ValueError."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not possible: {error}") from error
+
+    return parse
+
+
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
     """Build a configuration from named values.
 
@@ -96,13 +110,14 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
         InputError: a name is unknown (with the nearest known one), a value does not fit, or a needed one is missing.
     """
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    convert = converters(config)
     converted = {}
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise InputError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         try:
-            converted[name] = converter(config, name)(value)
+            converted[name] = convert[name](value)
         except ValueError as error:
             raise InputError(f"{source}: {name} = {value!r} is not possible: {error}") from error
     for name, field in fields.items():

@@ -48,7 +48,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     bert = folder / "bert"
     bert.mkdir()
     (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(vocab_file=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
+    BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS) + 5,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +52,14 @@ class Collection:
     queries: dict[str, str]
     qrels: Qrels
     split: str
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of documents, queries and judgments in order, in hexadecimal."""
+        digest = hashlib.sha256()
+        for key, document in self.documents.items():
+            digest.update(json.dumps([key, document.title, document.text]).encode())
+        digest.update(json.dumps([self.queries, self.qrels]).encode())
+        return digest.hexdigest()
 
 
 def load_collection(folder: str | Path, split: str = "test") -> Collection:

@@ -145,6 +145,17 @@ class TextBase(nn.Module):
         for layer in layers[:early_layers]:
             layer.requires_grad_(False)
 
+    def checkpoint_activations(self) -> None:
+        """Recompute the transformer's activations in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: the model is no transformer.
+        """
+        transformer = self.model.transformers_model
+        if transformer is None:
+            raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
+        transformer.activation_checkpointing_enable()
+
     @property
     def frozen(self) -> bool:
         """Whether no parameter of the model is trained, so that every text need be encoded only once."""

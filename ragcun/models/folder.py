@@ -9,15 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ragcun.errors import InputError
-from ragcun.files import read_json, replacing_folder, write_json, write_text
+from ragcun.files import file_sha256, read_json, replacing_folder, write_json, write_text
 from ragcun.models.base import TextBase
 from ragcun.models.hub import load_sentence_transformer
 from ragcun.models.registry import SYSTEMS
-from ragcun.models.weights import contiguous, copy_strictly, tensors_sha256
+from ragcun.models.weights import contiguous, copy_strictly
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from torch import Tensor
 
     from ragcun.models.encoder import RetrievalEncoder
 
@@ -56,7 +55,7 @@ def save_encoder(encoder: RetrievalEncoder, folder: str | Path, card: str | None
         exported.save_pretrained(str(temporary), create_model_card=False)
         (temporary / "ragcun").mkdir()
         save_file(contiguous(parts), temporary / WEIGHTS)
-        write_json(temporary / CONFIG, _describe(encoder, parts))
+        write_json(temporary / CONFIG, _describe(encoder) | {"files_sha256": _file_hashes(temporary)})
         write_text(temporary / "README.md", card or f"# {Path(folder).name}\n\nA ragcun `{encoder.system}` encoder.\n")
 
 
@@ -75,19 +74,17 @@ def load_encoder(
         raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder train.py wrote")
     config = read_json(folder / CONFIG)
     try:
-        system, base, digest = SYSTEMS[config["system"]], config["base"], config["parts_sha256"]
+        system, base = SYSTEMS[config["system"]], config["base"]
         if config["format"] != FORMAT:
             raise InputError(f"{folder} has checkpoint format {config['format']}, this version reads {FORMAT}")
         if expected is not None and not issubclass(system, expected):
             raise InputError(f"{folder} holds a {config['system']!r} encoder, not {expected.system!r}")
+        _check_files(folder, config["files_sha256"])
         model = load_sentence_transformer(str(folder), str(folder), device)
         text_base = TextBase(_first(model, base["modules"]), base["name"], base["normalize"], base["ends_normalized"])
         model.similarity_fn_name = base["distance"]
         encoder = system.from_config(text_base, config["config"])
-        parts = load_file(folder / WEIGHTS)
-        if tensors_sha256(parts) != digest:
-            raise InputError(f"{folder / WEIGHTS} does not match its checksum in {CONFIG}; copy the checkpoint again")
-        copy_strictly(encoder.own_state(), parts)
+        copy_strictly(encoder.own_state(), load_file(folder / WEIGHTS))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
     except InputError:
@@ -102,7 +99,22 @@ def is_encoder_folder(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
-def _describe(encoder: RetrievalEncoder, parts: dict[str, Tensor]) -> dict[str, Any]:
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that decides what the model computes: all but the card and `CONFIG`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: file_sha256(path) for name, path in names.items() if name not in ("README.md", CONFIG)}
+
+
+def _check_files(folder: Path, expected: dict[str, str]) -> None:
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
+        if file_sha256(folder / name) != digest:
+            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; copy the checkpoint again")
+
+
+def _describe(encoder: RetrievalEncoder) -> dict[str, Any]:
     base = encoder.base
     return {
         "format": FORMAT,
@@ -116,12 +128,13 @@ def _describe(encoder: RetrievalEncoder, parts: dict[str, Tensor]) -> dict[str, 
         },
         "config": encoder.to_config(),
         "dimension": encoder.dimension,
-        "parts_sha256": tensors_sha256(parts),
     }
 
 
 def _first(model: SentenceTransformer, count: int) -> SentenceTransformer:
     """Return the model with only its first `count` modules: the base without the head that was exported after it."""
+    if not 1 <= count <= len(model):
+        raise ValueError(f"{CONFIG} speaks of {count} base modules, the model has {len(model)}")
     for name in list(model._modules)[count:]:
         del model._modules[name]
     return model

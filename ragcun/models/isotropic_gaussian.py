@@ -43,7 +43,7 @@ class IsotropicGaussianEncoder(RetrievalEncoder):
     ) -> None:
         super().__init__(TextBase.load(base) if isinstance(base, str) else base)
         dim = self.base.dimension
-        config = HeadConfig(head, dim, output_dim or dim) if isinstance(head, str) else head
+        config = HeadConfig(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
         if config.input_dim != dim:
             raise ValueError(f"the head takes vectors of length {config.input_dim}, the base gives {dim}")
         self.head = build_head(config)

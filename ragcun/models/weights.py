@@ -23,12 +23,11 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
-def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy every tensor of `source` into the one of the same name in `target`.
+def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Check that `source` has the names and shapes of `target`.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; nothing is copied then.
+        ValueError: a name is missing or unknown, or a shape differs.
     """
     if target.keys() != source.keys():
         odd = sorted(target.keys() ^ source.keys())
@@ -36,5 +35,15 @@ def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
     for name, tensor in target.items():
         if tensor.shape != source[name].shape:
             raise ValueError(f"{name} has shape {tuple(source[name].shape)}, expected {tuple(tensor.shape)}")
+
+
+@torch.no_grad()
+def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy every tensor of `source` into the one of the same name in `target`.
+
+    Raises:
+        ValueError: as of `check_fit`; nothing is copied then.
+    """
+    check_fit(target, source)
     for name, tensor in target.items():
         tensor.copy_(source[name])

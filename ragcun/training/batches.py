@@ -23,13 +23,14 @@ LIVE_START_SAMPLE = 2_000
 def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> list[Rows]:
     """Split all pairs into ``ceil(pairs / batch_size)`` batches whose sizes differ by at most one.
 
-    None is dropped, and no batch is much smaller than the others, so in-batch losses keep their meaning. The order
-    is random from `seed` and `epoch`; with `epoch` None it is the order of the pairs.
+    None is dropped, and no batch is much smaller than the others, so in-batch losses keep their meaning; rather than a
+    batch of one pair there is a batch of one pair more than `batch_size`. The order is random from `seed` and `epoch`;
+    with `epoch` None it is the order of the pairs.
     """
     order = np.arange(pairs)
     if epoch is not None:
         order = np.random.default_rng([seed, epoch]).permutation(pairs)
-    return np.array_split(order, max(1, -(-pairs // batch_size)))
+    return np.array_split(order, max(1, min(-(-pairs // batch_size), pairs // 2)))
 
 
 class PairSource(Protocol):

@@ -30,9 +30,9 @@ class TrainingData:
     dev: Collection | None
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of each set of pairs."""
-        sets = {"train": self.train, "val": self.val}
-        return {name: pairs.sha256() for name, pairs in sets.items() if pairs is not None}
+        """Return the SHA-256 of each set that there is."""
+        sets: dict[str, PairDataset | Collection | None] = {"train": self.train, "val": self.val, "dev": self.dev}
+        return {name: data.sha256() for name, data in sets.items() if data is not None}
 
 
 def build_data(config: TrainConfig) -> TrainingData:
@@ -53,9 +53,11 @@ def build_data(config: TrainConfig) -> TrainingData:
         )
     else:
         train = read_pairs(config.train_data)
-    if len(train) < 2:
-        raise InputError(f"{config.train_data} has {len(train)} pair; training needs at least 2")
-    return TrainingData(train, None if config.val_data is None else _read(config.val_data), dev)
+    val = None if config.val_data is None else _read(config.val_data)
+    for pairs in (train, val):
+        if pairs is not None and len(pairs) < 2:
+            raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
+    return TrainingData(train, val, dev)
 
 
 def _read(path: str) -> PairDataset:
@@ -93,7 +95,7 @@ def build_encoder(config: TrainConfig) -> RetrievalEncoder:
         if encoder.base.frozen:
             logger.info("--gradient_checkpointing has no effect: the base is frozen and not run in training")
         else:
-            encoder.base.model.gradient_checkpointing_enable()
+            encoder.base.checkpoint_activations()
     return encoder
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ragcun.errors import InputError
 from ragcun.files import read_json, replacing_folder, write_json
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.weights import contiguous, copy_strictly
+from ragcun.models.weights import check_fit, contiguous, copy_strictly
 
 
 @dataclass
@@ -77,6 +77,7 @@ def load_state(
         _same_settings(folder, values["settings"], settings)
         copy_strictly(encoder.trained_state(), load_file(folder / "model.safetensors"))
         best = load_file(folder / "best.safetensors")
+        check_fit(encoder.trained_state(), best)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in load_file(folder / "optimizer.safetensors").items():
             index, _, key = name.partition(".")

@@ -9,6 +9,8 @@ from ragcun.cli import flag
 from ragcun.errors import InputError
 
 PRECISIONS = ("no", "fp16", "bf16", "auto")
+RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass
@@ -92,13 +94,16 @@ class TrainConfig:
             self.freeze_base = self.freeze_early_layers == 0
         if not self.train_data:
             raise InputError("--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder")
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "log_interval", "encode_batch_size"):
+        self._at_least("batch_size", 2)
+        for name in ("epochs", "gradient_accumulation_steps", "log_interval", "encode_batch_size"):
             self._at_least(name, 1)
         for name in ("freeze_early_layers", "save_interval", "state_interval", "max_grad_norm", "weight_decay", "seed"):
             self._at_least(name, 0)
-        for name in ("warmup_steps", "learning_rate", "base_learning_rate", "projection_learning_rate"):
+        for name in ("warmup_steps", *RATES):
             if getattr(self, name) is not None:
                 self._at_least(name, 0)
+        if self.seed > LARGEST_SEED:
+            raise InputError(f"--seed must be at most {LARGEST_SEED}, got {self.seed}")
         if not 0 <= self.dev_fraction < 1:
             raise InputError(f"--dev_fraction must be at least 0 and below 1, got {self.dev_fraction}")
         if self.dev_fraction and self.dev_beir:

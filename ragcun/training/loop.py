@@ -246,6 +246,8 @@ class Trainer:
 
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
+        if not all(bool(tensor.isfinite().all()) for tensor in self.encoder.trained_state().values()):
+            raise InputError(f"weights are not finite after epoch {epoch}; lower --learning_rate")
         try:
             verdict = self.selection(self.encoder)
         except InputError:

@@ -156,7 +156,7 @@ def test_precision_flags(line: str, precision: str) -> None:
         ({"train_data": None}, "--train_data is missing"),
         ({"train_data": ""}, "--train_data is missing"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "--batch_size must be at least 2, got 0"),
         ({"gradient_accumulation_steps": 0}, "at least 1, got 0"),
         ({"log_interval": 0}, "at least 1, got 0"),
         ({"save_interval": -1}, "at least 0, got -1"),
