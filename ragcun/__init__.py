@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.models.cache",
-    "FitResult": "ragcun.training.loop",
+    "FitResult": "ragcun.training.result",
     "HeadConfig": "ragcun.models.heads",
     "InputError": "ragcun.errors",
     "IsotropicGaussianEncoder": "ragcun.models.isotropic_gaussian",
@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
     from ragcun.retrieval.search import top_k
     from ragcun.training.config import TrainConfig
-    from ragcun.training.loop import FitResult, fit
+    from ragcun.training.loop import fit
+    from ragcun.training.result import FitResult
     from ragcun.views import Views
 
 

@@ -61,6 +61,30 @@ class TextBase(nn.Module):
         """
         return cls(load_sentence_transformer(resolve_model(name), name, device), name, normalize)
 
+    @classmethod
+    def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
+        """Take the base out of an exported model: its first modules, as `to_config` counted them.
+
+        Raises:
+            ValueError: the model has fewer modules.
+        """
+        if not 1 <= config["modules"] <= len(model):
+            raise ValueError(f"it speaks of {config['modules']} base modules, the model has {len(model)}")
+        for name in list(model._modules)[config["modules"] :]:
+            del model._modules[name]
+        model.similarity_fn_name = config["distance"]
+        return cls(model, config["name"], config["normalize"], config["ends_normalized"])
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what `from_config` needs beside the exported model."""
+        return {
+            "name": self.name,
+            "modules": len(self.model),
+            "normalize": self.normalize,
+            "ends_normalized": self.ends_normalized,
+            "distance": self.distance,
+        }
+
     @property
     def dimension(self) -> int:
         """Length of the vectors."""

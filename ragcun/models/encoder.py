@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,10 +14,19 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ragcun.errors import InputError
 from ragcun.models.base import Features, Role, TextBase
+from ragcun.models.folder import read_folder, write_folder
+from ragcun.models.weights import copy_strictly
 from ragcun.views import Views
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from typing_extensions import Self
+
 BLOCK = 8192
+SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
+"""The encoder systems by name; the only place where a name becomes a class."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,10 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     """
 
     system: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        SYSTEMS[cls.system] = cls
 
     def __init__(self, base: TextBase) -> None:
         super().__init__()
@@ -185,19 +198,54 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         own = self.own_state()
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained or name in own}
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
-        """Write a sentence-transformers folder that also loads with `from_pretrained`; see `ragcun.models.folder`."""
-        from ragcun.models.folder import save_encoder
+    def to_sentence_transformer(self) -> SentenceTransformer:
+        """Return this encoder as a sentence-transformers model of built-in modules, compared by Euclidean distance."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Normalize
 
-        save_encoder(self, folder, card)
+        base = self.base
+        return SentenceTransformer(
+            modules=[*base.model, *([Normalize()] if base.normalize else []), *self.export_modules()],
+            similarity_fn_name="euclidean",
+            prompts={name: prompt or "" for name, prompt in base.model.prompts.items()},
+            default_prompt_name=base.model.default_prompt_name,
+            device=str(next(self.parameters()).device),
+        )
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
+        """Write a sentence-transformers folder that also loads with `from_pretrained`; it is complete or absent.
+
+        Args:
+            folder: where; an older folder there is replaced.
+            card: the model card (README.md); None writes a minimal one.
+        """
+        description = {
+            "system": self.system,
+            "base": self.base.to_config(),
+            "config": self.to_config(),
+            "dimension": self.dimension,
+        }
+        text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
+        write_folder(folder, self.to_sentence_transformer(), self.own_state(), description, text)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> RetrievalEncoder:
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`; nothing needs to be told again.
 
         Raises:
             InputError: the folder is missing, incomplete or corrupt, or holds another system.
         """
-        from ragcun.models.folder import load_encoder
-
-        return load_encoder(folder, device, expected=None if cls is RetrievalEncoder else cls)
+        contents = read_folder(folder, device)
+        try:
+            description = contents.description
+            system = SYSTEMS[description["system"]]
+            if not issubclass(system, cls):
+                raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
+            base = TextBase.from_config(contents.model, description["base"])
+            encoder = system.from_config(base, description["config"])
+            copy_strictly(encoder.own_state(), contents.parts)
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
+        return cast("Self", encoder.to(contents.model.device).eval())

@@ -11,7 +11,7 @@ from ragcun.files import read_json
 from ragcun.models.base import TextBase
 from ragcun.models.cache import CachedEncoder, EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import is_encoder_folder
+from ragcun.models.folder import is_checkpoint
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
 
 
@@ -48,7 +48,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         return System(BM25Retriever(), "bm25")
     if spec.endswith(".json"):
         return _stored(Path(spec))
-    if is_encoder_folder(spec):
+    if is_checkpoint(spec):
         encoder = RetrievalEncoder.from_pretrained(spec, options.device)
         base, cache = encoder.base, _cache(encoder.base, options)
         chosen = distance or "euclidean"

@@ -13,9 +13,8 @@ from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.base import TextBase
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadConfig
-from ragcun.models.registry import SYSTEMS
 from ragcun.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)

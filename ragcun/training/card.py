@@ -13,7 +13,7 @@ from ragcun.files import read_text, write_text
 if TYPE_CHECKING:
     from ragcun.models.encoder import RetrievalEncoder
     from ragcun.training.config import TrainConfig
-    from ragcun.training.loop import FitResult
+    from ragcun.training.result import FitResult
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 

@@ -50,7 +50,7 @@ class TrainConfig:
     predictor: str = flag("residual", "kind of predictor, as --head", choices=("residual", "linear", "mlp"))
     # objective
     lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
-    lambda_isotropy: float = flag(1.0, "weight of the isotropy loss")
+    lambda_isotropy: float = flag(3.0, "weight of the isotropy loss")
     lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs --use_predictor)")
     contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, load_state, save_state
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
+from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import warmup_cosine
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
@@ -44,29 +44,6 @@ NOT_COMPARED = (
     "save_interval",
     "state_interval",
 )
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a run came to.
-
-    Attributes:
-        checkpoint: folder of the chosen model.
-        best_epoch: the epoch chosen; 0 is the start, before training.
-        criterion: what it was chosen by.
-        score: its score, higher is better (minus the objective, for that criterion); None without a criterion.
-        base_score: the untouched base's score on the same data, None where the criterion has none.
-        steps: optimiser steps.
-        seconds: time spent in training.
-    """
-
-    checkpoint: Path
-    best_epoch: int
-    criterion: str
-    score: float | None
-    base_score: float | None
-    steps: int
-    seconds: float
 
 
 def fit(config: TrainConfig) -> FitResult:

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from ragcun.errors import InputError
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import CONFIG, WEIGHTS, is_encoder_folder
+from ragcun.models.folder import CONFIG, WEIGHTS, is_checkpoint
 from ragcun.models.heads import HeadConfig
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 
@@ -218,8 +218,8 @@ def test_card_is_written(tiny_bert: str, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "b")
     assert (tmp_path / "a" / "README.md").read_text() == "# given\n"
     assert "isotropic_gaussian" in (tmp_path / "b" / "README.md").read_text()
-    assert is_encoder_folder(tmp_path / "a")
-    assert not is_encoder_folder(tmp_path)
+    assert is_checkpoint(tmp_path / "a")
+    assert not is_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
-from ragcun.models.folder import is_encoder_folder
+from ragcun.models.folder import is_checkpoint
 from ragcun.retrieval.runs import read_run
 
 
@@ -21,7 +21,7 @@ def checkpoint(tiny_bert, tmp_path_factory):
             parameter.add_(0.1 * torch.randn_like(parameter))
     folder = tmp_path_factory.mktemp("checkpoint") / "best_model"
     encoder.save_pretrained(folder)
-    assert is_encoder_folder(folder)
+    assert is_checkpoint(folder)
     return folder
 
 

@@ -14,7 +14,8 @@ from ragcun.models.base import TextBase
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 from ragcun.training.card import model_card, write_scores
 from ragcun.training.config import TrainConfig
-from ragcun.training.loop import FitResult, fit
+from ragcun.training.loop import fit
+from ragcun.training.result import FitResult
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from ragcun.models.folder import WEIGHTS
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.build import build_encoder, build_objective
 from ragcun.training.config import TrainConfig
-from ragcun.training.loop import FitResult, Trainer, fit
+from ragcun.training.loop import Trainer, fit
+from ragcun.training.result import FitResult
 from ragcun.training.schedule import warmup_cosine
 
 Train = Callable[..., FitResult]
