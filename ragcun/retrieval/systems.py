@@ -52,7 +52,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         encoder = RetrievalEncoder.from_pretrained(spec, options.device)
         base, cache = encoder.base, _cache(encoder.base, options)
         chosen = distance or "euclidean"
-        untouched = DenseRetriever(f"untouched {base.name}", CachedEncoder(cache), base.distance)
+        untouched = DenseRetriever(base.name, CachedEncoder(cache), base.distance)
         return System(DenseRetriever(spec, CachedEncoder(cache, encoder), chosen), chosen, untouched)
     base = TextBase.load(spec, device=options.device)
     chosen = distance or base.distance

@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim import AdamW
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
@@ -111,7 +112,8 @@ class Trainer:
         per_epoch = len(self.steps_of(1))
         total = per_epoch * self.config.epochs
         main = self.accelerator.is_local_main_process
-        with tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=not main) as bar:
+        bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=not main)
+        with logging_redirect_tqdm(), bar:
             first = max(1, self.progress.epoch)
             for epoch in range(first, self.config.epochs + 1):
                 self._epoch(epoch, total, bar)
