@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.files import read_text
@@ -35,6 +35,17 @@ def flag(default: Any, help: str, *, bare: Any = None, off: Any = None, choices:
         bare, off = True, False
     metadata = {"help": help, "bare": bare, "off": off, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that takes flags only in full, and answers a wrong one with a sentence instead of a page of usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
@@ -155,7 +166,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def parse_config(config: type[Config], description: str, arguments: list[str] | None = None) -> Config:
     """Parse flags, and the YAML file of ``--config`` under them, into a configuration."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = ArgumentParser(description=description)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
     add_flags(parser, config)
     flags = vars(parser.parse_args(arguments))
@@ -194,7 +205,10 @@ def _to_number_or_text(value: Any, kind: type) -> Any:
         raise ValueError(f"must be one {kind.__name__}")
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError("must be a whole number")
-    return kind(value)
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from error
 
 
 def _metavar(field: dataclasses.Field[Any]) -> str:

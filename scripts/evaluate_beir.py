@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli import ArgumentParser, run_script
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = ArgumentParser(description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model_path", metavar="DIR", help="checkpoint folder; its untouched base is evaluated too")
     model.add_argument("--model", metavar="NAME", help="hub name, folder, minilm, or bm25")
-    parser.add_argument("--datasets", nargs="+", default=["all"], metavar="NAME", help="folders in --data_dir (default: all)")
+    names = "folders in --data_dir (default: all)"
+    parser.add_argument("--datasets", nargs="+", default=["all"], metavar="NAME", help=names)
     parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of BEIR collections (default: data)")
     parser.add_argument("--split", default="test", help="qrels to use (default: test)")
     parser.add_argument(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli import ArgumentParser, run_script
 
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--documents", required=True, help="python_docs, or a BEIR folder whose queries are split")
     parser.add_argument("--output_dir", type=Path, required=True, help="BEIR folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample and of the split (default: 0)")
