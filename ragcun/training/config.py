@@ -45,7 +45,7 @@ class TrainConfig:
     head_depth: int = flag(2, "linear layers of the head's network, 2 to 4")
     head_expansion: float = flag(2.0, "hidden width as a multiple of the base's dimension, 1 to 4")
     activation: str = flag("gelu", "activation of head and predictor", choices=("gelu", "relu", "silu", "tanh"))
-    dropout: float = flag(0.1, "dropout of head and predictor")
+    dropout: float = flag(0.0, "dropout of head and predictor")
     use_predictor: bool = flag(False, "add a predictor from query embedding to document embedding")
     predictor: str = flag("residual", "kind of predictor, as --head", choices=("residual", "linear", "mlp"))
     # objective
