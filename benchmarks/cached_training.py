@@ -37,7 +37,7 @@ def timed(function) -> float:
     return time.perf_counter() - start
 
 
-def bare_loop(pairs: int, config) -> None:  # noqa: ANN001
+def bare_loop(pairs: int, config) -> None:
     """Train a head of the same shape on random vectors in memory: no isotropy, no clipping, no log, no checkpoint."""
     import torch
     from torch.nn import functional
