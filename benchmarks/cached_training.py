@@ -91,7 +91,8 @@ def main() -> None:
         run_dir = str(Path(folder) / "run")
         config = TrainConfig(**settings, output_dir=run_dir, overwrite=True)
         filling = timed(lambda: fit(config))
-        whole = [timed(lambda: fit(config)) for _ in range(3)]
+        again = [TrainConfig(**settings, output_dir=f"{run_dir}-{i}") for i in range(3)]
+        whole = [timed(lambda config=config: fit(config)) for config in again]
         print(f"{flags.pairs} pairs of {flags.words[0]} + {flags.words[1]} words, 3 epochs at batch 32")
         print(f"first run, which encodes every text once: {filling:.1f} s")
         print(f"whole fit() after caching: median {statistics.median(whole):.2f} s ({min(whole):.2f}–{max(whole):.2f})")

@@ -201,8 +201,10 @@ class Trainer:
         if self.config.max_grad_norm > 0:
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             norm = self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        # Accelerate's wrapper searches the path for an optional package at every step; only a scaler needs it.
+        optimizer = self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer
+        optimizer.step()
+        optimizer.zero_grad()
         return output, norm
 
     def _check_finite(self, output: LossOutput) -> None:
