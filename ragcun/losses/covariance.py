@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from itertools import chain
 from typing import Any, ParamSpec
@@ -29,9 +30,8 @@ def in_full_precision(function: Callable[_Parameters, Tensor]) -> Callable[_Para
     @wraps(function)
     def widened(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Tensor:
         device = next(value.device.type for value in chain(args, kwargs.values()) if isinstance(value, Tensor))
-        if not torch.is_autocast_enabled(device):
-            return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
-        with torch.autocast(device_type=device, enabled=False):
+        autocast = torch.is_autocast_enabled(device)
+        with torch.autocast(device_type=device, enabled=False) if autocast else nullcontext():
             return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
     return widened
