@@ -11,7 +11,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.files import (
-    file_sha256,
+    file_digest,
     read_json,
     read_json_lines,
     read_lines,
@@ -173,4 +173,4 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_checksum(tmp_path: Path) -> None:
     data = json.dumps(list(range(300_000))).encode()
     (tmp_path / "a").write_bytes(data)
-    assert file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert file_digest(tmp_path / "a") == hashlib.blake2b(data, digest_size=32).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -75,12 +74,15 @@ class PairDataset:
         for query, positive, negative in zip(self.query_ids, self.positive_ids, self.negative_ids, strict=True):
             yield self.queries[query], self.documents[positive], self.documents[negative] if negative >= 0 else None
 
-    def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return the (b, b) matrix of known answers among the pairs in `rows`.
 
         Its [i, j] says that the positive of pair ``rows[j]`` answers the query of pair ``rows[i]`` according to any
-        pair of the dataset; its diagonal is True.
+        pair of the dataset; its diagonal is True. None where no other entry can be: every query and every positive of
+        the dataset is in one pair only.
         """
+        if self._all_distinct:
+            return None
         starts, answers = self._answers
         queries, positives = self.query_ids[rows], self.positive_ids[rows]
         counts = starts[queries + 1] - starts[queries]
@@ -98,8 +100,14 @@ class PairDataset:
         """Return the SHA-256 of the pairs' texts in order, in hexadecimal; the file's format does not enter it."""
         digest = hashlib.sha256()
         for row in self.rows():
-            digest.update(json.dumps(row).encode())
+            for text in row:
+                content = b"" if text is None else text.encode(errors="surrogatepass")
+                digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
+
+    @functools.cached_property
+    def _all_distinct(self) -> bool:
+        return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)
 
     @functools.cached_property
     def _answers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ragcun.distance import DISTANCES, Distance
 from ragcun.errors import InputError
 from ragcun.models.hub import load_sentence_transformer, resolve_model
-from ragcun.models.weights import tensors_sha256
+from ragcun.models.weights import tensors_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -193,8 +194,8 @@ class TextBase(nn.Module):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides the vectors: weights, modules, their settings, tokenizer and length limit."""
-        digest = hashlib.sha256(tensors_sha256(self.model.state_dict()).encode())
+        """Digest of all that decides the vectors: weights, modules, their settings, tokenizer and length limit."""
+        digest = hashlib.sha256(tensors_digest(self.model.state_dict()).encode())
         for module in self.model.children():
             digest.update(type(module).__name__.encode())
             if type(module).__name__ != "Transformer":
@@ -214,8 +215,10 @@ def _tokenizer(tokenizer: Any) -> str:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         return repr(tokenizer)
-    described = json.loads(fast.to_str())
-    return json.dumps({name: value for name, value in described.items() if name not in ("padding", "truncation")})
+    plain = copy.deepcopy(fast)
+    plain.no_padding()
+    plain.no_truncation()
+    return str(plain.to_str())
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:

@@ -102,6 +102,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def dimension(self) -> int:
         """Length of the embeddings."""
 
+    def base_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "rows base_dim"], list[int]]:
+        """Return what heads see of a batch's queries, then positives, then negatives, and how many rows each has."""
+        inputs = [texts for texts in (batch.query, batch.positive, batch.negative) if texts is not None]
+        cached = [texts for texts in inputs if isinstance(texts, Tensor)]
+        if len(cached) == len(inputs):
+            return self.base(torch.cat(cached)), [len(rows) for rows in cached]
+        vectors = [self.base(texts) for texts in inputs]
+        return torch.cat(vectors), [len(rows) for rows in vectors]
+
     def forward(self, batch: PairBatch) -> Views:
         """Return `training_views`."""
         return self.training_views(batch)

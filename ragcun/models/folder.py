@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ragcun.errors import InputError
-from ragcun.files import file_sha256, read_json, replacing_folder, write_json, write_text
+from ragcun.files import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.models.hub import load_sentence_transformer
 from ragcun.models.weights import contiguous
 
@@ -60,7 +60,7 @@ def write_folder(
         model.save_pretrained(str(temporary), create_model_card=False)
         (temporary / WEIGHTS).parent.mkdir()
         save_file(contiguous(parts), temporary / WEIGHTS)
-        checksums = {"format": FORMAT, "files_sha256": _file_hashes(temporary)}
+        checksums = {"format": FORMAT, "files_blake2b": _file_hashes(temporary)}
         write_json(temporary / CONFIG, {**checksums, **description})
         write_text(temporary / CARD, card)
 
@@ -80,7 +80,7 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
     try:
         if description["format"] != FORMAT:
             raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
-        for name, digest in description["files_sha256"].items():
+        for name, digest in description["files_blake2b"].items():
             _check_file(folder, name, digest)
         model = load_sentence_transformer(str(folder), str(folder), device)
         return FolderContents(description, model, load_file(folder / WEIGHTS))
@@ -96,13 +96,13 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file that decides what the model computes: all but the card and `CONFIG`."""
+    """Return the digest of every file that decides what the model computes: all but the card and `CONFIG`."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: file_sha256(path) for name, path in files.items() if name not in (CARD, CONFIG)}
+    return {name: file_digest(path) for name, path in files.items() if name not in (CARD, CONFIG)}
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:
     if not (folder / name).is_file():
         raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
-    if file_sha256(folder / name) != digest:
+    if file_digest(folder / name) != digest:
         raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; copy the checkpoint again")

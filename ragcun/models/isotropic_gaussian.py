@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -68,9 +67,8 @@ class IsotropicGaussianEncoder(RetrievalEncoder):
 
     def training_views(self, batch: PairBatch) -> Views:
         """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
-        texts = [batch.query, batch.positive] + ([] if batch.negative is None else [batch.negative])
-        vectors = [self.base(text) for text in texts]
-        query, positive, *rest = self.head(torch.cat(vectors)).split([len(rows) for rows in vectors])
+        vectors, sizes = self.base_vectors(batch)
+        query, positive, *rest = self.head(vectors).split(sizes)
         return Views(
             query=query,
             positive=positive,

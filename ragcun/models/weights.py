@@ -14,9 +14,9 @@ def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes, in the order of names."""
-    digest = hashlib.sha256()
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the BLAKE2b digest of names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(contiguous(tensors).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)

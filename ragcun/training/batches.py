@@ -121,8 +121,9 @@ def _negatives(data: PairDataset, rows: Rows, device: torch.device) -> tuple[Row
     return filled, torch.from_numpy(present).to(device) if present.any() else None
 
 
-def _relevant(data: PairDataset, rows: Rows, device: torch.device) -> Bool[Tensor, "batch batch"]:
-    return torch.from_numpy(data.relevant(rows)).to(device)
+def _relevant(data: PairDataset, rows: Rows, device: torch.device) -> Bool[Tensor, "batch batch"] | None:
+    relevant = data.relevant(rows)
+    return None if relevant is None else torch.from_numpy(relevant).to(device)
 
 
 def share(rows: Rows, rank: int, world: int) -> Rows:

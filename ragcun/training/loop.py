@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -192,17 +193,21 @@ class Trainer:
 
     def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
         """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
+        # Only a scaler needs accelerate's own backward, clipping and step, which search the path for optional packages.
+        scaler = self.accelerator.scaler
         for i, rows in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 output = self.objective(self.model(self.source.batch(rows)))
-                self.accelerator.backward(output.total / len(batches))
+                loss = output.total / len(batches)
+                (loss if scaler is None else scaler.scale(loss)).backward()
         norm = None
         if self.config.max_grad_norm > 0:
+            if scaler is not None:
+                self.accelerator.unscale_gradients(self.optimizer)
             trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            norm = self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm)
-        # Accelerate's wrapper searches the path for an optional package at every step; only a scaler needs it.
-        optimizer = self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer
+            norm = clip_grad_norm_(trained, self.config.max_grad_norm)
+        optimizer = self.optimizer.optimizer if scaler is None else self.optimizer
         optimizer.step()
         optimizer.zero_grad()
         return output, norm

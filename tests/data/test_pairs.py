@@ -202,13 +202,27 @@ def test_relevant_equals_a_double_loop(n_queries, n_documents):
     for size in (1, 2, 32):
         batch = rng.integers(0, len(pairs), size)
         expected = [[(listed[i][0], listed[j][1]) in known for j in batch] for i in batch]
-        assert pairs.relevant(batch).tolist() == expected
-        assert pairs.relevant(batch).diagonal().all()
+        relevant = pairs.relevant(batch)
+        assert relevant is not None or len({query for query, _ in known}) == len(known)
+        assert relevant is None or (relevant.tolist() == expected and relevant.diagonal().all())
 
 
 def test_relevant_knows_pairs_outside_the_batch():
     pairs = PairDataset.from_rows([("a", "x", None), ("b", "y", None), ("a", "y", None)], "x")
     assert pairs.relevant(np.array([0, 1])).tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct"),
+    [
+        ([("a", "x"), ("b", "y")], True),
+        ([("a", "x"), ("a", "y")], False),
+        ([("a", "x"), ("b", "x")], False),
+    ],
+)
+def test_there_is_no_matrix_where_every_query_and_every_positive_is_in_one_pair(rows, distinct):
+    pairs = PairDataset.from_rows([(query, positive, None) for query, positive in rows], "x")
+    assert (pairs.relevant(np.array([0, 1])) is None) == distinct
 
 
 def test_hash_follows_content_and_order_alone():

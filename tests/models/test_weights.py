@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ragcun.models.weights import contiguous, copy_strictly, tensors_sha256
+from ragcun.models.weights import contiguous, copy_strictly, tensors_digest
 
 
 def some() -> dict[str, torch.Tensor]:
@@ -18,7 +18,7 @@ def test_checksum_ignores_order_and_layout() -> None:
     turned = {name: tensors[name] for name in reversed(tensors)}
     turned["a"] = tensors["a"].T.contiguous().T
     assert not turned["a"].is_contiguous()
-    assert tensors_sha256(turned) == tensors_sha256(tensors)
+    assert tensors_digest(turned) == tensors_digest(tensors)
 
 
 @pytest.mark.parametrize("change", ["bit", "name", "shape", "type", "more", "fewer"])
@@ -36,12 +36,12 @@ def test_checksum_sees_every_change(change: str) -> None:
         tensors["d"] = torch.zeros(0)
     else:
         del tensors["c"]
-    assert tensors_sha256(tensors) != tensors_sha256(some())
+    assert tensors_digest(tensors) != tensors_digest(some())
 
 
 def test_checksum_takes_half_precision() -> None:
     half = {"a": torch.ones(3, dtype=torch.bfloat16)}
-    assert tensors_sha256(half) != tensors_sha256({"a": torch.ones(3, dtype=torch.float16)})
+    assert tensors_digest(half) != tensors_digest({"a": torch.ones(3, dtype=torch.float16)})
 
 
 def test_copy_is_exact() -> None:
