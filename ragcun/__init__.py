@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ResidualPredictorEncoder": "ragcun.models.respred",
+    "MPNetLeJEPAIG": "ragcun.models.jepa",
+    "AsymmetricProjectionModel": "ragcun.models.asymmetric",
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.models.cache",
     "FitResult": "ragcun.training.result",
@@ -31,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AsymmetricProjectionModel",
     "Collection",
     "EmbeddingCache",
     "FitResult",
@@ -38,8 +42,10 @@ __all__ = [
     "InputError",
     "IsotropicGaussianEncoder",
     "LossOutput",
+    "MPNetLeJEPAIG",
     "Objective",
     "PairDataset",
+    "ResidualPredictorEncoder",
     "RetrievalEncoder",
     "TextBase",
     "TrainConfig",
@@ -56,11 +62,14 @@ if TYPE_CHECKING:
     from ragcun.data.pairs import PairDataset, read_pairs
     from ragcun.errors import InputError
     from ragcun.losses.objective import LossOutput, Objective
+    from ragcun.models.asymmetric import AsymmetricProjectionModel
     from ragcun.models.base import TextBase
     from ragcun.models.cache import EmbeddingCache
     from ragcun.models.encoder import RetrievalEncoder
     from ragcun.models.heads import HeadConfig
     from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+    from ragcun.models.jepa import MPNetLeJEPAIG
+    from ragcun.models.respred import ResidualPredictorEncoder
     from ragcun.retrieval.search import top_k
     from ragcun.training.config import TrainConfig
     from ragcun.training.loop import fit

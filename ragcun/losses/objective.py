@@ -31,13 +31,18 @@ class Objective:
 
     Attributes:
         lambda_contrastive: weight of "contrastive", the loss named by `contrastive`.
-        lambda_isotropy: weight of "isotropy", the loss named by `isotropy`, on the rows of [query; positive].
+        lambda_isotropy: weight of "isotropy", the loss named by `isotropy`.
         lambda_reg: weight of "reg", the variance regularisation on the rows of [query; positive].
         lambda_predictive: weight of "predictive", the predictor's error.
         lambda_residual: weight of "residual", the size of a residual predictor's correction.
         contrastive: a name in `CONTRASTIVE`.
         isotropy: a name in `ISOTROPY`; "none" leaves the term out whatever its weight.
         isotropy_form: a form of `covariance_isotropy`.
+        isotropy_transform: a name in `TRANSFORMS`: what is done to the rows before the isotropy loss.
+        isotropy_rows: "together" takes [query; positive] as one set of rows; "each" takes the mean of the loss on the
+            queries and of that on the positives.
+        num_slices: of SIGReg.
+        knots: of SIGReg.
         margin: of the margin losses, in the units of the embeddings.
         temperature: of InfoNCE.
         distance: of InfoNCE.
@@ -57,6 +62,10 @@ class Objective:
     contrastive: str = "infonce"
     isotropy: str = "covariance"
     isotropy_form: str = "scale_free"
+    isotropy_transform: str = "none"
+    isotropy_rows: str = "together"
+    num_slices: int = 256
+    knots: str = "reference"
     margin: float = 1.0
     temperature: float = 0.05
     distance: Distance = "euclidean"
@@ -75,6 +84,8 @@ class Objective:
             raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
         if not (self.margin >= 0 and math.isfinite(self.margin)):
             raise ValueError(f"margin must be finite and at least 0, got {self.margin}")
+        if self.num_slices < 1:
+            raise ValueError(f"num_slices must be at least 1, got {self.num_slices}")
         if not self.weights:
             raise ValueError(f"no term is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
@@ -87,14 +98,14 @@ class Objective:
         off = {"isotropy"} if self.isotropy == "none" else set()
         return {name: self._weight(name) for name in TERMS if self._weight(name) != 0 and name not in off}
 
-    def __call__(self, views: Views) -> LossOutput:
-        """Compute the active terms on one batch.
+    def __call__(self, views: Views, step: int = 0) -> LossOutput:
+        """Compute the active terms on one batch; what is random in them is drawn from `step` alone.
 
         Raises:
             ValueError: an active term needs a view that the model does not give, or more rows than there are.
         """
         weights = self.weights
-        terms = {name: TERMS[name](self, views) for name in weights}
+        terms = {name: TERMS[name](self, views, step) for name in weights}
         return LossOutput(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
 
 
@@ -102,7 +113,13 @@ def _queries_and_positives(views: Views) -> Float[Tensor, "rows dim"]:
     return torch.cat([views.query, views.positive])
 
 
-def _predictive(objective: Objective, views: Views) -> Float[Tensor, ""]:
+def _isotropy(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
+    rows = ISOTROPY_ROWS[objective.isotropy_rows](views)
+    loss = ISOTROPY[objective.isotropy]
+    return torch.stack([loss(objective, z, step) for z in rows]).mean()
+
+
+def _predictive(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
     if views.predicted is None or views.target is None:
         raise ValueError(
             "lambda_predictive needs a prediction and its target, got None; set use_predictor or set it to 0"
@@ -110,7 +127,7 @@ def _predictive(objective: Objective, views: Views) -> Float[Tensor, ""]:
     return predictive_error(views.predicted, views.target, objective.stopgrad)
 
 
-def _residual(objective: Objective, views: Views) -> Float[Tensor, ""]:
+def _residual(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
     if views.residual is None:
         raise ValueError("lambda_residual needs a residual, got None; use a residual predictor or set it to 0")
     return residual_penalty(views.residual)
@@ -124,15 +141,20 @@ CONTRASTIVE: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
     ),
 }
 
-ISOTROPY: dict[str, Callable[[Objective, Float[Tensor, "rows dim"]], Float[Tensor, ""]]] = {
-    "covariance": lambda objective, z: covariance_isotropy(z, objective.isotropy_form),
-    "none": lambda objective, z: z.new_zeros(()),
+ISOTROPY: dict[str, Callable[[Objective, Float[Tensor, "rows dim"], int], Float[Tensor, ""]]] = {
+    "covariance": lambda objective, z, step: covariance_isotropy(z, objective.isotropy_form),
+    "none": lambda objective, z, step: z.new_zeros(()),
 }
 
-TERMS: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
-    "contrastive": lambda objective, views: CONTRASTIVE[objective.contrastive](objective, views),
-    "isotropy": lambda objective, views: ISOTROPY[objective.isotropy](objective, _queries_and_positives(views)),
-    "reg": lambda objective, views: variance_regularisation(_queries_and_positives(views)),
+ISOTROPY_ROWS: dict[str, Callable[[Views], list[Float[Tensor, "rows dim"]]]] = {
+    "together": lambda views: [_queries_and_positives(views)],
+    "each": lambda views: [views.query, views.positive],
+}
+
+TERMS: dict[str, Callable[[Objective, Views, int], Float[Tensor, ""]]] = {
+    "contrastive": lambda objective, views, step: CONTRASTIVE[objective.contrastive](objective, views),
+    "isotropy": _isotropy,
+    "reg": lambda objective, views, step: variance_regularisation(_queries_and_positives(views)),
     "predictive": _predictive,
     "residual": _residual,
 }
@@ -141,5 +163,6 @@ _CHOICES: dict[str, Collection[str]] = {
     "contrastive": CONTRASTIVE,
     "isotropy": ISOTROPY,
     "isotropy_form": ISOTROPY_FORMS,
+    "isotropy_rows": ISOTROPY_ROWS,
     "distance": DISTANCES,
 }

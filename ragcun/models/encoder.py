@@ -55,10 +55,13 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     """
 
     system: ClassVar[str]
+    always_predicts: ClassVar[bool] = False
+    predictor_kind: ClassVar[str] = "residual"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        SYSTEMS[cls.system] = cls
+        if "system" in vars(cls):
+            SYSTEMS[cls.system] = cls
 
     def __init__(self, base: TextBase) -> None:
         super().__init__()
@@ -82,7 +85,18 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
-        """Return the trainable parts beside the base, by the name of their learning rate (``head``, ``predictor``)."""
+        """Return the trained parts beside the base, by the name of their learning rate (``head``, ``predictor``)."""
+
+    def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze the base as `TextBase.freeze` does."""
+        self.base.freeze(whole, early_layers)
+
+    def after_step(self, decay: float) -> None:
+        """Let weights that follow others (an EMA target) take one step; called once after each optimiser step."""
+
+    def diagnostics(self, views: Views) -> dict[str, float]:
+        """Return figures of a batch that belong to this system alone, for the log."""
+        return {}
 
     @abc.abstractmethod
     def to_config(self) -> dict[str, Any]:
@@ -92,6 +106,11 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def from_config(cls, base: TextBase, config: dict[str, Any]) -> RetrievalEncoder:
         """Build an encoder from `to_config`'s value."""
+
+    @property
+    @abc.abstractmethod
+    def shows(self) -> frozenset[str]:
+        """Names of the optional fields of `Views` that this encoder fills: predicted, residual."""
 
     @abc.abstractmethod
     def export_modules(self) -> list[nn.Module]:

@@ -11,42 +11,48 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    from ragcun.models.heads import Head
+    from ragcun.models.stack import Stack, Stackable
 
 TANH_SCALE = 2.0**-12
 
 
-def dense_modules(head: Head) -> list[Dense]:
-    """Express a head as a stack of ``Dense`` modules that gives the same embeddings in evaluation mode.
+def dense_modules(network: Stackable) -> list[Dense]:
+    """Express a head or predictor as ``Dense`` modules that give the same embeddings in evaluation mode.
 
     A skip connection is carried through the activations by pairs of units, since ``act(x) − act(−x) = x`` for gelu,
     relu and silu. Tanh carries it scaled: ``tanh(εx)/ε = x − ε²x³/3 + …`` with ε = 2⁻¹², so the relative error is
     below 2·10⁻⁸·x².
     """
-    linears = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
-    weights: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in linears]
-    if head.has_skip:
-        weights = _carry_skip(head, linears)
-    activation = type(head.layers[1]) if len(head.layers) > 1 else nn.Identity
-    last = len(weights) - 1
-    return [_dense(w, b, activation() if i < last else None) for i, (w, b) in enumerate(weights)]
+    stack = network.stack()
+    layers = stack.layers if stack.skip is None else _carry_skip(stack, stack.skip)
+    after = [*stack.activations, None]
+    return [_dense(w, b, activation) for (w, b), activation in zip(layers, after, strict=True)]
 
 
-def _carry_skip(head: Head, linears: list[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
-    scale = TANH_SCALE if head.config.activation == "tanh" else 1.0
-    gain = 1 / (2 * scale) if head.config.activation == "tanh" else 1.0
-    dim = head.config.input_dim
-    eye = torch.eye(dim, dtype=linears[0].weight.dtype, device=linears[0].weight.device)
-    skip = head.skip if head.skip is not None else eye
-    split = torch.cat([eye, -eye]) * scale
-    join = torch.cat([eye, -eye], dim=1) * gain
+def routed(query: list[nn.Module], document: list[nn.Module]) -> list[nn.Module]:
+    """Return a ``Router`` by which ``encode_query`` goes through `query`, and everything else through `document`."""
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    return [Router.for_query_document(query_modules=query, document_modules=document)]  # type: ignore[arg-type]
+
+
+def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Widen every layer by pairs of units (x, −x) that hold the input, and add it up in the last."""
+    if not stack.activations:
+        ((weight, bias),) = stack.layers
+        return [(weight + skip, bias)]
+    dim = skip.shape[1]
+    eye = torch.eye(dim, dtype=skip.dtype, device=skip.device)
+    tanh = [isinstance(activation, nn.Tanh) for activation in stack.activations]
+    splits = [torch.cat([eye, -eye]) * (TANH_SCALE if scaled else 1.0) for scaled in tanh]
+    joins = [torch.cat([eye, -eye], dim=1) * (1 / (2 * TANH_SCALE) if scaled else 1.0) for scaled in tanh]
+    first, last = stack.layers[0], stack.layers[-1]
     zeros = eye.new_zeros(2 * dim)
-    weights = [(torch.cat([split, linears[0].weight]), torch.cat([zeros, linears[0].bias]))]
-    for layer in linears[1:-1]:
-        weight = torch.block_diag(split @ join, layer.weight)
-        weights.append((weight, torch.cat([zeros, layer.bias])))
-    weights.append((torch.cat([skip @ join, linears[-1].weight], dim=1), linears[-1].bias))
-    return weights
+    layers = [(torch.cat([splits[0], first[0]]), torch.cat([zeros, first[1]]))]
+    for i, (weight, bias) in enumerate(stack.layers[1:-1]):
+        layers.append((torch.block_diag(splits[i + 1] @ joins[i], weight), torch.cat([zeros, bias])))
+    layers.append((torch.cat([skip @ joins[-1], last[0]], dim=1), last[1]))
+    return layers
 
 
 def _dense(weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"], activation: nn.Module | None) -> Dense:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ragcun.models.stack import Stack, Stackable
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
@@ -59,7 +61,7 @@ class HeadConfig:
         return asdict(self)
 
 
-class Head(nn.Module):
+class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
     `skip` is a fixed matrix ``(output_dim, input_dim)``, the identity where it is None. A head without a skip has
@@ -89,6 +91,16 @@ class Head(nn.Module):
         if not self.has_skip:
             return change
         return change + (x if self.skip is None else nn.functional.linear(x, self.skip))
+
+    def stack(self) -> Stack:
+        """Return the layers as they compute in evaluation mode."""
+        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        activations: list[nn.Module] = [ACTIVATIONS[self.config.activation]() for _ in linears[1:]]
+        skip = None
+        if self.has_skip:
+            like = linears[0].weight
+            skip = self.skip if self.skip is not None else torch.eye(len(like[0]), dtype=like.dtype, device=like.device)
+        return Stack([(layer.weight, layer.bias) for layer in linears], activations, skip)
 
     @property
     def starts_preserving(self) -> bool:

@@ -41,17 +41,15 @@ def build_data(config: TrainConfig) -> TrainingData:
         InputError: a file is missing or wrong, or a set has no pairs.
     """
     dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
-    if Path(config.train_data).is_dir():
-        collection = load_collection(config.train_data, "train")
+    if config.dev_fraction and not Path(config.train_data or "").is_dir():
+        raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
+    if Path(str(config.train_data)).is_dir():
+        collection = load_collection(str(config.train_data), "train")
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
         train = pairs_from_collection(collection)
-    elif config.dev_fraction:
-        raise InputError(
-            "--dev_fraction holds out queries of a BEIR folder; --train_data is a pairs file, use --dev_beir"
-        )
     else:
-        train = read_pairs(config.train_data)
+        train = read_pairs(str(config.train_data))
     val = None if config.val_data is None else _read(config.val_data)
     for pairs in (train, val):
         if pairs is not None and len(pairs) < 2:
@@ -89,7 +87,11 @@ def build_encoder(config: TrainConfig) -> RetrievalEncoder:
     if config.system not in SYSTEMS:
         raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
     encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config)
-    encoder.base.freeze(bool(config.freeze_base), config.freeze_early_layers)
+    if config.lambda_predictive > 0 and "predicted" not in encoder.shows:
+        raise InputError(f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor")
+    if config.lambda_residual > 0 and "residual" not in encoder.shows:
+        raise InputError(f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred")
+    encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
     if config.gradient_checkpointing:
         if encoder.base.frozen:
             logger.info("--gradient_checkpointing has no effect: the base is frozen and not run in training")
@@ -105,9 +107,11 @@ def _new(config: TrainConfig) -> RetrievalEncoder:
         shape = (config.head_depth, config.head_expansion, config.activation, config.dropout)
         out = config.output_dim if config.output_dim is not None else dim
         head = HeadConfig(config.head, dim, out, *shape)
-        predictor = HeadConfig(config.predictor, out, out, *shape) if config.use_predictor else None
+        system = SYSTEMS[config.system]
+        predicts = system.always_predicts if config.use_predictor is None else config.use_predictor
+        predictor = HeadConfig(config.predictor or system.predictor_kind, out, out, *shape) if predicts else None
         parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
-        return SYSTEMS[config.system].from_config(base, parts)
+        return system.from_config(base, parts | {"query_embedding": config.query_embedding})
     except ValueError as error:
         raise InputError(f"head: {error}") from error
 
@@ -133,15 +137,24 @@ def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
                 f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
                 "leave it out"
             )
-    if config.use_predictor and encoder.to_config()["predictor"] is None:
-        out = encoder.dimension
-        predictor = dataclasses.replace(HeadConfig(**head), kind=config.predictor, input_dim=out, output_dim=out)
-        parts = {"head": head, "predictor": predictor.to_dict()}
-        grown = SYSTEMS[encoder.system].from_config(encoder.base, parts)
-        grown.load_state_dict({**grown.state_dict(), **encoder.state_dict()})
-        return grown
-    if config.lambda_predictive > 0 and encoder.to_config()["predictor"] is None:
-        raise InputError(
-            f"--lambda_predictive needs a predictor, {config.load_checkpoint} has none; add --use_predictor"
-        )
-    return encoder
+    return _changed(encoder, config)
+
+
+def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder:
+    """Give a loaded encoder the predictor, or the kind of query embedding, that a run asks for."""
+    loaded = encoder.to_config()
+    asked = dict(loaded)
+    if config.use_predictor and loaded["predictor"] is None:
+        out, kind = encoder.dimension, config.predictor or encoder.predictor_kind
+        shape = dataclasses.replace(HeadConfig(**loaded["head"]), kind=kind, input_dim=out, output_dim=out)
+        asked["predictor"] = shape.to_dict()
+    if config.query_embedding == "prediction":
+        asked["query_embedding"] = config.query_embedding
+    if asked == loaded:
+        return encoder
+    try:
+        changed = type(encoder).from_config(encoder.base, asked)
+    except ValueError as error:
+        raise InputError(f"--load_checkpoint {config.load_checkpoint}: {error}") from error
+    changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
+    return changed

@@ -8,8 +8,10 @@ from typing import Any
 from ragcun.cli import flag
 from ragcun.errors import InputError
 
+SYSTEMS = ("isotropic_gaussian", "jepa", "respred", "asymmetric")
 PRECISIONS = ("no", "fp16", "bf16", "auto")
 RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
+COUNTS = ("freeze_early_layers", "save_interval", "state_interval", "collapse_checks", "seed")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -22,8 +24,10 @@ class TrainConfig:
     """
 
     # data
-    train_data: str = flag(None, "pairs file (.json, .jsonl, .csv), or a BEIR folder whose training qrels to use")
+    train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder whose training qrels to use")
     output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
+    documents: str | None = flag(None, "make training pairs from these documents instead of --train_data")
+    pair_method: str = flag("first_sentence", "how pairs are made from --documents")
     val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it")
     dev_split: str = flag("dev", "split of --dev_beir")
@@ -32,7 +36,7 @@ class TrainConfig:
     )
     cache_dir: str | None = flag(None, "folder of cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
     # model
-    system: str = flag("isotropic_gaussian", "encoder system")
+    system: str = flag("isotropic_gaussian", "encoder system", choices=SYSTEMS)
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     load_checkpoint: str | None = flag(None, "go on from this checkpoint's weights; its model settings apply")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
@@ -46,22 +50,47 @@ class TrainConfig:
     head_expansion: float = flag(2.0, "hidden width as a multiple of the base's dimension, 1 to 4")
     activation: str = flag("gelu", "activation of head and predictor", choices=("gelu", "relu", "silu", "tanh"))
     dropout: float = flag(0.0, "dropout of head and predictor")
-    use_predictor: bool = flag(False, "add a predictor from query embedding to document embedding")
-    predictor: str = flag("residual", "kind of predictor, as --head", choices=("residual", "linear", "mlp"))
+    use_predictor: bool | None = flag(
+        None,
+        "have a predictor from query to document embedding (default: as the system is defined)",
+        bare=True,
+        off=False,
+    )
+    predictor: str | None = flag(
+        None, "kind of predictor, as --head (default: residual; respred: mlp)", choices=("residual", "linear", "mlp")
+    )
+    query_embedding: str = flag(
+        "projection", "what a query's embedding is in retrieval", choices=("projection", "prediction")
+    )
+    ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per optimiser step")
+    ema_schedule: str = flag(
+        "constant", "course of the decay; the others rise to 1", choices=("constant", "cosine", "linear")
+    )
     # objective
     lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
     lambda_isotropy: float = flag(3.0, "weight of the isotropy loss")
     lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
-    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs --use_predictor)")
+    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)")
+    lambda_residual: float = flag(0.0, "weight of the size of respred's correction (the founding notes: .01)")
     contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))
     margin: float = flag(1.0, "margin of the margin losses")
     temperature: float = flag(0.05, "temperature of InfoNCE")
     symmetric: bool = flag(True, "InfoNCE from documents to queries too")
     distance: str = flag("euclidean", "distance of InfoNCE", choices=("euclidean", "cosine", "dot"))
-    isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "none"))
+    isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "sigreg", "gor", "vicreg", "none"))
     isotropy_form: str = flag(
         "scale_free", "scale_free, or absolute (as in the founding notes)", choices=("scale_free", "absolute")
     )
+    isotropy_transform: str = flag(
+        "none",
+        "what is done to embeddings before the isotropy loss",
+        choices=("none", "standardize", "standardize_l2", "unit_scale", "sqrt_dim"),
+    )
+    isotropy_rows: str = flag(
+        "together", "isotropy of queries and documents together, or of each side", choices=("together", "each")
+    )
+    num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step")
+    knots: str = flag("reference", "integration knots of SIGReg", choices=("reference", "paper"))
     stopgrad: bool = flag(True, "hold the predictor's target constant")
     # optimisation
     epochs: int = flag(10, "passes over the training pairs")
@@ -85,6 +114,8 @@ class TrainConfig:
     seed: int = flag(42, "seed of everything random")
     log_interval: int = flag(10, "steps between rows of metrics.jsonl")
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
+    on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
+    collapse_checks: int = flag(20, "looks for a collapse in a run; 0 looks never")
     state_interval: int = flag(0, "steps between resume points inside an epoch; 0 makes one after each epoch")
     resume: bool = flag(False, "go on from the newest resume point in --output_dir, or start where there is none")
     overwrite: bool = flag(False, "replace an earlier run in --output_dir")
@@ -92,12 +123,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.freeze_base is None:
             self.freeze_base = self.freeze_early_layers == 0
-        if not self.train_data:
-            raise InputError("--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder")
+        if self.train_data and self.documents:
+            raise InputError("--train_data and --documents both say where pairs come from; give one of them")
+        if not self.train_data and not self.documents:
+            raise InputError(
+                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --documents"
+            )
         self._at_least("batch_size", 2)
-        for name in ("epochs", "gradient_accumulation_steps", "log_interval", "encode_batch_size"):
+        for name in ("epochs", "gradient_accumulation_steps", "log_interval", "encode_batch_size", "num_slices"):
             self._at_least(name, 1)
-        for name in ("freeze_early_layers", "save_interval", "state_interval", "max_grad_norm", "weight_decay", "seed"):
+        for name in (*COUNTS, "max_grad_norm", "weight_decay"):
             self._at_least(name, 0)
         for name in ("warmup_steps", *RATES):
             if getattr(self, name) is not None:
@@ -108,8 +143,8 @@ class TrainConfig:
             raise InputError(f"--dev_fraction must be at least 0 and below 1, got {self.dev_fraction}")
         if self.dev_fraction and self.dev_beir:
             raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
-        if self.lambda_predictive > 0 and not self.use_predictor and not self.load_checkpoint:
-            raise InputError(f"--lambda_predictive {self.lambda_predictive} needs --use_predictor")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"--ema_decay must be from 0 to 1, got {self.ema_decay}")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; give one of them")
 

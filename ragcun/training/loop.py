@@ -22,6 +22,7 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
 from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.stack import Stackable
 from ragcun.models.weights import contiguous, copy_strictly
 from ragcun.training.batches import Rows, epoch_batches, make_source, share
 from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective
@@ -31,7 +32,7 @@ from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
-from ragcun.training.schedule import warmup_cosine
+from ragcun.training.schedule import ema_decay, warmup_cosine
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
 
 logger = logging.getLogger(__name__)
@@ -84,13 +85,15 @@ class Trainer:
         if config.load_checkpoint is None:
             encoder.start_from(self.source.sample(config.seed))
         if config.compile:
-            for part in encoder.parts().values():
-                part.compile()
+            for part in encoder.modules():
+                if isinstance(part, Stackable):
+                    part.compile()
         groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
         self.rates = [group["lr"] for group in groups]
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         self.progress = Progress()
+        self.total = len(self.steps_of(1)) * config.epochs
         self.best: dict[str, Tensor] = {}
         self.hashes = data.hashes()
         self.settings = {k: v for k, v in config.to_dict().items() if k not in NOT_COMPARED} | {"data": self.hashes}
@@ -110,14 +113,12 @@ class Trainer:
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
         self._begin()
-        per_epoch = len(self.steps_of(1))
-        total = per_epoch * self.config.epochs
         main = self.accelerator.is_local_main_process
-        bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=not main)
+        bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
         with logging_redirect_tqdm(), bar:
             first = max(1, self.progress.epoch)
             for epoch in range(first, self.config.epochs + 1):
-                self._epoch(epoch, total, bar)
+                self._epoch(epoch, bar)
         return self._finish()
 
     def _begin(self) -> None:
@@ -148,7 +149,7 @@ class Trainer:
         size = config.gradient_accumulation_steps
         return [mine[start : start + size] for start in range(0, len(mine), size)]
 
-    def _epoch(self, epoch: int, total: int, bar: tqdm[Any]) -> None:
+    def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         steps = self.steps_of(epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         if done == len(steps):
@@ -157,9 +158,9 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         for index in range(done, len(steps)):
-            output, norm = self._scheduled_step(steps[index], total)
+            output, norm = self._scheduled_step(steps[index])
             self.progress.batches_done = index + 1
-            log = self.progress.step % self.config.log_interval == 0 or self.progress.step == total
+            log = self.progress.step % self.config.log_interval == 0 or self.progress.step == self.total
             save = self._is_resume_point(index + 1, len(steps))
             if log or save or index + 1 == len(steps):
                 self._check_finite(output)
@@ -183,13 +184,17 @@ class Trainer:
         interval = self.config.state_interval
         return interval > 0 and done % interval == 0 and done < steps
 
-    def _scheduled_step(self, batches: list[Rows], total: int) -> tuple[LossOutput, Tensor | None]:
-        """Set this step's learning rates, and take the step."""
-        factor = warmup_cosine(self.progress.step, total, self.config.warmup(total))
+    def _scheduled_step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
+        """Set this step's learning rates, take the step, and let an EMA target follow it."""
+        config = self.config
+        factor = warmup_cosine(self.progress.step, self.total, config.warmup(self.total))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.progress.step += 1
-        return self.step(batches)
+        done = self.step(batches)
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.encoder.after_step(ema_decay(self.progress.step, self.total, config.ema_decay, config.ema_schedule))
+        return done
 
     def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
         """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
@@ -198,7 +203,7 @@ class Trainer:
         for i, rows in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                output = self.objective(self.model(self.source.batch(rows)))
+                output = self.objective(self.model(self.source.batch(rows)), self.progress.step)
                 loss = output.total / len(batches)
                 (loss if scaler is None else scaler.scale(loss)).backward()
         norm = None

@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
 from ragcun.errors import InputError
+from ragcun.models import encoder as encoders
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.folder import CONFIG, WEIGHTS, is_checkpoint
@@ -33,6 +34,15 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "tanh": {"head": HeadConfig("residual", 16, 12, depth=4, activation="tanh")},
     "raw": {"head": "residual", "use_predictor": True},
     "minilm": {"head": "residual", "use_predictor": True},
+    "prediction": {"head": "residual", "use_predictor": True, "query_embedding": "prediction"},
+    "jepa": {"system": "jepa", "output_dim": 9},
+    "jepa minilm": {"system": "jepa", "query_embedding": "prediction"},
+    "respred": {"system": "respred", "head": "linear"},
+    "respred prediction": {"system": "respred", "query_embedding": "prediction", "output_dim": 11},
+    "respred linear minilm": {"system": "respred", "query_embedding": "prediction", "predictor": "linear"},
+    "asymmetric": {"system": "asymmetric", "head": "mlp"},
+    "asymmetric prediction": {"system": "asymmetric", "use_predictor": True, "query_embedding": "prediction"},
+    "asymmetric minilm": {"system": "asymmetric", "output_dim": 64},
 }
 
 WITHOUT_RAGCUN = """
@@ -91,10 +101,13 @@ def saved(
     root = tmp_path_factory.mktemp("saved")
     for name, options in SYSTEMS.items():
         torch.manual_seed(0)
-        base = TextBase.load("minilm", device="cpu") if name == "minilm" else prompted(tiny_bert, name != "raw")
-        encoder = moved(IsotropicGaussianEncoder(base, **options), 0.01 if name == "minilm" else 0.1)
+        real = "minilm" in name
+        base = TextBase.load("minilm", device="cpu") if real else prompted(tiny_bert, name != "raw")
+        system = encoders.SYSTEMS[options.get("system", "isotropic_gaussian")]
+        settings = {key: value for key, value in options.items() if key != "system"}
+        encoder = moved(system(base, **settings), 0.01 if real else 0.1)
         encoder.save_pretrained(root / name)
-        made[name] = root / name, encoder, SENTENCES if name == "minilm" else [*texts[:12], " ".join(texts[:3])]
+        made[name] = root / name, encoder, SENTENCES if real else [*texts[:12], " ".join(texts[:3])]
     return made
 
 
@@ -142,7 +155,7 @@ def test_nothing_needs_to_be_told_again(
 ) -> None:
     folder, encoder, some = saved[name]
     again = RetrievalEncoder.from_pretrained(folder, device="cpu")
-    assert type(again) is IsotropicGaussianEncoder
+    assert type(again) is type(encoder)
     assert again.to_config() == encoder.to_config()
     for role in ("query", "document"):
         np.testing.assert_array_equal(again.encode(some, role=role), encoder.encode(some, role=role))

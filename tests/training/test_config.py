@@ -99,12 +99,14 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
     return (not field.default) if kind == "bool" else {"int": 7, "float": 0.25, "str": "x"}[kind]
 
 
-@pytest.mark.parametrize("contradicting", [{"overwrite", "dev_fraction"}, {"resume", "dev_beir"}])
+@pytest.mark.parametrize(
+    "contradicting", [{"overwrite", "dev_fraction", "documents"}, {"resume", "dev_beir", "train_data"}]
+)
 def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
     """All fields at once, each with a value that is not its default, from flags and from YAML alike."""
     fields = [field for field in dataclasses.fields(TrainConfig) if field.name not in contradicting]
     values = {field.name: other_than_default(field) for field in fields}
-    assert len(values) == len(dataclasses.fields(TrainConfig)) - 2
+    assert len(values) == len(dataclasses.fields(TrainConfig)) - 3
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     by_flags = parse_config(TrainConfig, "Train.", [p for k, v in values.items() for p in (f"--{k}", str(v))])
     assert {name: getattr(by_flags, name) for name in values} == values
@@ -174,7 +176,10 @@ def test_precision_flags(line: str, precision: str) -> None:
         ({"freeze_early_layers": -2}, "at least 0"),
         ({"dev_fraction": 1.0}, "below 1"),
         ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
-        ({"lambda_predictive": 1.0}, "needs --use_predictor"),
+        ({"documents": "x"}, "both"),
+        ({"ema_decay": 1.5}, "from 0 to 1, got 1.5"),
+        ({"num_slices": 0}, "at least 1, got 0"),
+        ({"collapse_checks": -1}, "at least 0"),
         ({"resume": True, "overwrite": True}, "contradict"),
     ],
 )

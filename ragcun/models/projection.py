@@ -1,0 +1,155 @@
+"""ProjectionEncoder: what every system of heads on a text base has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ragcun.models.base import TextBase
+from ragcun.models.encoder import PairBatch, RetrievalEncoder
+from ragcun.models.export import dense_modules, routed
+from ragcun.models.heads import Head, HeadConfig, build_head
+from ragcun.models.stack import Stackable
+from ragcun.views import Views
+
+QueryEmbedding = Literal["projection", "prediction"]
+QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = ("projection", "prediction")
+
+
+class ProjectionEncoder(RetrievalEncoder):
+    """Text base → projection head → unnormalised embedding, with an optional predictor.
+
+    The predictor maps a query embedding to a guess of its document's embedding. It serves the predictive loss;
+    retrieval uses the projections, unless `query_embedding` says that a query's prediction is its embedding.
+
+    Args:
+        base: the text base, or its name (hub name, folder, ``minilm``).
+        output_dim: length of the embeddings; None keeps the base's.
+        head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadConfig`.
+        use_predictor: whether to have a predictor; None means what the system is defined with.
+        predictor: its kind, as for `head`, or a whole `HeadConfig`; None means the system's own kind.
+        query_embedding: ``projection`` or ``prediction``.
+
+    Raises:
+        ValueError: the head does not fit the base, or what is asked for needs a predictor that is not there.
+    """
+
+    def __init__(
+        self,
+        base: TextBase | str = "minilm",
+        output_dim: int | None = None,
+        head: str | HeadConfig = "residual",
+        use_predictor: bool | None = None,
+        predictor: str | HeadConfig | None = None,
+        query_embedding: str = "projection",
+    ) -> None:
+        super().__init__(TextBase.load(base) if isinstance(base, str) else base)
+        dim = self.base.dimension
+        config = HeadConfig(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
+        if config.input_dim != dim:
+            raise ValueError(f"the head takes vectors of length {config.input_dim}, the base gives {dim}")
+        predicts = self.always_predicts if use_predictor is None else use_predictor
+        if self.always_predicts and not predicts:
+            raise ValueError(f"a {self.system} encoder always has a predictor; leave use_predictor out")
+        if query_embedding not in QUERY_EMBEDDINGS:
+            raise ValueError(f"query_embedding must be one of {', '.join(QUERY_EMBEDDINGS)}, got {query_embedding!r}")
+        if query_embedding == "prediction" and not predicts:
+            raise ValueError("query_embedding 'prediction' needs a predictor; set use_predictor")
+        self.query_embedding = query_embedding
+        self.head = build_head(config)
+        self.predictor: Stackable | None = None
+        if predicts:
+            kind = self.predictor_kind if predictor is None else predictor
+            shape = replace(config, kind=kind) if isinstance(kind, str) else kind
+            self.predictor = self.make_predictor(
+                replace(shape, input_dim=config.output_dim, output_dim=config.output_dim)
+            )
+
+    def make_predictor(self, config: HeadConfig) -> Stackable:
+        """Build the predictor."""
+        return build_head(config)
+
+    @property
+    def document_head(self) -> Head:
+        """The head of documents: here that of queries."""
+        return self.head
+
+    @property
+    def dimension(self) -> int:
+        """Length of the embeddings."""
+        return self.head.config.output_dim
+
+    def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Project; where `query_embedding` says so, predict the document's embedding from that."""
+        query = self.head(vectors)
+        if self.query_embedding == "projection" or self.predictor is None:
+            return query
+        return self.predictor(query)
+
+    def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Project."""
+        return self.document_head(vectors)
+
+    def project(self, batch: PairBatch) -> dict[str, Any]:
+        """Return the fields of `Views` that all systems share: projections, masks."""
+        vectors, sizes = self.base_vectors(batch)
+        if self.document_head is self.head:
+            query, positive, *rest = self.head(vectors).split(sizes)
+        else:
+            query = self.head(vectors[: sizes[0]])
+            positive, *rest = self.document_head(vectors[sizes[0] :]).split(sizes[1:])
+        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None}
+        return shown | {"negative_mask": batch.negative_mask, "relevant": batch.relevant}
+
+    def training_views(self, batch: PairBatch) -> Views:
+        """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
+        shown = self.project(batch)
+        if self.predictor is None:
+            return Views(**shown)
+        return Views(**shown, predicted=self.predictor(shown["query"]), target=shown["positive"])
+
+    @property
+    def shows(self) -> frozenset[str]:
+        """Names of the optional fields of `Views` that this encoder fills."""
+        return frozenset() if self.predictor is None else frozenset({"predicted"})
+
+    def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
+        """Start heads that cut dimensions as the projection that preserves these vectors best."""
+        for head in {self.head, self.document_head}:
+            head.start_from(vectors)
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Head, or heads, and predictor where there is one."""
+        heads = self.head if self.document_head is self.head else nn.ModuleList([self.head, self.document_head])
+        return {"head": heads} | ({} if self.predictor is None else {"predictor": self.predictor})
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the shapes of head and predictor, and what a query's embedding is."""
+        predictor = None if self.predictor is None else self.predictor.config.to_dict()
+        return {"head": self.head.config.to_dict(), "predictor": predictor, "query_embedding": self.query_embedding}
+
+    @classmethod
+    def from_config(cls, base: TextBase, config: dict[str, Any]) -> Self:
+        """Build the encoder of `to_config`."""
+        predictor = config["predictor"]
+        return cls(
+            base,
+            head=HeadConfig(**config["head"]),
+            use_predictor=predictor is not None,
+            predictor=None if predictor is None else HeadConfig(**predictor),
+            query_embedding=config["query_embedding"],
+        )
+
+    def export_modules(self) -> list[nn.Module]:
+        """Return the head as ``Dense`` modules; where queries take another way than documents, behind a ``Router``."""
+        query: list[nn.Module] = [*dense_modules(self.head)]
+        if self.query_embedding == "prediction" and self.predictor is not None:
+            query += dense_modules(self.predictor)
+        elif self.document_head is self.head:
+            return query
+        return routed(query, [*dense_modules(self.document_head)])
