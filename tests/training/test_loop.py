@@ -21,12 +21,13 @@ from ragcun.errors import InputError
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.folder import WEIGHTS
+from ragcun.models.jepa import MPNetLeJEPAIG
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.build import build_encoder, build_objective
 from ragcun.training.config import TrainConfig
 from ragcun.training.loop import Trainer, fit
 from ragcun.training.result import FitResult
-from ragcun.training.schedule import warmup_cosine
+from ragcun.training.schedule import ema_decay, warmup_cosine
 
 Train = Callable[..., FitResult]
 
@@ -226,6 +227,10 @@ def test_rates_follow_the_schedule_each_step(train: Train) -> None:
         (11, {"state_interval": 2, "output_dim": 8, "gradient_accumulation_steps": 2, "epochs": 6}),
         (6, {"state_interval": 1, "freeze_base": False, "base_learning_rate": 1e-3, "dropout": 0.3}),
         (5, {"freeze_early_layers": 1, "base_learning_rate": 1e-3}),
+        (7, {"system": "jepa", "state_interval": 2, "ema_decay": 0.9, "lambda_predictive": 1.0, "dropout": 0.3}),
+        (5, {"system": "jepa", "freeze_base": False, "base_learning_rate": 1e-3, "ema_schedule": "cosine"}),
+        (7, {"system": "respred", "state_interval": 2, "lambda_predictive": 1.0, "lambda_residual": 0.01}),
+        (7, {"system": "asymmetric", "state_interval": 2, "query_embedding": "prediction", "lambda_predictive": 1.0}),
     ],
     ids=str,
 )
@@ -249,6 +254,36 @@ def test_resume_equals_uninterrupted(
     assert (parts.best_epoch, parts.score, parts.steps) == (whole.best_epoch, whole.score, whole.steps)
     assert "random.safetensors:cpu" in tensors_of(tmp_path / "parts" / "state")
     assert any("exp_avg" in name for name in tensors_of(tmp_path / "parts" / "state"))
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_target_follows_every_optimiser_step_once(
+    train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
+) -> None:
+    """The target's final weights are the moving average over the online weights after each optimiser step."""
+    decays, online = [], []
+    follow = MPNetLeJEPAIG.after_step
+
+    def watched(encoder: MPNetLeJEPAIG, decay: float) -> None:
+        decays.append(decay)
+        online.append(torch.cat([parameter.detach().flatten() for parameter in encoder.head.parameters()]))
+        follow(encoder, decay)
+
+    monkeypatch.setattr(MPNetLeJEPAIG, "after_step", watched)
+    settings = {"ema_decay": 0.8, "ema_schedule": schedule, "gradient_accumulation_steps": accumulated}
+    result = train(system="jepa", lambda_predictive=1.0, lambda_contrastive=0.0, learning_rate=1e-2, **settings)
+    start, *online = online
+    assert decays[0] == 0.0  # the target starts as the head
+    assert decays[1:] == [ema_decay(step, result.steps, 0.8, schedule) for step in range(1, result.steps + 1)]
+    assert len(online) == result.steps
+    expected = start
+    for decay, weights in zip(decays[1:], online, strict=True):
+        expected = decay * expected + (1 - decay) * weights
+    encoder = RetrievalEncoder.from_pretrained(result.checkpoint)
+    found = torch.cat([parameter.flatten() for parameter in encoder.target_head.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found, online[-1])
 
 
 def test_a_finished_run_resumes_to_itself(train: Train, tmp_path: Path) -> None:

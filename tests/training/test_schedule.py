@@ -1,4 +1,4 @@
-"""The learning rate's factor: closed form and bounds."""
+"""The learning rate's factor and the EMA decay: closed forms and bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.training.schedule import warmup_cosine
+from ragcun.training.schedule import EMA_SCHEDULES, ema_decay, warmup_cosine
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_ends_near_zero(total: int) -> None:
     assert warmup_cosine(total - 1, total, total // 10) < 5 / total
     assert warmup_cosine(total, total, total // 10) == pytest.approx(0, abs=1e-15)
     assert warmup_cosine(total + 99, total, total // 10) == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("constant", 0.9), ("cosine", 0.95), ("linear", 0.95)])
+def test_ema_decay_at_the_middle_and_the_end(schedule: str, middle: float) -> None:
+    assert ema_decay(50, 100, 0.9, schedule) == pytest.approx(middle, abs=1e-12)
+    assert ema_decay(100, 100, 0.9, schedule) == pytest.approx(0.9 if schedule == "constant" else 1.0, abs=1e-12)
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.floats(0, 1), st.sampled_from(sorted(EMA_SCHEDULES)))
+def test_ema_decay_stays_between_its_start_and_1_and_never_falls(
+    step: int, total: int, start: float, schedule: str
+) -> None:
+    now, later = (ema_decay(s, total, start, schedule) for s in (step, step + 1))
+    assert start - 1e-12 <= now <= later + 1e-12 <= 1 + 2e-12
+
+
+def test_an_unknown_ema_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of constant, cosine, linear"):
+        ema_decay(1, 2, 0.9, "step")
