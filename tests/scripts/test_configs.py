@@ -1,0 +1,40 @@
+"""Every file in configs/ runs through train.py as it is, paths and sizes apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ragcun.data.beir import load_collection, pairs_from_collection
+from ragcun.data.pairs import write_pairs
+from ragcun.models.encoder import RetrievalEncoder
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_trains(
+    path: Path, run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Path
+) -> None:
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    pairs = tmp_path / "pairs.jsonl"
+    write_pairs(pairs, pairs_from_collection(load_collection(collection_folder, "train")).rows())
+    elsewhere = {"base_model": tiny_bert, "output_dir": str(tmp_path / "run")}
+    elsewhere |= {"train_data": str(pairs if settings["train_data"].endswith(".jsonl") else collection_folder)}
+    elsewhere |= {name: str(pairs) for name in ("val_data",) if name in settings}
+    elsewhere |= {name: str(collection_folder) for name in ("dev_beir",) if name in settings}
+    flags = [part for name, value in elsewhere.items() for part in (f"--{name}", value)]
+    done = run_script("train", "--config", path, *flags, "--epochs", 1, "--mixed_precision", "no")
+    assert done.code == 0, done.err
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if name not in (*PATHS, "epochs", "mixed_precision"):
+            assert written[name] == value
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"
+    encoder = RetrievalEncoder.from_pretrained(tmp_path / "run" / "best_model")
+    assert encoder.system == settings.get("system", "isotropic_gaussian")
