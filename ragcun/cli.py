@@ -18,6 +18,7 @@ from ragcun.errors import InputError
 from ragcun.files import read_text
 
 Config = TypeVar("Config")
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -48,17 +49,31 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    """Add one flag for each field of a dataclass; booleans parse as ``--x``, ``--x False`` and ``--no_x``."""
+def add_flags(
+    parser: argparse.ArgumentParser,
+    config: type[Any],
+    defaults: Mapping[str, Any] = NOTHING,
+    aliases: Mapping[str, str] = NOTHING,
+) -> None:
+    """Add one flag for each field of a dataclass; booleans parse as ``--x``, ``--x False`` and ``--no_x``.
+
+    Args:
+        parser: what the flags are added to.
+        config: the dataclass.
+        defaults: defaults, by field, that are shown instead of the dataclass's own.
+        aliases: further flags, each with the field that it sets.
+    """
     fields = {field.name: field for field in dataclasses.fields(config)}
     for name, convert in converters(config).items():
         field, bare = fields[name], fields[name].metadata["bare"]
-        shown = "" if field.default is dataclasses.MISSING else f" (default: {field.default})"
+        default = defaults.get(name, field.default)
+        shown = "" if default is dataclasses.MISSING else f" (default: {default})"
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
         options |= {"help": field.metadata["help"].replace("%", "%%") + shown, "type": _argparse_type(convert)}
         if bare is not None:
             options |= {"nargs": "?", "const": bare}
-        parser.add_argument(f"--{name}", **options)
+        also = [f"--{alias}" for alias, target in aliases.items() if target == name]
+        parser.add_argument(f"--{name}", *also, **options)
         if field.metadata["off"] is not None:
             parser.add_argument(
                 f"--no_{name}",
@@ -164,14 +179,28 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def parse_config(config: type[Config], description: str, arguments: list[str] | None = None) -> Config:
-    """Parse flags, and the YAML file of ``--config`` under them, into a configuration."""
+def parse_config(
+    config: type[Config],
+    description: str,
+    arguments: list[str] | None = None,
+    defaults: Mapping[str, Any] = NOTHING,
+    aliases: Mapping[str, str] = NOTHING,
+) -> Config:
+    """Parse flags, the YAML file of ``--config`` under them, and a script's own defaults under both.
+
+    Args:
+        config: the dataclass whose fields are the flags.
+        description: what ``--help`` says first.
+        arguments: the command line; None takes the process's own.
+        defaults: defaults, by field, that replace the dataclass's own.
+        aliases: further flags, each with the field that it sets.
+    """
     parser = ArgumentParser(description=description)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
-    add_flags(parser, config)
+    add_flags(parser, config, defaults, aliases)
     flags = vars(parser.parse_args(arguments))
     file = flags.pop("config")
-    return from_mapping(config, {**(read_yaml(file) if file else {}), **flags}, file or "flags")
+    return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or "flags")
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_json_lines(path: str | Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
+def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line; the file is complete or absent."""
     with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json_array(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON array with one object a line; the file is complete or absent."""
+    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        before = "["
+        for row in rows:
+            file.write(f"{before}\n{json.dumps(row, ensure_ascii=False)}")
+            before = ","
+        file.write("[]\n" if before == "[" else "\n]\n")
 
 
 def read_json(path: str | Path) -> Any:

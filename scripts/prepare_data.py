@@ -1,4 +1,4 @@
-"""Prepare a BEIR folder: from the documentation of the installed Python packages, or with held-out training queries."""
+"""Prepare training data: a BEIR folder of Python documentation, held-out queries, or pairs made from documents."""
 
 from __future__ import annotations
 
@@ -6,69 +6,58 @@ import argparse
 from pathlib import Path
 
 from ragcun.cli import ArgumentParser, run_script
+from ragcun.errors import InputError
 
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", required=True, help="python_docs, or a BEIR folder whose queries are split")
-    parser.add_argument("--output_dir", type=Path, required=True, help="BEIR folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sample and of the split (default: 0)")
+    source = "python_docs, a BEIR folder whose queries are split, or with --generate_pairs any file of documents"
+    parser.add_argument("--documents", required=True, help=source)
+    parser.add_argument("--output_dir", type=Path, help="folder to write: a BEIR folder, or the splits' pairs files")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
+    shares = "fractions of the documents in train, dev and test (default: 0.8 0.1 0.1)"
+    parser.add_argument("--split", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar="FRACTION", help=shares)
     docs = parser.add_argument_group("python_docs")
     docs.add_argument("--max_documents", type=int, help="take a sample of this many documents")
     docs.add_argument("--packages", nargs="+", metavar="NAME", help="take these top-level packages only")
-    shares = "fractions of the documents in train, dev and test (default: 0.8 0.1 0.1)"
-    docs.add_argument("--split", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar="FRACTION", help=shares)
     folder = parser.add_argument_group("a BEIR folder")
     folder.add_argument("--split_name", default="train", help="split whose queries are divided (default: train)")
     folder.add_argument("--hold_out", type=float, default=0.2, help="fraction of its queries for dev (default: 0.2)")
+    pairs = parser.add_argument_group("pairs made from documents")
+    pairs.add_argument("--generate_pairs", action="store_true", help="make pairs of documents (.txt, JSON, CSV, BEIR)")
+    pairs.add_argument("--method", default="first_sentence", help="how (default: %(default)s)")
+    pairs.add_argument("--num_pairs", type=int, help="how many in all (default: one from each document)")
+    pairs.add_argument("--masked_share", type=float, help="share of words that a mask_ method masks (default: 0.15)")
+    pairs.add_argument("--mask", help="what stands for a masked word; '' drops it (default: [MASK])")
+    pairs.add_argument("--output", type=Path, metavar="FILE", help="file of all pairs (.json, .jsonl), splits in order")
     return parser.parse_args()
 
 
-def prepare_python_docs(arguments: argparse.Namespace) -> None:
-    """Write the Python documentation as a BEIR folder with the splits train, dev and test, and pairs of two of them."""
-    from ragcun.data.beir import write_collection
-    from ragcun.data.python_docs import build, extract, python_doc_roots
+def prepare(flags: argparse.Namespace) -> list[str]:
+    """Prepare what the command line asks for, and return what was written."""
+    from ragcun.data import augment, prepare
 
-    entries = extract(python_doc_roots(), arguments.packages)
-    corpus = build(entries, arguments.max_documents, arguments.seed, tuple(arguments.split))
-    write_collection(arguments.output_dir, corpus.documents, corpus.queries, corpus.qrels_by_split)
-    print(f"{arguments.output_dir}: {len(corpus.documents)} documents of {len(entries)} found")
-    write_pairs_of(arguments.output_dir, [split for split in ("train", "dev") if split in corpus.qrels_by_split])
-
-
-def prepare_held_out(arguments: argparse.Namespace) -> None:
-    """Write a BEIR folder whose split dev is held out of one split of another; the other splits are not copied."""
-    from ragcun.data.beir import hold_out_queries, load_collection, write_collection
-    from ragcun.errors import InputError
-
-    if arguments.output_dir.resolve() == Path(arguments.documents).resolve():
-        raise InputError(f"--output_dir {arguments.output_dir} is the folder that is read; name another one")
-    whole = load_collection(arguments.documents, arguments.split_name)
-    kept, held_out = hold_out_queries(whole, arguments.hold_out, arguments.seed)
-    qrels = {"train": kept.qrels, "dev": held_out.qrels}
-    write_collection(arguments.output_dir, whole.documents, whole.queries, qrels)
-    print(f"{arguments.output_dir}: {len(whole.documents)} documents")
-    print(f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev")
-    write_pairs_of(arguments.output_dir, ["train"])
-
-
-def write_pairs_of(output_dir: Path, splits: list[str]) -> None:
-    """Write the pairs files of some splits of a BEIR folder into it."""
-    from ragcun.data.beir import load_collection, pairs_from_collection
-    from ragcun.data.pairs import write_pairs
-
-    for split in splits:
-        pairs = pairs_from_collection(load_collection(output_dir, split))
-        path = output_dir / "pairs" / f"{split}.jsonl"
-        write_pairs(path, pairs)
-        print(f"  {path}: {len(pairs)} pairs")
+    if flags.generate_pairs:
+        if flags.documents == "python_docs":
+            raise InputError("--documents python_docs writes its own pairs; leave out --generate_pairs")
+        if flags.output_dir is None and flags.output is None:
+            raise InputError("--output_dir and --output are both missing: name a folder or a file to write")
+        maker = augment.pair_maker(flags.method, flags.masked_share, flags.mask)
+        places = (flags.output_dir, flags.output)
+        return prepare.prepare_generated(flags.documents, maker, flags.split, flags.seed, flags.num_pairs, *places)
+    if flags.output_dir is None:
+        raise InputError("--output_dir is missing: name the folder to write")
+    if flags.documents == "python_docs":
+        sample = (flags.packages, flags.max_documents, tuple(flags.split), flags.seed)
+        return prepare.prepare_python_docs(flags.output_dir, *sample)
+    held_out = (flags.split_name, flags.hold_out, flags.seed)
+    return prepare.prepare_held_out(Path(flags.documents), flags.output_dir, *held_out)
 
 
 def main() -> None:
-    """Prepare what the command line asks for."""
-    arguments = parse_arguments()
-    (prepare_python_docs if arguments.documents == "python_docs" else prepare_held_out)(arguments)
+    """Prepare, and say what was written."""
+    print("\n".join(prepare(parse_arguments())))
 
 
 if __name__ == "__main__":

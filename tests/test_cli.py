@@ -99,6 +99,32 @@ def test_wrong_flags_exit_with_the_reason(
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("rounds: 5\nlayers: 6\n")
+    defaults = {"name": "own", "rate": 0.25, "rounds": 4, "layers": 5}
+    assert parse_config(Settings, "Try.", [], defaults) == Settings("own", 0.25, 4, 5)
+    arguments = ["--config", str(file), "--layers", "7"]
+    assert parse_config(Settings, "Try.", arguments, defaults) == Settings("own", 0.25, 5, 7)
+    with pytest.raises(SystemExit):
+        parse_config(Settings, "Try.", ["--help"], defaults)
+    assert "a rate of 10 % (default: 0.25)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_alias_sets_its_field(capsys: pytest.CaptureFixture[str]) -> None:
+    aliases = {"called": "name", "hue": "colour"}
+    assert parse_config(Settings, "Try.", ["--called", "x", "--hue", "green"], aliases=aliases) == Settings(
+        "x", colour="green"
+    )
+    assert parse_config(Settings, "Try.", ["--called", "x", "--name", "y"], aliases=aliases).name == "y"
+    with pytest.raises(SystemExit):
+        parse_config(Settings, "Try.", ["--hue", "blue", "--name", "n"], aliases=aliases)
+    assert "must be one of red, green" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_config(Settings, "Try.", ["--help"], aliases=aliases)
+    assert "--called" in capsys.readouterr().out
+
+
 def test_a_needed_flag_that_is_missing() -> None:
     with pytest.raises(InputError, match="--name is missing: a name that is needed"):
         parse_config(Settings, "Try.", [])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ragcun.data.pairs import PairDataset, Row, is_encodable
+from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.qrels import Qrels, read_qrels, write_qrels
+from ragcun.data.records import is_encodable
 from ragcun.errors import InputError
 from ragcun.files import read_json_lines, replacing_folder, write_json_lines
 

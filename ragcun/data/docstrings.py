@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragcun.data.beir import Document
-from ragcun.data.pairs import is_encodable
+from ragcun.data.records import is_encodable
 
 SUMMARY_WORDS = range(4, 31)
 """How many words a summary may have: fewer do not say what is sought, more are no query."""

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcun.data.records import Unreadable, read_records
+from ragcun.data.records import Unreadable, read_records, refuse_wrong, text_problem
 from ragcun.errors import InputError
-from ragcun.files import write_json_lines
+from ragcun.files import write_json_array, write_json_lines
 
 logger = logging.getLogger(__name__)
 
 Row = tuple[str, str, "str | None"]
+FIELDS = (("query", "positive"), ("y", "x"))
+"""The names that a file may give to a pair's query and positive."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,8 @@ def read_pairs(path: str | Path) -> PairDataset:
     """Read training pairs from a JSON array (.json), JSON lines (.jsonl, .ndjson) or CSV with a header (.csv).
 
     The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none);
-    other fields are ignored.
+    other fields are ignored. Self-supervised pairs may be written with the fields `x` and `y`, or in JSON as the list
+    ``[x, y]``: x is a whole text and y what masking left of it, so y is read as the query and x as its positive.
 
     Raises:
         InputError: the file cannot be read as its extension says, holds no pairs, or has wrong rows (the first is
@@ -132,59 +135,51 @@ def read_pairs(path: str | Path) -> PairDataset:
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
     rows: list[Row] = []
     wrong: list[tuple[int, str]] = []
-    for line, value in read_records(path):
-        problem = row_problem(value)
-        if problem:
-            wrong.append((line, problem))
+    for line, value in read_records(path, FIELDS):
+        row = _row(value)
+        if isinstance(row, str):
+            wrong.append((line, row))
         else:
-            negative = value.get("negative")
-            rows.append((value["query"], value["positive"], negative if negative and negative.strip() else None))
-    if wrong:
-        line, problem = wrong[0]
-        others = f" (and {len(wrong) - 1} more row{'s' if len(wrong) > 2 else ''})" if len(wrong) > 1 else ""
-        raise InputError(f"{path}, line {line}: {problem}{others}; correct or delete what is wrong")
+            rows.append(row)
+    refuse_wrong(path, wrong)
     return PairDataset.from_rows(rows, source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
-    """Write pairs as JSON lines with the fields `query`, `positive` and, where there is one, `negative`.
+    """Write pairs with the fields `query`, `positive` and, where there is one, `negative`.
+
+    The extension decides between JSON lines (.jsonl, .ndjson) and a JSON array with a pair a line (.json).
 
     Raises:
-        InputError: the extension of `path` is not that of JSON lines.
+        InputError: the extension of `path` is none of these.
     """
-    if Path(path).suffix.lower() not in (".jsonl", ".ndjson"):
-        raise InputError(f"{path}: pairs are written as JSON lines; name the file .jsonl")
+    extension = Path(path).suffix.lower()
+    if extension not in (".jsonl", ".ndjson", ".json"):
+        raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
     rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
-    write_json_lines(path, ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows))
+    records = ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows)
+    (write_json_array if extension == ".json" else write_json_lines)(path, records)
 
 
-def is_encodable(text: str) -> bool:
-    r"""Say whether `text` can be written as UTF-8, which an unpaired surrogate such as JSON's ``\ud800`` cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def row_problem(value: Any) -> str | None:
-    """Return what is wrong with one parsed row of a pairs file, None where nothing is."""
+def _row(value: Any) -> Row | str:
+    """Return the pair that a parsed row of a pairs file is, or what is wrong with the row."""
     if isinstance(value, Unreadable):
         return value.reason
+    if isinstance(value, list) and len(value) == 2:
+        value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
         return f'expected an object with the fields "query" and "positive", got {type(value).__name__}'
-    for field in ("query", "positive", "negative"):
-        text = value.get(field)
-        if field == "negative" and text is None:
-            continue
-        if field not in value:
-            return f'field "{field}" is missing'
-        if not isinstance(text, str):
-            return f'field "{field}" must be text, got {"null" if text is None else type(text).__name__}'
-        if not text.strip() and field != "negative":
-            return f'field "{field}" is empty'
-        if not is_encodable(text):
-            return f'field "{field}" holds an unpaired surrogate, which is not text'
-    if (value.get("negative") or "").strip() == value["positive"].strip():
-        return "positive and negative are the same text"
-    return None
+    names = next((names for names in FIELDS if any(name in value for name in names)), FIELDS[0])
+    for name in names:
+        problem = text_problem(value, name) or ("" if value[name].strip() else f'field "{name}" is empty')
+        if problem:
+            return problem
+    query, positive = (value[name] for name in names)
+    if value.get("negative") is None:
+        return query, positive, None
+    negative = value["negative"]
+    return (
+        text_problem(value, "negative")
+        or ("positive and negative are the same text" if negative.strip() == positive.strip() else None)
+        or (query, positive, negative if negative.strip() else None)
+    )

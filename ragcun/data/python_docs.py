@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from ragcun.data.beir import Document
 from ragcun.data.docstrings import DocEntry, module_entries
 from ragcun.data.qrels import Qrels
+from ragcun.data.splits import split_by_shares
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "dev", "test")
 FILES_PER_PROCESS = 256
 """How many source files make a further process worth its start."""
 
@@ -112,16 +112,13 @@ def build(
     Raises:
         InputError: `split` is not three fractions that sum to 1, or `max_documents` is below 1.
     """
-    if len(split) != len(SPLITS) or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-        raise InputError(f"the split must be three fractions that sum to 1 (train, dev, test), got {tuple(split)}")
     if max_documents is not None and max_documents < 1:
         raise InputError(f"at least 1 document must be asked for, got {max_documents}")
     drawn = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())[:max_documents]
-    ends = [round(len(drawn) * sum(split[:i])) for i in range(len(split) + 1)]
     qrels_by_split = {
-        name: {f"query:{entry.name}": {entry.name: 1} for entry in drawn[start:end]}
-        for name, start, end in zip(SPLITS, ends, ends[1:], strict=False)
-        if end > start
+        name: {f"query:{entry.name}": {entry.name: 1} for entry in part}
+        for name, part in split_by_shares(drawn, split).items()
+        if part
     }
     drawn.sort(key=lambda entry: entry.name)
     return DocCollection(

@@ -14,7 +14,11 @@ from torch import Tensor
 from ragcun.distance import DISTANCES, Distance
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
 from ragcun.losses.covariance import ISOTROPY_FORMS, covariance_isotropy, variance_regularisation
+from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.predictive import predictive_error, residual_penalty
+from ragcun.losses.sigreg import KNOTS, sigreg
+from ragcun.losses.transforms import TRANSFORMS
+from ragcun.losses.vicreg import variance_covariance
 from ragcun.views import Views
 
 
@@ -115,8 +119,8 @@ def _queries_and_positives(views: Views) -> Float[Tensor, "rows dim"]:
 
 def _isotropy(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
     rows = ISOTROPY_ROWS[objective.isotropy_rows](views)
-    loss = ISOTROPY[objective.isotropy]
-    return torch.stack([loss(objective, z, step) for z in rows]).mean()
+    transform, loss = TRANSFORMS[objective.isotropy_transform], ISOTROPY[objective.isotropy]
+    return torch.stack([loss(objective, transform(z), step) for z in rows]).mean()
 
 
 def _predictive(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
@@ -143,6 +147,9 @@ CONTRASTIVE: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
 
 ISOTROPY: dict[str, Callable[[Objective, Float[Tensor, "rows dim"], int], Float[Tensor, ""]]] = {
     "covariance": lambda objective, z, step: covariance_isotropy(z, objective.isotropy_form),
+    "sigreg": lambda objective, z, step: sigreg(z, step, objective.num_slices, objective.knots, n_free=True),
+    "gor": lambda objective, z, step: global_orthogonal_regularization(z),
+    "vicreg": lambda objective, z, step: variance_covariance(z),
     "none": lambda objective, z, step: z.new_zeros(()),
 }
 
@@ -163,6 +170,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "contrastive": CONTRASTIVE,
     "isotropy": ISOTROPY,
     "isotropy_form": ISOTROPY_FORMS,
+    "isotropy_transform": TRANSFORMS,
     "isotropy_rows": ISOTROPY_ROWS,
+    "knots": KNOTS,
     "distance": DISTANCES,
 }

@@ -18,6 +18,7 @@ from ragcun.models.encoder import PairBatch
 Rows = NDArray[np.int64]
 START_SAMPLE = 20_000
 LIVE_START_SAMPLE = 2_000
+CACHED_PROBE, LIVE_PROBE = 256, 128
 
 
 def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> list[Rows]:
@@ -44,6 +45,9 @@ class PairSource(Protocol):
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees of a sample of the dataset's texts, queries and documents."""
 
+    def probe(self, seed: int) -> Rows:
+        """Return the pairs by which a run is watched, the same at every call."""
+
 
 class CachedPairs:
     """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
@@ -67,6 +71,10 @@ class CachedPairs:
             negative_mask=mask,
             relevant=_relevant(data, rows, self.device),
         )
+
+    def probe(self, seed: int) -> Rows:
+        """Return 256 pairs, or all there are."""
+        return _some(self.dataset, CACHED_PROBE, seed)
 
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees of up to 20,000 texts."""
@@ -99,6 +107,10 @@ class LivePairs:
             relevant=_relevant(data, rows, self.device),
         )
 
+    def probe(self, seed: int) -> Rows:
+        """Return 128 pairs, or all there are: each look encodes them anew."""
+        return _some(self.dataset, LIVE_PROBE, seed)
+
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees, before training, of up to 1,000 queries and 1,000 documents."""
         random = np.random.default_rng(seed)
@@ -111,6 +123,10 @@ class LivePairs:
     def _tokens(self, texts: list[str], role: Role) -> Features:
         features = self.base.features(texts, role)
         return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
+
+
+def _some(data: PairDataset, count: int, seed: int) -> Rows:
+    return np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
 
 
 def _negatives(data: PairDataset, rows: Rows, device: torch.device) -> tuple[Rows, Bool[Tensor, " batch"] | None]:

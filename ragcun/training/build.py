@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ragcun.data.augment import pairs_from_documents
 from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.errors import InputError
@@ -43,7 +44,9 @@ def build_data(config: TrainConfig) -> TrainingData:
     dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
     if config.dev_fraction and not Path(config.train_data or "").is_dir():
         raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
-    if Path(str(config.train_data)).is_dir():
+    if config.documents is not None:
+        train = pairs_from_documents(config.documents, config.pair_method, config.seed)
+    elif Path(str(config.train_data)).is_dir():
         collection = load_collection(str(config.train_data), "train")
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)

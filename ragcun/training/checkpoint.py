@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Progress:
         best_epoch: that epoch; 0 is the start, before training.
         metric_rows: rows of the metrics file at this point.
         seconds: time spent in training so far.
+        collapse: state of the collapse monitor.
     """
 
     epoch: int = 0
@@ -38,6 +39,7 @@ class Progress:
     best_epoch: int = 0
     metric_rows: int = 0
     seconds: float = 0.0
+    collapse: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(

@@ -115,7 +115,7 @@ class TrainConfig:
     log_interval: int = flag(10, "steps between rows of metrics.jsonl")
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
     on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
-    collapse_checks: int = flag(20, "looks for a collapse in a run; 0 looks never")
+    collapse_checks: int = flag(10, "looks for a collapse in a run; 0 looks never")
     state_interval: int = flag(0, "steps between resume points inside an epoch; 0 makes one after each epoch")
     resume: bool = flag(False, "go on from the newest resume point in --output_dir, or start where there is none")
     overwrite: bool = flag(False, "replace an earlier run in --output_dir")

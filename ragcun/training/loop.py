@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
@@ -28,6 +29,7 @@ from ragcun.training.batches import Rows, epoch_batches, make_source, share
 from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective
 from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, load_state, save_state
+from ragcun.training.collapse import CollapseMonitor
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
 from ragcun.training.result import FitResult
@@ -44,6 +46,7 @@ NOT_COMPARED = (
     "cache_dir",
     "device",
     "log_interval",
+    "on_collapse",
     "save_interval",
     "state_interval",
 )
@@ -93,6 +96,7 @@ class Trainer:
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         self.progress = Progress()
+        self.monitor = CollapseMonitor()
         self.total = len(self.steps_of(1)) * config.epochs
         self.best: dict[str, Tensor] = {}
         self.hashes = data.hashes()
@@ -126,6 +130,7 @@ class Trainer:
         state = self.run.state
         if self.config.resume and state.exists():
             self.progress, self.best, scaler = load_state(state, self.encoder, self.optimizer, self.settings)
+            self.monitor.load_state_dict(self.progress.collapse)
             if scaler is not None and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
             self.run.keep_rows(self.progress.metric_rows)
@@ -140,6 +145,7 @@ class Trainer:
             self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
             logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
         self._judge(0)
+        self._look(0)
 
     def steps_of(self, epoch: int) -> list[list[Rows]]:
         """Return the epoch's optimiser steps, each a list of this process's batches."""
@@ -166,6 +172,7 @@ class Trainer:
                 self._check_finite(output)
             if log:
                 self._log_step(epoch, output, norm, bar)
+            self._look(epoch)
             bar.update()
             if save:
                 self.progress.seconds, started = self._passed(started)
@@ -235,6 +242,32 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.log(row)
 
+    def _look(self, epoch: int) -> None:
+        """Let the collapse monitor see the probe, if a look is due; say what it finds, and stop there if asked."""
+        checks, step = self.config.collapse_checks, self.progress.step
+        if checks == 0 or (step % max(1, self.total // checks) and step != self.total):
+            return
+        training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            views = self.encoder(self.source.batch(self.source.probe(self.config.seed)))
+        self.encoder.train(training)
+        if not all(bool(z.isfinite().all()) for z in (views.query, views.positive)):
+            raise InputError(f"embeddings are not finite at step {step}; lower --learning_rate")
+        found = self.monitor.observe(step, views)
+        row = {"kind": "probe", "epoch": epoch, "step": step, "figures": self.monitor.latest}
+        rows = [row | {"model": self.encoder.diagnostics(views)}]
+        for collapse in found:
+            named = {"collapse": collapse.kind, "figures": collapse.figures, "message": collapse.message}
+            rows.append({"kind": "collapse", "epoch": epoch, "step": step} | named)
+        if self.accelerator.is_main_process:
+            for each in rows:
+                self.run.log(each)
+        for collapse in found:
+            if self.config.on_collapse == "stop":
+                raise InputError(f"{collapse.message}; or go on with --on_collapse warn")
+            logger.warning("%s", collapse.message)
+
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
         if not all(bool(tensor.isfinite().all()) for tensor in self.encoder.trained_state().values()):
@@ -260,6 +293,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self.progress.metric_rows = self.run.count_rows()
+        self.progress.collapse = self.monitor.state_dict()
         scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         save_state(self.run.state, self.encoder, self.optimizer, self.progress, self.best, self.settings, scaler)
 

@@ -99,7 +99,14 @@ def test_wrong_row_is_named_with_its_line_and_others_are_counted(tmp_path, exten
         ({"query": "q", "positive": 3}, '"positive" must be text, got int'),
         ({"query": "q", "positive": "p", "negative": ["n"]}, '"negative" must be text, got list'),
         ({"query": "q\ud800", "positive": "p"}, "unpaired surrogate"),
-        (["q", "p"], "got list"),
+        (["x", "y", "z"], "got list"),
+        (["x"], "got list"),
+        (["x", 3], '"y" must be text, got int'),
+        (["x", " "], '"y" is empty'),
+        ({"x": "whole"}, '"y" is missing'),
+        ({"y": "masked"}, '"x" is missing'),
+        ({"x": "x", "query": "q"}, '"positive" is missing'),
+        ({"x": "x", "y": "y", "negative": "x "}, "same text"),
     ],
 )
 def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, problem):
@@ -121,6 +128,8 @@ def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, p
         ("p.json", '{"query": "q", "positive": "p"}', 1, "expected a JSON array"),
         ("p.json", "", 1, "expected a JSON array"),
         ("p.csv", "question,positive\na,b\n", 1, 'columns "query" and "positive"'),
+        ("p.csv", "x,positive\na,b\n", 1, 'or "y" and "x"'),
+        ("p.csv", "query,positive,query\na,b,c\n", 1, 'the column "query" more than once'),
         ("p.csv", "", 1, 'columns "query" and "positive"'),
         ("p.csv", "query,positive\na,b\n\na,b,c\n", 4, "3 columns where the header names 2"),
         ("p.csv", 'query,positive\n"two\nlines",b\na\n', 4, '"positive" is missing'),
@@ -175,6 +184,39 @@ def test_csv_fields_may_be_longer_than_the_default_limit(tmp_path):
     pairs = read_pairs(write_rows(tmp_path / "p.csv", [{"query": "q", "positive": "x" * (limit + 1)}]))
     assert len(pairs.documents[0]) == limit + 1
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", '[{"x": "whole", "y": "masked"}, ["all", "some"], {"query": "q", "positive": "p"}]'),
+        (
+            "p.jsonl",
+            '{"y": "masked", "x": "whole", "z": 1}\n["all", "some"]\n{"query": "q", "positive": "p", "x": 1}\n',
+        ),
+        ("p.csv", "x,y\nwhole,masked\nall,some\np,q\n"),
+    ],
+)
+def test_the_masked_text_y_is_the_query_and_the_whole_text_x_its_positive(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    rows = [("masked", "whole", None), ("some", "all", None), ("q", "p", None)]
+    assert list(read_pairs(tmp_path / name).rows()) == rows
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=ROWS)
+def test_pairs_written_as_an_array_stand_one_a_line(rows, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "p.json"
+    pairs = PairDataset.from_rows(((q, p, n if n and n.strip() else None) for q, p, n in rows), source="x")
+    write_pairs(path, pairs)
+    assert list(read_pairs(path).rows()) == list(pairs.rows())
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert len(json.loads("\n".join(lines))) == len(pairs) == len(lines) - 3
+
+
+def test_no_pairs_are_written_as_an_empty_array(tmp_path):
+    write_pairs(tmp_path / "p.json", [])
+    assert json.loads((tmp_path / "p.json").read_text()) == []
 
 
 def test_repeated_pairs_are_kept_once_and_counted(caplog):

@@ -58,6 +58,73 @@ def test_held_out_queries_are_the_dev_split(source, tmp_path):
     assert "16 in train, 4 in dev" in result.stdout
 
 
+@pytest.fixture
+def passages(tmp_path):
+    lines = [f"Passage {i} is first. Then the {i}th fact comes. It ends with {i} here." for i in range(50)]
+    (tmp_path / "wiki.txt").write_text("\n".join(["too short", *lines]) + "\n")
+    return tmp_path / "wiki.txt"
+
+
+def test_pairs_are_generated_from_documents_and_split_by_document(passages, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
+    generate = ("--documents", passages, "--generate_pairs", "--output", whole, "--output_dir", out)
+    result = run(*generate, "--num_pairs", 40, "--split", 0.8, 0.1, 0.1)
+    assert result.returncode == 0, result.stderr
+    sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
+    assert [len(rows) for rows in sets] == [32, 4, 4]
+    rows = [row for rows in sets for row in rows]
+    assert list(read_pairs(whole).rows()) == rows
+    assert len(set(rows)) == 40
+    for query, positive, negative in rows:
+        number = query.split()[1]
+        assert query == f"Passage {number} is first."
+        assert positive == f"Then the {number}th fact comes. It ends with {number} here."
+        assert negative is None
+    assert f"{out / 'train.json'}: 32 pairs" in result.stdout
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    assert run(*generate, "--num_pairs", 40).returncode == 0
+    assert {path: path.read_bytes() for path in out.iterdir()} == files
+    assert run(*generate, "--num_pairs", 40, "--seed", 1).returncode == 0
+    assert whole.read_bytes() != files[whole]
+
+
+def test_every_method_and_a_file_alone(passages, source, tmp_path):
+    masking = ("--method", "mask_suffix", "--masked_share", 0.5, "--mask", "", "--split", 1, 0, 0)
+    result = run("--documents", passages, "--generate_pairs", *masking, "--output", tmp_path / "all.jsonl")
+    assert result.returncode == 0, result.stderr
+    pairs = read_pairs(tmp_path / "all.jsonl")
+    assert len(pairs) == 50
+    assert all(positive.startswith(f"{query} ") for query, positive, _ in pairs.rows())
+    assert {(len(query.split()), len(positive.split())) for query, positive, _ in pairs.rows()} == {(7, 14)}
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--documents", "wiki", "--output_dir", "out"), "add --generate_pairs"),
+        (("--documents", "wiki"), "--output_dir is missing"),
+        (("--documents", "wiki", "--output", "out/x.json"), "--output_dir is missing"),
+        (("--documents", "wiki", "--generate_pairs"), "--output_dir and --output are both missing"),
+        (("--documents", "wiki", "--generate_pairs", "--output", "out/x.csv"), "name the file .jsonl or .json"),
+        (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--method", "haf"), "did you mean 'half'"),
+        (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--num_pairs", "0"), "got 0"),
+        (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--mask", "x"), "masks nothing"),
+        (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--method", "title_body"), "long enough"),
+        (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--split", "1", "1", "1"), "sum to 1"),
+        (("--documents", "python_docs", "--generate_pairs", "--output_dir", "out"), "leave out --generate_pairs"),
+        (("--documents", "absent.txt", "--generate_pairs", "--output_dir", "out"), "no such file: absent.txt"),
+        (("--documents", "bad", "--generate_pairs", "--output_dir", "out"), "bad.jsonl, line 2"),
+    ],
+)
+def test_wrong_input_for_generated_pairs(fails_clearly, passages, tmp_path, arguments, message):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    places = {"wiki": passages, "bad": tmp_path / "bad.jsonl", "out": tmp_path / "out"}
+    places |= {f"out/x{extension}": tmp_path / "out" / f"x{extension}" for extension in (".json", ".csv")}
+    assert message in fails_clearly("prepare_data", *(places.get(argument, argument) for argument in arguments))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,6 +150,7 @@ def test_help_names_every_flag_without_heavy_imports():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", f"import sys\n{code}"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    for flag in ("documents", "output_dir", "seed", "max_documents", "packages", "split", "split_name", "hold_out"):
+    named = "documents output_dir seed max_documents packages split split_name hold_out"
+    for flag in f"{named} generate_pairs method num_pairs masked_share mask output".split():
         assert f"--{flag} " in result.stdout
     assert result.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,45 @@
+"""Global orthogonal regularisation: directions spread as those of independent uniform vectors do."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ragcun.losses.covariance import _require_two_rows, in_full_precision
+from ragcun.losses.transforms import unit_rows
+
+
+def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """‖zᵀz‖_F² = ‖zzᵀ‖_F² = Σᵢⱼ (zᵢ·zⱼ)², from the smaller of the two matrices."""
+    return (z.T @ z if len(z) > z.shape[1] else z @ z.T).square().sum()
+
+
+@in_full_precision
+def global_orthogonal_regularization(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """M₁² + max(0, M₂ − 1/D), M₁ and M₂ being mean and mean square of the cosine over all pairs of distinct rows.
+
+    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. The value is 0 where neither is exceeded, and at most
+    2 − 1/D, when all rows have one direction; there the gradient vanishes, so this loss alone does not leave exact
+    collapse. It ignores rotation about the origin, the order and the length of the rows, and so sees no collapse of
+    lengths; it does not ignore translation. A row of zeros has cosine 0 with every other and receives no gradient.
+
+    Source: Zhang et al. 2017, arXiv:1708.06320, section 3. There the pairs are a sample of non-matching ones of two
+    views. Here they are all pairs of rows of one matrix: for z = [query; positive] that includes the matching pairs,
+    one in 2n − 1. The mean of the loss on the queries and of that on the positives leaves them out, and is the value of
+    sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
+
+    Raises:
+        ValueError: fewer than 2 rows.
+
+    >>> import torch
+    >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [0.0, 0.1]])).item()
+    0.0
+    >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [3.0, 0.0]])).item()
+    1.5
+    """
+    _require_two_rows(z)
+    rows, pairs = unit_rows(z), len(z) * (len(z) - 1)
+    own = rows.square().sum(1)  # 1, and 0 for a row of zeros
+    mean = (rows.sum(0).square().sum() - own.sum()) / pairs
+    second_moment = (squared_gram_norm(rows) - own.square().sum()) / pairs
+    return mean.square() + (second_moment - 1 / z.shape[1]).relu()

@@ -1,0 +1,116 @@
+"""Transforms of rows before an isotropy loss: which of size, centre and spread per axis the loss is to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, in_full_precision
+
+Transform = Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]
+
+# A column with less than this share of the mean variance is not blown up to unit variance: its gradient stays within
+# 100 times that of a column of mean spread. A head that pads with zeros starts with such columns.
+LEAST_VARIANCE = 1e-4
+
+
+def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Float[Tensor, "n dim"]:
+    """Divide by the largest absolute value, a constant, so that no square overflows or vanishes; zeros stay zeros."""
+    return z / torch.where(largest > 0, largest, 1)
+
+
+@in_full_precision
+def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Each row divided by its length; a row of zeros stays zero, with a gradient of 0.
+
+    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    largest = z.detach().abs().amax(1, keepdim=True)
+    rows = _scaled(z, largest)  # each but a row of zeros is now at least 1 long
+    unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1)
+    return unit.masked_fill(largest == 0, 0)
+
+
+@in_full_precision
+def standardize(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Per dimension (z − mean) / std, std² being the unbiased variance over the rows.
+
+    The founding notes name this input transform "NEW" without defining it; the definition is ours. A column whose
+    variance is below 1e-4 of the mean variance is divided by the root of that floor instead, and a constant column
+    becomes 0, so values and gradients are finite at collapse.
+
+    What a loss sees afterwards is the correlation matrix: its trace is D whatever z is, so covariance isotropy
+    measures correlation alone and is blind to unequal spread across the axes, as it is to size and centre. Since the
+    axes count, the result is not invariant to rotation: axes of spread 100, 1, …, 1 pass as isotropic, and the same
+    cloud turned by 45° does not. The variance terms of VICReg are constant on it.
+
+    Raises:
+        ValueError: fewer than 2 rows.
+
+    >>> standardize(torch.tensor([[0.0, 10.0], [1.0, 20.0], [2.0, 30.0]])).round(decimals=4).tolist()
+    [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]
+    """
+    _require_two_rows(z)
+    z = _scaled(z, z.detach().abs().amax())
+    centred = z - z.mean(0)
+    variance = centred.square().sum(0) / (len(z) - 1)
+    floor = (LEAST_VARIANCE * variance.mean()).clamp_min(COLLAPSED_VARIANCE)
+    return centred / torch.maximum(variance, floor).sqrt()
+
+
+def standardize_l2(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """`standardize`, then each row divided by its length.
+
+    The founding notes name this input transform "OLD" without defining it; the definition is ours. Lengths no longer
+    count, so heavy-tailed and Gaussian rows look alike. The mean square of a coordinate is 1/D, far from the 1 that
+    SIGReg and VICReg ask for: those see a batch near collapse. It fits losses that ignore scale.
+
+    Raises:
+        ValueError: fewer than 2 rows.
+    """
+    return unit_rows(standardize(z))
+
+
+@in_full_precision
+def unit_scale(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Divide by √v, v = tr C / D being the mean variance per dimension: one scalar for the batch, not held constant.
+
+    Only the shape of the batch counts afterwards, not its size, and no gradient of the loss shrinks or grows it: what
+    follows cannot hold off a collapse to a point. Nothing is centred; the mean stays, in units of the spread. Below
+    v = 1e-12 times the square of the largest coordinate the divisor is the root of that, so a collapsed batch gives
+    finite values.
+
+    Raises:
+        ValueError: fewer than 2 rows.
+
+    >>> unit_scale(torch.tensor([[0.0, 2.0], [0.0, 6.0]])).round(decimals=4).tolist()
+    [[0.0, 1.0], [0.0, 3.0]]
+    """
+    _require_two_rows(z)
+    z = _scaled(z, z.detach().abs().amax())
+    variance = (z - z.mean(0)).square().sum() / ((len(z) - 1) * z.shape[1])
+    return z / variance.clamp_min(COLLAPSED_VARIANCE).sqrt()
+
+
+def sqrt_dim(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """√D · z/‖z‖ per row: the sphere on which a coordinate has mean square 1.
+
+    For embeddings that are compared by cosine. Rows of length 1 have coordinates of mean square 1/D, which SIGReg
+    takes for total collapse; on this sphere, uniform rows come close to N(0, I). Lengths no longer count: a collapse
+    of all rows to the origin along their own directions passes unseen. A row of zeros stays zero.
+    """
+    return math.sqrt(z.shape[1]) * unit_rows(z)
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "none": lambda z: z,
+    "standardize": standardize,
+    "standardize_l2": standardize_l2,
+    "unit_scale": unit_scale,
+    "sqrt_dim": sqrt_dim,
+}

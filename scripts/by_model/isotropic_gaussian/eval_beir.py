@@ -1,0 +1,12 @@
+"""Evaluate an isotropic Gaussian encoder on BEIR collections: scripts/evaluate_beir.py under the notes' name."""
+
+from ragcun.cli import run_script
+from ragcun.commands import evaluate, parse_evaluation
+
+
+def main() -> None:
+    print(evaluate(parse_evaluation(__doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,359 @@
+"""Pairs from documents: what each way to make them promises, and that nothing depends on the company or the order."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ragcun.data.augment import PAIR_MAKERS, make_pairs, pair_maker, pairs_from_documents
+from ragcun.data.beir import Document, write_collection
+from ragcun.data.masking import FEWEST_WORDS, MASKS, Mask, spread
+from ragcun.data.sentences import sentence_spans, split_sentences
+from ragcun.data.splits import pairs_by_split, split_by_shares
+from ragcun.errors import InputError
+
+TEXT = st.text(st.sampled_from("ab. !?Z\n\u3000é。1") | st.characters(), max_size=120) | st.lists(
+    st.sampled_from(["word", "Dr.", "e.g.", "End.", "日本。", "3.5"]) | st.text(min_size=1, max_size=5), max_size=40
+).flatmap(lambda words: st.sampled_from([" ", "  ", "\n", " \u2003"]).map(lambda blank: blank.join(words)))
+DOCUMENT = st.builds(Document, st.text(max_size=8), TEXT)
+MASK_METHODS = st.sampled_from(MASKS)
+SHARES = st.floats(0.01, 0.99)
+
+
+def words(n):
+    return [f"w{i}" for i in range(n)]
+
+
+def prose(n, seed=0):
+    """Return documents of 4 to 9 sentences of 4 to 8 words, all different."""
+    rng = random.Random(seed)
+
+    def sentence():
+        return " ".join(f"w{rng.randrange(10**6)}" for _ in range(rng.randint(4, 8))).capitalize() + "."
+
+    return [Document(f"Title {i}", " ".join(sentence() for _ in range(rng.randint(4, 9)))) for i in range(n)]
+
+
+# sentences
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["Dr. Wu met Mr. J. R. Smith et al. in St. Louis.", "It rained."],
+        ["Use e.g. 3.5 mg, i.e. little, vs. Eq. 4 of Fig. 2.", "Then stop!", "Why?", "See No. 5 and pp. 3."],
+        ["He said no.", "She left."],
+        ["“Is it so?”", "(It is.)", '"Well!"', "…"],
+        ["Wait... what?!", "Yes…", "No."],
+        ["The U.S. Army v. 2.0 arrived.", "3 men left."],
+        ["p < .05 was found in 1999.", "Ärger folgte."],
+        ["'What?' he asked."],
+        ["no marks at all"],
+    ],
+)
+def test_sentences_are_found_again(sentences):
+    assert split_sentences(" ".join(sentences)) == sentences
+    assert split_sentences("\n  ".join(sentences) + "\n") == sentences
+
+
+def test_sentences_without_blanks_and_paragraphs():
+    assert split_sentences("これは何。本です！「はい。」次") == ["これは何。", "本です！", "「はい。」", "次"]
+    assert split_sentences("A heading\n \nthe text. more") == ["A heading", "the text. more"]
+    assert split_sentences(" \n\n ") == []
+
+
+@given(text=TEXT)
+def test_sentences_hold_every_word_in_order(text):
+    spans = list(sentence_spans(text))
+    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
+    assert all(text[start:end] == text[start:end].strip() != "" for start, end in spans)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+# masking
+
+
+@given(text=TEXT, method=MASK_METHODS, share=SHARES, seed=st.integers(0, 99))
+def test_exactly_the_share_is_masked_and_the_rest_is_as_it_was(text, method, share, seed):
+    masked = Mask(method, share, mask="<mask>").masked(text, random.Random(seed))
+    total = len(text.split())
+    expected = max(1, round(share * total))
+    if masked is None:
+        assert total - expected < FEWEST_WORDS
+        return
+    before, after = text.split(), masked.split()
+    assert len(after) == total
+    assert sum(word == "<mask>" for word in after) == expected
+    assert all(new in (old, "<mask>") for old, new in zip(before, after, strict=True))
+    # blanks too: what is masked in one is masked in the other
+    rebuilt = iter(after)
+    assert masked == "".join(next(rebuilt) if i % 2 == 0 else blank for i, blank in enumerate(_pieces(text.strip())))
+
+
+def _pieces(text):
+    """Return words and the blanks between them, in turn, by a second way: character by character."""
+    pieces = [""]
+    for character in text:
+        if character.isspace() != (len(pieces) % 2 == 0):
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
+
+
+@given(text=TEXT, method=MASK_METHODS, share=SHARES, seed=st.integers(0, 99), blank=st.sampled_from(["", " "]))
+def test_a_blank_mask_drops_the_same_words(text, method, share, seed, blank):
+    assume("#" not in text)
+    dropped = Mask(method, share, mask=blank).masked(text, random.Random(seed))
+    masked = Mask(method, share, mask="#").masked(text, random.Random(seed))
+    assert (dropped is None) == (masked is None)
+    if masked is not None:
+        assert dropped.split() == [word for word in masked.split() if word != "#"]
+        assert dropped == dropped.strip() != ""
+
+
+@given(n=st.integers(4, 60), share=SHARES, seed=st.integers(0, 99))
+def test_prefix_and_suffix_mask_the_ends_and_mixed_is_one_of_all(n, share, seed):
+    count = max(1, round(share * n))
+    positions = {method: Mask(method, share).positions(n, count, random.Random(seed)) for method in MASKS}
+    assert positions["prefix"] == set(range(count))
+    assert positions["suffix"] == set(range(n - count, n))
+    rng = random.Random(seed)
+    chosen = rng.choice([method for method in MASKS if method != "mixed"])
+    assert positions["mixed"] == Mask(chosen, share).positions(n, count, rng)
+
+
+@given(n=st.integers(1, 60), share=st.floats(0, 1), length=st.integers(1, 7), seed=st.integers(0, 99))
+def test_spans_are_runs_of_their_length(n, share, length, seed):
+    count = round(share * n)
+    positions = sorted(spread(n, count, length, random.Random(seed)))
+    assert len(positions) == count
+    assert all(0 <= position < n for position in positions)
+    runs = [[position] for position in positions[:1]]
+    for before, position in pairwise(positions):
+        runs[-1].append(position) if position == before + 1 else runs.append([position])
+    # runs may meet, so each is a sum of whole spans, one of them with the one shorter span too
+    assert sum(len(run) % length != 0 for run in runs) <= (1 if count % length else 0)
+
+
+def test_every_placing_is_as_likely():
+    """8000 draws of 2 words of 5: each of the 10 placings is binomial(8000, 1/10), sd 26.8; 5 sd is 134."""
+    rng = random.Random(0)
+    drawn = Counter(frozenset(spread(5, 2, 1, rng)) for _ in range(8000))
+    assert set(drawn) == {frozenset(pair) for pair in combinations(range(5), 2)}
+    assert all(abs(count - 800) < 134 for count in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "words"}, "got 'words'"),
+        ({"method": "tokens", "share": 0.0}, "got 0.0"),
+        ({"method": "tokens", "share": 1.0}, "got 1.0"),
+        ({"method": "spans", "span_words": 0}, "at least 1, got 0"),
+    ],
+)
+def test_impossible_masks_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Mask(**settings)
+
+
+# parts of documents
+
+
+@given(document=DOCUMENT, method=st.sampled_from(["half", "random"]), seed=st.integers(0, 99))
+def test_the_two_parts_are_the_document(document, method, seed):
+    content = document.content
+    for query, positive, negative in make_pairs([document], method, seed, per_document=3):
+        assert content.startswith(query)
+        assert content.endswith(positive)
+        assert content[len(query) : len(content) - len(positive)].isspace()
+        assert negative is None
+
+
+@pytest.mark.parametrize("n", range(6, 30))
+def test_where_documents_are_cut(n):
+    document = Document("", " ".join(words(n)))
+    (half,) = make_pairs([document], "half", 0)
+    assert len(half[0].split()) == math.ceil(n / 2)
+    cuts = {len(query.split()) for query, _, _ in make_pairs([document], "random", 0, per_document=500)}
+    earliest = max(FEWEST_WORDS, math.ceil(n / 4))
+    # the chance that one of k cuts is never drawn is below k (1 - 1/k)^500 < 1e-12 for k <= 16
+    assert cuts == set(range(earliest, n - earliest + 1))
+
+
+@given(document=DOCUMENT)
+def test_prefix_and_suffix_are_a_third_each(document):
+    content = document.content
+    for prefix, suffix, _ in make_pairs([document], "prefix_suffix", 0):
+        assert content.startswith(prefix)
+        assert content.endswith(suffix)
+        assert len(prefix.split()) == len(suffix.split()) == len(content.split()) // 3
+        assert len(prefix) + len(suffix) < len(content)
+
+
+def test_title_and_sentences():
+    document = Document("The title", "It is a start. Middle of the text. An end it has.")
+    assert make_pairs([document], "title_body", 0) == [(document.title, document.text, None)]
+    assert make_pairs([document], "first_sentence", 0) == [
+        ("It is a start.", "The title Middle of the text. An end it has.", None)
+    ]
+    drawn = make_pairs([document], "sentence", 0, per_document=100)  # (2/3)^100 that one is missed: below 1e-17
+    assert set(drawn) == {
+        ("It is a start.", "The title Middle of the text. An end it has.", None),
+        ("Middle of the text.", "The title It is a start. An end it has.", None),
+        ("An end it has.", "The title It is a start. Middle of the text.", None),
+    }
+
+
+def test_a_repeated_sentence_is_not_drawn():
+    document = Document("", "All rights are reserved. This one is unique. All Rights Are Reserved.")
+    drawn = make_pairs([document], "sentence", 0, per_document=50)
+    assert drawn == [("This one is unique.", "All rights are reserved. All Rights Are Reserved.", None)]
+
+
+# what all methods share
+
+
+@settings(deadline=None)
+@given(document=DOCUMENT, method=st.sampled_from(sorted(PAIR_MAKERS)), seed=st.integers(0, 99))
+def test_no_text_is_ever_short(document, method, seed):
+    for query, positive, _ in make_pairs([document], method, seed, per_document=2):
+        assert len(query.split()) >= (1 if method == "title_body" else FEWEST_WORDS)
+        assert len(positive.split()) >= FEWEST_WORDS
+        assert (query, positive) == (query.strip(), positive.strip())
+
+
+@pytest.mark.parametrize("method", PAIR_MAKERS)
+def test_short_documents_are_left_out_and_counted(method, caplog):
+    caplog.set_level("INFO")
+    short = [Document("", text) for text in ("", "a", "Two words.", "字" * 99)] + [Document("Title", "")]
+    assert make_pairs(short, method, 0) == []
+    assert "5 of 5 documents are too short" in caplog.text
+    caplog.clear()
+    assert len(make_pairs([*short, *prose(3)], method, 0)) == 3
+    assert "5 of 8 documents are too short" in caplog.text
+
+
+@pytest.mark.parametrize("method", PAIR_MAKERS)
+def test_pairs_depend_on_seed_and_document_alone(method):
+    documents = prose(40)
+    alone = [row for document in documents for row in make_pairs([document], method, 1)]
+    assert make_pairs(documents, method, 1) == alone
+    assert make_pairs(documents[::-1], method, 1) == alone[::-1]
+    assert make_pairs(documents, method, 2) == alone or method in {"sentence", "random"} or method.startswith("mask_")
+    if method in ("sentence", "random", "mask_tokens", "mask_spans", "mask_mixed"):
+        assert make_pairs(documents, method, 2) != alone
+
+
+@pytest.mark.parametrize("method", PAIR_MAKERS)
+def test_more_pairs_begin_with_fewer_and_none_is_repeated(method):
+    (document,) = prose(1)
+    few, many = (make_pairs([document], method, 0, per_document=n) for n in (2, 20))
+    assert many[: len(few)] == few
+    assert len(set(many)) == len(many)
+
+
+def test_a_method_may_be_a_function():
+    document = Document("", " ".join(words(10)))
+    ((masked, _, _),) = make_pairs([document], Mask("prefix", share=0.5, mask="_"), 0)
+    assert masked == "_ _ _ _ _ w5 w6 w7 w8 w9"
+    assert make_pairs([document], pair_maker("mask_prefix", 0.5, "_"), 0)[0][0] == masked
+    assert make_pairs([document], pair_maker("mask_prefix", mask=""), 0)[0][0] == "w2 w3 w4 w5 w6 w7 w8 w9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("halves",), "did you mean 'half'"),
+        (("zzz",), "there is title_body, first_sentence"),
+        (("half", 0.2), "masks nothing"),
+        (("half", None, ""), "masks nothing"),
+        (("mask_tokens", 1.5), "got 1.5"),
+    ],
+)
+def test_impossible_methods_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        pair_maker(*arguments)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        make_pairs([], "half", 0, per_document=0)
+
+
+def test_pairs_from_a_file(tmp_path):
+    documents = prose(5)
+    corpus = {str(i): document for i, document in enumerate(documents)}
+    write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"0": 1}}})
+    pairs = pairs_from_documents(tmp_path / "c", "half", seed=3)
+    assert list(pairs.rows()) == make_pairs(documents, "half", seed=3)
+    assert pairs.source == f"{tmp_path / 'c'} (half)"
+    (tmp_path / "short.txt").write_text("one\ntwo\n")
+    with pytest.raises(InputError, match=r"short.txt: none of its 2 documents is long enough for pairs by 'half'"):
+        pairs_from_documents(tmp_path / "short.txt", "half", 0)
+    with pytest.raises(InputError, match="unknown method 'no'"):
+        pairs_from_documents(tmp_path / "absent", "no", 0)
+
+
+# splits
+
+
+def texts_of(rows):
+    return {" ".join(text.split()).casefold() for query, positive, _ in rows for text in (query, positive)}
+
+
+@pytest.mark.parametrize("method", PAIR_MAKERS)
+@pytest.mark.parametrize("num_pairs", [None, 30, 200])
+def test_no_text_is_in_two_splits(method, num_pairs):
+    documents = prose(60)
+    shared = [Document("Title 0", f"{a.text} {b.text}") for a, b in pairwise(documents[:10])]
+    shared += [Document("Title", d.text.upper()) for d in documents[:20]] + documents[:10]
+    splits = pairs_by_split([*documents, *shared], PAIR_MAKERS[method], 0, (0.6, 0.2, 0.2), num_pairs)
+    assert all(splits[name] for name in ("train", "dev", "test"))
+    for one, other in combinations(splits.values(), 2):
+        assert not texts_of(one) & texts_of(other)
+
+
+@pytest.mark.parametrize(("num_pairs", "sizes"), [(None, [80, 10, 10]), (50, [40, 5, 5]), (1, [1, 0, 0])])
+def test_splits_have_their_shares(num_pairs, sizes):
+    splits = pairs_by_split(prose(100), PAIR_MAKERS["half"], 0, (0.8, 0.1, 0.1), num_pairs)
+    assert [len(rows) for rows in splits.values()] == sizes
+    assert list(splits) == ["train", "dev", "test"]
+
+
+def test_several_pairs_of_a_document_are_in_one_split_and_first_ones_come_first():
+    documents = prose(10)
+    splits = pairs_by_split(documents, PAIR_MAKERS["mask_tokens"], 0, (0.5, 0.3, 0.2), 25)
+    counts = {name: Counter(positive for _, positive, _ in rows) for name, rows in splits.items()}
+    assert [len(count) for count in counts.values()] == [5, 3, 2]
+    assert sorted(sum(counts.values(), Counter()).values()) == [2] * 5 + [3] * 5
+
+
+def test_splits_do_not_depend_on_the_order_and_do_on_the_seed():
+    documents = prose(30)
+    arguments = (PAIR_MAKERS["sentence"], 0, (0.8, 0.1, 0.1), 20)
+    splits = pairs_by_split(documents, *arguments)
+    assert pairs_by_split([*documents[::-1], documents[3]], *arguments) == splits
+    assert pairs_by_split(documents, PAIR_MAKERS["sentence"], 1, (0.8, 0.1, 0.1), 20) != splits
+
+
+def test_too_few_documents_are_told(caplog):
+    splits = pairs_by_split(prose(4), PAIR_MAKERS["half"], 0, (1, 0, 0), 10)
+    assert [len(rows) for rows in splits.values()] == [4, 0, 0]
+    assert "10 pairs were asked for, the documents give 4" in caplog.text
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)])
+def test_impossible_shares_are_refused(shares):
+    with pytest.raises(InputError, match="three fractions that sum to 1"):
+        split_by_shares([1, 2, 3], shares)
+    with pytest.raises(InputError, match="three fractions"):
+        pairs_by_split(prose(3), PAIR_MAKERS["half"], 0, shares)
+
+
+def test_no_pairs_cannot_be_asked_for():
+    with pytest.raises(InputError, match="at least 1 pair must be asked for, got 0"):
+        pairs_by_split(prose(3), PAIR_MAKERS["half"], 0, (1, 0, 0), 0)

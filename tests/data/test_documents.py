@@ -1,0 +1,119 @@
+"""Reading documents: every format gives the same documents, and what is wrong is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.data.documents import read_documents
+from ragcun.errors import InputError
+
+DOCUMENTS = [Document("Zwölf", "one, two."), Document("", 'said "three"\nand four'), Document("", "five")]
+
+
+def written(folder, extension, documents):
+    """Write documents in the format of the extension, one a line where they have no line ends."""
+    path = folder / f"d{extension}"
+    records = [{"_id": str(i), "title": d.title, "text": d.text} for i, d in enumerate(documents)]
+    if extension == ".json":
+        path.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
+    elif extension == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["_id", "title", "text"])
+            writer.writeheader()
+            writer.writerows(records)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("extension", [".json", ".jsonl", ".ndjson", ".csv"])
+def test_every_format_gives_the_same_documents(tmp_path, extension):
+    assert read_documents(written(tmp_path, extension, DOCUMENTS)) == DOCUMENTS
+
+
+def test_a_text_file_has_a_document_a_line(tmp_path):
+    (tmp_path / "d.txt").write_bytes("\ufefffirst one \r\n\r\n  \nzweiter, ja\n".encode())
+    assert read_documents(tmp_path / "d.txt") == [Document("", "first one"), Document("", "zweiter, ja")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.json", '["one", {"text": "two", "title": null}, {"text": "three", "_id": 3}]'),
+        ("d.jsonl", '"one"\n\n{"text": "two", "title": ""}\n{"text": "three"}\n'),
+        ("d.csv", "text,more\none,1\ntwo,2\nthree\n"),
+    ],
+)
+def test_strings_are_documents_and_titles_are_optional(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_documents(tmp_path / name) == [Document("", text) for text in ("one", "two", "three")]
+
+
+def test_a_beir_folder_gives_its_corpus(tmp_path):
+    corpus = {"a": Document("A", "text a"), "b": Document("", "text b"), "empty": Document("", "")}
+    write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"a": 1}}})
+    assert read_documents(tmp_path / "c") == list(corpus.values())
+
+
+def test_a_real_corpus_is_the_collections(shared_data):
+    corpus = load_collection(shared_data / "scifact").documents.values()
+    assert read_documents(shared_data / "scifact") == [Document(d.title.strip(), d.text.strip()) for d in corpus]
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts=st.lists(st.text(), min_size=1))
+def test_json_holds_any_text_but_for_outer_blanks(texts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("documents") / "d.json"
+    path.write_text(json.dumps(texts))
+    assert [document.text for document in read_documents(path)] == [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "problem"),
+    [
+        ("d.json", '["one",\n 2]', 2, 'expected a string or an object with the field "text", got int'),
+        ("d.json", '[["one"]]', 1, "got list"),
+        ("d.json", '{"text": "one"}', 1, "expected a JSON array"),
+        ("d.json", '["one"\n"two"]', 2, "not valid JSON"),
+        ("d.json", '["\\ud800"]', 1, "unpaired surrogate"),
+        ("d.jsonl", '{"text": "one"}\n{"titel": "two"}\n', 2, '"text" is missing'),
+        ("d.jsonl", '{"text": "one"}\n{"text": null}\n{"text": 3}\n', 2, "got null (and 1 more row)"),
+        ("d.jsonl", '{"text": "one", "title": 3}\n', 1, '"title" must be text, got int'),
+        ("d.jsonl", '{"text": "one"}\n\n{"text": \n', 3, "not valid JSON"),
+        ("d.csv", "title,body\na,b\n", 1, 'the column "text"'),
+        ("d.csv", "text,text\na,b\n", 1, "more than once"),
+        ("d.csv", "title,text\na,b\nc\n", 3, '"text" is missing'),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, name, content, line, problem):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_documents(tmp_path / name)
+    assert f"{tmp_path / name}, line {line}: " in str(caught.value)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.pdf", None, "no such file"),
+        ("d.pdf", b"x", "unknown extension '.pdf'"),
+        ("d.txt", b"\n \n", "holds no documents"),
+        ("d.json", b"[]", "holds no documents"),
+        ("d.csv", b"text\n", "holds no documents"),
+        ("d.txt", b"one\n\xff\n", "not UTF-8"),
+        ("folder", None, "without corpus.jsonl"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path, name, content, message):
+    (tmp_path / "folder").mkdir()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_documents(tmp_path / name)

@@ -1,0 +1,187 @@
+"""Input transforms against loops; what each hides from a loss, what not; finite at collapse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ragcun.losses.covariance import covariance, covariance_isotropy
+from ragcun.losses.transforms import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_rows, unit_scale
+
+SHAPES = [(2, 3), (5, 9), (9, 4), (40, 3)]
+NAMES = ["none", "standardize", "standardize_l2", "unit_scale", "sqrt_dim"]
+CENTRED = ["standardize", "standardize_l2"]
+FREE_OF_SIZE = NAMES[1:]
+
+
+def normal(n: int, dim: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.linspace(0.5, 2, dim, dtype=dtype)
+    return torch.randn(n, dim, generator=generator, dtype=dtype) * spread + 0.3
+
+
+def rotation(dim: int) -> torch.Tensor:
+    return torch.linalg.qr(normal(dim, dim, seed=9))[0]
+
+
+def by_loop(name: str, z: torch.Tensor) -> list[list[float]]:
+    rows = z.tolist()
+    n, dim = len(rows), len(rows[0])
+    mean = [sum(row[d] for row in rows) / n for d in range(dim)]
+    variance = [sum((row[d] - mean[d]) ** 2 for row in rows) / (n - 1) for d in range(dim)]
+    if name.startswith("standardize"):
+        rows = [[(row[d] - mean[d]) / math.sqrt(variance[d]) for d in range(dim)] for row in rows]
+    if name == "unit_scale":
+        return [[x / math.sqrt(sum(variance) / dim) for x in row] for row in rows]
+    if name in ("standardize_l2", "sqrt_dim"):
+        length = math.sqrt(dim) if name == "sqrt_dim" else 1.0
+        return [[length * x / math.sqrt(sum(y * y for y in row)) for x in row] for row in rows]
+    return rows
+
+
+def test_registry_holds_the_five():
+    assert list(TRANSFORMS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "dim"), SHAPES)
+def test_matches_a_loop(name, n, dim):
+    z = normal(n, dim)
+    expected = torch.tensor(by_loop(name, z), dtype=torch.float64)
+    torch.testing.assert_close(TRANSFORMS[name](z), expected)
+    torch.testing.assert_close(TRANSFORMS[name](z.float()), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "dim"), SHAPES)
+def test_gradients(name, n, dim):
+    # With n = 2, a standardised row is ±1/√2 whatever it was: its gradient is 0, and stays so here.
+    assert torch.autograd.gradcheck(TRANSFORMS[name], normal(n, dim).requires_grad_())
+
+
+@pytest.mark.parametrize("name", FREE_OF_SIZE)
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 10.0, 1e25])
+def test_size_is_hidden_in_float32_too(name, scale):
+    z = normal(12, 8, dtype=torch.float32)
+    torch.testing.assert_close(TRANSFORMS[name](scale * z), TRANSFORMS[name](z))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_centre_is_hidden_by_the_standardising_ones_only(name):
+    z = normal(12, 8)
+    moved = TRANSFORMS[name](z + 5 * normal(1, 8, seed=3))
+    assert torch.allclose(moved, TRANSFORMS[name](z)) == (name in CENTRED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rotation_commutes_with_all_but_the_standardising_ones(name):
+    z, turn = normal(12, 8), rotation(8)
+    assert torch.allclose(TRANSFORMS[name](z @ turn), TRANSFORMS[name](z) @ turn) == (name not in CENTRED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_rows_does_not_matter(name):
+    z, order = normal(12, 8), torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(TRANSFORMS[name](z[order]), TRANSFORMS[name](z)[order])
+
+
+def test_standardised_covariance_is_the_correlation_matrix():
+    z = normal(30, 6) @ normal(6, 6, seed=2)
+    expected = torch.corrcoef(z.T)
+    torch.testing.assert_close(covariance(standardize(z)), expected)
+
+
+def test_standardising_makes_covariance_isotropy_blind_to_unequal_spread_along_the_axes():
+    signs = torch.tensor([[float(1 - 2 * (i >> bit & 1)) for bit in range(4)] for i in range(16)], dtype=torch.float64)
+    uneven = signs * torch.tensor([100.0, 1.0, 1.0, 1.0])
+    turned = uneven @ rotation(4)
+    assert covariance_isotropy(uneven) > 0.8
+    assert covariance_isotropy(standardize(uneven)).item() == pytest.approx(0, abs=1e-6)
+    assert covariance_isotropy(standardize(turned)) > 0.5
+
+
+def test_unit_scale_leaves_scale_free_isotropy_alone_and_makes_the_absolute_form_scale_free():
+    z = normal(30, 6)
+    torch.testing.assert_close(covariance_isotropy(unit_scale(z)), covariance_isotropy(z))
+    torch.testing.assert_close(covariance_isotropy(unit_scale(z), "absolute"), covariance_isotropy(z))
+
+
+def test_no_gradient_through_unit_scale_changes_the_size_of_the_batch():
+    z = normal(10, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad((unit_scale(z) * normal(10, 5, seed=4)).sin().sum(), z)
+    assert gradient.norm() > 0.1
+    assert (gradient * z).sum().item() == pytest.approx(0, abs=1e-12)
+
+
+def test_lengths_after_scaling_rows():
+    z = normal(10, 16)
+    torch.testing.assert_close(sqrt_dim(z).norm(dim=1), torch.full((10,), 4.0, dtype=torch.float64))
+    torch.testing.assert_close(standardize_l2(z).norm(dim=1), torch.ones(10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.7, 1e-30, 1e18])
+def test_total_collapse_is_finite(name, dtype, value):
+    z = torch.full((6, 4), value, dtype=dtype, requires_grad=True)
+    shown = TRANSFORMS[name](z)
+    (shown * normal(6, 4, dtype=dtype)).sum().backward()
+    assert shown.isfinite().all()
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CENTRED)
+def test_a_constant_column_becomes_zero_with_a_bounded_gradient_and_spoils_no_other(name):
+    z = normal(20, 5, dtype=torch.float32)
+    z[:, 2] = 0.7
+    z.requires_grad_()
+    shown = TRANSFORMS[name](z)
+    assert shown[:, 2].abs().max() < 1e-3  # rounding of the mean, over the floor
+    (shown * normal(20, 5, seed=1, dtype=torch.float32)).sum().backward()
+    assert z.grad.isfinite().all()
+    others = [0, 1, 3, 4]
+    # 100 / the root of the mean variance, times a column of weights of about unit size
+    assert z.grad[:, 2].norm() < 300 * z.grad[:, others].norm()
+    torch.testing.assert_close(standardize(z)[:, others], standardize(z[:, others]))
+
+
+def test_a_narrow_column_is_not_blown_up_beyond_the_floor():
+    z = normal(20, 4)
+    z[:, 0] *= 1e-5
+    variances = standardize(z).var(0)
+    floor = 1e-4 * z.var(0).mean()
+    torch.testing.assert_close(variances[1:], torch.ones(3, dtype=torch.float64))
+    assert variances[0].item() == pytest.approx((z.var(0)[0] / floor).item())
+
+
+@pytest.mark.parametrize("name", ["standardize_l2", "sqrt_dim"])
+def test_a_row_without_direction_stays_zero(name):
+    z = torch.tensor([[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]], requires_grad=True)
+    shown = TRANSFORMS[name](z)
+    shown[:, 0].sum().backward()
+    assert torch.equal(shown[1], torch.zeros(2))
+    assert z.grad.isfinite().all()
+
+
+def test_a_zero_row_gets_no_gradient():
+    z = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    unit_rows(z).sum().backward()
+    assert torch.equal(z.grad[1], torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["standardize", "standardize_l2", "unit_scale"])
+def test_one_row_is_refused(name):
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        TRANSFORMS[name](torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("name", FREE_OF_SIZE)
+def test_autocast_changes_nothing(name):
+    z = normal(16, 8, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = TRANSFORMS[name](z)
+        half = TRANSFORMS[name](z.bfloat16())
+    assert torch.equal(inside, TRANSFORMS[name](z))
+    assert half.dtype == torch.float32

@@ -1,0 +1,144 @@
+"""The founding notes' commands for the isotropic Gaussian encoder, run as they stand there."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from ragcun import IsotropicGaussianEncoder
+
+FOLDER = "by_model/isotropic_gaussian"
+TRAINING = ("train_contrastive", "train_xy_masked", "train_self_supervised")
+
+
+@pytest.fixture
+def flags(tiny_bert, tmp_path):
+    """Flags that make a run small and say where it goes."""
+    return ("--base_model", tiny_bert, "--device", "cpu", "--batch_size", 8, "--output_dir", tmp_path / "run")
+
+
+@pytest.fixture
+def fails_clearly(run_script):
+    """Run a script of this folder that has to fail; return the last line of stderr."""
+
+    def run(name, *arguments):
+        done = run_script(f"{FOLDER}/{name}", *arguments)
+        assert done.code == 2, done
+        assert "Traceback" not in done.err
+        return done.err.strip().splitlines()[-1]
+
+    return run
+
+
+def saved(tmp_path):
+    return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+
+
+def finished(done, tmp_path, epochs):
+    """Assert that a run ended well, with a predictor that has moved, and return its last epoch's metrics."""
+    assert done.code == 0, done.err
+    assert str(tmp_path / "run" / "best_model") in done.out
+    encoder = IsotropicGaussianEncoder.from_pretrained(tmp_path / "run" / "best_model")
+    assert encoder.to_config()["predictor"] is not None
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["epoch"] for row in rows) == epochs
+    return rows
+
+
+def test_contrastive(run_script, flags, texts, tmp_path):
+    rows = [{"query": " ".join(text.split()[:3]), "positive": text} for text in texts[:40]]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    notes = ("--use_predictor", "--freeze_base", "--output_dim", 24, "--epochs", 2)
+    losses = ("--lambda_contrastive", 1.0, "--lambda_isotropy", 1.5, "--lambda_predictive", 1.2)
+    script = f"{FOLDER}/train_contrastive"
+    done = run_script(script, "--train_data", tmp_path / "train.json", *flags, *notes, *losses)
+    finished(done, tmp_path, 2)
+    given = saved(tmp_path)
+    assert run_script(script, "--train_data", tmp_path / "train.json", *flags, "--overwrite").code == 0
+    own = saved(tmp_path)
+    assert {name for name in own if own[name] != given[name]} == {"epochs", "output_dim", "overwrite"}
+    assert own["epochs"] == 3
+
+
+@pytest.mark.parametrize("form", ["objects", "lists"])
+def test_xy_masked(run_script, flags, texts, tmp_path, form):
+    pairs = [(text, " ".join(["[MASK]", *text.split()[1:]])) for text in texts[:40]]
+    rows = [{"x": x, "y": y} for x, y in pairs] if form == "objects" else pairs
+    (tmp_path / "xy.json").write_text(json.dumps(rows))
+    notes = ("--input_xy_pairs", tmp_path / "xy.json", "--use_predictor", "--epochs", 3)
+    finished(run_script(f"{FOLDER}/train_xy_masked", *notes, *flags), tmp_path, 3)
+    settings = saved(tmp_path)
+    assert settings["train_data"] == str(tmp_path / "xy.json")
+    assert (settings["lambda_contrastive"], settings["lambda_predictive"]) == (0.0, 1.2)
+
+
+@pytest.mark.parametrize("method", ["half", "random", "prefix_suffix"])
+def test_self_supervised(run_script, flags, texts, tmp_path, method):
+    documents = [" ".join(texts[i : i + 2]) for i in range(0, 80, 2)]
+    (tmp_path / "documents.json").write_text(json.dumps(documents))
+    notes = ("--documents", tmp_path / "documents.json", "--use_predictor", "--split_method", method)
+    finished(run_script(f"{FOLDER}/train_self_supervised", *notes, *flags, "--epochs", 1), tmp_path, 1)
+    settings = saved(tmp_path)
+    assert settings["pair_method"] == method
+    assert settings["documents"] == str(tmp_path / "documents.json")
+
+
+def test_masking_on_the_fly(run_script, flags, texts, tmp_path):
+    (tmp_path / "documents.txt").write_text("\n".join(texts[:40]))
+    done = run_script(f"{FOLDER}/train_xy_masked", "--documents", tmp_path / "documents.txt", *flags, "--epochs", 1)
+    finished(done, tmp_path, 1)
+    assert saved(tmp_path)["pair_method"] == "mask_mixed"
+
+
+def test_evaluation_asks_for_a_predictor(run_script, fails_clearly, tiny_bert, collection_folder, tmp_path):
+    from ragcun import TextBase
+
+    base = TextBase.load(tiny_bert)
+    IsotropicGaussianEncoder(base, use_predictor=True).save_pretrained(tmp_path / "with")
+    IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "without")
+    place = ("--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
+    notes = ("--use_predictor", "--datasets", "toy", *place)
+    message = fails_clearly("eval_beir", "--model_path", tmp_path / "without", *notes)
+    assert f"checkpoint {tmp_path / 'without'} has no predictor" in message
+    assert "is not a checkpoint" in fails_clearly("eval_beir", "--model", tiny_bert, *notes)
+    assert "nowhere" in fails_clearly("eval_beir", "--model_path", tmp_path / "nowhere", *notes)
+    assert not (tmp_path / "r.json").exists()
+    done = run_script(f"{FOLDER}/eval_beir", "--model_path", tmp_path / "with", *notes)
+    assert done.code == 0, done.err
+    by_model = json.loads((tmp_path / "r.json").read_text())
+    assert run_script("evaluate_beir", "--model_path", tmp_path / "with", "--datasets", "toy", *place).code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["datasets"] == by_model["datasets"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train_contrastive", ("--train_data", "absent.json"), "absent.json"),
+        ("train_contrastive", (), "--train_data is missing"),
+        ("train_contrastive", ("--train_data", "two.json", "--no_use_predictor"), "add --use_predictor"),
+        ("train_xy_masked", ("--input_xy_pairs", "bad.json"), 'bad.json, line 2: field "y" is missing'),
+        ("train_self_supervised", ("--documents", "absent.json"), "absent.json"),
+        ("train_self_supervised", ("--documents", "short.txt"), "none of its 2 documents is long enough"),
+        ("train_self_supervised", ("--documents", "short.txt", "--split_method", "third"), "unknown method 'third'"),
+        ("train_self_supervised", ("--documents", "short.txt", "--train_data", "x.json"), "--documents"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_leaves_nothing(
+    fails_clearly, flags, tmp_path, monkeypatch, name, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text('[{"x": "a", "y": "b"},\n{"x": "c"}]')
+    (tmp_path / "short.txt").write_text("one\ntwo\n")
+    (tmp_path / "two.json").write_text(json.dumps([["a", "b"], ["c", "d"]]))
+    assert message in fails_clearly(name, *arguments, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_help_shows_the_scripts_own_defaults(run_script, name):
+    done = run_script(f"{FOLDER}/{name}", "--help")
+    assert done.code == 0
+    shown = re.sub(r"\s+", " ", done.out)
+    assert "passes over the training pairs (default: 3)" in shown
+    assert f"(default: checkpoints/isotropic_gaussian/{name.removeprefix('train_')})" in shown

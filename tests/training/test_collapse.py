@@ -1,0 +1,217 @@
+"""CollapseMonitor on simulated courses of training: collapses are named once, healthy changes are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ragcun.losses.contrastive import info_nce
+from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor
+from ragcun.training.probe import figures
+from ragcun.views import Views
+
+N, DIM = 128, 32
+LOOKS = torch.linspace(0, 1, 13).tolist()
+
+
+def normal(n: int = N, dim: int = DIM, seed: int = 0) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def pairs(noise: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Positives with falling spread and a mean, and queries near them."""
+    positive = normal(seed=1) * torch.linspace(2, 0.2, DIM) + 0.5
+    return positive + noise * normal(seed=2), positive
+
+
+def orthogonal(seed: int = 3) -> Tensor:
+    return torch.linalg.qr(normal(DIM, DIM, seed))[0]
+
+
+def watch(course: Callable[[float], Views], looks: list[float] = LOOKS) -> list[Collapse]:
+    """Show the monitor a course of training; its argument runs from 0, the start, to 1."""
+    monitor = CollapseMonitor()
+    return [found for step, t in enumerate(looks) for found in monitor.observe(10 * step, course(t))]
+
+
+def both(change: Callable[[Tensor, float], Tensor]) -> Callable[[float], Views]:
+    return lambda t: Views(*(change(z, t) for z in pairs()))
+
+
+def whitened(z: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(torch.cov(z.T))
+    return (z - z.mean(0)) @ vectors @ torch.diag(values.rsqrt())
+
+
+def towards_line(z: Tensor, t: float) -> Tensor:
+    line = torch.outer(z[:, 0], torch.ones(DIM))
+    return (1 - t) * z + t * line
+
+
+def respred(alpha: float, wanted: float = 1.0) -> Views:
+    query, positive = pairs()
+    target = query + wanted * (positive - query)
+    delta = 5 * (positive - query)
+    return Views(query, positive, predicted=query + alpha * delta.tanh(), target=target, residual=delta)
+
+
+HEALTHY: dict[str, Callable[[float], Views]] = {
+    "nothing happens": both(lambda z, t: z),
+    "rotation": both(lambda z, t: z @ torch.matrix_exp(3 * t * (orthogonal() - orthogonal().T))),
+    "growth": both(lambda z, t: z * 1000**t),
+    "shrinking to unit variance from lengths of 20": both(lambda z, t: z * 20 ** (1 - t)),
+    "whitening": lambda t: Views(*((1 - t) * z + t * w for z, w in zip(pairs(), whitened_pairs(), strict=True))),
+    "removal of the mean": both(lambda z, t: z - t * z.mean(0)),
+    "a mean far from the origin": both(lambda z, t: z + 10 * t),
+    "sharpening": lambda t: Views(*pairs(noise=0.5 * (1 - 0.95 * t))),
+    "loss of half the dimensions": both(
+        lambda z, t: z * torch.cat([torch.ones(DIM // 2), torch.full((DIM // 2,), 1 - t)])
+    ),
+    "a gap that costs nothing": lambda t: Views(pairs()[0] + 0.5 * t, pairs()[1]),
+    "one outlier": lambda t: Views(*(torch.cat([z[:1] * (1 + 2 * t), z[1:]]) for z in pairs())),
+    "the correction grows": lambda t: respred(0.1 + 0.2 * t),
+    "query and target become one, and with them the correction nothing": lambda t: respred(0.3 * (1 - t), 1 - t),
+    "random start that learns": lambda t: Views(
+        *(z @ m for z, m in zip(pairs(), (orthogonal(), (1 - t) * orthogonal(4) + t * orthogonal()), strict=True))
+    ),
+}
+
+
+def whitened_pairs() -> tuple[Tensor, ...]:
+    return whitened(torch.cat(pairs())).split(N)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_courses_are_silent(name):
+    assert watch(HEALTHY[name]) == []
+
+
+COLLAPSING: dict[str, tuple[str, Callable[[float], Views]]] = {
+    "to the mean": ("total", both(lambda z, t: z.mean(0) + (z - z.mean(0)) * (1 - t) ** 2)),
+    "to the origin": ("total", both(lambda z, t: z * 1e-6**t)),
+    "queries alone, which costs accuracy first": (
+        "drift, total",
+        lambda t: Views(pairs()[0] * (1 - t) + 3 * t, pairs()[1]),
+    ),
+    "documents alone": ("total", lambda t: Views(pairs()[0], pairs()[1] * (1 - t) + 3 * t)),
+    "to a line": ("dimensional", both(towards_line)),
+    "to a plane of documents": ("dimensional", lambda t: Views(pairs()[0], pairs()[1] * plane(t))),
+    "query head drifts": ("drift", lambda t: Views(pairs()[0] + 30 * t * normal(1, seed=5), pairs()[1])),
+    "query head turns": ("drift", lambda t: Views(pairs()[0] @ turn(t), pairs()[1])),
+    "heads that never meet": ("drift", lambda t: Views(pairs()[0] @ orthogonal(), pairs()[1] @ orthogonal(4))),
+    "alpha goes to 0": ("identity", lambda t: respred(0.3 * max(0.0, 1 - 1.5 * t))),
+    "no correction from the start": ("identity", lambda t: respred(0.0)),
+}
+
+
+def plane(t: float) -> Tensor:
+    return torch.cat([torch.ones(2), torch.full((DIM - 2,), 1 - t)])
+
+
+def turn(t: float) -> Tensor:
+    return torch.matrix_exp(3 * t * (orthogonal() - orthogonal().T))
+
+
+@pytest.mark.parametrize("name", COLLAPSING)
+def test_each_collapse_is_named_once_and_alone(name):
+    kinds, course = COLLAPSING[name]
+    found = watch(course)
+    assert ", ".join(collapse.kind for collapse in found) == kinds
+    for collapse in found:
+        assert f"{collapse.kind} collapse at step {collapse.step}: " in collapse.message
+        assert "--" in collapse.message.split(";")[-1]
+
+
+def test_the_collapse_carries_the_figures_of_its_step():
+    course = COLLAPSING["to a line"][1]
+    (found,) = watch(course)
+    assert found.figures == figures(course(LOOKS[found.step // 10]))
+
+
+def test_one_odd_look_is_not_named_and_the_count_starts_again():
+    monitor, (query, positive) = CollapseMonitor(), pairs()
+    sound, odd = Views(query, positive), Views(*(towards_line(z, 1.0) for z in (query, positive)))
+    looks = [sound, odd, sound, odd, sound, odd, odd]
+    assert [bool(monitor.observe(step, views)) for step, views in enumerate(looks)] == [False] * 6 + [True]
+
+
+def test_total_collapse_beyond_doubt_is_named_at_once_even_at_the_start():
+    point = Views(torch.ones(N, DIM), torch.ones(N, DIM))
+    (found,) = CollapseMonitor().observe(0, point)
+    assert found.kind == "total"
+    monitor = CollapseMonitor()
+    assert monitor.observe(0, Views(*pairs())) == []
+    assert [found.kind for found in monitor.observe(10, point)] == ["total"]
+    assert monitor.observe(20, point) == []
+
+
+def test_embeddings_that_start_narrow_are_not_named_for_it():
+    assert watch(lambda t: Views(*(z + 100 for z in pairs()))) == []
+    assert figures(Views(*(z + 100 for z in pairs())))["spread_query"] < 1e-3
+
+
+@pytest.mark.parametrize("name", COLLAPSING)
+@pytest.mark.parametrize("after", [1, 9])
+def test_a_resumed_run_names_what_an_uninterrupted_one_does(name, after):
+    course = COLLAPSING[name][1]
+    first, found = CollapseMonitor(), []
+    for step in range(after):
+        found += first.observe(10 * step, course(LOOKS[step]))
+    second = CollapseMonitor()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
+    for step in range(after, len(LOOKS)):
+        found += second.observe(10 * step, course(LOOKS[step]))
+    assert found == watch(course)
+
+
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(KeyError):
+        CollapseMonitor().load_state_dict({"start": None, "named": []})
+
+
+def test_state_before_the_first_look():
+    monitor = CollapseMonitor()
+    monitor.load_state_dict(CollapseMonitor().state_dict())
+    assert monitor.start is None
+    assert monitor.state_dict() == {"start": None, "held": dict.fromkeys(COLLAPSES, 0), "named": []}
+
+
+def test_two_heads_that_are_trained_apart_drift_and_trained_together_do_not():
+    def train(together: bool) -> list[str]:
+        torch.manual_seed(0)
+        base_query, base_document = pairs()
+        heads = [nn.Linear(DIM, DIM, bias=False) for _ in range(2)]
+        for head in heads:
+            nn.init.eye_(head.weight)
+        optimiser = torch.optim.Adam([head.weight for head in heads], lr=0.05)
+        monitor, named = CollapseMonitor(), []
+        for step in range(41):
+            query, positive = heads[0](base_query), heads[1](base_document)
+            if step % 5 == 0:
+                named += [found.kind for found in monitor.observe(step, Views(query.detach(), positive.detach()))]
+            # Apart, each head learns its own task: queries the order of rows as given, documents another one.
+            mates = positive if together else positive.roll(1, 0)
+            optimiser.zero_grad()
+            info_nce(query, mates).backward()
+            optimiser.step()
+        return named
+
+    assert train(together=True) == []
+    assert train(together=False) == ["drift"]
+
+
+def test_the_monitor_compares_under_its_distance():
+    query, positive = pairs()
+    lengths = torch.linspace(0.01, 100, N)[:, None]
+    stretched = Views(query, positive * lengths)
+    assert figures(stretched, "cosine")["top1"] == figures(Views(query, positive), "cosine")["top1"]
+    assert figures(stretched, "euclidean")["top1"] < 0.5 * figures(Views(query, positive))["top1"]
+    for distance, named in (("cosine", []), ("euclidean", ["drift"])):
+        monitor = CollapseMonitor(distance)
+        monitor.observe(0, Views(query, positive))
+        found = [collapse.kind for step in range(1, 4) for collapse in monitor.observe(step, stretched)]
+        assert found == named
