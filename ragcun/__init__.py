@@ -21,6 +21,7 @@ _HOME = {
     "InputError": "ragcun.errors",
     "IsotropicGaussianEncoder": "ragcun.models.isotropic_gaussian",
     "LossOutput": "ragcun.losses.objective",
+    "ObjectiveLoss": "ragcun.training.trainer_loss",
     "Objective": "ragcun.losses.objective",
     "PairDataset": "ragcun.data.pairs",
     "RetrievalEncoder": "ragcun.models.encoder",
@@ -44,6 +45,7 @@ __all__ = [
     "LossOutput",
     "MPNetLeJEPAIG",
     "Objective",
+    "ObjectiveLoss",
     "PairDataset",
     "ResidualPredictorEncoder",
     "RetrievalEncoder",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from ragcun.training.config import TrainConfig
     from ragcun.training.loop import fit
     from ragcun.training.result import FitResult
+    from ragcun.training.trainer_loss import ObjectiveLoss
     from ragcun.views import Views
 
 

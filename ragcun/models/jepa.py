@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from ragcun.models.base import TextBase
+from ragcun.models.ema import follow, following
 from ragcun.models.encoder import PairBatch
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.views import Views
-
-Part = TypeVar("Part", bound=nn.Module)
 
 
 class MPNetLeJEPAIG(ProjectionEncoder):
@@ -33,7 +31,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.target_head = _following(self.head)
+        self.target_head = following(self.head)
         self.target_base: TextBase | None = None
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
@@ -42,7 +40,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         if self.base.frozen:
             self.target_base = None
         elif self.target_base is None:
-            self.target_base = _following(self.base)
+            self.target_base = following(self.base)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; the target stays in evaluation mode."""
@@ -66,14 +64,11 @@ class MPNetLeJEPAIG(ProjectionEncoder):
             target = self.target_head(base(batch.positive))
         return Views(**shown, predicted=self.predictor(shown["query"]), target=target)
 
-    @torch.no_grad()
     def after_step(self, decay: float) -> None:
         """Move the target towards the online weights: θ′ ← decay·θ′ + (1 − decay)·θ, in float32."""
         for target, online in ((self.target_head, self.head), (self.target_base, self.base)):
             if target is not None:
-                torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - decay)
-                for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
-                    buffer.copy_(source)
+                follow(target, online, decay)
 
     def to_config(self) -> dict[str, Any]:
         """Return the shapes, and whether the target has a base of its own."""
@@ -84,9 +79,5 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         """Build the encoder of `to_config`."""
         encoder = super().from_config(base, config)
         if config.get("target_base", False):
-            encoder.target_base = _following(base)
+            encoder.target_base = following(base)
         return encoder
-
-
-def _following(online: Part) -> Part:
-    return copy.deepcopy(online).requires_grad_(False).eval()

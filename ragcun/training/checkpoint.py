@@ -16,6 +16,19 @@ from ragcun.files import read_json, replacing_folder, write_json
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.weights import check_fit, contiguous, copy_strictly
 
+# Settings that may differ when a run is resumed.
+NOT_COMPARED = (
+    "output_dir",
+    "resume",
+    "overwrite",
+    "cache_dir",
+    "device",
+    "log_interval",
+    "on_collapse",
+    "save_interval",
+    "state_interval",
+)
+
 
 @dataclass
 class Progress:
@@ -96,6 +109,11 @@ def load_state(
         raise
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise InputError(f"resume point {folder} is corrupt ({error}); delete it or start with --overwrite") from error
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return those settings that have to stay the same when a run is resumed."""
+    return {name: value for name, value in settings.items() if name not in NOT_COMPARED}
 
 
 def _same_settings(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
@@ -28,28 +27,16 @@ from ragcun.models.weights import contiguous, copy_strictly
 from ragcun.training.batches import Rows, epoch_batches, make_source, share
 from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective
 from ragcun.training.card import model_card
-from ragcun.training.checkpoint import Progress, load_state, save_state
-from ragcun.training.collapse import CollapseMonitor
+from ragcun.training.checkpoint import Progress, comparable, load_state, save_state
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import ema_decay, warmup_cosine
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
+from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
-
-NOT_COMPARED = (
-    "output_dir",
-    "resume",
-    "overwrite",
-    "cache_dir",
-    "device",
-    "log_interval",
-    "on_collapse",
-    "save_interval",
-    "state_interval",
-)
 
 
 def fit(config: TrainConfig) -> FitResult:
@@ -96,11 +83,12 @@ class Trainer:
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         self.progress = Progress()
-        self.monitor = CollapseMonitor()
         self.total = len(self.steps_of(1)) * config.epochs
+        stop = config.on_collapse == "stop"
+        self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
         self.best: dict[str, Tensor] = {}
         self.hashes = data.hashes()
-        self.settings = {k: v for k, v in config.to_dict().items() if k not in NOT_COMPARED} | {"data": self.hashes}
+        self.settings = comparable(config.to_dict()) | {"data": self.hashes}
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
 
@@ -130,7 +118,7 @@ class Trainer:
         state = self.run.state
         if self.config.resume and state.exists():
             self.progress, self.best, scaler = load_state(state, self.encoder, self.optimizer, self.settings)
-            self.monitor.load_state_dict(self.progress.collapse)
+            self.watch.monitor.load_state_dict(self.progress.collapse)
             if scaler is not None and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
             self.run.keep_rows(self.progress.metric_rows)
@@ -243,30 +231,12 @@ class Trainer:
             self.run.log(row)
 
     def _look(self, epoch: int) -> None:
-        """Let the collapse monitor see the probe, if a look is due; say what it finds, and stop there if asked."""
-        checks, step = self.config.collapse_checks, self.progress.step
-        if checks == 0 or (step % max(1, self.total // checks) and step != self.total):
-            return
-        training = self.encoder.training
-        self.encoder.eval()
-        with torch.no_grad():
-            views = self.encoder(self.source.batch(self.source.probe(self.config.seed)))
-        self.encoder.train(training)
-        if not all(bool(z.isfinite().all()) for z in (views.query, views.positive)):
-            raise InputError(f"embeddings are not finite at step {step}; lower --learning_rate")
-        found = self.monitor.observe(step, views)
-        row = {"kind": "probe", "epoch": epoch, "step": step, "figures": self.monitor.latest}
-        rows = [row | {"model": self.encoder.diagnostics(views)}]
-        for collapse in found:
-            named = {"collapse": collapse.kind, "figures": collapse.figures, "message": collapse.message}
-            rows.append({"kind": "collapse", "epoch": epoch, "step": step} | named)
-        if self.accelerator.is_main_process:
-            for each in rows:
-                self.run.log(each)
-        for collapse in found:
-            if self.config.on_collapse == "stop":
-                raise InputError(f"{collapse.message}; or go on with --on_collapse warn")
-            logger.warning("%s", collapse.message)
+        """Let the watch see its probe, if a look is due; write what it finds, and stop there if asked."""
+        if self.watch.is_due(self.progress.step):
+            rows = self.watch.look(self.encoder, epoch, self.progress.step)
+            for row in rows if self.accelerator.is_main_process else ():
+                self.run.log(row)
+            self.watch.check(rows)
 
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
@@ -293,7 +263,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self.progress.metric_rows = self.run.count_rows()
-        self.progress.collapse = self.monitor.state_dict()
+        self.progress.collapse = self.watch.monitor.state_dict()
         scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         save_state(self.run.state, self.encoder, self.optimizer, self.progress, self.best, self.settings, scaler)
 

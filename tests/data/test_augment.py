@@ -149,6 +149,14 @@ def test_every_placing_is_as_likely():
     assert all(abs(count - 800) < 134 for count in drawn.values())
 
 
+def test_the_short_span_may_be_any():
+    """Of 4 masked words in spans of 3 one stands alone: before the span or after it, (1/2)^200 that one is missed."""
+    rng = random.Random(0)
+    gaps = [sorted(spread(20, 4, 3, rng)) for _ in range(200)]
+    assert {positions[1] > positions[0] + 1 for positions in gaps} == {True, False}
+    assert {positions[3] > positions[2] + 1 for positions in gaps} == {True, False}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -249,6 +257,13 @@ def test_pairs_depend_on_seed_and_document_alone(method):
     assert make_pairs(documents, method, 2) == alone or method in {"sentence", "random"} or method.startswith("mask_")
     if method in ("sentence", "random", "mask_tokens", "mask_spans", "mask_mixed"):
         assert make_pairs(documents, method, 2) != alone
+
+
+def test_documents_of_one_length_are_not_cut_alike():
+    documents = [Document("", " ".join(f"d{i}w{j}" for j in range(20))) for i in range(100)]
+    cuts = Counter(len(query.split()) for query, _, _ in make_pairs(documents, "random", 0))
+    assert set(cuts) == set(range(5, 16))  # 11 (1 - 1/11)^100 < 1e-3 that one is missed, for this seed none is
+    assert max(cuts.values()) < 30
 
 
 @pytest.mark.parametrize("method", PAIR_MAKERS)

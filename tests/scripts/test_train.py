@@ -24,7 +24,9 @@ def test_a_run_leaves_everything_it_promises(run_script, arguments, collection_f
     assert str(run / "best_model") in done.out
     assert IsotropicGaussianEncoder.from_pretrained(run / "best_model").dimension == 16
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["kind"] for row in rows if row["kind"] != "step"] == ["base", "epoch", "epoch", "epoch"]
+    kinds = [row["kind"] for row in rows]
+    assert [kind for kind in kinds if kind not in ("step", "probe")] == ["base", "epoch", "epoch", "epoch"]
+    assert kinds.count("probe") > 2
 
 
 def test_the_saved_configuration_repeats_the_run(run_script, arguments, tmp_path):

@@ -1,0 +1,388 @@
+"""SIGReg against published reference values, closed forms and loops, and on two ranks against one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ragcun.losses import characteristic
+from ragcun.losses.sigreg import KNOTS, SIGReg, epps_pulley, mean_epps_pulley, random_slices, sigreg
+
+EXPECTED_UNDER_TARGET = 1.05246
+ALL_ZERO = 0.402048
+KINDS = ("iso", "aniso", "rank1", "const0", "const", "unitnorm", "sqrtD_unitnorm")
+
+
+def normal(n: int, dim: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator, dtype=dtype) * torch.linspace(0.5, 2, dim, dtype=dtype) + 0.3
+
+
+def abscissae(knots: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Knots and weights by their definition: the half range with doubled weights, and the full range."""
+    if knots == "reference":
+        t = torch.linspace(0, 3, 17, dtype=torch.float64)
+        weights = torch.full((17,), 2 * 3 / 16, dtype=torch.float64)
+    else:
+        t = torch.linspace(-5, 5, 17, dtype=torch.float64)
+        weights = torch.full((17,), 10 / 16, dtype=torch.float64)
+    weights[[0, -1]] /= 2
+    return t, weights * torch.exp(-t.square() / 2)
+
+
+def direct(projections: torch.Tensor, knots: str) -> torch.Tensor:
+    """The statistic by its definition, differentiable, every cosine and sine at once."""
+    t, weights = abscissae(knots)
+    angles = projections.unsqueeze(-1) * t
+    distance = (angles.cos().mean(0) - torch.exp(-t.square() / 2)).square() + angles.sin().mean(0).square()
+    return len(projections) * (distance @ weights)
+
+
+def by_loop(values: list[float], knots: str) -> float:
+    total = 0.0
+    for t, weight in zip(*(column.tolist() for column in abscissae(knots)), strict=True):
+        cosine = sum(math.cos(t * value) for value in values) / len(values)
+        sine = sum(math.sin(t * value) for value in values) / len(values)
+        total += weight * ((cosine - math.exp(-t * t / 2)) ** 2 + sine**2)
+    return len(values) * total
+
+
+# Published reference values
+
+
+@pytest.fixture(scope="module")
+def reference(shared_data: Path) -> Path:
+    folder = shared_data.parent / "reference" / "sigreg"
+    if not (folder / "reference.json").exists():
+        pytest.skip(f"no SIGReg reference values in {folder}")
+    return folder
+
+
+def reference_input(case: dict) -> torch.Tensor:
+    z = np.random.default_rng(case["x_seed"]).standard_normal((case["N"], case["D"]))
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    tilt = np.zeros(case["D"])
+    tilt[0] = 0.5
+    transformed = {
+        "iso": z,
+        "aniso": z * np.geomspace(1, 0.01, case["D"]) + tilt,
+        "rank1": np.outer(z[:, 0], np.ones(case["D"])),
+        "const0": np.zeros_like(z),
+        "const": np.full_like(z, 0.3),
+        "unitnorm": z / norms,
+        "sqrtD_unitnorm": math.sqrt(case["D"]) * z / norms,
+    }
+    return torch.from_numpy(transformed[case["kind"]].astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "dim", "slices"), list(product((256, 1024), (128, 768), (256, 1024))))
+def test_matches_the_reference_values(reference, kind, n, dim, slices):
+    cases = json.loads((reference / "reference.json").read_text())["cases"]
+    (case,) = [c for c in cases if (c["kind"], c["N"], c["D"], c["K"]) == (kind, n, dim, slices)]
+    z = reference_input(case).requires_grad_()
+    value = sigreg(z, case["step"], slices)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(case["value"], rel=1e-5)
+    assert z.grad.norm().item() == pytest.approx(case["grad_norm"], rel=1e-5)
+    assert z.grad.flatten()[:3].tolist() == pytest.approx(case["grad_first3"], abs=1e-5 * z.grad.abs().max().item())
+    first = epps_pulley(z.detach() @ random_slices(dim, slices, case["step"])[:, :4])
+    assert first.tolist() == pytest.approx(case["per_slice_first4"], rel=1e-4)
+    if n == 256:
+        double = sigreg(z.detach().double(), case["step"], slices)
+        assert double.dtype == torch.float64
+        assert double.item() == pytest.approx(case["value_f64"], rel=1e-6)
+        assert sigreg(z.detach(), case["step"] + 1, slices).item() == pytest.approx(case["value_step1"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matches_the_reference_of_every_slice_and_gradient(reference, kind):
+    arrays = np.load(reference / "reference.npz")
+    directions = torch.from_numpy(arrays["A_D128_K256_step0"])
+    torch.testing.assert_close(random_slices(128, 256, step=0), directions, rtol=1e-6, atol=0)
+    z = torch.from_numpy(arrays[f"x_{kind}"]).requires_grad_()
+    statistic = epps_pulley(z @ directions)
+    torch.testing.assert_close(statistic, torch.from_numpy(arrays[f"per_slice_{kind}"]), rtol=1e-4, atol=0)
+    through_slices = torch.autograd.grad(statistic.mean(), z)[0]
+    sigreg(z, step=0, num_slices=256).backward()
+    expected = torch.from_numpy(arrays[f"grad_{kind}"])
+    for gradient in (through_slices, z.grad):
+        assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
+# Closed forms
+
+
+def test_expectation_under_the_target():
+    columns = 20_000
+    generator = torch.Generator().manual_seed(0)
+    statistic = epps_pulley(torch.randn(64, columns, generator=generator))
+    standard_error = statistic.std().item() / math.sqrt(columns)
+    assert abs(statistic.mean().item() - EXPECTED_UNDER_TARGET) < 5 * standard_error
+    t, weights = abscissae("reference")
+    assert (weights @ (1 - torch.exp(-t.square()))).item() == pytest.approx(EXPECTED_UNDER_TARGET, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 300])
+def test_total_collapse_at_the_origin(n):
+    z = torch.zeros(n, 6, requires_grad=True)
+    value = sigreg(z, step=3, num_slices=8, n_free=True)
+    value.backward()
+    assert value.item() == pytest.approx(ALL_ZERO, abs=1e-6)
+    assert z.grad.eq(0).all()
+
+
+def test_wide_knots_give_the_exact_integral():
+    """The rest beyond |t| = 5 and the halved weights at its ends are below 5e-6; the rule itself errs less."""
+    s = torch.linspace(-2, 2, 40, dtype=torch.float64).pow(3) / 4 + 0.1
+    pairs = torch.exp(-(s[:, None] - s).square() / 2).mean()
+    exact = (
+        math.sqrt(2 * math.pi) * pairs
+        - 2 * math.sqrt(math.pi) * torch.exp(-s.square() / 4).mean()
+        + math.sqrt(2 * math.pi / 3)
+    )
+    assert epps_pulley(s[:, None], "paper", n_free=True).item() == pytest.approx(exact.item(), abs=5e-6)
+
+
+# Independent references
+
+
+@pytest.mark.parametrize("knots", KNOTS)
+@pytest.mark.parametrize(("n", "slices"), [(1, 1), (2, 3), (7, 5), (40, 2)])
+def test_statistic_matches_a_loop(n, slices, knots):
+    s = 3 * normal(n, slices)
+    expected = [by_loop(column, knots) for column in s.T.tolist()]
+    assert epps_pulley(s, knots).tolist() == pytest.approx(expected, rel=1e-10)
+    assert epps_pulley(s.float(), knots).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("knots", KNOTS)
+@pytest.mark.parametrize("elements", [1, 100, 2**17])
+def test_value_and_gradient_match_the_definition_whatever_the_blocks(monkeypatch, elements, knots):
+    monkeypatch.setitem(characteristic.BLOCK_ELEMENTS, "cpu", elements)
+    weights = torch.arange(1.0, 8, dtype=torch.float64)
+    z = normal(30, 5).requires_grad_()
+    directions = random_slices(5, 7, step=2, dtype=z.dtype)
+    expected = direct(z @ directions, knots)
+    torch.testing.assert_close(epps_pulley(z @ directions, knots), expected)
+    torch.testing.assert_close(sigreg(z, 2, 7, knots), expected.mean())
+    for value, definition in (
+        (epps_pulley(z @ directions, knots) @ weights, expected @ weights),
+        (sigreg(z, 2, 7, knots), expected.mean()),
+        (sigreg(z, 2, 7, knots, n_free=True), expected.mean() / 30),
+    ):
+        gradients = (torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (value, definition))
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("knots", KNOTS)
+@pytest.mark.parametrize("n_free", [True, False])
+@pytest.mark.parametrize("n", [2, 6])
+def test_gradients(n, n_free, knots):
+    z = normal(n, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: sigreg(x, 1, 4, knots, n_free), z)
+    assert torch.autograd.gradcheck(lambda s: epps_pulley(s, knots, n_free), z)
+
+
+# Properties
+
+
+def test_order_of_rows_does_not_matter():
+    z = normal(50, 6)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(sigreg(z[order], 0), sigreg(z, 0))
+
+
+def test_n_free_form_is_the_statistic_over_n():
+    z = normal(48, 6)
+    torch.testing.assert_close(48 * sigreg(z, 0, n_free=True), sigreg(z, 0))
+    torch.testing.assert_close(48 * epps_pulley(z, n_free=True), epps_pulley(z))
+
+
+@pytest.mark.parametrize("knots", KNOTS)
+def test_repeating_the_rows_changes_only_the_plain_form(knots):
+    z = normal(20, 6)
+    torch.testing.assert_close(sigreg(z.repeat(3, 1), 0, 16, knots, n_free=True), sigreg(z, 0, 16, knots, n_free=True))
+    torch.testing.assert_close(sigreg(z.repeat(3, 1), 0, 16, knots), 3 * sigreg(z, 0, 16, knots))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e4])
+def test_two_rows_give_a_finite_value_and_gradient(scale):
+    z = (scale * normal(2, 6, dtype=torch.float32)).requires_grad_()
+    value = sigreg(z, step=0)
+    value.backward()
+    assert value.isfinite()
+    assert z.grad.isfinite().all()
+
+
+def test_target_scores_below_collapse_spread_along_one_direction_and_unit_norm():
+    z = torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
+    target = sigreg(z, 0)
+    for worse in (torch.zeros_like(z), z[:, :1].expand(-1, 32), torch.nn.functional.normalize(z), 3 * z, z + 1):
+        assert sigreg(worse, 0) > 10 * target
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_value_and_gradient_unchanged(dtype):
+    plain, cast = (normal(64, 16, dtype=torch.float32).requires_grad_() for _ in range(2))
+    outside = sigreg(plain, 5, n_free=True)
+    with torch.autocast("cpu", dtype=dtype):
+        inside = sigreg(cast, 5, n_free=True)
+        statistic = epps_pulley(cast)
+    for value in (inside, outside):
+        value.backward()
+    assert torch.equal(inside, outside)
+    assert torch.equal(plain.grad, cast.grad)
+    assert torch.equal(statistic, epps_pulley(plain))
+
+
+def test_half_precision_rows_are_widened():
+    z = normal(64, 16, dtype=torch.bfloat16)
+    assert torch.equal(sigreg(z, 5), sigreg(z.float(), 5))
+
+
+def test_evaluation_leaves_training_as_it_was():
+    characteristic._quadrature.cache_clear()
+    with torch.inference_mode():
+        evaluated = sigreg(normal(16, 4), 0)
+    z = normal(16, 4).requires_grad_()
+    with torch.no_grad():
+        assert not sigreg(z, 0).requires_grad
+    trained = sigreg(z, 0)
+    trained.backward(retain_graph=True)
+    once = z.grad.clone()
+    trained.backward()
+    assert torch.equal(trained, evaluated)
+    assert torch.equal(z.grad, 2 * once)
+
+
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_slices_or_knots():
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        for slices, knots in product((16, 512), KNOTS):
+            kept.clear()
+            sigreg(normal(32, 8).requires_grad_(), 0, slices, knots)
+            assert sum(kept) == 32 * 8 + 1
+
+
+def test_mean_over_given_directions_is_that_of_the_statistic_on_their_projections():
+    z, directions = normal(20, 6), normal(6, 4, seed=2)
+    torch.testing.assert_close(mean_epps_pulley(z, directions), epps_pulley(z @ directions).mean())
+    with pytest.raises(ValueError, match=r"directions must have 6 rows, one per column of z, got shape \(4, 6\)"):
+        mean_epps_pulley(z, directions.T)
+
+
+def test_module_is_the_function_with_its_settings():
+    z = normal(20, 6)
+    assert torch.equal(SIGReg()(z, 4), sigreg(z, 4, num_slices=256))
+    assert torch.equal(SIGReg(32, "paper", n_free=True, seed=3)(z, 4), sigreg(z, 4, 32, "paper", True, 3))
+    assert not SIGReg().state_dict()
+
+
+# Slices
+
+
+def test_slices_are_unit_vectors_that_depend_on_step_and_seed_alone():
+    before = torch.get_rng_state()
+    drawn = [random_slices(40, 9, step, seed) for step, seed in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    assert torch.equal(torch.get_rng_state(), before)
+    for i, slices in enumerate(drawn):
+        torch.testing.assert_close(slices.norm(dim=0), torch.ones(9))
+        assert all(not torch.equal(slices, other) for other in drawn[:i])
+    torch.manual_seed(7)
+    assert torch.equal(random_slices(40, 9, step=1), drawn[1])
+    assert random_slices(40, 9, step=1, dtype=torch.float64).equal(drawn[1].double())
+
+
+def test_slices_carry_no_gradient_and_a_column_of_zeros_stays(monkeypatch):
+    assert not random_slices(3, 2, step=0).requires_grad
+    monkeypatch.setattr(torch, "randn", lambda *shape, generator, dtype: torch.zeros(shape, dtype=dtype))
+    assert random_slices(3, 2, step=0).eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sigreg(torch.zeros(0, 4), 0), r"at least 1 row and 1 column, got shape \(0, 4\)"),
+        (lambda: sigreg(torch.zeros(4), 0), r"at least 1 row and 1 column, got shape \(4,\)"),
+        (lambda: epps_pulley(torch.zeros(4, 0)), r"at least 1 row and 1 column, got shape \(4, 0\)"),
+        (lambda: epps_pulley(torch.zeros(4, 1), "many"), "knots must be one of reference, paper, got 'many'"),
+        (lambda: sigreg(torch.zeros(4, 2), 0, num_slices=0), "at least 1 dimension and 1 slice, got 2 and 0"),
+    ],
+)
+def test_wrong_calls_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Two ranks
+
+RANK = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed
+
+from ragcun.losses.sigreg import epps_pulley, sigreg
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+inputs = {name: torch.from_numpy(array) for name, array in np.load(folder / "inputs.npz").items()}
+losses = {
+    "sigreg": lambda z, *form: sigreg(z, 3, 11, *form),
+    "epps_pulley": lambda z, *form: epps_pulley(z, *form).sum(),
+}
+results = {}
+for first in (12, 19):
+    rows = inputs["rows"][:first] if rank == 0 else inputs["rows"][first:]
+    for name, loss in losses.items():
+        for form in (("reference", True), ("reference", False), ("paper", True), ("paper", False)):
+            weight = inputs["weight"].clone().requires_grad_()
+            value = loss(rows @ weight.T, *form)
+            value.backward()
+            distributed.all_reduce(weight.grad)
+            results[f"{first} {name} {form} value"] = value.detach().numpy()
+            results[f"{first} {name} {form} gradient"] = weight.grad.numpy() / 2
+np.savez(folder / f"rank{rank}.npz", **results)
+distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_equal_one_with_all_rows(tmp_path):
+    """Also where they have different numbers of rows; gradients are averaged over ranks, as in training."""
+    rows, weight = normal(24, 5), torch.eye(5, dtype=torch.float64) + normal(5, 5, seed=1) / 10
+    np.savez(tmp_path / "inputs.npz", rows=rows.numpy(), weight=weight.numpy())
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]
+    for form in product(KNOTS, (True, False)):
+        for name in ("sigreg", "epps_pulley"):
+            layer = weight.clone().requires_grad_()
+            z = rows @ layer.T
+            value = sigreg(z, 3, 11, *form) if name == "sigreg" else epps_pulley(z, *form).sum()
+            value.backward()
+            for rank, first in product(ranks, (12, 19)):
+                case = f"{first} {name} {form}"
+                torch.testing.assert_close(torch.from_numpy(rank[f"{case} value"]), value.detach())
+                torch.testing.assert_close(torch.from_numpy(rank[f"{case} gradient"]), layer.grad)
