@@ -11,7 +11,11 @@ import torch
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
 from ragcun.losses.covariance import covariance_isotropy, variance_regularisation
 from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TERMS, Objective
+from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.predictive import predictive_error, residual_penalty
+from ragcun.losses.sigreg import sigreg
+from ragcun.losses.transforms import TRANSFORMS
+from ragcun.losses.vicreg import variance_covariance
 from ragcun.views import Views
 
 MASK = torch.tensor([True, True, False, True, False])
@@ -157,3 +161,29 @@ def test_every_registered_name_trains(views, contrastive, isotropy):
     objective(dataclasses.replace(views, query=query)).total.backward()
     assert query.grad.isfinite().all()
     assert query.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("rows", ["together", "each"])
+def test_isotropy_is_the_named_loss_of_the_transformed_rows(views, transform, rows):
+    z = torch.cat([views.query, views.positive])
+    sides = [z] if rows == "together" else [views.query, views.positive]
+    apply = TRANSFORMS[transform]
+    expected = {
+        "covariance": [covariance_isotropy(apply(side)) for side in sides],
+        "sigreg": [sigreg(apply(side), step=7, num_slices=32, knots="paper", n_free=True) for side in sides],
+        "gor": [global_orthogonal_regularization(apply(side)) for side in sides],
+        "vicreg": [variance_covariance(apply(side)) for side in sides],
+    }
+    options = {"isotropy_transform": transform, "isotropy_rows": rows, "num_slices": 32, "knots": "paper"}
+    for name, values in expected.items():
+        objective = Objective(lambda_contrastive=0, lambda_isotropy=1, isotropy=name, **options)
+        torch.testing.assert_close(objective(views, step=7).total, torch.stack(values).mean())
+
+
+def test_only_what_is_random_depends_on_the_step(views):
+    for name, changes in {"sigreg": True, "covariance": False, "gor": False, "vicreg": False}.items():
+        objective = everything(isotropy=name)
+        first, same, other = (objective(views, step).total for step in (1, 1, 2))
+        assert torch.equal(first, same)
+        assert torch.equal(first, other) != changes

@@ -10,8 +10,17 @@ import pytest
 import yaml
 
 from ragcun.cli import add_flags, from_mapping, parse_config, read_yaml
+from ragcun.distance import DISTANCES
 from ragcun.errors import InputError
+from ragcun.losses.covariance import ISOTROPY_FORMS
+from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, ISOTROPY_ROWS
+from ragcun.losses.sigreg import KNOTS
+from ragcun.losses.transforms import TRANSFORMS
+from ragcun.models import encoder
+from ragcun.models.heads import ACTIVATIONS, HEADS
+from ragcun.models.projection import QUERY_EMBEDDINGS
 from ragcun.training.config import TrainConfig
+from ragcun.training.schedule import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"
 SEED_COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -222,3 +231,24 @@ def test_flags_do_not_collide() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_flags(parser, TrainConfig)
     assert vars(parser.parse_args([])) == {}
+
+
+def test_choices_are_what_is_registered() -> None:
+    registered = {
+        "system": encoder.SYSTEMS,
+        "head": HEADS,
+        "predictor": HEADS,
+        "activation": ACTIVATIONS,
+        "query_embedding": QUERY_EMBEDDINGS,
+        "ema_schedule": EMA_SCHEDULES,
+        "contrastive": CONTRASTIVE,
+        "isotropy": ISOTROPY,
+        "isotropy_form": ISOTROPY_FORMS,
+        "isotropy_transform": TRANSFORMS,
+        "isotropy_rows": ISOTROPY_ROWS,
+        "knots": KNOTS,
+        "distance": DISTANCES,
+    }
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name, known in registered.items():
+        assert set(fields[name].metadata["choices"]) == set(known), name
