@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "ragcun.models.calibration",
     "ResidualPredictorEncoder": "ragcun.models.respred",
     "MPNetLeJEPAIG": "ragcun.models.jepa",
     "AsymmetricProjectionModel": "ragcun.models.asymmetric",
@@ -28,6 +29,7 @@ _HOME = {
     "TextBase": "ragcun.models.base",
     "TrainConfig": "ragcun.training.config",
     "Views": "ragcun.views",
+    "calibrate": "ragcun.models.calibration",
     "fit": "ragcun.training.loop",
     "load_collection": "ragcun.data.beir",
     "read_pairs": "ragcun.data.pairs",
@@ -36,6 +38,7 @@ _HOME = {
 
 __all__ = [
     "AsymmetricProjectionModel",
+    "Calibration",
     "Collection",
     "EmbeddingCache",
     "FitResult",
@@ -53,6 +56,7 @@ __all__ = [
     "TrainConfig",
     "Views",
     "__version__",
+    "calibrate",
     "fit",
     "load_collection",
     "read_pairs",
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from ragcun.models.asymmetric import AsymmetricProjectionModel
     from ragcun.models.base import TextBase
     from ragcun.models.cache import EmbeddingCache
+    from ragcun.models.calibration import Calibration, calibrate
     from ragcun.models.encoder import RetrievalEncoder
     from ragcun.models.heads import HeadConfig
     from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ragcun.errors import InputError
 from ragcun.models.base import Features, Role, TextBase
+from ragcun.models.export import normalize_modules
 from ragcun.models.folder import read_folder, write_folder
 from ragcun.models.weights import copy_strictly
 from ragcun.views import Views
@@ -51,7 +52,8 @@ class PairBatch:
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A text base with trainable parts on top; a subclass says which parts and what a batch shows of them.
 
-    Embeddings are unnormalised and compared by Euclidean distance. Call an encoder on a `PairBatch` to get `Views`.
+    Embeddings are compared by Euclidean distance, and unnormalised unless a system is told otherwise. Call an encoder
+    on a `PairBatch` to get `Views`.
     """
 
     system: ClassVar[str]
@@ -229,23 +231,23 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def to_sentence_transformer(self) -> SentenceTransformer:
         """Return this encoder as a sentence-transformers model of built-in modules, compared by Euclidean distance."""
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Normalize
 
         base = self.base
         return SentenceTransformer(
-            modules=[*base.model, *([Normalize()] if base.normalize else []), *self.export_modules()],
+            modules=[*base.model, *normalize_modules(base.normalize), *self.export_modules()],
             similarity_fn_name="euclidean",
             prompts={name: prompt or "" for name, prompt in base.model.prompts.items()},
             default_prompt_name=base.model.default_prompt_name,
             device=str(next(self.parameters()).device),
         )
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, card: str | None = None, seen: frozenset[str] | None = None) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`; it is complete or absent.
 
         Args:
             folder: where; an older folder there is replaced.
             card: the model card (README.md); None writes a minimal one.
+            seen: hashes of the documents that were training positives; None where that is unknown.
         """
         description = {
             "system": self.system,
@@ -254,7 +256,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
             "dimension": self.dimension,
         }
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
-        write_folder(folder, self.to_sentence_transformer(), self.own_state(), description, text)
+        write_folder(folder, self.to_sentence_transformer(), self.own_state(), description, text, seen)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:

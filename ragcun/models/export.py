@@ -29,6 +29,13 @@ def dense_modules(network: Stackable) -> list[Dense]:
     return [_dense(w, b, activation) for (w, b), activation in zip(layers, after, strict=True)]
 
 
+def normalize_modules(normalize: bool) -> list[nn.Module]:
+    """Return the modules that scale embeddings to length 1: one or, where that is not asked, none."""
+    from sentence_transformers.base.modules import Normalize
+
+    return [Normalize()] if normalize else []
+
+
 def routed(query: list[nn.Module], document: list[nn.Module]) -> list[nn.Module]:
     """Return a ``Router`` by which ``encode_query`` goes through `query`, and everything else through `document`."""
     from sentence_transformers.sentence_transformer.modules import Router

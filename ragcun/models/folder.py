@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ragcun.data.seen import SEEN
 from ragcun.errors import InputError
 from ragcun.files import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.models.hub import load_sentence_transformer
@@ -46,6 +47,7 @@ def write_folder(
     parts: Mapping[str, Tensor],
     description: Mapping[str, Any],
     card: str,
+    seen: Iterable[str] | None = None,
 ) -> None:
     """Write a checkpoint folder, with the checksum of every file in it; it is complete or absent.
 
@@ -55,11 +57,14 @@ def write_folder(
         parts: weights of the parts beside the base, as trained.
         description: what else is needed to build the encoder again, as plain values.
         card: the model card.
+        seen: hashes of the documents that were training positives; None where that is unknown.
     """
     with replacing_folder(folder) as temporary:
         model.save_pretrained(str(temporary), create_model_card=False)
         (temporary / WEIGHTS).parent.mkdir()
         save_file(contiguous(parts), temporary / WEIGHTS)
+        if seen is not None:
+            write_json(temporary / SEEN, sorted(seen))
         checksums = {"format": FORMAT, "files_blake2b": _file_hashes(temporary)}
         write_json(temporary / CONFIG, {**checksums, **description})
         write_text(temporary / CARD, card)

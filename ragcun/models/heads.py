@@ -134,10 +134,21 @@ def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int
         raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")
     if output_dim > vectors.shape[1]:
         raise ValueError(f"cannot keep {output_dim} of {vectors.shape[1]} dimensions")
+    return principal_axes(vectors)[1][:output_dim].to(vectors.dtype)
+
+
+def principal_axes(
+    vectors: Float[Tensor, "n dim"],
+) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
+    """Return the eigenvalues of the vectors' covariance (with n − 1), largest first, and its eigenvectors as rows.
+
+    Both are in float64; each eigenvector has its largest entry positive.
+    """
     covariance = torch.cov(vectors.detach().double().T).reshape(vectors.shape[1], vectors.shape[1])
-    leading = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :output_dim].T
-    largest = leading.gather(1, leading.abs().argmax(1, keepdim=True))
-    return (leading * largest.sign()).to(vectors.dtype)
+    values, columns = torch.linalg.eigh(covariance)
+    axes = columns.flip(1).T
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return values.flip(0), axes * largest.sign()
 
 
 def truncated_identity(config: HeadConfig) -> Float[Tensor, "out input_dim"]:

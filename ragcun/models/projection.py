@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import PairBatch, RetrievalEncoder
-from ragcun.models.export import dense_modules, routed
+from ragcun.models.export import dense_modules, normalize_modules, routed
 from ragcun.models.heads import Head, HeadConfig, build_head
 from ragcun.models.stack import Stackable
 from ragcun.views import Views
@@ -22,7 +22,7 @@ QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = ("projection", "prediction")
 
 
 class ProjectionEncoder(RetrievalEncoder):
-    """Text base → projection head → unnormalised embedding, with an optional predictor.
+    """Text base → projection head → embedding, unnormalised unless asked otherwise, with an optional predictor.
 
     The predictor maps a query embedding to a guess of its document's embedding. It serves the predictive loss;
     retrieval uses the projections, unless `query_embedding` says that a query's prediction is its embedding.
@@ -34,9 +34,11 @@ class ProjectionEncoder(RetrievalEncoder):
         use_predictor: whether to have a predictor; None means what the system is defined with.
         predictor: its kind, as for `head`, or a whole `HeadConfig`; None means the system's own kind.
         query_embedding: ``projection`` or ``prediction``.
+        normalize_output: whether embeddings are scaled to length 1; not with a predictor, which is neither trained nor
+            compared on the sphere.
 
     Raises:
-        ValueError: the head does not fit the base, or what is asked for needs a predictor that is not there.
+        ValueError: the head does not fit the base, or what is asked for needs a predictor that is not there, or none.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ProjectionEncoder(RetrievalEncoder):
         use_predictor: bool | None = None,
         predictor: str | HeadConfig | None = None,
         query_embedding: str = "projection",
+        normalize_output: bool = False,
     ) -> None:
         super().__init__(TextBase.load(base) if isinstance(base, str) else base)
         dim = self.base.dimension
@@ -60,7 +63,10 @@ class ProjectionEncoder(RetrievalEncoder):
             raise ValueError(f"query_embedding must be one of {', '.join(QUERY_EMBEDDINGS)}, got {query_embedding!r}")
         if query_embedding == "prediction" and not predicts:
             raise ValueError("query_embedding 'prediction' needs a predictor; set use_predictor")
+        if normalize_output and predicts:
+            raise ValueError("normalize_output does not go with a predictor; leave one of them out")
         self.query_embedding = query_embedding
+        self.normalize_output = normalize_output
         self.head = build_head(config)
         self.predictor: Stackable | None = None
         if predicts:
@@ -86,23 +92,27 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project; where `query_embedding` says so, predict the document's embedding from that."""
-        query = self.head(vectors)
+        query = self.finish(self.head(vectors))
         if self.query_embedding == "projection" or self.predictor is None:
             return query
         return self.predictor(query)
 
     def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project."""
-        return self.document_head(vectors)
+        return self.finish(self.document_head(vectors))
+
+    def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Scale rows to length 1 where `normalize_output` says so."""
+        return self.base.finish(embeddings, self.normalize_output)
 
     def project(self, batch: PairBatch) -> dict[str, Any]:
         """Return the fields of `Views` that all systems share: projections, masks."""
         vectors, sizes = self.base_vectors(batch)
         if self.document_head is self.head:
-            query, positive, *rest = self.head(vectors).split(sizes)
+            query, positive, *rest = self.finish(self.head(vectors)).split(sizes)
         else:
-            query = self.head(vectors[: sizes[0]])
-            positive, *rest = self.document_head(vectors[sizes[0] :]).split(sizes[1:])
+            query = self.finish(self.head(vectors[: sizes[0]]))
+            positive, *rest = self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
         shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None}
         return shown | {"negative_mask": batch.negative_mask, "relevant": batch.relevant}
 
@@ -129,13 +139,18 @@ class ProjectionEncoder(RetrievalEncoder):
         return {"head": heads} | ({} if self.predictor is None else {"predictor": self.predictor})
 
     def to_config(self) -> dict[str, Any]:
-        """Return the shapes of head and predictor, and what a query's embedding is."""
+        """Return the shapes of head and predictor, what a query's embedding is, and whether it has length 1."""
         predictor = None if self.predictor is None else self.predictor.config.to_dict()
-        return {"head": self.head.config.to_dict(), "predictor": predictor, "query_embedding": self.query_embedding}
+        return {
+            "head": self.head.config.to_dict(),
+            "predictor": predictor,
+            "query_embedding": self.query_embedding,
+            "normalize_output": self.normalize_output,
+        }
 
     @classmethod
     def from_config(cls, base: TextBase, config: dict[str, Any]) -> Self:
-        """Build the encoder of `to_config`."""
+        """Build the encoder of `to_config`; without ``normalize_output``, embeddings are not normalised."""
         predictor = config["predictor"]
         return cls(
             base,
@@ -143,13 +158,17 @@ class ProjectionEncoder(RetrievalEncoder):
             use_predictor=predictor is not None,
             predictor=None if predictor is None else HeadConfig(**predictor),
             query_embedding=config["query_embedding"],
+            normalize_output=config.get("normalize_output", False),
         )
 
     def export_modules(self) -> list[nn.Module]:
-        """Return the head as ``Dense`` modules; where queries take another way than documents, behind a ``Router``."""
-        query: list[nn.Module] = [*dense_modules(self.head)]
+        """Return the head as ``Dense`` modules, then ``Normalize`` where embeddings have length 1.
+
+        Where queries take another way than documents, both ways lie behind a ``Router``.
+        """
+        query: list[nn.Module] = [*dense_modules(self.head), *normalize_modules(self.normalize_output)]
         if self.query_embedding == "prediction" and self.predictor is not None:
             query += dense_modules(self.predictor)
         elif self.document_head is self.head:
             return query
-        return routed(query, [*dense_modules(self.document_head)])
+        return routed(query, [*dense_modules(self.document_head), *normalize_modules(self.normalize_output)])

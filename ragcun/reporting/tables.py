@@ -10,6 +10,7 @@ from ragcun.errors import InputError
 
 METRIC = "NDCG@10"
 ABSENT = "–"
+SIDES = ("seen", "unseen")
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( \(.*\))?")
 
 
@@ -41,20 +42,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """Lay out an evaluation (the JSON of ``evaluate_beir.py``) as one Markdown table of NDCG@10.
+    """Lay out an evaluation (the JSON of ``evaluate_beir.py``) as a Markdown table of NDCG@10.
 
     Rows: the untouched base, the baselines, the model. Columns: each dataset, their mean, and for each dataset the
     model's difference from the untouched base with the p-value of the randomisation test; these last only where there
     is an untouched base. The best value of a column is bold, equals at four decimals alike.
+
+    A second table (`seen_table`) follows where a dataset has queries on both sides.
 
     Raises:
         InputError: a part of the results is missing.
     """
     names = list(_part(results, "datasets", "the results"))
     base = results.get("untouched_base")
-    systems = [] if base is None else [(f"{_part(base, 'model', 'untouched_base')} (untouched)", base)]
-    systems += list((results.get("baselines") or {}).items())
-    systems.append((str(_part(results, "model", "the results")), results))
+    systems = _systems(results)
     columns = [[_value(system, name) for _, system in systems] for name in names]
     columns.append([_mean(system, title) for title, system in systems])
     texts = [_with_best_bold(column) for column in columns]
@@ -63,7 +64,38 @@ def results_table(results: Mapping[str, Any]) -> str:
         header += [f"{name} Δ vs base (p)" for name in names]
         texts += [[ABSENT] * (len(systems) - 1) + [_difference(results, base, name)] for name in names]
     rows = [[title, *cells] for (title, _), *cells in zip(systems, *texts, strict=True)]
-    return markdown_table(header, rows)
+    seen = seen_table(results)
+    return markdown_table(header, rows) + (f"\n{seen}" if seen else "")
+
+
+def seen_table(results: Mapping[str, Any]) -> str:
+    """Lay out NDCG@10 on queries with and without a relevant document that was a training positive; may be empty.
+
+    Two rows for each dataset that has queries on both sides; columns: how many queries, each system, and the model's
+    difference from the untouched base with the p-value. The best value of a row is bold.
+
+    Raises:
+        InputError: a part of the results is missing.
+    """
+    systems, base = _systems(results), results.get("untouched_base")
+    rows = []
+    for name, figures in _part(results, "datasets", "the results").items():
+        if any(figures.get(side, {}).get("n_queries", 0) == 0 for side in SIDES):
+            continue
+        for side in SIDES:
+            values = [_value(system, name, side) for _, system in systems]
+            difference = [] if base is None else [_difference(results, base, name, side)]
+            rows.append([f"{name}, {side}", str(figures[side]["n_queries"]), *_with_best_bold(values), *difference])
+    header = ["relevant documents", "queries", *(title for title, _ in systems)]
+    return markdown_table([*header, *([] if base is None else ["Δ vs base (p)"])], rows) if rows else ""
+
+
+def _systems(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return untouched base, baselines and model, each with its title."""
+    base = results.get("untouched_base")
+    systems = [] if base is None else [(f"{_part(base, 'model', 'untouched_base')} (untouched)", base)]
+    systems += list((results.get("baselines") or {}).items())
+    return [*systems, (str(_part(results, "model", "the results")), results)]
 
 
 def _part(system: Mapping[str, Any], key: str, where: str) -> Any:
@@ -72,9 +104,15 @@ def _part(system: Mapping[str, Any], key: str, where: str) -> Any:
     return system[key]
 
 
-def _value(system: Mapping[str, Any], name: str) -> float | None:
-    datasets = _part(system, "datasets", "the results of a system")
-    return float(_part(datasets[name], METRIC, f"the results on {name}")) if name in datasets else None
+def _figures(system: Mapping[str, Any], name: str, side: str | None) -> Mapping[str, Any] | None:
+    """Return what a system has on all queries of a dataset (no side) or on those of a side, None where nothing."""
+    figures: Mapping[str, Any] | None = _part(system, "datasets", "the results of a system").get(name)
+    return figures if side is None or figures is None else figures.get(side)
+
+
+def _value(system: Mapping[str, Any], name: str, side: str | None = None) -> float | None:
+    figures = _figures(system, name, side)
+    return None if figures is None else float(_part(figures, METRIC, f"the results on {name}"))
 
 
 def _mean(system: Mapping[str, Any], title: str) -> float | None:
@@ -87,11 +125,13 @@ def _with_best_bold(values: Sequence[float | None]) -> list[str]:
     return [f"**{text}**" if text == best else text for text in texts]
 
 
-def _difference(model: Mapping[str, Any], base: Mapping[str, Any], name: str) -> str:
-    ours, theirs = _value(model, name), _value(base, name)
-    if ours is None or theirs is None:
+def _difference(model: Mapping[str, Any], base: Mapping[str, Any], name: str, side: str | None = None) -> str:
+    ours, theirs, figures = _value(model, name, side), _value(base, name, side), _figures(base, name, side)
+    if ours is None or theirs is None or figures is None:
         return ABSENT
-    p = float(_part(base["datasets"][name], "p_randomisation", f"untouched_base on {name}"))
+    if figures.get("n_queries") == 1:
+        return f"{ours - theirs:+.4f}"
+    p = float(_part(figures, "p_randomisation", f"untouched_base on {name}"))
     return f"{ours - theirs:+.4f} ({'<0.0001' if p < 0.0001 else f'{p:.4f}'})"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,20 @@ class Evaluation:
     run: Run
     per_query: Mapping[str, Mapping[str, float]]
     mean: Mapping[str, float]
+
+    def among(self, queries: Set[str]) -> Evaluation:
+        """Return what the same rankings are worth on some of the queries.
+
+        Raises:
+            ValueError: none of `queries` is judged.
+        """
+        per_query = {
+            metric: {query: value for query, value in values.items() if query in queries}
+            for metric, values in self.per_query.items()
+        }
+        if not all(per_query.values()):
+            raise ValueError(f"none of the {len(queries)} queries is judged")
+        return Evaluation({query: self.run[query] for query in self.run.keys() & queries}, per_query, mean(per_query))
 
 
 def evaluate_retriever(retriever: Retriever, collection: Collection, cutoffs: Sequence[int] = CUTOFFS) -> Evaluation:

@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ragcun.data.seen import training_documents
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
 from ragcun.models.cache import EmbeddingCache
@@ -88,6 +89,7 @@ class Trainer:
         self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
         self.best: dict[str, Tensor] = {}
         self.hashes = data.hashes()
+        self.seen = training_documents(data.train, config.documents, config.load_checkpoint)
         self.settings = comparable(config.to_dict()) | {"data": self.hashes}
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
@@ -269,7 +271,8 @@ class Trainer:
 
     def _save_model(self, folder: Path, epoch: int) -> None:
         if self.accelerator.is_main_process:
-            self.encoder.save_pretrained(folder, model_card(folder, self.encoder, self.config, self._result(epoch)))
+            card = model_card(folder, self.encoder, self.config, self._result(epoch))
+            self.encoder.save_pretrained(folder, card, self.seen)
 
     def _result(self, epoch: int) -> FitResult:
         progress, selection = self.progress, self.selection

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.reporting.tables import markdown_table, results_table
+from ragcun.reporting.tables import markdown_table, results_table, seen_table
 
 
 def system(model, scifact, nfcorpus, **p_values):
@@ -62,6 +62,45 @@ def test_missing_parts_are_named(results, key):
     del results[key]
     with pytest.raises(InputError, match=f"lack '{key}'"):
         results_table(results)
+
+
+def split(system, name, seen, unseen, p=None):
+    for side, (value, queries) in {"seen": seen, "unseen": unseen}.items():
+        figures = {"n_queries": queries} | ({} if value is None else {"NDCG@10": value})
+        system["datasets"][name][side] = figures | ({} if p is None else {"p_randomisation": p})
+
+
+def test_seen_and_unseen_documents_get_a_table_of_their_own(results):
+    before = results_table(results)
+    split(results, "scifact", (0.79, 196), (0.6505, 104))
+    split(results["untouched_base"], "scifact", (0.6288, 196), (0.6758, 104), p=0.25)
+    split(results["baselines"]["BM25"], "scifact", (0.6759, 196), (0.6758, 104), p=0.5)
+    for system in (results, results["untouched_base"], results["baselines"]["BM25"]):
+        split(system, "nfcorpus", (None, 0), (0.3, 323))
+    all_queries, of_sides = results_table(results).split("\n\n")
+    assert all_queries + "\n" == before
+    header, _, seen, unseen = cells(of_sides)
+    assert header == [
+        "relevant documents", "queries", "minilm (untouched)", "BM25", "checkpoints/run", "Δ vs base (p)",
+    ]  # fmt: skip
+    assert seen == ["scifact, seen", "196", "0.6288", "0.6759", "**0.7900**", "+0.1612 (0.2500)"]
+    assert unseen == ["scifact, unseen", "104", "**0.6758**", "**0.6758**", "0.6505", "-0.0253 (0.2500)"]
+
+
+def test_a_side_of_one_query_is_shown_without_a_p_value(results):
+    split(results, "scifact", (1.0, 1), (0.5, 104))
+    split(results["untouched_base"], "scifact", (0.5, 1), (0.5, 104))
+    results["untouched_base"]["datasets"]["scifact"]["unseen"]["p_randomisation"] = 1.0
+    _, _, seen, unseen = cells(seen_table(results))
+    assert seen == ["scifact, seen", "1", "0.5000", "–", "**1.0000**", "+0.5000"]
+    assert unseen[-1] == "+0.0000 (1.0000)"
+
+
+@pytest.mark.parametrize("counts", [(0, 300), (300, 0)])
+def test_no_table_where_a_side_is_empty_or_unknown(results, counts):
+    assert seen_table(results) == ""
+    split(results, "scifact", (None, counts[0]), (None, counts[1]))
+    assert seen_table(results) == ""
 
 
 def test_every_line_is_as_wide_and_cells_cannot_break_it():

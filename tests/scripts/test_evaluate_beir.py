@@ -137,6 +137,81 @@ def test_a_corrupt_checkpoint_is_one_sentence(fails_clearly, checkpoint, flags, 
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.fixture(scope="module")
+def collection(collection_folder):
+    return load_collection(collection_folder)
+
+
+@pytest.fixture
+def train_on(run_script, tiny_bert, collection, tmp_path):
+    """Train a run on pairs whose positives are the numbered documents, with more white space; return its checkpoint."""
+
+    def train(out, numbers, *more):
+        rows = [
+            {"query": f"word{i} word1", "positive": collection.documents[f"d{i}"].content.replace(" ", " \n "),
+             "negative": collection.documents["d60"].content}
+            for i in numbers
+        ]  # fmt: skip
+        (tmp_path / f"{out}.json").write_text(json.dumps(rows))
+        flags = ("--train_data", tmp_path / f"{out}.json", "--output_dir", tmp_path / out, "--epochs", 1)
+        done = run_script("train", "--device", "cpu", "--base_model", tiny_bert, *flags, *more)
+        assert done.code == 0, done.err
+        return tmp_path / out / "best_model"
+
+    return train
+
+
+def assert_seen(results_file, expected):
+    """The model's figures on seen queries are the mean over just the expected ones."""
+    figures = json.loads(results_file.read_text())["datasets"]["toy"]
+    per_query = json.loads((results_file.with_suffix(".runs") / "toy" / "model.per_query.json").read_text())
+    sides = {"seen": expected, "unseen": per_query["NDCG@10"].keys() - expected}
+    for side, queries in sides.items():
+        assert figures[side]["n_queries"] == len(queries)
+        for metric, values in per_query.items():
+            assert figures[side][metric] == pytest.approx(np.mean([values[query] for query in queries]), abs=1e-12)
+
+
+def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(run_script, train_on, flags, tmp_path):
+    """Test queries q50 to q69 are each answered by the document of their number."""
+    first = train_on("first", [*range(9), *range(50, 55)])
+    assert run_script("evaluate_beir", "--model_path", first, *flags).code == 0
+    assert_seen(tmp_path / "r.json", {f"q{i}" for i in range(50, 55)})
+    second = train_on("second", range(53, 58), "--load_checkpoint", first)
+    done = run_script("evaluate_beir", "--model_path", second, *flags, "--baseline", "bm25")
+    assert_seen(tmp_path / "r.json", {f"q{i}" for i in range(50, 58)})
+    assert "toy, seen" in done.out
+    assert "toy, unseen" in done.out
+    results = json.loads((tmp_path / "r.json").read_text())
+    for system in (results["untouched_base"], results["baselines"]["bm25"]):
+        assert system["datasets"]["toy"]["seen"]["n_queries"] == 8
+        assert "p_randomisation" in system["datasets"]["toy"]["unseen"]
+
+
+def test_a_checkpoint_without_its_seen_documents_says_so_once(
+    run_script, checkpoint, tiny_bert, flags, tmp_path, caplog
+):
+    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
+    assert caplog.text.count("seen documents are unknown") == 1
+    assert "seen" not in json.loads((tmp_path / "r.json").read_text())["datasets"]["toy"]
+    caplog.clear()
+    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
+    assert "unknown" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["changed", "deleted"])
+def test_damaged_seen_documents_are_refused(fails_clearly, train_on, flags, tmp_path, damage):
+    kept = train_on("run", range(5)) / "ragcun" / "seen_documents.json"
+    hashes = json.loads(kept.read_text())
+    assert len(hashes) == 5
+    if damage == "changed":
+        kept.write_text(json.dumps(hashes[:4]))
+    else:
+        kept.unlink()
+    assert "seen_documents.json" in fails_clearly("evaluate_beir", "--model_path", kept.parents[1], *flags)
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_published_figures_of_minilm_and_bm25(run_script, shared_data, cache_dir, tmp_path):
     """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
     import os

@@ -1,0 +1,163 @@
+"""Calibration: a linear head in closed form, from vectors of the corpus and of queries alone, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ragcun.models.asymmetric import AsymmetricProjectionModel
+from ragcun.models.base import TextBase
+from ragcun.models.heads import principal_axes
+
+Vectors = NDArray[np.float64]
+SHORTEST = 1e-12
+LEAST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The maps ``x ↦ W(x − m) / ‖W(x − m)‖`` of base vectors x of length 1; documents and queries differ in m.
+
+    Attributes:
+        weight: W, ``(output_dim, dim)``.
+        document_mean: m of documents, ``(dim,)``.
+        query_mean: m of queries, ``(dim,)``.
+    """
+
+    weight: Vectors
+    document_mean: Vectors
+    query_mean: Vectors
+
+    def embed_documents(self, vectors: ArrayLike) -> Vectors:
+        """Map base vectors of documents ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
+        return self._embed(vectors, self.document_mean)
+
+    def embed_queries(self, vectors: ArrayLike) -> Vectors:
+        """Map base vectors of queries ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
+        return self._embed(vectors, self.query_mean)
+
+    def _embed(self, vectors: ArrayLike, mean: Vectors) -> Vectors:
+        rows = _unit_rows(_as_matrix(vectors, "vectors"))
+        return _unit_rows((rows - mean) @ self.weight.T)
+
+    @torch.no_grad()
+    def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
+        """Return the same maps as an encoder: a linear head for queries, one for documents, and length 1.
+
+        Args:
+            base: the base, or its name, whose vectors were calibrated.
+
+        Raises:
+            ValueError: the base does not normalise its vectors, or they have another length.
+        """
+        base = TextBase.load(base) if isinstance(base, str) else base
+        output_dim, dim = self.weight.shape
+        if base.dimension != dim:
+            raise ValueError(f"the calibration is of vectors of length {dim}, the base gives {base.dimension}")
+        if not base.normalize:
+            raise ValueError("a calibration is of vectors of length 1; load the base with normalize=True")
+        model = AsymmetricProjectionModel(base, output_dim=output_dim, head="linear", normalize_output=True)
+        for head, mean in ((model.head, self.query_mean), (model.document_head, self.document_mean)):
+            layer = head.layers[0]
+            assert isinstance(layer, torch.nn.Linear)
+            layer.weight.copy_(torch.from_numpy(self.weight))
+            layer.bias.copy_(torch.from_numpy(-self.weight @ mean))
+        return model.to(base.model.device).eval()
+
+
+def calibrate(
+    document_vectors: ArrayLike,
+    query_vectors: ArrayLike | None = None,
+    exponent: float = 0.15,
+    eps: float = 1e-3,
+    shrinkage: float = 5,
+    output_dim: int | None = None,
+) -> Calibration:
+    """Return the soft whitening of a corpus, with a mean of their own for queries; all in float64.
+
+    With the documents' vectors scaled to length 1, m their mean and ``C = V Λ Vᵀ`` their covariance,
+
+        W = s · V (Λ + eps)^(−exponent) Vᵀ,
+
+    or, for fewer dimensions, ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k directions of largest variance. The scale s
+    keeps the variance of those directions in sum, so that exponent 0 gives ``W = I``; embeddings of length 1 do not
+    depend on it. The mean of n queries is ``(n·mean + shrinkage·m) / (n + shrinkage)``: few queries move it little.
+
+    Source: soft (fractional) ZCA whitening as tried in the founding notes; exponent 1/2 and eps → 0 is the
+    whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back; there all texts share one mean.
+
+    >>> calibrate([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, 0.6]]).query_mean.round(3).tolist()
+    [0.578, 0.6]
+
+    Args:
+        document_vectors: base vectors of the corpus ``(n, dim)``; their lengths do not matter.
+        query_vectors: base vectors of queries ``(n, dim)``; without any, queries get the mean of the documents.
+        exponent: a; 0 takes off means alone, 1/2 whitens.
+        eps: added to each variance; vectors of length 1 have variances that sum to less than 1.
+        shrinkage: how many queries the mean of the documents counts for in that of the queries.
+        output_dim: length of the embeddings; None keeps that of the vectors.
+
+    Raises:
+        ValueError: a setting is out of range, or vectors are too few, not finite, all the same, or of other lengths.
+    """
+    documents = _as_matrix(document_vectors, "document_vectors")
+    dim = documents.shape[1]
+    check_settings(exponent, eps, shrinkage, output_dim, dim)
+    if len(documents) < 2:
+        raise ValueError(f"document_vectors must hold at least 2 vectors, got {len(documents)}")
+    documents = _unit_rows(documents)
+    mean = documents.mean(axis=0)
+    query_mean = mean if query_vectors is None else _shrunk_mean(query_vectors, mean, shrinkage)
+    variances, axes = (tensor.numpy() for tensor in principal_axes(torch.from_numpy(documents)))
+    if variances.sum() < LEAST_VARIANCE:
+        raise ValueError("document_vectors are all the same, so they have no covariance to calibrate by")
+    kept = dim if output_dim is None else output_dim
+    variances, axes = np.maximum(variances[:kept], 0), axes[:kept]
+    scales = ((variances + eps) / (variances[0] + eps)) ** -exponent
+    scales *= np.sqrt(variances.sum() / (variances * scales**2).sum())
+    weight = scales[:, None] * axes
+    return Calibration(axes.T @ weight if kept == dim else weight, mean, query_mean)
+
+
+def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: int | None, dim: int) -> None:
+    """Check the settings of `calibrate` for vectors of length `dim`.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"exponent must be 0 to 1, got {exponent}")
+    if not SHORTEST <= eps < float("inf"):
+        raise ValueError(f"eps must be at least {SHORTEST} and finite, got {eps}")
+    if not (isfinite(shrinkage) and shrinkage >= 0):
+        raise ValueError(f"shrinkage must be at least 0 and finite, got {shrinkage}")
+    if output_dim is not None and not 1 <= output_dim <= dim:
+        raise ValueError(f"output_dim must be 1 to {dim}, the length of the vectors, got {output_dim}")
+
+
+def _shrunk_mean(query_vectors: ArrayLike, mean: Vectors, shrinkage: float) -> Vectors:
+    queries = _as_matrix(query_vectors, "query_vectors", columns=len(mean))
+    if len(queries) == 0:
+        return mean
+    return (_unit_rows(queries).sum(axis=0) + shrinkage * mean) / (len(queries) + shrinkage)
+
+
+def _as_matrix(vectors: ArrayLike, name: str, columns: int | None = None) -> Vectors:
+    matrix = np.asarray(vectors, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(f"{name} must have the shape (n, dim), got {matrix.shape}")
+    if columns is not None and matrix.shape[1] != columns:
+        raise ValueError(f"{name} have length {matrix.shape[1]}, document_vectors have {columns}")
+    if not np.isfinite(matrix).all():
+        row = int(np.argmin(np.isfinite(matrix).all(axis=1)))
+        raise ValueError(f"{name} must be finite, row {row} is not")
+    return matrix
+
+
+def _unit_rows(rows: Vectors) -> Vectors:
+    """Scale rows to length 1; one of length 0 stays."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), SHORTEST)

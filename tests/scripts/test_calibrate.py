@@ -1,0 +1,148 @@
+"""calibrate.py: from a corpus to a checkpoint that evaluates, and one sentence where that is not possible."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
+from ragcun.data.beir import Document
+from ragcun.data.queries import read_queries, sample_documents, sample_queries, sentences_as_queries
+from ragcun.data.sentences import split_sentences
+from ragcun.errors import InputError
+
+
+@pytest.fixture
+def flags(tiny_bert, collection_folder, tmp_path):
+    """Flags that name base, corpus and output."""
+    return ("--base_model", tiny_bert, "--corpus", collection_folder, "--output_dir", tmp_path / "made")
+
+
+def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, collection_folder, tmp_path):
+    done = run_script("calibrate", *flags, "--queries", collection_folder, "--query_split", "train", "--shrinkage", "2")
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 2
+    assert "120 of 120 documents" in done.out
+    assert "30 queries" in done.out
+    collection = load_collection(collection_folder, "train")
+    base = TextBase.load(tiny_bert, device="cpu")
+    contents, asked = [each.content for each in collection.documents.values()], list(collection.queries.values())
+    vectors = base.encode(contents, "document"), base.encode(asked, "query")
+    expected = calibrate(*vectors, shrinkage=2)
+    encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
+    for model in (encoder, SentenceTransformer(str(tmp_path / "made"), device="cpu")):
+        np.testing.assert_allclose(model.encode_query(asked), expected.embed_queries(vectors[1]), atol=1e-4)
+        np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
+
+
+def test_the_checkpoint_is_evaluated_beside_its_untouched_base(
+    run_script, flags, tiny_bert, collection_folder, tmp_path
+):
+    assert run_script("calibrate", *flags, "--output_dim", "8").code == 0
+    place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file")
+    checkpoint = ("--model_path", tmp_path / "made", "--update_card")
+    done = run_script("evaluate_beir", *checkpoint, *place, tmp_path / "r.json")
+    assert done.code == 0, done.err
+    assert "untouched" in done.out
+    assert run_script("evaluate_beir", "--model", tiny_bert, *place, tmp_path / "base.json").code == 0
+    ours, base = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "base.json"))
+    assert ours["untouched_base"]["average"] == base["average"]
+    assert "toy" in (tmp_path / "made" / "README.md").read_text()
+
+
+def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp_path):
+    weights = []
+    for seed in (0, 0, 1):
+        done = run_script("calibrate", *flags, "--seed", seed, "--max_documents", 50, "--max_queries", 60)
+        assert done.code == 0, done.err
+        assert "50 of 120 documents" in done.out
+        assert "60 sentences" in done.out
+        encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
+        weights.append(encoder.head.layers[0].weight.detach().numpy())
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+
+
+def wrong(name: str, tmp_path: Path, corpus: Path) -> tuple[tuple[object, ...], str]:
+    """Return flags that cannot work, and what the message says."""
+    (tmp_path / "same.txt").write_text("word1 word2\nword1 word2\n")
+    (tmp_path / "one.txt").write_text("word1 word2\n")
+    (tmp_path / "blank.txt").write_text("\n\n")
+    cases: dict[str, tuple[tuple[object, ...], str]] = {
+        "no corpus": (("--corpus", tmp_path / "nothing.txt"), "no such file"),
+        "same": (("--corpus", tmp_path / "same.txt"), "all the same"),
+        "one": (("--corpus", tmp_path / "one.txt"), "at least 2 vectors, got 1"),
+        "no queries": (("--queries", tmp_path / "blank.txt"), "blank.txt"),
+        "no split": (("--queries", corpus, "--query_split", "trian"), "trian"),
+        "split of a file": (("--queries", tmp_path / "one.txt", "--query_split", "train"), "leave the split out"),
+        "split alone": (("--query_split", "train"), "--query_split"),
+        "exponent": (("--exponent", "-1"), "exponent must be 0 to 1"),
+        "too long": (("--output_dim", "17"), "output_dim must be 1 to 16"),
+        "not a number": (("--eps", "small"), "--eps"),
+        "documents": (("--max_documents", "1"), "--max_documents"),
+        "batch": (("--batch_size", "0"), "--batch_size"),
+        "queries": (("--max_queries", "0"), "--max_queries must be at least 1"),
+        "no base": (("--base_model", tmp_path / "nothing"), "nothing"),
+    }
+    return cases[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no corpus", "same", "one", "no queries", "no split", "split of a file", "split alone"),
+        *("exponent", "too long", "not a number", "documents", "batch", "queries", "no base"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_nothing_is_written(fails_clearly, flags, collection_folder, tmp_path, name):
+    arguments, message = wrong(name, tmp_path, collection_folder)
+    before = sorted(tmp_path.iterdir())
+    assert message in fails_clearly("calibrate", *flags, *arguments)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_only_checkpoints_are_replaced(fails_clearly, flags, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "thesis.txt").write_text("mine")
+    assert "would be lost" in fails_clearly("calibrate", *flags)
+    assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in fails_clearly("calibrate", *flags[:-1], tmp_path / "file")
+
+
+def test_queries_are_read_from_files_and_folders(collection_folder, tmp_path):
+    (tmp_path / "q.txt").write_text("first\n\nsecond\n")
+    (tmp_path / "q.jsonl").write_text('{"_id": "1", "text": "first"}\n{"_id": "2", "text": " "}\n"second"\n')
+    assert read_queries(tmp_path / "q.txt") == read_queries(tmp_path / "q.jsonl") == ["first", "second"]
+    everything = read_queries(collection_folder)
+    assert len(everything) == 70
+    assert read_queries(collection_folder, "dev") == everything[30:50]
+    (tmp_path / "blank.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(InputError, match="holds no queries"):
+        read_queries(tmp_path / "blank.jsonl")
+
+
+def test_a_sample_of_queries_is_drawn_without_repeats():
+    queries = [f"q{i}" for i in range(100)]
+    drawn = sample_queries(queries, 50, seed=0)
+    assert len(set(drawn)) == 50
+    assert drawn == sample_queries(queries, 50, seed=0) != sample_queries(queries, 50, seed=1)
+    assert sample_queries(queries, None, 0) == sample_queries(queries, 100, 0) == queries
+
+
+def test_sentences_follow_from_the_document_and_not_from_its_place():
+    documents = [Document(f"Title {i}", f"First {i} of it. Second {i} is here! Third {i} ends.") for i in range(40)]
+    drawn = sentences_as_queries(documents, 40, seed=0)
+    assert drawn == sentences_as_queries(documents[::-1], 40, seed=0) != sentences_as_queries(documents, 40, seed=1)
+    assert {sentence.split()[1] for sentence in drawn} == {str(i) for i in range(40)}
+    assert {sentence.split()[0] for sentence in drawn} == {"First", "Second", "Third"}
+    assert sentences_as_queries(documents, 10, seed=0) == drawn[:10]
+    assert sentences_as_queries([Document("A title. Another", ""), Document("", "")], 5, 0)[0] in split_sentences(
+        "A title. Another"
+    )
+    assert sample_documents(documents, 3, 0) == sample_documents(documents[::-1], 5, 0)[:3]
