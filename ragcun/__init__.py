@@ -18,6 +18,7 @@ _HOME = {
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.models.cache",
     "FitResult": "ragcun.training.result",
+    "FittedHead": "ragcun.training.fit_head",
     "HeadConfig": "ragcun.models.heads",
     "InputError": "ragcun.errors",
     "IsotropicGaussianEncoder": "ragcun.models.isotropic_gaussian",
@@ -31,7 +32,9 @@ _HOME = {
     "Views": "ragcun.views",
     "calibrate": "ragcun.models.calibration",
     "fit": "ragcun.training.loop",
+    "fit_head": "ragcun.training.fit_head",
     "load_collection": "ragcun.data.beir",
+    "load_head": "ragcun.training.fit_head",
     "read_pairs": "ragcun.data.pairs",
     "top_k": "ragcun.retrieval.search",
 }
@@ -42,6 +45,7 @@ __all__ = [
     "Collection",
     "EmbeddingCache",
     "FitResult",
+    "FittedHead",
     "HeadConfig",
     "InputError",
     "IsotropicGaussianEncoder",
@@ -58,7 +62,9 @@ __all__ = [
     "__version__",
     "calibrate",
     "fit",
+    "fit_head",
     "load_collection",
+    "load_head",
     "read_pairs",
     "top_k",
 ]
@@ -79,6 +85,7 @@ if TYPE_CHECKING:
     from ragcun.models.respred import ResidualPredictorEncoder
     from ragcun.retrieval.search import top_k
     from ragcun.training.config import TrainConfig
+    from ragcun.training.fit_head import FittedHead, fit_head, load_head
     from ragcun.training.loop import fit
     from ragcun.training.result import FitResult
     from ragcun.training.trainer_loss import ObjectiveLoss

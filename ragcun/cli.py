@@ -19,6 +19,7 @@ from ragcun.files import read_text
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+SEVERAL = "several values"
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -72,6 +73,8 @@ def add_flags(
         options |= {"help": field.metadata["help"].replace("%", "%%") + shown, "type": _argparse_type(convert)}
         if bare is not None:
             options |= {"nargs": "?", "const": bare}
+        if convert.__name__ == SEVERAL:
+            options |= {"nargs": "+", "type": str}
         also = [f"--{alias}" for alias, target in aliases.items() if target == name]
         parser.add_argument(f"--{name}", *also, **options)
         if field.metadata["off"] is not None:
@@ -95,6 +98,8 @@ def converters(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
 
 
 def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
+    if typing.get_origin(hint) is tuple:
+        return _list_converter(typing.get_args(hint)[0])
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in options
     kind = next(option for option in options if option is not type(None))
@@ -114,6 +119,17 @@ def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
         return converted
 
     convert.__name__ = kind.__name__
+    return convert
+
+
+def _list_converter(kind: type) -> Callable[[Any], Any]:
+    """Return a converter of several values: a YAML list, or what stands between blanks."""
+
+    def convert(value: Any) -> Any:
+        values = value if isinstance(value, (list, tuple)) else str(value).split()
+        return tuple(_to_number_or_text(one, kind) for one in values)
+
+    convert.__name__ = SEVERAL
     return convert
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,11 +62,21 @@ def parse_evaluation(description: str | None) -> argparse.Namespace:
     parser.add_argument("--use_predictor", action="store_true", help=predicts)
     cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
     parser.add_argument("--cache_dir", metavar="DIR", help=cache)
+    vectors = "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)"
+    parser.add_argument("--vectors", metavar="DIR", help=vectors)
     parser.add_argument("--batch_size", type=int, default=32, help="texts encoded at a time (default: 32)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the randomisation test (default: 0)")
     parser.add_argument("--update_card", action="store_true", help="write the table into the checkpoint's model card")
+    _add_small_vectors(parser)
     return parser.parse_args()
+
+
+def _add_small_vectors(parser: argparse.ArgumentParser) -> None:
+    bits = "of the model's document vectors (default: %(default)s); queries stay float32"
+    parser.add_argument("--precision", choices=("float32", "int8", "binary"), default="float32", help=bits)
+    cut = "keep the first N dimensions of the model's vectors (default: all)"
+    parser.add_argument("--truncate_dim", type=int, metavar="N", help=cut)
 
 
 def evaluate(flags: argparse.Namespace) -> str:
@@ -76,6 +87,8 @@ def evaluate(flags: argparse.Namespace) -> str:
     """
     from ragcun.data.beir import find_collections, load_collection
     from ragcun.files import write_text
+    from ragcun.models.vector_folder import read_vectors
+    from ragcun.reporting.heldout_table import held_out_table
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.systems import EncodingOptions, open_system
@@ -84,18 +97,32 @@ def evaluate(flags: argparse.Namespace) -> str:
 
     collections = [load_collection(folder, flags.split) for folder in find_collections(flags.data_dir, flags.datasets)]
     options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device)
-    model = open_system(flags.model_path or flags.model, options, flags.distance)
+    if flags.vectors:
+        _require_vector_head(flags.model_path)
+        options = replace(options, vectors=read_vectors(flags.vectors, collections))
+    small = replace(options, precision=flags.precision, truncate_dim=flags.truncate_dim)
+    model = open_system(flags.model_path or flags.model, small, flags.distance)
     if flags.use_predictor:
         _require_predictor(flags.model_path or flags.model)
-    baselines = [open_system(spec, options) for spec in flags.baseline]
+    baselines = [*model.companions, *(open_system(spec, options) for spec in flags.baseline)]
     output = Path(flags.output_file)
     manifest = environment(flags.device or "auto")
-    table = results_table(run_benchmark(model, baselines, collections, output, manifest, seed=flags.seed))
+    results = run_benchmark(model, baselines, collections, output, manifest, seed=flags.seed)
+    table = "\n\n".join(filter(None, (results_table(results), held_out_table(results))))
     write_text(output.with_suffix(".md"), table + "\n")
     if flags.update_card:
         write_scores(flags.model_path or flags.model, table)
     places = f"report: {output.with_suffix('.md')}, figures: {output}, run files: {output.with_suffix('.runs')}"
     return f"{table}\n\n{places}"
+
+
+def _require_vector_head(spec: str | None) -> None:
+    from ragcun.models.folder import has_text_model, is_checkpoint
+
+    if spec is None:
+        raise InputError("--vectors goes with a checkpoint in --model_path; leave it out")
+    if is_checkpoint(spec) and has_text_model(spec):
+        raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
 
 
 def _require_predictor(spec: str) -> None:
@@ -122,10 +149,10 @@ def parse_calibration(description: str | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="checkpoint folder to write")
     fewer = "take a sample of this many queries (default: all; 2,000 sentences where they stand in)"
     parser.add_argument("--max_queries", type=int, metavar="N", help=fewer)
-    exponent = "0 takes off means alone, 0.5 whitens (default: %(default)s)"
+    exponent = "0 moves queries alone, 0.5 whitens (default: %(default)s)"
     parser.add_argument("--exponent", type=float, default=0.15, help=exponent)
     parser.add_argument("--eps", type=float, default=1e-3, help="added to each variance (default: %(default)s)")
-    shrinkage = "how many queries the corpus mean counts for (default: %(default)s)"
+    shrinkage = "how many queries without a gap to the corpus count too (default: %(default)s)"
     parser.add_argument("--shrinkage", type=float, default=5.0, help=shrinkage)
     parser.add_argument("--output_dim", type=int, help="length of the embeddings (default: the base's)")
     sample = "take a sample of this many documents from a larger corpus (default: %(default)s)"
@@ -208,7 +235,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, ragcun]
 
 # {flags.output_dir.name}
 
-A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and separate means for queries and
+A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries towards the
 documents. {encoder.dimension} dimensions, length 1, compared by Euclidean distance (cosine ranks alike). Use
 `encode_query` and `encode_document`. Made by ragcun; it loads without it.
 

@@ -22,6 +22,8 @@ class Views:
         predicted: the predictor's guess of the target.
         target: what it should have guessed (a document embedding, or an EMA teacher's).
         residual: the correction that a residual predictor adds (its delta).
+        pool: embeddings of further documents, candidates for all queries of the batch (mined negatives).
+        pool_relevant: which of them are known positives of which query.
     """
 
     query: Float[Tensor, "batch dim"]
@@ -32,3 +34,5 @@ class Views:
     predicted: Float[Tensor, "batch dim"] | None = None
     target: Float[Tensor, "batch dim"] | None = None
     residual: Float[Tensor, "batch dim"] | None = None
+    pool: Float[Tensor, "pool dim"] | None = None
+    pool_relevant: Bool[Tensor, "batch pool"] | None = None

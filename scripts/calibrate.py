@@ -1,4 +1,4 @@
-"""Fit a linear head to a corpus in closed form: soft whitening, and a mean of their own for queries. No training."""
+"""Fit a linear head to a corpus in closed form: soft whitening, and a shift of queries. No training."""
 
 from ragcun.cli import run_script
 from ragcun.commands import calibrate, parse_calibration

@@ -116,10 +116,11 @@ def write_collection(
             write_qrels(temporary / "qrels" / f"{split}.tsv", qrels)
 
 
-def pairs_from_collection(collection: Collection) -> PairDataset:
+def pairs_from_collection(collection: Collection, whole_corpus: bool = False) -> PairDataset:
     """Return every (query, relevant document) of the split as a training pair; relevant means a score above 0.
 
-    Documents that are empty or not in the corpus make no pair.
+    Documents that are empty or not in the corpus make no pair. With `whole_corpus` the dataset holds the other
+    documents too.
 
     Raises:
         InputError: no query has a relevant document.
@@ -131,7 +132,8 @@ def pairs_from_collection(collection: Collection) -> PairDataset:
                 if score > 0 and key in collection.documents and collection.documents[key].content:
                     yield text, collection.documents[key].content, None
 
-    return PairDataset.from_rows(rows(), source=f"{collection.name}/{collection.split}")
+    contents = (document.content for document in collection.documents.values()) if whole_corpus else ()
+    return PairDataset.from_rows(rows(), f"{collection.name}/{collection.split}", filter(None, contents))
 
 
 def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tuple[Collection, Collection]:

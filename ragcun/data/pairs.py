@@ -45,8 +45,10 @@ class PairDataset:
     source: str
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row], source: str) -> PairDataset:
+    def from_rows(cls, rows: Iterable[Row], source: str, corpus: Iterable[str] = ()) -> PairDataset:
         """Build the dataset from ``(query, positive, negative or None)``; rows that repeat exactly are kept once.
+
+        Texts of `corpus` that are in no row come after the others in `documents`: hard negatives are mined there too.
 
         Raises:
             InputError: there are no rows.
@@ -65,6 +67,8 @@ class PairDataset:
             raise InputError(f"{source} holds no pairs; give at least one query with its positive")
         if total > len(triples):
             logger.info("%s: %d repeated pairs left out, %d remain", source, total - len(triples), len(triples))
+        for text in corpus:
+            documents.setdefault(text, len(documents))
         columns = np.array(list(triples), dtype=np.int64).T
         return cls(list(queries), list(documents), columns[0].copy(), columns[1].copy(), columns[2].copy(), source)
 
@@ -83,15 +87,18 @@ class PairDataset:
         pair of the dataset; its diagonal is True. None where no other entry can be: every query and every positive of
         the dataset is in one pair only.
         """
-        if self._all_distinct:
-            return None
+        return None if self._all_distinct else self.known(self.query_ids[rows], self.positive_ids[rows])
+
+    def known(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return the matrix of which of some documents is a known positive of which of some queries, both by index."""
         starts, answers = self._answers
-        queries, positives = self.query_ids[rows], self.positive_ids[rows]
         counts = starts[queries + 1] - starts[queries]
         row = np.repeat(np.arange(len(queries)), counts)
         within = np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
         answer = answers[np.repeat(starts[queries], counts) + within]
-        distinct, column = np.unique(positives, return_inverse=True)
+        distinct, column = np.unique(documents, return_inverse=True)
+        if not len(distinct):
+            return np.zeros((len(queries), 0), dtype=np.bool_)
         place = np.searchsorted(distinct, answer)
         shown = distinct.take(place, mode="clip") == answer
         matrix = np.zeros((len(queries), len(distinct)), dtype=np.bool_)
@@ -106,6 +113,11 @@ class PairDataset:
                 content = b"" if text is None else text.encode(errors="surrogatepass")
                 digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
+
+    def answers(self, query: int) -> NDArray[np.int64]:
+        """Return the known positives of one query, each once."""
+        starts, answers = self._answers
+        return answers[starts[query] : starts[query + 1]]
 
     @functools.cached_property
     def _all_distinct(self) -> bool:

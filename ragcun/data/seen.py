@@ -11,12 +11,16 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ragcun.data.beir import Collection
+from ragcun.data.beir import Collection, Document
 from ragcun.data.documents import read_documents
 from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.files import read_json
+
+if TYPE_CHECKING:
+    from ragcun.data.holdout import HoldOut
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +29,22 @@ SEEN = "ragcun/seen_documents.json"
 _HASH = re.compile(r"[0-9a-f]{32}")
 
 
+def normalised_bytes(text: str) -> bytes:
+    r"""Return what tells a document's text from another one's: white space collapsed, in UTF-8.
+
+    >>> normalised_bytes(" Heat  flow\n")
+    b'Heat flow'
+    """
+    return " ".join(text.split()).encode(errors="surrogatepass")
+
+
 def text_hash(text: str) -> str:
     r"""Return the hash of a text with white space collapsed, in hexadecimal.
 
     >>> text_hash(" Heat  flow\n") == text_hash("Heat flow")
     True
     """
-    return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(normalised_bytes(text), digest_size=16).hexdigest()
 
 
 def text_hashes(texts: Iterable[str]) -> frozenset[str]:
@@ -39,13 +52,16 @@ def text_hashes(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(text_hash(text) for text in texts if text.strip())
 
 
-def training_documents(train: PairDataset, documents: str | None, checkpoint: str | None) -> frozenset[str] | None:
+def training_documents(
+    train: PairDataset, documents: str | None, checkpoint: str | None, held_out: HoldOut | None = None
+) -> frozenset[str] | None:
     """Return the hashes of the documents that a model has seen after training on `train`, None where that is unknown.
 
     Args:
         train: the training pairs; their positives count, their hard negatives do not.
         documents: what the pairs were made from, if from documents. Its documents all count: a positive is only a part.
         checkpoint: the checkpoint folder that training goes on from; what it has seen stays seen.
+        held_out: which of `documents` made no pairs and so do not count; `train` is taken as it is.
 
     Raises:
         InputError: `documents` or the checkpoint's file of hashes cannot be read.
@@ -55,7 +71,9 @@ def training_documents(train: PairDataset, documents: str | None, checkpoint: st
         return None
     now = text_hashes(train.documents[index] for index in set(train.positive_ids.tolist()))
     if documents is not None:
-        now |= text_hashes(document.content for document in read_documents(documents))
+        read = read_documents(documents)
+        shown = read if held_out is None else held_out.visible_documents(read)
+        now |= text_hashes(document.content for document in shown)
     return before | now
 
 
@@ -75,14 +93,15 @@ def read_seen(checkpoint: str | Path) -> frozenset[str] | None:
     return frozenset(hashes)
 
 
+def is_seen(document: Document, seen: frozenset[str]) -> bool:
+    """Whether a document's content is among the seen ones; an empty one never is."""
+    return bool(document.content) and text_hash(document.content) in seen
+
+
 def seen_queries(collection: Collection, seen: frozenset[str]) -> frozenset[str]:
     """Return the judged queries of which a relevant document (a score above 0) is among the seen ones."""
     relevant = {key for judged in collection.qrels.values() for key, score in judged.items() if score > 0}
-    known = {
-        key
-        for key in relevant & collection.documents.keys()
-        if (content := collection.documents[key].content) and text_hash(content) in seen
-    }
+    known = {key for key in relevant & collection.documents.keys() if is_seen(collection.documents[key], seen)}
     return frozenset(
         query
         for query, judged in collection.qrels.items()

@@ -39,14 +39,18 @@ def similarity_logits(
     return _SIMILARITY[distance](query, documents)
 
 
-def _check_contrast(query: Tensor, positive: Tensor, negative: Tensor | None, negative_mask: Tensor | None) -> None:
+def _check_contrast(
+    query: Tensor, positive: Tensor, negative: Tensor | None, negative_mask: Tensor | None, pool: Tensor | None = None
+) -> None:
     for name, view in (("positive", positive), ("negative", negative)):
         if view is not None and view.shape != query.shape:
             raise ValueError(f"{name} must have the shape of query, {tuple(query.shape)}, got {tuple(view.shape)}")
     if negative is None and negative_mask is not None:
         raise ValueError(f"negative_mask marks {len(negative_mask)} rows, but negative is None")
     without = negative is None or (negative_mask is not None and len(query) == 1 and not bool(negative_mask.any()))
-    if len(query) < 2 and without:
+    if pool is not None and pool.shape[1:] != query.shape[1:]:
+        raise ValueError(f"pool must have {query.shape[1]} columns, got shape {tuple(pool.shape)}")
+    if len(query) < 2 and without and (pool is None or not len(pool)):
         raise ValueError(
             f"in-batch negatives need at least 2 rows, got {len(query)}; raise the batch size or give a negative"
         )
@@ -129,31 +133,52 @@ def info_nce(
     temperature: float = 0.05,
     distance: Distance = "euclidean",
     symmetric: bool = False,
+    pool: Float[Tensor, "pool dim"] | None = None,
+    pool_relevant: Bool[Tensor, "batch pool"] | None = None,
+    soft: bool = False,
 ) -> Float[Tensor, ""]:
-    """InfoNCE: mean over queries i of −log( exp(s(qᵢ, pᵢ)/τ) / Σ_d exp(s(qᵢ, d)/τ) ), in nats.
+    """InfoNCE: mean over queries i of −Σ_p y(i, p)·log( exp(s(qᵢ, p)/τ) / Σ_d exp(s(qᵢ, d)/τ) ), in nats.
 
-    The candidates d are all positives and all negatives of the batch, without the other known positives of the query
-    (`relevant`) and without the rows of `negative` that `negative_mask` calls missing. A negative of one row that is a
-    known positive of another cannot be told from these arguments and stays. s is `similarity_logits`.
-    With `symmetric`, the mean of this and of the same loss from each positive to the queries of the batch.
+    The candidates d are all positives and all negatives of the batch and the documents of `pool`, without the rows of
+    `negative` that `negative_mask` calls missing. Of the candidates, the known positives of query i are its own, pᵢ,
+    and those that `relevant` and `pool_relevant` name. Unless `soft`, y is 1 for pᵢ, and the other known positives are
+    no candidates; if `soft`, y is uniform over all known positives. A negative of one row that is a known positive of
+    another cannot be told from these arguments and stays. s is `similarity_logits`. With `symmetric`, the mean of this
+    and of the same loss from each positive to the queries of the batch.
 
     Source: van den Oord et al. 2018 (CPC), arXiv:1807.03748, eq. 4; in-batch negatives: Karpukhin et al. 2020 (DPR),
-    arXiv:2004.04906, eq. 2.
+    arXiv:2004.04906, eq. 2; uniform targets: Khosla et al. 2020, arXiv:2004.11362, eq. 2.
 
     Raises:
         ValueError: one row without a negative, shapes that differ, or an unknown distance.
     """
-    _check_contrast(query, positive, negative, negative_mask)
-    own = torch.arange(len(query), device=query.device)
+    _check_contrast(query, positive, negative, negative_mask, pool)
+    known = _known_positives(relevant, query)
     in_batch = similarity_logits(query, positive, distance) / temperature
-    if relevant is not None:
-        in_batch = in_batch.masked_fill(relevant & (own[:, None] != own), -torch.inf)
-    candidates = in_batch
+    candidates, targets = [in_batch], [known]
     if negative is not None:
         # A missing row is zeroed before any arithmetic: masking the logits alone would let inf and NaN into gradients.
         present = None if negative_mask is None else negative_mask[:, None]
         explicit = negative if present is None else torch.where(present, negative, 0)
         logits = similarity_logits(query, explicit, distance) / temperature
-        candidates = torch.cat([in_batch, logits if present is None else logits.masked_fill(~present.T, -torch.inf)], 1)
-    loss = F.cross_entropy(candidates, own)
-    return (loss + F.cross_entropy(in_batch.T, own)) / 2 if symmetric else loss
+        candidates.append(logits if present is None else logits.masked_fill(~present.T, -torch.inf))
+        targets.append(torch.zeros_like(known))
+    if pool is not None:
+        candidates.append(similarity_logits(query, pool, distance) / temperature)
+        none = torch.zeros(len(query), len(pool), dtype=torch.bool, device=query.device)
+        targets.append(none if pool_relevant is None else pool_relevant)
+    loss = _cross_entropy(torch.cat(candidates, 1), torch.cat(targets, 1), soft)
+    return (loss + _cross_entropy(in_batch.T, known.T, soft)) / 2 if symmetric else loss
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "rows candidates"], known: Bool[Tensor, "rows candidates"], soft: bool
+) -> Float[Tensor, ""]:
+    """Cross entropy to the uniform law over known candidates, or to candidate i of row i without the other known."""
+    own = torch.arange(len(logits), device=logits.device)
+    if soft:
+        log_probabilities = F.log_softmax(logits, 1)
+        return -(torch.where(known, log_probabilities, 0).sum(1) / known.sum(1)).mean()
+    others = known.clone()
+    others[own, own] = False
+    return F.cross_entropy(logits.masked_fill(others, -torch.inf), own)

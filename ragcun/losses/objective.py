@@ -14,6 +14,7 @@ from torch import Tensor
 from ragcun.distance import DISTANCES, Distance
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
 from ragcun.losses.covariance import ISOTROPY_FORMS, covariance_isotropy, variance_regularisation
+from ragcun.losses.nested import cut_views
 from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.predictive import predictive_error, residual_penalty
 from ragcun.losses.sigreg import KNOTS, sigreg
@@ -51,6 +52,10 @@ class Objective:
         temperature: of InfoNCE.
         distance: of InfoNCE.
         symmetric: whether InfoNCE also goes from documents to queries.
+        soft_targets: whether InfoNCE's target is uniform over a query's known positives in the batch; else those but
+            for the row's own are no candidates.
+        nested_dims: lengths below the full one; the contrastive loss is the mean over these and the full one of that on
+            embeddings cut to their first dimensions.
         stopgrad: whether the predictor's target is held constant.
 
     Raises:
@@ -74,6 +79,8 @@ class Objective:
     temperature: float = 0.05
     distance: Distance = "euclidean"
     symmetric: bool = False
+    soft_targets: bool = False
+    nested_dims: tuple[int, ...] = ()
     stopgrad: bool = True
 
     def __post_init__(self) -> None:
@@ -90,6 +97,8 @@ class Objective:
             raise ValueError(f"margin must be finite and at least 0, got {self.margin}")
         if self.num_slices < 1:
             raise ValueError(f"num_slices must be at least 1, got {self.num_slices}")
+        if any(dim < 1 for dim in self.nested_dims):
+            raise ValueError(f"nested_dims must be at least 1, got {min(self.nested_dims)}")
         if not self.weights:
             raise ValueError(f"no term is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
@@ -117,6 +126,11 @@ def _queries_and_positives(views: Views) -> Float[Tensor, "rows dim"]:
     return torch.cat([views.query, views.positive])
 
 
+def _contrastive(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
+    sizes = [views, *(cut_views(views, dim) for dim in objective.nested_dims)]
+    return torch.stack([CONTRASTIVE[objective.contrastive](objective, each) for each in sizes]).mean()
+
+
 def _isotropy(objective: Objective, views: Views, step: int) -> Float[Tensor, ""]:
     rows = ISOTROPY_ROWS[objective.isotropy_rows](views)
     transform, loss = TRANSFORMS[objective.isotropy_transform], ISOTROPY[objective.isotropy]
@@ -141,7 +155,17 @@ CONTRASTIVE: dict[str, Callable[[Objective, Views], Float[Tensor, ""]]] = {
     "margin": lambda o, v: margin_loss(v.query, v.positive, v.negative, v.negative_mask, v.relevant, o.margin),
     "in_batch_margin": lambda o, v: in_batch_margin_loss(v.query, v.positive, v.relevant, o.margin),
     "infonce": lambda o, v: info_nce(
-        v.query, v.positive, v.negative, v.negative_mask, v.relevant, o.temperature, o.distance, o.symmetric
+        v.query,
+        v.positive,
+        v.negative,
+        v.negative_mask,
+        v.relevant,
+        o.temperature,
+        o.distance,
+        o.symmetric,
+        v.pool,
+        v.pool_relevant,
+        o.soft_targets,
     ),
 }
 
@@ -159,7 +183,7 @@ ISOTROPY_ROWS: dict[str, Callable[[Views], list[Float[Tensor, "rows dim"]]]] = {
 }
 
 TERMS: dict[str, Callable[[Objective, Views, int], Float[Tensor, ""]]] = {
-    "contrastive": lambda objective, views, step: CONTRASTIVE[objective.contrastive](objective, views),
+    "contrastive": _contrastive,
     "isotropy": _isotropy,
     "reg": lambda objective, views, step: variance_regularisation(_queries_and_positives(views)),
     "predictive": _predictive,

@@ -8,13 +8,13 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragcun.distance import DISTANCES, Distance
 from ragcun.errors import InputError
+from ragcun.models.abstract import Base
 from ragcun.models.hub import load_sentence_transformer, resolve_model
 from ragcun.models.weights import tensors_digest
 
@@ -27,7 +27,7 @@ Features = dict[str, Any]
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
-class TextBase(nn.Module):
+class TextBase(Base):
     """An existing sentence-transformers model that turns texts into vectors of `dimension` numbers.
 
     A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the
@@ -100,6 +100,14 @@ class TextBase(nn.Module):
         name = self.model.similarity_fn_name
         return name if name in DISTANCES else "cosine"
 
+    @property
+    def text_model(self) -> SentenceTransformer:
+        """The sentence-transformers model, without a closing ``Normalize``."""
+        return self.model
+
+    def require_texts(self) -> None:
+        """Do nothing: it encodes texts."""
+
     def prompt(self, role: Role) -> str:
         """Return the text that the model's own configuration puts before a query or a document."""
         names = ("query",) if role == "query" else DOCUMENT_PROMPTS
@@ -131,23 +139,10 @@ class TextBase(nn.Module):
             return self.finish(inputs, self.normalize)
         return self.finish(self.model(dict(inputs))["sentence_embedding"], self.normalize)
 
-    def untouched(self, vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Return the embeddings of the model as published, from its pooled vectors."""
-        return self.finish(vectors, self.ends_normalized)
-
-    def untouched_array(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return `untouched` of a numpy array."""
-        return self.untouched(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
-
     @property
     def routes_roles(self) -> bool:
         """Whether queries and documents take different ways through the model."""
         return any(type(module).__name__ == "Router" for module in self.model.children())
-
-    @staticmethod
-    def finish(vectors: Float[Tensor, "batch dim"], normalize: bool) -> Float[Tensor, "batch dim"]:
-        """Scale rows to length 1 where asked."""
-        return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.files import write_json
-from ragcun.models.base import Role, TextBase
+from ragcun.models.abstract import Base, VectorSource
+from ragcun.models.base import Role
 from ragcun.models.encoder import RetrievalEncoder
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,14 @@ class EmbeddingCache:
         base: the base whose vectors these are; only its texts not seen before are encoded.
         folder: where caches lie; None means `default_cache_dir`.
         batch_size: texts encoded at a time.
+
+    Raises:
+        InputError: the base has no text model.
     """
 
-    def __init__(self, base: TextBase, folder: str | Path | None = None, batch_size: int = 32) -> None:
+    def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = 32) -> None:
         self.base = base
+        base.require_texts()
         self.batch_size = batch_size
         self.dimension = base.dimension
         self.fingerprint = base.fingerprint()
@@ -123,9 +128,9 @@ class EmbeddingCache:
 
 
 class CachedEncoder:
-    """An encoder whose base vectors come from a cache; without an encoder, the untouched base itself."""
+    """An encoder whose base vectors come from a cache or store; without an encoder, the untouched base itself."""
 
-    def __init__(self, cache: EmbeddingCache, encoder: RetrievalEncoder | None = None) -> None:
+    def __init__(self, cache: VectorSource, encoder: RetrievalEncoder | None = None) -> None:
         self.cache = cache
         self.encoder = encoder
 

@@ -11,40 +11,34 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragcun.models.asymmetric import AsymmetricProjectionModel
 from ragcun.models.base import TextBase
-from ragcun.models.heads import principal_axes
+from ragcun.models.stack import principal_axes
 
 Vectors = NDArray[np.float64]
+EXPONENT = 0.15
 SHORTEST = 1e-12
 LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The maps ``x ↦ W(x − m) / ‖W(x − m)‖`` of base vectors x of length 1; documents and queries differ in m.
+    """The maps ``x ↦ W x / ‖W x‖`` of documents and ``x ↦ W(x − g) / ‖W(x − g)‖`` of queries, of vectors of length 1.
 
     Attributes:
         weight: W, ``(output_dim, dim)``.
-        document_mean: m of documents, ``(dim,)``.
-        query_mean: m of queries, ``(dim,)``.
+        query_shift: g, ``(dim,)``.
     """
 
     weight: Vectors
-    document_mean: Vectors
-    query_mean: Vectors
+    query_shift: Vectors
 
     def embed_documents(self, vectors: ArrayLike) -> Vectors:
         """Map base vectors of documents ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
-        return self._embed(vectors, self.document_mean)
+        return _unit_rows(_unit_rows(_as_matrix(vectors, "vectors")) @ self.weight.T)
 
     def embed_queries(self, vectors: ArrayLike) -> Vectors:
         """Map base vectors of queries ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
-        return self._embed(vectors, self.query_mean)
+        return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
-    def _embed(self, vectors: ArrayLike, mean: Vectors) -> Vectors:
-        rows = _unit_rows(_as_matrix(vectors, "vectors"))
-        return _unit_rows((rows - mean) @ self.weight.T)
-
-    @torch.no_grad()
     def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
         """Return the same maps as an encoder: a linear head for queries, one for documents, and length 1.
 
@@ -58,48 +52,46 @@ class Calibration:
         output_dim, dim = self.weight.shape
         if base.dimension != dim:
             raise ValueError(f"the calibration is of vectors of length {dim}, the base gives {base.dimension}")
-        if not base.normalize:
-            raise ValueError("a calibration is of vectors of length 1; load the base with normalize=True")
         model = AsymmetricProjectionModel(base, output_dim=output_dim, head="linear", normalize_output=True)
-        for head, mean in ((model.head, self.query_mean), (model.document_head, self.document_mean)):
-            layer = head.layers[0]
-            assert isinstance(layer, torch.nn.Linear)
-            layer.weight.copy_(torch.from_numpy(self.weight))
-            layer.bias.copy_(torch.from_numpy(-self.weight @ mean))
+        model.start_calibrated(self)
         return model.to(base.model.device).eval()
 
 
 def calibrate(
     document_vectors: ArrayLike,
     query_vectors: ArrayLike | None = None,
-    exponent: float = 0.15,
+    exponent: float = EXPONENT,
     eps: float = 1e-3,
     shrinkage: float = 5,
     output_dim: int | None = None,
+    ordered: bool = False,
 ) -> Calibration:
-    """Return the soft whitening of a corpus, with a mean of their own for queries; all in float64.
+    """Return the soft whitening of a corpus, and a shift of queries towards its documents; all in float64.
 
-    With the documents' vectors scaled to length 1, m their mean and ``C = V Λ Vᵀ`` their covariance,
+    With the documents' vectors scaled to length 1 and ``C = V Λ Vᵀ`` their covariance about their mean,
 
         W = s · V (Λ + eps)^(−exponent) Vᵀ,
 
     or, for fewer dimensions, ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k directions of largest variance. The scale s
     keeps the variance of those directions in sum, so that exponent 0 gives ``W = I``; embeddings of length 1 do not
-    depend on it. The mean of n queries is ``(n·mean + shrinkage·m) / (n + shrinkage)``: few queries move it little.
+    depend on it. No mean is taken off. Queries are moved by the shrunk gap between the means of n queries and of the
+    documents, ``g = f · n/(n + shrinkage) · (mean_q − mean_d)``; `james_stein_factor` gives f.
 
     Source: soft (fractional) ZCA whitening as tried in the founding notes; exponent 1/2 and eps → 0 is the
-    whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back; there all texts share one mean.
+    whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and the mean, which is taken off there.
 
-    >>> calibrate([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, 0.6]]).query_mean.round(3).tolist()
-    [0.578, 0.6]
+    >>> calibrate([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
+    [0.094, -0.23]
 
     Args:
         document_vectors: base vectors of the corpus ``(n, dim)``; their lengths do not matter.
-        query_vectors: base vectors of queries ``(n, dim)``; without any, queries get the mean of the documents.
-        exponent: a; 0 takes off means alone, 1/2 whitens.
+        query_vectors: base vectors of queries ``(n, dim)``; without any, queries are not moved.
+        exponent: a; 0 gives queries their shift alone, 1/2 whitens.
         eps: added to each variance; vectors of length 1 have variances that sum to less than 1.
-        shrinkage: how many queries the mean of the documents counts for in that of the queries.
+        shrinkage: how many queries without a gap count beside those given.
         output_dim: length of the embeddings; None keeps that of the vectors.
+        ordered: whether dimensions are those of falling variance also where none is left out, so that embeddings can be
+            cut to their first ones; distances are the same.
 
     Raises:
         ValueError: a setting is out of range, or vectors are too few, not finite, all the same, or of other lengths.
@@ -110,8 +102,8 @@ def calibrate(
     if len(documents) < 2:
         raise ValueError(f"document_vectors must hold at least 2 vectors, got {len(documents)}")
     documents = _unit_rows(documents)
-    mean = documents.mean(axis=0)
-    query_mean = mean if query_vectors is None else _shrunk_mean(query_vectors, mean, shrinkage)
+    queries = np.empty((0, dim)) if query_vectors is None else _as_matrix(query_vectors, "query_vectors", columns=dim)
+    shift = _query_shift(_unit_rows(queries), documents, shrinkage) if len(queries) else np.zeros(dim)
     variances, axes = (tensor.numpy() for tensor in principal_axes(torch.from_numpy(documents)))
     if variances.sum() < LEAST_VARIANCE:
         raise ValueError("document_vectors are all the same, so they have no covariance to calibrate by")
@@ -120,7 +112,22 @@ def calibrate(
     scales = ((variances + eps) / (variances[0] + eps)) ** -exponent
     scales *= np.sqrt(variances.sum() / (variances * scales**2).sum())
     weight = scales[:, None] * axes
-    return Calibration(axes.T @ weight if kept == dim else weight, mean, query_mean)
+    return Calibration(weight if ordered or kept < dim else axes.T @ weight, shift)
+
+
+def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
+    """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``: 0 for a gap that a sample of this size shows by chance.
+
+    Source: James & Stein 1961, *Estimation with quadratic loss*, in its positive part. There all dim directions have
+    one variance σ² and ``(dim − 2)·σ²`` is taken; here they differ, and the sum of all of them is.
+
+    Args:
+        gap: a sample's mean minus the point that it is drawn to.
+        variance: total variance of the sampled vectors (the trace of their covariance).
+        count: size of the sample.
+    """
+    chance, squared = variance / count, float(gap @ gap)
+    return 1 - chance / squared if squared > chance else 0.0
 
 
 def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: int | None, dim: int) -> None:
@@ -139,11 +146,13 @@ def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: in
         raise ValueError(f"output_dim must be 1 to {dim}, the length of the vectors, got {output_dim}")
 
 
-def _shrunk_mean(query_vectors: ArrayLike, mean: Vectors, shrinkage: float) -> Vectors:
-    queries = _as_matrix(query_vectors, "query_vectors", columns=len(mean))
-    if len(queries) == 0:
-        return mean
-    return (_unit_rows(queries).sum(axis=0) + shrinkage * mean) / (len(queries) + shrinkage)
+def _query_shift(queries: Vectors, documents: Vectors, shrinkage: float) -> Vectors:
+    """Return g; one query alone is taken to vary as the documents do."""
+    count = len(queries)
+    gap = queries.mean(axis=0) - documents.mean(axis=0)
+    sample = queries if count > 1 else documents
+    factor = james_stein_factor(gap, float(sample.var(axis=0, ddof=1).sum()), count)
+    return factor * count / (count + shrinkage) * gap
 
 
 def _as_matrix(vectors: ArrayLike, name: str, columns: int | None = None) -> Vectors:

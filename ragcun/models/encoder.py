@@ -14,16 +14,21 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ragcun.data.holdout import HoldOut
 from ragcun.errors import InputError
-from ragcun.models.base import Features, Role, TextBase
+from ragcun.models.abstract import Base
+from ragcun.models.base import Features, Role
 from ragcun.models.export import normalize_modules
 from ragcun.models.folder import read_folder, write_folder
+from ragcun.models.vectors import make_base
 from ragcun.models.weights import copy_strictly
 from ragcun.views import Views
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from typing_extensions import Self
+
+    from ragcun.models.calibration import Calibration
 
 BLOCK = 8192
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
@@ -40,6 +45,8 @@ class PairBatch:
         negative: a hard negative of each, None where no row has one.
         negative_mask: which rows of `negative` are real.
         relevant: which positive of the batch is a known positive of which query.
+        pool: further documents, candidates for all queries of the batch.
+        pool_relevant: which of them is a known positive of which query.
     """
 
     query: Float[Tensor, "batch dim"] | Features
@@ -47,6 +54,8 @@ class PairBatch:
     negative: Float[Tensor, "batch dim"] | Features | None = None
     negative_mask: Bool[Tensor, " batch"] | None = None
     relevant: Bool[Tensor, "batch batch"] | None = None
+    pool: Float[Tensor, "pool dim"] | Features | None = None
+    pool_relevant: Bool[Tensor, "batch pool"] | None = None
 
 
 class RetrievalEncoder(nn.Module, abc.ABC):
@@ -65,7 +74,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         if "system" in vars(cls):
             SYSTEMS[cls.system] = cls
 
-    def __init__(self, base: TextBase) -> None:
+    def __init__(self, base: Base) -> None:
         super().__init__()
         self.base = base
 
@@ -93,6 +102,25 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Freeze the base as `TextBase.freeze` does."""
         self.base.freeze(whole, early_layers)
 
+    def freeze_side(self, side: Role) -> None:
+        """Freeze the head of queries or of documents.
+
+        Raises:
+            ValueError: they have no heads of their own.
+        """
+        raise ValueError(f"a {self.system} encoder has one head for queries and documents; choose asymmetric")
+
+    def start_calibrated(self, calibration: Calibration) -> None:
+        """Start the heads as a calibration.
+
+        Raises:
+            ValueError: the system's heads cannot start so.
+        """
+        raise ValueError(f"a {self.system} encoder has no calibrated start")
+
+    def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
+        """Set by how much query vectors are moved before the head; nothing happens where queries share it."""
+
     def after_step(self, decay: float) -> None:
         """Let weights that follow others (an EMA target) take one step; called once after each optimiser step."""
 
@@ -106,7 +134,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, base: TextBase, config: dict[str, Any]) -> RetrievalEncoder:
+    def from_config(cls, base: Base, config: dict[str, Any]) -> RetrievalEncoder:
         """Build an encoder from `to_config`'s value."""
 
     @property
@@ -124,8 +152,9 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Length of the embeddings."""
 
     def base_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "rows base_dim"], list[int]]:
-        """Return what heads see of a batch's queries, then positives, then negatives, and how many rows each has."""
-        inputs = [texts for texts in (batch.query, batch.positive, batch.negative) if texts is not None]
+        """Return what heads see of a batch's queries, positives, negatives and pool, and how many rows each has."""
+        parts = (batch.query, batch.positive, batch.negative, batch.pool)
+        inputs = [texts for texts in parts if texts is not None]
         cached = [texts for texts in inputs if isinstance(texts, Tensor)]
         if len(cached) == len(inputs):
             return self.base(torch.cat(cached)), [len(rows) for rows in cached]
@@ -232,22 +261,29 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Return this encoder as a sentence-transformers model of built-in modules, compared by Euclidean distance."""
         from sentence_transformers import SentenceTransformer
 
-        base = self.base
+        model = self.base.text_model
         return SentenceTransformer(
-            modules=[*base.model, *normalize_modules(base.normalize), *self.export_modules()],
+            modules=[*model, *normalize_modules(self.base.normalize), *self.export_modules()],
             similarity_fn_name="euclidean",
-            prompts={name: prompt or "" for name, prompt in base.model.prompts.items()},
-            default_prompt_name=base.model.default_prompt_name,
+            prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+            default_prompt_name=model.default_prompt_name,
             device=str(next(self.parameters()).device),
         )
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None, seen: frozenset[str] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        card: str | None = None,
+        seen: frozenset[str] | None = None,
+        held_out: HoldOut | None = None,
+    ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`; it is complete or absent.
 
         Args:
             folder: where; an older folder there is replaced.
             card: the model card (README.md); None writes a minimal one.
             seen: hashes of the documents that were training positives; None where that is unknown.
+            held_out: which documents were hidden from training; None where none were.
         """
         description = {
             "system": self.system,
@@ -256,7 +292,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
             "dimension": self.dimension,
         }
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
-        write_folder(folder, self.to_sentence_transformer(), self.own_state(), description, text, seen)
+        model = self.to_sentence_transformer() if self.base.reads_texts else None
+        write_folder(folder, model, self.own_state(), description, text, seen, held_out)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
@@ -271,11 +308,11 @@ class RetrievalEncoder(nn.Module, abc.ABC):
             system = SYSTEMS[description["system"]]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
-            base = TextBase.from_config(contents.model, description["base"])
+            base = make_base(contents.model, description["base"])
             encoder = system.from_config(base, description["config"])
             copy_strictly(encoder.own_state(), contents.parts)
         except InputError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
-        return cast("Self", encoder.to(contents.model.device).eval())
+        return cast("Self", encoder.to(contents.device).eval())

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ragcun.models.stack import unit_pairs
+
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
 
@@ -48,13 +50,12 @@ def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
     if not stack.activations:
         ((weight, bias),) = stack.layers
         return [(weight + skip, bias)]
-    dim = skip.shape[1]
-    eye = torch.eye(dim, dtype=skip.dtype, device=skip.device)
+    split, join = unit_pairs(skip)
     tanh = [isinstance(activation, nn.Tanh) for activation in stack.activations]
-    splits = [torch.cat([eye, -eye]) * (TANH_SCALE if scaled else 1.0) for scaled in tanh]
-    joins = [torch.cat([eye, -eye], dim=1) * (1 / (2 * TANH_SCALE) if scaled else 1.0) for scaled in tanh]
+    splits = [split * (TANH_SCALE if scaled else 1.0) for scaled in tanh]
+    joins = [join * (1 / (2 * TANH_SCALE) if scaled else 1.0) for scaled in tanh]
     first, last = stack.layers[0], stack.layers[-1]
-    zeros = eye.new_zeros(2 * dim)
+    zeros = split.new_zeros(len(split))
     layers = [(torch.cat([splits[0], first[0]]), torch.cat([zeros, first[1]]))]
     for i, (weight, bias) in enumerate(stack.layers[1:-1]):
         layers.append((torch.block_diag(splits[i + 1] @ joins[i], weight), torch.cat([zeros, bias])))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ragcun.data.holdout import HELD_OUT, HoldOut
 from ragcun.data.seen import SEEN
 from ragcun.errors import InputError
 from ragcun.files import file_digest, read_json, replacing_folder, write_json, write_text
@@ -24,6 +26,7 @@ FORMAT = 1
 CONFIG = "ragcun/encoder.json"
 WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
+MODULES = "modules.json"
 
 
 @dataclass(frozen=True)
@@ -32,39 +35,46 @@ class FolderContents:
 
     Attributes:
         description: what `write_folder` was given as such.
-        model: the whole exported sentence-transformers model.
+        model: the whole exported sentence-transformers model; None of heads on vectors, which have no text model.
         parts: weights of the parts beside the base, as trained, by name.
+        device: where to compute.
     """
 
     description: dict[str, Any]
-    model: SentenceTransformer
+    model: SentenceTransformer | None
     parts: dict[str, Tensor]
+    device: torch.device
 
 
 def write_folder(
     folder: str | Path,
-    model: SentenceTransformer,
+    model: SentenceTransformer | None,
     parts: Mapping[str, Tensor],
     description: Mapping[str, Any],
     card: str,
     seen: Iterable[str] | None = None,
+    held_out: HoldOut | None = None,
 ) -> None:
     """Write a checkpoint folder, with the checksum of every file in it; it is complete or absent.
 
     Args:
         folder: where; an older folder there is replaced.
-        model: the exported model, of built-in modules.
+        model: the exported model, of built-in modules; None of heads on vectors.
         parts: weights of the parts beside the base, as trained.
         description: what else is needed to build the encoder again, as plain values.
         card: the model card.
         seen: hashes of the documents that were training positives; None where that is unknown.
+        held_out: which documents were hidden from training; None where none were.
     """
     with replacing_folder(folder) as temporary:
-        model.save_pretrained(str(temporary), create_model_card=False)
+        if model is not None:
+            model.save_pretrained(str(temporary), create_model_card=False)
         (temporary / WEIGHTS).parent.mkdir()
         save_file(contiguous(parts), temporary / WEIGHTS)
         if seen is not None:
             write_json(temporary / SEEN, sorted(seen))
+        if held_out is not None:
+            write_json(temporary / HELD_OUT, held_out.to_dict())
         checksums = {"format": FORMAT, "files_blake2b": _file_hashes(temporary)}
         write_json(temporary / CONFIG, {**checksums, **description})
         write_text(temporary / CARD, card)
@@ -87,8 +97,11 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
             raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
         for name, digest in description["files_blake2b"].items():
             _check_file(folder, name, digest)
+        parts = load_file(folder / WEIGHTS)
+        if MODULES not in description["files_blake2b"]:
+            return FolderContents(description, None, parts, default_device(device))
         model = load_sentence_transformer(str(folder), str(folder), device)
-        return FolderContents(description, model, load_file(folder / WEIGHTS))
+        return FolderContents(description, model, parts, model.device)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
     except (OSError, SafetensorError) as error:
@@ -98,6 +111,16 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a path is a folder that `write_folder` wrote."""
     return (Path(path) / CONFIG).is_file()
+
+
+def has_text_model(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint folder holds a text model; one of heads on vectors does not."""
+    return (Path(checkpoint) / MODULES).is_file()
+
+
+def default_device(device: str | None) -> torch.device:
+    """Return the device asked for, else a GPU where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:

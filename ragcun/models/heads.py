@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.models.stack import Stack, Stackable
+from ragcun.models.stack import Stack, Stackable, carry_linear_map, preserving_projection
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+STARTS = ("preserving", "random")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class HeadConfig:
         expansion: hidden width as a multiple of `input_dim` (1–4).
         activation: gelu, relu, silu or tanh.
         dropout: share of hidden units dropped in training.
+        matrix_skip: whether a residual head's skip is a stored matrix even where dimensions agree.
+        start: ``preserving`` (as `kind` says), or ``random``: a linear head, and the last layer of a residual one,
+            start as in PyTorch; its skip stays, and an ``mlp`` starts so in any case.
     """
 
     kind: str
@@ -36,6 +40,8 @@ class HeadConfig:
     expansion: float = 2.0
     activation: str = "gelu"
     dropout: float = 0.1
+    matrix_skip: bool = False
+    start: str = "preserving"
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
@@ -50,6 +56,8 @@ class HeadConfig:
             raise ValueError(f"head expansion must be 1 to 4, got {self.expansion}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"head dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.start not in STARTS:
+            raise ValueError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
     @property
     def hidden_dim(self) -> int:
@@ -65,8 +73,8 @@ class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
     `skip` is a fixed matrix ``(output_dim, input_dim)``, the identity where it is None. A head without a skip has
-    ``has_skip`` False. Both starts that keep the base, the skip's and the linear layer's, come from
-    `preserving_projection`; `start_from` refines them with vectors when dimensions are cut.
+    ``has_skip`` False. Skip and linear layer start as the identity, cut or padded with zeros; `start_from` makes that a
+    `preserving_projection` where dimensions are cut.
     """
 
     skip: Tensor | None
@@ -76,8 +84,8 @@ class Head(Stackable):
         self.config = config
         self.layers = layers
         self.has_skip = has_skip
-        needs_matrix = has_skip and config.input_dim != config.output_dim
-        self.register_buffer("skip", truncated_identity(config) if needs_matrix else None)
+        is_matrix = has_skip and (config.matrix_skip or config.input_dim != config.output_dim)
+        self.register_buffer("skip", torch.eye(config.output_dim, config.input_dim) if is_matrix else None)
 
     def forward(self, x: Float[Tensor, "batch input_dim"]) -> Float[Tensor, "batch output_dim"]:
         """Map base vectors to embeddings.
@@ -92,68 +100,68 @@ class Head(Stackable):
             return change
         return change + (x if self.skip is None else nn.functional.linear(x, self.skip))
 
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The linear layers of the network."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     def stack(self) -> Stack:
         """Return the layers as they compute in evaluation mode."""
-        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        linears = self.linears
         activations: list[nn.Module] = [ACTIVATIONS[self.config.activation]() for _ in linears[1:]]
-        skip = None
-        if self.has_skip:
-            like = linears[0].weight
-            skip = self.skip if self.skip is not None else torch.eye(len(like[0]), dtype=like.dtype, device=like.device)
+        skip = self.skip
+        if self.has_skip and skip is None:
+            skip = torch.eye(self.config.input_dim).to(linears[0].weight)
         return Stack([(layer.weight, layer.bias) for layer in linears], activations, skip)
 
     @property
     def starts_preserving(self) -> bool:
         """Whether the head begins as the identity or the best-preserving projection."""
-        return self.has_skip or self.config.kind == "linear"
+        return self.config.start == "preserving" and self.config.kind != "mlp"
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "n input_dim"]) -> None:
         """Where dimensions are cut, start as the projection that keeps most of these vectors' distances.
 
-        Nothing changes for a random head, or where no dimension is cut.
+        Nothing changes for a random head without a skip, or where no dimension is cut.
         """
-        if not self.starts_preserving or self.config.output_dim >= self.config.input_dim:
+        if self.config.output_dim >= self.config.input_dim or not (self.has_skip or self.starts_preserving):
             return
-        projection = preserving_projection(vectors, self.config.output_dim)
-        target = self.skip if self.skip is not None else self.layers[0].weight
-        assert isinstance(target, Tensor)
-        target.copy_(projection)
+        target = self.skip if self.skip is not None else self.linears[0].weight
+        target.copy_(preserving_projection(vectors, self.config.output_dim))
 
+    @torch.no_grad()
+    def start_as(self, weight: Float[Tensor, "output_dim input_dim"], bias: Float[Tensor, " output_dim"]) -> None:
+        """Start as ``x ↦ W x + b``, exactly in evaluation mode, whatever the kind; other weights keep their start.
 
-def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int) -> Float[Tensor, "out input_dim"]:
-    """Return the orthonormal projection that keeps most of the squared distances between vectors (PCA).
+        A residual head takes W as its skip, as a matrix from then on, and b as its last bias. An mlp carries x through
+        its activations by pairs of units (`carry_linear_map`).
 
-    The rows are the `output_dim` leading eigenvectors of the covariance, in float64, each with its largest entry
-    positive. A common mean does not change distances, so none is subtracted when the projection is applied.
+        Raises:
+            ValueError: W or b has another shape, or an mlp cannot carry x.
+        """
+        config = self.config
+        if weight.shape != (config.output_dim, config.input_dim) or bias.shape != (config.output_dim,):
+            expected = f"({config.output_dim}, {config.input_dim}) and ({config.output_dim},)"
+            raise ValueError(f"weight and bias must be {expected}, got {tuple(weight.shape)} and {tuple(bias.shape)}")
+        if not self.has_skip:
+            self._check_carries()
+            carry_linear_map(self.linears, weight, bias)
+            return
+        last = self.linears[-1]
+        if self.skip is None:
+            self.skip = torch.empty_like(weight, dtype=last.weight.dtype, device=last.weight.device)
+            self.config = replace(config, matrix_skip=True)
+        self.skip.copy_(weight)
+        last.weight.zero_()
+        last.bias.copy_(bias)
 
-    Raises:
-        ValueError: fewer than 2 vectors, or `output_dim` larger than their length.
-    """
-    if len(vectors) < 2:
-        raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")
-    if output_dim > vectors.shape[1]:
-        raise ValueError(f"cannot keep {output_dim} of {vectors.shape[1]} dimensions")
-    return principal_axes(vectors)[1][:output_dim].to(vectors.dtype)
-
-
-def principal_axes(
-    vectors: Float[Tensor, "n dim"],
-) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
-    """Return the eigenvalues of the vectors' covariance (with n − 1), largest first, and its eigenvectors as rows.
-
-    Both are in float64; each eigenvector has its largest entry positive.
-    """
-    covariance = torch.cov(vectors.detach().double().T).reshape(vectors.shape[1], vectors.shape[1])
-    values, columns = torch.linalg.eigh(covariance)
-    axes = columns.flip(1).T
-    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    return values.flip(0), axes * largest.sign()
-
-
-def truncated_identity(config: HeadConfig) -> Float[Tensor, "out input_dim"]:
-    """Return the identity, cut or padded with zeros to ``(output_dim, input_dim)``."""
-    return torch.eye(config.output_dim, config.input_dim)
+    def _check_carries(self) -> None:
+        carries = self.config.activation != "tanh" and self.config.hidden_dim >= 2 * self.config.input_dim
+        if len(self.linears) > 1 and not carries:
+            needs = "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone"
+            got = f"got {self.config.activation} and {self.config.expansion}"
+            raise ValueError(f"{needs}, {got}; change them, or take a linear or residual head")
 
 
 def _network(config: HeadConfig) -> nn.Sequential:
@@ -166,19 +174,17 @@ def _network(config: HeadConfig) -> nn.Sequential:
 
 def _residual(config: HeadConfig) -> Head:
     head = Head(config, _network(config), has_skip=True)
-    last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    if head.starts_preserving:
+        nn.init.zeros_(head.linears[-1].weight)
+        nn.init.zeros_(head.linears[-1].bias)
     return head
 
 
 def _linear(config: HeadConfig) -> Head:
-    layer = nn.Linear(config.input_dim, config.output_dim)
-    with torch.no_grad():
-        layer.weight.copy_(truncated_identity(config))
-        layer.bias.zero_()
-    return Head(config, nn.Sequential(layer), has_skip=False)
+    head = Head(config, nn.Sequential(nn.Linear(config.input_dim, config.output_dim)), has_skip=False)
+    if head.starts_preserving:
+        head.start_as(torch.eye(config.output_dim, config.input_dim), torch.zeros(config.output_dim))
+    return head
 
 
 def _mlp(config: HeadConfig) -> Head:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ragcun.models.base import TextBase
+from ragcun.models.abstract import Base
 from ragcun.models.ema import follow, following
 from ragcun.models.encoder import PairBatch
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.views import Views
+
+if TYPE_CHECKING:
+    from ragcun.models.calibration import Calibration
 
 
 class MPNetLeJEPAIG(ProjectionEncoder):
@@ -32,7 +35,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.target_head = following(self.head)
-        self.target_base: TextBase | None = None
+        self.target_base: Base | None = None
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as asked; where some of it is trained, the target has a base of its own."""
@@ -55,6 +58,11 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         super().start_from(vectors)
         self.after_step(0.0)
 
+    def start_calibrated(self, calibration: Calibration) -> None:
+        """Start the head as a calibration, and the target as the head."""
+        super().start_calibrated(calibration)
+        self.target_head = following(self.head)
+
     def training_views(self, batch: PairBatch) -> Views:
         """Project online, predict from the query, and let the target embed the positive."""
         shown = self.project(batch)
@@ -75,7 +83,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         return super().to_config() | {"target_base": self.target_base is not None}
 
     @classmethod
-    def from_config(cls, base: TextBase, config: dict[str, Any]) -> Self:
+    def from_config(cls, base: Base, config: dict[str, Any]) -> Self:
         """Build the encoder of `to_config`."""
         encoder = super().from_config(base, config)
         if config.get("target_base", False):

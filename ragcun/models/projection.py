@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ragcun.models.abstract import Base
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import PairBatch, RetrievalEncoder
 from ragcun.models.export import dense_modules, normalize_modules, routed
 from ragcun.models.heads import Head, HeadConfig, build_head
 from ragcun.models.stack import Stackable
 from ragcun.views import Views
+
+if TYPE_CHECKING:
+    from ragcun.models.calibration import Calibration
 
 QueryEmbedding = Literal["projection", "prediction"]
 QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = ("projection", "prediction")
@@ -28,7 +33,7 @@ class ProjectionEncoder(RetrievalEncoder):
     retrieval uses the projections, unless `query_embedding` says that a query's prediction is its embedding.
 
     Args:
-        base: the text base, or its name (hub name, folder, ``minilm``).
+        base: the text base (or a `VectorBase`), or its name (hub name, folder, ``minilm``).
         output_dim: length of the embeddings; None keeps the base's.
         head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadConfig`.
         use_predictor: whether to have a predictor; None means what the system is defined with.
@@ -43,7 +48,7 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def __init__(
         self,
-        base: TextBase | str = "minilm",
+        base: Base | str = "minilm",
         output_dim: int | None = None,
         head: str | HeadConfig = "residual",
         use_predictor: bool | None = None,
@@ -71,7 +76,8 @@ class ProjectionEncoder(RetrievalEncoder):
         self.predictor: Stackable | None = None
         if predicts:
             kind = self.predictor_kind if predictor is None else predictor
-            shape = replace(config, kind=kind) if isinstance(kind, str) else kind
+            plain = replace(config, matrix_skip=False, start="preserving")
+            shape = replace(plain, kind=kind) if isinstance(kind, str) else kind
             self.predictor = self.make_predictor(
                 replace(shape, input_dim=config.output_dim, output_dim=config.output_dim)
             )
@@ -113,8 +119,10 @@ class ProjectionEncoder(RetrievalEncoder):
         else:
             query = self.finish(self.head(vectors[: sizes[0]]))
             positive, *rest = self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
-        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None}
-        return shown | {"negative_mask": batch.negative_mask, "relevant": batch.relevant}
+        pool = None if batch.pool is None else rest.pop()
+        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None, "pool": pool}
+        masks = {"negative_mask": batch.negative_mask, "relevant": batch.relevant, "pool_relevant": batch.pool_relevant}
+        return shown | masks
 
     def training_views(self, batch: PairBatch) -> Views:
         """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
@@ -133,6 +141,22 @@ class ProjectionEncoder(RetrievalEncoder):
         for head in {self.head, self.document_head}:
             head.start_from(vectors)
 
+    def start_calibrated(self, calibration: Calibration) -> None:
+        """Start heads as a calibration: documents as ``W x``, queries as ``W (x − g)``.
+
+        Where queries and documents share one head it starts as ``W x`` for both: one head cannot hold a shift of
+        queries alone. Embeddings are those of the calibration where `normalize_output` scales them to length 1. A
+        predictor keeps its start.
+
+        Raises:
+            ValueError: base or head do not fit the calibration, or an mlp head cannot start as a given matrix.
+        """
+        if not self.base.normalize:
+            raise ValueError("a calibration is of vectors of length 1; load the base with normalize=True")
+        weight, shift = torch.from_numpy(calibration.weight), torch.from_numpy(calibration.query_shift)
+        self.head.start_as(weight, -weight @ shift)
+        self.document_head.start_as(weight, torch.zeros(len(weight)))
+
     def parts(self) -> Mapping[str, nn.Module]:
         """Head, or heads, and predictor where there is one."""
         heads = self.head if self.document_head is self.head else nn.ModuleList([self.head, self.document_head])
@@ -149,7 +173,7 @@ class ProjectionEncoder(RetrievalEncoder):
         }
 
     @classmethod
-    def from_config(cls, base: TextBase, config: dict[str, Any]) -> Self:
+    def from_config(cls, base: Base, config: dict[str, Any]) -> Self:
         """Build the encoder of `to_config`; without ``normalize_output``, embeddings are not normalised."""
         predictor = config["predictor"]
         return cls(

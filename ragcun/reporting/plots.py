@@ -55,17 +55,28 @@ def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
     """
     curves = _read_curves(metrics_path)
     panels = 1 + len(curves.terms) + bool(curves.dev.steps)
-    columns = min(COLUMNS, panels)
-    rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in grid[panels:]:
-        unused.remove()
+    figure, grid = panel_grid(panels)
     _draw(grid[0], "total loss", "loss", [("training", curves.total), ("validation", curves.validation)])
     for axes, (name, series) in zip(grid[1:], curves.terms.items(), strict=False):
         _draw(axes, f"{name} (unweighted)", "loss", [("training", series)])
     if curves.dev.steps:
         _draw_dev(grid[panels - 1], curves)
+    write_png(figure, output)
+
+
+def panel_grid(panels: int, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its `panels` axes, up to three in a row."""
+    columns = min(COLUMNS, panels)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in grid[panels:]:
+        unused.remove()
+    return figure, grid[:panels]
+
+
+def write_png(figure: Figure, output: str | Path) -> None:
+    """Write a figure as a PNG; the file is complete or absent."""
     with replacing_file(output) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ragcun.errors import InputError
+from ragcun.retrieval.quantize import titled
 
-METRIC = "NDCG@10"
+METRIC, BYTES = "NDCG@10", "bytes_per_vector"
 ABSENT = "–"
 SIDES = ("seen", "unseen")
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( \(.*\))?")
@@ -46,23 +47,28 @@ def results_table(results: Mapping[str, Any]) -> str:
 
     Rows: the untouched base, the baselines, the model. Columns: each dataset, their mean, and for each dataset the
     model's difference from the untouched base with the p-value of the randomisation test; these last only where there
-    is an untouched base. The best value of a column is bold, equals at four decimals alike.
+    is an untouched base. The best value of a column is bold, equals at four decimals alike. Where systems store vectors
+    of different sizes, a column says how many bytes one takes.
 
     A second table (`seen_table`) follows where a dataset has queries on both sides.
 
     Raises:
         InputError: a part of the results is missing.
     """
-    names = list(_part(results, "datasets", "the results"))
+    names = list(part_of(results, "datasets", "the results"))
     base = results.get("untouched_base")
-    systems = _systems(results)
-    columns = [[_value(system, name) for _, system in systems] for name in names]
+    systems = all_systems(results)
+    columns = [[value_of(system, name) for _, system in systems] for name in names]
     columns.append([_mean(system, title) for title, system in systems])
-    texts = [_with_best_bold(column) for column in columns]
+    texts = [with_best_bold(column) for column in columns]
     header = ["system", *names, f"mean {METRIC}"]
     if base is not None:
         header += [f"{name} Δ vs base (p)" for name in names]
-        texts += [[ABSENT] * (len(systems) - 1) + [_difference(results, base, name)] for name in names]
+        texts += [[ABSENT] * (len(systems) - 1) + [difference_of(results, base, name)] for name in names]
+    sizes = [system.get(BYTES) for _, system in systems]
+    if len({size for size in sizes if size is not None}) > 1:
+        header.insert(1, "bytes per vector")
+        texts.insert(0, [ABSENT if size is None else f"{size:,}" for size in sizes])
     rows = [[title, *cells] for (title, _), *cells in zip(systems, *texts, strict=True)]
     seen = seen_table(results)
     return markdown_table(header, rows) + (f"\n{seen}" if seen else "")
@@ -77,28 +83,32 @@ def seen_table(results: Mapping[str, Any]) -> str:
     Raises:
         InputError: a part of the results is missing.
     """
-    systems, base = _systems(results), results.get("untouched_base")
+    systems, base = all_systems(results), results.get("untouched_base")
     rows = []
-    for name, figures in _part(results, "datasets", "the results").items():
+    for name, figures in part_of(results, "datasets", "the results").items():
         if any(figures.get(side, {}).get("n_queries", 0) == 0 for side in SIDES):
             continue
         for side in SIDES:
-            values = [_value(system, name, side) for _, system in systems]
-            difference = [] if base is None else [_difference(results, base, name, side)]
-            rows.append([f"{name}, {side}", str(figures[side]["n_queries"]), *_with_best_bold(values), *difference])
+            values = [value_of(system, name, side) for _, system in systems]
+            difference = [] if base is None else [difference_of(results, base, name, side)]
+            rows.append([f"{name}, {side}", str(figures[side]["n_queries"]), *with_best_bold(values), *difference])
     header = ["relevant documents", "queries", *(title for title, _ in systems)]
     return markdown_table([*header, *([] if base is None else ["Δ vs base (p)"])], rows) if rows else ""
 
 
-def _systems(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return untouched base, baselines and model, each with its title."""
+def all_systems(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return untouched base, baselines and model, each with its title, which says how vectors were made small."""
     base = results.get("untouched_base")
-    systems = [] if base is None else [(f"{_part(base, 'model', 'untouched_base')} (untouched)", base)]
-    systems += list((results.get("baselines") or {}).items())
-    return [*systems, (str(_part(results, "model", "the results")), results)]
+    systems = [] if base is None else [(f"{part_of(base, 'model', 'untouched_base')} (untouched)", base)]
+    for slug, system in (results.get("baselines") or {}).items():
+        name = str(part_of(system, "model", f"the results of {slug}"))
+        title = titled(name, system)
+        systems.append((slug if title == name else title, system))
+    return [*systems, (titled(str(part_of(results, "model", "the results")), results), results)]
 
 
-def _part(system: Mapping[str, Any], key: str, where: str) -> Any:
+def part_of(system: Mapping[str, Any], key: str, where: str) -> Any:
+    """Return a part of results; `where` says whose, for the message where it is missing."""
     if key not in system:
         raise InputError(f"{where} lack {key!r}; write them again with evaluate_beir.py")
     return system[key]
@@ -106,32 +116,35 @@ def _part(system: Mapping[str, Any], key: str, where: str) -> Any:
 
 def _figures(system: Mapping[str, Any], name: str, side: str | None) -> Mapping[str, Any] | None:
     """Return what a system has on all queries of a dataset (no side) or on those of a side, None where nothing."""
-    figures: Mapping[str, Any] | None = _part(system, "datasets", "the results of a system").get(name)
+    figures: Mapping[str, Any] | None = part_of(system, "datasets", "the results of a system").get(name)
     return figures if side is None or figures is None else figures.get(side)
 
 
-def _value(system: Mapping[str, Any], name: str, side: str | None = None) -> float | None:
+def value_of(system: Mapping[str, Any], name: str, side: str | None = None) -> float | None:
+    """Return NDCG@10 on a dataset, or on one side of it; None where the system has none."""
     figures = _figures(system, name, side)
-    return None if figures is None else float(_part(figures, METRIC, f"the results on {name}"))
+    return None if figures is None else float(part_of(figures, METRIC, f"the results on {name}"))
 
 
 def _mean(system: Mapping[str, Any], title: str) -> float | None:
-    return float(_part(_part(system, "average", f"the results of {title}"), METRIC, f"the averages of {title}"))
+    return float(part_of(part_of(system, "average", f"the results of {title}"), METRIC, f"the averages of {title}"))
 
 
-def _with_best_bold(values: Sequence[float | None]) -> list[str]:
+def with_best_bold(values: Sequence[float | None]) -> list[str]:
+    """Write values with four decimals, the best in bold."""
     texts = [ABSENT if value is None else f"{value:.4f}" for value in values]
     best = f"{max((value for value in values if value is not None), default=0.0):.4f}"
     return [f"**{text}**" if text == best else text for text in texts]
 
 
-def _difference(model: Mapping[str, Any], base: Mapping[str, Any], name: str, side: str | None = None) -> str:
-    ours, theirs, figures = _value(model, name, side), _value(base, name, side), _figures(base, name, side)
+def difference_of(model: Mapping[str, Any], base: Mapping[str, Any], name: str, side: str | None = None) -> str:
+    """Write the difference of a model from the base on a dataset, and its p-value."""
+    ours, theirs, figures = value_of(model, name, side), value_of(base, name, side), _figures(base, name, side)
     if ours is None or theirs is None or figures is None:
         return ABSENT
     if figures.get("n_queries") == 1:
         return f"{ours - theirs:+.4f}"
-    p = float(_part(figures, "p_randomisation", f"untouched_base on {name}"))
+    p = float(part_of(figures, "p_randomisation", f"untouched_base on {name}"))
     return f"{ours - theirs:+.4f} ({'<0.0001' if p < 0.0001 else f'{p:.4f}'})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from ragcun.data.beir import Collection
 from ragcun.distance import Distance
 from ragcun.retrieval.bm25 import bm25_run
 from ragcun.retrieval.metrics import evaluate_run, mean
+from ragcun.retrieval.quantize import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, read_run
 from ragcun.retrieval.search import top_k
 
@@ -35,24 +36,38 @@ class Retriever(Protocol):
 
     name: str
 
+    @property
+    def size(self) -> Mapping[str, Any]:
+        """The `VectorFormat.record` of its document vectors; empty where there are none or nothing is known."""
+
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Return up to `k` documents a query, without a document of the query's own id (as BEIR does)."""
 
 
 @dataclass
 class DenseRetriever:
-    """Exact search among embeddings under a distance."""
+    """Exact search among embeddings under a distance; with `vectors`, among documents as that format stores them."""
 
     name: str
     encoder: Any
     distance: Distance = "euclidean"
     memory_budget_bytes: int = 1 << 30
+    vectors: VectorFormat | None = None
+
+    @property
+    def size(self) -> Mapping[str, Any]:
+        """The record of `vectors`."""
+        return {} if self.vectors is None else self.vectors.record()
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Encode the collection, search, and drop documents of the query's own id."""
         documents = self.encoder.encode_document([document.content for document in collection.documents.values()])
         queries = self.encoder.encode_query(list(collection.queries.values()))
-        found = top_k(queries, documents, k + 1, self.distance, self.memory_budget_bytes)
+        distance = self.distance
+        if self.vectors is not None:
+            queries, documents = self.vectors.prepared(queries, documents)
+            distance = self.vectors.compared(distance)
+        found = top_k(queries, documents, k + 1, distance, self.memory_budget_bytes)
         return make_run(list(collection.queries), list(collection.documents), found.scores, found.indices, k)
 
 
@@ -61,6 +76,11 @@ class BM25Retriever:
     """BM25 over title and text."""
 
     name: str = "bm25"
+
+    @property
+    def size(self) -> Mapping[str, Any]:
+        """Nothing: there are no vectors."""
+        return {}
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Rank by BM25."""
@@ -75,6 +95,7 @@ class StoredRetriever:
 
     name: str
     folder: Path
+    size: Mapping[str, Any] = field(default_factory=dict)
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Read the run of this collection."""

@@ -8,29 +8,52 @@ from pathlib import Path
 from ragcun.distance import Distance
 from ragcun.errors import InputError
 from ragcun.files import read_json
+from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import TextBase
 from ragcun.models.cache import CachedEncoder, EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.folder import is_checkpoint
+from ragcun.models.vectors import VectorStore
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
+from ragcun.retrieval.quantize import Precision, VectorFormat
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How texts are encoded: where vectors are cached, how many texts at a time, on which device."""
+    """How texts become vectors: where those of the base are cached, how many texts at a time, on which device.
+
+    And how document vectors are stored: with what precision, and how many of their dimensions (None keeps all). And
+    the vectors of texts, for checkpoints without a text model.
+    """
 
     cache_dir: str | None = None
     batch_size: int = 32
     device: str | None = None
+    precision: Precision = "float32"
+    truncate_dim: int | None = None
+    vectors: VectorStore | None = None
 
 
 @dataclass(frozen=True)
 class System:
-    """A retriever and, for a checkpoint of ours, its untouched base as a retriever of its own."""
+    """A retriever, what it compares by, and what it has to be better than.
+
+    Attributes:
+        retriever: what ranks documents.
+        distance: what it compares by.
+        untouched_base: for a checkpoint of ours, or a model of which vectors are made small, the model as published.
+        companions: further rows; where a checkpoint's vectors are made small, its base made small in the same way.
+    """
 
     retriever: Retriever
     distance: str
     untouched_base: DenseRetriever | None = None
+    companions: tuple[System, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether this is a checkpoint of ours, and no published model with its vectors made small."""
+        return self.untouched_base is not None and self.untouched_base.name != self.retriever.name
 
 
 def open_system(spec: str, options: EncodingOptions, distance: Distance | None = None) -> System:
@@ -38,28 +61,58 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
 
     Args:
         spec: what the user typed.
-        options: how texts are encoded.
+        options: how texts are encoded and vectors stored.
         distance: overrides the model's own: Euclidean for our checkpoints, else what the model was published with.
 
     Raises:
-        InputError: there is no such thing, or it cannot be read.
+        InputError: there is no such thing, it cannot be read, or it has no vectors of the size asked for.
     """
-    if spec == "bm25":
-        return System(BM25Retriever(), "bm25")
-    if spec.endswith(".json"):
-        return _stored(Path(spec))
+    if spec == "bm25" or spec.endswith(".json"):
+        _require_full_size(spec, options)
+        return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
     if is_checkpoint(spec):
         encoder = RetrievalEncoder.from_pretrained(spec, options.device)
         base, cache = encoder.base, _cache(encoder.base, options)
-        chosen = distance or "euclidean"
-        untouched = DenseRetriever(base.name, CachedEncoder(cache), base.distance)
-        return System(DenseRetriever(spec, CachedEncoder(cache, encoder), chosen), chosen, untouched)
+        vectors = VectorFormat(encoder.dimension, options.precision, options.truncate_dim)
+        model = _dense(spec, CachedEncoder(cache, encoder), distance or "euclidean", vectors)
+        return System(model, vectors.compared(model.distance), *_bases(base, cache, vectors))
     base = TextBase.load(spec, device=options.device)
-    chosen = distance or base.distance
-    return System(DenseRetriever(spec, CachedEncoder(_cache(base, options)), chosen), chosen)
+    cache = _cache(base, options)
+    vectors = VectorFormat(base.dimension, options.precision, options.truncate_dim)
+    model = _dense(spec, CachedEncoder(cache), distance or base.distance, vectors)
+    untouched = None if vectors.is_full else _bases(base, cache, vectors)[0]
+    return System(model, vectors.compared(model.distance), untouched)
 
 
-def _cache(base: TextBase, options: EncodingOptions) -> EmbeddingCache:
+def _dense(name: str, encoder: CachedEncoder, distance: Distance, vectors: VectorFormat) -> DenseRetriever:
+    return DenseRetriever(name, encoder, distance, vectors=vectors)
+
+
+def _bases(base: Base, cache: VectorSource, vectors: VectorFormat) -> tuple[DenseRetriever, tuple[System, ...]]:
+    """Return a base as published, and made small as the model's `vectors` are; nothing where that is the same.
+
+    A base of fewer dimensions than the model's vectors keep, keeps all it has.
+    """
+    small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
+    full = VectorFormat(base.dimension)
+    untouched, reduced = (_dense(base.name, CachedEncoder(cache), base.distance, each) for each in (full, small))
+    if vectors.is_full or small.is_full:
+        return untouched, ()
+    return untouched, (System(reduced, small.compared(base.distance)),)
+
+
+def _require_full_size(spec: str, options: EncodingOptions) -> None:
+    if options.precision != "float32" or options.truncate_dim is not None:
+        raise InputError(
+            f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
+            "evaluate a checkpoint or an embedding model"
+        )
+
+
+def _cache(base: Base, options: EncodingOptions) -> VectorSource:
+    if options.vectors is not None and not base.reads_texts:
+        options.vectors.require_fit(base)
+        return options.vectors
     return EmbeddingCache(base, options.cache_dir, options.batch_size)
 
 
@@ -67,7 +120,8 @@ def _stored(path: Path) -> System:
     results = read_json(path)
     if not isinstance(results, dict) or "model" not in results or "datasets" not in results:
         raise InputError(f"{path} is not a results file of evaluate_beir.py; give one, a folder, a model name, or bm25")
-    return System(StoredRetriever(str(results["model"]), runs_folder(path)), str(results.get("distance")))
+    size = {key: results[key] for key in ("precision", "truncate_dim", "bytes_per_vector") if key in results}
+    return System(StoredRetriever(str(results["model"]), runs_folder(path), size), str(results.get("distance")))
 
 
 def runs_folder(output_file: Path) -> Path:

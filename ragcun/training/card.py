@@ -17,11 +17,35 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
+WITH_TEXTS = """Made by ragcun; it loads without it:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a document"])
+print(model.similarity(queries, documents))  # minus the Euclidean distance
+```"""
+
+WITH_VECTORS = """It takes vectors of the model that it was trained on:
+
+```python
+import ragcun
+
+head = ragcun.load_head("path/to/this/folder")
+queries = head.embed_queries(query_vectors)
+documents = head.embed_documents(document_vectors)
+print(head.encoder.similarity(queries, documents))  # minus the Euclidean distance
+```"""
+
 
 def model_card(folder: Path, encoder: RetrievalEncoder, config: TrainConfig, result: FitResult) -> str:
     """Return the card of a checkpoint as Markdown with a YAML header."""
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
+    if not encoder.base.reads_texts:
+        header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
         header["base_model"] = encoder.base.name
     dump = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
@@ -31,16 +55,7 @@ def model_card(folder: Path, encoder: RetrievalEncoder, config: TrainConfig, res
 # {folder.parent.name}/{folder.name}
 
 A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, unnormalised, compared
-by Euclidean distance. Made by ragcun; it loads without it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
-queries = model.encode_query(["a question"])
-documents = model.encode_document(["a document"])
-print(model.similarity(queries, documents))  # minus the Euclidean distance
-```
+by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
 
 ## Scores
 

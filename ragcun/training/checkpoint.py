@@ -14,7 +14,8 @@ from torch import Tensor
 from ragcun.errors import InputError
 from ragcun.files import read_json, replacing_folder, write_json
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.weights import check_fit, contiguous, copy_strictly
+from ragcun.models.weights import contiguous, copy_strictly
+from ragcun.training.keeping import Keeper
 
 # Settings that may differ when a run is resumed.
 NOT_COMPARED = (
@@ -59,8 +60,8 @@ def save_state(
     folder: Path,
     encoder: RetrievalEncoder,
     optimizer: torch.optim.Optimizer,
+    keeper: Keeper,
     progress: Progress,
-    best: dict[str, Tensor],
     settings: dict[str, Any],
     scaler: dict[str, Any] | None = None,
 ) -> None:
@@ -72,7 +73,7 @@ def save_state(
     random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
     with replacing_folder(folder) as temporary:
         save_file(contiguous(encoder.trained_state()), temporary / "model.safetensors")
-        save_file(contiguous(best), temporary / "best.safetensors")
+        save_file(contiguous(keeper.state()), temporary / "kept.safetensors")
         save_file(contiguous(moments), temporary / "optimizer.safetensors")
         save_file(contiguous(random), temporary / "random.safetensors")
         values = {"progress": asdict(progress), "groups": groups, "scaler": scaler, "settings": settings}
@@ -80,9 +81,13 @@ def save_state(
 
 
 def load_state(
-    folder: Path, encoder: RetrievalEncoder, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
-) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
-    """Load a resume point into encoder, optimiser and random generators; return progress, best weights and scaler.
+    folder: Path,
+    encoder: RetrievalEncoder,
+    optimizer: torch.optim.Optimizer,
+    keeper: Keeper,
+    settings: dict[str, Any],
+) -> tuple[Progress, dict[str, Any] | None]:
+    """Load a resume point into encoder, optimiser, keeper and random generators; return progress and scaler.
 
     Raises:
         InputError: the resume point is corrupt, or was made with other settings.
@@ -91,8 +96,7 @@ def load_state(
     try:
         _same_settings(folder, values["settings"], settings)
         copy_strictly(encoder.trained_state(), load_file(folder / "model.safetensors"))
-        best = load_file(folder / "best.safetensors")
-        check_fit(encoder.trained_state(), best)
+        keeper.load(load_file(folder / "kept.safetensors"))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in load_file(folder / "optimizer.safetensors").items():
             index, _, key = name.partition(".")
@@ -104,7 +108,7 @@ def load_state(
         torch.set_rng_state(random["cpu"])
         for i in range(torch.cuda.device_count() if _cuda() else 0):
             torch.cuda.set_rng_state(random[f"cuda{i}"], i)
-        return Progress(**values["progress"]), best, values["scaler"]
+        return Progress(**values["progress"]), values["scaler"]
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:

@@ -10,8 +10,9 @@ from ragcun.errors import InputError
 
 SYSTEMS = ("isotropic_gaussian", "jepa", "respred", "asymmetric")
 PRECISIONS = ("no", "fp16", "bf16", "auto")
+HEAD_INITS = ("identity", "calibrated", "random")
 RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
-COUNTS = ("freeze_early_layers", "save_interval", "state_interval", "collapse_checks", "seed")
+COUNTS = ("positives_per_query", "freeze_early_layers", "save_interval", "state_interval", "collapse_checks", "seed")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -27,6 +28,13 @@ class TrainConfig:
     train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder whose training qrels to use")
     output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
     documents: str | None = flag(None, "make training pairs from these documents instead of --train_data")
+    corpus: str | None = flag(
+        None, "adapt to these documents: mine negatives in them and, without --train_data, make the pairs from them too"
+    )
+    queries: str | None = flag(None, "queries without labels, as --corpus takes documents, for a calibrated start")
+    hold_out_documents: float = flag(
+        0.0, "hide this share of the documents from training; evaluate_beir.py ranks them apart"
+    )
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")
     val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it")
@@ -34,17 +42,40 @@ class TrainConfig:
     dev_fraction: float = flag(
         0.0, "hold out this share of a BEIR folder's training queries, choose by NDCG@10 on them"
     )
+    never_worse: bool | None = flag(
+        None,
+        "keep the start, or the base, where the trained model is worse on held-out data (default: with --corpus alone)",
+        bare=True,
+        off=False,
+    )
     cache_dir: str | None = flag(None, "folder of cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
     # model
-    system: str = flag("isotropic_gaussian", "encoder system", choices=SYSTEMS)
+    system: str = flag("asymmetric", "encoder system", choices=SYSTEMS)
+    vectors: str | None = flag(
+        None, "folder of vectors in place of a base model: documents.npy, queries.npy, and their ids in .txt"
+    )
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     load_checkpoint: str | None = flag(None, "go on from this checkpoint's weights; its model settings apply")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N transformer layers", bare=4, off=0)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)")
-    head: str = flag(
-        "residual", "residual and linear start as the base, mlp at random", choices=("residual", "linear", "mlp")
+    normalize_output: bool | None = flag(
+        None, "scale embeddings to length 1 (default: unless there is a predictor)", bare=True, off=False
+    )
+    nested_dims: tuple[int, ...] = flag((), "sizes below the full one at which embeddings are to serve, cut short")
+    head: str = flag("linear", "kind of projection head", choices=("residual", "linear", "mlp"))
+    head_init: str | None = flag(
+        None,
+        "where the head starts: as the base, as the closed form of calibrate.py, or at random (default: calibrated; "
+        "identity with --normalize_embeddings False or --train_side document; mlp: random)",
+        choices=HEAD_INITS,
+    )
+    train_side: str = flag(
+        "both", "whose head is trained; the other side's vectors stay the base's", choices=("both", "query", "document")
+    )
+    mix_with_base: float = flag(
+        0.0, "share of the base in the distances: embeddings get the base's vector beside the head's output"
     )
     head_depth: int = flag(2, "linear layers of the head's network, 2 to 4")
     head_expansion: float = flag(2.0, "hidden width as a multiple of the base's dimension, 1 to 4")
@@ -68,14 +99,23 @@ class TrainConfig:
     )
     # objective
     lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
-    lambda_isotropy: float = flag(3.0, "weight of the isotropy loss")
+    lambda_isotropy: float = flag(0.0, "weight of the isotropy loss")
     lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)")
     lambda_residual: float = flag(0.0, "weight of the size of respred's correction (the founding notes: .01)")
     contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))
     margin: float = flag(1.0, "margin of the margin losses")
-    temperature: float = flag(0.05, "temperature of InfoNCE")
-    symmetric: bool = flag(True, "InfoNCE from documents to queries too")
+    temperature: float = flag(0.1, "temperature of InfoNCE")
+    symmetric: bool = flag(False, "InfoNCE from documents to queries too")
+    soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else others are masked")
+    mined_negatives: int | None = flag(
+        None, "mined hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)"
+    )
+    mined_first: int | None = flag(
+        None, "first rank in the start's ranking, positives left out, that is mined (default: 0; without labels 10)"
+    )
+    mined_last: int = flag(100, "rank at which mining ends")
+    positives_per_query: int = flag(1, "pairs of each query in an epoch, drawn anew in each; 0 shows all pairs")
     distance: str = flag("euclidean", "distance of InfoNCE", choices=("euclidean", "cosine", "dot"))
     isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "sigreg", "gor", "vicreg", "none"))
     isotropy_form: str = flag(
@@ -93,7 +133,14 @@ class TrainConfig:
     knots: str = flag("reference", "integration knots of SIGReg", choices=("reference", "paper"))
     stopgrad: bool = flag(True, "hold the predictor's target constant")
     # optimisation
-    epochs: int = flag(10, "passes over the training pairs")
+    epochs: int | None = flag(None, "passes over the training pairs (default: as many as --steps takes)")
+    steps: int = flag(150, "optimiser steps of the run, rounded to whole epochs, where --epochs is not given")
+    trained_share: float | None = flag(
+        None,
+        "share of the trained weights in the final ones, the rest being the start's (default: .7 n / (n + 100) for n "
+        "training queries, .25 without labels; 1 for parts that start at random, with a trained base or a predictor)",
+    )
+    average_decay: float = flag(0.99, "decay of the average of the weights that is judged and kept; 0 keeps the last")
     batch_size: int = flag(128, "pairs of one step and process")
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step")
     learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given")
@@ -125,12 +172,27 @@ class TrainConfig:
             self.freeze_base = self.freeze_early_layers == 0
         if self.train_data and self.documents:
             raise InputError("--train_data and --documents both say where pairs come from; give one of them")
-        if not self.train_data and not self.documents:
+        if not (self.train_data or self.documents or self.corpus):
             raise InputError(
-                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --documents"
+                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --corpus"
             )
+        self._check_vectors()
+        first, last = self.mined_ranks
+        if not 0 <= first < last:
+            raise InputError(f"--mined_last must be above --mined_first, {first}, got {last}")
+        if self.hold_out_documents and self.documents:
+            raise InputError("--hold_out_documents goes with --train_data or --corpus, not with --documents")
         self._at_least("batch_size", 2)
-        for name in ("epochs", "gradient_accumulation_steps", "log_interval", "encode_batch_size", "num_slices"):
+        if self.epochs is not None:
+            self._at_least("epochs", 1)
+        if self.mined_negatives is not None:
+            self._at_least("mined_negatives", 0)
+        for name in ("mix_with_base", "hold_out_documents", "average_decay", "dev_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.trained_share is not None and not 0 <= self.trained_share <= 1:
+            raise InputError(f"--trained_share must be from 0 to 1, got {self.trained_share}")
+        for name in ("steps", "gradient_accumulation_steps", "log_interval", "encode_batch_size", "num_slices"):
             self._at_least(name, 1)
         for name in (*COUNTS, "max_grad_norm", "weight_decay"):
             self._at_least(name, 0)
@@ -139,19 +201,56 @@ class TrainConfig:
                 self._at_least(name, 0)
         if self.seed > LARGEST_SEED:
             raise InputError(f"--seed must be at most {LARGEST_SEED}, got {self.seed}")
-        if not 0 <= self.dev_fraction < 1:
-            raise InputError(f"--dev_fraction must be at least 0 and below 1, got {self.dev_fraction}")
         if self.dev_fraction and self.dev_beir:
             raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
         if not 0 <= self.ema_decay <= 1:
             raise InputError(f"--ema_decay must be from 0 to 1, got {self.ema_decay}")
+        if self.never_worse and not self.freeze_base:
+            raise InputError("--never_worse compares heads on one frozen base; leave it out, or freeze the base")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; give one of them")
+
+    def _check_vectors(self) -> None:
+        for name in ("documents", "corpus", "queries", "val_data") if self.vectors else ():
+            if getattr(self, name):
+                raise InputError(f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone")
+        if self.vectors and self.base_model != "minilm":
+            raise InputError("--vectors and --base_model both name a base; give one of them")
+        if self.vectors and not self.freeze_base:
+            raise InputError("--vectors cannot be trained, only heads on them; leave the base frozen")
 
     def _at_least(self, name: str, least: float) -> None:
         value = getattr(self, name)
         if not value >= least:
             raise InputError(f"--{name} must be at least {least}, got {value}")
+
+    @property
+    def start(self) -> str:
+        """Where the head starts: identity, calibrated or random."""
+        if self.head_init is not None:
+            return self.head_init
+        if self.head == "mlp":
+            return "random"
+        return "calibrated" if self.normalize_embeddings and self.train_side != "document" else "identity"
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the pairs are made from the documents of --corpus."""
+        return self.corpus is not None and not self.train_data and not self.documents
+
+    @property
+    def mines(self) -> int:
+        """Mined negatives per query and step."""
+        if self.mined_negatives is not None:
+            return self.mined_negatives
+        return 4 if self.contrastive == "infonce" and self.freeze_base else 0
+
+    @property
+    def mined_ranks(self) -> tuple[int, int]:
+        """Ranks that are mined: from the first to before the second."""
+        if self.mined_first is not None:
+            return self.mined_first, self.mined_last
+        return (10 if self.label_free else 0), self.mined_last
 
     @property
     def rates(self) -> dict[str, float]:
@@ -169,7 +268,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain values."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def _first(*values: float | None) -> float:

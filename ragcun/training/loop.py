@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
@@ -21,23 +23,31 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ragcun.data.seen import training_documents
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
+from ragcun.models.abstract import VectorSource
 from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.stack import Stackable
-from ragcun.models.weights import contiguous, copy_strictly
-from ragcun.training.batches import Rows, epoch_batches, make_source, share
-from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective
+from ragcun.models.vectors import VectorStore
+from ragcun.models.weights import copy_strictly
+from ragcun.training.batches import Rows, epoch_batches, epoch_pairs, make_source, share
+from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective, build_vectors
 from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, comparable, load_state, save_state
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
+from ragcun.training.fallback import Comparison, never_worse, with_weights
+from ragcun.training.keeping import LABEL_FREE_SHARE, Keeper, share_of_trained
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import ema_decay, warmup_cosine
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
+from ragcun.training.start import mine_pools, mixed, start_heads
 from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+MOST_LOOKS = 15
+"""Looks at the held-out data in a run of many epochs."""
 
 
 def fit(config: TrainConfig) -> FitResult:
@@ -46,13 +56,32 @@ def fit(config: TrainConfig) -> FitResult:
     Raises:
         InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
     """
-    objective, data = build_objective(config), build_data(config)
-    accelerator = make_accelerator(config)
+    data = build_data(config)
+    vectors = build_vectors(config, data)
+
+    def open_run() -> RunFolder:
+        return RunFolder(config.output_dir, config.resume, config.overwrite)
+
+    return make_trainer(config, data, open_run, vectors).train()
+
+
+def make_trainer(
+    config: TrainConfig, data: TrainingData, open_run: Callable[[], RunFolder], vectors: VectorStore | None = None
+) -> Trainer:
+    """Return what trains the encoder of `config` on `data`: on vectors that are there, or on those of its base model.
+
+    Raises:
+        InputError: settings, checkpoint or run folder are not possible.
+    """
+    objective, accelerator = build_objective(config), make_accelerator(config)
     set_seed(config.seed)
-    encoder = build_encoder(config)
-    run = RunFolder(config.output_dir, config.resume, config.overwrite)
-    trainer = Trainer(config, run, accelerator, encoder, objective, data)
-    return trainer.train()
+    encoder = build_encoder(config, None if vectors is None else vectors.base)
+    cache: VectorSource | None = vectors
+    if vectors is not None:
+        vectors.require_fit(encoder.base)
+    elif encoder.base.frozen:
+        cache = EmbeddingCache(encoder.base, config.cache_dir, config.encode_batch_size)
+    return Trainer(config, open_run(), accelerator, encoder, objective, data, cache)
 
 
 class Trainer:
@@ -66,15 +95,19 @@ class Trainer:
         encoder: RetrievalEncoder,
         objective: Objective,
         data: TrainingData,
+        cache: VectorSource | None = None,
     ) -> None:
         self.config, self.run, self.accelerator, self.objective = config, run, accelerator, objective
         encoder.to(accelerator.device)
         base = encoder.base
-        cache = EmbeddingCache(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
         self.source = make_source(data.train, base, cache, accelerator.device)
         self.selection = self._selection(data, encoder, cache)
+        self.calibration = None
         if config.load_checkpoint is None:
-            encoder.start_from(self.source.sample(config.seed))
+            queries = cache.encode(data.queries, "query") if cache and data.queries else None
+            self.calibration = start_heads(encoder, config, self.source, queries)
+        if config.mines:
+            self.source.pools = mine_pools(encoder, config, self.source)
         if config.compile:
             for part in encoder.modules():
                 if isinstance(part, Stackable):
@@ -84,17 +117,32 @@ class Trainer:
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         self.progress = Progress()
-        self.total = len(self.steps_of(1)) * config.epochs
+        steps = len(self.steps_of(1))
+        self.epochs = config.epochs or max(1, round(config.steps / steps))
+        self.total = steps * self.epochs
+        self.judge_every = -(-self.epochs // MOST_LOOKS)
+        self.keeper = Keeper(encoder, config.average_decay, self._share(data))
         stop = config.on_collapse == "stop"
         self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
-        self.best: dict[str, Tensor] = {}
         self.hashes = data.hashes()
-        self.seen = training_documents(data.train, config.documents, config.load_checkpoint)
+        self.seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
+        self.hold_out, self.check, self.cache = data.hold_out, data.check, cache
+        self.start = {name: value.clone() for name, value in encoder.own_state().items()} if data.check else {}
         self.settings = comparable(config.to_dict()) | {"data": self.hashes}
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
 
-    def _selection(self, data: TrainingData, encoder: RetrievalEncoder, cache: EmbeddingCache | None) -> Selection:
+    def _share(self, data: TrainingData) -> float:
+        """Return the share of the trained weights in the final ones."""
+        config = self.config
+        if config.trained_share is not None:
+            return config.trained_share
+        random = config.start == "random" or config.load_checkpoint is not None
+        if random or not config.freeze_base or self.encoder.shows:
+            return 1.0
+        return LABEL_FREE_SHARE if config.label_free else share_of_trained(len(data.train.queries))
+
+    def _selection(self, data: TrainingData, encoder: RetrievalEncoder, cache: VectorSource | None) -> Selection:
         if data.dev is not None:
             return DevSelection(data.dev, encoder.base, cache)
         if data.val is not None:
@@ -111,7 +159,7 @@ class Trainer:
         bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
         with logging_redirect_tqdm(), bar:
             first = max(1, self.progress.epoch)
-            for epoch in range(first, self.config.epochs + 1):
+            for epoch in range(first, self.epochs + 1):
                 self._epoch(epoch, bar)
         return self._finish()
 
@@ -119,7 +167,7 @@ class Trainer:
         """Start from the resume point, or measure the start and write what is known so far."""
         state = self.run.state
         if self.config.resume and state.exists():
-            self.progress, self.best, scaler = load_state(state, self.encoder, self.optimizer, self.settings)
+            self.progress, scaler = load_state(state, self.encoder, self.optimizer, self.keeper, self.settings)
             self.watch.monitor.load_state_dict(self.progress.collapse)
             if scaler is not None and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
@@ -140,8 +188,9 @@ class Trainer:
     def steps_of(self, epoch: int) -> list[list[Rows]]:
         """Return the epoch's optimiser steps, each a list of this process's batches."""
         config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        batches = epoch_batches(len(self.source.dataset), config.batch_size * world, config.seed, epoch)
-        mine = [share(rows, rank, world) for rows in batches]
+        pairs = epoch_pairs(self.source.dataset, config.positives_per_query, config.seed, epoch)
+        batches = epoch_batches(len(pairs), config.batch_size * world, config.seed, epoch)
+        mine = [share(pairs[rows], rank, world) for rows in batches]
         size = config.gradient_accumulation_steps
         return [mine[start : start + size] for start in range(0, len(mine), size)]
 
@@ -168,10 +217,13 @@ class Trainer:
                 self.progress.seconds, started = self._passed(started)
                 self._save_state()
         self.progress.seconds, started = self._passed(started)
-        self._judge(epoch)
         if self.config.save_interval and epoch % self.config.save_interval == 0:
-            self._save_model(self.run.epoch_model(epoch), epoch)
-        self._save_state()
+            with self.keeper.applied():
+                self._save_model(self.run.epoch_model(epoch), epoch)
+        if epoch % self.judge_every == 0 or epoch == self.epochs:
+            with self.keeper.applied():
+                self._judge(epoch)
+            self._save_state()
 
     def _passed(self, started: float) -> tuple[float, float]:
         now = time.perf_counter()
@@ -191,6 +243,7 @@ class Trainer:
         done = self.step(batches)
         if not self.accelerator.optimizer_step_was_skipped:
             self.encoder.after_step(ema_decay(self.progress.step, self.total, config.ema_decay, config.ema_schedule))
+            self.keeper.update(self.progress.step)
         return done
 
     def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
@@ -245,7 +298,7 @@ class Trainer:
         if not all(bool(tensor.isfinite().all()) for tensor in self.encoder.trained_state().values()):
             raise InputError(f"weights are not finite after epoch {epoch}; lower --learning_rate")
         try:
-            verdict = self.selection(self.encoder)
+            verdict = self.selection(mixed(self.encoder, self.config, self.source))
         except InputError:
             raise
         except ValueError as error:
@@ -254,7 +307,7 @@ class Trainer:
             ) from error
         if is_better(verdict.score, self.progress.best_score):
             self.progress.best_score, self.progress.best_epoch = verdict.score, epoch
-            self.best = {name: tensor.clone() for name, tensor in contiguous(self.encoder.trained_state()).items()}
+            self.keeper.keep(self.encoder)
         if self.accelerator.is_main_process:
             row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
             self.run.log(row | verdict.row)
@@ -262,17 +315,17 @@ class Trainer:
             logger.info("epoch %d: %s %.4f", epoch, self.selection.criterion, abs(verdict.score))
 
     def _save_state(self) -> None:
-        if not self.accelerator.is_main_process:
+        if not (self.run.recorded and self.accelerator.is_main_process):
             return
         self.progress.metric_rows = self.run.count_rows()
         self.progress.collapse = self.watch.monitor.state_dict()
         scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-        save_state(self.run.state, self.encoder, self.optimizer, self.progress, self.best, self.settings, scaler)
+        save_state(self.run.state, self.encoder, self.optimizer, self.keeper, self.progress, self.settings, scaler)
 
     def _save_model(self, folder: Path, epoch: int) -> None:
-        if self.accelerator.is_main_process:
+        if self.run.recorded and self.accelerator.is_main_process:
             card = model_card(folder, self.encoder, self.config, self._result(epoch))
-            self.encoder.save_pretrained(folder, card, self.seen)
+            self.encoder.save_pretrained(folder, card, self.seen, self.hold_out)
 
     def _result(self, epoch: int) -> FitResult:
         progress, selection = self.progress, self.selection
@@ -280,15 +333,31 @@ class Trainer:
         shown = self.run.best_model, epoch, selection.criterion, score, selection.base_score
         return FitResult(*shown, progress.step, progress.seconds)
 
+    def _settle(self) -> Comparison | None:
+        """Let the queries' shift be the calibrated one where queries stood in, and never be worse where asked."""
+        if self.config.label_free and self.calibration is not None:
+            self.encoder.shift_queries(torch.from_numpy(self.calibration.query_shift))
+        if self.check is None or self.cache is None:
+            self.encoder = mixed(self.encoder, self.config, self.source)
+            return None
+        start = with_weights(self.encoder, self.start)
+        trained, start = (mixed(encoder, self.config, self.source) for encoder in (self.encoder, start))
+        self.encoder, comparison = never_worse(trained, start, self.check, self.cache, self.config.seed)
+        if comparison.kept != "trained" and self.config.load_checkpoint is None:
+            self.seen = frozenset()
+        return comparison
+
     def _finish(self) -> FitResult:
         """Load the best weights and write the checkpoint."""
         self.encoder = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        copy_strictly(self.encoder.trained_state(), self.best)
+        copy_strictly(self.encoder.trained_state(), self.keeper.best)
+        comparison = self._settle()
         result = self._result(self.progress.best_epoch)
         self._save_model(self.run.best_model, result.best_epoch)
         outcome = {name: value for name, value in dataclasses.asdict(result).items() if name != "checkpoint"}
         if self.accelerator.is_main_process:
-            self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome})
+            compared = None if comparison is None else comparison.to_dict()
+            self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome, "never_worse": compared})
         if result.best_epoch == 0:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
         return result

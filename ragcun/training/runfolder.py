@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -44,6 +45,11 @@ class RunFolder:
             for file in (self.metrics, self.manifest, self.config, self.loss_curve):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether anything is written to disk."""
+        return True
 
     @property
     def config(self) -> Path:
@@ -103,6 +109,44 @@ class RunFolder:
         """Drop all rows of the metrics after the first `count`."""
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if self.metrics.exists() else []
         write_text(self.metrics, "".join(lines[:count]))
+
+
+class Unrecorded(RunFolder):
+    """A run that leaves nothing on disk; its rows and its manifest are kept in memory.
+
+    Attributes:
+        rows: what would be the metrics.
+        values: what would be the manifest.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(os.devnull)
+        self.rows: list[dict[str, Any]] = []
+        self.values: dict[str, Any] = {}
+
+    @property
+    def recorded(self) -> bool:
+        """Whether anything is written to disk: no."""
+        return False
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def write_manifest(self, values: dict[str, Any]) -> None:
+        """Keep the manifest."""
+        self.values = values
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+
+    def count_rows(self) -> int:
+        """Count the rows."""
+        return len(self.rows)
+
+    def keep_rows(self, count: int) -> None:
+        """Drop all rows after the first `count`."""
+        del self.rows[count:]
 
 
 def environment(device: str) -> dict[str, Any]:

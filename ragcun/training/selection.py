@@ -11,8 +11,8 @@ import torch
 
 from ragcun.data.beir import Collection
 from ragcun.losses.objective import Objective
-from ragcun.models.base import TextBase
-from ragcun.models.cache import CachedEncoder, EmbeddingCache
+from ragcun.models.abstract import Base, VectorSource
+from ragcun.models.cache import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.training.batches import PairSource, Rows
@@ -38,7 +38,7 @@ class DevSelection:
 
     criterion = "dev NDCG@10"
 
-    def __init__(self, collection: Collection, base: TextBase, cache: EmbeddingCache | None) -> None:
+    def __init__(self, collection: Collection, base: Base, cache: VectorSource | None) -> None:
         self.collection = collection
         self.cache = cache
         untouched = CachedEncoder(cache) if cache is not None else _Untouched(base)
@@ -112,7 +112,7 @@ def is_better(score: float | None, best: float | None) -> bool:
 class _Untouched:
     """The base as published, encoding texts anew."""
 
-    base: TextBase
+    base: Base
 
     def encode_query(self, texts: list[str]) -> Any:
         return self.base.untouched_array(self.base.encode(texts, "query"))

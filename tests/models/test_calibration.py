@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 import ragcun
 from ragcun.models import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.models.base import TextBase
-from ragcun.models.calibration import Calibration, calibrate
+from ragcun.models.calibration import Calibration, calibrate, james_stein_factor
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
 
 DIM = 16
@@ -38,32 +38,36 @@ def queries() -> np.ndarray:
     return anisotropic(30, 1, mean=-0.3)
 
 
-def centred(calibration: Calibration, documents: np.ndarray) -> np.ndarray:
+def mapped(calibration: Calibration, documents: np.ndarray) -> np.ndarray:
     """Mapped documents before they are scaled to length 1."""
-    return (unit(documents) - calibration.document_mean) @ calibration.weight.T
+    return unit(documents) @ calibration.weight.T
 
 
 @pytest.mark.parametrize(("exponent", "eps"), [(0.15, 1e-3), (0.25, 3e-3), (0.5, 1e-6), (1.0, 0.1)])
 def test_embeddings_match_the_matrix_power(
     documents: np.ndarray, queries: np.ndarray, exponent: float, eps: float
 ) -> None:
-    """The fractional power here is scipy's, by a Schur decomposition; the covariance is a sum of outer products."""
-    rows = unit(documents)
-    mean = rows.mean(axis=0)
+    """The fractional power here is scipy's, by a Schur decomposition; covariances are sums of outer products."""
+    rows, asked = unit(documents), unit(queries)
+    mean, query_mean = rows.mean(axis=0), asked.mean(axis=0)
     covariance = sum(np.outer(row - mean, row - mean) for row in rows) / (len(rows) - 1)
     weight = fractional_matrix_power(covariance + eps * np.eye(DIM), -exponent)
-    query_mean = (len(queries) * unit(queries).mean(axis=0) + 5 * mean) / (len(queries) + 5)
+    query_covariance = sum(np.outer(row - query_mean, row - query_mean) for row in asked) / (len(asked) - 1)
+    gap = query_mean - mean
+    factor = 1 - np.trace(query_covariance) / len(asked) / np.linalg.norm(gap) ** 2
+    assert 0.1 < factor < 1
+    shift = factor * len(asked) / (len(asked) + 5) * gap
     calibration = ragcun.calibrate(documents, queries, exponent=exponent, eps=eps)
-    np.testing.assert_allclose(calibration.embed_documents(documents), unit((rows - mean) @ weight), atol=1e-9)
-    expected = unit((unit(queries) - query_mean) @ weight)
-    np.testing.assert_allclose(calibration.embed_queries(queries), expected, atol=1e-9)
+    np.testing.assert_allclose(calibration.query_shift, shift, atol=1e-12)
+    np.testing.assert_allclose(calibration.embed_documents(documents), unit(rows @ weight), atol=1e-9)
+    np.testing.assert_allclose(calibration.embed_queries(queries), unit((asked - shift) @ weight), atol=1e-9)
     ratio = calibration.weight / weight
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-6)
 
 
 def test_full_exponent_whitens(documents: np.ndarray) -> None:
     calibration = calibrate(documents, exponent=0.5, eps=1e-12)
-    covariance = np.cov(centred(calibration, documents).T)
+    covariance = np.cov(mapped(calibration, documents).T)
     np.testing.assert_allclose(covariance, covariance[0, 0] * np.eye(DIM), atol=1e-6 * covariance[0, 0])
 
 
@@ -74,31 +78,89 @@ def test_the_variance_of_the_kept_directions_is_kept(
 ) -> None:
     calibration = calibrate(documents, exponent=exponent, output_dim=output_dim)
     variances = np.sort(np.linalg.eigvalsh(np.cov(unit(documents).T)))[::-1][:output_dim]
-    assert np.trace(np.cov(centred(calibration, documents).T)) == pytest.approx(variances.sum(), rel=1e-9)
+    assert np.trace(np.cov(mapped(calibration, documents).T)) == pytest.approx(variances.sum(), rel=1e-9)
 
 
-def test_exponent_zero_takes_off_means_alone(documents: np.ndarray, queries: np.ndarray) -> None:
-    calibration = calibrate(documents, queries, exponent=0, shrinkage=0)
+def test_exponent_zero_without_queries_is_the_base(documents: np.ndarray, queries: np.ndarray) -> None:
+    calibration = calibrate(documents, exponent=0)
     np.testing.assert_allclose(calibration.weight, np.eye(DIM), atol=1e-12)
-    rows = unit(documents)
-    np.testing.assert_allclose(calibration.embed_documents(documents), unit(rows - rows.mean(axis=0)), atol=1e-9)
-    rows = unit(queries)
-    np.testing.assert_allclose(calibration.embed_queries(queries), unit(rows - rows.mean(axis=0)), atol=1e-9)
+    np.testing.assert_allclose(calibration.embed_documents(documents), unit(documents), atol=1e-12)
+    np.testing.assert_allclose(calibration.embed_queries(queries), unit(queries), atol=1e-12)
 
 
-def test_the_mean_of_queries_goes_from_the_corpus_to_their_own(documents: np.ndarray, queries: np.ndarray) -> None:
-    own = unit(queries).mean(axis=0)
-    corpus = calibrate(documents).document_mean
-    for none in (None, queries[:0]):
-        np.testing.assert_array_equal(calibrate(documents, none).query_mean, corpus)
-    np.testing.assert_array_equal(calibrate(documents, queries[:0], shrinkage=0).query_mean, corpus)
-    np.testing.assert_allclose(calibrate(documents, queries, shrinkage=0).query_mean, own, atol=1e-12)
-    np.testing.assert_allclose(calibrate(documents, queries, shrinkage=1e12).query_mean, corpus, atol=1e-9)
-    half = calibrate(documents, queries, shrinkage=len(queries)).query_mean
-    np.testing.assert_allclose(half, (own + corpus) / 2, atol=1e-12)
-    many = np.tile(queries, (1000, 1))
-    bound = 5 / (len(many) + 5) * np.abs(own - corpus).max()
-    np.testing.assert_allclose(calibrate(documents, many).query_mean, own, atol=bound + 1e-12)
+class TestQueryShift:
+    """Where queries are moved to, and by how much."""
+
+    def gap(self, documents: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        return unit(queries).mean(axis=0) - unit(documents).mean(axis=0)
+
+    def test_no_queries_are_not_moved(self, documents: np.ndarray, queries: np.ndarray) -> None:
+        for shrinkage in (0, 5):
+            for none in (None, queries[:0]):
+                np.testing.assert_array_equal(
+                    calibrate(documents, none, shrinkage=shrinkage).query_shift, np.zeros(DIM)
+                )
+
+    def test_many_queries_close_the_whole_gap(self, documents: np.ndarray, queries: np.ndarray) -> None:
+        many = np.tile(queries, (20_000, 1))
+        gap = self.gap(documents, queries)
+        np.testing.assert_allclose(calibrate(documents, many).query_shift, gap, atol=1e-5)
+
+    @pytest.mark.parametrize("count", [2, 7, 30])
+    def test_shrinkage_counts_queries_without_a_gap(
+        self, documents: np.ndarray, queries: np.ndarray, count: int
+    ) -> None:
+        plain = calibrate(documents, queries[:count], shrinkage=0).query_shift
+        assert np.linalg.norm(plain) > 0.1
+        np.testing.assert_allclose(calibrate(documents, queries[:count], shrinkage=count).query_shift, plain / 2)
+        np.testing.assert_allclose(calibrate(documents, queries[:count], shrinkage=1e12).query_shift, 0, atol=1e-9)
+
+    def test_one_query_varies_as_the_documents_do(self, documents: np.ndarray) -> None:
+        far = -unit(documents).mean(axis=0, keepdims=True)
+        gap = self.gap(documents, far)
+        variance = np.trace(np.cov(unit(documents).T))
+        expected = (1 - variance / (gap @ gap)) / 6 * gap
+        np.testing.assert_allclose(calibrate(documents, far).query_shift, expected, atol=1e-12)
+        near = unit(documents).mean(axis=0, keepdims=True)
+        np.testing.assert_array_equal(calibrate(documents, near).query_shift, np.zeros(DIM))
+
+    def test_one_more_query_never_gives_a_larger_move_than_the_gap(
+        self, documents: np.ndarray, queries: np.ndarray
+    ) -> None:
+        for count in range(1, 31):
+            shift, gap = calibrate(documents, queries[:count]).query_shift, self.gap(documents, queries[:count])
+            assert np.linalg.norm(shift) < np.linalg.norm(gap)
+            assert np.linalg.norm(shift) * np.linalg.norm(gap) == pytest.approx(shift @ gap)
+
+    def test_a_gap_within_chance_moves_nothing_more_often_than_not(self) -> None:
+        """Queries drawn as the documents are: squared gap and chance agree on average, so f is small or 0."""
+        moved = [calibrate(anisotropic(4000, 0), anisotropic(20, seed), shrinkage=0) for seed in range(1, 41)]
+        lengths = np.array([np.linalg.norm(each.query_shift) for each in moved])
+        gaps = np.array([np.linalg.norm(self.gap(anisotropic(4000, 0), anisotropic(20, s))) for s in range(1, 41)])
+        assert np.mean(lengths == 0) > 0.4
+        assert (lengths**2).mean() < 0.5 * (gaps**2).mean()
+
+    def test_it_is_nearer_the_truth_than_the_gap_itself(self) -> None:
+        """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
+        documents, all_queries = anisotropic(2000, 0), anisotropic(20_000, 1, mean=0.53)
+        truth = self.gap(documents, all_queries)
+        errors = []
+        for start in range(0, 600, 12):
+            some = all_queries[start : start + 12]
+            found = calibrate(documents, some, shrinkage=0).query_shift, self.gap(documents, some)
+            errors.append([((estimate - truth) ** 2).sum() for estimate in found])
+        shrunk, plain = np.mean(errors, axis=0)
+        assert shrunk < plain
+
+    def test_it_turns_with_the_basis(self, documents: np.ndarray, queries: np.ndarray) -> None:
+        rotation = np.linalg.qr(np.random.default_rng(4).standard_normal((DIM, DIM)))[0]
+        plain, turned = calibrate(documents, queries), calibrate(documents @ rotation, queries @ rotation)
+        np.testing.assert_allclose(turned.query_shift, plain.query_shift @ rotation, atol=1e-12)
+
+    @pytest.mark.parametrize(("variance", "count", "factor"), [(2, 1, 0.5), (4, 1, 0), (5, 1, 0), (4, 4, 0.75)])
+    def test_the_factor(self, variance: float, count: int, factor: float) -> None:
+        assert james_stein_factor(np.array([0.0, 2.0]), variance, count) == factor
+        assert james_stein_factor(np.zeros(2), 0.0, count) == 0
 
 
 def test_fewer_dimensions_are_the_leading_directions(documents: np.ndarray, queries: np.ndarray) -> None:
@@ -106,10 +168,10 @@ def test_fewer_dimensions_are_the_leading_directions(documents: np.ndarray, quer
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
     leading = axes[:, np.argsort(variances)[::-1][:4]]
     assert cut.weight.shape == (4, DIM)
-    inner = centred(whole, documents) @ leading
-    coordinates = centred(cut, documents)
+    inner = mapped(whole, documents) @ leading
+    coordinates = mapped(cut, documents)
     np.testing.assert_allclose(unit(inner) @ unit(inner).T, unit(coordinates) @ unit(coordinates).T, atol=1e-9)
-    np.testing.assert_array_equal(cut.query_mean, whole.query_mean)
+    np.testing.assert_array_equal(cut.query_shift, whole.query_shift)
     full = calibrate(documents, queries, output_dim=DIM)
     np.testing.assert_array_equal(full.weight, whole.weight)
 
@@ -118,7 +180,7 @@ def test_lengths_of_vectors_do_not_matter(documents: np.ndarray, queries: np.nda
     scales = np.random.default_rng(3).uniform(0.1, 10, (len(documents), 1))
     expected, found = calibrate(documents, queries), calibrate(documents * scales, queries * 7)
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-9)
-    np.testing.assert_allclose(found.query_mean, expected.query_mean, atol=1e-12)
+    np.testing.assert_allclose(found.query_shift, expected.query_shift, atol=1e-12)
 
 
 def test_embeddings_do_not_depend_on_the_basis(documents: np.ndarray, queries: np.ndarray) -> None:
@@ -165,7 +227,7 @@ def test_the_encoder_is_the_calibration_in_and_out_of_ragcun(
 ) -> None:
     base = TextBase.load(tiny_bert, device="cpu")
     documents, queries = base.encode(texts[:200], "document"), base.encode(texts[200:230], "query")
-    calibration = calibrate(documents, queries, output_dim=output_dim)
+    calibration = calibrate(documents, queries + 3 * documents[:1], output_dim=output_dim)
     encoder = calibration.encoder(base)
     assert isinstance(encoder, AsymmetricProjectionModel)
     expected = calibration.embed_queries(queries), calibration.embed_documents(queries)

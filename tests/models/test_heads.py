@@ -11,7 +11,8 @@ from scipy.spatial.distance import pdist
 
 from ragcun.distance import DISTANCES
 from ragcun.models.base import TextBase
-from ragcun.models.heads import ACTIVATIONS, HEADS, HeadConfig, build_head, preserving_projection
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadConfig, build_head
+from ragcun.models.stack import preserving_projection
 from ragcun.retrieval.search import top_k
 
 STARTS_AS_IDENTITY = ("residual", "linear")
@@ -188,5 +189,15 @@ def test_wrong_input_length_states_both_numbers(kind: str) -> None:
 
 
 def test_config_survives_its_dictionary() -> None:
-    config = HeadConfig("mlp", 8, 4, depth=3, expansion=1.5, activation="tanh", dropout=0.2)
+    shape = {"depth": 3, "expansion": 1.5, "activation": "tanh", "dropout": 0.2}
+    config = HeadConfig("mlp", 8, 4, matrix_skip=True, start="random", **shape)  # type: ignore[arg-type]
     assert HeadConfig(**config.to_dict()) == config  # type: ignore[arg-type]
+
+
+def test_which_starts_keep_the_base() -> None:
+    cases = itertools.product(HEADS, STARTS)
+    kept = {(kind, start): build_head(HeadConfig(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
+    assert {case for case, keeps in kept.items() if keeps} == {("residual", "preserving"), ("linear", "preserving")}
+    x = vectors_of(5, 8)
+    for (kind, start), keeps in kept.items():
+        assert torch.equal(build_head(HeadConfig(kind, 8, 8, start=start)).eval()(x), x) == keeps

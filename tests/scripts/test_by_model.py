@@ -10,6 +10,18 @@ from ragcun import IsotropicGaussianEncoder
 
 FOLDER = "by_model/isotropic_gaussian"
 TRAINING = ("train_contrastive", "train_xy_masked", "train_self_supervised")
+WITHOUT_OURS = {
+    "head": "residual",
+    "head_init": "identity",
+    "normalize_output": False,
+    "symmetric": True,
+    "temperature": 0.05,
+    "soft_targets": False,
+    "mined_negatives": 0,
+    "positives_per_query": 0,
+    "trained_share": 1.0,
+    "average_decay": 0.0,
+}
 
 
 @pytest.fixture
@@ -59,6 +71,7 @@ def test_contrastive(run_script, flags, texts, tmp_path):
     own = saved(tmp_path)
     assert {name for name in own if own[name] != given[name]} == {"epochs", "output_dim", "overwrite"}
     assert own["epochs"] == 3
+    assert {name: own[name] for name in WITHOUT_OURS} == WITHOUT_OURS
 
 
 @pytest.mark.parametrize("form", ["objects", "lists"])
@@ -140,5 +153,5 @@ def test_help_shows_the_scripts_own_defaults(run_script, name):
     done = run_script(f"{FOLDER}/{name}", "--help")
     assert done.code == 0
     shown = re.sub(r"\s+", " ", done.out)
-    assert "passes over the training pairs (default: 3)" in shown
+    assert re.search(r"--epochs EPOCHS passes over the training pairs( \(default: [^)]*\))? \(default: 3\)", shown)
     assert f"(default: checkpoints/isotropic_gaussian/{name.removeprefix('train_')})" in shown

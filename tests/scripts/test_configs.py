@@ -12,9 +12,18 @@ import yaml
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir")
+OF_NOTES = [path for path in CONFIGS if "founding notes" in path.read_text(encoding="utf-8")]
+WITHOUT_OURS = {
+    "normalize_output": False,
+    "mined_negatives": 0,
+    "positives_per_query": 0,
+    "trained_share": 1.0,
+    "average_decay": 0.0,
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -37,4 +46,23 @@ def test_a_configuration_trains(
             assert written[name] == value
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"
     encoder = RetrievalEncoder.from_pretrained(tmp_path / "run" / "best_model")
-    assert encoder.system == settings.get("system", "isotropic_gaussian")
+    assert encoder.system == settings.get("system", TrainConfig("t").system)
+
+
+@pytest.mark.parametrize("path", OF_NOTES, ids=lambda path: path.stem)
+def test_the_notes_systems_do_not_follow_the_defaults(path: Path) -> None:
+    """A founding system is the notes' own, with none of the means that runs have by default."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {name: settings[name] for name in WITHOUT_OURS} == WITHOUT_OURS
+    assert {"system", "head", "epochs", "lambda_contrastive", "lambda_isotropy"} <= settings.keys()
+    config = TrainConfig(**settings)
+    assert config.start == "random"
+    if config.lambda_contrastive and config.contrastive == "infonce":
+        assert {"temperature", "symmetric", "soft_targets"} <= settings.keys()
+
+
+def test_the_quickstart_has_the_defaults_alone() -> None:
+    (path,) = [path for path in CONFIGS if path.stem == "quickstart"]
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(settings) == {"train_data", "dev_beir", "dev_split", "output_dir"}
+    assert len(OF_NOTES) == len(CONFIGS) - 1

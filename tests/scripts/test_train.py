@@ -4,7 +4,7 @@ import os
 import pytest
 import yaml
 
-from ragcun import IsotropicGaussianEncoder
+from ragcun import AsymmetricProjectionModel
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_a_run_leaves_everything_it_promises(run_script, arguments, collection_f
     assert {path.name for path in run.iterdir()} == expected | {"epoch-1", "epoch-2"}
     assert "untouched base" in done.out
     assert str(run / "best_model") in done.out
-    assert IsotropicGaussianEncoder.from_pretrained(run / "best_model").dimension == 16
+    assert AsymmetricProjectionModel.from_pretrained(run / "best_model").dimension == 16
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
     assert [kind for kind in kinds if kind not in ("step", "probe")] == ["base", "epoch", "epoch", "epoch"]

@@ -11,9 +11,10 @@ import torch
 
 from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
+from ragcun.models.asymmetric import AsymmetricProjectionModel
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 from ragcun.training.build import build_data, build_encoder, build_objective
-from ragcun.training.config import TrainConfig
+from ragcun.training.config import SYSTEMS, TrainConfig
 
 
 @pytest.fixture
@@ -115,6 +116,7 @@ def test_an_impossible_objective(changes: dict[str, Any]) -> None:
 def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
     config = TrainConfig(
         **settings,
+        system="isotropic_gaussian",
         output_dim=10,
         head="mlp",
         head_depth=3,
@@ -128,10 +130,38 @@ def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
     encoder = build_encoder(config)
     assert isinstance(encoder, IsotropicGaussianEncoder)
     shape = {"depth": 3, "expansion": 1.5, "activation": "silu", "dropout": 0.25}
-    assert encoder.head.config.to_dict() == {"kind": "mlp", "input_dim": 16, "output_dim": 10, **shape}
-    assert encoder.predictor.config.to_dict() == {"kind": "linear", "input_dim": 10, "output_dim": 10, **shape}
+    shape |= {"matrix_skip": False}
+    head = {"kind": "mlp", "input_dim": 16, "output_dim": 10, "start": "random", **shape}
+    assert encoder.head.config.to_dict() == head
+    predictor = {"kind": "linear", "input_dim": 10, "output_dim": 10, "start": "preserving", **shape}
+    assert encoder.predictor.config.to_dict() == predictor
     assert not encoder.base.normalize
     assert encoder.base.frozen
+
+
+def test_encoder_of_a_run_without_settings(settings: dict[str, Any]) -> None:
+    encoder = build_encoder(TrainConfig(**settings))
+    assert isinstance(encoder, AsymmetricProjectionModel)
+    assert [head.config.kind for head in (encoder.head, encoder.document_head)] == ["linear", "linear"]
+    assert encoder.predictor is None
+    assert encoder.base.normalize
+    assert encoder.base.frozen
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str, Any], system: str) -> None:
+    vectors = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    for asked in (None, False, True):
+        for predictor in (None, True):
+            config = TrainConfig(**settings, system=system, use_predictor=predictor, normalize_output=asked)
+            predicts = predictor or system in ("jepa", "respred")
+            if asked and predicts:
+                with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
+                    build_encoder(config)
+                continue
+            lengths = build_encoder(config).eval().embed_document(vectors).norm(dim=1)
+            of_length_1 = bool((lengths - 1).abs().max() < 1e-5)
+            assert of_length_1 == (not predicts and asked is not False)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,11 @@ from ragcun.training.loop import fit
 PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORDS = 24
+WHOLE = {"mined_negatives": 0, "positives_per_query": 0, "trained_share": 1.0, "average_decay": 0.0}
+IDENTITY = {"head": "residual", "head_init": "identity", "normalize_output": False}
+LOSS = {"symmetric": True, "temperature": 0.05, "soft_targets": False, "lambda_isotropy": 3.0}
+FROM_THE_BASE: dict[str, Any] = {**WHOLE, **IDENTITY, **LOSS, "epochs": 10}
+"""Heads that start as the identity, an isotropy loss, and the weights of the last epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +51,19 @@ def collapses(rows: list[dict[str, Any]]) -> list[str]:
     return [row["collapse"] for row in rows if row["kind"] == "collapse"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"head": "linear", "isotropy": "sigreg", "lambda_isotropy": 0.1},
-        {"system": "jepa", "lambda_predictive": 1.0},
-        {"system": "respred", "lambda_predictive": 1.0, "head": "linear"},
-        {"system": "asymmetric", "head": "linear"},
-    ],
-    ids=str,
-)
+HEALTHY: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "calibrated jepa": {"system": "jepa", "lambda_predictive": 1.0},
+    "residual": FROM_THE_BASE | {"system": "isotropic_gaussian"},
+    "sigreg": FROM_THE_BASE
+    | {"system": "isotropic_gaussian", "head": "linear", "isotropy": "sigreg", "lambda_isotropy": 0.1},
+    "jepa": FROM_THE_BASE | {"system": "jepa", "lambda_predictive": 1.0},
+    "respred": FROM_THE_BASE | {"system": "respred", "lambda_predictive": 1.0, "head": "linear"},
+    "asymmetric": FROM_THE_BASE | {"system": "asymmetric", "head": "linear"},
+}
+
+
+@pytest.mark.parametrize("settings", HEALTHY.values(), ids=HEALTHY)
 def test_healthy_runs_are_silent(pairs: tuple[str, str], tmp_path: Path, settings: dict[str, Any]) -> None:
     rows = run(pairs, tmp_path, **settings)
     assert collapses(rows) == []
@@ -103,5 +110,5 @@ class TestAsymmetricContrastive:
             assert last[f"mean_cosine_{side}"] < first[f"mean_cosine_{side}"]
 
     def test_heads_that_start_from_the_base_keep_theirs(self, pairs: tuple[str, str], tmp_path: Path) -> None:
-        rows = run(pairs, tmp_path, **(of_notes("asymmetric") | {"head": "linear"}))
+        rows = run(pairs, tmp_path, **(of_notes("asymmetric") | {"head": "linear", "head_init": "identity"}))
         assert collapses(rows) == []

@@ -104,20 +104,28 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
     """Return a value that a field accepts and that is not its default."""
     if field.metadata["choices"]:
         return next(choice for choice in reversed(field.metadata["choices"]) if choice != field.default)
-    kind = str(field.type).split(" ")[0]
-    return (not field.default) if kind == "bool" else {"int": 7, "float": 0.25, "str": "x"}[kind]
+    kind, whole = str(field.type).split(" ")[0], 8 if field.name == "mined_last" else 7
+    if kind.startswith("tuple[int"):
+        return (3, 2)
+    return (not field.default) if kind == "bool" else {"int": whole, "float": 0.25, "str": "x"}[kind]
+
+
+def as_flags(values: dict[str, Any]) -> list[str]:
+    several = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+    return [part for name, value in several.items() for part in (f"--{name}", *map(str, value))]
 
 
 @pytest.mark.parametrize(
-    "contradicting", [{"overwrite", "dev_fraction", "documents"}, {"resume", "dev_beir", "train_data"}]
+    "contradicting",
+    [{"overwrite", "dev_fraction", "documents"}, {"resume", "dev_beir", "train_data", "hold_out_documents"}],
 )
 def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
     """All fields at once, each with a value that is not its default, from flags and from YAML alike."""
     fields = [field for field in dataclasses.fields(TrainConfig) if field.name not in contradicting]
     values = {field.name: other_than_default(field) for field in fields}
-    assert len(values) == len(dataclasses.fields(TrainConfig)) - 3
+    assert len(values) == len(dataclasses.fields(TrainConfig)) - len(contradicting)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
-    by_flags = parse_config(TrainConfig, "Train.", [p for k, v in values.items() for p in (f"--{k}", str(v))])
+    by_flags = parse_config(TrainConfig, "Train.", as_flags(values))
     assert {name: getattr(by_flags, name) for name in values} == values
     assert all(type(getattr(by_flags, name)) is type(value) for name, value in values.items())
     assert parse_config(TrainConfig, "Train.", ["--config", str(tmp_path / "c.yaml")]) == by_flags
@@ -190,6 +198,15 @@ def test_precision_flags(line: str, precision: str) -> None:
         ({"num_slices": 0}, "at least 1, got 0"),
         ({"collapse_checks": -1}, "at least 0"),
         ({"resume": True, "overwrite": True}, "contradict"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"mined_negatives": -1}, "--mined_negatives must be at least 0, got -1"),
+        ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
+        ({"mined_first": -1}, "--mined_last must be above --mined_first"),
+        ({"positives_per_query": -1}, "--positives_per_query must be at least 0, got -1"),
+        ({"trained_share": 1.5}, r"--trained_share must be from 0 to 1, got 1\.5"),
+        ({"average_decay": 1.0}, r"--average_decay must be at least 0 and below 1, got 1\.0"),
+        ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
+        ({"never_worse": True, "freeze_base": False}, "--never_worse"),
     ],
 )
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
@@ -211,6 +228,35 @@ def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
 )
 def test_rates(given: dict[str, float], expected: tuple[float, float, float]) -> None:
     assert tuple(TrainConfig("t", **given).rates.values()) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "mines"),
+    [
+        ({}, "calibrated", 4),
+        ({"head": "residual"}, "calibrated", 4),
+        ({"head": "mlp"}, "random", 4),
+        ({"head": "mlp", "head_init": "calibrated"}, "calibrated", 4),
+        ({"normalize_embeddings": False}, "identity", 4),
+        ({"train_side": "document"}, "identity", 4),
+        ({"train_side": "query", "head_init": "random"}, "random", 4),
+        ({"contrastive": "margin"}, "calibrated", 0),
+        ({"contrastive": "margin", "mined_negatives": 2}, "calibrated", 2),
+        ({"freeze_base": False}, "calibrated", 0),
+        ({"mined_negatives": 0}, "calibrated", 0),
+    ],
+    ids=str,
+)
+def test_where_heads_start_and_what_is_mined(given: dict[str, Any], start: str, mines: int) -> None:
+    config = TrainConfig("t", **given)
+    assert (config.start, config.mines) == (start, mines)
+
+
+def test_the_nearest_documents_may_be_answers_where_there_are_no_labels() -> None:
+    assert TrainConfig("t", corpus="c").mined_ranks == (0, 100)
+    assert TrainConfig(corpus="c").mined_ranks == (10, 100)
+    assert TrainConfig(corpus="c", mined_first=3, mined_last=5).mined_ranks == (3, 5)
+    assert [TrainConfig("t", corpus="c").label_free, TrainConfig(corpus="c").label_free] == [False, True]
 
 
 def test_warm_up_is_a_tenth() -> None:

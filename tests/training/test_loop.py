@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -19,17 +20,39 @@ from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
 from ragcun.models.base import TextBase
+from ragcun.models.calibration import calibrate
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.folder import WEIGHTS
 from ragcun.models.jepa import MPNetLeJEPAIG
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.build import build_encoder, build_objective
 from ragcun.training.config import TrainConfig
+from ragcun.training.keeping import share_of_trained
 from ragcun.training.loop import Trainer, fit
 from ragcun.training.result import FitResult
 from ragcun.training.schedule import ema_decay, warmup_cosine
 
 Train = Callable[..., FitResult]
+
+PLAIN: dict[str, Any] = {
+    "system": "isotropic_gaussian",
+    "head": "residual",
+    "head_init": "identity",
+    "normalize_output": False,
+    "temperature": 0.05,
+    "symmetric": True,
+    "soft_targets": False,
+    "lambda_isotropy": 3.0,
+    "mined_negatives": 0,
+    "positives_per_query": 0,
+    "trained_share": 1.0,
+    "average_decay": 0.0,
+}
+"""All pairs in every epoch, heads that start as the base, and weights that are kept as the last step left them."""
+SEVERAL = "several.jsonl"
+"""Pairs of which each query has three."""
+FIELDS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+DEFAULTS: dict[str, Any] = {name: FIELDS[name] for name in PLAIN} | {"use_predictor": None}
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +66,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def settings(collection_folder: Path, tiny_bert: str) -> dict[str, Any]:
-    """30 pairs in 4 batches an epoch."""
-    return {
+    """30 pairs in 4 batches an epoch, plainly."""
+    return PLAIN | {
         "train_data": str(collection_folder),
         "base_model": tiny_bert,
         "device": "cpu",
@@ -120,6 +143,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
         {"contrastive": "in_batch_margin", "margin": 0.1, "lambda_isotropy": 0.0, "projection_learning_rate": 3e-2},
         {"freeze_base": False, "base_learning_rate": 1e-3},
         {"normalize_embeddings": False, "output_dim": 8},
+        DEFAULTS,
     ],
     ids=str,
 )
@@ -177,7 +201,7 @@ def test_validation_pairs_choose_the_lowest_objective(
         terms = row["val_terms"]
         total = terms["contrastive"] + 0.3 * terms["isotropy"] + 0.7 * terms["predictive"]
         assert row["val_total"] == pytest.approx(total, rel=1e-5)
-    config = TrainConfig(**settings, **weights)
+    config = TrainConfig(**settings | weights)
     chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
     source = LivePairs(pairs, chosen.base, torch.device("cpu"))
     batches = epoch_batches(len(pairs), 8, 0, None)
@@ -231,6 +255,20 @@ def test_rates_follow_the_schedule_each_step(train: Train) -> None:
         (5, {"system": "jepa", "freeze_base": False, "base_learning_rate": 1e-3, "ema_schedule": "cosine"}),
         (7, {"system": "respred", "state_interval": 2, "lambda_predictive": 1.0, "lambda_residual": 0.01}),
         (7, {"system": "asymmetric", "state_interval": 2, "query_embedding": "prediction", "lambda_predictive": 1.0}),
+        (2, DEFAULTS),
+        (5, DEFAULTS),
+        (6, DEFAULTS | {"state_interval": 1, "epochs": None, "steps": 11}),
+        (7, DEFAULTS | {"state_interval": 2, "dropout": 0.3, "head": "residual"}),
+        (69, DEFAULTS | {"epochs": 20}),
+        (70, DEFAULTS | {"epochs": 20, "state_interval": 3}),
+        (6, DEFAULTS | {"state_interval": 1, "trained_share": 1.0, "mined_first": 5, "mined_last": 20}),
+        (6, DEFAULTS | {"state_interval": 1, "average_decay": 0.0, "mined_negatives": 30}),
+        (7, DEFAULTS | {"state_interval": 2, "train_side": "query", "output_dim": 8, "mix_with_base": 0.3}),
+        (6, DEFAULTS | {"state_interval": 1, "freeze_base": False, "trained_share": 0.5, "mined_negatives": 2}),
+        (7, DEFAULTS | {"state_interval": 2, "system": "jepa", "lambda_predictive": 1.0, "trained_share": 0.5}),
+        (7, DEFAULTS | {"state_interval": 2, "train_data": SEVERAL, "batch_size": 4}),
+        (13, DEFAULTS | {"state_interval": 1, "train_data": SEVERAL, "batch_size": 4, "positives_per_query": 2}),
+        (7, DEFAULTS | {"state_interval": 2, "never_worse": True}),
     ],
     ids=str,
 )
@@ -238,11 +276,17 @@ def test_resume_equals_uninterrupted(
     train: Train,
     tmp_path: Path,
     collection_folder: Path,
+    texts: list[str],
     interrupted: Callable[[int], Any],
     stop_after: int,
     changes: dict[str, Any],
 ) -> None:
+    """Bit for bit, also what is drawn and averaged: pairs of an epoch, mined negatives, the mean and share kept."""
     common = {"use_predictor": True, "dev_beir": str(collection_folder), **changes}
+    if common.get("train_data") == SEVERAL:
+        common["train_data"] = str(tmp_path / SEVERAL)
+        rows = [(texts[i], texts[50 + (3 * i + j) % 40], None) for i in range(15) for j in range(3)]
+        write_pairs(tmp_path / SEVERAL, rows)
     whole = train("whole", **common)
     with interrupted(stop_after), pytest.raises(KeyboardInterrupt):
         train("parts", **common)
@@ -254,6 +298,72 @@ def test_resume_equals_uninterrupted(
     assert (parts.best_epoch, parts.score, parts.steps) == (whole.best_epoch, whole.score, whole.steps)
     assert "random.safetensors:cpu" in tensors_of(tmp_path / "parts" / "state")
     assert any("exp_avg" in name for name in tensors_of(tmp_path / "parts" / "state"))
+
+
+@pytest.mark.parametrize(
+    ("decay", "share"), [(0.9, 1.0), (0.0, 0.3), (0.9, 0.3), (0.99, None), (0.9, 0.0)], ids=str
+)
+def test_what_is_kept_is_the_mean_drawn_to_the_start_and_training_does_not_notice(
+    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, decay: float, share: Any
+) -> None:
+    weights: list[torch.Tensor] = []
+    take = Trainer.step
+
+    def vector(trainer: Trainer) -> torch.Tensor:
+        return torch.cat([value.detach().flatten() for value in trainer.encoder.own_state().values()]).double()
+
+    def watched(trainer: Trainer, batches: Any) -> Any:
+        weights.extend([] if weights else [vector(trainer)])
+        done = take(trainer, batches)
+        weights.append(vector(trainer))
+        return done
+
+    common = DEFAULTS | {"val_data": None, "save_interval": 1, "projection_learning_rate": 3e-2}
+    train("plain", **common | {"average_decay": 0.0, "trained_share": 1.0, "dev_beir": str(collection_folder)})
+    monkeypatch.setattr(Trainer, "step", watched)
+    result = train("kept", **common | {"average_decay": decay, "trained_share": share})
+    start, *after = weights
+    mean = start
+    for step, now in enumerate(after, 1):
+        momentum = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+        mean = momentum * mean + (1 - momentum) * now
+    part = share_of_trained(30) if share is None else share
+    encoder = RetrievalEncoder.from_pretrained(result.checkpoint)
+    found = torch.cat([value.flatten() for value in encoder.own_state().values()]).double()
+    torch.testing.assert_close(found, (1 - part) * start + part * mean, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found, after[-1], rtol=1e-3, atol=1e-3)
+    assert_same(tmp_path / "kept" / "best_model", tmp_path / "kept" / "epoch-3")
+    plain, kept = (tensors_of(tmp_path / name / "state") for name in ("plain", "kept"))
+    same = [name for name in plain if name.startswith(("model", "optimizer"))]
+    assert len(same) > 4
+    assert all(torch.equal(plain[name], kept[name]) for name in same)
+
+
+def test_the_calibrated_start_is_what_is_judged_first(train: Train, collection_folder: Path, settings: Any) -> None:
+    """Where nothing is learnt, the closed form stays: weights, score, and embeddings."""
+    nothing = {"dev_beir": str(collection_folder), "projection_learning_rate": 0.0, "epochs": 2}
+    result = train(**DEFAULTS | nothing)
+    scores = [row["dev"]["NDCG@10"] for row in rows_of(result.checkpoint.parent, "epoch")]
+    assert result.best_epoch == 0
+    assert scores == [result.score] * 3
+    assert result.score != result.base_score
+    base = TextBase.load(settings["base_model"], device="cpu")
+    pairs = pairs_from_collection(load_collection(collection_folder, "train"), whole_corpus=True)
+    assert len(pairs.documents) == 120
+    closed = calibrate(base.encode(pairs.documents, "document"), base.encode(pairs.queries, "query"))
+    chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
+    some = ["word1 word2", "word3"]
+    queries, documents = (base.encode(some, "query"), base.encode(some, "document"))
+    np.testing.assert_allclose(chosen.encode_query(some), closed.embed_queries(queries), atol=1e-5)
+    np.testing.assert_allclose(chosen.encode_document(some), closed.embed_documents(documents), atol=1e-5)
+
+
+def test_a_run_of_many_epochs_looks_fifteen_times(train: Train, collection_folder: Path) -> None:
+    result = train(dev_beir=str(collection_folder), epochs=None, steps=161)
+    epochs = [row["epoch"] for row in rows_of(result.checkpoint.parent, "epoch")]
+    assert result.steps == 160
+    assert epochs == [0, *range(3, 40, 3), 40]
+    assert len(epochs) - 1 <= 15
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
@@ -339,7 +449,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(
     result = train(epochs=1, **options)
     rows = rows_of(result.checkpoint.parent, "step")
     assert len(rows) == math.ceil(4 / accumulated)
-    config = TrainConfig(**settings, **options)  # type: ignore[arg-type]
+    config = TrainConfig(**settings | options)
     encoder, objective = build_encoder(config), build_objective(config)
     source = LivePairs(
         pairs_from_collection(load_collection(collection_folder, "train")), encoder.base, torch.device("cpu")
@@ -427,6 +537,12 @@ def test_a_checkpoint_of_another_shape_is_refused(train: Train, changes: dict[st
         train("second", load_checkpoint=str(first.checkpoint), **changes)
 
 
+def test_a_checkpoint_of_length_1_grows_no_predictor(train: Train) -> None:
+    first = train("first", **DEFAULTS, epochs=1)
+    with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
+        train("second", load_checkpoint=str(first.checkpoint), **DEFAULTS | {"use_predictor": True})
+
+
 def test_a_checkpoint_can_grow_a_predictor(train: Train, tmp_path: Path) -> None:
     first = train("first", output_dim=8, epochs=1)
     options = {"use_predictor": True, "lambda_predictive": 1.0, "learning_rate": 1e-3}
@@ -495,11 +611,13 @@ def test_gradient_checkpointing_gives_the_same_weights(train: Train, tmp_path: P
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("changes", [{}, {"freeze_base": False, "dropout": 0.3}], ids=["cached", "live"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"freeze_base": False, "dropout": 0.3}, DEFAULTS], ids=["cached", "live", "defaults"]
+)
 def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         torch.manual_seed(len(name))
-        train(name, seed=seed, head="mlp", **changes)
+        train(name, **{"head": "mlp", **changes, "seed": seed})
     assert_same(tmp_path / "a", tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     parts = [load_file(tmp_path / name / "best_model" / WEIGHTS) for name in ("a", "c")]

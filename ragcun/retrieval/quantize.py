@@ -1,0 +1,196 @@
+"""Small document vectors: fewer dimensions, fewer bits. Queries keep float32, so the search is asymmetric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcun.errors import InputError
+
+if TYPE_CHECKING:
+    from ragcun.distance import Distance
+
+Precision = Literal["float32", "int8", "binary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+UNIT_TOLERANCE = 1e-3
+"""How far a length may be from 1 and still count as 1; encoders in half precision miss it by 5e-4."""
+
+
+def bytes_per_vector(dim: int, precision: Precision) -> int:
+    """Count the bytes of one stored vector: float32 4·dim, int8 dim, binary ⌈dim/8⌉.
+
+    The ranges of int8 are not counted: 8·dim bytes for a whole collection.
+
+    >>> [bytes_per_vector(100, precision) for precision in PRECISIONS]
+    [400, 100, 13]
+
+    Raises:
+        ValueError: `dim` is below 1, or the precision is unknown.
+    """
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, got {dim}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return {"float32": 4 * dim, "int8": dim, "binary": -(-dim // 8)}[precision]
+
+
+def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Keep the first `dim` dimensions, and bring rows back to length 1 where the embeddings had length 1.
+
+    The embeddings themselves say so: every row has length 1 (or 0, which normalising leaves alone). Those of an encoder
+    that does not normalise keep the lengths that the cut leaves them, since under Euclidean distance or dot product
+    length counts.
+
+    Args:
+        embeddings: (n, dimension).
+        dim: how many to keep; all of them returns the embeddings as they are.
+
+    Raises:
+        ValueError: `dim` is below 1 or exceeds the dimension.
+    """
+    if not 1 <= dim <= embeddings.shape[1]:
+        raise ValueError(f"dim must be 1 to {embeddings.shape[1]}, got {dim}")
+    if dim == embeddings.shape[1]:
+        return embeddings
+    kept = np.ascontiguousarray(embeddings[:, :dim])
+    if not _have_length_one(embeddings):
+        return kept
+    lengths = np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.asarray(kept / np.where(lengths == 0, 1, lengths), dtype=np.float32)
+
+
+def _have_length_one(embeddings: NDArray[np.float32]) -> bool:
+    lengths = np.linalg.norm(embeddings, axis=1)
+    lengths = lengths[lengths > 0]
+    return lengths.size > 0 and bool((np.abs(lengths - 1) <= UNIT_TOLERANCE).all())
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """Document vectors as an index stores them.
+
+    Attributes:
+        codes: (n, dim) float32 or int8; for binary (n, ⌈dim/8⌉) int8, eight signs a byte.
+        precision: what `codes` are.
+        dim: dimensions of a vector.
+        ranges: for int8, (2, dim): the smallest and the largest value of each dimension.
+    """
+
+    codes: NDArray[Any]
+    precision: Precision
+    dim: int
+    ranges: NDArray[np.float32] | None = None
+
+    def restored(self) -> NDArray[np.float32]:
+        """Return the vectors ``(n, dim)`` that queries are compared with.
+
+        float32: the vectors themselves. int8: the middle of the step that a value fell into, so the error is at most
+        half a step; a dimension that is the same in all documents comes back exactly. binary: 1 where a value is above
+        0, else −1; with a float query the dot product is q·sign(d).
+        """
+        if self.precision == "binary":
+            signs = np.unpackbits(self.codes.view(np.uint8) ^ np.uint8(0x80), axis=1, count=self.dim)
+            return signs.astype(np.float32) * 2 - 1
+        if self.ranges is None:
+            return self.codes
+        low, high = self.ranges
+        return low + (self.codes.astype(np.float32) + np.float32(128.5)) * ((high - low) / np.float32(255))
+
+
+def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors:
+    """Quantise document vectors, by ``quantize_embeddings`` of sentence-transformers.
+
+    int8 divides the range of each dimension, from its smallest to its largest value among these documents, into 255
+    steps. binary keeps signs (above 0, or not) and packs eight to a byte.
+
+    Args:
+        documents: (n, dim), at least one.
+        precision: ``float32`` stores them as they are.
+
+    Raises:
+        ValueError: the precision is unknown, there are no documents, or a value is not finite.
+    """
+    bytes_per_vector(documents.shape[1], precision)
+    if precision == "float32":
+        return StoredVectors(documents, precision, documents.shape[1])
+    if len(documents) == 0 or not np.isfinite(documents).all():
+        raise ValueError(f"documents to quantise must be finite and at least 1, got shape {documents.shape}")
+    from sentence_transformers.util import quantize_embeddings
+
+    ranges = None
+    if precision == "int8":
+        ranges = np.stack([documents.min(axis=0), documents.max(axis=0)]).astype(np.float32)
+    codes = quantize_embeddings(documents, precision, ranges=ranges)
+    return StoredVectors(np.asarray(codes), precision, documents.shape[1], ranges)
+
+
+@dataclass(frozen=True)
+class VectorFormat:
+    """How the document vectors of an encoder are stored for search.
+
+    Args:
+        dimension: length of the encoder's embeddings.
+        precision: of document vectors; queries stay float32.
+        truncate_dim: how many of the first dimensions of queries and documents are kept; None keeps all.
+
+    Raises:
+        InputError: `truncate_dim` is below 1 or exceeds the dimension.
+        ValueError: the precision is unknown.
+    """
+
+    dimension: int
+    precision: Precision = "float32"
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        bytes_per_vector(self.dimension, self.precision)
+        if not 1 <= self.kept <= self.dimension:
+            raise InputError(
+                f"--truncate_dim {self.kept} is not possible: the embeddings have {self.dimension} dimensions; "
+                f"give 1 to {self.dimension}"
+            )
+
+    @property
+    def kept(self) -> int:
+        """How many dimensions are stored."""
+        return self.dimension if self.truncate_dim is None else self.truncate_dim
+
+    @property
+    def is_full(self) -> bool:
+        """Whether vectors stay as the encoder gives them."""
+        return self.kept == self.dimension and self.precision == "float32"
+
+    def compared(self, distance: Distance) -> Distance:
+        """Return the distance that is searched by: signs (±1) by dot product, all else by the encoder's own.
+
+        Vectors of ±1 all have length √dim, so cosine, dot product and Euclidean distance rank them alike.
+        """
+        return "dot" if self.precision == "binary" else distance
+
+    def prepared(
+        self, queries: NDArray[np.float32], documents: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return queries and documents as they are compared: both truncated, documents stored and restored."""
+        documents = store(truncate(documents, self.kept), self.precision).restored()
+        return truncate(queries, self.kept), documents
+
+    def record(self) -> dict[str, Any]:
+        """Return what results keep: precision, truncate_dim (None where nothing is cut) and bytes_per_vector."""
+        cut = None if self.kept == self.dimension else self.kept
+        size = bytes_per_vector(self.kept, self.precision)
+        return {"precision": self.precision, "truncate_dim": cut, "bytes_per_vector": size}
+
+
+def titled(name: str, record: Mapping[str, Any]) -> str:
+    """Append to a system's name how its vectors are smaller than the encoder's, by their `VectorFormat.record`.
+
+    >>> titled("minilm", {"precision": "int8", "truncate_dim": 128})
+    'minilm, 128 dimensions, int8'
+    """
+    cut, precision = record.get("truncate_dim"), record.get("precision", "float32")
+    parts = [name, *([] if cut is None else [f"{cut} dimensions"]), *([] if precision == "float32" else [precision])]
+    return ", ".join(parts)

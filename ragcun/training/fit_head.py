@@ -1,0 +1,190 @@
+"""fit_head: train a head on vectors from anywhere, without texts or a text model, as `fit` trains on texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ragcun.data.beir import Collection, Document
+from ragcun.data.pairs import PairDataset
+from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.vectors import VectorStore, check_vectors
+from ragcun.training.build import TrainingData
+from ragcun.training.config import TrainConfig
+from ragcun.training.loop import make_trainer
+from ragcun.training.result import FitResult
+from ragcun.training.runfolder import Unrecorded
+
+Pairs = Iterable[tuple[int, int]]
+IN_MEMORY = "vectors in memory"
+OF_TEXTS = (
+    "documents",
+    "corpus",
+    "queries",
+    "hold_out_documents",
+    "val_data",
+    "dev_beir",
+    "dev_fraction",
+    "load_checkpoint",
+    "freeze_early_layers",
+    "resume",
+    "vectors",
+    "save_interval",
+)
+"""Settings that speak of texts, of files or of a base to be trained."""
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head trained on vectors.
+
+    Attributes:
+        encoder: the encoder, whose base passes vectors on and encodes no texts.
+        history: the rows that a run logs: losses by step, probes, and scores of the dev queries by epoch.
+        result: the epoch that was kept and its score; None of a head that was loaded.
+    """
+
+    encoder: ProjectionEncoder
+    history: list[dict[str, Any]] = field(default_factory=list)
+    result: FitResult | None = None
+
+    def embed_queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``, compared by Euclidean distance.
+
+        Raises:
+            ValueError: the vectors have another length, or are not finite.
+        """
+        return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "query")
+
+    def embed_documents(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        """Map document vectors ``(n, base_dim)`` to embeddings ``(n, dim)``, compared by Euclidean distance.
+
+        Raises:
+            ValueError: the vectors have another length, or are not finite.
+        """
+        return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "document")
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
+        self.encoder.save_pretrained(folder)
+
+
+def load_head(folder: str | Path, device: str | None = None) -> FittedHead:
+    """Load a head that `FittedHead.save`, or ``train.py --vectors``, wrote.
+
+    Raises:
+        InputError: the folder is missing, incomplete or corrupt.
+    """
+    return FittedHead(ProjectionEncoder.from_pretrained(folder, device))
+
+
+def fit_head(
+    query_vectors: ArrayLike,
+    document_vectors: ArrayLike,
+    pairs: Pairs,
+    *,
+    dev_pairs: tuple[ArrayLike, Pairs] | None = None,
+    config: TrainConfig | None = None,
+    **settings: Any,
+) -> FittedHead:
+    """Train a head on vectors; nothing is written to disk.
+
+    It is the training of `ragcun.fit`, with its defaults: mined negatives come from all documents, and the calibrated
+    start from the queries that are in `pairs`.
+
+    Args:
+        query_vectors: base vectors of queries ``(n_q, dim)``.
+        document_vectors: base vectors of documents ``(n_d, dim)``.
+        pairs: index of a query and of a document that answers it; several of a query or document may be given.
+        dev_pairs: vectors of other queries, and pairs of them with `document_vectors`: the epoch with the best
+            NDCG@10 on them is kept.
+        config: settings; what it says of texts and files is not used.
+        **settings: fields of `TrainConfig` that take the place of those in `config`.
+
+    Raises:
+        ValueError: vectors, pairs or settings are not possible.
+        TypeError: a setting is no field of `TrainConfig`.
+    """
+    chosen = _settings(config, settings)
+    if chosen.never_worse and dev_pairs is None:
+        raise ValueError("never_worse compares on held-out queries; give dev_pairs")
+    documents = check_vectors(document_vectors, "document_vectors")
+    queries = check_vectors(query_vectors, "query_vectors", documents.shape[1])
+    names, rows = _names("d", documents), _names("q", queries)
+    indices = _checked(pairs, queries, documents, "pairs")
+    train = PairDataset.from_rows(((rows[q], names[d], None) for q, d in indices), IN_MEMORY, names)
+    if len(train) < 2:
+        raise ValueError(f"pairs must hold at least 2 different pairs, got {len(train)}")
+    sets, dev = [(rows, queries)], None
+    if dev_pairs is not None:
+        others = check_vectors(dev_pairs[0], "dev_pairs", documents.shape[1])
+        dev = _dev_collection(names, _checked(dev_pairs[1], others, documents, "dev_pairs"))
+        sets.append((_names("dev", others), others))
+    store = VectorStore([(names, documents)], sets, chosen.normalize_embeddings)
+    return _fitted(chosen, TrainingData(train, dev=dev, check=dev if chosen.never_worse else None), store)
+
+
+def _fitted(config: TrainConfig, data: TrainingData, store: VectorStore) -> FittedHead:
+    run = Unrecorded()
+    trainer = make_trainer(config, data, lambda: run, store)
+    result = trainer.train()
+    return FittedHead(cast("ProjectionEncoder", trainer.encoder.eval()), run.rows, result)
+
+
+def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
+    """Return the settings of a run on vectors in memory.
+
+    Raises:
+        ValueError: one of them speaks of texts.
+    """
+    chosen = (
+        TrainConfig(**{"train_data": IN_MEMORY, **settings})
+        if config is None
+        else dataclasses.replace(config, **settings)
+    )
+    defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
+    for name in OF_TEXTS:
+        if getattr(chosen, name) != defaults[name]:
+            raise ValueError(f"{name} does not go with vectors; leave it out")
+    return chosen
+
+
+def _names(prefix: str, vectors: NDArray[Any]) -> list[str]:
+    return [f"{prefix}{i}" for i in range(len(vectors))]
+
+
+def _checked(pairs: Pairs, queries: NDArray[Any], documents: NDArray[Any], name: str) -> list[tuple[int, int]]:
+    """Return the pairs as a list.
+
+    Raises:
+        ValueError: there are none, one is no pair of integers, or an index is out of range.
+    """
+    counts = len(queries), len(documents)
+    table = np.asarray(list(pairs))
+    if table.ndim != 2 or table.shape[1:] != (2,) or table.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must be pairs of integers (query, document), got an array of {table.dtype} {table.shape}"
+        )
+    wrong = (table < 0).any(axis=1) | (table >= counts).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name} must index {counts[0]} queries and {counts[1]} documents, pair {row} is {table[row].tolist()}"
+        )
+    return [(int(q), int(d)) for q, d in table.tolist()]
+
+
+def _dev_collection(documents: Sequence[str], pairs: list[tuple[int, int]]) -> Collection:
+    """Return dev queries with all documents; as texts they have their names, which a store knows."""
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document in pairs:
+        qrels.setdefault(f"dev{query}", {})[documents[document]] = 1
+    return Collection(
+        "dev_pairs", {name: Document("", name) for name in documents}, {q: q for q in qrels}, qrels, "dev"
+    )

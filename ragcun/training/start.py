@@ -1,0 +1,76 @@
+"""Where training starts and ends: heads set from data, negatives mined by the start, the base mixed in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcun.errors import InputError
+from ragcun.models.calibration import EXPONENT, Calibration, calibrate
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.mixing import mix_with_base
+from ragcun.models.projection import ProjectionEncoder
+from ragcun.training.batches import PairSource
+from ragcun.training.config import TrainConfig
+from ragcun.training.mining import Pools, mine
+
+MOST_VECTORS = 100_000
+MIXED_VECTORS = 2000
+
+
+def start_heads(
+    encoder: RetrievalEncoder, config: TrainConfig, source: PairSource, queries: NDArray[np.float32] | None
+) -> Calibration | None:
+    """Set the heads of a new encoder as `config` says, and return the calibration they start from, if any.
+
+    Args:
+        encoder: a new encoder.
+        config: says how heads start.
+        source: the training pairs.
+        queries: base vectors of the queries to calibrate by; None takes those of the training pairs.
+
+    Raises:
+        InputError: a calibrated start is not possible.
+    """
+    encoder.start_from(source.sample(config.seed))
+    if config.start != "calibrated":
+        return None
+    if not config.normalize_embeddings:
+        raise InputError("--head_init calibrated needs base vectors of length 1; leave out --no_normalize_embeddings")
+    own, documents = source.sides(config.seed, MOST_VECTORS)
+    exponent = EXPONENT if config.train_side == "both" else 0.0
+    output_dim = None if encoder.dimension == documents.shape[1] else encoder.dimension
+    try:
+        calibration = calibrate(
+            *(documents, own if queries is None else queries, exponent),
+            output_dim=output_dim,
+            ordered=bool(config.nested_dims),
+        )
+        encoder.start_calibrated(calibration)
+    except ValueError as error:
+        raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
+    return calibration
+
+
+def mine_pools(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) -> Pools:
+    """Mine hard negatives of every training query among all documents, by Euclidean distance in the start's space."""
+    queries, documents = source.sides(config.seed)
+    embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")
+    return Pools(mine(*embedded, source.dataset, *config.mined_ranks), config.mines, config.seed)
+
+
+def mixed(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) -> RetrievalEncoder:
+    """Return the encoder whose embeddings hold the base's vectors too, where ``--mix_with_base`` asks for that.
+
+    Raises:
+        InputError: the encoder cannot be mixed with its base.
+    """
+    if not config.mix_with_base:
+        return encoder
+    if not isinstance(encoder, ProjectionEncoder):
+        raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
+    queries, documents = source.sides(config.seed, MIXED_VECTORS)
+    try:
+        return mix_with_base(encoder, config.mix_with_base, {"query": queries, "document": documents})
+    except ValueError as error:
+        raise InputError(f"--mix_with_base: {error}") from error

@@ -1,0 +1,12 @@
+"""Try the settings of a sweep's YAML file, choose by dev data, and report."""
+
+from ragcun.cli import run_script
+from ragcun.sweeps.command import parse_sweep, sweep
+
+
+def main() -> None:
+    print(sweep(parse_sweep(__doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

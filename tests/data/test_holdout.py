@@ -1,0 +1,214 @@
+"""Which documents are hidden from training, and what is left of pairs and collections."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcun.data.beir import Collection, Document, load_collection
+from ragcun.data.holdout import HELD_OUT, HoldOut, read_held_out
+from ragcun.data.pairs import PairDataset
+from ragcun.data.seen import text_hashes, training_documents
+from ragcun.errors import InputError
+
+HOLD_OUTS = st.builds(HoldOut, st.floats(0.01, 0.99), st.integers(-(2**63), 2**63 - 1))
+TEXTS = st.text(st.characters(), min_size=1, max_size=8).filter(str.strip)
+ROWS = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max_size=30)
+MANY = [f"text {i}" for i in range(20_000)]
+
+
+def deviation(count: int, total: int, share: float) -> float:
+    """How many standard deviations a binomial count is off its mean."""
+    return abs(count - total * share) / math.sqrt(total * share * (1 - share))
+
+
+@pytest.mark.parametrize("seed", [0, 1, -5, 2**63 - 1])
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 0.9])
+def test_the_share_hidden_is_the_fraction(fraction: float, seed: int) -> None:
+    """Hidden texts are a binomial count; it is 5 standard deviations off once in 1.7 million draws."""
+    hidden = sum(map(HoldOut(fraction, seed).hides, MANY))
+    assert deviation(hidden, len(MANY), fraction) < 5
+
+
+def test_seeds_draw_independently() -> None:
+    """Of two independent draws of one half, a quarter of the texts is in both; a quarter of 20,000 is 5,000 ± 61."""
+    drawn = [{text for text in MANY if HoldOut(0.5, seed).hides(text)} for seed in (0, 1, -1, 2**40)]
+    for i, first in enumerate(drawn):
+        for second in drawn[:i]:
+            assert deviation(len(first & second), len(MANY), 0.25) < 5
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_larger_fraction_hides_what_a_smaller_one_hides(seed: int) -> None:
+    hidden = [{text for text in MANY if HoldOut(fraction, seed).hides(text)} for fraction in (0.1, 0.3, 0.5, 0.51)]
+    for smaller, larger in itertools.pairwise(hidden):
+        assert smaller < larger
+
+
+def test_what_is_hidden_never_changes() -> None:
+    """A checkpoint says only fraction and seed: another hash would show it hidden documents that it was trained on."""
+    assert (
+        "".join(str(int(HoldOut(0.5, 0).hides(f"text {i}"))) for i in range(32)) == "11111111111010110110100101000111"
+    )
+    assert (
+        "".join(str(int(HoldOut(0.2, 1).hides(f"text {i}"))) for i in range(32)) == "10000110001000000100001000010000"
+    )
+
+
+@given(held_out=HOLD_OUTS, words=st.lists(TEXTS, min_size=1), blank=st.sampled_from([" ", "\n", "\t \u2003"]))
+def test_white_space_is_passed_over(held_out: HoldOut, words: list[str], blank: str) -> None:
+    assert held_out.hides(blank + blank.join(words)) == held_out.hides(" ".join(words))
+
+
+@given(held_out=HOLD_OUTS, texts=st.lists(TEXTS, min_size=1), seed=st.integers(0, 99))
+def test_ids_order_and_other_documents_do_not_matter(held_out: HoldOut, texts: list[str], seed: int) -> None:
+    def collection(some: list[str], prefix: str) -> Collection:
+        documents = {f"{prefix}{i}": Document("", text) for i, text in enumerate(some)}
+        return Collection("c", documents, {"q": "q"}, {"q": dict.fromkeys(documents, 1)}, "test")
+
+    shuffled = random.Random(seed).sample(texts, len(texts))
+    whole, other = (
+        Counter(document.content for document in held_out.hidden_only(some).documents.values())
+        for some in (collection(texts, "a"), collection(shuffled, "b"))
+    )
+    alone = Counter[str]()
+    for text in texts:
+        alone.update(d.content for d in held_out.hidden_only(collection([text], "c")).documents.values())
+    assert whole == other == alone
+
+
+@given(held_out=HOLD_OUTS, rows=ROWS)
+def test_pairs_keep_all_but_what_is_hidden(held_out: HoldOut, rows: list[tuple[str, str, str | None]]) -> None:
+    expected = {
+        (query, positive, None if negative and held_out.hides(negative) else negative)
+        for query, positive, negative in rows
+        if not held_out.hides(positive)
+    }
+    pairs = PairDataset.from_rows(rows, "file")
+    if not expected:
+        with pytest.raises(InputError, match=r"file: the positives of all .* are hidden"):
+            held_out.without_hidden(pairs)
+        return
+    left = held_out.without_hidden(pairs)
+    assert set(left.rows()) == expected
+    assert len(left) == len(expected)
+    assert not any(map(held_out.hides, left.documents))
+    assert left.source == pairs.source
+
+
+@given(held_out=HOLD_OUTS, texts=st.lists(TEXTS, min_size=1))
+def test_visible_documents_are_the_complement_in_order(held_out: HoldOut, texts: list[str]) -> None:
+    documents = [Document(text, "more") for text in texts]
+    expected = [document for document in documents if not held_out.hides(f"{document.title} more".strip())]
+    if expected:
+        assert held_out.visible_documents(iter(documents)) == expected
+    else:
+        with pytest.raises(InputError, match=f"all {len(texts)} documents are hidden"):
+            held_out.visible_documents(documents)
+
+
+def test_no_documents_stay_none() -> None:
+    assert HoldOut(0.5, 0).visible_documents([]) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_hidden_only_against_every_judgment(seed: int) -> None:
+    """Documents repeat, judgments are 0, negative, or of documents that the corpus lacks."""
+    rng = random.Random(seed)
+    documents = {f"d{i}": Document(rng.choice(["", "T"]), f"text {rng.randrange(20)}") for i in range(25)}
+    qrels = {f"q{i}": {f"d{rng.randrange(30)}": rng.choice([-1, 0, 1, 2]) for _ in range(3)} for i in range(25)}
+    queries = {key: f"about {key}" for key in rng.sample(sorted(qrels), len(qrels))}
+    whole = Collection("c", documents, queries, qrels, "test")
+    held_out = HoldOut(rng.choice([0.2, 0.5, 0.8]), seed)
+    part = held_out.hidden_only(whole)
+    judgments = [(q, d, s) for q, judged in qrels.items() for d, s in judged.items()]
+    relevant = {q for q, d, s in judgments if s > 0 and d in documents and held_out.hides(documents[d].content)}
+    assert 0 < len(relevant) < len(qrels)
+    assert list(part.documents) == [key for key in documents if held_out.hides(documents[key].content)]
+    assert all(part.documents[key] is documents[key] for key in part.documents)
+    assert [(q, d, s) for q, judged in part.qrels.items() for d, s in judged.items()] == [
+        (q, d, s) for q, d, s in judgments if q in relevant and d in part.documents
+    ]
+    assert list(part.queries.items()) == [(key, text) for key, text in queries.items() if key in relevant]
+    assert (part.name, part.split) == (whole.name, whole.split)
+    assert held_out.hidden_only(part) == part
+
+
+def test_training_and_evaluation_share_no_relevant_document(shared_data) -> None:
+    """SciFact: what is left to train on, and what the model is measured on, have no text in common."""
+    collection = load_collection(shared_data / "scifact")
+    held_out = HoldOut(0.5, 0)
+    part = held_out.hidden_only(collection)
+    assert deviation(len(part.documents), len(collection.documents), 0.5) < 5
+    visible = held_out.visible_documents(collection.documents.values())
+    assert len(visible) + len(part.documents) == len(collection.documents)
+    hidden_texts = text_hashes(document.content for document in part.documents.values())
+    assert not hidden_texts & text_hashes(document.content for document in visible)
+
+
+def test_hidden_documents_among_the_sources_of_pairs_are_not_seen(tmp_path) -> None:
+    texts = MANY[:40]
+    (tmp_path / "documents.txt").write_text("\n".join(texts))
+    held_out = HoldOut(0.5, 3)
+    train = PairDataset.from_rows([("query", "part", None)], "test")
+    seen = training_documents(train, str(tmp_path / "documents.txt"), None, held_out)
+    assert seen == text_hashes(["part", *(text for text in texts if not held_out.hides(text))])
+    assert seen < (training_documents(train, str(tmp_path / "documents.txt"), None) or frozenset())
+
+
+def test_a_hidden_document_that_was_seen_after_all_leaves_no_part(caplog) -> None:
+    held_out = HoldOut(0.5, 0)
+    documents = {text: Document("", text) for text in MANY[:20]}
+    collection = Collection("c", documents, {"q": "q"}, {"q": dict.fromkeys(documents, 1)}, "test")
+    part = held_out.hidden_only(collection)
+    visible = text_hashes(documents.keys() - part.documents.keys())
+    assert held_out.unseen_part(collection, visible) == held_out.unseen_part(collection, frozenset()) == part
+    assert not caplog.records
+    assert held_out.unseen_part(collection, visible | text_hashes([next(iter(part.documents))])) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "training saw 1 of the hidden documents" in caplog.text
+    blank = replace(collection, documents={"d": Document("", "")})
+    assert held_out.unseen_part(blank, visible) is not None
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, math.nan, math.inf])
+def test_impossible_fractions_are_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        HoldOut(fraction, 0)
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
+def test_impossible_seeds_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        HoldOut(0.5, seed)
+
+
+@given(held_out=HOLD_OUTS)
+def test_plain_values_hold_all_of_it(held_out: HoldOut) -> None:
+    assert HoldOut.from_dict(json.loads(json.dumps(held_out.to_dict()))) == held_out
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["[]", "null", "0.5", "{}", '{"fraction": 0.5}', '{"fraction": 0.5, "seed": 0, "more": 1}', "{",
+     '{"fraction": "0.5", "seed": 0}', '{"fraction": 0.5, "seed": 1.0}', '{"fraction": 0.5, "seed": true}',
+     '{"fraction": 1.5, "seed": 0}', '{"fraction": NaN, "seed": 0}', '{"fraction": 0.5, "seed": 9223372036854775808}'],
+)  # fmt: skip
+def test_a_file_that_holds_something_else_is_one_sentence(tmp_path, values: str) -> None:
+    (tmp_path / HELD_OUT).parent.mkdir()
+    (tmp_path / HELD_OUT).write_text(values)
+    with pytest.raises(InputError, match=r"held_out\.json") as caught:
+        read_held_out(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_file_nothing_is_hidden(tmp_path) -> None:
+    assert read_held_out(tmp_path) is None

@@ -1,0 +1,170 @@
+"""Truncated and quantised vectors, against references written by hand and by sentence-transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.retrieval.quantize import PRECISIONS, VectorFormat, bytes_per_vector, store, titled, truncate
+
+
+def drawn(n, dim, seed=0, unit=False):
+    rows = np.random.default_rng(seed).normal(0.1, 1.0, size=(n, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 384])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_stored_vector_takes_the_bytes_that_are_said(dim, precision):
+    stored = store(drawn(5, dim), precision)
+    assert stored.codes.nbytes == 5 * bytes_per_vector(dim, precision)
+    assert stored.restored().shape == (5, dim)
+    assert stored.restored().dtype == np.float32
+
+
+def test_float32_is_stored_as_it_is():
+    documents = drawn(5, 7)
+    assert store(documents, "float32").restored() is documents
+
+
+def test_int8_codes_of_whole_numbers_are_known():
+    """With a range of 0 to 255 a step is 1: value x has the code x − 128 and comes back as x + ½."""
+    rng = np.random.default_rng(0)
+    documents = rng.integers(0, 256, size=(50, 6)).astype(np.float32)
+    documents[0], documents[1] = 0, 255
+    stored = store(documents, "int8")
+    assert stored.codes.dtype == np.int8
+    assert np.array_equal(stored.codes, documents - 128)
+    assert np.array_equal(stored.restored(), documents + 0.5)
+
+
+def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
+    documents = drawn(200, 9) * np.logspace(-3, 3, 9, dtype=np.float32)
+    restored = store(documents, "int8").restored()
+    for column in range(9):
+        values = [float(value) for value in documents[:, column]]
+        low, step = min(values), (max(values) - min(values)) / 255
+        for value, found in zip(values, restored[:, column], strict=True):
+            level = min(255, int((value - low) / step))
+            assert abs(found - value) <= 0.5 * step * (1 + 1e-3)
+            assert min(abs(found - (low + (level + shift + 0.5) * step)) for shift in (-1, 0, 1)) < 1e-3 * step
+        exact = [low + (min(255, int((value - low) / step)) + 0.5) * step for value in values]
+        assert np.mean(np.isclose(restored[:, column], exact, atol=1e-3 * step)) > 0.97
+
+
+def test_int8_brings_a_constant_dimension_and_a_single_document_back_exactly():
+    documents = drawn(30, 4)
+    documents[:, 2] = -0.37
+    assert np.array_equal(store(documents, "int8").restored()[:, 2], documents[:, 2])
+    assert np.array_equal(store(documents[:1], "int8").restored(), documents[:1])
+
+
+def test_binary_packs_signs_as_written_out_by_hand():
+    documents = np.array([[3, -1, 0, 0.5, 1, 1, -2, 1, -9, 4], [-1] * 10, [1] * 10], dtype=np.float32)
+    stored = store(documents, "binary")
+    packed = [[0b10011101, 0b01000000], [0, 0], [0b11111111, 0b11000000]]
+    assert stored.codes.dtype == np.int8
+    assert stored.codes.tolist() == [[byte - 128 for byte in row] for row in packed]
+    assert stored.restored().tolist() == [[1 if value > 0 else -1 for value in row] for row in documents.tolist()]
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+def test_quantising_leaves_the_documents_as_they_were(precision):
+    documents = drawn(40, 10)
+    before = documents.copy()
+    store(documents, precision)
+    assert np.array_equal(documents, before)
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_cannot_be_quantised_is_refused(precision, value):
+    documents = drawn(40, 10)
+    documents[3, 4] = value
+    with pytest.raises(ValueError, match="must be finite"):
+        store(documents, precision)
+    with pytest.raises(ValueError, match="at least 1"):
+        store(documents[:0], precision)
+
+
+def test_unknown_precisions_and_no_dimensions_are_refused():
+    with pytest.raises(ValueError, match="float32, int8, binary, got 'int4'"):
+        store(drawn(3, 3), "int4")
+    with pytest.raises(ValueError, match="int4"):
+        VectorFormat(16, "int4")
+    with pytest.raises(ValueError, match="dim must be at least 1"):
+        bytes_per_vector(0, "int8")
+
+
+@pytest.mark.parametrize("dim", [1, 5, 15])
+def test_rows_of_length_one_keep_direction_and_get_length_one_again(dim):
+    embeddings = drawn(40, 16, unit=True)
+    found = truncate(embeddings, dim)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    lengths = np.linalg.norm(embeddings[:, :dim], axis=1, keepdims=True)
+    assert np.allclose(found * lengths, embeddings[:, :dim], atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 15])
+def test_rows_of_other_lengths_are_only_cut(dim):
+    embeddings = drawn(40, 16)
+    assert np.array_equal(truncate(embeddings, dim), embeddings[:, :dim])
+    one_longer = drawn(40, 16, unit=True)
+    one_longer[7] *= 1.1
+    assert np.array_equal(truncate(one_longer, dim), one_longer[:, :dim])
+
+
+def test_rows_of_zeros_stay_zeros():
+    embeddings = drawn(4, 6, unit=True)
+    embeddings[1] = 0
+    embeddings[2] = [0, 0, 1, 0, 0, 0]
+    found = truncate(embeddings, 2)
+    assert not found[1:3].any()
+    assert np.allclose(np.linalg.norm(found[[0, 3]], axis=1), 1)
+    assert not truncate(np.zeros((3, 6), dtype=np.float32), 2).any()
+
+
+def test_all_dimensions_are_the_embeddings_themselves():
+    embeddings = drawn(4, 6, unit=True)
+    assert truncate(embeddings, 6) is embeddings
+
+
+@pytest.mark.parametrize("dim", [0, -1, 7])
+def test_impossible_cuts_are_refused(dim):
+    with pytest.raises(ValueError, match="dim must be 1 to 6"):
+        truncate(drawn(4, 6), dim)
+    with pytest.raises(InputError, match=f"--truncate_dim {dim} is not possible: the embeddings have 6 dimensions"):
+        VectorFormat(6, truncate_dim=dim)
+
+
+def test_truncation_matches_sentence_transformers(tiny_bert, texts):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(tiny_bert, device="cpu")
+    expected = model.encode(texts[:50], truncate_dim=5, normalize_embeddings=True)
+    assert np.allclose(truncate(model.encode(texts[:50]), 5), expected, atol=1e-6)
+
+
+def test_every_distance_ranks_signs_alike():
+    queries, documents = drawn(20, 32), store(drawn(60, 32, seed=1), "binary").restored()
+    dot = queries @ documents.T
+    cosine = dot / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(documents, axis=1)
+    euclidean = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
+    order = np.argsort(-dot, axis=1)
+    assert np.array_equal(order, np.argsort(-cosine, axis=1))
+    assert np.array_equal(order, np.argsort(-euclidean, axis=1))
+    assert {VectorFormat(32, "binary").compared(distance) for distance in ("cosine", "euclidean", "dot")} == {"dot"}
+    assert VectorFormat(32, "int8", 8).compared("euclidean") == "euclidean"
+
+
+def test_a_format_says_what_is_stored():
+    assert VectorFormat(384).record() == {"precision": "float32", "truncate_dim": None, "bytes_per_vector": 1536}
+    cut = VectorFormat(384, "binary", 100)
+    assert cut.record() == {"precision": "binary", "truncate_dim": 100, "bytes_per_vector": 13}
+    assert VectorFormat(384, "int8", 384).record() == VectorFormat(384, "int8").record()
+    assert VectorFormat(8).is_full
+    assert VectorFormat(8, "float32", 8).is_full
+    assert not any(form.is_full for form in (cut, VectorFormat(8, "int8"), VectorFormat(8, "float32", 7)))
+    assert titled("base", cut.record()) == "base, 100 dimensions, binary"
+    assert titled("base", VectorFormat(384).record()) == titled("base", {}) == "base"

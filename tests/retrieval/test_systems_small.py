@@ -1,0 +1,151 @@
+"""Systems of which document vectors are made small: what is searched, and what stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
+from ragcun.errors import InputError
+from ragcun.retrieval.evaluate import DenseRetriever
+from ragcun.retrieval.quantize import PRECISIONS, VectorFormat
+from ragcun.retrieval.systems import EncodingOptions, open_system
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert, tmp_path_factory):
+    """Folder of an encoder of 24 dimensions, over a base of 16."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=24, head="mlp").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def collection(collection_folder):
+    return load_collection(collection_folder)
+
+
+@pytest.fixture
+def options(cache_dir):
+    return EncodingOptions(str(cache_dir), device="cpu")
+
+
+class Fixed:
+    """Embeddings drawn by a seed, the same at every call."""
+
+    def __init__(self, unit):
+        self.unit = unit
+
+    def _encode(self, texts, seed):
+        rows = np.random.default_rng(seed).normal(0.2, 1, size=(len(texts), 20)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.unit else rows
+
+    def encode_query(self, texts):
+        return self._encode(texts, 1)
+
+    def encode_document(self, texts):
+        return self._encode(texts, 2)
+
+
+def by_hand(rows, unit, dim, precision):
+    """Rows as they are compared; an int8 level is found in float32, since the largest value lies on a step's edge."""
+    rows = rows[:, :dim]
+    if unit and dim < 20:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    if precision == "binary":
+        return np.where(rows > 0, 1.0, -1.0)
+    if precision == "int8":
+        low, step = rows.min(axis=0), (rows.max(axis=0) - rows.min(axis=0)) / 255
+        levels = np.clip(np.floor((rows - low) / step), 0, 255)
+        return low.astype(np.float64) + (levels.astype(np.float64) + 0.5) * step.astype(np.float64)
+    return rows.astype(np.float64)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("distance", ["euclidean", "cosine", "dot"])
+@pytest.mark.parametrize(("unit", "dim"), [(True, 20), (True, 7), (False, 20), (False, 7)])
+def test_search_equals_brute_force_on_the_restored_vectors(collection, precision, distance, unit, dim):
+    run = DenseRetriever("x", Fixed(unit), distance, vectors=VectorFormat(20, precision, dim)).retrieve(collection, 10)
+    encoder = Fixed(unit)
+    queries = by_hand(encoder.encode_query(list(collection.queries)), unit, dim, "float32")
+    documents = by_hand(encoder.encode_document(list(collection.documents)), unit, dim, precision)
+    scores = queries @ documents.T
+    if precision != "binary" and distance == "cosine":
+        scores /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(documents, axis=1)
+    elif precision != "binary" and distance == "euclidean":
+        scores = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
+    names = list(collection.documents)
+    for row, query in enumerate(collection.queries):
+        found = run[query]
+        assert np.allclose(list(found.values()), -np.sort(-scores[row])[:10], atol=1e-5)
+        assert np.allclose(list(found.values()), [scores[row][names.index(d)] for d in found], atol=1e-5)
+
+
+def test_full_size_vectors_rank_as_without_a_format(collection):
+    plain = DenseRetriever("x", Fixed(False)).retrieve(collection, 10)
+    assert DenseRetriever("x", Fixed(False), vectors=VectorFormat(20)).retrieve(collection, 10) == plain
+    assert DenseRetriever("x", Fixed(False)).size == {}
+
+
+@pytest.mark.parametrize(("precision", "cut"), [("int8", None), ("binary", 5), ("float32", 9)])
+def test_a_checkpoints_base_stays_untouched_and_is_made_small_beside(checkpoint, options, collection, precision, cut):
+    before = open_system(checkpoint, options)
+    small = open_system(checkpoint, dataclasses.replace(options, precision=precision, truncate_dim=cut))
+    assert small.untouched_base.retrieve(collection, 20) == before.untouched_base.retrieve(collection, 20)
+    assert small.untouched_base.size == {"precision": "float32", "truncate_dim": None, "bytes_per_vector": 64}
+    assert small.retriever.size == VectorFormat(24, precision, cut).record()
+    assert small.retriever.retrieve(collection, 20) != before.retriever.retrieve(collection, 20)
+    (beside,) = small.companions
+    assert beside.retriever.name == small.untouched_base.name
+    assert beside.retriever.size == VectorFormat(16, precision, cut).record()
+    assert beside.retriever.retrieve(collection, 20) != before.untouched_base.retrieve(collection, 20)
+    assert before.companions == ()
+    assert before.trained
+    assert small.trained
+
+
+def test_a_base_with_fewer_dimensions_keeps_all_it_has(checkpoint, options):
+    assert open_system(checkpoint, dataclasses.replace(options, truncate_dim=20)).companions == ()
+    (beside,) = open_system(checkpoint, dataclasses.replace(options, precision="int8", truncate_dim=20)).companions
+    assert beside.retriever.size == {"precision": "int8", "truncate_dim": None, "bytes_per_vector": 16}
+
+
+def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, collection):
+    before = open_system(tiny_bert, options)
+    small = open_system(tiny_bert, dataclasses.replace(options, precision="binary"))
+    assert before.untouched_base is None
+    assert small.untouched_base.retrieve(collection, 20) == before.retriever.retrieve(collection, 20)
+    assert small.companions == ()
+    assert small.distance == "dot"
+    assert not small.trained
+
+
+def test_the_distance_given_is_the_models_alone(checkpoint, options):
+    system = open_system(checkpoint, dataclasses.replace(options, precision="int8"), "dot")
+    assert system.distance == system.retriever.distance == "dot"
+    assert system.untouched_base.distance == system.companions[0].retriever.distance == "cosine"
+
+
+@pytest.mark.parametrize("small", [{"precision": "int8"}, {"truncate_dim": 4}])
+@pytest.mark.parametrize("spec", ["bm25", "earlier.json"])
+def test_what_has_no_vectors_cannot_be_made_small(options, spec, small):
+    with pytest.raises(InputError, match=f"--precision and --truncate_dim change vectors, and {spec} has none"):
+        open_system(spec, dataclasses.replace(options, **small))
+
+
+@pytest.mark.parametrize("cut", [0, -3, 25])
+def test_impossible_cuts_name_the_flag_and_the_dimensions(checkpoint, options, cut):
+    with pytest.raises(InputError, match=f"--truncate_dim {cut} .* 24 dimensions; give 1 to 24"):
+        open_system(checkpoint, dataclasses.replace(options, truncate_dim=cut))
+
+
+def test_an_earlier_result_keeps_its_size(tmp_path, options):
+    size = {"precision": "int8", "truncate_dim": 8, "bytes_per_vector": 8}
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps({"model": "m", "datasets": {}, "distance": "cosine", **size}))
+    assert open_system(str(path), options).retriever.size == size
+    path.write_text(json.dumps({"model": "m", "datasets": {}}))
+    assert open_system(str(path), options).retriever.size == {}

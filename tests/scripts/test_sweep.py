@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def arguments(tiny_bert, collection_folder, tmp_path):
+    """Flags of a sweep of two configurations on the toy collection."""
+    base = {"base_model": tiny_bert, "train_data": str(collection_folder), "dev_beir": str(collection_folder)}
+    base |= {"epochs": 1, "batch_size": 8, "device": "cpu", "projection_learning_rate": 0.01}
+    parameters = {"lambda_isotropy": {"values": [0.0, 10.0]}}
+    sweep = {"study": "toy", "sampler": "grid", "seeds": [1, 2], "base": base, "parameters": parameters}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return ("--config", tmp_path / "sweep.yaml", "--output_dir", tmp_path / "out")
+
+
+def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, arguments, tmp_path):
+    done = run_script("sweep", *arguments)
+    assert done.code == 0, done.err
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} - {".sweep.lock"} == {
+        "study.log",
+        "report.md",
+        "report.json",
+        "best_config.yaml",
+    }
+    assert (out / "report.md").read_text() in done.out
+    best = json.loads((out / "report.json").read_text())["best"]
+    assert best["settings"] == yaml.safe_load((out / "best_config.yaml").read_text())
+    trained = run_script("train", "--config", out / "best_config.yaml")
+    assert trained.code == 0, trained.err
+    manifest = json.loads((out / "best" / "manifest.json").read_text())
+    assert manifest["result"]["score"] == best["scores"][0]
+    assert manifest["result"]["base_score"] == best["base_score"]
+
+
+def test_resume_adds_trials_and_overwrite_begins_again(run_script, fails_clearly, arguments, tmp_path):
+    def trials():
+        return len(json.loads((tmp_path / "out" / "report.json").read_text())["rows"])
+
+    assert run_script("sweep", *arguments, "--trials", 1, "--keep_runs").code == 0
+    assert trials() == 1
+    assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-1" / "best_model").is_dir()
+    assert "--resume, or --overwrite" in fails_clearly("sweep", *arguments)
+    assert run_script("sweep", *arguments, "--resume").code == 0
+    assert trials() == 2
+    assert (tmp_path / "out" / "runs" / "trial-0000").is_dir()
+    assert run_script("sweep", *arguments, "--trials", 1, "--overwrite").code == 0
+    assert trials() == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def change(arguments, part, **values):
+    sweep = yaml.safe_load(arguments[1].read_text())
+    arguments[1].write_text(yaml.safe_dump(sweep | {part: sweep[part] | values}, sort_keys=False))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train_data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"dev_beir": "nowhere"}, "nowhere"),
+        ({"dev_beir": None}, "no dev data to choose by"),
+        ({"dev_split": "test"}, "dev_split: test"),
+        ({"base_model": "./no/such/folder"}, "no such model folder"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(fails_clearly, arguments, tmp_path, values, message):
+    change(arguments, "base", **values)
+    assert message in fails_clearly("sweep", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_whose_trials_all_fail_says_why(fails_clearly, arguments, tmp_path):
+    change(arguments, "base", projection_learning_rate=1e30, max_grad_norm=0)
+    message = fails_clearly("sweep", *arguments)
+    assert "all 2 trials failed" in message
+    assert "lower --learning_rate" in message
+    assert not (tmp_path / "out" / "best_config.yaml").exists()
+
+
+def test_flags_are_checked(run_script, fails_clearly, arguments):
+    assert "contradict" in fails_clearly("sweep", *arguments, "--resume", "--overwrite")
+    assert "trials must be at least 1" in fails_clearly("sweep", *arguments, "--trials", 0)
+    assert "--output_dir is missing" in fails_clearly("sweep", *arguments[:2])
+    assert run_script("sweep", "--conifg", "x").code == 2
