@@ -112,7 +112,9 @@ def calibrate(
     scales = ((variances + eps) / (variances[0] + eps)) ** -exponent
     scales *= np.sqrt(variances.sum() / (variances * scales**2).sum())
     weight = scales[:, None] * axes
-    return Calibration(weight if ordered or kept < dim else axes.T @ weight, shift)
+    if ordered or kept < dim:
+        return Calibration(weight, shift)
+    return Calibration(axes.T @ weight if exponent else np.eye(dim), shift)
 
 
 def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:

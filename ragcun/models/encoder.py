@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragcun.data.holdout import HoldOut
 from ragcun.errors import InputError
 from ragcun.models.abstract import Base
-from ragcun.models.base import Features, Role
+from ragcun.models.base import Role
 from ragcun.models.export import normalize_modules
 from ragcun.models.folder import read_folder, write_folder
+from ragcun.models.pairbatch import PairBatch
 from ragcun.models.vectors import make_base
 from ragcun.models.weights import copy_strictly
 from ragcun.views import Views
@@ -33,29 +33,6 @@ if TYPE_CHECKING:
 BLOCK = 8192
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
 """The encoder systems by name; the only place where a name becomes a class."""
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """Inputs of one training batch: cached base vectors ``(batch, dim)`` or tokenised texts, aligned by row.
-
-    Attributes:
-        query: the queries.
-        positive: the document that answers each.
-        negative: a hard negative of each, None where no row has one.
-        negative_mask: which rows of `negative` are real.
-        relevant: which positive of the batch is a known positive of which query.
-        pool: further documents, candidates for all queries of the batch.
-        pool_relevant: which of them is a known positive of which query.
-    """
-
-    query: Float[Tensor, "batch dim"] | Features
-    positive: Float[Tensor, "batch dim"] | Features
-    negative: Float[Tensor, "batch dim"] | Features | None = None
-    negative_mask: Bool[Tensor, " batch"] | None = None
-    relevant: Bool[Tensor, "batch batch"] | None = None
-    pool: Float[Tensor, "pool dim"] | Features | None = None
-    pool_relevant: Bool[Tensor, "batch pool"] | None = None
 
 
 class RetrievalEncoder(nn.Module, abc.ABC):

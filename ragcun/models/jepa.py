@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from ragcun.models.abstract import Base
 from ragcun.models.ema import follow, following
-from ragcun.models.encoder import PairBatch
+from ragcun.models.pairbatch import PairBatch
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.views import Views
 

@@ -13,9 +13,10 @@ from typing_extensions import Self
 
 from ragcun.models.abstract import Base
 from ragcun.models.base import TextBase
-from ragcun.models.encoder import PairBatch, RetrievalEncoder
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.export import dense_modules, normalize_modules, routed
 from ragcun.models.heads import Head, HeadConfig, build_head
+from ragcun.models.pairbatch import PairBatch
 from ragcun.models.stack import Stackable
 from ragcun.views import Views
 
@@ -98,14 +99,27 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project; where `query_embedding` says so, predict the document's embedding from that."""
-        query = self.finish(self.head(vectors))
+        query = self._through(self.head, vectors)
         if self.query_embedding == "projection" or self.predictor is None:
             return query
         return self.predictor(query)
 
     def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project."""
-        return self.finish(self.document_head(vectors))
+        return self._through(self.document_head, vectors)
+
+    def _through(self, head: Head, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        if not torch.is_grad_enabled() and self._passes_on(head):
+            return vectors
+        return self.finish(head(vectors))
+
+    def _passes_on(self, head: Head) -> bool:
+        """Whether a head gives the base's vectors bit for bit: an identity, after which length 1 needs no scaling."""
+        return (self.base.normalize or not self.normalize_output) and head.stack().is_identity
+
+    def _dense(self, head: Head) -> list[nn.Module]:
+        scales = self.normalize_output and not self._passes_on(head)
+        return [*dense_modules(head), *normalize_modules(scales)]
 
     def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Scale rows to length 1 where `normalize_output` says so."""
@@ -190,9 +204,9 @@ class ProjectionEncoder(RetrievalEncoder):
 
         Where queries take another way than documents, both ways lie behind a ``Router``.
         """
-        query: list[nn.Module] = [*dense_modules(self.head), *normalize_modules(self.normalize_output)]
+        query = self._dense(self.head)
         if self.query_embedding == "prediction" and self.predictor is not None:
             query += dense_modules(self.predictor)
         elif self.document_head is self.head:
             return query
-        return routed(query, [*dense_modules(self.document_head), *normalize_modules(self.normalize_output)])
+        return routed(query, self._dense(self.document_head))

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.models.encoder import PairBatch
 from ragcun.models.heads import HeadConfig, build_head
+from ragcun.models.pairbatch import PairBatch
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.stack import Stack, Stackable
 from ragcun.views import Views

@@ -28,6 +28,19 @@ class Stack:
     activations: list[nn.Module]
     skip: Tensor | None
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it gives its input, bit for bit: by one layer alone, or by a skip around a last layer of zeros."""
+        weight, bias = self.layers[-1]
+        if self.skip is None:
+            return len(self.layers) == 1 and not bias.any() and _is_eye(weight)
+        return not weight.any() and not bias.any() and _is_eye(self.skip)
+
+
+def _is_eye(matrix: Tensor) -> bool:
+    rows, columns = matrix.shape
+    return rows == columns and torch.equal(matrix, torch.eye(rows, dtype=matrix.dtype, device=matrix.device))
+
 
 class Stackable(nn.Module, abc.ABC):
     """A module of the shape `config` that can say which `Stack` it computes in evaluation mode."""

@@ -97,7 +97,7 @@ class VectorBase(Base):
         """Raise InputError: there is no text model."""
         raise InputError(
             "this head was trained on vectors alone and there is no text model to encode texts with; give vectors "
-            "(evaluate_beir.py --vectors DIR, or load_head(folder).embed_queries)"
+            "(--vectors DIR, or load_head(folder).embed_queries)"
         )
 
     def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
@@ -222,7 +222,8 @@ def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = N
     if columns is not None and array.shape[1] != columns:
         raise ValueError(f"{name} must have length {columns}, got {array.shape[1]}")
     for start in range(0, len(array), BLOCK):
-        finite = np.isfinite(np.asarray(array[start : start + BLOCK], dtype=np.float32)).all(axis=1)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(np.asarray(array[start : start + BLOCK], dtype=np.float32)).all(axis=1)
         if not finite.all():
             raise ValueError(f"{name} must be finite, row {start + int(np.argmin(finite))} is not")
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array, dtype=np.float32)

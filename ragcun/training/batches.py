@@ -13,7 +13,7 @@ from torch import Tensor
 from ragcun.data.pairs import PairDataset
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import Features, Role
-from ragcun.models.encoder import PairBatch
+from ragcun.models.pairbatch import PairBatch
 from ragcun.training.mining import Pools
 
 Rows = NDArray[np.int64]

@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ragcun.data.beir import Collection
 from ragcun.models.abstract import VectorSource
 from ragcun.models.asymmetric import AsymmetricProjectionModel
 from ragcun.models.cache import CachedEncoder
+from ragcun.models.calibration import Calibration
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests
+from ragcun.training.batches import PairSource
+from ragcun.training.config import TrainConfig
+from ragcun.training.start import mixed
 
 logger = logging.getLogger(__name__)
 
@@ -87,3 +92,25 @@ def never_worse(
     comparison = Comparison(kept, scores, p_values, len(collection.qrels), collection.name)
     logger.info("%s", comparison)
     return encoders[kept], comparison
+
+
+def settle(
+    encoder: RetrievalEncoder,
+    config: TrainConfig,
+    source: PairSource,
+    start: Mapping[str, Tensor],
+    calibration: Calibration | None,
+    check: Collection | None,
+    cache: VectorSource | None,
+) -> tuple[RetrievalEncoder, Comparison | None]:
+    """Return what a run's best weights come to, and the comparison that chose it where one was asked for.
+
+    Without labels the shift of queries is the calibrated one, since the training queries are not like real ones. Then
+    the base is mixed in where asked, and trained encoder, start and base are compared on `check`.
+    """
+    if config.label_free and calibration is not None:
+        encoder.shift_queries(torch.from_numpy(calibration.query_shift))
+    final = mixed(encoder, config, source)
+    if check is None or cache is None:
+        return final, None
+    return never_worse(final, mixed(with_weights(encoder, start), config, source), check, cache, config.seed)

@@ -16,6 +16,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.vectors import VectorStore, check_vectors
 from ragcun.training.build import TrainingData
+from ragcun.training.card import WITH_VECTORS, model_card
 from ragcun.training.config import TrainConfig
 from ragcun.training.loop import make_trainer
 from ragcun.training.result import FitResult
@@ -47,12 +48,14 @@ class FittedHead:
     Attributes:
         encoder: the encoder, whose base passes vectors on and encodes no texts.
         history: the rows that a run logs: losses by step, probes, and scores of the dev queries by epoch.
-        result: the epoch that was kept and its score; None of a head that was loaded.
+        result: the epoch that was kept and its score, `checkpoint` apart; None of a head that was loaded.
+        config: the settings; None of a head that was loaded.
     """
 
     encoder: ProjectionEncoder
     history: list[dict[str, Any]] = field(default_factory=list)
     result: FitResult | None = None
+    config: TrainConfig | None = None
 
     def embed_queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
         """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``, compared by Euclidean distance.
@@ -72,7 +75,10 @@ class FittedHead:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
-        self.encoder.save_pretrained(folder)
+        card = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n"
+        if self.result is not None and self.config is not None:
+            card = model_card(Path(folder), self.encoder, self.config, self.result)
+        self.encoder.save_pretrained(folder, card)
 
 
 def load_head(folder: str | Path, device: str | None = None) -> FittedHead:
@@ -134,7 +140,7 @@ def _fitted(config: TrainConfig, data: TrainingData, store: VectorStore) -> Fitt
     run = Unrecorded()
     trainer = make_trainer(config, data, lambda: run, store)
     result = trainer.train()
-    return FittedHead(cast("ProjectionEncoder", trainer.encoder.eval()), run.rows, result)
+    return FittedHead(cast("ProjectionEncoder", trainer.encoder.eval()), run.rows, result, config)
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:

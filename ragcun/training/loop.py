@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -26,7 +22,6 @@ from ragcun.losses.objective import LossOutput, Objective
 from ragcun.models.abstract import VectorSource
 from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.stack import Stackable
 from ragcun.models.vectors import VectorStore
 from ragcun.models.weights import copy_strictly
 from ragcun.training.batches import Rows, epoch_batches, epoch_pairs, make_source, share
@@ -35,13 +30,14 @@ from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, comparable, load_state, save_state
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
-from ragcun.training.fallback import Comparison, never_worse, with_weights
-from ragcun.training.keeping import LABEL_FREE_SHARE, Keeper, share_of_trained
+from ragcun.training.fallback import settle
+from ragcun.training.keeping import Keeper
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import ema_decay, warmup_cosine
-from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, Selection, is_better
-from ragcun.training.start import mine_pools, mixed, start_heads
+from ragcun.training.selection import is_better, make_selection
+from ragcun.training.start import compile_parts, mine_pools, mixed, start_heads, trained_share
+from ragcun.training.stepper import Stepper, check_finite, step_row
 from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -101,7 +97,7 @@ class Trainer:
         encoder.to(accelerator.device)
         base = encoder.base
         self.source = make_source(data.train, base, cache, accelerator.device)
-        self.selection = self._selection(data, encoder, cache)
+        self.selection = make_selection(data, base, cache, objective, config.batch_size, accelerator.device)
         self.calibration = None
         if config.load_checkpoint is None:
             queries = cache.encode(data.queries, "query") if cache and data.queries else None
@@ -109,19 +105,18 @@ class Trainer:
         if config.mines:
             self.source.pools = mine_pools(encoder, config, self.source)
         if config.compile:
-            for part in encoder.modules():
-                if isinstance(part, Stackable):
-                    part.compile()
+            compile_parts(encoder)
         groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
         self.rates = [group["lr"] for group in groups]
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
+        self.stepper = Stepper(accelerator, self.model, self.optimizer, objective, self.source, config.max_grad_norm)
         self.progress = Progress()
         steps = len(self.steps_of(1))
         self.epochs = config.epochs or max(1, round(config.steps / steps))
         self.total = steps * self.epochs
         self.judge_every = -(-self.epochs // MOST_LOOKS)
-        self.keeper = Keeper(encoder, config.average_decay, self._share(data))
+        self.keeper = Keeper(encoder, config.average_decay, trained_share(config, encoder, data))
         stop = config.on_collapse == "stop"
         self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
         self.hashes = data.hashes()
@@ -131,26 +126,6 @@ class Trainer:
         self.settings = comparable(config.to_dict()) | {"data": self.hashes}
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
-
-    def _share(self, data: TrainingData) -> float:
-        """Return the share of the trained weights in the final ones."""
-        config = self.config
-        if config.trained_share is not None:
-            return config.trained_share
-        random = config.start == "random" or config.load_checkpoint is not None
-        if random or not config.freeze_base or self.encoder.shows:
-            return 1.0
-        return LABEL_FREE_SHARE if config.label_free else share_of_trained(len(data.train.queries))
-
-    def _selection(self, data: TrainingData, encoder: RetrievalEncoder, cache: VectorSource | None) -> Selection:
-        if data.dev is not None:
-            return DevSelection(data.dev, encoder.base, cache)
-        if data.val is not None:
-            source = make_source(data.val, encoder.base, cache, self.accelerator.device)
-            return ObjectiveSelection(
-                source, epoch_batches(len(data.val), self.config.batch_size, 0, None), self.objective
-            )
-        return LastSelection()
 
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
@@ -208,7 +183,7 @@ class Trainer:
             log = self.progress.step % self.config.log_interval == 0 or self.progress.step == self.total
             save = self._is_resume_point(index + 1, len(steps))
             if log or save or index + 1 == len(steps):
-                self._check_finite(output)
+                check_finite(output, self.progress.step)
             if log:
                 self._log_step(epoch, output, norm, bar)
             self._look(epoch)
@@ -247,41 +222,12 @@ class Trainer:
         return done
 
     def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
-        """Add the gradients of some batches, clip, and step; return the last batch's loss and the gradient's norm."""
-        # Only a scaler needs accelerate's own backward, clipping and step, which search the path for optional packages.
-        scaler = self.accelerator.scaler
-        for i, rows in enumerate(batches):
-            last = i == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                output = self.objective(self.model(self.source.batch(rows)), self.progress.step)
-                loss = output.total / len(batches)
-                (loss if scaler is None else scaler.scale(loss)).backward()
-        norm = None
-        if self.config.max_grad_norm > 0:
-            if scaler is not None:
-                self.accelerator.unscale_gradients(self.optimizer)
-            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            norm = clip_grad_norm_(trained, self.config.max_grad_norm)
-        optimizer = self.optimizer.optimizer if scaler is None else self.optimizer
-        optimizer.step()
-        optimizer.zero_grad()
-        return output, norm
-
-    def _check_finite(self, output: LossOutput) -> None:
-        """Stop a run whose loss is no longer a number, before anything of it is kept."""
-        total = float(output.total.detach())
-        if not math.isfinite(total):
-            raise InputError(
-                f"the loss is {total} at step {self.progress.step}; lower --learning_rate, or raise --temperature"
-            )
+        """Take one optimiser step on some batches; return the last one's loss and the gradient's norm."""
+        return self.stepper(batches, self.progress.step)
 
     def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
-        total = float(output.total.detach())
-        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        row = {"kind": "step", "epoch": epoch, "step": self.progress.step, "total": total}
-        row |= {"terms": {name: float(value.detach()) for name, value in output.terms.items()}, "learning_rate": rates}
-        row |= {"grad_norm": None if norm is None else float(norm)}
-        bar.set_postfix(loss=f"{total:.4f}", refresh=False)
+        row = step_row(epoch, self.progress.step, output, norm, self.optimizer.param_groups)
+        bar.set_postfix(loss=f"{row['total']:.4f}", refresh=False)
         if self.accelerator.is_main_process:
             self.run.log(row)
 
@@ -333,25 +279,14 @@ class Trainer:
         shown = self.run.best_model, epoch, selection.criterion, score, selection.base_score
         return FitResult(*shown, progress.step, progress.seconds)
 
-    def _settle(self) -> Comparison | None:
-        """Let the queries' shift be the calibrated one where queries stood in, and never be worse where asked."""
-        if self.config.label_free and self.calibration is not None:
-            self.encoder.shift_queries(torch.from_numpy(self.calibration.query_shift))
-        if self.check is None or self.cache is None:
-            self.encoder = mixed(self.encoder, self.config, self.source)
-            return None
-        start = with_weights(self.encoder, self.start)
-        trained, start = (mixed(encoder, self.config, self.source) for encoder in (self.encoder, start))
-        self.encoder, comparison = never_worse(trained, start, self.check, self.cache, self.config.seed)
-        if comparison.kept != "trained" and self.config.load_checkpoint is None:
-            self.seen = frozenset()
-        return comparison
-
     def _finish(self) -> FitResult:
         """Load the best weights and write the checkpoint."""
         self.encoder = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         copy_strictly(self.encoder.trained_state(), self.keeper.best)
-        comparison = self._settle()
+        ways = self.start, self.calibration, self.check, self.cache
+        self.encoder, comparison = settle(self.encoder, self.config, self.source, *ways)
+        if comparison is not None and comparison.kept != "trained" and self.config.load_checkpoint is None:
+            self.seen = frozenset()
         result = self._result(self.progress.best_epoch)
         self._save_model(self.run.best_model, result.best_epoch)
         outcome = {name: value for name, value in dataclasses.asdict(result).items() if name != "checkpoint"}

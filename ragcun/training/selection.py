@@ -15,7 +15,8 @@ from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.cache import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
-from ragcun.training.batches import PairSource, Rows
+from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
+from ragcun.training.build import TrainingData
 
 NDCG = "NDCG@10"
 
@@ -83,6 +84,23 @@ class LastSelection:
 
 
 Selection = DevSelection | ObjectiveSelection | LastSelection
+
+
+def make_selection(
+    data: TrainingData,
+    base: Base,
+    cache: VectorSource | None,
+    objective: Objective,
+    batch_size: int,
+    device: torch.device,
+) -> Selection:
+    """Return how the best epoch is chosen with the data at hand."""
+    if data.dev is not None:
+        return DevSelection(data.dev, base, cache)
+    if data.val is not None:
+        source = make_source(data.val, base, cache, device)
+        return ObjectiveSelection(source, epoch_batches(len(data.val), batch_size, 0, None), objective)
+    return LastSelection()
 
 
 @torch.no_grad()

@@ -10,8 +10,11 @@ from ragcun.models.calibration import EXPONENT, Calibration, calibrate
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.mixing import mix_with_base
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.stack import Stackable
 from ragcun.training.batches import PairSource
+from ragcun.training.build import TrainingData
 from ragcun.training.config import TrainConfig
+from ragcun.training.keeping import LABEL_FREE_SHARE, share_of_trained
 from ragcun.training.mining import Pools, mine
 
 MOST_VECTORS = 100_000
@@ -74,3 +77,20 @@ def mixed(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) ->
         return mix_with_base(encoder, config.mix_with_base, {"query": queries, "document": documents})
     except ValueError as error:
         raise InputError(f"--mix_with_base: {error}") from error
+
+
+def compile_parts(encoder: RetrievalEncoder) -> None:
+    """Compile heads and predictor with torch.compile."""
+    for part in encoder.modules():
+        if isinstance(part, Stackable):
+            part.compile()
+
+
+def trained_share(config: TrainConfig, encoder: RetrievalEncoder, data: TrainingData) -> float:
+    """Return the share of the trained weights in the final ones: as asked, or by what is trained and from how much."""
+    if config.trained_share is not None:
+        return config.trained_share
+    from_elsewhere = config.start == "random" or config.load_checkpoint is not None
+    if from_elsewhere or not encoder.base.frozen or encoder.shows:
+        return 1.0
+    return LABEL_FREE_SHARE if config.label_free else share_of_trained(len(set(data.train.query_ids.tolist())))

@@ -164,11 +164,15 @@ def test_judging_leaves_the_weights_in_training_as_they_were(tiny_bert: str, dec
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     state = {name: tensor.clone() for name, tensor in keeper.state().items()}
     kept = {name: tensor.clone() for name, tensor in keeper.kept().items()}
-    with pytest.raises(KeyboardInterrupt), keeper.applied():
+
+    def judge() -> None:
         for name, parameter in encoder.named_parameters():
             assert torch.equal(parameter, kept.get(name, before[name]))
         assert (decay, share) == (0.0, 1.0) or any(not torch.equal(kept[name], before[name]) for name in kept)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), keeper.applied():
+        judge()
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert all(torch.equal(tensor, state[name]) for name, tensor in keeper.state().items())
 

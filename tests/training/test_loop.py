@@ -55,6 +55,13 @@ FIELDS = {field.name: field.default for field in dataclasses.fields(TrainConfig)
 DEFAULTS: dict[str, Any] = {name: FIELDS[name] for name in PLAIN} | {"use_predictor": None}
 
 
+def label(value: Any) -> str:
+    """Return a case's name, in which the defaults have one word."""
+    if not isinstance(value, dict) or not DEFAULTS.keys() <= value.keys():
+        return str(value)
+    return f"defaults {({name: one for name, one in value.items() if DEFAULTS.get(name, ...) != one}) or ''}".strip()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Compute in one thread, which is the fastest for tiny tensors."""
@@ -145,7 +152,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
         {"normalize_embeddings": False, "output_dim": 8},
         DEFAULTS,
     ],
-    ids=str,
+    ids=label,
 )
 def test_training_lowers_the_loss(train: Train, changes: dict[str, Any]) -> None:
     result = train(epochs=8, dropout=0.0, **changes)
@@ -270,7 +277,7 @@ def test_rates_follow_the_schedule_each_step(train: Train) -> None:
         (13, DEFAULTS | {"state_interval": 1, "train_data": SEVERAL, "batch_size": 4, "positives_per_query": 2}),
         (7, DEFAULTS | {"state_interval": 2, "never_worse": True}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_resume_equals_uninterrupted(
     train: Train,
@@ -300,9 +307,7 @@ def test_resume_equals_uninterrupted(
     assert any("exp_avg" in name for name in tensors_of(tmp_path / "parts" / "state"))
 
 
-@pytest.mark.parametrize(
-    ("decay", "share"), [(0.9, 1.0), (0.0, 0.3), (0.9, 0.3), (0.99, None), (0.9, 0.0)], ids=str
-)
+@pytest.mark.parametrize(("decay", "share"), [(0.9, 1.0), (0.0, 0.3), (0.9, 0.3), (0.99, None), (0.9, 0.0)], ids=str)
 def test_what_is_kept_is_the_mean_drawn_to_the_start_and_training_does_not_notice(
     train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, decay: float, share: Any
 ) -> None:

@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+import torch
+
+from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, RetrievalEncoder
+from ragcun.data.beir import load_collection
+from ragcun.models.vector_folder import read_vectors
+from ragcun.models.vectors import Stacked, VectorBase, VectorStore, check_vectors
+
+DIM = 6
+
+
+def vectors(seed, rows):
+    return np.random.default_rng(seed).normal(size=(rows, DIM)).astype(np.float32)
+
+
+@pytest.fixture
+def store():
+    return VectorStore([(["a", "b"], vectors(0, 2)), (["c", "a"], vectors(1, 2))], [(["a"], vectors(2, 1))])
+
+
+@pytest.fixture
+def folder(tmp_path, collection_folder):
+    """Vectors of the toy collection, whose ids are in the reverse order of the collection's."""
+    collection = load_collection(collection_folder, "test")
+    for name, ids in (("documents", collection.documents), ("queries", collection.queries)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{each}\n" for each in reversed(list(ids))))
+        np.save(tmp_path / f"{name}.npy", vectors(len(ids), len(ids)))
+    return tmp_path
+
+
+def test_stacked_gathers_as_one_matrix_does():
+    parts = [vectors(0, 3), vectors(1, 5).astype(np.float64), vectors(2, 1)]
+    whole = np.concatenate(parts).astype(np.float32)
+    stacked = Stacked(parts)
+    for rows in (np.arange(9), np.array([8, 0, 3, 3, 7]), np.array([4, 5]), np.empty(0, dtype=np.int64)):
+        gathered = stacked[rows]
+        assert gathered.dtype == np.float32
+        np.testing.assert_array_equal(gathered, whole[rows])
+
+
+def test_a_store_knows_texts_by_role_and_the_first_of_a_name(store):
+    np.testing.assert_array_equal(store.encode(["c", "a"], "document"), [vectors(1, 2)[0], vectors(0, 2)[0]])
+    np.testing.assert_array_equal(store.encode(["a"], "query"), vectors(2, 1))
+    assert store.dimension == DIM
+
+
+def test_texts_without_vectors_are_counted(store):
+    with pytest.raises(InputError, match="no vector for 2 query texts, first 'b'"):
+        store.rows(["a", "b", "c"], "query")
+
+
+def test_the_fingerprint_follows_every_number_and_no_storage():
+    def fingerprint(array):
+        return VectorStore([(["a", "b"], array)], []).fingerprint
+
+    changed = vectors(0, 2)
+    changed[1, -1] = np.nextafter(changed[1, -1], np.float32(9))
+    assert fingerprint(vectors(0, 2)) == fingerprint(np.asfortranarray(vectors(0, 2)).astype(np.float64))
+    assert len({fingerprint(array) for array in (vectors(0, 2), changed, vectors(0, 2)[::-1])}) == 3
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_vector_base_passes_vectors_on(normalize):
+    rows = torch.from_numpy(vectors(0, 4))
+    base = VectorBase(DIM, normalize)
+    expected = rows / rows.norm(dim=1, keepdim=True) if normalize else rows
+    torch.testing.assert_close(base(rows), expected)
+    assert torch.equal(base.untouched(rows), rows)
+    again = VectorBase.from_config(base.to_config())
+    assert (again.dimension, again.normalize, again.fingerprint()) == (DIM, normalize, base.fingerprint())
+
+
+def test_without_a_text_model_texts_are_refused(tmp_path):
+    encoder = AsymmetricProjectionModel(VectorBase(DIM), head="linear")
+    for use in (
+        lambda: encoder.encode_query("a text"),
+        lambda: encoder.base.features(["a text"], "query"),
+        lambda: encoder.base.checkpoint_activations(),
+        lambda: encoder.to_sentence_transformer(),
+        lambda: EmbeddingCache(encoder.base, tmp_path),
+    ):
+        with pytest.raises(InputError, match="no text model"):
+            use()
+    assert not list(tmp_path.iterdir())
+    assert encoder.base.frozen
+    with pytest.raises(InputError, match="cannot be trained"):
+        encoder.freeze_base(False)
+
+
+def test_a_checkpoint_on_vectors_holds_no_text_model_and_comes_back(tmp_path):
+    torch.manual_seed(0)
+    encoder = AsymmetricProjectionModel(
+        VectorBase(DIM, digest="x"), output_dim=3, head="residual", normalize_output=True
+    )
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter)
+    encoder.save_pretrained(tmp_path / "m")
+    files = {path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert files == {"README.md", "ragcun/encoder.json", "ragcun/parts.safetensors"}
+    again = RetrievalEncoder.from_pretrained(tmp_path / "m", "cpu")
+    for role in ("query", "document"):
+        np.testing.assert_array_equal(again.embed(vectors(0, 5), role), encoder.embed(vectors(0, 5), role))
+    assert again.base.fingerprint() == "x"
+    weights = tmp_path / "m" / "ragcun" / "parts.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(InputError, match="checksum"):
+        RetrievalEncoder.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], "shape"),
+        (np.empty((0, 3)), "shape"),
+        ([["a", "b"]], "real numbers"),
+        ([[1 + 2j]], "real numbers"),
+        ([[0.0], [np.nan]], "row 1 is not"),
+        ([[1e300]], "row 0 is not"),
+        ([[1.0, 2.0]], "length 1, got 2"),
+    ],
+)
+def test_impossible_vectors_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        check_vectors(values, "v", 1 if "length" in message else None)
+
+
+def test_all_kinds_of_numbers_become_float32():
+    expected = np.array([[1, 2]], dtype=np.float32)
+    for values in ([[1, 2]], expected.astype(np.float16), torch.tensor([[1, 2]], dtype=torch.bfloat16)):
+        found = check_vectors(values, "v")
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_folder_gives_the_vector_of_each_text_by_its_id(folder, collection_folder, tmp_path, below):
+    collection = load_collection(collection_folder, "test")
+    if below:
+        (folder / "toy").mkdir()
+        for path in [path for path in folder.iterdir() if path.is_file()]:
+            path.rename(folder / "toy" / path.name)
+    store = read_vectors(folder, [collection])
+    texts = [document.content for document in collection.documents.values()]
+    np.testing.assert_array_equal(store.encode(texts, "document"), vectors(len(texts), len(texts))[::-1])
+    count = len(collection.queries)
+    np.testing.assert_array_equal(store.encode(list(collection.queries.values()), "query"), vectors(count, count)[::-1])
+
+
+def test_only_judged_queries_need_vectors(folder, collection_folder):
+    with pytest.raises(InputError, match=r"queries.txt lacks 30 of the 30 queries of toy, first 'q0'"):
+        read_vectors(folder, [load_collection(collection_folder, "train")])
+
+
+def spoil(path, change):
+    ids = (path / "documents.txt").read_text().splitlines()
+    numbers = np.load(path / "documents.npy")
+    if change == "an id less":
+        ids = ids[1:]
+    if change == "a document less":
+        ids, numbers = ids[1:], numbers[1:]
+    if change == "twice":
+        ids[3] = ids[1]
+    if change == "blank":
+        ids[3] = ""
+    if change == "nan":
+        numbers[2, 0] = np.nan
+    if change == "flat":
+        numbers = numbers.ravel()
+    if change == "longer":
+        numbers = np.concatenate([numbers, numbers], axis=1)
+    (path / "documents.txt").write_text("".join(f"{each}\n" for each in ids))
+    np.save(path / "documents.npy", numbers.astype(object) if change == "objects" else numbers)
+    if change == "no numpy":
+        (path / "documents.npy").write_bytes(b"PK\3\4 and so on")
+    if change == "cut":
+        (path / "documents.npy").write_bytes((path / "documents.npy").read_bytes()[:-4])
+    if change == "missing":
+        (path / "documents.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("an id less", "119 ids, .*120 rows"),
+        ("a document less", "lacks 1 of the 120 documents of toy, first 'd119'"),
+        ("twice", "line 4: id 'd118' stands in line 2"),
+        ("blank", "line 4: there is no id"),
+        ("nan", "documents.npy .* row 2 is not"),
+        ("flat", r"documents.npy .*\(720,\)"),
+        ("longer", r"lengths \[6, 12\]"),
+        ("objects", r"documents.npy is not a .npy file of vectors"),
+        ("no numpy", r"documents.npy is not a .npy file of vectors"),
+        ("cut", r"documents.npy is not a .npy file of vectors"),
+        ("missing", "no such file: .*documents.npy"),
+    ],
+)
+def test_a_wrong_folder_is_one_sentence(folder, collection_folder, change, message):
+    spoil(folder, change)
+    with pytest.raises(InputError, match=message) as caught:
+        read_vectors(folder, [load_collection(collection_folder, "test")])
+    assert "\n" not in str(caught.value)
+
+
+def test_several_collections_need_folders_of_their_own(folder, collection_folder):
+    from dataclasses import replace
+
+    collection = load_collection(collection_folder, "test")
+    with pytest.raises(InputError, match="toy and other need a folder each"):
+        read_vectors(folder, [collection, replace(collection, name="other")])
+    with pytest.raises(InputError, match="no such folder"):
+        read_vectors(folder / "nothing", [collection])

@@ -1,0 +1,145 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
+from ragcun.data.beir import load_collection
+from ragcun.data.seen import text_hash
+
+IDENTITY = ("--head_init", "identity")
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory, tiny_bert, collection_folder):
+    """The tiny BERT's own vectors of the toy collection, as ``DIR/toy``."""
+    folder = tmp_path_factory.mktemp("vectors") / "toy"
+    folder.mkdir()
+    cache = EmbeddingCache(TextBase.load(tiny_bert))
+    parts = [load_collection(collection_folder, split) for split in ("train", "dev", "test")]
+    queries = {key: text for part in parts for key, text in part.queries.items()}
+    documents = {key: document.content for key, document in parts[0].documents.items()}
+    for name, role, texts in (("queries", "query", queries), ("documents", "document", documents)):
+        (folder / f"{name}.txt").write_text("".join(f"{key}\n" for key in texts))
+        np.save(folder / f"{name}.npy", cache.encode(list(texts.values()), role))
+    return folder.parent
+
+
+@pytest.fixture
+def arguments(collection_folder):
+    """Flags of a short run on the toy collection."""
+    short = ("--device", "cpu", "--steps", 12, "--batch_size", 8)
+    return ("--train_data", collection_folder, *short, "--dev_beir", collection_folder)
+
+
+@pytest.fixture
+def evaluated(run_script, collection_folder, tmp_path):
+    """Evaluate a checkpoint on the toy collection and return the figures of each system."""
+
+    def evaluate(name, *flags):
+        output = tmp_path / f"{name}.json"
+        common = ("--data_dir", collection_folder.parent, "--device", "cpu", "--output_file", output)
+        done = run_script("evaluate_beir", *common, "--baseline", "bm25", *flags)
+        assert done.code == 0, done.err
+        results = json.loads(output.read_text())
+        systems = {"model": results, "base": results["untouched_base"], "bm25": results["baselines"]["bm25"]}
+        return {slug: system["datasets"]["toy"] for slug, system in systems.items()}, done.out
+
+    return evaluate
+
+
+def test_training_and_evaluation_through_vectors_equal_those_through_texts(
+    run_script, arguments, evaluated, vectors, tiny_bert, collection_folder, tmp_path
+):
+    of = {"texts": ("--base_model", tiny_bert), "vectors": ("--vectors", vectors)}
+    for name, flags in of.items():
+        done = run_script("train", *arguments, *flags, *IDENTITY, "--output_dir", tmp_path / name)
+        assert done.code == 0, done.err
+    checkpoints = {name: tmp_path / name / "best_model" for name in of}
+    ours, theirs = (load_file(checkpoints[name] / "ragcun" / "parts.safetensors") for name in ("vectors", "texts"))
+    assert ours.keys() == theirs.keys()
+    for key, weights in theirs.items():
+        torch.testing.assert_close(ours[key], weights, rtol=1e-5, atol=1e-6)
+    files = {path.relative_to(checkpoints["vectors"]).as_posix() for path in checkpoints["vectors"].rglob("*.*")}
+    parts = {f"ragcun/{name}" for name in ("encoder.json", "parts.safetensors", "seen_documents.json")}
+    assert files == {"README.md"} | parts
+
+    by_texts, _ = evaluated("texts-eval", "--model_path", checkpoints["texts"])
+    by_vectors, shown = evaluated("vectors-eval", "--model_path", checkpoints["vectors"], "--vectors", vectors)
+    assert by_texts.keys() == by_vectors.keys()
+    for system, figures in by_texts.items():
+        assert figures.keys() == by_vectors[system].keys() >= {"NDCG@10", "seen", "unseen"}
+        for metric in ("NDCG@1", "NDCG@10", "Recall@100"):
+            assert by_vectors[system][metric] == pytest.approx(figures[metric], abs=1e-12)
+    assert "vectors (untouched)" in shown
+    seen = json.loads((checkpoints["vectors"] / "ragcun" / "seen_documents.json").read_text())
+    train = load_collection(collection_folder, "train")
+    positives = {key for judged in train.qrels.values() for key in judged}
+    assert set(seen) == {text_hash(train.documents[key].content) for key in positives}
+
+
+def test_a_head_is_loaded_and_gone_on_from(run_script, fails_clearly, arguments, vectors, tmp_path):
+    first = ("--vectors", vectors / "toy", "--output_dir", tmp_path / "a")
+    assert run_script("train", *arguments, *first).code == 0
+    head = load_head(tmp_path / "a" / "best_model", "cpu")
+    assert head.embed_queries(np.load(vectors / "toy" / "queries.npy")).shape == (70, 16)
+    goes_on = ("--load_checkpoint", tmp_path / "a" / "best_model", "--output_dir", tmp_path / "b")
+    assert run_script("train", *arguments, "--vectors", vectors, *goes_on).code == 0
+    assert "no text model" in fails_clearly("train", *arguments, *goes_on, "--overwrite")
+    model = ("--model_path", tmp_path / "a" / "best_model", "--data_dir", arguments[1].parent)
+    assert "no text model" in fails_clearly("evaluate_beir", *model, "--output_file", tmp_path / "e.json")
+
+
+def test_documents_stay_bit_for_bit_the_bases_where_queries_alone_are_trained(
+    run_script, arguments, tiny_bert, texts, tmp_path
+):
+    flags = ("--base_model", tiny_bert, "--train_side", "query", "--output_dir", tmp_path / "run")
+    done = run_script("train", *arguments, *flags, "--projection_learning_rate", 0.05, "--trained_share", 1)
+    assert done.code == 0, done.err
+    checkpoint = tmp_path / "run" / "best_model"
+    published, exported = (SentenceTransformer(str(folder), device="cpu") for folder in (tiny_bert, checkpoint))
+    encoder = RetrievalEncoder.from_pretrained(checkpoint, "cpu")
+    expected = published.encode_document(texts)
+    np.testing.assert_array_equal(exported.encode_document(texts), expected)
+    np.testing.assert_array_equal(encoder.encode_document(texts), expected)
+    assert not np.allclose(exported.encode_query(texts), published.encode_query(texts), atol=1e-3)
+    np.testing.assert_allclose(encoder.encode_query(texts), exported.encode_query(texts), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--base_model", "other"), "--vectors and --base_model both"),
+        (("--freeze_base", "False"), "cannot be trained"),
+        (("--corpus", "corpus.jsonl"), "no vectors for --corpus"),
+        (("--val_data", "val.jsonl"), "no vectors for --val_data"),
+        (("--train_data", "pairs.jsonl"), "BEIR folder"),
+    ],
+)
+def test_what_does_not_go_with_vectors_is_said(
+    fails_clearly, arguments, vectors, tmp_path, monkeypatch, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "c", "positive": "d"}\n')
+    common = ("--vectors", vectors, "--output_dir", tmp_path / "run")
+    assert message in fails_clearly("train", *arguments, *common, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arguments, vectors, tiny_bert, tmp_path):
+    common = ("--data_dir", arguments[1].parent, "--output_file", tmp_path / "e.json", "--vectors")
+    assert "--model_path" in fails_clearly("evaluate_beir", *common, vectors, "--model", tiny_bert)
+    assert run_script("train", *arguments, "--base_model", tiny_bert, "--output_dir", tmp_path / "t").code == 0
+    assert run_script("train", *arguments, "--vectors", vectors, "--output_dir", tmp_path / "v").code == 0
+    model = ("--model_path", tmp_path / "t" / "best_model")
+    assert "has a text model" in fails_clearly("evaluate_beir", *common, vectors, *model)
+    longer = tmp_path / "longer"
+    longer.mkdir()
+    for name in ("documents", "queries"):
+        (longer / f"{name}.txt").write_text((vectors / "toy" / f"{name}.txt").read_text())
+        np.save(longer / f"{name}.npy", np.tile(np.load(vectors / "toy" / f"{name}.npy"), 2))
+    model = ("--model_path", tmp_path / "v" / "best_model")
+    assert "length 32, the checkpoint takes 16" in fails_clearly("evaluate_beir", *common, longer, *model)

@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
+from ragcun.data.beir import load_collection
+from ragcun.training import mining
+
+DIM = 16
+QUICK = {"device": "cpu", "steps": 12, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Vectors of 60 queries near one of 90 documents each, in a space with one direction too many."""
+    random = np.random.default_rng(0)
+    documents = random.normal(size=(90, DIM)).astype(np.float32)
+    queries = documents[:60] + 0.8 * random.normal(size=(60, DIM)).astype(np.float32)
+    queries[:, 0] += 3
+    return queries, documents, [(i, i) for i in range(60)]
+
+
+def texts_and_vectors(folder, model):
+    """Return what `fit` trains on, as vectors: queries and documents by id, and pairs of indices."""
+    collection = load_collection(folder, "train")
+    cache = EmbeddingCache(TextBase.load(model))
+    queries, documents = list(collection.queries), list(collection.documents)
+    pairs = [(queries.index(q), documents.index(d)) for q, judged in collection.qrels.items() for d in judged]
+    query_vectors = cache.encode(list(collection.queries.values()), "query")
+    return query_vectors, cache.encode([d.content for d in collection.documents.values()], "document"), pairs
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head_init": "identity", "mined_negatives": 0},
+        {"lambda_isotropy": 0.1, "isotropy": "sigreg", "head_init": "identity"},
+        {"head_init": "random", "head": "residual", "trained_share": 1.0, "seed": 7},
+        {"system": "jepa", "lambda_predictive": 1.0, "head_init": "identity"},
+        {"output_dim": 8, "head_init": "identity"},
+    ],
+)
+def test_it_trains_as_fit_trains_on_the_texts(collection_folder, tiny_bert, tmp_path, settings):
+    common = QUICK | settings
+    config = TrainConfig(
+        train_data=str(collection_folder), base_model=tiny_bert, output_dir=str(tmp_path / "run"), **common
+    )
+    trained = load_head(fit(config).checkpoint, "cpu").encoder.own_state()
+    head = fit_head(*texts_and_vectors(collection_folder, tiny_bert), **common)
+    ours = head.encoder.own_state()
+    assert ours.keys() == trained.keys()
+    for name, weights in trained.items():
+        torch.testing.assert_close(ours[name], weights, rtol=1e-5, atol=1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [[row["total"] for row in log if row["kind"] == "step"] for log in (rows, head.history)]
+    assert losses[0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"isotropy": "sigreg", "lambda_isotropy": 0.1},
+        {"output_dim": 14},
+        {"output_dim": 20, "head_init": "identity"},
+        {"head": "residual"},
+    ],
+)
+def test_the_loss_falls_and_queries_find_their_documents(problem, settings):
+    queries, documents, pairs = problem
+    head = fit_head(*problem, **QUICK | {"steps": 60, "log_interval": 1, "trained_share": 1.0} | settings)
+    losses = [row["total"] for row in head.history if row["kind"] == "step"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert head.result.steps == len(losses) >= 60
+    found = head.encoder.similarity(head.embed_queries(queries), head.embed_documents(documents)).argmax(1)
+    before = torch.cdist(torch.from_numpy(queries), torch.from_numpy(documents)).argmin(1)
+    right = torch.arange(len(pairs))
+    assert (found == right).sum() > (before == right).sum()
+
+
+def test_it_is_repeatable_and_follows_the_seed(problem):
+    def embedded(**settings):
+        return fit_head(*problem, **QUICK | settings).embed_queries(problem[0])
+
+    np.testing.assert_array_equal(embedded(), embedded())
+    assert not np.array_equal(embedded(), embedded(seed=1))
+
+
+def test_tensors_arrays_and_configurations_mean_the_same(problem):
+    queries, documents, pairs = problem
+    head = fit_head(*problem, **QUICK)
+    tensors = fit_head(torch.from_numpy(queries), torch.from_numpy(documents).double(), np.array(pairs), **QUICK)
+    np.testing.assert_array_equal(tensors.embed_queries(queries), head.embed_queries(torch.from_numpy(queries)))
+    config = TrainConfig(train_data="elsewhere.jsonl", steps=99, **{k: v for k, v in QUICK.items() if k != "steps"})
+    given = fit_head(*problem, config=config, steps=12)
+    np.testing.assert_array_equal(given.embed_documents(documents), head.embed_documents(documents))
+    assert config.steps == 99
+
+
+def test_several_positives_of_a_query_are_no_negatives_of_it(problem, monkeypatch):
+    queries, documents, pairs = problem
+    mined = []
+    real = mining.Pools.draw
+    monkeypatch.setattr(mining.Pools, "draw", lambda self, *rest: mined.append(self.mined) or real(self, *rest))
+    fit_head(queries, documents, [*pairs, *((0, d) for d in range(60, 90))], **QUICK)
+    assert mined
+    assert not set(mined[0][0].tolist()) & {0, *range(60, 90)}
+
+
+def test_dev_pairs_choose_the_epoch(problem):
+    queries, documents, pairs = problem
+    dev = queries[40:], [(i, 40 + i) for i in range(20)]
+    settings = QUICK | {"projection_learning_rate": 0.05, "steps": 30}
+    head = fit_head(queries[:40], documents, pairs[:40], dev_pairs=dev, **settings)
+    scores = {row["epoch"]: row["dev"]["NDCG@10"] for row in head.history if row["kind"] == "epoch"}
+    assert head.result.score == max(scores.values()) == scores[head.result.best_epoch]
+    distances = torch.cdist(
+        *(torch.from_numpy(part) for part in (head.embed_queries(dev[0]), head.embed_documents(documents)))
+    )
+    ranks = (distances < distances[torch.arange(20), torch.arange(40, 60)][:, None]).sum(1)
+    gains = torch.where(ranks < 10, 1 / torch.log2(ranks + 2.0), 0.0)
+    assert head.result.score == pytest.approx(float(gains.mean()), abs=1e-6)
+
+
+def test_never_worse_gives_way_to_the_start(problem):
+    queries, documents, pairs = problem
+    dev = queries[20:], [(i, 20 + i) for i in range(40)]
+    wrong = [(i, (7 * i + 45) % 90) for i in range(20)]
+    settings = QUICK | {"projection_learning_rate": 0.5, "trained_share": 1.0, "steps": 60, "average_decay": 0.0}
+    start = fit_head(queries[:20], documents, wrong, **settings | {"projection_learning_rate": 0.0})
+    bad = fit_head(queries[:20], documents, wrong, **settings)
+    assert not np.allclose(bad.embed_queries(queries), start.embed_queries(queries), atol=1e-3)
+    kept = fit_head(queries[:20], documents, wrong, dev_pairs=dev, never_worse=True, **settings)
+    candidates = [start.embed_queries(queries), queries / np.linalg.norm(queries, axis=1, keepdims=True)]
+    found = kept.embed_queries(queries)
+    assert any(np.allclose(found, candidate, atol=1e-6) for candidate in candidates)
+    with pytest.raises(ValueError, match="give dev_pairs"):
+        fit_head(queries, documents, pairs, never_worse=True, **QUICK)
+
+
+def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    head = fit_head(*problem, dev_pairs=(problem[0][:9], problem[2][:9]), state_interval=1, **QUICK)
+    assert not list(tmp_path.iterdir())
+    head.save(tmp_path / "head")
+    again = load_head(tmp_path / "head", "cpu")
+    np.testing.assert_array_equal(again.embed_queries(problem[0]), head.embed_queries(problem[0]))
+    np.testing.assert_array_equal(again.embed_documents(problem[1]), head.embed_documents(problem[1]))
+    assert "load_head" in (tmp_path / "head" / "README.md").read_text()
+    again.save(tmp_path / "copy")
+    parts = [(tmp_path / name / "ragcun" / "parts.safetensors").read_bytes() for name in ("head", "copy")]
+    assert parts[0] == parts[1]
+    with pytest.raises(InputError, match="no text model"):
+        again.encoder.encode_query("a text")
+
+
+def test_training_queries_alone_leaves_documents_bit_for_bit(problem):
+    queries, documents, _ = problem
+    head = fit_head(*problem, train_side="query", **QUICK)
+    expected = torch.nn.functional.normalize(torch.from_numpy(documents)).numpy()
+    np.testing.assert_array_equal(head.embed_documents(documents), expected)
+    assert not np.allclose(
+        head.embed_queries(queries), queries / np.linalg.norm(queries, axis=1, keepdims=True), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pairs": []}, "pairs must be pairs of integers"),
+        ({"pairs": [(0.5, 1)]}, "pairs must be pairs of integers"),
+        ({"pairs": [(0, 1), (60, 1)]}, r"60 queries and 90 documents, pair 1 is \[60, 1\]"),
+        ({"pairs": [(0, -1)]}, r"pair 0 is \[0, -1\]"),
+        ({"pairs": [(0, 1), (0, 1)]}, "at least 2 different pairs, got 1"),
+        ({"queries": np.ones((60, 3))}, "query_vectors must have length 16, got 3"),
+        ({"queries": np.full((60, DIM), np.inf)}, "query_vectors must be finite, row 0"),
+        ({"documents": np.ones(3)}, "document_vectors must have the shape"),
+        ({"dev_pairs": (np.ones((2, 4)), [(0, 0)])}, "dev_pairs must have length 16"),
+        ({"dev_pairs": (np.ones((2, DIM)), [(2, 0)])}, "dev_pairs must index 2 queries"),
+        ({"corpus": "corpus.jsonl"}, "corpus does not go with vectors"),
+        ({"freeze_base": False}, "cannot be trained"),
+        ({"output_dim": 0}, "output_dim"),
+        ({"steps": 0}, "steps must be at least 1"),
+    ],
+)
+def test_what_is_not_possible_is_said(problem, change, message):
+    queries, documents, pairs = (
+        change.pop(name, value) for name, value in zip(("queries", "documents", "pairs"), problem, strict=True)
+    )
+    with pytest.raises(ValueError, match=message):
+        fit_head(queries, documents, pairs, **QUICK | change)
+
+
+def test_an_unknown_setting_is_a_type_error(problem):
+    with pytest.raises(TypeError, match="step"):
+        fit_head(*problem, step=3)
