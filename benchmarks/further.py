@@ -106,9 +106,12 @@ class Data:
 
     def _trained(self, split: str | None, seed: int, term: tuple = ()):
         """Train a head as train.py does, on labels or, without a split, on the corpus alone; perhaps with a term."""
+        from accelerate.utils import set_seed
+
         from ragcun import TrainConfig
-        from ragcun.training.build import TrainingData
-        from ragcun.training.loop import make_trainer
+        from ragcun.training.build import TrainingData, build_encoder, build_objective
+        from ragcun.training.device import make_accelerator
+        from ragcun.training.loop import Trainer
         from ragcun.training.runfolder import Unrecorded
 
         if split is not None:
@@ -116,13 +119,15 @@ class Data:
         else:
             config = TrainConfig(corpus="corpus", never_worse=False, trained_share=1.0, seed=seed, collapse_checks=0)
             data = TrainingData(self.made.pairs, queries=self.made.stand_ins)
-        trainer = make_trainer(config, data, Unrecorded, self.store)
+        set_seed(seed)
+        encoder, objective = build_encoder(config, self.store.base), build_objective(config)
         if term:
             asked = dict(term)
             more = Crops(self) if "crops" in asked else Distillation(self, asked["fusion"], asked["sharpness"])
-            trainer.objective = WithTerm(trainer.objective, more, asked["weight"], trainer.encoder, seed)
-        elif split is None:
-            self.start = {k: v.clone() for k, v in trainer.encoder.own_state().items()}
+            objective = WithTerm(objective, more, asked["weight"], encoder, seed)
+        trainer = Trainer(config, Unrecorded(), make_accelerator(config), encoder, objective, data, self.store)
+        if split is None and not term:
+            self.start = {name: value.clone() for name, value in encoder.own_state().items()}
         trainer.train()
         return trainer.encoder.eval()
 

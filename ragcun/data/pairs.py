@@ -114,6 +114,11 @@ class PairDataset:
                 digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
 
+    def unpaired(self) -> list[str]:
+        """Return the documents that are in no pair."""
+        paired = {*self.positive_ids.tolist(), *self.negative_ids.tolist()}
+        return [text for place, text in enumerate(self.documents) if place not in paired]
+
     def answers(self, query: int) -> NDArray[np.int64]:
         """Return the known positives of one query, each once."""
         starts, answers = self._answers

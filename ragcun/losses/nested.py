@@ -34,4 +34,3 @@ def cut_views(views: Views, dim: int) -> Views:
     names = ("query", "positive", "negative", "pool")
     rows = {name: value for name in names if (value := getattr(views, name)) is not None}
     return replace(views, **{name: cut_rows(z, dim, unit) for name, z in rows.items()})
-

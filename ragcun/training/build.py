@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +56,11 @@ class TrainingData:
     collections: tuple[Collection, ...] = ()
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of each set that there is."""
+        """Return the SHA-256 of each set; ``texts`` are the documents in no pair, and queries without labels."""
         sets = {"train": self.train, "val": self.val, "dev": self.dev, "check": self.check}
-        return {name: data.sha256() for name, data in sets.items() if data is not None}
+        found = {name: data.sha256() for name, data in sets.items() if data is not None}
+        texts = [*self.train.unpaired(), *(self.queries or ())]
+        return found | ({"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()} if texts else {})
 
 
 def build_data(config: TrainConfig) -> TrainingData:

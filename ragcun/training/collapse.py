@@ -130,7 +130,7 @@ _EXPLAINS: dict[CollapseKind, tuple[CollapseKind, ...]] = {
 _REMEDIES: dict[CollapseKind, str] = {
     "total": "raise --lambda_contrastive or --lambda_reg, keep --stopgrad and --isotropy_form scale_free, or lower "
     "--learning_rate",
-    "dimensional": "raise --lambda_isotropy, lower --learning_rate, or start from the base (--head residual)",
+    "dimensional": "raise --lambda_isotropy, lower --learning_rate, or start from the base (--head_init identity)",
     "drift": "raise --lambda_contrastive, lower --learning_rate, or share one head (--system isotropic_gaussian)",
     "identity": "set --lambda_residual 0, as that penalty is least where nothing is corrected, and raise "
     "--lambda_predictive",

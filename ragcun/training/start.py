@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ragcun.errors import InputError
 from ragcun.models.calibration import EXPONENT, Calibration, calibrate
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.mixing import mix_with_base
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.stack import Stackable
+from ragcun.models.stack import Stackable, preserving_projection
 from ragcun.training.batches import PairSource
 from ragcun.training.build import TrainingData
 from ragcun.training.config import TrainConfig
@@ -35,7 +38,10 @@ def start_heads(
     Raises:
         InputError: a calibrated start is not possible.
     """
-    encoder.start_from(source.sample(config.seed))
+    sample = source.sample(config.seed)
+    encoder.start_from(sample)
+    if config.head == "mlp" and config.start == "identity":
+        _start_as_base(encoder, sample)
     if config.start != "calibrated":
         return None
     if not config.normalize_embeddings:
@@ -53,6 +59,20 @@ def start_heads(
     except ValueError as error:
         raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
     return calibration
+
+
+def _start_as_base(encoder: RetrievalEncoder, vectors: Float[Tensor, "n dim"]) -> None:
+    """Start heads of a kind that is random otherwise as the base, or what keeps most of its distances.
+
+    Raises:
+        InputError: the head cannot start so.
+    """
+    dim, out = vectors.shape[1], encoder.dimension
+    weight = preserving_projection(vectors, out) if out < dim else torch.eye(out, dim)
+    try:
+        encoder.start_calibrated(Calibration(weight.double().cpu().numpy(), np.zeros(dim)))
+    except ValueError as error:
+        raise InputError(f"--head_init identity: {error}") from error
 
 
 def mine_pools(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) -> Pools:

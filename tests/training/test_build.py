@@ -225,3 +225,18 @@ def test_a_seed_too_large_for_a_generator_is_one_sentence(settings: dict[str, An
 
     with pytest.raises(InputError, match="seed"):
         fit(TrainConfig(**settings, seed=2**32, output_dir=str(tmp_path / "run")))
+
+
+def test_documents_in_no_pair_enter_the_hashes():
+    from dataclasses import replace as changed
+
+    from ragcun.data.pairs import PairDataset
+    from ragcun.training.build import TrainingData
+
+    rows = [("a question", "its answer", None), ("another question", "another answer", "a wrong answer")]
+    alone, with_more, with_other = (PairDataset.from_rows(rows, "made", extra) for extra in ((), ["x"], ["y"]))
+    hashes = [TrainingData(pairs).hashes() for pairs in (alone, with_more, with_other)]
+    assert "texts" not in hashes[0]
+    assert hashes[1]["texts"] != hashes[2]["texts"]
+    assert len({tuple(sorted(each["train"])) for each in hashes}) == 1
+    assert changed(TrainingData(alone), queries=["when?"]).hashes()["texts"] not in (h.get("texts") for h in hashes)
