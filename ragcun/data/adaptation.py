@@ -14,6 +14,7 @@ from ragcun.errors import InputError
 logger = logging.getLogger(__name__)
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+FEWEST_DOCUMENTS = 20
 MOST_DOCUMENTS = 100_000
 STAND_INS = 2000
 
@@ -44,9 +45,11 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
     """
     filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
     distinct = list({document.content: document for document in filled}.values())
+    if len(distinct) < FEWEST_DOCUMENTS:
+        raise InputError(
+            f"{source} has {len(distinct)} documents with text; adapting to a corpus needs at least {FEWEST_DOCUMENTS}"
+        )
     count = min(round(HELD_OUT * len(distinct)), MOST_HELD_OUT)
-    if count < 2:
-        raise InputError(f"{source} has {len(distinct)} documents with text; adapting to a corpus needs at least 20")
     held, kept = distinct[:count], distinct[count:]
     corpus = {str(place): document for place, document in enumerate(distinct)}
     sentences = sentences_as_queries(held, count, seed)

@@ -97,13 +97,16 @@ def seen_table(results: Mapping[str, Any]) -> str:
 
 
 def all_systems(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return untouched base, baselines and model, each with its title, which says how vectors were made small."""
+    """Return untouched base, baselines and model, each with its title, which says how vectors were made small.
+
+    Of two baselines of one title the later has its name on disk instead.
+    """
     base = results.get("untouched_base")
     systems = [] if base is None else [(f"{part_of(base, 'model', 'untouched_base')} (untouched)", base)]
     for slug, system in (results.get("baselines") or {}).items():
         name = str(part_of(system, "model", f"the results of {slug}"))
         title = titled(name, system)
-        systems.append((slug if title == name else title, system))
+        systems.append((slug if title in dict(systems) else title, system))
     return [*systems, (titled(str(part_of(results, "model", "the results")), results), results)]
 
 

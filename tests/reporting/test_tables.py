@@ -25,7 +25,7 @@ def results():
         **system("checkpoints/run", 0.6600, 0.31616),
         "distance": "euclidean",
         "untouched_base": base,
-        "baselines": {"BM25": system("bm25s", 0.6762, 0.3102, **tests)},
+        "baselines": {"BM25": system("runs/BM25", 0.6762, 0.3102, **tests)},
         "manifest": {},
     }
 
@@ -40,9 +40,14 @@ def test_rows_are_base_baselines_model_with_the_best_in_bold(results):
         "system", "scifact", "nfcorpus", "mean NDCG@10", "scifact Δ vs base (p)", "nfcorpus Δ vs base (p)",
     ]  # fmt: skip
     assert base == ["minilm (untouched)", "0.6450", "**0.3162**", "0.4806", "–", "–"]
-    assert bm25 == ["BM25", "**0.6762**", "0.3102", "**0.4932**", "–", "–"]
+    assert bm25 == ["runs/BM25", "**0.6762**", "0.3102", "**0.4932**", "–", "–"]
     assert model == ["checkpoints/run", "0.6600", "**0.3162**", "0.4881", "+0.0150 (0.0312)", "-0.0000 (<0.0001)"]
     assert [cell.endswith(":") for cell in rule] == [False, True, True, True, True, True]
+
+
+def test_baselines_of_one_title_are_told_apart(results):
+    results["baselines"]["runs-BM25-2"] = results["baselines"]["BM25"]
+    assert [row[0] for row in cells(results_table(results))[3:5]] == ["runs/BM25", "runs-BM25-2"]
 
 
 def test_without_a_base_there_are_no_differences(results):
@@ -81,7 +86,7 @@ def test_seen_and_unseen_documents_get_a_table_of_their_own(results):
     assert all_queries + "\n" == before
     header, _, seen, unseen = cells(of_sides)
     assert header == [
-        "relevant documents", "queries", "minilm (untouched)", "BM25", "checkpoints/run", "Δ vs base (p)",
+        "relevant documents", "queries", "minilm (untouched)", "runs/BM25", "checkpoints/run", "Δ vs base (p)",
     ]  # fmt: skip
     assert seen == ["scifact, seen", "196", "0.6288", "0.6759", "**0.7900**", "+0.1612 (0.2500)"]
     assert unseen == ["scifact, unseen", "104", "**0.6758**", "**0.6758**", "0.6505", "-0.0253 (0.2500)"]

@@ -1,0 +1,162 @@
+"""What a corpus gives to train on and to judge by: no held-out document is trained on, and nothing hangs on others."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ragcun.data import adaptation
+from ragcun.data.adaptation import Adaptation, adaptation_data
+from ragcun.data.beir import Document
+from ragcun.data.sentences import split_sentences
+from ragcun.errors import InputError
+
+WORDS = [f"word{i}" for i in range(300)]
+
+
+def made_documents(count: int, titled: bool = True, seed: int = 0) -> list[Document]:
+    """Documents of two to five sentences of distinct random words."""
+    drawn = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(drawn.choices(WORDS, k=7)).capitalize() + "."
+
+    return [
+        Document(f"Title {i}" if titled and i % 3 else "", " ".join(sentence() for _ in range(drawn.randint(2, 5))))
+        for i in range(count)
+    ]
+
+
+DOCUMENTS = made_documents(80)
+
+
+@pytest.fixture(scope="module")
+def made() -> Adaptation:
+    return adaptation_data(DOCUMENTS, "made", seed=3)
+
+
+def by_content(documents: list[Document]) -> dict[str, Document]:
+    return {document.content: document for document in documents}
+
+
+def held_documents(made: Adaptation) -> set[str]:
+    judged = {key for judgments in made.held_out.qrels.values() for key in judgments}
+    return {made.held_out.documents[key].content for key in judged}
+
+
+def test_no_held_out_document_is_in_a_pair(made: Adaptation) -> None:
+    held = held_documents(made)
+    assert len(held) == 8
+    assert held.isdisjoint(positive for _, positive, _ in made.pairs.rows())
+    assert held == set(made.pairs.unpaired())
+    sentences = set(made.held_out.queries.values())
+    assert sentences.isdisjoint(made.pairs.queries)
+
+
+def test_every_document_is_a_candidate_whether_held_out_or_not(made: Adaptation) -> None:
+    everything = {document.content for document in DOCUMENTS}
+    assert set(made.pairs.documents) == everything
+    assert {document.content for document in made.held_out.documents.values()} == everything
+
+
+def test_positives_are_whole_documents_and_queries_their_title_and_a_sentence(made: Adaptation) -> None:
+    documents = by_content(DOCUMENTS)
+    queries: dict[str, list[str]] = {}
+    for query, positive, negative in made.pairs.rows():
+        assert negative is None
+        queries.setdefault(positive, []).append(query)
+    assert set(queries) == set(documents) - held_documents(made)
+    for content, asked in queries.items():
+        document = documents[content]
+        titles = [document.title] if document.title else []
+        assert asked[: len(titles)] == titles
+        (sentence,) = asked[len(titles) :]
+        assert sentence in split_sentences(document.text)
+
+
+def test_a_held_out_sentence_is_judged_to_be_of_its_own_document(made: Adaptation) -> None:
+    held_out = made.held_out
+    assert held_out.queries.keys() == held_out.qrels.keys()
+    assert len(set(held_out.queries.values())) == len(held_out.queries)
+    for key, sentence in held_out.queries.items():
+        ((document, score),) = held_out.qrels[key].items()
+        assert score == 1
+        assert sentence in split_sentences(held_out.documents[document].text)
+
+
+def test_stand_ins_are_a_sentence_of_each_document(made: Adaptation) -> None:
+    owners = [[d.content for d in DOCUMENTS if query in split_sentences(d.text)] for query in made.stand_ins]
+    assert sorted(owner for (owner,) in owners) == sorted(by_content(DOCUMENTS))
+
+
+def as_values(made: Adaptation) -> tuple[object, ...]:
+    return list(made.pairs.rows()), made.pairs.documents, made.held_out, made.stand_ins
+
+
+def test_the_same_seed_gives_the_same_and_another_seed_another(made: Adaptation) -> None:
+    random.seed(99)
+    assert as_values(adaptation_data(DOCUMENTS, "made", seed=3)) == as_values(made)
+    other = adaptation_data(DOCUMENTS, "made", seed=4)
+    assert held_documents(other) != held_documents(made)
+    assert other.stand_ins != made.stand_ins
+
+
+def test_the_order_of_documents_and_repeated_ones_do_not_matter(made: Adaptation) -> None:
+    shuffled = [*DOCUMENTS, *DOCUMENTS[:9]]
+    random.Random(5).shuffle(shuffled)
+    again = adaptation_data(shuffled, "made", seed=3)
+    assert as_values(again) == as_values(made)
+    assert again.pairs.sha256() == made.pairs.sha256()
+
+
+def test_the_pairs_of_a_document_do_not_depend_on_the_others(made: Adaptation) -> None:
+    others = made_documents(60, seed=8)
+    again = adaptation_data([*DOCUMENTS[:40], *others], "made", seed=3)
+
+    def queries_of(data: Adaptation) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for query, positive, _ in data.pairs.rows():
+            found.setdefault(positive, set()).add(query)
+        return found
+
+    first, second = queries_of(made), queries_of(again)
+    shared = first.keys() & second.keys()
+    assert len(shared) > 25
+    assert all(first[content] == second[content] for content in shared)
+
+
+def test_a_document_of_one_sentence_and_no_title_makes_no_pair_with_itself() -> None:
+    short = [Document("", f"Only sentence number {i}.") for i in range(20)]
+    made = adaptation_data([*DOCUMENTS, *short], "made", seed=0)
+    assert all(query != positive for query, positive, _ in made.pairs.rows())
+    assert {document.content for document in short} <= set(made.pairs.unpaired())
+
+
+def test_documents_without_text_do_not_count() -> None:
+    blank = [Document("a title alone", " "), Document("", "")] * 20
+    made = adaptation_data([*DOCUMENTS, *blank], "made", seed=3)
+    assert set(made.pairs.documents) == set(by_content(DOCUMENTS))
+    with pytest.raises(InputError, match="corpus.txt has 12 documents with text; .* at least 20"):
+        adaptation_data([*DOCUMENTS[:12], *blank], "corpus.txt", seed=0)
+
+
+def test_twenty_documents_are_enough_and_nineteen_are_not() -> None:
+    assert len(adaptation_data(DOCUMENTS[:20], "made", seed=0).held_out.queries) == 2
+    with pytest.raises(InputError, match="made has 19 documents"):
+        adaptation_data(DOCUMENTS[:19], "made", seed=0)
+
+
+def test_a_larger_corpus_is_sampled_without_regard_to_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "MOST_DOCUMENTS", 40)
+    sampled, reverse = (adaptation_data(docs, "made", seed=1) for docs in (DOCUMENTS, DOCUMENTS[::-1]))
+    assert len(sampled.held_out.documents) == 40
+    assert as_values(sampled) == as_values(reverse)
+
+
+def test_held_out_and_stand_ins_have_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "MOST_HELD_OUT", 5)
+    monkeypatch.setattr(adaptation, "STAND_INS", 9)
+    made = adaptation_data(DOCUMENTS, "made", seed=1)
+    assert (len(made.held_out.queries), len(made.stand_ins)) == (5, 9)
+    assert set(made.stand_ins) <= set(adaptation_data(DOCUMENTS, "made", seed=1).stand_ins)

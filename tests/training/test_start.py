@@ -1,0 +1,236 @@
+"""Where heads start and what is mixed in: against the closed forms on the same vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import ragcun
+from ragcun.data.pairs import PairDataset
+from ragcun.errors import InputError
+from ragcun.models.calibration import EXPONENT, Calibration
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.stack import preserving_projection
+from ragcun.models.vectors import VectorStore
+from ragcun.training.batches import CachedPairs
+from ragcun.training.build import TrainingData, build_encoder
+from ragcun.training.config import TrainConfig
+from ragcun.training.keeping import share_of_trained
+from ragcun.training.mining import mine
+from ragcun.training.start import mine_pools, mixed, start_heads, trained_share
+
+Vectors = NDArray[np.float32]
+DIM, QUERIES, DOCUMENTS = 12, 40, 90
+
+
+class Problem:
+    """Pairs with random vectors of unequal directions and lengths; queries have a mean of their own."""
+
+    def __init__(self, normalize: bool = True) -> None:
+        drawn = np.random.default_rng(0)
+        scales = np.linspace(0.3, 2.0, DIM)
+        self.documents: Vectors = (drawn.normal(size=(DOCUMENTS, DIM)) * scales + 0.5).astype(np.float32)
+        self.queries: Vectors = (drawn.normal(size=(QUERIES, DIM)) * scales - 0.5).astype(np.float32)
+        self.others: Vectors = (drawn.normal(size=(25, DIM)) * scales + 0.1).astype(np.float32)
+        names = [f"d{i}" for i in range(DOCUMENTS)], [f"q{i}" for i in range(QUERIES)]
+        self.store = VectorStore([(names[0], self.documents)], [(names[1], self.queries)], normalize)
+        self.data = PairDataset.from_rows([(q, f"d{i}", None) for i, q in enumerate(names[1])], "made", names[0])
+        self.source = CachedPairs(self.data, self.store, torch.device("cpu"))
+
+    def started(
+        self, queries: Vectors | None = None, **settings: Any
+    ) -> tuple[RetrievalEncoder, TrainConfig, Calibration | None]:
+        torch.manual_seed(1)
+        config = TrainConfig(train_data="made", **settings)
+        encoder = build_encoder(config, self.store.base)
+        return encoder, config, start_heads(encoder, config, self.source, queries)
+
+    def sides(self, encoder: RetrievalEncoder) -> tuple[Vectors, Vectors]:
+        return encoder.embed(self.queries, "query"), encoder.embed(self.documents, "document")
+
+
+@pytest.fixture
+def problem() -> Problem:
+    return Problem()
+
+
+def unit(rows: Vectors) -> Vectors:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"head": "residual"},
+        {"head": "mlp", "head_init": "calibrated"},
+        {"output_dim": 5},
+        {"nested_dims": (4, 8)},
+        {"output_dim": 7, "head": "residual", "nested_dims": (4,)},
+    ],
+    ids=str,
+)
+def test_a_calibrated_start_is_that_of_calibrate(problem: Problem, settings: dict[str, Any], given: bool) -> None:
+    queries = problem.others if given else problem.queries
+    encoder, _, calibration = problem.started(problem.others if given else None, **settings)
+    ordered = "nested_dims" in settings
+    expected = ragcun.calibrate(problem.documents, queries, output_dim=settings.get("output_dim"), ordered=ordered)
+    found = problem.sides(encoder)
+    np.testing.assert_allclose(found[0], expected.embed_queries(problem.queries), atol=1e-5)
+    np.testing.assert_allclose(found[1], expected.embed_documents(problem.documents), atol=1e-5)
+    assert calibration is not None
+    np.testing.assert_allclose(calibration.query_shift, expected.query_shift)
+    assert np.abs(found[1] - unit(problem.documents)[:, : found[1].shape[1]]).max() > 0.01
+
+
+def test_one_head_for_both_sides_starts_without_a_shift(problem: Problem) -> None:
+    encoder, _, _ = problem.started(system="isotropic_gaussian")
+    expected = ragcun.calibrate(problem.documents, problem.queries)
+    np.testing.assert_allclose(problem.sides(encoder)[0], expected.embed_documents(problem.queries), atol=1e-5)
+    np.testing.assert_allclose(problem.sides(encoder)[1], expected.embed_documents(problem.documents), atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "residual"])
+def test_training_queries_alone_leaves_the_base_s_document_vectors(problem: Problem, head: str) -> None:
+    """Bit for bit for a linear head; queries are shifted and not whitened."""
+    encoder, _, _ = problem.started(train_side="query", head=head)
+    untouched = encoder.base(torch.from_numpy(problem.documents)).numpy()
+    np.testing.assert_allclose(problem.sides(encoder)[1], untouched, atol=0 if head == "linear" else 1e-6)
+    expected = ragcun.calibrate(problem.documents, problem.queries, exponent=0)
+    np.testing.assert_allclose(problem.sides(encoder)[0], expected.embed_queries(problem.queries), atol=1e-5)
+    assert EXPONENT != 0
+    assert np.abs(expected.query_shift).max() > 0.1
+    trained = {name.split(".")[0] for name, value in encoder.named_parameters() if value.requires_grad}
+    assert trained == {"head"}
+
+
+def test_training_documents_alone_starts_as_the_base_on_both_sides(problem: Problem) -> None:
+    encoder, _, calibration = problem.started(train_side="document")
+    assert calibration is None
+    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
+        np.testing.assert_array_equal(found, encoder.base(torch.from_numpy(base)).numpy())
+    trained = {name.split(".")[0] for name, value in encoder.named_parameters() if value.requires_grad}
+    assert trained == {"documents"}
+
+
+@pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
+def test_an_identity_start_is_the_base(problem: Problem, head: str) -> None:
+    encoder, _, calibration = problem.started(head=head, head_init="identity")
+    assert calibration is None
+    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
+        np.testing.assert_allclose(found, unit(base), atol=0.0 if head != "mlp" else 1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_an_identity_start_of_fewer_dimensions_keeps_most_of_the_distances(problem: Problem, head: str) -> None:
+    encoder, config, _ = problem.started(head=head, head_init="identity", output_dim=5, normalize_output=False)
+    sample = problem.source.sample(config.seed)
+    weight = preserving_projection(sample, 5).numpy()
+    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
+        np.testing.assert_allclose(found, unit(base) @ weight.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_random_start_is_random_and_another_on_each_side(problem: Problem, head: str) -> None:
+    encoder, _, calibration = problem.started(head=head, head_init="random")
+    assert calibration is None
+    same = encoder.embed(problem.documents, "query"), encoder.embed(problem.documents, "document")
+    assert np.abs(same[0] - same[1]).max() > 0.1
+    assert np.abs(same[1] - unit(problem.documents)).max() > 0.1
+
+
+def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> None:
+    with pytest.raises(InputError, match="--head_init calibrated: output_dim must be 1 to 12"):
+        problem.started(output_dim=13)
+    with pytest.raises(InputError, match="--no_normalize_embeddings"):
+        Problem(normalize=False).started(normalize_embeddings=False, head_init="calibrated")
+    one = PairDataset.from_rows([("q0", "d0", None), ("q1", "d0", None)], "made")
+    problem.source = CachedPairs(one, problem.store, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"--head_init calibrated: .*at least 2 vectors, got 1; .*identity"):
+        problem.started()
+
+
+def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
+    encoder, config, calibration = problem.started(mined_first=2, mined_last=9, mined_negatives=3)
+    assert calibration is not None
+    embedded = calibration.embed_queries(problem.queries), calibration.embed_documents(problem.documents)
+    expected = mine(*(side.astype(np.float32) for side in embedded), problem.data, 2, 9)
+    pools = mine_pools(encoder, config, problem.source)
+    assert (pools.mined == expected).mean() > 0.99
+    assert (pools.per_query, pools.seed) == (3, config.seed)
+    base = mine(unit(problem.queries), unit(problem.documents), problem.data, 2, 9)
+    assert (pools.mined == base).mean() < 0.9
+
+
+def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
+    queries, documents = (side.astype(np.float64) for side in sides)
+    return ((queries[:, None] - documents[None]) ** 2).sum(2)
+
+
+def test_mixed_distances_lie_between_those_of_heads_and_base(problem: Problem) -> None:
+    encoder, config, _ = problem.started(mix_with_base=0.3, normalize_output=False)
+    final = mixed(encoder, config, problem.source)
+    assert final.dimension == 2 * DIM
+    expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared((unit(problem.queries), unit(problem.documents)))
+    np.testing.assert_allclose(squared(problem.sides(final)), expected, rtol=1e-4)
+
+
+def test_a_mixture_of_length_1_with_an_identity_is_the_base(problem: Problem) -> None:
+    encoder, config, _ = problem.started(mix_with_base=0.3, head_init="identity")
+    final = mixed(encoder, config, problem.source)
+    sides = problem.sides(final)
+    np.testing.assert_allclose(np.linalg.norm(sides[0], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        squared(sides), squared((unit(problem.queries), unit(problem.documents))), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_without_a_share_of_the_base_the_encoder_stays(problem: Problem) -> None:
+    encoder, config, _ = problem.started()
+    assert mixed(encoder, config, problem.source) is encoder
+
+
+def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
+    encoder, config, _ = problem.started(system="jepa", mix_with_base=0.3)
+    assert isinstance(encoder, ProjectionEncoder)
+    with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
+        mixed(encoder, config, problem.source)
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, share_of_trained(QUERIES)),
+        ({"trained_share": 0.4}, 0.4),
+        ({"trained_share": 0.0, "head_init": "random"}, 0.0),
+        ({"head_init": "random"}, 1.0),
+        ({"head": "mlp"}, 1.0),
+        ({"system": "jepa"}, 1.0),
+        ({"load_checkpoint": "elsewhere"}, 1.0),
+    ],
+    ids=str,
+)
+def test_the_share_of_trained_weights_is_as_asked_or_follows_the_labels(
+    problem: Problem, settings: dict[str, Any], share: float
+) -> None:
+    shape = {name: value for name, value in settings.items() if name != "load_checkpoint"}
+    encoder, _, _ = problem.started(**shape)
+    assert trained_share(TrainConfig(train_data="made", **settings), encoder, TrainingData(problem.data)) == share
+
+
+def test_the_share_without_labels_is_a_quarter(problem: Problem) -> None:
+    encoder, _, _ = problem.started()
+    assert trained_share(TrainConfig(corpus="made"), encoder, TrainingData(problem.data)) == 0.25
+
+
+def test_the_share_counts_queries_not_pairs(problem: Problem) -> None:
+    encoder, config, _ = problem.started()
+    rows = [(f"q{i % 8}", f"d{i}", None) for i in range(QUERIES)]
+    data = TrainingData(PairDataset.from_rows(rows, "made"))
+    assert trained_share(config, encoder, data) == share_of_trained(8)
