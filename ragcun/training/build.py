@@ -160,6 +160,8 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
     if config.system not in SYSTEMS:
         raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
     encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config, base)
+    if any(size >= encoder.dimension for size in config.nested_dims):
+        raise InputError(f"--nested_dims must be below {encoder.dimension}, the length of the embeddings; leave it out")
     if config.lambda_predictive > 0 and "predicted" not in encoder.shows:
         raise InputError(f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor")
     if config.lambda_residual > 0 and "residual" not in encoder.shows:

@@ -105,10 +105,11 @@ def settle(
 ) -> tuple[RetrievalEncoder, Comparison | None]:
     """Return what a run's best weights come to, and the comparison that chose it where one was asked for.
 
-    Without labels the shift of queries is the calibrated one, since the training queries are not like real ones. Then
-    the base is mixed in where asked, and trained encoder, start and base are compared on `check`.
+    Without labels the shift of queries is the calibrated one, since the training queries are not like real ones; only
+    a linear head can take it after training, others keep what they learned. Then the base is mixed in where asked, and
+    trained encoder, start and base are compared on `check`.
     """
-    if config.label_free and calibration is not None:
+    if config.label_free and calibration is not None and config.head == "linear":
         encoder.shift_queries(torch.from_numpy(calibration.query_shift))
     final = mixed(encoder, config, source)
     if check is None or cache is None:

@@ -137,7 +137,7 @@ def test_documents_without_text_do_not_count() -> None:
     blank = [Document("a title alone", " "), Document("", "")] * 20
     made = adaptation_data([*DOCUMENTS, *blank], "made", seed=3)
     assert set(made.pairs.documents) == set(by_content(DOCUMENTS))
-    with pytest.raises(InputError, match="corpus.txt has 12 documents with text; .* at least 20"):
+    with pytest.raises(InputError, match=r"corpus\.txt has 12 documents with text; .* at least 20"):
         adaptation_data([*DOCUMENTS[:12], *blank], "corpus.txt", seed=0)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.models.asymmetric import AsymmetricProjectionModel
+from ragcun.models.cache import CachedEncoder
 from ragcun.models.calibration import Calibration
 from ragcun.models.vectors import VectorStore
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
@@ -175,7 +176,7 @@ class TestSettle:
 
     def test_without_labels_queries_get_the_calibrated_shift(self) -> None:
         problem = Problem(turned=True)
-        encoder, final, comparison = self.settled(TrainConfig(corpus="c"), problem, check=False)
+        _, final, comparison = self.settled(TrainConfig(corpus="c"), problem, check=False)
         assert comparison is None
         weight = problem.destroyed(1).head.layers[0].weight.detach().double().numpy()
         moved = (problem.queries / np.linalg.norm(problem.queries, axis=1, keepdims=True) - self.shift) @ weight.T
@@ -188,9 +189,7 @@ class TestSettle:
         encoder, final, _ = self.settled(TrainConfig("t"), problem, check=False)
         assert final is encoder
         unchanged = problem.destroyed(1)
-        np.testing.assert_array_equal(
-            final.embed(problem.queries, "query"), unchanged.embed(problem.queries, "query")
-        )
+        np.testing.assert_array_equal(final.embed(problem.queries, "query"), unchanged.embed(problem.queries, "query"))
 
     @pytest.mark.parametrize("share", [0.0, 0.2])
     def test_start_and_trained_encoder_are_compared_as_they_are_kept(self, share: float) -> None:
@@ -199,19 +198,8 @@ class TestSettle:
         _, final, comparison = self.settled(config, problem, check=True)
         assert comparison.kept == "start"
         assert final.dimension == (DIM if share == 0 else 2 * DIM)
-        evaluation = evaluate_retriever(DenseRetriever("kept", _Encoding(problem, final)), problem.collection, (10,))
+        evaluation = evaluate_retriever(
+            DenseRetriever("kept", CachedEncoder(problem.cache, final)), problem.collection, (10,)
+        )
         assert comparison.scores["start"] == pytest.approx(evaluation.mean[NDCG])
         assert ("base" in comparison.scores) == (share == 0)
-
-
-class _Encoding:
-    """Texts through the cache and an encoder."""
-
-    def __init__(self, problem: Problem, encoder: AsymmetricProjectionModel) -> None:
-        self.problem, self.encoder = problem, encoder
-
-    def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
-        return self.encoder.embed(self.problem.cache.encode(texts, "query"), "query")
-
-    def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
-        return self.encoder.embed(self.problem.cache.encode(texts, "document"), "document")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -201,6 +202,6 @@ def test_what_is_remembered_as_best_does_not_follow_the_weights(make: Make) -> N
 def test_the_share_rises_with_the_number_of_queries() -> None:
     shares = [share_of_trained(queries) for queries in range(5000)]
     assert shares[0] == 0
-    assert all(earlier < later < FULL_SHARE for earlier, later in zip(shares, shares[1:], strict=False))
+    assert all(earlier < later < FULL_SHARE for earlier, later in pairwise(shares))
     assert shares[HALF_AT] == pytest.approx(FULL_SHARE / 2)
     assert share_of_trained(10**9) == pytest.approx(0.7)

@@ -1,0 +1,178 @@
+"""Adapting to a corpus from the command line: without labels, with few, and what the checkpoint then is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+import ragcun
+from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.data.holdout import HoldOut
+from ragcun.training.keeping import share_of_trained
+
+WORDS = [f"word{i}" for i in range(200)]
+SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """BEIR folder ``prose``: 90 documents with a title and three sentences; queries are words of their documents."""
+    drawn = random.Random(0)
+
+    def sentence(words: int) -> str:
+        return " ".join(drawn.choices(WORDS, k=words))
+
+    made = [". ".join(sentence(6).capitalize() for _ in range(3)) + "." for _ in range(90)]
+    documents = {f"d{i}": Document(sentence(2).capitalize(), text) for i, text in enumerate(made)}
+    queries = {f"q{i}": " ".join(made[i].lower().replace(".", "").split()[2:6]) for i in range(80)}
+    split_of = {"train": range(40), "dev": range(40, 60), "test": range(60, 80)}
+    qrels = {split: {f"q{i}": {f"d{i}": 1} for i in numbers} for split, numbers in split_of.items()}
+    folder = tmp_path_factory.mktemp("collections") / "prose"
+    write_collection(folder, documents, queries, qrels)
+    return folder
+
+
+@pytest.fixture
+def train(run_script, tiny_bert, tmp_path):
+    """Run train.py into a folder of that name, and return that."""
+
+    def run(name, *flags):
+        done = run_script("train", "--base_model", tiny_bert, *SCHEDULE, "--output_dir", tmp_path / name, *flags)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    return run
+
+
+def loaded(run: Path) -> ragcun.AsymmetricProjectionModel:
+    return ragcun.RetrievalEncoder.from_pretrained(run / "best_model", "cpu")
+
+
+def heads(run: Path) -> dict[str, np.ndarray]:
+    return {name: value.double().numpy() for name, value in loaded(run).own_state().items()}
+
+
+@pytest.fixture(scope="module")
+def texts_of(corpus) -> tuple[list[str], list[str]]:
+    """Queries and documents."""
+    collection = load_collection(corpus, "test")
+    return list(collection.queries.values()), [document.content for document in collection.documents.values()]
+
+
+def test_a_run_without_labels_says_what_it_kept(train, corpus, caplog):
+    caplog.set_level(logging.INFO, logger="ragcun")
+    run = train("run", "--corpus", corpus)
+    manifest = json.loads((run / "manifest.json").read_text())
+    found = manifest["never_worse"]
+    assert manifest["status"] == "finished"
+    assert found["scores"].keys() == {"trained", "start", "base"}
+    assert found["kept"] in found["scores"]
+    assert found["queries"] == 9
+    assert all(0 <= score <= 1 for score in found["scores"].values())
+    (line,) = re.findall(
+        r"never worse: (\w+) kept \(NDCG@10 on 9 queries of .*prose, held-out sentences: (.*)\)", caplog.text
+    )
+    assert line[0] == found["kept"]
+    assert line[1] == ", ".join(f"{name} {score:.4f}" for name, score in found["scores"].items())
+
+
+@pytest.mark.parametrize("flags", [(), ("--train_side", "query"), ("--mix_with_base", 0.3)], ids=str)
+def test_the_checkpoint_gives_one_embedding_in_both_libraries(train, corpus, texts_of, flags):
+    run = train("run", "--corpus", corpus, *flags)
+    ours, theirs = loaded(run), SentenceTransformer(str(run / "best_model"), device="cpu")
+    queries, documents = texts_of
+    for name, texts in (("encode_query", queries), ("encode_document", documents)):
+        expected = getattr(ours, name)(texts)
+        np.testing.assert_allclose(getattr(theirs, name)(texts), expected, atol=2e-6)
+        np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
+    assert np.abs(ours.encode_query(documents) - ours.encode_document(documents)).max() > 1e-4
+
+
+def test_queries_given_set_the_shift(train, corpus, texts_of, tiny_bert, tmp_path):
+    """The query head is W(x − g), where g is the shift that `calibrate` gives of the corpus and these queries."""
+    given = [f"word{i} word{i + 1}" for i in range(60)]
+    (tmp_path / "queries.txt").write_text("\n".join(given))
+    trained = "--corpus", corpus, "--never_worse", "False"
+    with_file, without = (
+        heads(train(name, *trained, *flags))
+        for name, flags in (("with", ("--queries", tmp_path / "queries.txt")), ("without", ()))
+    )
+    base = ragcun.TextBase.load(tiny_bert, device="cpu")
+    vectors = base.encode(texts_of[1], "document"), base.encode(given, "query")
+    shift = ragcun.calibrate(*vectors).query_shift
+    weight, bias = with_file["head.layers.0.weight"], with_file["head.layers.0.bias"]
+    np.testing.assert_allclose(bias, -weight @ shift, atol=1e-5)
+    assert np.abs(bias).max() > 1e-2
+    assert np.abs(bias - without["head.layers.0.bias"]).max() > 1e-3
+
+
+def test_training_the_query_head_leaves_document_vectors_as_the_base_s(train, corpus, texts_of, tiny_bert):
+    run = train("run", "--train_data", corpus, "--train_side", "query")
+    base = ragcun.TextBase.load(tiny_bert, device="cpu")
+    queries, documents = texts_of
+    np.testing.assert_array_equal(
+        loaded(run).encode_document(documents), base.untouched_array(base.encode(documents, "document"))
+    )
+    assert np.abs(loaded(run).encode_query(queries) - base.encode(queries, "query")).max() > 1e-3
+
+
+def test_mixing_with_the_base_doubles_the_dimensions(train, corpus, texts_of):
+    run = train("run", "--train_data", corpus, "--mix_with_base", 0.3)
+    encoder = loaded(run)
+    assert encoder.dimension == 32
+    own = encoder.base.untouched_array(encoder.base.encode(texts_of[1], "document"))
+    base_part = encoder.encode_document(texts_of[1])[:, 16:]
+    parallel = (base_part * own).sum(1) / np.linalg.norm(base_part, axis=1) / np.linalg.norm(own, axis=1)
+    np.testing.assert_allclose(parallel, 1, atol=1e-5)
+    np.testing.assert_allclose((base_part**2).sum(1).mean(), 0.3, atol=0.05)
+
+
+def test_of_few_labels_little_is_taken(train, corpus, tmp_path):
+    """5 queries: the heads that are kept lie at .7 · 5 / 105 of the way from the start to the trained ones."""
+    collection = load_collection(corpus, "train")
+    rows = [{"query": collection.queries[f"q{i}"], "positive": collection.documents[f"d{i}"].content} for i in range(5)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = "--train_data", tmp_path / "pairs.jsonl", "--corpus", corpus
+    shares = {"start": ("--trained_share", 0), "trained": ("--trained_share", 1), "kept": ()}
+    found = {name: heads(train(name, *flags, *share)) for name, share in shares.items()}
+    share = share_of_trained(5)
+    assert share == pytest.approx(1 / 30)
+    for name, kept in found["kept"].items():
+        start, trained = found["start"][name], found["trained"][name]
+        np.testing.assert_allclose(kept, (1 - share) * start + share * trained, atol=1e-6)
+    assert max(np.abs(found["trained"][name] - found["start"][name]).max() for name in found["start"]) > 1e-3
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_hidden_documents_are_ranked_apart(train, run_script, corpus, tmp_path, labels):
+    run = train("run", "--train_data" if labels else "--corpus", corpus, "--hold_out_documents", 0.5)
+    flags = ("--datasets", "prose", "--data_dir", corpus.parent, "--output_file", tmp_path / "r.json")
+    done = run_script("evaluate_beir", "--model_path", run / "best_model", *flags, "--device", "cpu")
+    assert done.code == 0, done.err
+    hidden = HoldOut(0.5, 0).hidden_only(load_collection(corpus, "test"))
+    assert 25 < len(hidden.documents) < 65
+    table = done.out[done.out.index("| hidden documents |") :].splitlines()
+    cells = [cell.strip() for cell in table[2].split("|")[1:4]]
+    assert cells == ["prose", str(len(hidden.documents)), str(len(hidden.queries))]
+    held_out = json.loads((tmp_path / "r.json").read_text())["datasets"]["prose"]["held_out"]
+    assert (held_out["n_documents"], held_out["n_queries"]) == (len(hidden.documents), len(hidden.queries))
+
+
+def test_a_corpus_too_small_is_refused_before_anything_is_written(fails_clearly, tiny_bert, tmp_path):
+    (tmp_path / "few.txt").write_text("\n".join(f"Word{i} word2. Word3 word{i}." for i in range(7)))
+    flags = ("--base_model", tiny_bert, "--corpus", tmp_path / "few.txt", "--output_dir", tmp_path / "run")
+    assert "7 documents with text; adapting to a corpus needs at least 20" in fails_clearly("train", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("head", ["residual", "mlp"])
+def test_other_heads_adapt_too(train, corpus, head):
+    run = train("run", "--corpus", corpus, "--head", head, "--head_init", "calibrated")
+    assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
