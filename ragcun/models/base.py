@@ -50,6 +50,7 @@ class TextBase(Base):
             del model._modules[last]
         self.model = model
         self.name = name
+        self.trained = False
         self.normalize = normalize
         self.ends_normalized = found if ends_normalized is None else ends_normalized
 
@@ -74,7 +75,9 @@ class TextBase(Base):
         for name in list(model._modules)[config["modules"] :]:
             del model._modules[name]
         model.similarity_fn_name = config["distance"]
-        return cls(model, config["name"], config["normalize"], config["ends_normalized"])
+        base = cls(model, config["name"], config["normalize"], config["ends_normalized"])
+        base.trained = config.get("trained", False)
+        return base
 
     def to_config(self) -> dict[str, Any]:
         """Return what `from_config` needs beside the exported model."""
@@ -84,6 +87,7 @@ class TextBase(Base):
             "normalize": self.normalize,
             "ends_normalized": self.ends_normalized,
             "distance": self.distance,
+            "trained": self.trained,
         }
 
     @property
@@ -151,6 +155,7 @@ class TextBase(Base):
             InputError: the model has fewer transformer layers than are to be frozen.
         """
         self.model.requires_grad_(not whole)
+        self.trained = self.trained or not whole
         if whole or early_layers == 0:
             return
         layers = transformer_layers(self.model)

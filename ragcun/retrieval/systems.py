@@ -72,16 +72,28 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
     if is_checkpoint(spec):
         encoder = RetrievalEncoder.from_pretrained(spec, options.device)
-        base, cache = encoder.base, _cache(encoder.base, options)
+        cache = _cache(encoder.base, options)
         vectors = VectorFormat(encoder.dimension, options.precision, options.truncate_dim)
         model = _dense(spec, CachedEncoder(cache, encoder), distance or "euclidean", vectors)
-        return System(model, vectors.compared(model.distance), *_bases(base, cache, vectors))
+        base = _published(encoder.base, options)
+        before = cache if base is encoder.base else _cache(base, options)
+        return System(model, vectors.compared(model.distance), *_bases(base, before, vectors))
     base = TextBase.load(spec, device=options.device)
     cache = _cache(base, options)
     vectors = VectorFormat(base.dimension, options.precision, options.truncate_dim)
     model = _dense(spec, CachedEncoder(cache), distance or base.distance, vectors)
     untouched = None if vectors.is_full else _bases(base, cache, vectors)[0]
     return System(model, vectors.compared(model.distance), untouched)
+
+
+def _published(base: Base, options: EncodingOptions) -> Base:
+    """Return a base as it was before any training: itself, or where training changed it, the model of its name."""
+    if not (isinstance(base, TextBase) and base.trained):
+        return base
+    try:
+        return TextBase.load(base.name, device=options.device)
+    except InputError as error:
+        raise InputError(f"the base of this checkpoint was trained, and cannot be shown untouched: {error}") from error
 
 
 def _dense(name: str, encoder: CachedEncoder, distance: Distance, vectors: VectorFormat) -> DenseRetriever:

@@ -149,3 +149,19 @@ def test_an_earlier_result_keeps_its_size(tmp_path, options):
     assert open_system(str(path), options).retriever.size == size
     path.write_text(json.dumps({"model": "m", "datasets": {}}))
     assert open_system(str(path), options).retriever.size == {}
+
+
+def test_a_trained_base_is_shown_as_it_was_before(tiny_bert, collection_folder, tmp_path):
+    import ragcun
+    from ragcun.retrieval.systems import EncodingOptions, open_system
+
+    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "freeze_base": False, "epochs": 2}
+    rates = {"base_learning_rate": 1e-2, "batch_size": 16}
+    run = ragcun.fit(ragcun.TrainConfig(**settings, **rates, output_dir=str(tmp_path / "run")))
+    system = open_system(str(run.checkpoint), EncodingOptions())
+    texts = ["word1 word2 word3", "word9 word7"]
+    shown = system.untouched_base.encoder.encode_document(texts)
+    published = ragcun.TextBase.load(tiny_bert)
+    trained = ragcun.RetrievalEncoder.from_pretrained(run.checkpoint).base
+    assert abs(shown - published.untouched_array(published.encode(texts, "document"))).max() < 1e-6
+    assert abs(shown - trained.untouched_array(trained.encode(texts, "document"))).max() > 1e-3

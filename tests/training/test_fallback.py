@@ -105,6 +105,14 @@ def test_where_the_start_is_destroyed_too_the_base_is_kept() -> None:
     assert comparison.scores["base"] == pytest.approx(mean(problem.ndcg(problem.encoder(np.eye(DIM)))))
 
 
+def test_the_base_has_to_beat_the_start_that_took_the_trained_one_s_place() -> None:
+    problem = Problem(turned=False)
+    start = problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
+    kept, comparison = never_worse(problem.destroyed(1), start, problem.collection, problem.cache, 0)
+    assert kept is start
+    assert comparison.scores["start"] == comparison.scores["base"] > comparison.scores["trained"]
+
+
 def test_of_equals_the_trained_one_stays() -> None:
     problem = Problem(turned=False)
     trained, start = problem.encoder(np.eye(DIM)), problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
