@@ -136,8 +136,10 @@ def build_objective(config: TrainConfig) -> Objective:
     """Return the objective that a configuration describes; fields of one name mean one thing.
 
     Raises:
-        InputError: the weights and names do not make an objective.
+        InputError: the weights and names do not make an objective, or it has no use for mined negatives.
     """
+    if config.mines and config.contrastive != "infonce":
+        raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
     names = {field.name for field in dataclasses.fields(Objective)} & {
         field.name for field in dataclasses.fields(config)
     }

@@ -240,3 +240,12 @@ def test_documents_in_no_pair_enter_the_hashes():
     assert hashes[1]["texts"] != hashes[2]["texts"]
     assert len({tuple(sorted(each["train"])) for each in hashes}) == 1
     assert changed(TrainingData(alone), queries=["when?"]).hashes()["texts"] not in (h.get("texts") for h in hashes)
+
+
+def test_mined_negatives_that_nothing_would_see_are_refused():
+    from ragcun.training.build import build_objective
+
+    settings = {"train_data": "x.jsonl", "contrastive": "margin"}
+    assert build_objective(TrainConfig(**settings)).contrastive == "margin"
+    with pytest.raises(InputError, match="serve InfoNCE alone"):
+        build_objective(TrainConfig(**settings, mined_negatives=4))
