@@ -23,7 +23,7 @@ CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 
 
 def train(config: TrainConfig) -> str:
-    """Train, draw the loss curve into the run folder, and return a summary of two lines.
+    """Train, draw the loss curve into the run folder, and return a summary.
 
     Raises:
         InputError: a setting or a file is wrong.
@@ -37,8 +37,9 @@ def train(config: TrainConfig) -> str:
     plot_loss_curves(run.metrics, run.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
+    compared = f"{result.comparison}\n" if result.comparison else ""
     return (
-        f"epoch {result.best_epoch} kept, chosen by {result.criterion}{score}{base}\n"
+        f"epoch {result.best_epoch} kept, chosen by {result.criterion}{score}{base}\n{compared}"
         f"{result.steps} steps in {result.seconds:.1f} s; checkpoint: {result.checkpoint}"
     )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ragcun.training.config import TrainConfig
     from ragcun.training.result import FitResult
 
+NEWLINE = "\n"
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
 WITH_TEXTS = """Made by ragcun; it loads without it:
@@ -48,13 +49,14 @@ def model_card(folder: Path, encoder: RetrievalEncoder, config: TrainConfig, res
         header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
         header["base_model"] = encoder.base.name
+    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
     dump = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return f"""---
 {yaml.safe_dump(header, sort_keys=False)}---
 
 # {folder.parent.name}/{folder.name}
 
-A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, unnormalised, compared
+A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}, compared
 by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
 
 ## Scores
@@ -62,7 +64,7 @@ by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS
 {BEGIN}
 {_selection(result)}
 {END}
-
+{f"{NEWLINE}{result.comparison}.{NEWLINE}" if result.comparison else ""}
 ## Configuration
 
 ```yaml

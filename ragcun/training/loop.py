@@ -119,6 +119,7 @@ class Trainer:
         self.keeper = Keeper(encoder, config.average_decay, trained_share(config, encoder, data))
         stop = config.on_collapse == "stop"
         self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
+        self.comparison: str | None = None
         self.hashes = data.hashes()
         self.seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
         self.hold_out, self.check, self.cache = data.hold_out, data.check, cache
@@ -277,7 +278,7 @@ class Trainer:
         progress, selection = self.progress, self.selection
         score = progress.best_score if epoch == progress.best_epoch else None
         shown = self.run.best_model, epoch, selection.criterion, score, selection.base_score
-        return FitResult(*shown, progress.step, progress.seconds)
+        return FitResult(*shown, progress.step, progress.seconds, self.comparison)
 
     def _finish(self) -> FitResult:
         """Load the best weights and write the checkpoint."""
@@ -287,6 +288,7 @@ class Trainer:
         self.encoder, comparison = settle(self.encoder, self.config, self.source, *ways)
         if comparison is not None and comparison.kept != "trained" and self.config.load_checkpoint is None:
             self.seen = frozenset()
+        self.comparison = None if comparison is None else str(comparison)
         result = self._result(self.progress.best_epoch)
         self._save_model(self.run.best_model, result.best_epoch)
         outcome = {name: value for name, value in dataclasses.asdict(result).items() if name != "checkpoint"}

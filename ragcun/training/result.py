@@ -18,6 +18,7 @@ class FitResult:
         base_score: the untouched base's score on the same data, None where the criterion has none.
         steps: optimiser steps.
         seconds: time spent in training.
+        comparison: what `never_worse` found and kept, in a sentence; None where nothing was compared.
     """
 
     checkpoint: Path
@@ -27,3 +28,4 @@ class FitResult:
     base_score: float | None
     steps: int
     seconds: float
+    comparison: str | None = None
