@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ragcun.models.base import TextBase
     from ragcun.training.config import TrainConfig
 
-STAND_INS = 2000
-"""How many sentences of the corpus stand in for queries unless the user says otherwise."""
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""
 
@@ -173,7 +171,7 @@ def calibrate(flags: argparse.Namespace) -> str:
         InputError: a setting or a file is wrong, or the output folder holds something else.
     """
     from ragcun.data.documents import read_documents
-    from ragcun.data.queries import read_queries, sample_documents, sample_queries, sentences_as_queries
+    from ragcun.data.queries import STAND_INS, read_queries, sample_documents, sample_queries, sentences_as_queries
     from ragcun.models.base import TextBase
 
     _check_calibration(flags)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
-from ragcun.data.queries import sample_documents, sentences_as_queries
+from ragcun.data.queries import STAND_INS, sample_documents, sentences_as_queries
 from ragcun.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 FEWEST_DOCUMENTS = 20
 MOST_DOCUMENTS = 100_000
-STAND_INS = 2000
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from ragcun.data.documents import read_documents
 from ragcun.data.sentences import split_sentences
 from ragcun.errors import InputError
 
+STAND_INS = 2000
+"""How many sentences of a corpus stand in for queries unless the user says otherwise."""
+
 
 def read_queries(path: str | Path, split: str | None = None) -> list[str]:
     """Read the texts of queries, in the order of the file; blank ones are passed over.

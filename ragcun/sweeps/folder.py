@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from ragcun.errors import InputError
+from ragcun.output_folder import claim_folder
 
 
 class SweepFolder:
@@ -22,17 +21,8 @@ class SweepFolder:
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--output_dir {path} is a file; give a folder")
-        if self.log.exists() and not resume:
-            if not overwrite:
-                raise InputError(
-                    f"{path} holds an earlier sweep; give another --output_dir, or --resume, or --overwrite"
-                )
-            shutil.rmtree(self.runs, ignore_errors=True)
-            for file in (self.log, self.report_json, self.report, self.best_config):
-                file.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        old = (self.runs, self.log, self.report_json, self.report, self.best_config)
+        claim_folder(self.path, "sweep", self.log, old, resume, overwrite)
 
     @property
     def log(self) -> Path:

@@ -21,12 +21,12 @@ from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests
 from ragcun.training.batches import PairSource
 from ragcun.training.config import TrainConfig
+from ragcun.training.selection import NDCG
 from ragcun.training.start import mixed
 
 logger = logging.getLogger(__name__)
 
 LEVEL = 0.05
-NDCG = "NDCG@10"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from ragcun.errors import InputError
 from ragcun.files import write_json, write_text
+from ragcun.output_folder import claim_folder
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 
@@ -35,16 +35,9 @@ class RunFolder:
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--output_dir {path} is a file; give a folder")
-        if self.config.exists() and not resume:
-            if not overwrite:
-                raise InputError(f"{path} holds an earlier run; give another --output_dir, or --resume, or --overwrite")
-            for old in (self.state, self.best_model, *self.path.glob("epoch-[0-9]*")):
-                shutil.rmtree(old, ignore_errors=True)
-            for file in (self.metrics, self.manifest, self.config, self.loss_curve):
-                file.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"))
+        old = (*folders, self.metrics, self.manifest, self.config, self.loss_curve)
+        claim_folder(self.path, "run", self.config, old, resume, overwrite)
 
     @property
     def recorded(self) -> bool:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sentence_transformers import SentenceTransformer
 
 from ragcun.data.pairs import PairDataset
 from ragcun.models.base import TextBase
@@ -60,14 +59,6 @@ def dataset(texts: list[str]) -> PairDataset:
     """40 pairs; every third has no hard negative, and two share a query."""
     rows = [(texts[i], texts[100 + i], None if i % 3 == 0 else texts[200 + i]) for i in range(39)]
     return PairDataset.from_rows([*rows, (texts[4], texts[190], texts[191])], "made")
-
-
-@pytest.fixture
-def base(tiny_bert: str) -> TextBase:
-    model = SentenceTransformer(tiny_bert, device="cpu", prompts={"query": "word1 ", "document": "word2 "})
-    base = TextBase(model, "tiny")
-    base.freeze(True)
-    return base.eval()
 
 
 def test_cached_and_live_pairs_show_the_same(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sentence_transformers import SentenceTransformer
 
 from ragcun.data.pairs import PairDataset
 from ragcun.models.base import TextBase
@@ -64,14 +63,6 @@ def dataset(texts: list[str]) -> PairDataset:
     """40 pairs of 20 queries with two answers each, and 30 further documents."""
     rows = [(texts[i % 20], texts[100 + i], None) for i in range(40)]
     return PairDataset.from_rows(rows, "made", texts[200:230])
-
-
-@pytest.fixture
-def base(tiny_bert: str) -> TextBase:
-    model = SentenceTransformer(tiny_bert, device="cpu", prompts={"query": "word1 ", "document": "word2 "})
-    base = TextBase(model, "tiny")
-    base.freeze(True)
-    return base.eval()
 
 
 @pytest.fixture
