@@ -18,6 +18,8 @@ KINDS = {"covariance": "none", "sigreg": "sqrt_dim", "gor": "none", "vicreg": "s
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 REGIMES = ("in-domain", "document-disjoint", "label-free", "64 dimensions")
 SETS = ("scifact", "nfcorpus")
+STARTS = (("identity", None), ("calibrated", 1.0), ("random", 1.0))
+"""Other starts than the default one, each with its ``trained_share``: 1 is not drawn back to the start."""
 LABEL_FREE = {"trained_share": 0.25, "mined_first": 10}
 
 
@@ -29,15 +31,15 @@ def plan(seeds: int) -> list[dict]:
             place = {"regime": regime, "set": name, "seed": seed}
             rows.append({**place, "what": "nothing", "weight": 0.0})
             rows += [{**place, "what": kind, "weight": w} for kind, w in itertools.product(KINDS, WEIGHTS)]
-        for regime, name in itertools.product(REGIMES[:2], SETS):
-            place = {"regime": regime, "set": name, "seed": seed}
-            for start, share in (("identity", None), ("calibrated", 1.0), ("random", 1.0)):
+            for start, share in STARTS:
                 more = {"start": start, "share": share}
                 rows.append({**place, "what": "nothing", "weight": 0.0, **more})
                 rows += [
                     {**place, "what": kind, "weight": w, **more}
                     for kind, w in itertools.product(("covariance", "sigreg"), (0.1, 1.0))
                 ]
+        for regime, name in itertools.product(REGIMES[:2], SETS):
+            place = {"regime": regime, "set": name, "seed": seed}
             rows += [{**place, "what": "prediction", "weight": w} for w in (0.0, 0.1, 1.0)]
             rows += [{**place, "what": "prediction, EMA target", "weight": w} for w in (0.1, 1.0)]
     return rows
@@ -58,7 +60,8 @@ def settings(row: dict) -> dict:
     if row["regime"] == "label-free":
         chosen |= LABEL_FREE
     if "start" in row:
-        chosen |= {"head_init": row["start"], "trained_share": row["share"]}
+        chosen |= {"head_init": row["start"]}
+        chosen |= {} if row["share"] is None else {"trained_share": row["share"]}
     return chosen
 
 

@@ -105,7 +105,7 @@ def evaluate(flags: argparse.Namespace) -> str:
         _require_predictor(flags.model_path or flags.model)
     baselines = [*model.companions, *(open_system(spec, options) for spec in flags.baseline)]
     output = Path(flags.output_file)
-    manifest = environment(flags.device or "auto")
+    manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir)}
     results = run_benchmark(model, baselines, collections, output, manifest, seed=flags.seed)
     table = "\n\n".join(filter(None, (results_table(results), held_out_table(results))))
     write_text(output.with_suffix(".md"), table + "\n")

@@ -67,7 +67,7 @@ def run_benchmark(
                 figures[slug][collection.name][HIDDEN] = values
         logger.info("%s: %s", collection.name, _summary(figures, collection.name))
     parts = {slug: _part(retriever, figures[slug]) for slug, retriever in contest.systems.items()}
-    about = {c.name: {"split": c.split, "queries": len(c.qrels), "documents": len(c.documents)} for c in collections}
+    about = {collection.name: _about(collection) for collection in collections}
     protocol = {"seed": seed, "tested": TESTED, HIDDEN: held_out and held_out.to_dict()}
     results = {
         **parts.pop(MODEL),
@@ -78,6 +78,11 @@ def run_benchmark(
     }
     write_json(output_file, results)
     return results
+
+
+def _about(collection: Collection) -> dict[str, Any]:
+    counts = {"queries": len(collection.qrels), "documents": len(collection.documents)}
+    return {"split": collection.split, **counts, "sha256": collection.sha256()}
 
 
 @dataclass(frozen=True)

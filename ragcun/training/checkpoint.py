@@ -25,6 +25,7 @@ NOT_COMPARED = (
     "cache_dir",
     "device",
     "log_interval",
+    "tracker",
     "on_collapse",
     "save_interval",
     "state_interval",
@@ -63,7 +64,7 @@ def save_state(
     keeper: Keeper,
     progress: Progress,
     settings: dict[str, Any],
-    scaler: dict[str, Any] | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write a resume point; an older one is replaced only when this one is whole."""
     state = optimizer.state_dict()
@@ -76,7 +77,8 @@ def save_state(
         save_file(contiguous(keeper.state()), temporary / "kept.safetensors")
         save_file(contiguous(moments), temporary / "optimizer.safetensors")
         save_file(contiguous(random), temporary / "random.safetensors")
-        values = {"progress": asdict(progress), "groups": groups, "scaler": scaler, "settings": settings}
+        scale = None if scaler is None else scaler.state_dict()
+        values = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": settings}
         write_json(temporary / "state.json", values)
 
 
@@ -86,8 +88,9 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     keeper: Keeper,
     settings: dict[str, Any],
-) -> tuple[Progress, dict[str, Any] | None]:
-    """Load a resume point into encoder, optimiser, keeper and random generators; return progress and scaler.
+    scaler: torch.amp.GradScaler | None = None,
+) -> Progress:
+    """Load a resume point into encoder, optimiser, keeper, scaler and random generators; return the progress.
 
     Raises:
         InputError: the resume point is corrupt, or was made with other settings.
@@ -108,10 +111,12 @@ def load_state(
         torch.set_rng_state(random["cpu"])
         for i in range(torch.cuda.device_count() if _cuda() else 0):
             torch.cuda.set_rng_state(random[f"cuda{i}"], i)
-        return Progress(**values["progress"]), values["scaler"]
+        if scaler is not None and values["scaler"] is not None:
+            scaler.load_state_dict(values["scaler"])
+        return Progress(**values["progress"])
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(f"resume point {folder} is corrupt ({error}); delete it or start with --overwrite") from error
 
 

@@ -10,6 +10,7 @@ from ragcun.errors import InputError
 
 SYSTEMS = ("isotropic_gaussian", "jepa", "respred", "asymmetric")
 PRECISIONS = ("no", "fp16", "bf16", "auto")
+TRACKERS = ("none", "tensorboard", "wandb")
 HEAD_INITS = ("identity", "calibrated", "random")
 RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
 COUNTS = ("positives_per_query", "freeze_early_layers", "save_interval", "state_interval", "collapse_checks", "seed")
@@ -159,6 +160,7 @@ class TrainConfig:
     encode_batch_size: int = flag(128, "texts encoded at a time with a frozen base")
     # the run
     seed: int = flag(42, "seed of everything random")
+    tracker: str = flag("none", "also send the rows of metrics.jsonl to this tracker", choices=TRACKERS)
     log_interval: int = flag(10, "steps between rows of metrics.jsonl")
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
     on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))

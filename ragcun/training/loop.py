@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.data.seen import training_documents
-from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput, Objective
 from ragcun.models.abstract import VectorSource
 from ragcun.models.cache import EmbeddingCache
@@ -35,9 +34,10 @@ from ragcun.training.keeping import Keeper
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import ema_decay, warmup_cosine
-from ragcun.training.selection import is_better, make_selection
+from ragcun.training.selection import is_better, judge, make_selection
 from ragcun.training.start import compile_parts, mine_pools, mixed, start_heads, trained_share
 from ragcun.training.stepper import Stepper, check_finite, step_row
+from ragcun.training.tracking import require_tracker, track
 from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def fit(config: TrainConfig) -> FitResult:
     Raises:
         InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
     """
+    require_tracker(config.tracker)
     data = build_data(config)
     vectors = build_vectors(config, data)
 
@@ -130,29 +131,37 @@ class Trainer:
 
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
-        self._begin()
+        resumed = self._resume()
+        end_tracking = track(self.config.tracker, self.run, self.config.to_dict(), self.progress.step)
+        if not resumed:
+            self._begin()
         main = self.accelerator.is_local_main_process
         bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
         with logging_redirect_tqdm(), bar:
             first = max(1, self.progress.epoch)
             for epoch in range(first, self.epochs + 1):
                 self._epoch(epoch, bar)
-        return self._finish()
+        result = self._finish()
+        end_tracking()
+        return result
 
-    def _begin(self) -> None:
-        """Start from the resume point, or measure the start and write what is known so far."""
-        state = self.run.state
-        if self.config.resume and state.exists():
-            self.progress, scaler = load_state(state, self.encoder, self.optimizer, self.keeper, self.settings)
-            self.watch.monitor.load_state_dict(self.progress.collapse)
-            if scaler is not None and self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(scaler)
-            self.run.keep_rows(self.progress.metric_rows)
-            logger.info("resuming after step %d (epoch %d)", self.progress.step, self.progress.epoch)
-            return
-        if self.config.resume:
+    def _resume(self) -> bool:
+        """Go on from the resume point, if that is asked for and there is one; return whether."""
+        if not self.config.resume:
+            return False
+        if not self.run.state.exists():
             logger.info("no resume point in %s: starting from the beginning", self.run.path)
             self.run.keep_rows(0)
+            return False
+        parts = self.encoder, self.optimizer, self.keeper
+        self.progress = load_state(self.run.state, *parts, self.settings, self.accelerator.scaler)
+        self.watch.monitor.load_state_dict(self.progress.collapse)
+        self.run.keep_rows(self.progress.metric_rows)
+        logger.info("resuming after step %d (epoch %d)", self.progress.step, self.progress.epoch)
+        return True
+
+    def _begin(self) -> None:
+        """Measure the start and write what is known so far."""
         self.run.write_config(self.config.to_dict())
         self.run.write_manifest(self.manifest | {"status": "running"})
         if self.selection.base_score is not None:
@@ -242,16 +251,7 @@ class Trainer:
 
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
-        if not all(bool(tensor.isfinite().all()) for tensor in self.encoder.trained_state().values()):
-            raise InputError(f"weights are not finite after epoch {epoch}; lower --learning_rate")
-        try:
-            verdict = self.selection(mixed(self.encoder, self.config, self.source))
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(
-                f"the model cannot be measured after epoch {epoch}: {error}; lower --learning_rate"
-            ) from error
+        verdict = judge(self.selection, self.encoder, lambda: mixed(self.encoder, self.config, self.source), epoch)
         if is_better(verdict.score, self.progress.best_score):
             self.progress.best_score, self.progress.best_epoch = verdict.score, epoch
             self.keeper.keep(self.encoder)
@@ -266,8 +266,8 @@ class Trainer:
             return
         self.progress.metric_rows = self.run.count_rows()
         self.progress.collapse = self.watch.monitor.state_dict()
-        scaler = None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-        save_state(self.run.state, self.encoder, self.optimizer, self.keeper, self.progress, self.settings, scaler)
+        parts = self.encoder, self.optimizer, self.keeper
+        save_state(self.run.state, *parts, self.progress, self.settings, self.accelerator.scaler)
 
     def _save_model(self, folder: Path, epoch: int) -> None:
         if self.run.recorded and self.accelerator.is_main_process:

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,17 @@ class RunFolder:
 
     Raises:
         InputError: an earlier run is there and neither `resume` nor `overwrite` is set, or the path is a file.
+
+    Attributes:
+        follower: what is also given every row of the metrics; None where nothing is.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"))
-        old = (*folders, self.metrics, self.manifest, self.config, self.loss_curve)
+        old = (*folders, self.tracking, self.metrics, self.manifest, self.config, self.loss_curve)
         claim_folder(self.path, "run", self.config, old, resume, overwrite)
+        self.follower: Callable[[dict[str, Any]], None] | None = None
 
     @property
     def recorded(self) -> bool:
@@ -70,6 +75,11 @@ class RunFolder:
         return self.path / "state"
 
     @property
+    def tracking(self) -> Path:
+        """What TensorBoard reads."""
+        return self.path / "tensorboard"
+
+    @property
     def best_model(self) -> Path:
         """The checkpoint."""
         return self.path / "best_model"
@@ -90,6 +100,8 @@ class RunFolder:
         """Append a row to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self.follower is not None:
+            self.follower(row)
 
     def count_rows(self) -> int:
         """Count the rows of the metrics."""
@@ -114,6 +126,7 @@ class Unrecorded(RunFolder):
 
     def __init__(self) -> None:
         self.path = Path(os.devnull)
+        self.follower = None
         self.rows: list[dict[str, Any]] = []
         self.values: dict[str, Any] = {}
 

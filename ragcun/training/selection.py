@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ragcun.data.beir import Collection
+from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.cache import CachedEncoder
@@ -101,6 +102,24 @@ def make_selection(
         source = make_source(data.val, base, cache, device)
         return ObjectiveSelection(source, epoch_batches(len(data.val), batch_size, 0, None), objective)
     return LastSelection()
+
+
+def judge(
+    selection: Selection, encoder: RetrievalEncoder, shown: Callable[[], RetrievalEncoder], epoch: int
+) -> Verdict:
+    """Measure an encoder after an epoch in the form in which it is shown (`shown` makes it of `encoder`).
+
+    Raises:
+        InputError: its weights are not finite, or what it embeds cannot be measured.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in encoder.trained_state().values()):
+        raise InputError(f"weights are not finite after epoch {epoch}; lower --learning_rate")
+    try:
+        return selection(shown())
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"the model cannot be measured after epoch {epoch}: {error}; lower --learning_rate") from error
 
 
 @torch.no_grad()
