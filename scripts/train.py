@@ -1,7 +1,7 @@
 """Train a head (or the whole model) on pairs of texts."""
 
 from ragcun.cli import parse_config, run_script
-from ragcun.commands import train
+from ragcun.commands.train import train
 from ragcun.training.config import TrainConfig
 
 

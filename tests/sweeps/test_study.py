@@ -25,7 +25,7 @@ from ragcun.training.loop import fit
 KILLED = """
 import os, signal, sys
 import ragcun.sweeps.study as study
-from ragcun.sweeps.command import parse_sweep, sweep
+from ragcun.commands.sweep import parse_sweep, sweep
 real, calls = study.fit, []
 def fit(config):
     calls.append(config)

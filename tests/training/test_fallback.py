@@ -215,7 +215,7 @@ class TestSettle:
 
 def test_what_was_kept_stands_in_summary_card_and_manifest(collection_folder, tiny_bert, tmp_path):
     import ragcun
-    from ragcun.commands import train
+    from ragcun.commands.train import train
 
     settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
     config = ragcun.TrainConfig(**settings, never_worse=True, steps=4, output_dir=str(tmp_path / "run"))

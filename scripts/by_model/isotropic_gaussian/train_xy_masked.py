@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ragcun.cli import parse_config, read_yaml, run_script
-from ragcun.commands import train
+from ragcun.commands.train import train
 from ragcun.training.config import TrainConfig
 
 RUN = {"pair_method": "mask_mixed", "output_dir": "checkpoints/isotropic_gaussian/xy_masked"}
