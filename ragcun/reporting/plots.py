@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ DEV_METRIC = "NDCG@10"
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
 COLUMNS = 3
 PANEL_INCHES = (4.2, 3.0)
+RANK_INCHES = (6.0, 4.0)
 
 
 @dataclass
@@ -41,14 +43,30 @@ class _Curves:
     base: float | None = None
 
 
+@dataclass
+class _Ranks:
+    query: _Series = field(default_factory=_Series)
+    document: _Series = field(default_factory=_Series)
+    bound: float = 0.0
+    collapses: list[tuple[int, str]] = field(default_factory=list)
+
+
 def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
-    """Draw a run over its steps as a PNG: a panel each for the total loss, every unweighted term, and the dev score.
+    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent.
+
+    Raises:
+        InputError: as of `loss_figure`.
+    """
+    write_png(loss_figure(metrics_path), output)
+
+
+def loss_figure(metrics_path: str | Path) -> Figure:
+    """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
 
     The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
 
     Args:
         metrics_path: the run's ``metrics.jsonl``; rows of other kinds than ``step``, ``epoch``, ``base`` are ignored.
-        output: the PNG to write; it is complete or absent.
 
     Raises:
         InputError: the file is missing, holds no step, or a row lacks its step or total.
@@ -61,12 +79,46 @@ def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
         _draw(axes, f"{name} (unweighted)", "loss", [("training", series)])
     if curves.dev.steps:
         _draw_dev(grid[panels - 1], curves)
-    write_png(figure, output)
+    return figure
 
 
-def panel_grid(panels: int, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its `panels` axes, up to three in a row."""
-    columns = min(COLUMNS, panels)
+def rank_figure(metrics_path: str | Path) -> Figure | None:
+    """Draw the effective rank of the probe's queries and documents over a run's steps; None where it never looked.
+
+    A grey line is the highest rank that the probe can show, an upright line with a marker a collapse that was found.
+
+    Args:
+        metrics_path: the run's ``metrics.jsonl``; rows of other kinds than ``probe`` and ``collapse`` are ignored.
+
+    Raises:
+        InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.
+    """
+    ranks = _read_ranks(metrics_path)
+    if not ranks.query.steps:
+        return None
+    figure, (axes,) = panel_grid(1, RANK_INCHES)
+    sides = ("queries", ranks.query, BLUE, "-o"), ("documents", ranks.document, VERMILLION, "--s")
+    for label, series, colour, style in sides:
+        axes.plot(series.steps, series.values, style, color=colour, label=label, linewidth=1.6, markersize=4.5)
+    axes.axhline(ranks.bound, color=GREY, linestyle=":", linewidth=1.4, label="highest rank the probe can show")
+    for (step, kind), marker in zip(ranks.collapses, itertools.cycle("vXDP"), strict=False):
+        label, across = f"{kind} collapse, step {step}", axes.get_xaxis_transform()
+        line = axes.plot(
+            [step, step], [0, 1], f"{marker}-.", color="black", transform=across, linewidth=1.2, label=label
+        )
+        line[0].set(clip_on=False, markevery=[1])
+    axes.set(title="effective rank of the probe's embeddings", xlabel="step", ylabel="effective rank (dimensions)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def panel_grid(
+    panels: int, inches: tuple[float, float] = PANEL_INCHES, columns: int = COLUMNS
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its `panels` axes, each of a width and height in inches, up to `columns` in a row."""
+    columns = min(columns, panels)
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
@@ -120,6 +172,21 @@ def _read_curves(path: str | Path) -> _Curves:
     if not curves.total.steps:
         raise InputError(f"{path} holds no row of kind 'step'; train for at least one step before plotting")
     return curves
+
+
+def _read_ranks(path: str | Path) -> _Ranks:
+    ranks = _Ranks()
+    for number, row in read_json_lines(path):
+        if row.get("kind") == "probe":
+            step, figures = _required(row, "step", path, number), row.get("figures") or {}
+            ranks.query.add(step, _required(figures, "rank_query", path, number))
+            ranks.document.add(step, _required(figures, "rank_document", path, number))
+            ranks.bound = max(ranks.bound, _required(figures, "rank_bound", path, number))
+        elif row.get("kind") == "collapse":
+            if not isinstance(row.get("collapse"), str):
+                raise InputError(f"{path}, line {number}: 'collapse' is {row.get('collapse')!r}; mend that line")
+            ranks.collapses.append((_required(row, "step", path, number), row["collapse"]))
+    return ranks
 
 
 def _required(row: dict[str, Any], key: str, path: str | Path, number: int) -> Any:

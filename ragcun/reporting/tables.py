@@ -12,7 +12,7 @@ from ragcun.retrieval.quantize import titled
 METRIC, BYTES = "NDCG@10", "bytes_per_vector"
 ABSENT = "–"
 SIDES = ("seen", "unseen")
-NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( \(.*\))?")
+NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

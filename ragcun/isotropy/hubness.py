@@ -1,0 +1,126 @@
+"""Hubness: how unevenly rows occur among the nearest neighbours of other rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ragcun.isotropy.errors import UndefinedMeasure
+from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES, squared_norms
+
+ARRAYS_AT_ONCE = 16
+
+
+def nearest_rows(
+    x: NDArray[np.float64], k: int, memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the `k` nearest other rows of every row by Euclidean distance, exactly, equals in the order of rows.
+
+    Candidates come from ‖x‖² + ‖y‖² − 2x·y with a bound on its rounding, and are ranked by the sum of squared
+    differences, which is the same for equal rows. Shapes: x (n, dim); returns rows and distances, (n, k) each.
+
+    Raises:
+        ValueError: k is not 1 to n − 1.
+    """
+    n, dim = x.shape
+    if not 1 <= k < n:
+        raise ValueError(f"k must be 1 to {n - 1}, one less than the rows, got {k}")
+    centred = x - x.mean(axis=0)
+    squares = squared_norms(centred)
+    slack = 8 * (dim + 4) * np.finfo(np.float64).eps * (squares + squares.max())
+    first_of, same = _distinct(x)
+    found, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k))
+    size = max(1, memory_budget_bytes // (8 * ARRAYS_AT_ONCE * n))
+    for start in tqdm(range(0, n, size), desc="neighbours", unit="block", delay=2, leave=False):
+        rows = np.arange(start, min(start + size, n))
+        rough = centred[rows] @ centred.T
+        rough *= -2
+        rough += squares
+        rough += squares[rows, None]
+        rough[np.arange(len(rows)), rows] = np.inf
+        limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + slack[rows]
+        local, candidate = np.nonzero(rough <= limit[:, None])
+        exact = _exact(x, rows[local], candidate, first_of, same)
+        order = np.lexsort((candidate, exact, local))
+        firsts = np.searchsorted(local, np.arange(len(rows)))
+        chosen = order[firsts[:, None] + np.arange(k)]
+        found[rows], distances[rows] = candidate[chosen], np.sqrt(exact[chosen])
+    return found, distances
+
+
+def _distinct(x: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row of each distinct one, and for each row which distinct one it is."""
+    whole = np.ascontiguousarray(x + 0.0).view(np.dtype((np.void, x.shape[1] * x.itemsize))).ravel()
+    _, first_of, same = np.unique(whole, return_index=True, return_inverse=True)
+    return first_of, same
+
+
+def _exact(
+    x: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+    first_of: NDArray[np.int64],
+    same: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Squared distances of pairs of rows as sums of squared differences, those of equal pairs computed once."""
+    key, back = np.unique(same[rows] * len(first_of) + same[candidates], return_inverse=True)
+    left, right = first_of[key // len(first_of)], first_of[key % len(first_of)]
+    values = np.empty(len(key))
+    for start in range(0, len(key), 4096):
+        part = slice(start, start + 4096)
+        values[part] = np.square(x[left[part]] - x[right[part]]).sum(axis=1)
+    return values[back]
+
+
+def k_occurrence(neighbours: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """N_k of every row ``(n,)``: among the k nearest of how many other rows it is; the mean is k."""
+    return np.bincount(neighbours.ravel(), minlength=n)
+
+
+def k_occurrences_without(
+    neighbours: NDArray[np.int64], k: int, group_of: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """N_k of the rows that remain when a group of rows is left out, for each group, from more than k neighbours.
+
+    With 2k neighbours, fewer than k of them remain only where over half lie in one random group. Where a row has fewer
+    than k left, or there are only k neighbours to begin with, the list is empty.
+    """
+    found = []
+    for group in range(int(group_of.max()) + 1):
+        kept = group_of != group
+        remain = kept[neighbours[kept]]
+        place = remain.cumsum(axis=1)
+        if not len(place) or place[:, -1].min() < k:
+            return []
+        chosen = neighbours[kept][remain & (place <= k)]
+        found.append(np.bincount(chosen, minlength=len(kept))[kept])
+    return found
+
+
+def hubness_skewness(counts: NDArray[np.int64]) -> float:
+    """Skewness of N_k, mean((N − mean N)³)/std(N)³ with the population std; 0 without hubs, the larger the more.
+
+    Source: Radovanović et al. 2010, *Hubs in space*, JMLR 11.
+
+    Raises:
+        UndefinedMeasure: all N_k are equal.
+    """
+    centred = counts - counts.mean()
+    spread = float(np.square(centred).mean())
+    if spread == 0:
+        raise UndefinedMeasure("the skewness of N_k is 0/0: every row is a neighbour of as many others")
+    return float((centred**3).mean()) / spread**1.5
+
+
+def robin_hood(counts: NDArray[np.int64]) -> float:
+    """Robin Hood index ½Σ|N_k − mean N_k|/ΣN_k: share of neighbour places to move until all rows have as many, 0 to 1.
+
+    Source: Feldbauer et al. 2018, *Fast approximate hubness reduction for large high-dimensional data*.
+    """
+    return float(np.abs(counts - counts.mean()).sum() / (2 * counts.sum()))
+
+
+def antihub_share(counts: NDArray[np.int64]) -> float:
+    """Share of rows that are among the k nearest of no other row, 0 to 1."""
+    return float((counts == 0).mean())

@@ -1,0 +1,148 @@
+"""Every measure as a function of a matrix; the formulas are with the functions of the same names that these call.
+
+A matrix ``x (n, dim)`` may lie on disk; it is read in blocks. What compares all pairs of rows takes `sample` of them,
+drawn without replacement from `seed`, where there are more. Each raises ValueError where `x` is no matrix of at least 2
+rows of finite real numbers, and `UndefinedMeasure`, a ValueError too, where its formula has no value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ragcun.isotropy import directions, hubness, normality, spectrum
+from ragcun.isotropy.figures import SAMPLE, K
+from ragcun.isotropy.jackknife import GROUPS
+from ragcun.isotropy.moments import Moments, grouped_moments
+from ragcun.isotropy.partition import log_partition, partition_ratio
+from ragcun.isotropy.rows import Rows, as_rows, sample_rows
+
+
+def moments(x: Rows | ArrayLike) -> Moments:
+    """Moments of all rows of a matrix."""
+    return grouped_moments(x, groups=1).total
+
+
+def isotropy_score(x: Rows | ArrayLike) -> float:
+    """One minus the coefficient of variation of the covariance's eigenvalues: `spectrum.isotropy_score`."""
+    return spectrum.isotropy_score(moments(x).covariance_eigenvalues())
+
+
+def isoscore(x: Rows | ArrayLike) -> float:
+    """IsoScore: `spectrum.isoscore`.
+
+    >>> round(isoscore([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 6)
+    1.0
+    """
+    return spectrum.isoscore(moments(x).covariance_eigenvalues())
+
+
+def participation_ratio(x: Rows | ArrayLike) -> float:
+    """Participation ratio of the covariance: `spectrum.participation_ratio`."""
+    return spectrum.participation_ratio(moments(x).covariance_eigenvalues())
+
+
+def effective_rank(x: Rows | ArrayLike) -> float:
+    """Effective rank of the centred matrix: `spectrum.effective_rank`."""
+    return spectrum.effective_rank(moments(x).covariance_eigenvalues())
+
+
+def rankme(x: Rows | ArrayLike, eps: float = 1e-7) -> float:
+    """RankMe of the matrix as it is: `spectrum.rankme`."""
+    found = moments(x)
+    return spectrum.rankme(found.second_eigenvalues(), found.count, eps)
+
+
+def stable_rank(x: Rows | ArrayLike) -> float:
+    """Stable rank of the matrix as it is: `spectrum.stable_rank`."""
+    return spectrum.stable_rank(moments(x).second_eigenvalues())
+
+
+def condition_number(x: Rows | ArrayLike) -> float:
+    """Condition number of the covariance: `spectrum.condition_number`."""
+    return spectrum.condition_number(moments(x).covariance_eigenvalues())
+
+
+def alpha_req(x: Rows | ArrayLike) -> float:
+    """Exponent of the power law of the covariance's eigenvalues: `spectrum.alpha_req`."""
+    return spectrum.alpha_req(moments(x).covariance_eigenvalues())
+
+
+def partition(x: Rows | ArrayLike) -> float:
+    """Isotropy of the partition function: I(X) = min Z(c)/max Z(c), Z(c) = Σ exp(x·c), over ± the eigenvectors of XᵀX.
+
+    Above 0, and 1 for perfect isotropy. It depends on the scale: shorter rows are nearer to 1, all else being equal.
+    Where eigenvalues are equal their eigenvectors, and with them the value, are a choice of the eigensolver's.
+    Computed from logarithms of Z.
+
+    Source: Mu and Viswanath 2018, *All-but-the-Top*, arXiv:1702.01417, equation 3; opposite axes are ours.
+    """
+    rows = as_rows(x)
+    axes = np.linalg.eigh(moments(rows).second)[1]
+    return partition_ratio(log_partition(rows, axes, np.zeros(len(rows), dtype=np.int64)))
+
+
+def mean_cosine(x: Rows | ArrayLike) -> float:
+    """Mean cosine of two different rows: `directions.mean_cosine`.
+
+    Source: Ethayarajh 2019, arXiv:1909.00512.
+    """
+    return directions.mean_cosine(moments(x))
+
+
+def uniformity(x: Rows | ArrayLike, t: float = 2, sample: int = SAMPLE, seed: int = 0) -> float:
+    """Uniformity log E exp(−t‖û − v̂‖²) over pairs of different rows, scaled to length 1: 0 for a collapse, −4 is good.
+
+    Source: Wang and Isola 2020, arXiv:2005.10242, equation 2.
+    """
+    rows = _sample(x, sample, seed)
+    sums, sizes = directions.kernel_sums(rows, np.arange(len(rows)) % GROUPS, t)
+    return directions.log_mean_kernel(float(sums.sum()), int(sizes.sum()))
+
+
+def alignment(q: ArrayLike, p: ArrayLike, alpha: float = 2) -> float:
+    """Alignment E‖q̂ − p̂‖^alpha of pairs, row i of `q` with row i of `p`, scaled to length 1: 0 where all agree.
+
+    Source: Wang and Isola 2020, arXiv:2005.10242, equation 1.
+
+    Raises:
+        ValueError: the matrices have different shapes, or no rows.
+    """
+    left, right = np.asarray(q, dtype=np.float64), np.asarray(p, dtype=np.float64)
+    if left.ndim != 2 or left.shape != right.shape or not left.size:
+        raise ValueError(f"pairs need two matrices of one shape (n, dim), got {left.shape} and {right.shape}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        row = int(np.argmin((np.isfinite(left) & np.isfinite(right)).all(axis=1)))
+        raise ValueError(f"pair {row} is not finite")
+    return float(directions.squared_gaps(left, right, alpha).mean())
+
+
+def sigreg(x: Rows | ArrayLike, num_slices: int = normality.NUM_SLICES, sample: int = SAMPLE, seed: int = 0) -> float:
+    """SIGReg of the rows, centred and scaled to unit mean variance, over their number: `normality.sigreg_statistic`."""
+    return normality.sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
+
+
+def k_occurrence(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> NDArray[np.int64]:
+    """N_k of every row ``(n,)``: among the `k` nearest of how many other rows it is; equals in the order of rows."""
+    rows = _sample(x, sample, seed)
+    return hubness.k_occurrence(hubness.nearest_rows(rows, k)[0], len(rows))
+
+
+def hubness_skewness(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
+    """Skewness of N_k: `hubness.hubness_skewness`."""
+    return hubness.hubness_skewness(k_occurrence(x, k, sample, seed))
+
+
+def robin_hood(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
+    """Robin Hood index of N_k: `hubness.robin_hood`."""
+    return hubness.robin_hood(k_occurrence(x, k, sample, seed))
+
+
+def antihub_share(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
+    """Share of rows with N_k = 0: `hubness.antihub_share`."""
+    return hubness.antihub_share(k_occurrence(x, k, sample, seed))
+
+
+def _sample(x: Rows | ArrayLike, size: int, seed: int) -> NDArray[np.float64]:
+    rows = as_rows(x)
+    return rows.take(sample_rows(len(rows), size, seed))

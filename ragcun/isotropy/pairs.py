@@ -1,0 +1,156 @@
+"""What judged pairs of queries and documents show: the gap between the two sides, alignment, distances, a plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ragcun.isotropy.directions import squared_gaps
+from ragcun.isotropy.distributions import PAIRS_AT_ONCE, Distribution, distances_between, distribution
+from ragcun.isotropy.figures import Measure, MeasureSettings
+from ragcun.isotropy.jackknife import interval, random_groups
+from ragcun.isotropy.moments import GroupedMoments, Moments
+from ragcun.isotropy.rows import Rows
+
+SHOWN_QUERIES = 60
+SHOWN_DOCUMENTS = 3
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """What was measured of queries and their relevant documents; the fields are those of ``isotropy.json``.
+
+    Attributes:
+        measures: ``gap``, ``relative_gap`` and ``alignment``.
+        distances: Euclidean, of a query to a document: ``relevant`` and ``random``.
+        pca: some queries and relevant documents in the plane of the documents' two largest variances.
+    """
+
+    measures: dict[str, Measure]
+    distances: dict[str, Distribution]
+    pca: dict[str, Any]
+
+
+def gap(queries: Moments, documents: Moments) -> float:
+    """Distance of the two means ‖mean q − mean d‖."""
+    return float(np.linalg.norm(queries.mean - documents.mean))
+
+
+def relative_gap(queries: Moments, documents: Moments) -> float | None:
+    """‖mean q − mean d‖² over the sum of the two total variances; None where neither side has any."""
+    within = queries.variance + documents.variance
+    return gap(queries, documents) ** 2 / within if within else None
+
+
+def measure_pairs(
+    queries: Rows,
+    documents: Rows,
+    pairs: ArrayLike,
+    of_queries: GroupedMoments,
+    of_documents: GroupedMoments,
+    settings: MeasureSettings,
+) -> PairsReport:
+    """Measure queries against documents and against those relevant to them.
+
+    The interval of the gaps leaves out groups of queries and of documents, that of alignment groups of queries.
+
+    Args:
+        queries: (q, dim).
+        documents: (d, dim).
+        pairs: (m, 2) row of a query, row of a document relevant to it.
+        of_queries: moments of the queries.
+        of_documents: moments of the documents.
+        settings: how to measure.
+
+    Raises:
+        ValueError: no pairs, another shape, or a row that is not there.
+    """
+    checked = _checked(pairs, len(queries), len(documents))
+    relevant = distances_between(queries, documents, *checked.T)
+    generator = np.random.default_rng(settings.seed)
+    size = min(settings.sample, len(queries) * len(documents))
+    drawn = (generator.integers(0, len(rows), size) for rows in (queries, documents))
+    alike = Measure(*_alignment(queries, documents, checked, settings), len(checked), None)
+    return PairsReport(
+        _gaps(of_queries, of_documents) | {"alignment": alike},
+        {
+            "relevant": distribution(relevant),
+            "random": distribution(distances_between(queries, documents, *drawn)),
+        },
+        _plane(queries, documents, checked, of_documents.total, generator),
+    )
+
+
+def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
+    array = np.asarray(pairs)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
+        raise ValueError(f"pairs must be whole numbers of shape (m, 2), m at least 1, got {array.dtype} {array.shape}")
+    for name, column, n in zip(("query", "document"), array.T, (queries, documents), strict=True):
+        if column.min() < 0 or column.max() >= n:
+            wrong = int(column[(column < 0) | (column >= n)][0])
+            raise ValueError(f"pairs name {name} row {wrong}, there are {n}")
+    return array.astype(np.int64)
+
+
+def _gaps(queries: GroupedMoments, documents: GroupedMoments) -> dict[str, Measure]:
+    found = {}
+    for name, measure in (("gap", gap), ("relative_gap", relative_gap)):
+        value = measure(queries.total, documents.total)
+        without_queries = [measure(one, documents.total) for one in queries.without_each()]
+        without_documents = [measure(queries.total, one) for one in documents.without_each()]
+        ends = interval(value, without_queries, without_documents)
+        found[name] = Measure(value, *ends, queries.total.count + documents.total.count, None)
+    return found
+
+
+def _alignment(
+    queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings
+) -> tuple[float, float | None, float | None]:
+    parts = [pairs[start : start + PAIRS_AT_ONCE].T for start in range(0, len(pairs), PAIRS_AT_ONCE)]
+    values = np.concatenate([squared_gaps(queries.take(q), documents.take(d), 2) for q, d in parts])
+    _, query_of = np.unique(pairs[:, 0], return_inverse=True)
+    group_of = random_groups(int(query_of.max()) + 1, settings.groups, settings.seed)[query_of]
+    sums, counts = np.bincount(group_of, values), np.bincount(group_of)
+    left = (sums.sum() - sums) / (len(values) - counts) if len(counts) > 1 else np.empty(0)
+    value = float(values.mean())
+    return value, *interval(value, left.tolist())
+
+
+def _plane(
+    queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Project some queries, and some documents relevant to each, on the documents' first two principal axes."""
+    judged = np.unique(pairs[:, 0])
+    shown = np.sort(generator.permutation(judged)[:SHOWN_QUERIES])
+    chosen = []
+    for query in shown:
+        relevant = np.unique(pairs[pairs[:, 0] == query, 1])
+        chosen += [(query, document) for document in generator.permutation(relevant)[:SHOWN_DOCUMENTS]]
+    query_rows, document_rows = (np.array(column) for column in zip(*chosen, strict=True))
+    kept, place = np.unique(document_rows, return_inverse=True)
+    axes, explained = principal_plane(moments)
+    links = np.stack([np.searchsorted(shown, query_rows), place], axis=1)
+    return {
+        "queries": ((queries.take(shown) - moments.mean) @ axes).tolist(),
+        "documents": ((documents.take(kept) - moments.mean) @ axes).tolist(),
+        "links": links.tolist(),
+        "explained": explained,
+    }
+
+
+def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:
+    """Return the two axes of largest variance ``(dim, 2)``, and the share of the variance along each.
+
+    The largest component of an axis is positive. With one dimension the second axis is 0; without variance shares are.
+    """
+    values, vectors = np.linalg.eigh(moments.scatter)
+    axes, along = np.zeros((len(values), 2)), np.zeros(2)
+    count = min(2, len(values))
+    axes[:, :count], along[:count] = vectors[:, ::-1][:, :count], np.maximum(values[::-1][:count], 0)
+    largest = axes[np.abs(axes).argmax(axis=0), [0, 1]]
+    total = float(moments.scatter.trace())
+    return axes * np.where(largest < 0, -1, 1), (along / (total or 1)).tolist()

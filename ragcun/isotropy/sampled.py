@@ -1,0 +1,64 @@
+"""Measures that compare all pairs of rows, of a sample of them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcun.isotropy import directions, hubness
+from ragcun.isotropy.distributions import Distribution, distances_between, distribution, random_pairs
+from ragcun.isotropy.figures import Measure, MeasureSettings, join
+from ragcun.isotropy.isotropic import defined, hubness_measures, isotropic_hubness, isotropic_uniformity
+from ragcun.isotropy.jackknife import random_groups
+from ragcun.isotropy.normality import isotropic_sigreg, sigreg_statistic
+from ragcun.isotropy.rows import Rows, squared_norms
+
+TEMPERATURE = 2.0
+ONE_LENGTH = 1e-3
+
+
+def direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
+    """Measure uniformity and SIGReg."""
+    n, dim = sample.shape
+    group_of = random_groups(n, settings.groups, settings.seed)
+    sums, sizes = directions.kernel_sums(sample, group_of, TEMPERATURE)
+    total, statistic = float(sums.sum()), partial(sigreg_statistic, seed=settings.seed)
+    values = {"uniformity": directions.log_mean_kernel(total, n), "sigreg": defined(statistic, sample)}
+    left = []
+    for group, size in enumerate(sizes.tolist()):
+        rest = total - 2 * float(sums[group].sum()) + float(sums[group, group])
+        uniformity = directions.log_mean_kernel(rest, n - size) if n - size > 1 else None
+        left.append({"uniformity": uniformity, "sigreg": defined(statistic, sample[group_of != group])})
+    isotropic = {"uniformity": isotropic_uniformity(dim, TEMPERATURE), "sigreg": isotropic_sigreg(n, dim)}
+    return join(values, left, n, isotropic)
+
+
+def neighbour_measures(
+    sample: NDArray[np.float64], settings: MeasureSettings
+) -> tuple[dict[str, Measure], dict[str, int | dict[str, int]], Distribution]:
+    """Measure hubness; return N_k in figures, and the distances to the nearest other row, too.
+
+    Rows of N(0, I) have hubs because their lengths differ, rows of one length hardly any. So where all lengths are
+    within a thousandth of each other, what is said of isotropic rows is said of N(0, I) scaled to one length.
+    """
+    n, dim = sample.shape
+    k = min(settings.k, n - 1)
+    neighbours, distances = hubness.nearest_rows(sample, min(2 * k, n - 1), settings.memory_budget_bytes)
+    counts = hubness.k_occurrence(neighbours[:, :k], n)
+    group_of = random_groups(n, settings.groups, settings.seed)
+    left = [hubness_measures(one) for one in hubness.k_occurrences_without(neighbours, k, group_of)]
+    lengths = np.sqrt(squared_norms(sample))
+    one_length = bool(lengths.max() - lengths.min() <= ONE_LENGTH * lengths.max())
+    isotropic = isotropic_hubness(n, dim, k, settings.seed, one_length)
+    rows_by_count = {str(count): rows for count, rows in enumerate(np.bincount(counts).tolist()) if rows}
+    occurrence: dict[str, int | dict[str, int]] = {"k": k, "n": n, "counts": rows_by_count}
+    return join(hubness_measures(counts), left, n, isotropic), occurrence, distribution(distances[:, 0])
+
+
+def random_distances(sample: NDArray[np.float64], settings: MeasureSettings) -> Distribution:
+    """Euclidean distances of random pairs of different rows, `settings.sample` of them at most."""
+    rows = Rows({"the sample": sample})
+    left, right = random_pairs(len(rows), settings.sample, settings.seed)
+    return distribution(distances_between(rows, rows, left, right))

@@ -1,0 +1,185 @@
+"""Measures of a spectrum: how evenly variance is spread over directions. Each is a function of eigenvalues.
+
+Where nothing else is said the eigenvalues λ₁ ≥ … ≥ λ_d are those of the covariance; a factor on them changes nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ragcun.isotropy.errors import UndefinedMeasure
+
+LEAST_POINTS = 3
+
+
+def eigenvalues(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Eigenvalues of a positive semidefinite matrix ``(dim, dim)``, descending.
+
+    Those below dim·2⁻⁵²·λ₁, which rounding leaves of 0, are 0.
+    """
+    values = np.linalg.eigvalsh(symmetric)[::-1]
+    least = len(values) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
+    return np.where(values > least, values, 0.0)
+
+
+def isotropy_score(eigenvalues: ArrayLike) -> float:
+    """One minus the coefficient of variation of the eigenvalues: 1 − std(λ)/mean(λ), with the population std.
+
+    From 1 − √(d − 1), variance along one direction, to 1, all equal. Since it equals 1 − √(d/PR − 1), with PR the
+    participation ratio, it is negative once PR < d/2.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+        UndefinedMeasure: all eigenvalues are 0.
+    """
+    values = _scaled(eigenvalues, "the isotropy score")
+    return float(1 - values.std() / values.mean())
+
+
+def isoscore(eigenvalues: ArrayLike) -> float:
+    """IsoScore, (PR − 1)/(d − 1) with PR = (Σλ)²/Σλ²: 0 for one direction, 1 for all equal.
+
+    It is (k − 1)/(d − 1) for k equal eigenvalues and zeros. The published algorithm ends in this closed form. N rows of
+    N(0, I) have about (N − 1)/(N + d), so values are to be compared at the same N.
+
+    Source: Rudman et al. 2022, *IsoScore: Measuring the Uniformity of Embedding Space Utilization*, arXiv:2108.07344.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+        UndefinedMeasure: all eigenvalues are 0, or there is one dimension.
+
+    >>> isoscore([1.0, 1.0, 0.0])
+    0.5
+    """
+    values = _scaled(eigenvalues, "IsoScore")
+    if len(values) < 2:
+        raise UndefinedMeasure("IsoScore needs at least 2 dimensions, got 1")
+    return (participation_ratio(values) - 1) / (len(values) - 1)
+
+
+def participation_ratio(eigenvalues: ArrayLike) -> float:
+    """Participation ratio (Σλ)²/Σλ²: how many directions share the variance, 1 to d; 0 where there is none.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+    """
+    values = _checked(eigenvalues)
+    return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0
+
+
+def entropy_rank(weights: ArrayLike) -> float:
+    """Exponential of the entropy of weights over their sum, exp(−Σ p log p), 1 to their number; 0 where all are 0.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+
+    >>> round(entropy_rank([2.0, 2.0, 0.0]), 6)
+    2.0
+    """
+    values = _checked(weights)
+    if not values.any():
+        return 0.0
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def effective_rank(eigenvalues: ArrayLike) -> float:
+    """Effective rank: `entropy_rank` of the singular values √λ of the centred matrix, 1 to d; 0 for equal rows.
+
+    Source: Roy and Vetterli 2007, *The effective rank*, of the centred matrix here.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+    """
+    return entropy_rank(np.sqrt(_checked(eigenvalues)))
+
+
+def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
+    """RankMe: exp(−Σ p log p) with p = σ/Σσ + eps over the min(n, d) singular values σ of the matrix, not centred.
+
+    Args:
+        second_eigenvalues: those of XᵀX, (dim,).
+        n: rows of X.
+        eps: added to every share.
+
+    0 for a matrix of zeros.
+
+    Source: Garrido et al. 2023, *RankMe*, arXiv:2210.02885, equations 1 and 2.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0, or no rows.
+    """
+    if n < 1:
+        raise ValueError(f"RankMe needs at least 1 row, got {n}")
+    values = np.sqrt(np.sort(_checked(second_eigenvalues))[::-1][:n])
+    if not values.any():
+        return 0.0
+    shares = values / values.sum() + eps
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def stable_rank(second_eigenvalues: ArrayLike) -> float:
+    """Stable rank ‖X‖_F²/‖X‖₂² = Σλ/λ₁ of the matrix as it is, not centred, from the eigenvalues of XᵀX; 0 for zeros.
+
+    Source: Rudelson and Vershynin 2007, arXiv:math/0503442.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+    """
+    values = _checked(second_eigenvalues)
+    return float(values.sum() / values.max()) if values.any() else 0.0
+
+
+def condition_number(eigenvalues: ArrayLike) -> float:
+    """Condition number λ₁/λ_d of the covariance.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+        UndefinedMeasure: the smallest eigenvalue is 0, as for fewer rows than dimensions.
+    """
+    values = _scaled(eigenvalues, "the condition number")
+    if values.min() == 0:
+        raise UndefinedMeasure("the condition number is infinite: the smallest eigenvalue is 0")
+    return float(1 / values.min())
+
+
+def alpha_req(eigenvalues: ArrayLike) -> float:
+    """Exponent a of the power law λ_i ∝ i^(−a): minus the least-squares slope of log λ_i on log i; 0 is isotropic.
+
+    Of the r eigenvalues above 0 those from i = 1 + ⌊r/32⌋ to ⌊r/2⌋ are taken: the first ones belong to a few common
+    directions, and the lower half bends down since dimensions and rows are finite, whatever the law. Values near 1 go
+    with good representations by the source.
+
+    Source: Agrawal et al. 2022, *α-ReQ: Assessing representation quality*; which eigenvalues to take is ours.
+
+    Raises:
+        ValueError: not a vector of finite numbers of at least 0.
+        UndefinedMeasure: fewer than 3 eigenvalues remain, that is fewer than 6 are above 0.
+    """
+    values = np.sort(_checked(eigenvalues))[::-1]
+    above = int((values > 0).sum())
+    first, last = above // 32, above // 2
+    if last - first < LEAST_POINTS:
+        raise UndefinedMeasure(f"α-ReQ needs at least 6 eigenvalues above 0, got {above}")
+    place = np.log(np.arange(first + 1, last + 1))
+    place -= place.mean()
+    return float(-(place @ np.log(values[first:last])) / (place @ place))
+
+
+def _checked(values: ArrayLike) -> NDArray[np.float64]:
+    """Return values over the largest, so that no square overflows or vanishes."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"expected a vector of at least 1 number, got shape {array.shape}")
+    if not np.isfinite(array).all() or array.min() < 0:
+        raise ValueError(f"expected finite numbers of at least 0, got {array[~(np.isfinite(array) & (array >= 0))][0]}")
+    largest = float(array.max())
+    return array / largest if largest else array
+
+
+def _scaled(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = _checked(values)
+    if not array.any():
+        raise UndefinedMeasure(f"{name} is 0/0: all eigenvalues are 0, so all rows are equal")
+    return array

@@ -1,0 +1,12 @@
+"""Measure how evenly embeddings fill their space: a model beside its untouched base, or a file of vectors."""
+
+from ragcun.cli import run_script
+from ragcun.commands.isotropy import compute_isotropy, parse_isotropy
+
+
+def main() -> None:
+    print(compute_isotropy(parse_isotropy(__doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

