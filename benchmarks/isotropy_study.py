@@ -34,10 +34,7 @@ def plan(seeds: int) -> list[dict]:
             for start, share in STARTS:
                 more = {"start": start, "share": share}
                 rows.append({**place, "what": "nothing", "weight": 0.0, **more})
-                rows += [
-                    {**place, "what": kind, "weight": w, **more}
-                    for kind, w in itertools.product(("covariance", "sigreg"), (0.1, 1.0))
-                ]
+                rows += [{**place, "what": k, "weight": w, **more} for k, w in itertools.product(KINDS, WEIGHTS)]
         for regime, name in itertools.product(REGIMES[:2], SETS):
             place = {"regime": regime, "set": name, "seed": seed}
             rows += [{**place, "what": "prediction", "weight": w} for w in (0.0, 0.1, 1.0)]

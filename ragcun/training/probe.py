@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ragcun.distance import Distance
+from ragcun.isotropy.spectrum import entropy_rank
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.losses.transforms import unit_rows
 from ragcun.views import Views
@@ -14,10 +15,7 @@ from ragcun.views import Views
 
 def _effective_rank(centred: Float[Tensor, "n dim"]) -> float:
     gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0).double()
-    if eigenvalues.sum() == 0:
-        return 0.0
-    return float(torch.special.entr(eigenvalues / eigenvalues.sum()).sum().exp())
+    return entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).double().cpu().numpy())
 
 
 def _of_side(z: Float[Tensor, "n dim"], side: str) -> dict[str, float]:
