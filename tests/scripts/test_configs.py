@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ragcun.data.pairs import write_pairs
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.config import TrainConfig
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir")
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("strategies/*.yaml")])
+PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir", "load_checkpoint")
+SMALLER = {"epochs": 1, "mixed_precision": "no", "freeze_early_layers": 1}
+"""What a tiny model on a CPU cannot do as the files say."""
 OF_NOTES = [path for path in CONFIGS if "founding notes" in path.read_text(encoding="utf-8")]
 WITHOUT_OURS = {
     "normalize_output": False,
@@ -26,26 +30,46 @@ WITHOUT_OURS = {
 }
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_trains(
-    path: Path, run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Path
-) -> None:
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+@pytest.fixture
+def train(run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Path) -> Callable[..., dict[str, Any]]:
+    """Train by a file of settings, with the tiny model and pairs in place of its own; return the settings written."""
     pairs = tmp_path / "pairs.jsonl"
     write_pairs(pairs, pairs_from_collection(load_collection(collection_folder, "train")).rows())
-    elsewhere = {"base_model": tiny_bert, "output_dir": str(tmp_path / "run")}
-    elsewhere |= {"train_data": str(pairs if settings["train_data"].endswith(".jsonl") else collection_folder)}
-    elsewhere |= {name: str(pairs) for name in ("val_data",) if name in settings}
-    elsewhere |= {name: str(collection_folder) for name in ("dev_beir",) if name in settings}
-    flags = [part for name, value in elsewhere.items() for part in (f"--{name}", value)]
-    done = run_script("train", "--config", path, *flags, "--epochs", 1, "--mixed_precision", "no")
-    assert done.code == 0, done.err
-    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if name not in (*PATHS, "epochs", "mixed_precision"):
-            assert written[name] == value
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"
-    encoder = RetrievalEncoder.from_pretrained(tmp_path / "run" / "best_model")
+
+    def run(path: Path, **more: Any) -> dict[str, Any]:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        elsewhere = {"base_model": tiny_bert, "output_dir": tmp_path / path.stem}
+        elsewhere |= {
+            "train_data": pairs if settings["train_data"].endswith((".json", ".jsonl")) else collection_folder
+        }
+        elsewhere |= {name: pairs for name in ("val_data",) if name in settings}
+        elsewhere |= {name: collection_folder for name in ("dev_beir",) if name in settings}
+        elsewhere |= {
+            name: value for name, value in SMALLER.items() if name in settings or name != "freeze_early_layers"
+        }
+        flags = [part for name, value in (elsewhere | more).items() for part in (f"--{name}", value)]
+        done = run_script("train", "--config", path, *flags)
+        assert done.code == 0, done.err
+        written: dict[str, Any] = yaml.safe_load((tmp_path / path.stem / "config.yaml").read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if name not in (*PATHS, *SMALLER):
+                assert written[name] == value
+        assert json.loads((tmp_path / path.stem / "manifest.json").read_text())["status"] == "finished"
+        return settings
+
+    return run
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_trains(path: Path, train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    before = yaml.safe_load(path.read_text(encoding="utf-8")).get("load_checkpoint")
+    more = {}
+    if before is not None:
+        first = Path(before).parent.name
+        train(path.with_name(f"{first}.yaml"))
+        more = {"load_checkpoint": tmp_path / first / "best_model"}
+    settings = train(path, **more)
+    encoder = RetrievalEncoder.from_pretrained(tmp_path / path.stem / "best_model")
     assert encoder.system == settings.get("system", TrainConfig("t").system)
 
 
