@@ -28,9 +28,12 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 4000 --split 0.75 0.1 0.15 --output_dir $(DOCS)
 	$(BIN)/python scripts/calibrate.py --corpus $(DOCS) --queries $(DOCS) --query_split train --output_dir $(CALIBRATED)
 	$(BIN)/python scripts/train.py --config configs/quickstart.yaml --overwrite
+	$(BIN)/python scripts/compute_isotropy.py --model_path $(RUN)/best_model --datasets python_docs --data_dir data \
+		--output_dir $(RUN)/isotropy > /dev/null
 	$(BIN)/python scripts/evaluate_beir.py --model_path $(RUN)/best_model --datasets python_docs --data_dir data \
 		--baseline bm25 $(CALIBRATED) --output_file results/quickstart.json --update_card
-	@echo "loss curve: $(RUN)/loss_curve.png, checkpoint with model card: $(RUN)/best_model"
+	@$(BIN)/python scripts/report.py $(RUN) --results results/quickstart.json --data_dir data
+	@echo "checkpoint with model card: $(RUN)/best_model"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from ragcun.isotropy.report import SystemReport
-    from ragcun.isotropy.space import MeasureSettings
+    from ragcun.isotropy import MeasureSettings
     from ragcun.retrieval.systems import System
 
 COUNTS = {"sample": 100, "k": 1, "batch_size": 1}
@@ -69,7 +69,7 @@ def compute_isotropy(flags: argparse.Namespace) -> str:
     Raises:
         InputError: a setting, a model, a collection or a file is missing or wrong.
     """
-    from ragcun.isotropy.space import MeasureSettings
+    from ragcun.isotropy import MeasureSettings
 
     _check(flags)
     settings = MeasureSettings(seed=flags.seed, k=flags.k, sample=flags.sample)

@@ -20,7 +20,10 @@ ONE_LENGTH = 1e-3
 
 
 def direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
-    """Measure uniformity and SIGReg."""
+    """Measure uniformity and SIGReg.
+
+    The interval of SIGReg is for the slices of the seed, which are the same for all systems of as many dimensions.
+    """
     n, dim = sample.shape
     group_of = random_groups(n, settings.groups, settings.seed)
     sums, sizes = directions.kernel_sums(sample, group_of, TEMPERATURE)
@@ -39,6 +42,9 @@ def neighbour_measures(
     sample: NDArray[np.float64], settings: MeasureSettings
 ) -> tuple[dict[str, Measure], dict[str, int | dict[str, int]], Distribution]:
     """Measure hubness; return N_k in figures, and the distances to the nearest other row, too.
+
+    The skewness hangs on the few largest hubs, and its interval is too short where they vary much: for rows of N(0, I)
+    it held the expected value in 80 % of simulations.
 
     Rows of N(0, I) have hubs because their lengths differ, rows of one length hardly any. So where all lengths are
     within a thousandth of each other, what is said of isotropic rows is said of N(0, I) scaled to one length.

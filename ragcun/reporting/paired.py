@@ -10,6 +10,7 @@ from ragcun.errors import InputError
 from ragcun.files import read_json
 from ragcun.reporting.results_files import ResultsFile
 from ragcun.reporting.tables import METRIC, part_of
+from ragcun.retrieval.runs import runs_folder
 
 SAME = 1e-6
 """How far two figures of one system may differ and still be the same."""
@@ -37,7 +38,7 @@ def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float | None
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
             raise InputError(f"{file.path}: p_randomisation of untouched_base on {dataset} is {p!r}; evaluate again")
         return float(p)
-    folder = file.path.with_suffix(".runs") / dataset
+    folder = runs_folder(file.path) / dataset
     if not all((folder / f"{slug}.per_query.json").is_file() for slug in ("model", "untouched_base")):
         return None
     from ragcun.retrieval.significance import paired_tests
@@ -51,7 +52,7 @@ def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float | None
 
 def _per_query(file: ResultsFile, dataset: str, slug: str, metric: str) -> Mapping[str, float]:
     """Read the values of a metric by query; their mean must be the figure in the results file."""
-    path = file.path.with_suffix(".runs") / dataset / f"{slug}.per_query.json"
+    path = runs_folder(file.path) / dataset / f"{slug}.per_query.json"
     content = read_json(path)
     values = content.get(metric) if isinstance(content, dict) else None
     if not isinstance(values, dict) or not all(isinstance(value, (int, float)) for value in values.values()):

@@ -133,3 +133,8 @@ def _score(text: str, path: str | Path, number: int) -> float:
 def _check_word(word: str, what: str, path: str | Path) -> None:
     if len(word.split()) != 1 or word != word.strip():
         raise InputError(f"{path}: the {what} {word!r} is empty or has white space, which a TREC run cannot hold")
+
+
+def runs_folder(output_file: Path) -> Path:
+    """Return the folder beside a results file that holds its run files and per-query values."""
+    return output_file.with_suffix(".runs")

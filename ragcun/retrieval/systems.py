@@ -16,6 +16,7 @@ from ragcun.models.folder import is_checkpoint
 from ragcun.models.vectors import VectorStore
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
 from ragcun.retrieval.quantize import Precision, VectorFormat
+from ragcun.retrieval.runs import runs_folder
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,3 @@ def _stored(path: Path) -> System:
         raise InputError(f"{path} is not a results file of evaluate_beir.py; give one, a folder, a model name, or bm25")
     size = {key: results[key] for key in ("precision", "truncate_dim", "bytes_per_vector") if key in results}
     return System(StoredRetriever(str(results["model"]), runs_folder(path), size), str(results.get("distance")))
-
-
-def runs_folder(output_file: Path) -> Path:
-    """Return the folder beside a results file that holds its run files and per-query values."""
-    return output_file.with_suffix(".runs")

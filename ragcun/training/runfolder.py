@@ -40,7 +40,8 @@ class RunFolder:
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"))
-        old = (*folders, self.tracking, self.metrics, self.manifest, self.config, self.loss_curve)
+        files = (self.metrics, self.manifest, self.config, self.loss_curve, self.path / "report.html")
+        old = (*folders, self.tracking, self.path / "isotropy", *files)
         claim_folder(self.path, "run", self.config, old, resume, overwrite)
         self.follower: Callable[[dict[str, Any]], None] | None = None
 

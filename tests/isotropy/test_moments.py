@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ragcun.isotropy.moments import grouped_moments
+from ragcun.isotropy.rows import LARGEST_BLOCK_BYTES, Rows, sample_rows, unit_rows
+
+
+def random_rows(n=200, dim=7, seed=0, shift=0.0):
+    return np.random.default_rng(seed).standard_normal((n, dim)) * np.geomspace(1, 0.1, dim) + shift
+
+
+def check_moments(found, x):
+    """Against the rows themselves."""
+    nonzero = x[np.linalg.norm(x, axis=1) > 0]
+    assert found.count == len(x)
+    assert found.nonzero == len(nonzero)
+    assert_allclose(found.mean, x.mean(axis=0), rtol=1e-12, atol=1e-13)
+    assert_allclose(found.scatter, (x - x.mean(axis=0)).T @ (x - x.mean(axis=0)), atol=1e-9)
+    assert_allclose(found.directions, (nonzero / np.linalg.norm(nonzero, axis=1)[:, None]).sum(axis=0), atol=1e-11)
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 60), dim=st.integers(1, 6), groups=st.integers(1, 60), budget=st.integers(1, 20_000))
+def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget):
+    x = random_rows(n, dim, seed=n, shift=5)
+    x[0] = 0
+    found = grouped_moments(x, groups, seed=1, memory_budget_bytes=budget)
+    check_moments(found.total, x)
+    sizes = [group.count for group in found.groups]
+    assert sum(sizes) == n
+    assert max(sizes) - min(sizes) <= 1
+    assert_allclose(found.norms, np.linalg.norm(x, axis=1), rtol=1e-14)
+
+
+def test_a_group_left_out_leaves_the_moments_of_the_other_rows():
+    from ragcun.isotropy.jackknife import random_groups
+
+    x = random_rows(shift=100)
+    group_of = random_groups(len(x), 9, seed=4)
+    left = grouped_moments(x, 9, seed=4).without_each()
+    assert len(left) == 9
+    for group, moments in enumerate(left):
+        check_moments(moments, x[group_of != group])
+
+
+def test_no_group_is_left_out_where_one_row_would_remain():
+    assert grouped_moments(random_rows(2)).without_each() == []
+    assert len(grouped_moments(random_rows(3)).without_each()) == 3
+
+
+def test_rows_of_several_matrices_keep_their_order():
+    x = random_rows(50)
+    found = grouped_moments(Rows({"a": x[:20], "b": x[20:]}), memory_budget_bytes=2000)
+    assert_allclose(found.norms, np.linalg.norm(x, axis=1), rtol=1e-14)
+    check_moments(found.total, x)
+
+
+@pytest.mark.parametrize("others", [3, 400])
+def test_stacked_moments_are_those_of_stacked_rows(others):
+    x, y = random_rows(120), random_rows(others, seed=1, shift=2)
+    stacked = grouped_moments(x).stacked(grouped_moments(y))
+    check_moments(stacked.total, np.vstack([x, y]))
+    check_moments(sum(stacked.groups[1:], stacked.groups[0]), np.vstack([x, y]))
+    assert_allclose(stacked.norms, np.linalg.norm(np.vstack([x, y]), axis=1))
+
+
+def test_a_large_common_vector_costs_no_digits():
+    """Sums of squares of numbers near 1e6 would lose 12 digits of variances near 1, leaving about 4."""
+    x = random_rows(5000, 5)
+    near, far = grouped_moments(x).total, grouped_moments(x + 2.0**20).total
+    assert_allclose(far.covariance_eigenvalues(), near.covariance_eigenvalues(), rtol=1e-9)
+
+
+def test_equal_rows_have_no_scatter_at_all():
+    found = grouped_moments(np.tile([0.1, -1e6, 1 / 3], (1000, 1)))
+    assert not found.total.scatter.any()
+    assert not any(one.scatter.any() for one in found.without_each())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int32])
+def test_memory_map_gives_the_same_as_an_array(tmp_path, dtype):
+    x = (10 * random_rows()).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    for mode in ("r", "r+", "c"):
+        mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        if mode == "c":
+            mapped[3] = 7
+            x = x.copy()
+            x[3] = 7
+        found = grouped_moments(mapped[2:], memory_budget_bytes=2000).total
+        check_moments(found, x[2:].astype(np.float64))
+
+
+def test_working_memory_stays_within_the_budget(tmp_path):
+    budget, dim = 4 << 20, 32
+    np.save(tmp_path / "x.npy", random_rows(60_000, dim).astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    grouped_moments(mapped[:50])
+    tracemalloc.start()
+    found = grouped_moments(mapped, memory_budget_bytes=budget)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < budget + 3 * found.norms.nbytes
+    assert budget < mapped.nbytes
+    assert budget < LARGEST_BLOCK_BYTES
+
+
+def test_few_groups_where_their_moments_would_not_fit():
+    assert len(grouped_moments(random_rows(), memory_budget_bytes=16 * 7**2 * 20).groups) == 20
+    assert len(grouped_moments(random_rows(), memory_budget_bytes=1).groups) == 10
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+@pytest.mark.parametrize("budget", [1, 1 << 30])
+def test_a_row_that_is_not_finite_is_named(bad, budget):
+    x = random_rows()
+    x[17, 3] = bad
+    with pytest.raises(ValueError, match="queries: row 17 is not finite"):
+        grouped_moments(Rows({"documents": random_rows(50), "queries": x}), memory_budget_bytes=budget)
+    with pytest.raises(ValueError, match="row 17 is not finite"):
+        Rows({"x": x}).take(np.array([5, 17]))
+
+
+def test_what_is_no_matrix_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(n, dim\), got \(3,\)"):
+        grouped_moments(np.ones(3))
+    with pytest.raises(ValueError, match=r"got \(3, 0\)"):
+        grouped_moments(np.ones((3, 0)))
+    with pytest.raises(ValueError, match="real numbers, got complex128"):
+        grouped_moments(np.ones((3, 2)) + 0j)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        grouped_moments(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="b has 3 columns, a has 2"):
+        Rows({"a": np.ones((4, 2)), "b": np.ones((4, 3))})
+
+
+def test_rows_are_taken_across_parts_in_the_order_asked():
+    x = random_rows(50)
+    rows = Rows({"a": x[:20], "b": x[20:21], "c": x[21:]})
+    places = np.array([49, 0, 20, 20, 19, 21])
+    assert_array_equal(rows.take(places), x[places])
+
+
+def test_a_sample_is_distinct_ascending_and_of_the_seed():
+    rows = sample_rows(1000, 100, seed=3)
+    assert len(np.unique(rows)) == 100
+    assert_array_equal(rows, np.sort(rows))
+    assert_array_equal(rows, sample_rows(1000, 100, seed=3))
+    assert (rows != sample_rows(1000, 100, seed=4)).any()
+    assert_array_equal(sample_rows(10, 100, seed=3), np.arange(10))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1, 1e150])
+def test_unit_rows_of_any_scale(scale):
+    x = np.array([[3.0, 4.0], [0.0, 0.0]]) * scale
+    assert_allclose(unit_rows(x), [[0.6, 0.8], [0, 0]], rtol=1e-15)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragcun.isotropy import UndefinedMeasure, measures, spectrum
+
+SPECTRA = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=30).map(np.array)
+ALL = {
+    "isotropy_score": spectrum.isotropy_score,
+    "isoscore": spectrum.isoscore,
+    "participation_ratio": spectrum.participation_ratio,
+    "effective_rank": spectrum.effective_rank,
+    "rankme": lambda values: spectrum.rankme(values, len(values), eps=0),
+    "stable_rank": spectrum.stable_rank,
+    "condition_number": spectrum.condition_number,
+}
+
+
+def rows_with_spectrum(scales, n, seed):
+    """Rows whose centred singular values are exactly proportional to `scales`."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, len(scales)))
+    left = np.linalg.qr(x - x.mean(axis=0))[0]
+    return left * scales @ np.linalg.qr(rng.standard_normal((len(scales),) * 2))[0]
+
+
+@pytest.mark.parametrize(("k", "dim"), [(1, 5), (3, 5), (5, 5), (2, 64)])
+def test_k_equal_eigenvalues(k, dim):
+    values = np.zeros(dim)
+    values[:k] = 7.0
+    assert spectrum.isoscore(values) == pytest.approx((k - 1) / (dim - 1), abs=1e-12)
+    for rank in (spectrum.participation_ratio, spectrum.effective_rank, spectrum.stable_rank):
+        assert rank(values) == pytest.approx(k)
+    assert spectrum.rankme(values, 100) == pytest.approx(k, rel=1e-4 * dim)
+    assert spectrum.isotropy_score(values) == pytest.approx(1 - math.sqrt(dim / k - 1))
+
+
+@settings(deadline=None)
+@given(SPECTRA)
+def test_ranges_and_relations(values):
+    dim, ratio = len(values), spectrum.participation_ratio(values)
+    assert 1 - 1e-9 <= ratio <= dim * (1 + 1e-9)
+    assert 1 - 1e-9 <= spectrum.stable_rank(values) <= ratio * (1 + 1e-9)
+    assert ratio <= spectrum.effective_rank(values) * (1 + 1e-9) <= dim * (1 + 1e-8)
+    assert spectrum.isotropy_score(values) == pytest.approx(1 - math.sqrt(max(dim / ratio - 1, 0)), abs=1e-6)
+    assert spectrum.condition_number(values) == pytest.approx(values.max() / values.min())
+
+
+@settings(deadline=None)
+@given(SPECTRA, st.floats(1e-3, 1e3), st.randoms(use_true_random=False))
+def test_neither_scale_nor_order_of_eigenvalues_matters(values, scale, random):
+    shuffled = values.tolist()
+    random.shuffle(shuffled)
+    for name, measure in ALL.items():
+        assert measure(scale * np.array(shuffled)) == pytest.approx(measure(values), rel=1e-7, abs=1e-7), name
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_squares_of_eigenvalues_neither_overflow_nor_vanish(scale):
+    assert spectrum.participation_ratio(scale * np.array([1.0, 1.0, 0.0])) == pytest.approx(2)
+
+
+def test_entropies_by_a_float64_loop():
+    values = [5.0, 3.0, 0.5, 0.0]
+    total = sum(math.sqrt(v) for v in values)
+    shares = [math.sqrt(v) / total for v in values]
+    assert spectrum.effective_rank(values) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares if p)))
+    shares = [p + 1e-7 for p in shares[:3]]
+    assert spectrum.rankme(values, 3) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("dim", [6, 64, 384])
+def test_alpha_req_finds_the_exponent_of_a_power_law(exponent, dim):
+    values = 3.0 * np.arange(1, dim + 1) ** -exponent
+    assert spectrum.alpha_req(values) == pytest.approx(exponent, abs=1e-9)
+
+
+def test_alpha_req_leaves_out_the_first_and_the_last_eigenvalues():
+    values = np.arange(1, 65) ** -1.0
+    values[:2] *= 1000
+    values[32:] /= 1000
+    assert spectrum.alpha_req(values) == pytest.approx(1)
+    values[2] *= 2
+    assert spectrum.alpha_req(values) > 1.01
+
+
+def test_zero_eigenvalues():
+    zeros = np.zeros(8)
+    ranks = (spectrum.participation_ratio, spectrum.effective_rank, spectrum.stable_rank, spectrum.entropy_rank)
+    assert [rank(zeros) for rank in ranks] == [0, 0, 0, 0]
+    assert spectrum.rankme(zeros, 5) == 0
+    for measure in (spectrum.isotropy_score, spectrum.isoscore, spectrum.condition_number, spectrum.alpha_req):
+        with pytest.raises(UndefinedMeasure):
+            measure(zeros)
+    with pytest.raises(UndefinedMeasure, match="infinite"):
+        spectrum.condition_number([1.0, 0.0])
+    with pytest.raises(UndefinedMeasure, match="2 dimensions, got 1"):
+        spectrum.isoscore([1.0])
+
+
+@pytest.mark.parametrize("wrong", [[-1.0, 1.0], [math.nan], [[1.0]], []])
+def test_what_is_no_spectrum_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        spectrum.participation_ratio(wrong)
+
+
+def test_rank_one_rows_in_float64():
+    x = np.outer(np.arange(1.0, 30), np.arange(1.0, 9))
+    assert measures.isoscore(x) == pytest.approx(0, abs=1e-12)
+    assert measures.isotropy_score(x) == pytest.approx(1 - math.sqrt(7))
+    assert measures.effective_rank(x) == measures.participation_ratio(x) == measures.stable_rank(x) == 1
+    with pytest.raises(UndefinedMeasure):
+        measures.condition_number(x)
+
+
+def test_matrix_measures_of_a_known_spectrum():
+    scales = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
+    x = rows_with_spectrum(scales, 40, seed=0)
+    for shift in (0.0, 30.0):
+        moved = x + shift
+        for name in ("isotropy_score", "isoscore", "participation_ratio", "effective_rank", "condition_number"):
+            assert getattr(measures, name)(moved) == pytest.approx(ALL[name](scales**2), rel=1e-9), name
+        assert measures.alpha_req(moved) == pytest.approx(spectrum.alpha_req(scales**2), rel=1e-9)
+        singular = np.linalg.svd(moved, compute_uv=False)
+        assert measures.stable_rank(moved) == pytest.approx((singular**2).sum() / singular[0] ** 2)
+        shares = singular / singular.sum() + 1e-7
+        assert measures.rankme(moved) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(30, 64), (200, 16)])
+def test_isoscore_is_that_of_the_published_package(seed, shape):
+    isoscore = pytest.importorskip("IsoScore.IsoScore")
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1]) + 3
+    assert measures.isoscore(x) == pytest.approx(float(isoscore.IsoScore(x)), abs=1e-7)

@@ -1,0 +1,260 @@
+"""Run folders made by hand, measured by the library itself: results and run files are those of `run_benchmark`."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.data.seen import SEEN, text_hashes
+from ragcun.files import write_json, write_json_lines, write_text
+
+N_QUERIES, N_DOCUMENTS = 40, 60
+HOSTILE = (
+    '<script>alert("x")</script><img src=x onerror=alert(1)> </pre></style>{{ 7919 * 7907 }} & \u202eabc\u2066 \x07'
+)
+VOID = frozenset(("meta", "img", "br", "link", "input", "hr"))
+
+
+@dataclass
+class Ranking:
+    """A retriever that puts the relevant document of query i at rank ``ranks[i % len(ranks)]``, from 0."""
+
+    name: str
+    ranks: list[int]
+    size: dict[str, Any] = field(default_factory=dict)
+
+    def retrieve(self, collection, k):
+        run = {}
+        for i, query in enumerate(collection.queries):
+            others = [name for name in collection.documents if name not in collection.qrels[query]]
+            random.Random(i).shuffle(others)
+            place = self.ranks[i % len(self.ranks)]
+            found = [
+                *others[:place],
+                *(d for d in collection.qrels[query] if d in collection.documents),
+                *others[place:],
+            ]
+            run[query] = {name: float(-rank) for rank, name in enumerate(found[:k])}
+        return run
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """Folder of two collections; texts of the first are hostile."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, text in (("hostile", HOSTILE), ("plain", "a text")):
+        documents = {
+            f"d{i}": Document(f"title {i} {text}", f"{text} number {i} " + "word " * 200) for i in range(N_DOCUMENTS)
+        }
+        queries = {f"q{i}": f"what is number {i}? {text}" for i in range(N_QUERIES)}
+        write_collection(folder / name, documents, queries, {"test": {f"q{i}": {f"d{i}": 2} for i in range(N_QUERIES)}})
+    return folder
+
+
+def write_run_folder(folder: Path, **settings: Any) -> Path:
+    """Write what ``train.py`` leaves, without weights."""
+    config = {"train_data": "data/a", "system": "asymmetric", "base_model": "minilm", "freeze_base": True, "seed": 3}
+    config |= {"head": "linear", "head_init": None, "output_dir": str(folder)} | settings
+    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    result = {"best_epoch": 2, "criterion": "dev NDCG@10", "score": 0.7, "base_score": 0.6, "steps": 6, "seconds": 1.5}
+    manifest = {
+        "command": "scripts/train.py --seed 3", "git_commit": "a" * 40, "git_dirty": True, "python": "3.11.1",
+        "platform": "Linux", "device": "cpu", "packages": {"torch": "2.13.0"}, "started": "2026-01-01T00:00:00+00:00",
+        "seed": 3, "data_sha256": {"train": "b" * 64}, "base_fingerprint": "c" * 64, "status": "finished",
+        "result": result | {"comparison": None}, "never_worse": None,
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+    probe = {"rank_query": 9.0, "rank_document": 8.0, "rank_bound": 16.0}
+    rows: list[dict[str, Any]] = [{"kind": "base", "dev": {"NDCG@10": 0.6}}]
+    rows += [{"kind": "probe", "epoch": 0, "step": step, "figures": probe, "model": {}} for step in (0, 3, 6)]
+    rows += [{"kind": "step", "step": i, "total": 1 / i, "terms": {"contrastive": 1 / i}} for i in range(1, 7)]
+    rows += [{"kind": "epoch", "epoch": i, "step": 3 * i, "dev": {"NDCG@10": 0.6 + i / 20}} for i in range(3)]
+    write_json_lines(folder / "metrics.jsonl", rows)
+    return folder
+
+
+def evaluate_run(
+    run: Path, data_dir: Path, names=("hostile", "plain"), ranks=((3, 1, 0), (0, 1, 4)), seen: int = 0, **where
+):
+    """Evaluate rankings as the run's checkpoint and its base: `ranks` are theirs; `seen` documents were positives."""
+    from ragcun.retrieval.benchmark import run_benchmark
+    from ragcun.retrieval.systems import System
+
+    model = run / "best_model"
+    collections = [load_collection(data_dir / name) for name in names]
+    if seen:
+        documents = list(collections[0].documents.values())[:seen]
+        write_json(model / SEEN, sorted(text_hashes(document.content for document in documents)))
+    base = None if ranks[0] is None else Ranking("minilm", list(ranks[0]))
+    system = System(Ranking(str(model), list(ranks[1])), "euclidean", base)
+    bm25 = System(Ranking("bm25", [5]), "bm25")
+    output = where.get("output", run / "results.json")
+    return run_benchmark(system, [bm25], collections, output, {"data_dir": str(data_dir)})
+
+
+def distribution(values) -> dict[str, Any]:
+    values = np.asarray(values, dtype=float).ravel()
+    counts, edges = np.histogram(values, bins=40)
+    quantiles = {str(q): float(np.quantile(values, q)) for q in (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)}
+    moments = {"n": len(values), "mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+    return {**moments, "quantiles": quantiles, "edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def isotropy_system(model: str, untouched: bool, seed: int, judged: bool = True) -> dict[str, Any]:
+    """Describe random vectors as ``isotropy.json`` does."""
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(size=(50, 8)) * np.linspace(1, 3, 8)
+    spectrum = np.sort(np.linalg.eigvalsh(np.cov(rows.T)))[::-1]
+    gaps = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    measures = {
+        "effective_rank": {"value": 6.25, "low": 5.5, "high": 6.75, "n": 50, "isotropic": 7.875},
+        "condition_number": {"value": None, "low": None, "high": None, "n": 50, "isotropic": None},
+        "a_new_measure": {"value": seed + 0.5, "low": None, "high": None, "n": 40, "isotropic": None},
+    }
+    space = {
+        "n": 50, "dim": 8, "measures": measures, "spectrum": spectrum.tolist(),
+        "norms": distribution(np.linalg.norm(rows, axis=1)),
+        "distances": {"random": distribution(gaps[gaps > 0]), "nearest": distribution(np.sort(gaps)[:, 1])},
+        "k_occurrence": {"k": 10, "n": 50, "counts": {"0": 5, "5": 20, "15": 25}},
+    }  # fmt: skip
+    points = rows[:, :2].tolist()
+    pca = {
+        "queries": points[:9],
+        "documents": points[9:18],
+        "links": [[i, i] for i in range(9)],
+        "explained": [0.3, 0.2],
+    }
+    pairs = {
+        "measures": {"gap": {"value": 1.0, "low": 0.5, "high": 1.5, "n": 9, "isotropic": 0.0}},
+        "distances": {"relevant": space["norms"], "random": space["norms"]},
+        "pca": pca,
+    }
+    system = {"model": model, "untouched": untouched, "distance": "euclidean", "spaces": {"documents": space}}
+    more = {"spaces": {"documents": space, "queries": space, "together": space}, "pairs": pairs}
+    return system | (more if judged else {})
+
+
+def write_isotropy_file(path: Path, *models: str, judged: bool = True) -> Path:
+    """Write an ``isotropy.json`` of an untouched base and of `models`."""
+    systems = [isotropy_system("minilm", True, 0, judged)]
+    systems += [isotropy_system(model, False, number, judged) for number, model in enumerate(models, start=1)]
+    data = {"name": "plain", "n_documents": 50, "n_queries": 9 if judged else 0}
+    settings = {"seed": 0, "resamples": 200, "k": 10, "sample": 20000}
+    write_json(path, {"format": 1, "data": data, "systems": systems, "settings": settings, "manifest": {}})
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, data_dir) -> Path:
+    """A run with everything: results on two collections, seen queries, isotropy. Tests do not write to it."""
+    run = write_run_folder(tmp_path_factory.mktemp("runs") / "whole")
+    evaluate_run(run, data_dir, seen=25)
+    write_isotropy_file(run / "isotropy" / "isotropy.json", str(run / "best_model"))
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole_page(whole_run, tmp_path_factory) -> Path:
+    """The page about `whole_run`."""
+    from ragcun.reporting.html.page import write_report
+
+    return write_report([whole_run], tmp_path_factory.mktemp("pages") / "page.html")
+
+
+@pytest.fixture
+def make_run(tmp_path) -> Callable[..., Path]:
+    """Write a run folder without results."""
+    return lambda name="run", **settings: write_run_folder(tmp_path / name, **settings)
+
+
+class Page(HTMLParser):
+    """What a page holds, by the standard library's parser.
+
+    Attributes:
+        elements: tag and attributes of each element.
+        texts: what a reader sees.
+        unclosed: elements still open, or closed in the wrong order.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.unclosed: list[str] = []
+        self.feed(text)
+        self.close()
+        self.unclosed += self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self.unclosed.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """All text, white space collapsed."""
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """Return the attributes of each element of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def parse() -> Callable[[Path], Page]:
+    """Read a page from disk."""
+    return lambda path: Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def png_size() -> Callable[[str], tuple[int, int]]:
+    """Return width and height of the PNG in a ``data:`` URI, from its own header."""
+
+    def size(uri: str) -> tuple[int, int]:
+        kind, encoded = uri.split(",", 1)
+        assert kind == "data:image/png;base64"
+        content = base64.b64decode(encoded, validate=True)
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        assert content[-8:-4] == b"IEND"
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+    return size
+
+
+@pytest.fixture
+def evaluate(data_dir) -> Callable[..., dict[str, Any]]:
+    """Evaluate rankings as a run's checkpoint and its base."""
+    return lambda run, **settings: evaluate_run(run, data_dir, **settings)
+
+
+@pytest.fixture
+def write_isotropy() -> Callable[..., Path]:
+    """Write an ``isotropy.json``."""
+    return write_isotropy_file
+
+
+@pytest.fixture
+def hostile() -> str:
+    """A text that would break a page."""
+    return HOSTILE

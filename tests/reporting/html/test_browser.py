@@ -1,0 +1,120 @@
+"""The page in a browser: nothing is fetched, nothing complains, and it fits narrow and wide windows."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from ragcun.reporting.html.page import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+SMALLEST = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let smallest = Infinity;
+  while (walker.nextNode()) {
+    if (walker.currentNode.textContent.trim() && walker.currentNode.parentElement.checkVisibility()) {
+      smallest = Math.min(smallest, parseFloat(getComputedStyle(walker.currentNode.parentElement).fontSize));
+    }
+  }
+  return smallest;
+}"""
+CONTRAST = """() => {
+  const channels = colour => colour.match(/[0-9.]+/g).map(Number);
+  const luminance = colour => {
+    const [r, g, b] = channels(colour).slice(0, 3).map(value => value / 255)
+      .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor, parts = channels(colour);
+      if (parts.length < 4 || parts[3] > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  let least = Infinity;
+  for (const element of document.body.querySelectorAll("*")) {
+    if (![...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())) continue;
+    const [one, other] = [getComputedStyle(element).color, behind(element)].map(luminance).sort((a, b) => b - a);
+    least = Math.min(least, (one + 0.05) / (other + 0.05));
+  }
+  return least;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium of this machine; skips where there is none."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no browser here: install chromium or google-chrome")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("requestfailed", lambda request: messages.append(request.url[:80]))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(whole_page.as_uri(), wait_until="load")
+    for details in page.query_selector_all("details"):
+        details.evaluate("element => { element.open = true; }")
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:image/png;base64,")] == [whole_page.as_uri()]
+    widths = page.eval_on_selector_all("img", "pictures => pictures.map(picture => picture.naturalWidth)")
+    assert len(widths) == 7
+    assert min(widths) > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollHeight") > 900
+    assert page.evaluate(SMALLEST) >= 12
+    assert page.evaluate(CONTRAST) >= 4.5
+    page.close()
+
+
+def test_long_names_do_not_widen_the_page(browser, make_run, evaluate, write_isotropy, tmp_path):
+    runs = [make_run(letter * 200, base_model=letter * 900, head=f"{letter} " * 300) for letter in "ab"]
+    evaluate(runs[0], names=["plain"])
+    write_isotropy(runs[0] / "isotropy.json", str(runs[0] / "best_model"))
+    output = write_report(runs, tmp_path / "page.html", data_dir=tmp_path)
+    page = browser.new_page()
+    page.goto(output.as_uri(), wait_until="load")
+    for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_a_page_that_breaks_the_policy_would_be_noticed(browser, whole_page, tmp_path):
+    text = whole_page.read_text().replace("<main>", '<main><script>document.title = "ran"</script>', 1)
+    (tmp_path / "broken.html").write_text(text)
+    page = browser.new_page()
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.goto((tmp_path / "broken.html").as_uri(), wait_until="load")
+    assert page.title() != "ran"
+    assert any("Content Security Policy" in message for message in messages)
+    page.close()
+
+
+def test_each_entry_of_the_contents_leads_to_its_heading(browser, whole_page):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(whole_page.as_uri(), wait_until="load")
+    for link in page.query_selector_all("nav a"):
+        target = page.query_selector(link.get_attribute("href"))
+        assert target.is_visible()
+        assert target.inner_text().casefold().startswith(link.inner_text().casefold())
+    page.close()

@@ -1,0 +1,154 @@
+"""Best and worst queries, against the run files they come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcun.data.beir import load_collection
+from ragcun.errors import InputError
+from ragcun.files import write_json
+from ragcun.reporting.html.examples import Examples, NoExamples, examples, extremes
+from ragcun.reporting.html.gather import gather
+from ragcun.reporting.html.texts import excerpt, visible
+from ragcun.reporting.results_files import read_results
+from ragcun.retrieval.runs import read_run
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=12), st.integers(1, 6))
+def test_extremes_are_the_largest_differences(values, count):
+    base, model = ({f"q{i}": pair[side] for i, pair in enumerate(values)} for side in (0, 1))
+    gains, losses, counts = extremes(base, model, count)
+    differences = {query: model[query] - base[query] for query in base}
+    assert sum(counts) == len(values)
+    assert (len(gains), len(losses)) == (min(count, counts[0]), min(count, counts[1]))
+    for chosen, sign in ((gains, 1), (losses, -1)):
+        found = [sign * differences[query] for query in chosen]
+        assert all(value > 0 for value in found)
+        assert found == sorted((sign * d for d in differences.values() if sign * d > 0), reverse=True)[:count]
+
+
+def test_queries_must_be_the_same():
+    with pytest.raises(ValueError, match="1 queries of the base and 2"):
+        extremes({"a": 0.0}, {"a": 0.0, "b": 0.0})
+
+
+def test_examples_come_from_the_run_files(whole_run, data_dir):
+    (run,) = gather([whole_run])
+    found = examples(run.evaluations[0])
+    assert [each.dataset for each in found] == ["hostile", "plain"]
+    plain, collection = found[1], load_collection(data_dir / "plain")
+    assert isinstance(plain, Examples)
+    assert plain.without_texts is None
+    folder = whole_run / "results.runs" / "plain"
+    values = {
+        name: json.loads((folder / f"{name}.per_query.json").read_text())["NDCG@10"]
+        for name in ("model", "untouched_base")
+    }
+    differences = [values["model"][query] - values["untouched_base"][query] for query in collection.queries]
+    assert plain.counts == tuple(
+        sum(test)
+        for test in ([d > 0 for d in differences], [d < 0 for d in differences], [d == 0 for d in differences])
+    )
+    assert [example.difference for example in plain.gains] == sorted(differences)[::-1][:5]
+    assert [example.difference for example in plain.losses] == sorted(differences)[:5]
+    runs = {name: read_run(folder / f"{name}.trec") for name in ("model", "untouched_base")}
+    for example in (*plain.gains, *plain.losses):
+        assert example.text == collection.queries[example.query]
+        for name, documents in (("untouched_base", example.base_documents), ("model", example.model_documents)):
+            assert [each.document for each in documents] == list(runs[name][example.query])[:3]
+            for each in documents:
+                assert each.grade == collection.qrels[example.query].get(each.document, 0)
+                assert collection.documents[each.document].text.startswith(each.text.removesuffix("…"))
+                assert len(each.text) <= 301
+    assert any(each.grade == 2 for example in plain.gains for each in example.model_documents)
+
+
+def moved(whole_run, tmp_path, **manifest):
+    """Return the results in another folder, with another manifest."""
+    shutil.copytree(whole_run / "results.runs", tmp_path / "results.runs", dirs_exist_ok=True)
+    content = json.loads((whole_run / "results.json").read_text())
+    content["manifest"] = {**content["manifest"], **manifest}
+    write_json(tmp_path / "results.json", content)
+    return read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("place", [None, "/no/such/folder"])
+def test_without_texts_there_are_ids_and_the_reason(whole_run, tmp_path, place):
+    found = examples(moved(whole_run, tmp_path, data_dir=place))[1]
+    assert "--data_dir" in found.without_texts
+    assert place is None or place in found.without_texts
+    assert found.gains[0].text is None
+    documents = found.gains[0].model_documents
+    assert len(documents) == 3
+    assert {(each.title, each.text, each.grade) for each in documents} == {("", "", None)}
+
+
+def test_the_folder_that_is_given_goes_before_the_one_in_the_results(whole_run, tmp_path, data_dir):
+    file = moved(whole_run, tmp_path, data_dir="/no/such/folder")
+    assert examples(file, data_dir)[1].without_texts is None
+
+
+def test_texts_of_a_changed_collection_are_not_shown(whole_run, tmp_path, data_dir):
+    shutil.copytree(data_dir / "plain", tmp_path / "plain")
+    with (tmp_path / "plain" / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "more", "title": "", "text": "more"}\n')
+    found = examples(moved(whole_run, tmp_path), tmp_path)[1]
+    assert "not the one that was evaluated" in found.without_texts
+    assert found.gains[0].text is None
+
+
+def test_without_run_files_the_missing_one_is_named(whole_run, tmp_path):
+    file = moved(whole_run, tmp_path)
+    (tmp_path / "results.runs" / "plain" / "untouched_base.trec").unlink()
+    hostile, plain = examples(file)
+    assert isinstance(hostile, Examples)
+    assert isinstance(plain, NoExamples)
+    assert "untouched_base.trec" in plain.reason
+
+
+def test_run_files_of_other_queries_are_refused(whole_run, tmp_path):
+    file = moved(whole_run, tmp_path)
+    write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"NDCG@10": {"q1": 1.0}})
+    with pytest.raises(InputError, match="other queries"):
+        examples(file)
+    write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"MRR@10": {"q1": 1.0}})
+    with pytest.raises(InputError, match="lacks NDCG@10"):
+        examples(file)
+
+
+@given(st.text(st.characters(codec=None)), st.integers(1, 50))
+def test_any_text_can_be_shown(text, limit):
+    shown = excerpt(text, limit)
+    shown.encode()
+    assert visible(shown) == shown
+    assert "\n" not in shown
+    whole = " ".join(text.split())
+    if len(text) <= 64 * limit:
+        assert shown == visible(whole if len(whole) <= limit else whole[:limit].rstrip() + "…")
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000_000, "word " * 2_000_000, " " * 10_000_000 + "x"])
+def test_a_text_of_any_length_is_cut(text):
+    shown = excerpt(text)
+    assert len(shown) <= 301
+    assert shown.endswith("…")
+
+
+def test_what_is_invisible_or_turns_others_round_is_named():
+    hidden = [
+        chr(i) for i in (0, 8, 27, 127, 133, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C)
+    ]
+    for letter in (*hidden, "\ud800", "\ufeff", "\u200b", "\u2028"):
+        assert visible(f"a{letter}b") == f"a⟨U+{ord(letter):04X}⟩b"
+    for text in ("a\n\tb", "naïve Ünïcödé", "שלום", "👩‍🔬", "日本語", "x² ≤ ½"):
+        assert visible(text) == text
+
+
+def test_a_limit_must_leave_something():
+    with pytest.raises(ValueError, match="got 0"):
+        excerpt("a", 0)

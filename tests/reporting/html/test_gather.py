@@ -1,0 +1,107 @@
+"""Which files belong to which run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.files import write_json, write_text
+from ragcun.reporting.html.gather import gather
+
+
+def test_files_in_the_run_folder_are_found(whole_run):
+    (run,) = gather([whole_run])
+    assert [file.path.name for file in run.evaluations] == ["results.json"]
+    assert [file.path.name for file in run.isotropy] == ["isotropy.json"]
+    assert run.rows.keys() == {"base", "probe", "step", "epoch"}
+
+
+def test_isotropy_of_several_collections_is_found(make_run, write_isotropy):
+    run = make_run()
+    for name in ("b", "a"):
+        write_isotropy(run / "isotropy" / name / "isotropy.json", str(run / "best_model"), judged=False)
+    (found,) = gather([run])
+    assert [file.path.parent.name for file in found.isotropy] == ["a", "b"]
+
+
+def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, evaluate, write_isotropy, tmp_path):
+    one, two, three = (make_run(name) for name in ("one", "two", "three"))
+    for run in (one, two):
+        evaluate(run, names=["plain"], output=tmp_path / f"{run.name}.json")
+    write_isotropy(tmp_path / "iso.json", str(one / "best_model"), str(three / "best_model"))
+    runs = gather([one, two, three], [tmp_path / "two.json", tmp_path / "one.json"], [tmp_path / "iso.json"])
+    assert [[file.path.name for file in run.evaluations] for run in runs] == [["one.json"], ["two.json"], []]
+    assert [len(run.isotropy) for run in runs] == [1, 0, 1]
+
+
+def test_paths_are_compared_resolved(make_run, evaluate, tmp_path, monkeypatch):
+    run = make_run()
+    results = evaluate(run, names=["plain"])
+    monkeypatch.chdir(tmp_path)
+    write_json(run / "results.json", results | {"model": "other/../run/./best_model"})
+    (tmp_path / "link").symlink_to(run)
+    for folder in (Path("run"), tmp_path / "link", run):
+        assert len(gather([folder])[0].evaluations) == 1
+
+
+def test_a_file_that_is_found_and_given_counts_once(whole_run):
+    again = whole_run / ".." / whole_run.name
+    (run,) = gather([whole_run], [again / "results.json"], [again / "isotropy" / "isotropy.json"])
+    assert (len(run.evaluations), len(run.isotropy)) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["results", "isotropy"])
+def test_a_file_about_something_else_is_refused_with_both_names(make_run, whole_run, kind):
+    other = make_run("other")
+    given = {"results": whole_run / "results.json", "isotropy": whole_run / "isotropy" / "isotropy.json"}[kind]
+    with pytest.raises(InputError) as error:
+        gather([other], **{kind: [given]})
+    for name in (given, whole_run / "best_model", other / "best_model"):
+        assert str(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"datasets": []}, "datasets"),
+        ({"datasets": {"plain": 3}}, "datasets"),
+        ({"datasets": {"../plain": {"NDCG@10": 0.5}}}, "plain"),
+        ({"datasets": {"plain": {"NDCG@10": "high"}}}, "NDCG@10"),
+        ({"datasets": {"plain": {"NDCG@10": 0.5, "seen": {"n_queries": None}}}}, "n_queries"),
+        ({"manifest": None}, "how many queries"),
+    ],
+)
+def test_damaged_results_are_named(whole_run, tmp_path, damage, message):
+    path = tmp_path / "results.json"
+    content = json.loads((whole_run / "results.json").read_text()) | damage
+    content["manifest"] = content["manifest"] and {
+        "collections": {name: {"queries": 40, "documents": 60} for name in ("plain", "../plain")}
+    }
+    write_json(path, content)
+    with pytest.raises(InputError, match=message) as error:
+        gather([whole_run], [path])
+    assert str(path) in str(error.value)
+
+
+def test_what_is_no_run_folder_is_refused(whole_run, make_run, tmp_path):
+    with pytest.raises(InputError, match=r"no config\.yaml"):
+        gather([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="given twice"):
+        gather([whole_run, whole_run.parent / "." / whole_run.name])
+    run = make_run()
+    write_text(run / "manifest.json", "[]")
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        gather([run])
+    with pytest.raises(InputError, match="not a results file"):
+        gather([whole_run], [whole_run / "manifest.json"])
+
+
+def test_other_json_files_in_a_run_folder_are_passed_over(whole_run, make_run):
+    run = make_run()
+    write_json(run / "notes.json", {"model": "x"})
+    shutil.copy(whole_run / "isotropy" / "isotropy.json", run / "elsewhere.json")
+    assert gather([run])[0].evaluations == []

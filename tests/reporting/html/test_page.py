@@ -1,0 +1,230 @@
+"""The page as a whole: structure, self-containment, hostile texts, missing pieces."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.files import write_json_lines, write_text
+from ragcun.reporting.html.page import environment, write_report
+
+ADDRESSES = ("href", "src", "srcset", "action", "data", "poster", "background", "xlink:href", "formaction", "cite")
+
+
+def change(path, **values):
+    write_text(path, json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.fixture
+def page(whole_page, parse):
+    """The page of the run that has everything."""
+    return parse(whole_page)
+
+
+def test_nothing_is_fetched_and_nothing_can_run(page, whole_page):
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "svg", "source"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ADDRESSES:
+            value = attributes.get(name)
+            assert value is None or value.startswith("#" if tag == "a" else "data:image/png;base64,"), (tag, value)
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    text = whole_page.read_text()
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_markup_is_whole(page):
+    assert page.unclosed == []
+    assert page.all("html") == [{"lang": "en"}]
+    assert page.all("meta")[0] == {"charset": "utf-8"}
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    targets = [link["href"][1:] for link in page.all("a")]
+    assert len(targets) == 7
+    assert set(targets) <= set(ids)
+    labels = [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
+    assert set(labels) <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_every_picture_is_a_png_inside_the_page_with_an_alternative_text(page, png_size):
+    pictures = page.all("img")
+    assert len(pictures) == 7
+    for picture in pictures:
+        width, height = png_size(picture["src"])
+        shown = int(picture["width"]), int(picture["height"])
+        assert min(width, height, *shown) > 50
+        assert width == pytest.approx(1.5 * shown[0], rel=0.01)
+        assert width / height == pytest.approx(shown[0] / shown[1], rel=0.01)
+        assert len(picture["alt"]) > 20
+
+
+def test_wide_things_scroll_in_their_own_box(page):
+    boxes = [attributes for _, attributes in page.elements if attributes.get("class") == "scroll"]
+    assert len(boxes) == len(page.all("table")) + len(page.all("img"))
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
+
+
+def test_the_same_files_give_the_same_bytes(whole_run, whole_page, tmp_path):
+    assert write_report([whole_run], tmp_path / "again.html").read_bytes() == whole_page.read_bytes()
+
+
+def test_a_run_with_everything_says_everything(page, whole_run):
+    text = page.text
+    config = (whole_run / "config.yaml").read_text()
+    assert "".join(config.split()) in "".join(text.split())
+    for part in ("minilm", "asymmetric", "epoch 2, chosen by dev NDCG@10", "a" * 40, "b" * 64, "torch 2.13.0"):
+        assert part in text
+    assert "No collapse was seen in 3 looks" in text
+    assert "was not evaluated" not in text
+    assert "It was not measured" not in text
+    assert "effective rank" in text
+    assert "a_new_measure" in text
+    assert "5.5 to 6.75" in text
+
+
+def test_hostile_texts_are_shown_and_do_nothing(page, whole_page):
+    assert '<script>alert("x")</script><img src=x onerror=alert(1)>' in page.text
+    assert "⟨U+202E⟩abc⟨U+2066⟩ ⟨U+0007⟩" in page.text
+    assert "{{ 7919 * 7907 }}" in page.text
+    assert str(7919 * 7907) not in page.text
+    raw = whole_page.read_bytes()
+    assert not set(b"\x00\x07\x1b") & set(raw)
+    assert not set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068") & set(raw.decode())
+
+
+def test_hostile_names_and_settings_are_shown_and_do_nothing(make_run, hostile, parse, tmp_path):
+    run = make_run("<b>&run", system=hostile, base_model=f"\ud7ff{hostile}")
+    change(run / "manifest.json", command=f"{hostile}\ud800", git_commit=[hostile], packages={hostile: hostile})
+    rows = [{"kind": "collapse", "step": hostile, "collapse": hostile, "message": hostile}]
+    write_json_lines(run / "metrics.jsonl", rows)
+    found = parse(write_report([run], tmp_path / "page.html"))
+    assert found.unclosed == []
+    assert not found.all("script")
+    assert not found.all("img")
+    assert "⟨U+D800⟩" in found.text
+    assert found.text.count('<script>alert("x")</script>') >= 6
+    assert "<b>&run" in found.text
+
+
+def test_every_expression_is_escaped_whatever_template_writes_it():
+    made = environment().from_string("<p title='{{ x }}'>{{ x }}{{ [x]|join }}</p>").render(x="'<\x1b>\u202e")
+    assert made == "<p title='" + "&#39;&lt;⟨U+001B⟩&gt;⟨U+202E⟩" + "'>" + 2 * "&#39;&lt;⟨U+001B⟩&gt;⟨U+202E⟩" + "</p>"
+    sources = [environment().loader.get_source(environment(), name)[0] for name in environment().list_templates()]
+    assert len(sources) >= 5
+    assert not [source for source in sources if re.search(r"\|\s*safe|Markup|autoescape", source)]
+
+
+def test_a_bare_run_says_what_is_missing_and_how_to_make_it(make_run, parse):
+    run = make_run("it's a run")
+    page = parse(write_report([run]))
+    assert "This run was not evaluated" in page.text
+    assert f"python scripts/evaluate_beir.py --model_path '{run}".replace("it's", "it'\"'\"'s") in page.text
+    assert "python scripts/compute_isotropy.py" in page.text
+    assert "none to show without an evaluation" in page.text
+    assert len(page.all("img")) == 2
+
+
+def test_an_unfinished_run_is_called_so(make_run, parse):
+    run = make_run()
+    change(run / "manifest.json", status="running", result=None)
+    (run / "metrics.jsonl").unlink()
+    page = parse(write_report([run]))
+    assert "not finished (status: running)" in page.text
+    assert "--resume" in page.text
+    assert "evaluate_beir.py" not in page.text
+    assert "has not recorded a training step" in page.text
+    assert "were not watched" in page.text
+
+
+def test_a_run_without_a_manifest_or_a_gain_says_so(make_run, parse):
+    run = make_run()
+    result = json.loads((run / "manifest.json").read_text())["result"] | {
+        "best_epoch": 0,
+        "comparison": "kept the base",
+    }
+    change(run / "manifest.json", result=result)
+    text = parse(write_report([run])).text
+    assert "the checkpoint is the model before training" in text
+    assert "kept the base." in text
+    (run / "manifest.json").unlink()
+    assert "no manifest.json" in parse(write_report([run])).text
+
+
+def test_what_the_monitor_found_is_shown(make_run, parse):
+    run = make_run()
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in (3, 6):
+            row = {"kind": "collapse", "step": step, "collapse": "total", "message": f"all are one point at {step}"}
+            file.write(json.dumps(row) + "\n")
+    text = parse(write_report([run])).text
+    assert "Step 3: all are one point at 3" in text
+    assert "Step 6: all are one point at 6" in text
+    assert "No collapse was seen" not in text
+
+
+def test_several_runs_stand_side_by_side(make_run, evaluate, write_isotropy, parse, tmp_path):
+    runs = [make_run(name, seed=seed) for name, seed in (("one", 3), ("two", 4))]
+    evaluate(runs[0], names=["plain"], ranks=((3, 1), (0, 1)))
+    evaluate(runs[1], names=["plain"], ranks=((3, 1), (9,)))
+    write_isotropy(tmp_path / "both.json", *(str(run / "best_model") for run in runs))
+    page = parse(write_report(runs, tmp_path / "page.html", isotropy=[tmp_path / "both.json"]))
+    assert page.unclosed == []
+    comparison = page.text[page.text.index("Each run is tested") : page.text.index("base model minilm")]
+    for part in ("NDCG@10 on plain", "better", "worse", "settings that differ", "seed 3 4"):
+        assert part in comparison
+    assert "freeze_base" not in comparison
+    assert "minilm (untouched), on plain one, on plain two, on plain" in comparison
+    assert [page.text.count(f"Run {name}") for name in ("one", "two")] == [2, 2]
+    assert len({attributes["id"] for _, attributes in page.elements if "id" in attributes}) == 2 + 7 * 2
+
+
+def test_runs_of_one_name_are_told_apart(make_run, parse, tmp_path):
+    runs = [make_run("a/run"), make_run("b/run")]
+    text = parse(write_report(runs, tmp_path / "page.html")).text
+    assert all(f"Run {run}" in text for run in runs)
+
+
+def test_the_page_is_complete_or_absent(make_run, evaluate, tmp_path):
+    run = make_run()
+    evaluate(run, names=["plain"])
+    page = write_report([run])
+    before = page.read_bytes()
+    write_text(run / "results.runs" / "plain" / "model.trec", "q0 Q0 d0 1 nan tag\n")
+    with pytest.raises(InputError, match=r"model\.trec, line 1"):
+        write_report([run])
+    assert page.read_bytes() == before
+    assert not [path for path in run.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_it_must_be_clear_what_is_written_where(make_run, count):
+    with pytest.raises(InputError, match=r"at least one|--output"):
+        write_report([make_run(f"run-{number}") for number in range(count)])
+
+
+def test_wrong_places_are_refused(make_run, tmp_path):
+    run = make_run()
+    with pytest.raises(InputError, match="nowhere"):
+        write_report([run], data_dir=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is a folder"):
+        write_report([run], tmp_path)
+
+
+def test_it_imports_no_torch():
+    code = "import sys, ragcun.reporting.html.page; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,59 @@
+"""scripts/report.py, run as a user does, on a run that train.py and evaluate_beir.py made."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def run(run_script, tiny_bert, collection_folder, tmp_path):
+    """A short run on the toy collection, evaluated."""
+    folder = tmp_path / "run"
+    base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 2)
+    done = run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", folder)
+    assert done.code == 0, done.err
+    place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--device", "cpu", "--baseline", "bm25")
+    output = ("--output_file", folder / "results.json")
+    done = run_script("evaluate_beir", "--model_path", folder / "best_model", *place, *output)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_a_real_run_makes_a_page(run_script, run):
+    done = run_script("report", run)
+    assert done.code == 0, done.err
+    assert done.out.strip() == f"report: {run / 'report.html'}"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    results = json.loads((run / "results.json").read_text())
+    for system in (results, results["untouched_base"], results["baselines"]["bm25"]):
+        assert f"{system['datasets']['toy']['NDCG@10']:.4f}" in page
+    manifest = json.loads((run / "manifest.json").read_text())
+    for digest in manifest["data_sha256"].values():
+        assert digest in page
+    assert "No collapse was seen in" in page or "collapse at step" in page
+    assert "Against the untouched base, by NDCG@10" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert "Texts and judgments are not shown" not in page
+    assert len(page) < 3_000_000
+
+
+def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, run, tmp_path):
+    output = ("--output", tmp_path / "page.html")
+    assert "config.yaml" in fails_clearly("report", tmp_path / "nowhere", *output)
+    assert "--output" in fails_clearly("report", run, tmp_path)
+    (tmp_path / "other.json").write_text(json.dumps({"model": "other"}))
+    assert "other.json" in fails_clearly("report", run, "--results", tmp_path / "other.json", *output)
+    results = json.loads((run / "results.json").read_text()) | {"model": "other/best_model"}
+    (tmp_path / "other.json").write_text(json.dumps(results))
+    message = fails_clearly("report", run, "--results", tmp_path / "other.json", *output)
+    assert "other/best_model" in message
+    assert str(run / "best_model") in message
+    assert "missing.json" in fails_clearly("report", run, "--isotropy", tmp_path / "missing.json", *output)
+    assert "missing" in fails_clearly("report", run, "--data_dir", tmp_path / "missing", *output)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st')
+    assert "metrics.jsonl, line" in fails_clearly("report", run, *output)
+    assert not (tmp_path / "page.html").exists()
+    assert not (run / "report.html").exists()
