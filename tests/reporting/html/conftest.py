@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -18,6 +19,10 @@ from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.seen import SEEN, text_hashes
 from ragcun.files import write_json, write_json_lines, write_text
 
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
 N_QUERIES, N_DOCUMENTS = 40, 60
 HOSTILE = (
     '<script>alert("x")</script><img src=x onerror=alert(1)> </pre></style>{{ 7919 * 7907 }} & \u202eabc\u2066 \x07'
@@ -258,3 +263,16 @@ def write_isotropy() -> Callable[..., Path]:
 def hostile() -> str:
     """A text that would break a page."""
     return HOSTILE
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium of this machine, closed with the module, as it holds an event loop; skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no browser here: install chromium or google-chrome")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield opened
+        opened.close()
