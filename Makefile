@@ -8,11 +8,13 @@ DOCS := data/python_docs
 RUN := checkpoints/quickstart
 CALIBRATED := checkpoints/quickstart-calibrated
 
-.PHONY: quickstart test check fix bench clean
+.PHONY: quickstart publication test check fix bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   train a head on real text and compare it with the untouched base and BM25"
+	@echo "make publication  train the three publication experiments, evaluate them on BEIR, write the tables"
+	@echo "                  (days on a T4, and a network; SMOKE=1: a hundred documents, minutes on a CPU)"
 	@echo "make test         run the tests"
 	@echo "make check        ruff and mypy"
 	@echo "make fix          let ruff mend what it can"
@@ -34,6 +36,10 @@ quickstart: $(VENV)/.installed
 		--baseline bm25 $(CALIBRATED) --output_file results/quickstart.json --update_card
 	@$(BIN)/python scripts/report.py $(RUN) --results results/quickstart.json --data_dir data
 	@echo "checkpoint with model card: $(RUN)/best_model"
+
+publication: $(VENV)/.installed
+	PYTHON=$(BIN)/python scripts/train_publication_recommended.sh $(if $(SMOKE),--smoke) $(if $(PARALLEL),--parallel)
+	PYTHON=$(BIN)/python scripts/evaluate_all_beir.sh $(if $(SMOKE),--smoke)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -12,8 +12,8 @@ from ragcun.cli import ArgumentParser
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from ragcun.isotropy.report import SystemReport
     from ragcun.isotropy import MeasureSettings
+    from ragcun.isotropy.report import SystemReport
     from ragcun.retrieval.systems import System
 
 COUNTS = {"sample": 100, "k": 1, "batch_size": 1}

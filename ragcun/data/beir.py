@@ -164,13 +164,15 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
 def find_collections(data_dir: str | Path, names: Sequence[str]) -> list[Path]:
     """Return the folders of the named collections under `data_dir`; ``["all"]`` means all with a test split, sorted.
 
+    A folder whose name starts with a dot is half-written and not seen.
+
     Raises:
         InputError: there is no such folder or collection; a near miss is suggested, and what is there is listed.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise InputError(f"no such folder: {data_dir}; name the folder that holds the BEIR collections")
-    present = {path.parent.name: path.parent for path in sorted(data_dir.glob("*/corpus.jsonl"))}
+    present = {path.parent.name: path.parent for path in sorted(data_dir.glob("[!.]*/corpus.jsonl"))}
     listing = ", ".join(present) or "no collection at all"
     if "all" in names:
         names = [name for name, path in present.items() if (path / "qrels" / "test.tsv").is_file()]

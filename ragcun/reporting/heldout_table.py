@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ragcun.reporting.tables import all_systems, difference_of, markdown_table, part_of, value_of, with_best_bold
+from ragcun.reporting.tables import cells_of, part_of, table_of
 
 HELD_OUT = "held_out"
 
@@ -20,15 +20,11 @@ def held_out_table(results: Mapping[str, Any]) -> str:
     Raises:
         InputError: a part of the results is missing.
     """
-    systems, base = all_systems(results), results.get("untouched_base")
     rows = []
     for name, figures in part_of(results, "datasets", "the results").items():
         block = figures.get(HELD_OUT) or {}
         if block.get("n_queries", 0) == 0:
             continue
         counts = [f"{part_of(block, key, f'the held-out results on {name}'):,}" for key in ("n_documents", "n_queries")]
-        values = [value_of(system, name, HELD_OUT) for _, system in systems]
-        difference = [] if base is None else [difference_of(results, base, name, HELD_OUT)]
-        rows.append([name, *counts, *with_best_bold(values), *difference])
-    header = ["hidden documents", "documents", "queries", *(title for title, _ in systems)]
-    return markdown_table([*header, *([] if base is None else ["Δ vs base (p)"])], rows) if rows else ""
+        rows.append([name, *counts, *cells_of(results, name, HELD_OUT)])
+    return table_of(results, ["hidden documents", "documents", "queries"], rows)

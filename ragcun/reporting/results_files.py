@@ -11,7 +11,7 @@ from typing import Any
 
 from ragcun.errors import InputError
 from ragcun.files import read_json
-from ragcun.reporting.tables import all_systems, part_of
+from ragcun.reporting.tables import all_systems, part_of, set_of_parts
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,18 @@ class ResultsFile:
 
     @property
     def datasets(self) -> list[str]:
-        """The collections that its model was evaluated on."""
-        return list(self.content["datasets"])
+        """The sets that its model was evaluated on; the parts of a set are not counted apart."""
+        parts = set_of_parts(self.content)
+        return [name for name in self.content["datasets"] if name not in parts]
+
+    def figures_of(self, system: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Return the figures of one of its systems on each set; the parts of a set are not counted apart."""
+        parts = set_of_parts(self.content)
+        return {name: figures for name, figures in system["datasets"].items() if name not in parts}
+
+    def parts_of(self, dataset: str) -> list[str]:
+        """Return the collections that a set is made of: mostly itself."""
+        return [name for name, whole in set_of_parts(self.content).items() if whole == dataset] or [dataset]
 
     @property
     def collections(self) -> Mapping[str, Mapping[str, Any]]:

@@ -126,7 +126,7 @@ class _Rows:
 
     def _add_once(self, kind: Kind, title: str, system: Mapping[str, Any], file: ResultsFile) -> None:
         row = self.rows[kind].setdefault(title, Collected(title, kind))
-        for dataset, figures in system["datasets"].items():
+        for dataset, figures in file.figures_of(system).items():
             value = file.value(figures, self.metric, f"{title} on {dataset}")
             row.add_once(dataset, Found(value, file), self.metric)
 
@@ -139,7 +139,7 @@ class _Rows:
             raise InputError(
                 f"{file.path}: {row.title} has two untouched bases, {row.base} and {base_title}; part them"
             )
-        for dataset, figures in model["datasets"].items():
+        for dataset, figures in file.figures_of(model).items():
             value = file.value(figures, self.metric, f"{title} on {dataset}")
             before = file.value(base["datasets"].get(dataset, {}), self.metric, f"{base_title} on {dataset}")
             seen = int((figures.get("seen") or {}).get("n_queries", 0))

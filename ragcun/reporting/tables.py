@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ragcun.data.beir_sets import PART_OF
 from ragcun.errors import InputError
 from ragcun.retrieval.quantize import titled
 
@@ -50,12 +51,14 @@ def results_table(results: Mapping[str, Any]) -> str:
     is an untouched base. The best value of a column is bold, equals at four decimals alike. Where systems store vectors
     of different sizes, a column says how many bytes one takes.
 
-    A second table (`seen_table`) follows where a dataset has queries on both sides.
+    Further tables follow where there is something for them: `seen_table`, and `parts_table`, as the parts of a set have
+    no column.
 
     Raises:
         InputError: a part of the results is missing.
     """
-    names = list(part_of(results, "datasets", "the results"))
+    parts = set_of_parts(results)
+    names = [name for name in part_of(results, "datasets", "the results") if name not in parts]
     base = results.get("untouched_base")
     systems = all_systems(results)
     columns = [[value_of(system, name) for _, system in systems] for name in names]
@@ -70,8 +73,13 @@ def results_table(results: Mapping[str, Any]) -> str:
         header.insert(1, "bytes per vector")
         texts.insert(0, [ABSENT if size is None else f"{size:,}" for size in sizes])
     rows = [[title, *cells] for (title, _), *cells in zip(systems, *texts, strict=True)]
-    seen = seen_table(results)
-    return markdown_table(header, rows) + (f"\n{seen}" if seen else "")
+    return "\n".join(filter(None, (markdown_table(header, rows), seen_table(results), parts_table(results))))
+
+
+def set_of_parts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the set that each part of one belongs to, such as CQADupStack's forums; most results have none."""
+    collections = (results.get("manifest") or {}).get("collections") or {}
+    return {name: about[PART_OF] for name, about in collections.items() if about.get(PART_OF)}
 
 
 def seen_table(results: Mapping[str, Any]) -> str:
@@ -83,17 +91,37 @@ def seen_table(results: Mapping[str, Any]) -> str:
     Raises:
         InputError: a part of the results is missing.
     """
-    systems, base = all_systems(results), results.get("untouched_base")
     rows = []
     for name, figures in part_of(results, "datasets", "the results").items():
         if any(figures.get(side, {}).get("n_queries", 0) == 0 for side in SIDES):
             continue
-        for side in SIDES:
-            values = [value_of(system, name, side) for _, system in systems]
-            difference = [] if base is None else [difference_of(results, base, name, side)]
-            rows.append([f"{name}, {side}", str(figures[side]["n_queries"]), *with_best_bold(values), *difference])
-    header = ["relevant documents", "queries", *(title for title, _ in systems)]
-    return markdown_table([*header, *([] if base is None else ["Δ vs base (p)"])], rows) if rows else ""
+        rows += [[f"{name}, {side}", str(figures[side]["n_queries"]), *cells_of(results, name, side)] for side in SIDES]
+    return table_of(results, ["relevant documents", "queries"], rows)
+
+
+def parts_table(results: Mapping[str, Any]) -> str:
+    """Lay out NDCG@10 on each part of a set of parts, such as CQADupStack's forums; mostly empty.
+
+    Raises:
+        InputError: a part of the results is missing.
+    """
+    about = (results.get("manifest") or {}).get("collections") or {}
+    rows = [[name, f"{about[name]['queries']:,}", *cells_of(results, name)] for name in set_of_parts(results)]
+    return table_of(results, ["part", "queries"], rows)
+
+
+def cells_of(results: Mapping[str, Any], name: str, side: str | None = None) -> list[str]:
+    """Return NDCG@10 of each system on a dataset or a side of it, the best bold, and the difference from the base."""
+    base = results.get("untouched_base")
+    values = [value_of(system, name, side) for _, system in all_systems(results)]
+    return [*with_best_bold(values), *([] if base is None else [difference_of(results, base, name, side)])]
+
+
+def table_of(results: Mapping[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows that end in `cells_of`; empty where there are none."""
+    titles = [title for title, _ in all_systems(results)]
+    last = [] if results.get("untouched_base") is None else ["Δ vs base (p)"]
+    return markdown_table([*header, *titles, *last], rows) if rows else ""
 
 
 def all_systems(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

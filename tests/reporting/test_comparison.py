@@ -427,3 +427,15 @@ def test_one_query_is_not_tested(write):
 def test_tables_import_neither_torch_nor_matplotlib():
     code = "import sys, ragcun.reporting.paper; sys.exit(bool({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write, monkeypatch):
+    monkeypatch.setitem(SIZES, "cqadupstack", (2, 10))
+    monkeypatch.setitem(SIZES, "cqadupstack/android", (2, 10))
+    values = {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.1}
+    content = results("run", values, base_values={name: 0.3 for name in values})
+    content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
+    comparison = compared(write("a.json", content))
+    assert list(comparison.queries) == ["scifact", "cqadupstack"]
+    assert comparison.averaged == ("scifact", "cqadupstack")
+    assert by_title(comparison)["run"].average.value == pytest.approx(0.55)

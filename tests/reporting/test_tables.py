@@ -129,3 +129,20 @@ def test_a_table_without_rows_is_a_header():
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="row 2 has 1 cells, the header 2"):
         markdown_table(["a", "b"], [["1", "2"], ["3"]])
+
+
+def test_parts_of_a_set_have_rows_and_no_columns(results):
+    for each, value in ((results, 0.5), (results["untouched_base"], 0.25)):
+        tests = {} if each is results else {"p_randomisation": 0.5, "n_queries": 7}
+        for name, more in (("cqadupstack", 0.0), ("cqadupstack/android", 0.1), ("cqadupstack/tex", -0.1)):
+            each["datasets"][name] = {"NDCG@10": value + more, **tests}
+    about = {name: {"queries": 7} for name in results["datasets"]}
+    for forum in ("cqadupstack/android", "cqadupstack/tex"):
+        about[forum]["part_of"] = "cqadupstack"
+    results["manifest"] = {"collections": about}
+    whole, parts = results_table(results).split("\n\n")
+    assert cells(whole)[0][:5] == ["system", "scifact", "nfcorpus", "cqadupstack", "mean NDCG@10"]
+    header, _, android, tex = cells(parts)
+    assert header == ["part", "queries", "minilm (untouched)", "runs/BM25", "checkpoints/run", "Δ vs base (p)"]
+    assert android == ["cqadupstack/android", "7", "0.3500", "–", "**0.6000**", "+0.2500 (0.5000)"]
+    assert tex == ["cqadupstack/tex", "7", "0.1500", "–", "**0.4000**", "+0.2500 (0.5000)"]

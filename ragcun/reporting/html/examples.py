@@ -101,7 +101,7 @@ def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples |
     Raises:
         InputError: a run file is wrong.
     """
-    return [_of_dataset(file, name, data_dir) for name in file.datasets]
+    return [_of_dataset(file, part, data_dir) for name in file.datasets for part in file.parts_of(name)]
 
 
 def extremes(

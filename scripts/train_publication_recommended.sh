@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Train the three publication experiments: without isotropy, with isotropy, and with isotropy on a frozen base.
+#
+#   scripts/train_publication_recommended.sh [--parallel] [--smoke] [--root DIR]
+#
+# --parallel   one GPU each (0, 1, 2) at the same time; else one after the other
+# --smoke      the same chain on a hundred documents and all-MiniLM-L6-v2, on a CPU
+# --root DIR   folder for data/, checkpoints/, results/ and paper/ (default: . or, with --smoke, results/smoke)
+#
+# Started again, it goes on where it stopped. PYTHON names the interpreter (default: python).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/publication_options.sh
+
+if [ -n "$smoke" ]; then
+    "$PYTHON" scripts/prepare_data.py --documents python_docs --packages argparse asyncio collections json logging \
+        --max_documents 100 --split 0.6 0.2 0.2 --output_dir "$beir/python_docs"
+    "$PYTHON" scripts/prepare_data.py --documents "$beir/python_docs" --add_negatives bm25 --output_dir "$pairs"
+elif [ ! -e "$pairs/train.jsonl" ]; then
+    "$PYTHON" scripts/download_msmarco.py --output_dir "$pairs" --resume
+fi
+
+train() {
+    "$PYTHON" scripts/train.py --config "configs/publication_$1.yaml" --train_data "$pairs/train.jsonl" \
+        --val_data "$pairs/dev.jsonl" --output_dir "$checkpoints/publication_$1" --resume "${smaller[@]}"
+}
+
+if [ -n "$parallel" ]; then
+    processes=()
+    gpu=0
+    for name in "${experiments[@]}"; do
+        mkdir -p "$checkpoints"
+        CUDA_VISIBLE_DEVICES=$gpu train "$name" >"$checkpoints/publication_$name.log" 2>&1 &
+        processes+=($!)
+        gpu=$((gpu + 1))
+    done
+    for process in "${processes[@]}"; do
+        wait "$process" || { echo "an experiment failed; see $checkpoints/publication_*.log" >&2; exit 1; }
+    done
+else
+    for name in "${experiments[@]}"; do
+        train "$name"
+    done
+fi

@@ -1,0 +1,191 @@
+"""The sets of BEIR by name, against the table in beir's own description, and what names stand for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from ragcun.data.beir import Document, write_collection
+from ragcun.data.beir_sets import FORUMS, QUICK_SETS, SETS, BeirSet
+from ragcun.data.locate import find_sets
+from ragcun.errors import InputError
+
+LICENSED = {"bioasq", "signal1m", "trec-news", "robust04"}
+
+
+def described() -> dict[str, tuple[int, str | None, set[str]]]:
+    """Queries, MD5 and splits of each set, from the table in the description of the package beir."""
+    text = importlib.metadata.metadata("beir").get_payload()
+    rows = re.findall(r"^\|[^\n]*``[^\n]*\|$", text, flags=re.MULTILINE)
+    table = {}
+    for row in rows:
+        _, _, name, public, splits, queries, *_, md5 = [cell.strip() for cell in row.split("|")][1:-1]
+        found = re.fullmatch("``([0-9a-f]{32})``", md5)
+        digest = found[1] if found else None
+        assert (public == "✅") == (digest is not None)
+        table[name.strip("`")] = (int(queries.replace(",", "")), digest, set(re.findall(r"``(\w+)``", splits)))
+    return table
+
+
+def test_sets_are_those_that_beir_describes() -> None:
+    table = described()
+    assert len(table) == 19
+    assert {name: (each.queries, each.md5) for name, each in SETS.items()} == {
+        name: (queries, md5) for name, (queries, md5, _) in table.items()
+    }
+    for name, (_, _, splits) in table.items():
+        assert SETS[name].split in splits
+    assert {name for name, each in SETS.items() if each.md5 is None} == LICENSED
+    assert all(SETS[name].source for name in LICENSED)
+
+
+def test_what_is_evaluated() -> None:
+    assert {name for name, each in SETS.items() if each.split != "test"} == {"msmarco"}
+    assert SETS["msmarco"].split == "dev"
+    assert {name for name, each in SETS.items() if each.parts} == {"cqadupstack"}
+    assert len(set(FORUMS)) == 12
+    assert all(SETS[name].md5 for name in QUICK_SETS)
+
+
+def put(folder: Path, *splits: str) -> None:
+    documents = {"d1": Document("", "one"), "d2": Document("", "two")}
+    write_collection(folder, documents, {"q1": "one"}, {split: {"q1": {"d1": 1}} for split in splits or ("test",)})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with two collections of no set, two sets, and all forums of CQADupStack."""
+    for name in ("mine", "scifact", "train-only"):
+        put(tmp_path / name, "train" if name == "train-only" else "test")
+    put(tmp_path / "msmarco", "dev", "test")
+    for forum in FORUMS:
+        put(tmp_path / "cqadupstack" / forum)
+    return tmp_path
+
+
+def fetcher(data: Path, fetched: list[str]):
+    def fetch(beir_set: BeirSet) -> None:
+        fetched.append(beir_set.name)
+        for part in beir_set.parts or (".",):
+            put(data / beir_set.name / part, beir_set.split, "test")
+
+    return fetch
+
+
+def names(found) -> list[str]:
+    return [folder.name for folder in found]
+
+
+def test_names_are_folders_and_sets_in_the_order_given(data: Path) -> None:
+    found = find_sets(data, ["scifact", "mine", "scifact", "cqadupstack"])
+    assert names(found) == ["scifact", "mine", *(f"cqadupstack/{forum}" for forum in FORUMS)]
+    assert [folder.path for folder in found[:3]] == [data / "scifact", data / "mine", data / "cqadupstack" / FORUMS[0]]
+    assert [folder.load().name for folder in found] == names(found)
+
+
+def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
+    splits = {folder.name: folder.split for folder in find_sets(data, ["msmarco", "mine", "cqadupstack"])}
+    assert splits == {"msmarco": "dev", "mine": "test", **{f"cqadupstack/{forum}": "test" for forum in FORUMS}}
+    (given,) = find_sets(data, ["msmarco"], split="test")
+    assert given.split == given.load().split == "test"
+    with pytest.raises(InputError, match=r"mine: no judgments for the split 'dev' \(qrels/dev.tsv\)"):
+        find_sets(data, ["msmarco", "mine"], split="dev")
+
+
+def test_all_is_what_is_there(data: Path) -> None:
+    expected = [*(f"cqadupstack/{forum}" for forum in FORUMS), "mine", "msmarco", "scifact"]
+    assert names(find_sets(data, ["all"])) == expected
+    assert names(find_sets(data, ["quora", "all"])) == expected
+
+
+def test_all_with_fetching_is_also_every_set_that_can_be_had(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ragcun")
+    put(data / "robust04")
+    fetched: list[str] = []
+    found = {name.partition("/")[0] for name in names(find_sets(data, ["all"], fetch=fetcher(data, fetched)))}
+    assert found == (SETS.keys() - LICENSED) | {"mine", "robust04"}
+    assert set(fetched) == SETS.keys() - LICENSED - {"scifact", "msmarco", "cqadupstack"}
+    for name in LICENSED - {"robust04"}:
+        assert f"{name} is left out: it cannot be downloaded, ask for it at {SETS[name].source}" in caplog.text
+    assert "robust04 is left out" not in caplog.text
+
+
+def test_quick_is_five_sets(data: Path) -> None:
+    fetched: list[str] = []
+    found = find_sets(data, ["quick", "mine"], fetch=fetcher(data, fetched))
+    assert names(found) == ["scifact", "nfcorpus", "arguana", "fiqa", "scidocs", "mine"]
+    assert fetched == ["nfcorpus", "arguana", "fiqa", "scidocs"]
+
+
+def test_what_is_there_is_not_fetched_and_what_is_not_asked_for_neither(data: Path) -> None:
+    fetched: list[str] = []
+    find_sets(data, ["scifact", "mine", "cqadupstack", "quora"], fetch=fetcher(data, fetched))
+    assert fetched == ["quora"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fetches", "message"),
+    [
+        ("quora", False, r"quora is not in .*; give --download \(or --mirror URL\), or put its folder there"),
+        (
+            "bioasq",
+            False,
+            r"bioasq cannot be downloaded: ask for it at http://bioasq\.org, and put it into .*bioasq as",
+        ),
+        ("bioasq", True, r"bioasq cannot be downloaded: .* corpus\.jsonl, queries\.jsonl and qrels/test\.tsv"),
+        ("quorra", True, r"no collection 'quorra' in .*; did you mean 'quora', a set of BEIR\?"),
+        ("mien", True, r"did you mean 'mine'\?"),
+        ("zzz", False, r"no collection 'zzz' in .*; there is mine, msmarco, scifact, train-only"),
+        ("../data", True, "no collection"),
+        ("..", True, "no collection"),
+        ("", True, "no collection"),
+        (".", False, "no collection"),
+        ("cqadupstack/android", True, "no collection"),
+    ],
+)
+def test_a_name_that_is_not_there_is_one_sentence(data: Path, name: str, fetches: bool, message: str) -> None:
+    """And nothing is fetched, neither what is named before it."""
+    fetched: list[str] = []
+    with pytest.raises(InputError, match=message):
+        find_sets(data, ["fiqa", name] if fetches else [name], fetch=fetcher(data, fetched) if fetches else None)
+    assert not fetched
+
+
+def test_a_set_that_lacks_a_part_is_refused(data: Path) -> None:
+    (data / "cqadupstack" / "tex" / "corpus.jsonl").unlink()
+    (data / "cqadupstack" / "gis" / "corpus.jsonl").unlink()
+    for asked in (["cqadupstack"], ["all"]):
+        with pytest.raises(InputError, match=r"cqadupstack lacks gis, tex; add what is missing"):
+            find_sets(data, asked)
+
+
+def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        find_sets(tmp_path / "absent", ["all"])
+    with pytest.raises(InputError, match="there is no collection at all"):
+        find_sets(tmp_path, ["all"])
+    assert names(find_sets(tmp_path / "absent", ["scifact"], fetch=fetcher(tmp_path / "absent", []))) == ["scifact"]
+
+
+def test_half_a_folder_is_not_seen(data: Path) -> None:
+    (data / "scifact").rename(data / ".scifact.x.tmp")
+    assert "scifact" not in str(names(find_sets(data, ["all"])))
+    with pytest.raises(InputError, match="no collection"):
+        find_sets(data, [".scifact.x.tmp"])
+
+
+def test_another_number_of_queries_than_beirs_is_warned_of(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in find_sets(data, ["scifact", "mine"]):
+        folder.load()
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("scifact: 1 judged queries, BEIR's has 300")
+
+
+def test_real_scifact_and_nfcorpus_have_as_many_queries(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in find_sets(shared_data, ["scifact", "nfcorpus"]):
+        folder.load()
+    assert "judged queries, BEIR's has" not in caplog.text
