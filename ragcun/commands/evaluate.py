@@ -22,7 +22,7 @@ def parse_evaluation(description: str | None) -> argparse.Namespace:
     parser = ArgumentParser(description=description)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model_path", metavar="DIR", help="checkpoint folder; its untouched base is evaluated too")
-    model.add_argument("--model", metavar="NAME", help="hub name, folder, minilm, or bm25")
+    model.add_argument("--model", metavar="NAME", help="hub name, folder, minilm, contriever, or bm25")
     _add_collections(parser)
     results, place = "results/beir.json", "results, as JSON (default: %(default)s)"
     parser.add_argument("--output_file", "--output", metavar="FILE", default=results, help=place)

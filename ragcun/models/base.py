@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ragcun.distance import DISTANCES, Distance
 from ragcun.errors import InputError
 from ragcun.models.abstract import Base
-from ragcun.models.hub import load_sentence_transformer, resolve_model
+from ragcun.models.hub import load_by_name
 from ragcun.models.weights import tensors_digest
 
 if TYPE_CHECKING:
@@ -56,12 +56,15 @@ class TextBase(Base):
 
     @classmethod
     def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
-        """Load a model by hub name, folder, or ``minilm`` (the packaged all-MiniLM-L6-v2).
+        """Load a model by hub name, folder, ``minilm`` (the packaged all-MiniLM-L6-v2) or ``contriever``.
+
+        A model from the hub whose configuration says nothing has its authors' distance and prompts
+        (`ragcun.models.published`).
 
         Raises:
             InputError: there is no such model, it cannot be reached, or its folder is not a text-embedding model.
         """
-        return cls(load_sentence_transformer(resolve_model(name), name, device), name, normalize)
+        return cls(load_by_name(name, device), name, normalize)
 
     @classmethod
     def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
@@ -195,14 +198,19 @@ class TextBase(Base):
 
     def fingerprint(self) -> str:
         """Digest of all that decides the vectors: weights, modules, their settings, tokenizer and length limit."""
-        digest = hashlib.sha256(tensors_digest(self.model.state_dict()).encode())
-        for module in self.model.children():
-            digest.update(type(module).__name__.encode())
-            if type(module).__name__ != "Transformer":
-                digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
-        digest.update(_tokenizer(self.model.tokenizer).encode())
-        digest.update(str(self.model.max_seq_length).encode())
-        return digest.hexdigest()
+        return model_digest(self.model)
+
+
+def model_digest(model: SentenceTransformer) -> str:
+    """Digest of weights, modules, their settings, tokenizer and length limit; not of prompts, nor of the distance."""
+    digest = hashlib.sha256(tensors_digest(model.state_dict()).encode())
+    for module in model.children():
+        digest.update(type(module).__name__.encode())
+        if type(module).__name__ != "Transformer":
+            digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
+    digest.update(_tokenizer(model.tokenizer).encode())
+    digest.update(str(model.max_seq_length).encode())
+    return digest.hexdigest()
 
 
 def _settings(module: Any) -> dict[str, Any]:

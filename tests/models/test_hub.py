@@ -107,3 +107,7 @@ def test_a_hub_name_gives_the_folders_model_and_then_works_offline(load_by_name,
 def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(load_by_name):
     assert load_by_name("team/other").startswith("InputError: the model hub does not give 'team/other' (404)")
     assert "cannot be reached" in load_by_name("team/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+
+
+def test_an_alias_is_asked_for_under_its_hub_name(load_by_name):
+    assert load_by_name("contriever").startswith("InputError: the model hub does not give 'facebook/contriever' (404)")

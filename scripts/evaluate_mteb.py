@@ -1,0 +1,12 @@
+"""Evaluate a checkpoint or a published model in mteb, beside the untouched base."""
+
+from ragcun.cli import run_script
+from ragcun.commands.mteb import evaluate_in_mteb, parse_mteb
+
+
+def main() -> None:
+    print(evaluate_in_mteb(parse_mteb(__doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

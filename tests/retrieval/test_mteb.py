@@ -1,0 +1,195 @@
+"""mteb's scores of exported checkpoints and published models: ours, and never those of another model."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from ragcun import (
+    AsymmetricProjectionModel,
+    InputError,
+    IsotropicGaussianEncoder,
+    RetrievalEncoder,
+    TextBase,
+    load_collection,
+)
+from ragcun.data.beir import Collection, Document
+from ragcun.models.cache import CachedEncoder, EmbeddingCache
+from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
+from ragcun.retrieval.mteb_tasks import (
+    METRICS,
+    collection_task,
+    evaluate_task,
+    find_task,
+    name_for_mteb,
+    published_model,
+    require_mteb,
+)
+
+pytest.importorskip("mteb")
+SYSTEMS = {"one head": (IsotropicGaussianEncoder, 0.05), "two heads": (AsymmetricProjectionModel, 0.01)}
+"""Encoders, and how far their heads are moved."""
+
+
+def saved(name: str, base: str, folder: Path, seed: int = 0) -> Path:
+    """Write a checkpoint whose heads moved away from their start, at random."""
+    system, scale = SYSTEMS[name]
+    encoder = system(TextBase.load(base, device="cpu"), head="mlp")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    encoder.save_pretrained(folder)
+    return folder
+
+
+def ours(folder: Path, collection: Collection) -> dict[str, float]:
+    encoder = RetrievalEncoder.from_pretrained(folder, "cpu")
+    return dict(evaluate_retriever(DenseRetriever("ours", encoder), collection).mean)
+
+
+def in_mteb(folder: Path, collection: Collection, cache: Path) -> dict[str, float]:
+    model = SentenceTransformer(str(folder), device="cpu")
+    name_for_mteb(model, str(folder))
+    return evaluate_task(model, collection_task(collection), cache)
+
+
+@pytest.fixture(scope="module")
+def collection(collection_folder) -> Collection:
+    """The toy collection with titles, graded judgments, an unjudged query and a document of a query's own id."""
+    toy = load_collection(collection_folder, "test")
+    names = list(toy.documents)
+    documents = {key: Document(each.text.split()[0], each.text) for key, each in toy.documents.items()}
+    first = next(iter(toy.queries))
+    documents[first] = Document("", toy.queries[first])
+    qrels = {
+        query: judged | {names[row]: 2, names[row + 1]: 0} for row, (query, judged) in enumerate(toy.qrels.items())
+    }
+    return replace(toy, documents=documents, qrels=qrels)
+
+
+@pytest.fixture(scope="module")
+def base_with_prompts(tiny_bert, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("prompts") / "model"
+    prompts = {"query": "word1 word2 ", "passage": "word3 "}
+    SentenceTransformer(tiny_bert, device="cpu", prompts=prompts).save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_checkpoint_scores_in_mteb_what_it_scores_here(system, base_with_prompts, collection, tmp_path):
+    folder = saved(system, base_with_prompts, tmp_path / "mine")
+    here, there = ours(folder, collection), in_mteb(folder, collection, tmp_path / "cache")
+    assert there["metric"] == "ndcg_at_10"
+    assert there["main_score"] == there["NDCG@10"]
+    assert 0.05 < here["NDCG@10"] < 0.95
+    assert {name: there[name] for name in METRICS} == pytest.approx({name: here[name] for name in METRICS}, abs=1e-3)
+
+
+@pytest.mark.parametrize(("distance", "unit"), [("cosine", True), ("dot", False), ("dot", True), ("euclidean", True)])
+def test_an_untouched_base_scores_in_mteb_what_it_scores_here(distance, unit, base_with_prompts, collection, tmp_path):
+    base = TextBase.load(base_with_prompts, device="cpu")
+    base.model.similarity_fn_name = distance
+    base.ends_normalized = unit
+    encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
+    here = evaluate_retriever(DenseRetriever("base", encoder, base.distance), collection).mean
+    model = published_model(base)
+    assert model.similarity_fn_name == distance
+    name_for_mteb(model, "base")
+    there = evaluate_task(model, collection_task(collection), tmp_path / "cache")
+    assert there["NDCG@10"] == pytest.approx(here["NDCG@10"], abs=1e-3)
+
+
+def test_two_checkpoints_in_one_cache_have_their_own_scores(tiny_bert, collection, tmp_path):
+    """Also where the second took the place of the first under one path."""
+    cache, place = tmp_path / "cache", tmp_path / "run" / "best_model"
+    scores = []
+    for seed in (1, 2):
+        folder = saved("one head", tiny_bert, place, seed)
+        scores.append(in_mteb(folder, collection, cache)["NDCG@10"])
+        assert scores[-1] == pytest.approx(ours(folder, collection)["NDCG@10"], abs=1e-3)
+    assert abs(scores[0] - scores[1]) > 2e-3, "the seeds give scores too near to tell apart"
+    names = sorted(path.name for path in (cache / "results").iterdir())
+    assert len(names) == 2
+    assert all(name.startswith("ragcun__run-best_model-") for name in names)
+
+
+def test_the_same_checkpoint_again_is_served_from_the_cache(tiny_bert, collection, tmp_path):
+    cache = tmp_path / "cache"
+    folder = saved("one head", tiny_bert, tmp_path / "mine")
+    in_mteb(folder, collection, cache)
+    (stored,) = cache.rglob("toy-test-*.json")
+    marked = json.loads(stored.read_text())
+    marked["scores"]["test"][0] |= {"main_score": 0.125, "ndcg_at_10": 0.125}
+    stored.write_text(json.dumps(marked))
+    assert in_mteb(folder, collection, cache)["NDCG@10"] == 0.125
+    other = replace(collection, qrels={query: {"d0": 1} for query in collection.queries})
+    assert in_mteb(folder, other, cache)["NDCG@10"] == pytest.approx(ours(folder, other)["NDCG@10"], abs=1e-3)
+
+
+def test_a_name_is_of_all_that_decides_a_score(tiny_bert, tmp_path):
+    def name(spec="mine", **settings):
+        return name_for_mteb(SentenceTransformer(tiny_bert, device="cpu", **settings), spec)
+
+    assert name() == name()
+    different = [
+        name(),
+        name(prompts={"query": "word1 "}),
+        name(prompts={"document": "word1 "}),
+        name(similarity_fn_name="euclidean"),
+    ]
+    shorter = SentenceTransformer(tiny_bert, device="cpu")
+    shorter.max_seq_length = 7
+    weights = SentenceTransformer(tiny_bert, device="cpu")
+    next(weights.parameters()).data.mul_(1.01)
+    different += [name_for_mteb(shorter, "mine"), name_for_mteb(weights, "mine")]
+    assert len(set(different)) == len(different)
+    assert name("intfloat/e5 small").startswith("ragcun/intfloat-e5-small-")
+
+
+def test_models_without_a_name_are_refused(tiny_bert, collection, tmp_path):
+    with pytest.raises(ValueError, match="name_for_mteb"):
+        evaluate_task(SentenceTransformer(tiny_bert, device="cpu"), collection_task(collection), tmp_path)
+
+
+def test_documents_of_a_querys_own_id_are_left_out(tiny_bert, tmp_path):
+    """Each query stands word for word in a document of its own id; only without it the relevant one can be first."""
+    queries = {f"q{i}": f"word{i} word{i + 1}" for i in range(20)}
+    documents = {key: Document("", text) for key, text in queries.items()}
+    documents |= {f"d{i}": Document("", f"word{i} word{i + 1} word{i + 2}") for i in range(20)}
+    twins = Collection("twins", documents, queries, {f"q{i}": {f"d{i}": 1} for i in range(20)}, "test")
+    base = TextBase.load(tiny_bert, device="cpu")
+    encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
+    here = evaluate_retriever(DenseRetriever("base", encoder, "cosine"), twins).mean["NDCG@10"]
+    model = published_model(base)
+    name_for_mteb(model, "base")
+    there = evaluate_task(model, collection_task(twins), tmp_path / "cache")["NDCG@10"]
+    assert there == pytest.approx(here, abs=1e-3)
+    assert here > 1 / math.log2(3), "no query could score above this if its own document stood first"
+
+
+def test_tasks_of_mteb_are_found_and_others_refused():
+    task = find_task("SciFact")
+    assert (task.metadata.name, list(task.eval_splits)) == ("SciFact", ["test"])
+    assert list(find_task("NFCorpus", "test").eval_splits) == ["test"]
+    with pytest.raises(InputError, match="did you mean 'SciFact'"):
+        find_task("Scifact")
+    with pytest.raises(InputError, match="retrieval"):
+        find_task("STSBenchmark")
+    with pytest.raises(InputError, match=r"on test, not on 'train'"):
+        find_task("SciFact", "train")
+
+
+def test_without_mteb_the_remedy_is_named(monkeypatch):
+    require_mteb()
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(InputError, match=r"ragcun\[mteb\]"):
+        require_mteb()

@@ -1,0 +1,97 @@
+"""evaluate_mteb.py: a checkpoint beside its untouched base, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ragcun import IsotropicGaussianEncoder, TextBase
+from ragcun.files import write_json
+
+pytest.importorskip("mteb")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "best_model"
+    IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=4, head="mlp").save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_is_shown_beside_its_untouched_base(
+    run_script, checkpoint, tiny_bert, collection_folder, tmp_path
+):
+    place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_dir", tmp_path / "mteb")
+    done = run_script("evaluate_mteb", "--model_path", checkpoint, *place)
+    assert done.code == 0, done.err
+    beir = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "beir.json")
+    assert run_script("evaluate_beir", "--model_path", checkpoint, *beir).code == 0
+    expected = json.loads((tmp_path / "beir.json").read_text())
+    (file,) = (tmp_path / "mteb").glob("*.json")
+    results = json.loads(file.read_text())
+    assert file.stem.split("-")[-2] == "best_model"
+    assert results["model"] == str(checkpoint)
+    assert results["untouched_base"]["model"] == f"{tiny_bert} (untouched)"
+    assert (results["distance"], results["untouched_base"]["distance"]) == ("euclidean", "cosine")
+    for there, here in ((results, expected), (results["untouched_base"], expected["untouched_base"])):
+        score = there["tasks"]["toy"]["NDCG@10"]
+        assert score == pytest.approx(here["datasets"]["toy"]["NDCG@10"], abs=1e-3)
+        assert f" {score:.4f} " in done.out
+    assert results["tasks"] != results["untouched_base"]["tasks"]
+    assert results["manifest"]["mteb"].startswith("2.")
+    assert file.with_suffix(".md").read_text() in done.out
+    assert not list((tmp_path / "mteb").glob(".*"))
+
+
+def test_a_published_model_stands_alone_with_one_mean_over_tasks(run_script, tiny_bert, collection_folder, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("toy", "twin"):
+        (data / name).symlink_to(collection_folder)
+    place = ("--datasets", "toy", "twin", "--data_dir", data, "--output_dir", tmp_path / "mteb", "--split", "dev")
+    done = run_script("evaluate_mteb", "--model", tiny_bert, *place)
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "mteb").glob("*.json")
+    results = json.loads(file.read_text())
+    assert results["untouched_base"] is None
+    assert list(results["tasks"]) == ["toy", "twin"]
+    assert all("-dev-" in task["task"] for task in results["tasks"].values())
+    assert "mean" in done.out
+    assert done.out.count("| /") == 1
+
+
+def test_what_is_wrong_is_said_at_the_door(fails_clearly, checkpoint, collection_folder, tmp_path, monkeypatch):
+    place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
+    toy = ("--datasets", "toy", *place)
+    assert "did you mean 'toy'" in fails_clearly(
+        "evaluate_mteb", "--model_path", checkpoint, "--datasets", "toi", *place
+    )
+    assert "did you mean 'SciFact'" in fails_clearly(
+        "evaluate_mteb", "--model_path", checkpoint, "--tasks", "SciFact", "Scifac", *place
+    )
+    assert "no embeddings" in fails_clearly("evaluate_mteb", "--model", "bm25", *toy)
+    assert "at least 1" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy, "--batch_size", "0")
+    assert "one of the arguments" in fails_clearly("evaluate_mteb", "--model_path", checkpoint)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy[:-1], tmp_path / "file")
+    headless = tmp_path / "heads"
+    write_json(headless / "ragcun" / "encoder.json", {})
+    assert "no text model" in fails_clearly("evaluate_mteb", "--model_path", headless, *toy)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    assert "ragcun[mteb]" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy)
+
+
+def test_a_task_whose_data_cannot_be_fetched_leaves_no_results(fails_clearly, checkpoint, tmp_path, monkeypatch):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    flags = ("--model_path", checkpoint, "--tasks", "SciFact", "--output_dir", tmp_path / "out")
+    said = fails_clearly("evaluate_mteb", *flags)
+    assert "mteb cannot run SciFact" in said
+    assert "--datasets" in said
+    assert not list((tmp_path / "out").glob("*.json"))
