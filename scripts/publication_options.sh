@@ -15,8 +15,9 @@ while [ $# -gt 0 ]; do
 done
 root=${root:-${smoke:+results/smoke}}
 root=${root:-.}
-pairs=$root/data/msmarco
 beir=$root/data
+train_pairs=$root/data/msmarco/train.jsonl
+dev_pairs=$root/data/msmarco/dev.jsonl
 checkpoints=$root/checkpoints
 results=$root/results/publication
 paper=$root/paper
@@ -27,6 +28,8 @@ baselines=(bm25 contriever)
 if [ -n "$smoke" ]; then
     smaller=(--base_model minilm --epochs 1 --mixed_precision no --device cpu --batch_size 8 --output_dim 128)
     datasets=(--datasets python_docs)
+    train_pairs=$beir/python_docs/pairs/train.jsonl
+    dev_pairs=$beir/python_docs/pairs/dev.jsonl
     measured=python_docs
     baselines=(bm25)
 fi

@@ -12,17 +12,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/publication_options.sh
 
-if [ -n "$smoke" ]; then
+if [ -e "$train_pairs" ]; then
+    echo "pairs: $train_pairs, as they are"
+elif [ -n "$smoke" ]; then
     "$PYTHON" scripts/prepare_data.py --documents python_docs --packages argparse asyncio collections json logging \
-        --max_documents 100 --split 0.6 0.2 0.2 --output_dir "$beir/python_docs"
-    "$PYTHON" scripts/prepare_data.py --documents "$beir/python_docs" --add_negatives bm25 --output_dir "$pairs"
-elif [ ! -e "$pairs/train.jsonl" ]; then
-    "$PYTHON" scripts/download_msmarco.py --output_dir "$pairs" --resume
+        --max_documents 100 --split 0.6 0.2 0.2 --add_negatives bm25 --output_dir "$beir/python_docs"
+else
+    "$PYTHON" scripts/download_msmarco.py --output_dir "$(dirname "$train_pairs")" --resume
 fi
 
 train() {
-    "$PYTHON" scripts/train.py --config "configs/publication_$1.yaml" --train_data "$pairs/train.jsonl" \
-        --val_data "$pairs/dev.jsonl" --output_dir "$checkpoints/publication_$1" --resume "${smaller[@]}"
+    "$PYTHON" scripts/train.py --config "configs/publication_$1.yaml" --train_data "$train_pairs" \
+        --val_data "$dev_pairs" --output_dir "$checkpoints/publication_$1" --resume "${smaller[@]}"
 }
 
 if [ -n "$parallel" ]; then

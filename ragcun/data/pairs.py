@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,29 +56,31 @@ class PairDataset:
         """
         queries: dict[str, int] = {}
         documents: dict[str, int] = {}
-        triples: dict[tuple[int, int, int], None] = {}
-        total = 0
+        places = array("q")
         for query, positive, negative in rows:
-            query_id = queries.setdefault(query, len(queries))
-            positive_id = documents.setdefault(positive, len(documents))
-            negative_id = documents.setdefault(negative, len(documents)) if negative else -1
-            triples[query_id, positive_id, negative_id] = None
-            total += 1
-        if not triples:
+            places.append(queries.setdefault(query, len(queries)))
+            places.append(documents.setdefault(positive, len(documents)))
+            places.append(documents.setdefault(negative, len(documents)) if negative else -1)
+        if not places:
             raise InputError(f"{source} holds no pairs; give at least one query with its positive")
-        if total > len(triples):
-            logger.info("%s: %d repeated pairs left out, %d remain", source, total - len(triples), len(triples))
+        columns = np.frombuffer(places, dtype=np.int64).reshape(-1, 3).T
+        once = _first_of_each(columns)
+        if len(once) < columns.shape[1]:
+            repeated = columns.shape[1] - len(once)
+            logger.info("%s: %d repeated pairs left out, %d remain", source, repeated, len(once))
         for text in corpus:
             documents.setdefault(text, len(documents))
-        columns = np.array(list(triples), dtype=np.int64).T
-        return cls(list(queries), list(documents), columns[0].copy(), columns[1].copy(), columns[2].copy(), source)
+        query_ids, positive_ids, negative_ids = (column[once] for column in columns)
+        return cls(list(queries), list(documents), query_ids, positive_ids, negative_ids, source)
 
     def __len__(self) -> int:
         return len(self.query_ids)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield ``(query, positive, negative or None)`` of every pair in order."""
-        for query, positive, negative in zip(self.query_ids, self.positive_ids, self.negative_ids, strict=True):
+    def rows(self, places: NDArray[np.int64] | None = None) -> Iterator[Row]:
+        """Yield ``(query, positive, negative or None)`` of every pair in order, or of the pairs at `places`."""
+        columns = (self.query_ids, self.positive_ids, self.negative_ids)
+        chosen = columns if places is None else tuple(column[places] for column in columns)
+        for query, positive, negative in zip(*chosen, strict=True):
             yield self.queries[query], self.documents[positive], self.documents[negative] if negative >= 0 else None
 
     def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
@@ -150,16 +153,7 @@ def read_pairs(path: str | Path) -> PairDataset:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
-    rows: list[Row] = []
-    wrong: list[tuple[int, str]] = []
-    for line, value in read_records(path, FIELDS):
-        row = _row(value)
-        if isinstance(row, str):
-            wrong.append((line, row))
-        else:
-            rows.append(row)
-    refuse_wrong(path, wrong)
-    return PairDataset.from_rows(rows, source=str(path))
+    return PairDataset.from_rows(_checked_rows(path), source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
@@ -170,12 +164,41 @@ def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
     Raises:
         InputError: the extension of `path` is none of these.
     """
-    extension = Path(path).suffix.lower()
-    if extension not in (".jsonl", ".ndjson", ".json"):
-        raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
+    extension = pairs_extension(path)
     rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
     records = ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows)
     (write_json_array if extension == ".json" else write_json_lines)(path, records)
+
+
+def pairs_extension(path: str | Path) -> str:
+    """Return the extension of a file that pairs are written to.
+
+    Raises:
+        InputError: it is not one of JSON.
+    """
+    extension = Path(path).suffix.lower()
+    if extension not in (".jsonl", ".ndjson", ".json"):
+        raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
+    return extension
+
+
+def _checked_rows(path: Path) -> Iterator[Row]:
+    """Yield the pairs of a file one by one, and raise at its end for what is wrong in it."""
+    wrong: list[tuple[int, str]] = []
+    for line, value in read_records(path, FIELDS):
+        row = _row(value)
+        if isinstance(row, str):
+            wrong.append((line, row))
+        else:
+            yield row
+    refuse_wrong(path, wrong)
+
+
+def _first_of_each(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places, ascending, at which each distinct column of a matrix stands first."""
+    order = np.lexsort(columns)
+    changes = (columns[:, order[1:]] != columns[:, order[:-1]]).any(axis=0)
+    return np.sort(order[np.concatenate([[True], changes])])
 
 
 def _row(value: Any) -> Row | str:

@@ -1,24 +1,23 @@
-"""Preparing data on disk: a BEIR folder of Python documentation, held-out queries, or pairs made from documents.
+"""Preparing data on disk: a BEIR folder of Python documentation, held-out queries, or files of pairs.
 
-Each function returns a report, a line for everything it wrote.
+Pairs are made from documents, or read from a file or a BEIR folder; they may be split, and get hard negatives from a
+`Miner`. Each function returns a report, a line for everything it wrote. Files of pairs are written once all are made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from ragcun.data.augment import PairMaker
 from ragcun.data.beir import hold_out_queries, load_collection, pairs_from_collection, write_collection
 from ragcun.data.documents import read_documents
-from ragcun.data.pairs import write_pairs
+from ragcun.data.pair_files import Miner, Outputs, SplitPairs, write_splits
+from ragcun.data.pairs import read_pairs, write_pairs
 from ragcun.data.python_docs import build, extract, python_doc_roots
-from ragcun.data.splits import pairs_by_split
+from ragcun.data.splits import generate_pairs, split_pairs, without_leaks
 from ragcun.errors import InputError
-
-FILES = {"train": "train.json", "dev": "val.json", "test": "test_eval.json"}
-"""The pairs file of each split, named as in the founding notes."""
 
 
 def prepare_python_docs(
@@ -27,8 +26,11 @@ def prepare_python_docs(
     max_documents: int | None,
     split: tuple[float, float, float],
     seed: int,
+    miner: Miner | None = None,
 ) -> list[str]:
     """Write the Python documentation as a BEIR folder with the splits train, dev and test, and pairs of two of them.
+
+    Negatives of a split come from its own documents.
 
     Raises:
         InputError: a package is not installed, or the folder, the split or the number of documents is not possible.
@@ -37,17 +39,21 @@ def prepare_python_docs(
     corpus = build(entries, max_documents, seed, split)
     write_collection(output_dir, corpus.documents, corpus.queries, corpus.qrels_by_split)
     report = [f"{output_dir}: {len(corpus.documents)} documents of {len(entries)} found"]
-    return report + _write_pairs_of(output_dir, [name for name in ("train", "dev") if name in corpus.qrels_by_split])
+    splits = [name for name in ("train", "dev") if name in corpus.qrels_by_split]
+    return report + _write_pairs_of(output_dir, splits, miner, whole_corpus=False)
 
 
-def prepare_held_out(folder: Path, output_dir: Path, split: str, fraction: float, seed: int) -> list[str]:
+def prepare_held_out(
+    folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miner: Miner | None = None
+) -> list[str]:
     """Write a BEIR folder whose split dev is held out of one split of another; the other splits are not copied.
+
+    Negatives come from the whole corpus, which all splits share.
 
     Raises:
         InputError: `folder` is none, is `output_dir`, or its queries cannot be divided so.
     """
-    if folder.is_file():
-        raise InputError(f"{folder} is a file of documents; add --generate_pairs to make pairs from it")
+    _check_folder(folder)
     if output_dir.resolve() == folder.resolve():
         raise InputError(f"--output_dir {output_dir} is the folder that is read; name another one")
     whole = load_collection(folder, split)
@@ -57,7 +63,20 @@ def prepare_held_out(folder: Path, output_dir: Path, split: str, fraction: float
         f"{output_dir}: {len(whole.documents)} documents",
         f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev",
     ]
-    return report + _write_pairs_of(output_dir, ["train"])
+    return report + _write_pairs_of(output_dir, ["train"], miner, whole_corpus=True)
+
+
+def prepare_collection(folder: Path, split: str, outputs: Outputs, miner: Miner) -> list[str]:
+    """Write the pairs of one split of a BEIR folder, with negatives from its corpus, into the file of `outputs`.
+
+    Which documents other splits judge relevant is not looked at: to spare these would tell training what they are.
+
+    Raises:
+        InputError: `folder` is none, has no such split, or the split has no pairs.
+    """
+    _check_folder(folder)
+    pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
+    return write_splits({"all": SplitPairs.of(list(pairs.rows()), pairs.source, miner, pairs.documents)}, outputs, {})
 
 
 def prepare_generated(
@@ -65,11 +84,14 @@ def prepare_generated(
     maker: PairMaker,
     split: Sequence[float],
     seed: int,
-    num_pairs: int | None = None,
-    output_dir: Path | None = None,
-    output: Path | None = None,
+    num_pairs: int | None,
+    outputs: Outputs,
+    near_duplicates: float | None = None,
+    miner: Miner | None = None,
 ) -> list[str]:
-    """Write pairs made from documents (see `pairs_by_split`), split by document.
+    """Write pairs made from documents (see `generate_pairs`), split by document.
+
+    Negatives of a split are positives of the same split that come from other documents than the pair.
 
     Args:
         documents: what `read_documents` reads.
@@ -77,29 +99,76 @@ def prepare_generated(
         split: fractions of the documents in train, dev and test.
         seed: of all that is drawn.
         num_pairs: how many pairs in all; None takes one from each document.
-        output_dir: folder of the pairs files in `FILES`, each written even where its split is empty.
-        output: file of all pairs, .json or .jsonl, split after split.
+        outputs: where they go.
+        near_duplicates: similarity from which documents count as near duplicates, of which one stays; None keeps all.
+        miner: adds negatives.
 
     Raises:
         InputError: the documents cannot be read, none is long enough, or split or number is not possible.
     """
-    splits = pairs_by_split(read_documents(documents), maker, seed, split, num_pairs)
-    if not any(splits.values()):
+    made = generate_pairs(read_documents(documents), maker, seed, split, num_pairs, near_duplicates)
+    if not any(made.by_document.values()):
         raise InputError(f"{documents}: no document is long enough for a pair; give longer ones or another --method")
-    written = {} if output is None else {output: list(chain.from_iterable(splits.values()))}
-    if output_dir is not None:
-        written |= {output_dir / file: splits[name] for name, file in FILES.items()}
-    for path, rows in written.items():
-        write_pairs(path, rows)
-    return [f"{path}: {len(rows)} pairs" for path, rows in written.items()]
+    splits = {}
+    for name, by_document in made.by_document.items():
+        known = chain.from_iterable(
+            product((query for query, _, _ in rows), (positive for _, positive, _ in rows))
+            for rows in by_document
+            if len(rows) > 1
+        )
+        splits[name] = SplitPairs.of(made.rows(name), f"{documents} ({name})", miner, known=known)
+        splits[name].counts["documents"] = len(by_document)
+    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in made.documents.items())
+    return [f"{documents}: documents: {counted}", *write_splits(splits, outputs, {"documents": made.documents})]
 
 
-def _write_pairs_of(output_dir: Path, splits: Iterable[str]) -> list[str]:
+def prepare_pairs(
+    pairs: str | Path,
+    split: Sequence[float],
+    seed: int,
+    outputs: Outputs,
+    pool: str | Path | None = None,
+    miner: Miner | None = None,
+) -> list[str]:
+    """Write the pairs of a file, split where `outputs` names a folder (see `split_pairs`), with negatives.
+
+    Args:
+        pairs: what `read_pairs` reads.
+        split: fractions of the pairs in train, dev and test.
+        seed: of the split.
+        outputs: where they go.
+        pool: documents that negatives come from, as `read_documents` reads them, where the pairs are not split; None
+            takes the positives of the same split, or of the file.
+        miner: adds negatives.
+
+    Raises:
+        InputError: a file cannot be read, or the split is not possible.
+    """
+    data = read_pairs(pairs)
+    if outputs.folder is None:
+        texts = None if pool is None else [document.content for document in read_documents(pool)]
+        return write_splits({"all": SplitPairs.of(list(data.rows()), data.source, miner, texts)}, outputs, {})
+    places = split_pairs(data, split, seed)
+    data, leaks = without_leaks(data, places)
+    splits = {
+        name: SplitPairs.of(list(data.rows(rows)), f"{data.source} ({name})", miner) for name, rows in places.items()
+    }
+    return write_splits(splits, outputs, {"negatives_of_other_splits": leaks})
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise InputError(f"{folder} is a file of documents; add --generate_pairs to make pairs from it")
+
+
+def _write_pairs_of(output_dir: Path, splits: Iterable[str], miner: Miner | None, whole_corpus: bool) -> list[str]:
     """Write the pairs files of some splits of a BEIR folder into it."""
     report = []
-    for split in splits:
-        pairs = pairs_from_collection(load_collection(output_dir, split))
-        path = output_dir / "pairs" / f"{split}.jsonl"
-        write_pairs(path, pairs)
-        report.append(f"  {path}: {len(pairs)} pairs")
+    for name in splits:
+        pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)
+        pool = pairs.documents if whole_corpus else None
+        split = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool)
+        path = output_dir / "pairs" / f"{name}.jsonl"
+        write_pairs(path, split.rows)
+        report.append(f"  {path}: {split}")
     return report

@@ -7,16 +7,12 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ragcun.data.json_arrays import Unreadable as Unreadable
+from ragcun.data.json_arrays import not_json, read_json_array
 from ragcun.errors import InputError
 from ragcun.files import existing_file, read_lines, read_text
-
-
-class Unreadable(NamedTuple):
-    """A record that could not be parsed, and why."""
-
-    reason: str
 
 
 def read_records(path: str | Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:
@@ -71,53 +67,13 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _from_json_error(error: ValueError | RecursionError) -> Unreadable:
-    if isinstance(error, json.JSONDecodeError):
-        return Unreadable(f"not valid JSON ({error.msg} at column {error.colno})")
-    return Unreadable(f"not readable as JSON ({error})")
-
-
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in read_lines(path):
         if line.strip():
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield number, _from_json_error(error)
-
-
-def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the elements of a JSON array one by one, because `json.loads` does not tell their lines."""
-    text = read_text(path)
-    decoder = json.JSONDecoder()
-    at = _after_blank(text, 0)
-    if not text.startswith("[", at):
-        yield 1, Unreadable("expected a JSON array of objects (a file with one object a line is named .jsonl)")
-        return
-    line, counted, at = 1, 0, _after_blank(text, at + 1)
-    more = not text.startswith("]", at)
-    while more:
-        line, counted = line + text.count("\n", counted, at), at
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            yield getattr(error, "lineno", line), _from_json_error(error)
-            return
-        yield line, value
-        at = _after_blank(text, at)
-        more = text.startswith(",", at)
-        at = _after_blank(text, at + 1) if more else at
-    line += text.count("\n", counted, at)
-    if not text.startswith("]", at):
-        yield line, Unreadable("not valid JSON (expected a comma or the closing bracket of the array)")
-    elif text[at + 1 :].strip():
-        yield line, Unreadable("not valid JSON (text after the closing bracket of the array)")
-
-
-def _after_blank(text: str, at: int) -> int:
-    while text[at : at + 1] and text[at] in " \t\n\r":
-        at += 1
-    return at
+                yield number, not_json(error)
 
 
 def _csv(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:
@@ -174,5 +130,5 @@ _LONGEST_CSV_FIELD = 1 << 30
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".json": _json_array,
+    ".json": read_json_array,
 }

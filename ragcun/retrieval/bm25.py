@@ -33,7 +33,7 @@ class BM25:
         if not documents:
             raise ValueError("documents must have at least 1 entry, got 0")
         self.document_ids = list(documents)
-        tokens = _tokens(documents.values())
+        tokens = tokenize(documents.values())
         self._index = None
         if any(tokens):
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
@@ -51,15 +51,16 @@ class BM25:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         run: Run = {}
-        query_tokens = _tokens(queries.values())
+        query_tokens = tokenize(queries.values())
         for query_id, tokens in tqdm(zip(queries, query_tokens, strict=True), "BM25", len(queries), delay=2):
-            scores = self._scores(tokens)
-            found = [(self.document_ids[row], float(scores[row])) for row in _best(scores, k + 1)]
+            scores = self.scores(tokens)
+            found = [(self.document_ids[row], float(scores[row])) for row in best_rows(scores, k + 1)]
             kept = [item for item in found if not (ignore_identical_ids and item[0] == query_id)]
             run[query_id] = dict(kept[:k])
         return run
 
-    def _scores(self, tokens: list[str]) -> NDArray[np.float32]:
+    def scores(self, tokens: list[str]) -> NDArray[np.float32]:
+        """Return the score of every document, in their order, for a query as `tokenize` gives it."""
         known = self._index.get_tokens_ids(tokens) if self._index is not None else []
         if self._index is None or not known:
             return np.zeros(len(self.document_ids), dtype=np.float32)
@@ -77,12 +78,13 @@ def bm25_run(
     return BM25(documents).run(queries, k, ignore_identical_ids)
 
 
-def _tokens(texts: Iterable[str]) -> list[list[str]]:
+def tokenize(texts: Iterable[str]) -> list[list[str]]:
+    """Return the words of each text: lower case, without English stop words, stemmed."""
     stemmer = Stemmer.Stemmer("english")
     return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
 
 
-def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def best_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Rows of the `k` highest scores above 0, by (score descending, row ascending)."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from ragcun.data.beir import Document, load_collection, pairs_from_collection, write_collection
-from ragcun.data.pairs import read_pairs
+from ragcun.data.pairs import read_pairs, write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
+
+
+GENERATE = ("--documents", "wiki", "--generate_pairs", "--output_dir", "out")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -99,6 +103,79 @@ def test_every_method_and_a_file_alone(passages, source, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_split(tmp_path):
+    lines = [f"Study {i} treats the wing. The wing of study {i} has lift. It ends with {i}." for i in range(10, 60)]
+    (tmp_path / "wiki.txt").write_text("\n".join(lines))
+    out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
+    command = ("--documents", tmp_path / "wiki.txt", "--generate_pairs", "--num_pairs", 40, "--add_negatives")
+    command += ("--split", 0.8, 0.1, 0.1, "--output", whole, "--output_dir", out)
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
+    assert [len(rows) for rows in sets] == [32, 4, 4]
+    for rows in sets:
+        positives = {positive for _, positive, _ in rows}
+        assert all(negative in positives and negative != positive for _, positive, negative in rows)
+    assert list(read_pairs(whole).rows()) == [row for rows in sets for row in rows]
+    statistics = json.loads((out / "statistics.json").read_text())
+    counts = {"repeated": 0, "near_duplicates": 0, "too_short": 0, "shared": 0, "unused": 10, "used": 40}
+    assert statistics["documents"] == {"read": 50, **counts}
+    assert statistics["splits"]["train"]["negatives"]["mined"] == 32
+    assert statistics["settings"]["add_negatives"] == "bm25"
+    assert f"{out / 'train.json'}: 32 pairs; 32 of 32 negatives" in result.stdout
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    assert run(*command).returncode == 0
+    assert {path: path.read_bytes() for path in out.iterdir()} == files
+
+
+@pytest.mark.parametrize("method", ["random", "bm25", "dense"])
+def test_a_beir_folder_and_a_pairs_file_get_negatives(method, run_script, collection_folder, tiny_bert, tmp_path):
+    more = ("--base_model", tiny_bert) if method == "dense" else ()
+    free = () if method == "random" else ("--negative_margin", "none")
+    add = ("--add_negatives", method, "--negatives_per_query", 2, *free, *more)
+    assert (
+        run_script("prepare_data", "--documents", collection_folder, *add, "--output", tmp_path / "a.jsonl").code == 0
+    )
+    train = load_collection(collection_folder, "train")
+    contents = {document.content for document in train.documents.values()}
+    rows = list(read_pairs(tmp_path / "a.jsonl").rows())
+    known = set(pairs_from_collection(train).rows())
+    assert {(query, positive, None) for query, positive, _ in rows} == known
+    assert all(negative in contents and (query, negative, None) not in known for query, _, negative in rows if negative)
+    assert sum(negative is not None for *_, negative in rows) > len(known)
+    (tmp_path / "pool.txt").write_text("\n".join(sorted(contents)[:40]))
+    write_pairs(tmp_path / "p.json", sorted(known, key=repr))
+    pairs = ("--pairs", tmp_path / "p.json", "--pool", tmp_path / "pool.txt", *add, "--output", tmp_path / "b.json")
+    done = run_script("prepare_data", *pairs)
+    assert done.code == 0, done.err
+    rows = list(read_pairs(tmp_path / "b.json").rows())
+    assert {negative for *_, negative in rows if negative} <= set(sorted(contents)[:40])
+    assert f"{tmp_path / 'b.json'}: {len(known)} pairs" in done.out
+
+
+def test_held_out_and_python_docs_pairs_get_negatives(source, run_script, tmp_path):
+    add = ("--add_negatives", "random", "--negatives_per_query", 2)
+    assert run_script("prepare_data", "--documents", source, *add, "--output_dir", tmp_path / "out").code == 0
+    pairs = read_pairs(tmp_path / "out" / "pairs" / "train.jsonl")
+    assert len(pairs) == 32
+    assert (pairs.negative_ids >= 0).all()
+    packages = ("--packages", "statistics", "argparse", "--max_documents", 20)
+    done = run_script("prepare_data", "--documents", "python_docs", *packages, *add, "--output_dir", tmp_path / "docs")
+    assert done.code == 0, done.err
+    pairs = read_pairs(tmp_path / "docs" / "pairs" / "train.jsonl")
+    assert len(pairs) == 32
+    assert set(pairs.negative_ids.tolist()) <= set(pairs.positive_ids.tolist())
+
+
+def test_a_pairs_file_is_split(run_script, tmp_path):
+    write_pairs(tmp_path / "p.jsonl", [(f"q{i}", f"d{i}", None) for i in range(20)])
+    done = run_script("prepare_data", "--pairs", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    sizes = [len(read_pairs(tmp_path / "out" / name)) for name in ("train.json", "val.json", "test_eval.json")]
+    assert sizes == [16, 2, 2]
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["splits"]["dev"]["pairs"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,13 +190,37 @@ def test_every_method_and_a_file_alone(passages, source, tmp_path):
         (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--method", "title_body"), "long enough"),
         (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--split", "1", "1", "1"), "sum to 1"),
         (("--documents", "python_docs", "--generate_pairs", "--output_dir", "out"), "leave out --generate_pairs"),
+        ((), "--documents and --pairs are both missing"),
+        (("--documents", "wiki", "--pairs", "pairs", "--output_dir", "out"), "are both given"),
+        (("--pairs", "pairs", "--generate_pairs", "--output_dir", "out"), "leave out one of them"),
+        (("--pairs", "pairs", "--add_negatives"), "--output_dir and --output are both missing"),
+        (("--pairs", "pairs", "--output", "out/x.json"), "neither split nor given negatives"),
+        (("--pairs", "pairs", "--add_negatives", "--output", "pairs"), "is the file that is read"),
+        (("--pairs", "bad", "--output_dir", "out"), "bad.jsonl, line 1"),
+        (("--pairs", "absent.jsonl", "--output_dir", "out"), "no such file: absent.jsonl"),
+        (("--pairs", "pairs", "--pool", "absent.txt", "--add_negatives", "--output", "out/x.json"), "absent.txt"),
+        (("--pairs", "pairs", "--pool", "wiki", "--add_negatives", "--output_dir", "out"), "without --output_dir"),
+        (("--pairs", "pairs", "--add_negatives", "--output", "out/x.csv"), "name the file .jsonl or .json"),
+        (("--pairs", "pairs", "--near_duplicates", "0.9", "--output_dir", "out"), "is of --generate_pairs"),
+        ((*GENERATE, "--near_duplicates", "1.5"), "at most 1, or none, got 1.5"),
+        ((*GENERATE, "--near_duplicates", "x"), "invalid number value: 'x'"),
+        ((*GENERATE, "--negatives_per_query", "2"), "is of --add_negatives; add that"),
+        ((*GENERATE, "--add_negatives", "--base_model", "minilm"), "is of --add_negatives dense"),
+        ((*GENERATE, "--add_negatives", "bm52"), "choose from"),
+        ((*GENERATE, "--add_negatives", "random", "--negative_ranks", "0", "5"), "needs a ranking"),
+        ((*GENERATE, "--add_negatives", "--negative_ranks", "5", "5"), "first < last, got 5 and 5"),
+        ((*GENERATE, "--add_negatives", "--negative_margin", "1"), "margin must be below 1, got 1.0"),
+        ((*GENERATE, "--add_negatives", "--negatives_per_query", "0"), "at least 1, got 0"),
+        ((*GENERATE, "--add_negatives", "dense", "--base_model", "./absent"), "no such model folder: ./absent"),
         (("--documents", "absent.txt", "--generate_pairs", "--output_dir", "out"), "no such file: absent.txt"),
         (("--documents", "bad", "--generate_pairs", "--output_dir", "out"), "bad.jsonl, line 2"),
     ],
 )
 def test_wrong_input_for_generated_pairs(fails_clearly, passages, tmp_path, arguments, message):
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
     places = {"wiki": passages, "bad": tmp_path / "bad.jsonl", "out": tmp_path / "out"}
+    places["pairs"] = tmp_path / "pairs.jsonl"
     places |= {f"out/x{extension}": tmp_path / "out" / f"x{extension}" for extension in (".json", ".csv")}
     assert message in fails_clearly("prepare_data", *(places.get(argument, argument) for argument in arguments))
     assert not (tmp_path / "out").exists()
@@ -151,6 +252,7 @@ def test_help_names_every_flag_without_heavy_imports():
     command = [sys.executable, "-c", f"import sys\n{code}"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     named = "documents output_dir seed max_documents packages split split_name hold_out"
+    named += " pairs pool near_duplicates add_negatives negatives_per_query negative_ranks negative_margin base_model"
     for flag in f"{named} generate_pairs method num_pairs masked_share mask output".split():
         assert f"--{flag} " in result.stdout
     assert result.stdout.splitlines()[-1] == "False"

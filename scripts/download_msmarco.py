@@ -1,0 +1,12 @@
+"""Download MS MARCO as training pairs with hard negatives, split by query; goes on where it stopped."""
+
+from ragcun.cli import parse_config, run_script
+from ragcun.commands.download import MsmarcoOptions, download_msmarco
+
+
+def main() -> None:
+    print(download_msmarco(parse_config(MsmarcoOptions, __doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,12 @@
+"""Download Wikipedia as passages; goes on where it stopped."""
+
+from ragcun.cli import parse_config, run_script
+from ragcun.commands.download import WikiOptions, download_wiki
+
+
+def main() -> None:
+    print(download_wiki(parse_config(WikiOptions, __doc__)))
+
+
+if __name__ == "__main__":
+    run_script(main)

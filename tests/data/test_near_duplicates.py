@@ -1,0 +1,131 @@
+"""Near duplicates against the similarity of all pairs, computed by a double loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragcun.data.near_duplicates import (
+    MOST_MISSED,
+    PERMUTATIONS,
+    bands,
+    first_of_near_duplicates,
+    jaccard,
+    shingles,
+    text_classes,
+    text_key,
+)
+
+
+def edited(seed: int, count: int = 40, copies: int = 5) -> list[str]:
+    """Texts of 60 words, each followed by copies of which more and more words are others."""
+    drawn = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        words = [f"w{i}" for i in drawn.integers(0, 5000, 60)]
+        for copy in range(copies):
+            changed = words.copy()
+            for place in drawn.permutation(60)[:copy]:
+                changed[place] = f"x{drawn.integers(0, 5000)}"
+            texts.append(" ".join(changed))
+    return [texts[i] for i in drawn.permutation(len(texts))]
+
+
+def by_loop(texts: list[str], threshold: float) -> list[bool]:
+    """What is kept, every pair measured from the words themselves."""
+    runs = []
+    for text in texts:
+        words = text.lower().split()
+        runs.append({tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} if words else set())
+    kept: list[int] = []
+    for i, mine in enumerate(runs):
+        near = (len(mine & runs[j]) / max(1, len(mine | runs[j])) >= threshold for j in kept)
+        if not any(near):
+            kept.append(i)
+    return [i in set(kept) for i in range(len(texts))]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_a_double_loop(threshold, seed):
+    """Only the 400 pairs of copies come near a threshold, and one above it is missed with probability 1e-4 at most."""
+    texts = edited(seed)
+    kept = first_of_near_duplicates(texts, threshold, seed)
+    assert kept.tolist() == by_loop(texts, threshold)
+    assert 40 <= kept.sum() < len(texts) or threshold == 1
+    assert kept.dtype == np.bool_
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_kept_texts_of_a_bucket_are_looked_at(threshold, seed):
+    """200 copies of one text with up to six words changed to one of five: most share buckets, and many are kept."""
+    drawn = np.random.default_rng(seed)
+    words = [f"w{i}" for i in drawn.integers(0, 5000, 60)]
+    texts = []
+    for _ in range(200):
+        changed = words.copy()
+        for place in drawn.permutation(60)[: drawn.integers(0, 7)]:
+            changed[place] = f"x{drawn.integers(0, 5)}"
+        texts.append(" ".join(changed))
+    kept = first_of_near_duplicates(texts, threshold, seed)
+    assert kept.tolist() == by_loop(texts, threshold)
+    assert 5 < kept.sum() < 195
+
+
+def test_the_threshold_itself_is_near():
+    texts = ["a b c d", "a b c e"]
+    assert first_of_near_duplicates(texts, 1 / 3).tolist() == [True, False]
+    assert first_of_near_duplicates(texts, 0.34).tolist() == [True, True]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=6).map(" ".join), max_size=25), st.floats(0.05, 1))
+def test_what_goes_nearly_repeats_what_is_kept_and_exact_copies_always_go(texts, threshold):
+    kept = first_of_near_duplicates(texts, threshold)
+    for place, text in enumerate(texts):
+        earlier = [texts[i] for i in range(place) if kept[i]]
+        similar = [jaccard(shingles(text), shingles(other)) >= threshold for other in earlier]
+        if not kept[place]:
+            assert any(similar)
+        elif shingles(text):
+            assert text not in earlier
+
+
+def test_copies_in_great_number_are_one():
+    assert first_of_near_duplicates(["one two three four"] * 3000, 0.9).sum() == 1
+
+
+def test_texts_without_words_stay():
+    assert first_of_near_duplicates(["", "", "...", " "], 0.5).all()
+
+
+def test_case_and_punctuation_do_not_matter_and_order_does():
+    assert shingles("Heat flows; heat flows.") == {"heat flows heat", "flows heat flows"}
+    assert shingles("to go") == {"to go"}
+    assert jaccard(shingles("a b c d"), shingles("d c b a")) == 0
+    assert jaccard(shingles("a b c d"), shingles("a b c e")) == 1 / 3
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
+def test_bands_find_pairs_at_the_threshold_and_longer_ones_would_not(threshold):
+    count, rows = bands(threshold)
+    assert count * rows <= PERMUTATIONS
+    missed = (1 - threshold**rows) ** count
+    assert missed <= MOST_MISSED or rows == 1
+    assert (1 - threshold ** (rows + 1)) ** (PERMUTATIONS // (rows + 1)) > MOST_MISSED
+
+
+@pytest.mark.parametrize("threshold", [0, -0.5, 1.01, float("nan")])
+def test_impossible_thresholds_are_refused(threshold):
+    with pytest.raises(ValueError, match="threshold must be above 0 and at most 1, got"):
+        first_of_near_duplicates(["a"], threshold)
+
+
+@given(st.lists(st.sampled_from(["a b", "A  b", " a b\n", "ab", "Ab", "ä", "Ä", ""]), max_size=20))
+def test_classes_are_of_texts_with_one_key(texts):
+    classes = text_classes(texts)
+    keys = [text_key(text) for text in texts]
+    assert classes.tolist() == [keys.index(key) for key in keys]
