@@ -433,7 +433,7 @@ def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write, monkeypatc
     monkeypatch.setitem(SIZES, "cqadupstack", (2, 10))
     monkeypatch.setitem(SIZES, "cqadupstack/android", (2, 10))
     values = {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.1}
-    content = results("run", values, base_values={name: 0.3 for name in values})
+    content = results("run", values, base_values=dict.fromkeys(values, 0.3))
     content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
     comparison = compared(write("a.json", content))
     assert list(comparison.queries) == ["scifact", "cqadupstack"]
