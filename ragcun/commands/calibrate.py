@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragcun.cli import ArgumentParser
+from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def parse_calibration(description: str | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
     cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
     parser.add_argument("--cache_dir", metavar="DIR", help=cache)
-    parser.add_argument("--batch_size", type=int, default=32, help="texts encoded at a time (default: 32)")
+    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
+    parser.add_argument("--batch_size", type=int, default=1024, help=most)
+    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
+    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     return parser.parse_args()
 
@@ -68,6 +72,7 @@ def calibrate(flags: argparse.Namespace) -> str:
         queries = sentences_as_queries(documents, flags.max_queries or STAND_INS, flags.seed)
         source = "sentences of the corpus that stand in for queries"
     base = TextBase.load(flags.base_model, device=flags.device)
+    base.compute_in(flags.base_dtype)
     try:
         encoder = _calibrated(base, texts, queries, flags)
     except ValueError as error:
@@ -109,7 +114,7 @@ def _calibrated(
 def _calibration_card(encoder: AsymmetricProjectionModel, fitted: str, flags: argparse.Namespace) -> str:
     from ragcun.training.card import BEGIN, END
 
-    settings = "\n".join(f"{name}: {json.dumps(getattr(flags, name))}" for name in CLOSED_FORM)
+    settings = "\n".join(f"{name}: {json.dumps(getattr(flags, name))}" for name in (*CLOSED_FORM, "base_dtype"))
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity

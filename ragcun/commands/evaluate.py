@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.cli import ArgumentParser
+from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def parse_evaluation(description: str | None) -> argparse.Namespace:
     parser.add_argument("--cache_dir", metavar="DIR", help=cache)
     vectors = "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)"
     parser.add_argument("--vectors", metavar="DIR", help=vectors)
-    parser.add_argument("--batch_size", type=int, default=32, help="texts encoded at a time (default: 32)")
+    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
+    parser.add_argument("--batch_size", type=int, default=1024, help=most)
+    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
+    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the randomisation test (default: 0)")
     parser.add_argument("--update_card", action="store_true", help="write the table into the checkpoint's model card")
@@ -78,7 +82,7 @@ def evaluate(flags: argparse.Namespace) -> str:
     folders = _find(flags)
     model, baselines = _open(flags, folders)
     output = Path(flags.output_file)
-    manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir)}
+    manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir), "base_dtype": flags.base_dtype}
 
     def report(results: dict[str, Any]) -> None:
         write_text(output.with_suffix(".md"), _tables(results) + "\n")
@@ -97,7 +101,7 @@ def _open(flags: argparse.Namespace, folders: Sequence[CollectionFolder]) -> tup
     from ragcun.models.vector_folder import read_vectors
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device)
+    options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device, base_dtype=flags.base_dtype)
     if flags.vectors:
         _require_vector_head(flags.model_path)
         options = replace(options, vectors=read_vectors(flags.vectors, [folder.load() for folder in folders]))

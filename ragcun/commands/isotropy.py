@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.cli import ArgumentParser
+from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def parse_isotropy(description: str | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
     cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
     parser.add_argument("--cache_dir", metavar="DIR", help=cache)
-    parser.add_argument("--batch_size", type=int, default=32, help="texts encoded at a time (default: 32)")
+    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
+    parser.add_argument("--batch_size", type=int, default=1024, help=most)
+    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
+    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     return parser.parse_args()
 
@@ -110,7 +114,8 @@ def _open(flags: argparse.Namespace) -> System:
     spec = flags.model_path or flags.model
     if spec == "bm25" or spec.endswith(".json"):
         raise InputError(f"{spec} has no embeddings; name a checkpoint or an embedding model")
-    return open_system(spec, EncodingOptions(flags.cache_dir, flags.batch_size, flags.device))
+    options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device, base_dtype=flags.base_dtype)
+    return open_system(spec, options)
 
 
 def _with_base(model: System) -> Iterator[tuple[Any, bool]]:

@@ -9,16 +9,20 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> str:
-    """Train, draw the loss curve into the run folder, and return a summary.
+    """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does.
 
     Raises:
         InputError: a setting or a file is wrong.
     """
+    from accelerate import PartialState
+
     from ragcun.reporting.plots import plot_loss_curves
     from ragcun.training.loop import fit
     from ragcun.training.runfolder import RunFolder
 
     result = fit(config)
+    if not PartialState().is_main_process:
+        return ""
     run = RunFolder(config.output_dir, resume=True)
     plot_loss_curves(run.metrics, run.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"

@@ -135,6 +135,7 @@ class _EppsPulley(torch.autograd.Function):
         statistic, total = statistic_(theta, knots, slope)
         if slope:
             ctx.save_for_backward(theta)
+            ctx.ranks = world_size()
         ctx.mark_non_differentiable(total)
         return statistic, total
 
@@ -144,7 +145,7 @@ class _EppsPulley(torch.autograd.Function):
         ctx: Any, to_statistic: Float[Tensor, " slices"], _: Any
     ) -> tuple[Float[Tensor, "n slices"], None, None]:
         (slope,) = ctx.saved_tensors
-        return (slope * (to_statistic * world_size())[:, None]).T, None, None
+        return (slope * (to_statistic * ctx.ranks)[:, None]).T, None, None
 
 
 def check_arguments(z: Tensor, knots: str) -> None:

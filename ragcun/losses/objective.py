@@ -14,6 +14,7 @@ from torch import Tensor
 from ragcun.distance import DISTANCES, Distance
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
 from ragcun.losses.covariance import ISOTROPY_FORMS, covariance_isotropy, variance_regularisation
+from ragcun.losses.distributed import alone, gather_views, world_size
 from ragcun.losses.nested import cut_views
 from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.predictive import predictive_error, residual_penalty
@@ -114,11 +115,17 @@ class Objective:
     def __call__(self, views: Views, step: int = 0) -> LossOutput:
         """Compute the active terms on one batch; what is random in them is drawn from `step` alone.
 
+        In a distributed run the batch is that of all ranks together (`gather_views`): every rank has to call, gets the
+        value of the whole batch, and has gradients whose mean over ranks is that of one process. Within `alone` it is
+        this rank's own.
+
         Raises:
             ValueError: an active term needs a view that the model does not give, or more rows than there are.
         """
         weights = self.weights
-        terms = {name: TERMS[name](self, views, step) for name in weights}
+        shown = gather_views(views) if world_size() > 1 else views
+        with alone():
+            terms = {name: TERMS[name](self, shown, step) for name in weights}
         return LossOutput(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -75,6 +78,19 @@ class Base(nn.Module, abc.ABC):
         self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False
     ) -> NDArray[np.float32]:
         """Encode texts into vectors ``(len(texts), dimension)``."""
+
+    def compute_in(self, dtype: str) -> None:
+        """Compute vectors in this arithmetic from now on.
+
+        Raises:
+            InputError: it is not possible.
+        """
+        if dtype != "float32":
+            raise InputError(f"--base_dtype {dtype} is of a text model, and {self.name!r} has none; leave it out")
+
+    def token_bar(self, texts: Sequence[str], role: Role) -> contextlib.AbstractContextManager[None]:
+        """Show how far `encode` is with these texts, in however many calls; nothing where none are encoded."""
+        return contextlib.nullcontext()
 
     @abc.abstractmethod
     def features(self, texts: list[str], role: Role) -> Features:

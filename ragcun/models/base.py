@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ragcun.distance import DISTANCES, Distance
+from ragcun.dtype import Dtype, resolve_dtype
 from ragcun.errors import InputError
 from ragcun.models.abstract import Base
+from ragcun.models.encoding import ROWS, batches, estimate_tokens, pooled, token_budget
+from ragcun.models.encoding import Features as Features
 from ragcun.models.hub import load_by_name
 from ragcun.models.weights import tensors_digest
 
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
 
 Role = Literal["query", "document"]
-Features = dict[str, Any]
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
@@ -31,7 +36,8 @@ class TextBase(Base):
     """An existing sentence-transformers model that turns texts into vectors of `dimension` numbers.
 
     A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the
-    pooled ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts.
+    pooled ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts, and computes in
+    float32 until `compute_in` says otherwise.
 
     Args:
         model: the sentence-transformers model.
@@ -51,6 +57,8 @@ class TextBase(Base):
         self.model = model
         self.name = name
         self.trained = False
+        self.dtype: Dtype = "float32"
+        self._bar: tqdm[Any] | None = None
         self.normalize = normalize
         self.ends_normalized = found if ends_normalized is None else ends_normalized
 
@@ -124,17 +132,46 @@ class TextBase(Base):
                 return prompts[name] or ""
         return ""
 
+    def compute_in(self, dtype: str) -> None:
+        """Compute vectors in this arithmetic from now on; the weights stay as loaded, in memory and in checkpoints.
+
+        Raises:
+            InputError: there is no such arithmetic on the model's device.
+        """
+        self.dtype = resolve_dtype(dtype, self.model.device)
+
     def encode(
-        self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False
+        self, texts: list[str], role: Role, batch_size: int = ROWS, show_progress_bar: bool = False
     ) -> NDArray[np.float32]:
-        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
-        if not texts:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        was_training = self.model.training
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
-        vectors = encode(texts, batch_size=batch_size, show_progress_bar=show_progress_bar, convert_to_numpy=True)
-        self.model.train(was_training)
-        return np.asarray(vectors, dtype=np.float32)
+        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient.
+
+        Batches hold texts of nearly one length: as many as a budget of tokens allows (2,048 on a CPU, 32,768 on a
+        GPU, padding included), and at most `batch_size`.
+        """
+        out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        budget = token_budget(self.model.device)
+        with self.token_bar(texts, role) if show_progress_bar else contextlib.nullcontext():
+            for batch in batches(texts, lambda some: self.features(some, role), budget, batch_size):
+                out[batch.rows] = pooled(self.model, batch.features, role, self.dtype).cpu().numpy()
+                if self._bar is not None:
+                    self._bar.update(batch.tokens)
+        for module, mode in modes:
+            module.training = mode
+        return out
+
+    @contextlib.contextmanager
+    def token_bar(self, texts: Sequence[str], role: Role) -> Iterator[None]:
+        """Show, where it takes over 2 s, how many of the tokens of `texts` calls of `encode` have encoded."""
+        total = estimate_tokens(texts, lambda some: self.features(some, role))
+        with tqdm(total=total, desc=f"encoding {role} texts", unit="token", unit_scale=True, delay=2) as bar:
+            self._bar = bar
+            try:
+                yield
+                bar.total = bar.n
+            finally:
+                self._bar = None
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts, with the prompt of their role, into what `forward` takes."""
@@ -197,8 +234,9 @@ class TextBase(Base):
         return self
 
     def fingerprint(self) -> str:
-        """Digest of all that decides the vectors: weights, modules, their settings, tokenizer and length limit."""
-        return model_digest(self.model)
+        """Digest of all that decides the vectors: `model_digest`, and the arithmetic where it is not float32."""
+        digest = model_digest(self.model)
+        return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
 
 
 def model_digest(model: SentenceTransformer) -> str:

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ragcun.files import write_json
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import Role
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.encoding import ROWS, blocks
 
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 16
-BLOCK = 1024
 
 
 def default_cache_dir() -> Path:
@@ -33,19 +32,19 @@ class EmbeddingCache:
     """Pooled vectors of one base, in two files that only grow: ``keys.bin`` and ``vectors.bin``, row by row.
 
     A key is a hash of prompt and text; the folder's name is the base's fingerprint, so another base, or the same one
-    with other weights or another length limit, has a folder of its own. Writers take turns by a lock. A row counts
+    with other weights, arithmetic or length limit, has a folder of its own. Writers take turns by a lock. A row counts
     once both its files hold it: a torn write is cut off by the next writer.
 
     Args:
         base: the base whose vectors these are; only its texts not seen before are encoded.
         folder: where caches lie; None means `default_cache_dir`.
-        batch_size: texts encoded at a time.
+        batch_size: texts encoded at a time, at most (`TextBase.encode`).
 
     Raises:
         InputError: the base has no text model.
     """
 
-    def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = 32) -> None:
+    def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = ROWS) -> None:
         self.base = base
         base.require_texts()
         self.batch_size = batch_size
@@ -95,15 +94,15 @@ class EmbeddingCache:
         ]
 
     def _encode(self, missing: dict[bytes, str], role: Role) -> None:
-        by_length = sorted(missing, key=lambda key: len(missing[key]), reverse=True)
-        with tqdm(total=len(by_length), desc=f"encoding {role} texts", unit="text", disable=not missing) as bar:
-            for start in range(0, len(by_length), BLOCK):
-                block = by_length[start : start + BLOCK]
-                vectors = self.base.encode([missing[key] for key in block], role, self.batch_size)
+        if not missing:
+            return
+        keys, texts = list(missing), list(missing.values())
+        with self.base.token_bar(texts, role):
+            for block in blocks(texts):
+                vectors = self.base.encode([texts[i] for i in block], role, self.batch_size)
                 if not np.isfinite(vectors).all():
                     raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
-                self._append(block, vectors)
-                bar.update(len(block))
+                self._append([keys[i] for i in block], vectors)
 
     def _append(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
         with self._lock:

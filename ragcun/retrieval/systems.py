@@ -12,6 +12,7 @@ from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import TextBase
 from ragcun.models.cache import CachedEncoder, EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.encoding import ROWS
 from ragcun.models.folder import is_checkpoint
 from ragcun.models.vectors import VectorStore
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
@@ -21,18 +22,23 @@ from ragcun.retrieval.runs import runs_folder
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How texts become vectors: where those of the base are cached, how many texts at a time, on which device.
+    """How texts become vectors: where those of the base are cached, how many at a time at most, on which device.
 
     And how document vectors are stored: with what precision, and how many of their dimensions (None keeps all). And
-    the vectors of texts, for checkpoints without a text model.
+    the vectors of texts, for checkpoints without a text model; and in which arithmetic a base computes.
     """
 
     cache_dir: str | None = None
-    batch_size: int = 32
+    batch_size: int = ROWS
     device: str | None = None
     precision: Precision = "float32"
     truncate_dim: int | None = None
     vectors: VectorStore | None = None
+    base_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"--batch_size must be at least 1, got {self.batch_size}; give a larger number")
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ def _cache(base: Base, options: EncodingOptions) -> VectorSource:
     if options.vectors is not None and not base.reads_texts:
         options.vectors.require_fit(base)
         return options.vectors
+    base.compute_in(options.base_dtype)
     return EmbeddingCache(base, options.cache_dir, options.batch_size)
 
 

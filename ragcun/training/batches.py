@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,6 +57,12 @@ class PairSource(Protocol):
     def batch(self, rows: Rows) -> PairBatch:
         """Return the inputs of these pairs."""
 
+    def parts(self, rows: Rows, places: range, count: int) -> list[PairBatch]:
+        """Return those parts of a batch at `places`, of `count` into which its pairs and its pool are split in order.
+
+        The masks of a part have a row for each of its queries and a column for each document of the whole batch.
+        """
+
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees of a sample of the dataset's texts, queries and documents."""
 
@@ -66,32 +73,63 @@ class PairSource(Protocol):
         """Return the pairs by which a run is watched, the same at every call."""
 
 
-class CachedPairs:
-    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
+class _Pairs(abc.ABC):
+    """What sources of batches share: which texts a batch shows, and its masks."""
 
-    def __init__(self, dataset: PairDataset, cache: VectorSource, device: torch.device) -> None:
+    def __init__(self, dataset: PairDataset, device: torch.device) -> None:
         self.dataset = dataset
         self.pools: Pools | None = None
         self.device = device
+
+    @abc.abstractmethod
+    def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
+        """Return what the base is given of some queries or documents of the dataset."""
+
+    def batch(self, rows: Rows) -> PairBatch:
+        """Return the inputs of these pairs."""
+        return self.parts(rows, range(1), 1)[0]
+
+    def parts(self, rows: Rows, places: range, count: int) -> list[PairBatch]:
+        """Return those parts of a batch at `places`, of `count` into which its pairs and its pool are split in order.
+
+        The masks of a part have a row for each of its queries and a column for each document of the whole batch.
+        """
+        drawn = np.empty(0, dtype=np.int64) if self.pools is None else self.pools.draw(self.dataset, rows)
+        return [self._part(rows, drawn, place, count) for place in places]
+
+    def _part(self, rows: Rows, drawn: Rows, place: int, count: int) -> PairBatch:
+        data, own, pool = self.dataset, share(rows, place, count), share(drawn, place, count)
+        queries, positives = data.query_ids[own], data.positive_ids[own]
+        negatives, present = data.negative_ids[own], bool((data.negative_ids[rows] >= 0).any())
+        real = negatives >= 0
+        distinct = data.relevant(rows[:1]) is None
+        return PairBatch(
+            query=self._inputs(queries, "query"),
+            positive=self._inputs(positives, "document"),
+            negative=self._inputs(np.where(real, negatives, positives), "document") if present else None,
+            negative_mask=self._mask(real) if present else None,
+            relevant=None if distinct else self._mask(data.known(queries, data.positive_ids[rows])),
+            pool=self._inputs(pool, "document") if len(pool) else None,
+            pool_relevant=self._mask(data.known(queries, drawn)) if len(drawn) else None,
+        )
+
+    def _mask(self, mask: NDArray[np.bool_]) -> Bool[Tensor, "rows ..."]:
+        return torch.from_numpy(mask).to(self.device)
+
+
+class CachedPairs(_Pairs):
+    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
+
+    def __init__(self, dataset: PairDataset, cache: VectorSource, device: torch.device) -> None:
+        super().__init__(dataset, device)
         self.base = cache.base
         self.query_rows = cache.rows(dataset.queries, "query")
         self.document_rows = cache.rows(dataset.documents, "document")
         self.vectors = cache.vectors
 
-    def batch(self, rows: Rows) -> PairBatch:
-        """Gather the vectors of these pairs."""
-        data = self.dataset
-        negative_ids, mask = _negatives(data, rows, self.device)
-        pool, known = _pool(self.pools, data, rows, self.device)
-        return PairBatch(
-            query=self._gather(self.query_rows[data.query_ids[rows]]),
-            positive=self._gather(self.document_rows[data.positive_ids[rows]]),
-            negative=None if mask is None else self._gather(self.document_rows[negative_ids]),
-            negative_mask=mask,
-            relevant=_relevant(data, rows, self.device),
-            pool=None if known is None else self._gather(self.document_rows[pool]),
-            pool_relevant=known,
-        )
+    def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"]:
+        """Gather vectors."""
+        return self._gather((self.query_rows if role == "query" else self.document_rows)[texts])
 
     def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
         """Return the cached vectors."""
@@ -115,30 +153,18 @@ class CachedPairs:
         return torch.from_numpy(self.vectors[rows]).to(self.device)
 
 
-class LivePairs:
+class LivePairs(_Pairs):
     """Pairs whose texts go through a base that is being trained; a batch holds tokens."""
 
     def __init__(self, dataset: PairDataset, base: Base, device: torch.device) -> None:
-        self.dataset = dataset
-        self.pools: Pools | None = None
+        super().__init__(dataset, device)
         self.base = base
-        self.device = device
 
-    def batch(self, rows: Rows) -> PairBatch:
-        """Tokenise the texts of these pairs."""
-        data = self.dataset
-        negative_ids, mask = _negatives(data, rows, self.device)
-        pool, known = _pool(self.pools, data, rows, self.device)
-        positives = [data.documents[i] for i in data.positive_ids[rows]]
-        return PairBatch(
-            query=self._tokens([data.queries[i] for i in data.query_ids[rows]], "query"),
-            positive=self._tokens(positives, "document"),
-            negative=None if mask is None else self._tokens([data.documents[i] for i in negative_ids], "document"),
-            negative_mask=mask,
-            relevant=_relevant(data, rows, self.device),
-            pool=None if known is None else self._tokens([data.documents[i] for i in pool], "document"),
-            pool_relevant=known,
-        )
+    def _inputs(self, texts: Rows, role: Role) -> Features:
+        """Tokenise texts."""
+        named = self.dataset.queries if role == "query" else self.dataset.documents
+        features = self.base.features([named[i] for i in texts], role)
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
     def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
         """Encode the texts; of a sample no more than 1,000 of each."""
@@ -158,40 +184,13 @@ class LivePairs:
         vectors = np.concatenate(self.sides(seed, LIVE_START_SAMPLE // 2))
         return self.base(torch.from_numpy(vectors).to(self.device))
 
-    def _tokens(self, texts: list[str], role: Role) -> Features:
-        features = self.base.features(texts, role)
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
-
 
 def _some(data: PairDataset, count: int, seed: int) -> Rows:
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
 
 
-def _negatives(data: PairDataset, rows: Rows, device: torch.device) -> tuple[Rows, Bool[Tensor, " batch"] | None]:
-    """Return the negatives' ids and which are real; where a pair has none, its positive fills the row."""
-    ids = data.negative_ids[rows]
-    present = ids >= 0
-    filled = np.where(present, ids, data.positive_ids[rows])
-    return filled, torch.from_numpy(present).to(device) if present.any() else None
-
-
-def _pool(
-    pools: Pools | None, data: PairDataset, rows: Rows, device: torch.device
-) -> tuple[Rows, Bool[Tensor, "batch pool"] | None]:
-    """Return the documents of the batch's pool, and which are known positives of which query; None without a pool."""
-    drawn = np.empty(0, dtype=np.int64) if pools is None else pools.draw(data, rows)
-    if not len(drawn):
-        return drawn, None
-    return drawn, torch.from_numpy(data.known(data.query_ids[rows], drawn)).to(device)
-
-
-def _relevant(data: PairDataset, rows: Rows, device: torch.device) -> Bool[Tensor, "batch batch"] | None:
-    relevant = data.relevant(rows)
-    return None if relevant is None else torch.from_numpy(relevant).to(device)
-
-
 def share(rows: Rows, rank: int, world: int) -> Rows:
-    """Return this process's part of a global batch."""
+    """Return part `rank` of `world` in order of a batch, whose sizes differ by at most one."""
     return np.array_split(rows, world)[rank]
 
 

@@ -169,6 +169,7 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
     if config.lambda_residual > 0 and "residual" not in encoder.shows:
         raise InputError(f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred")
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
+    encoder.base.compute_in(config.base_dtype)
     if config.train_side != "both":
         try:
             encoder.freeze_side("document" if config.train_side == "query" else "query")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ragcun.cli import flag
+from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
 
 SYSTEMS = ("isotropic_gaussian", "jepa", "respred", "asymmetric")
@@ -13,7 +14,10 @@ PRECISIONS = ("no", "fp16", "bf16", "auto")
 TRACKERS = ("none", "tensorboard", "wandb")
 HEAD_INITS = ("identity", "calibrated", "random")
 RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
-COUNTS = ("positives_per_query", "freeze_early_layers", "save_interval", "state_interval", "collapse_checks", "seed")
+COUNTS = (
+    *("positives_per_query", "freeze_early_layers", "grad_cache_size"),
+    *("save_interval", "state_interval", "collapse_checks", "seed"),
+)
 LARGEST_SEED = 2**32 - 1
 
 
@@ -56,6 +60,7 @@ class TrainConfig:
         None, "folder of vectors in place of a base model: documents.npy, queries.npy, and their ids in .txt"
     )
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
+    base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
     load_checkpoint: str | None = flag(None, "go on from this checkpoint's weights; its model settings apply")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N transformer layers", bare=4, off=0)
@@ -155,9 +160,12 @@ class TrainConfig:
         "no", "fp16, bf16, or auto: what a GPU does natively", bare="auto", off="no", choices=PRECISIONS
     )
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
+    grad_cache_size: int = flag(
+        0, "embed at most so many pairs of a batch at a time, by gradient caching, to save memory; 0 is off"
+    )
     compile: bool = flag(False, "compile head and predictor with torch.compile")
     device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
-    encode_batch_size: int = flag(128, "texts encoded at a time with a frozen base")
+    encode_batch_size: int = flag(1024, "texts encoded at a time with a frozen base, at most: of long ones fewer")
     # the run
     seed: int = flag(42, "seed of everything random")
     tracker: str = flag("none", "also send the rows of metrics.jsonl to this tracker", choices=TRACKERS)
@@ -178,7 +186,7 @@ class TrainConfig:
             raise InputError(
                 "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --corpus"
             )
-        self._check_vectors()
+        self._check_base()
         first, last = self.mined_ranks
         if not 0 <= first < last:
             raise InputError(f"--mined_last must be above --mined_first, {first}, got {last}")
@@ -212,7 +220,12 @@ class TrainConfig:
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; give one of them")
 
-    def _check_vectors(self) -> None:
+    def _check_base(self) -> None:
+        if self.base_dtype != "float32" and not self.freeze_base:
+            raise InputError(
+                "--base_dtype is of a frozen base, and a trained one stays float32; leave it out (--mixed_precision "
+                "speeds training up)"
+            )
         for name in ("documents", "corpus", "queries", "val_data") if self.vectors else ():
             if getattr(self, name):
                 raise InputError(f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone")

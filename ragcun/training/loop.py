@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim import AdamW
@@ -23,7 +23,7 @@ from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.vectors import VectorStore
 from ragcun.models.weights import copy_strictly
-from ragcun.training.batches import Rows, epoch_batches, epoch_pairs, make_source, share
+from ragcun.training.batches import Rows, make_source
 from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective, build_vectors
 from ragcun.training.card import model_card
 from ragcun.training.checkpoint import Progress, comparable, load_state, save_state
@@ -31,12 +31,14 @@ from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
 from ragcun.training.fallback import settle
 from ragcun.training.keeping import Keeper
+from ragcun.training.mining import Pools
+from ragcun.training.processes import Processes
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
 from ragcun.training.schedule import ema_decay, warmup_cosine
-from ragcun.training.selection import is_better, judge, make_selection
+from ragcun.training.selection import LastSelection, Selection, is_better, judge, make_selection
 from ragcun.training.start import compile_parts, mine_pools, mixed, start_heads, trained_share
-from ragcun.training.stepper import Stepper, check_finite, step_row
+from ragcun.training.stepper import Stepper, check_finite, epoch_steps, step_row
 from ragcun.training.tracking import require_tracker, track
 from ragcun.training.watch import Watch
 
@@ -57,7 +59,7 @@ def fit(config: TrainConfig) -> FitResult:
     vectors = build_vectors(config, data)
 
     def open_run() -> RunFolder:
-        return RunFolder(config.output_dir, config.resume, config.overwrite)
+        return RunFolder(config.output_dir, config.resume or not PartialState().is_main_process, config.overwrite)
 
     return make_trainer(config, data, open_run, vectors).train()
 
@@ -78,7 +80,8 @@ def make_trainer(
         vectors.require_fit(encoder.base)
     elif encoder.base.frozen:
         cache = EmbeddingCache(encoder.base, config.cache_dir, config.encode_batch_size)
-    return Trainer(config, open_run(), accelerator, encoder, objective, data, cache)
+    run = Processes(accelerator).main_first(open_run)
+    return Trainer(config, run, accelerator, encoder, objective, data, cache)
 
 
 class Trainer:
@@ -95,51 +98,55 @@ class Trainer:
         cache: VectorSource | None = None,
     ) -> None:
         self.config, self.run, self.accelerator, self.objective = config, run, accelerator, objective
-        encoder.to(accelerator.device)
-        base = encoder.base
-        self.source = make_source(data.train, base, cache, accelerator.device)
-        self.selection = make_selection(data, base, cache, objective, config.batch_size, accelerator.device)
-        self.calibration = None
-        if config.load_checkpoint is None:
-            queries = cache.encode(data.queries, "query") if cache and data.queries else None
-            self.calibration = start_heads(encoder, config, self.source, queries)
+        self.processes = processes = Processes(accelerator)
+        device, base = accelerator.device, encoder.to(accelerator.device).base
+        self.source = processes.main_first(lambda: make_source(data.train, base, cache, device))
+        self.selection: Selection = processes.main_only(
+            lambda: make_selection(data, base, cache, objective, config.batch_size, device), LastSelection()
+        )
+        texts, new = data.queries, config.load_checkpoint is None
+        queries = processes.main_first(lambda: cache.encode(texts, "query")) if new and cache and texts else None
+        self.calibration = start_heads(encoder, config, self.source, queries) if new else None
         if config.mines:
-            self.source.pools = mine_pools(encoder, config, self.source)
+            mined = processes.array(lambda: mine_pools(encoder, config, self.source).mined)
+            self.source.pools = Pools(mined, config.mines, config.seed)
         if config.compile:
             compile_parts(encoder)
         groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
         self.rates = [group["lr"] for group in groups]
         self.encoder = encoder
         self.model, self.optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
-        self.stepper = Stepper(accelerator, self.model, self.optimizer, objective, self.source, config.max_grad_norm)
-        self.progress = Progress()
-        steps = len(self.steps_of(1))
+        prepared = accelerator, self.model, self.optimizer
+        self.stepper = Stepper(*prepared, objective, self.source, config.max_grad_norm, config.grad_cache_size)
+        self.progress, steps = Progress(), len(self.steps_of(1))
         self.epochs = config.epochs or max(1, round(config.steps / steps))
         self.total = steps * self.epochs
         self.judge_every = -(-self.epochs // MOST_LOOKS)
         self.keeper = Keeper(encoder, config.average_decay, trained_share(config, encoder, data))
-        stop = config.on_collapse == "stop"
-        self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, stop)
+        self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, config.on_collapse == "stop")
         self.comparison: str | None = None
         self.hashes = data.hashes()
         self.seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
         self.hold_out, self.check, self.cache = data.hold_out, data.check, cache
         self.start = {name: value.clone() for name, value in encoder.own_state().items()} if data.check else {}
-        self.settings = comparable(config.to_dict()) | {"data": self.hashes}
+        self.settings = comparable(config.to_dict()) | {"data": self.hashes} | processes.settings()
+        processes.seed(config.seed)
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
 
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
         resumed = self._resume()
-        end_tracking = track(self.config.tracker, self.run, self.config.to_dict(), self.progress.step)
+        main = self.processes.main
+        tracker = self.config.tracker if main else "none"
+        end_tracking = track(tracker, self.run, self.config.to_dict(), self.progress.step)
         if not resumed:
-            self._begin()
-        main = self.accelerator.is_local_main_process
+            self.processes.on_main(self._write_start)
+            self._judge(0)
+            self._look(0)
         bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
         with logging_redirect_tqdm(), bar:
-            first = max(1, self.progress.epoch)
-            for epoch in range(first, self.epochs + 1):
+            for epoch in range(max(1, self.progress.epoch), self.epochs + 1):
                 self._epoch(epoch, bar)
         result = self._finish()
         end_tracking()
@@ -151,47 +158,41 @@ class Trainer:
             return False
         if not self.run.state.exists():
             logger.info("no resume point in %s: starting from the beginning", self.run.path)
-            self.run.keep_rows(0)
+            self.processes.on_main(lambda: self.run.keep_rows(0))
             return False
         parts = self.encoder, self.optimizer, self.keeper
         self.progress = load_state(self.run.state, *parts, self.settings, self.accelerator.scaler)
         self.watch.monitor.load_state_dict(self.progress.collapse)
-        self.run.keep_rows(self.progress.metric_rows)
+        self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
+        self.processes.seed(self.config.seed, self.progress.step)
         logger.info("resuming after step %d (epoch %d)", self.progress.step, self.progress.epoch)
         return True
 
-    def _begin(self) -> None:
-        """Measure the start and write what is known so far."""
+    def _write_start(self) -> None:
+        """Write what is known before training."""
         self.run.write_config(self.config.to_dict())
         self.run.write_manifest(self.manifest | {"status": "running"})
         if self.selection.base_score is not None:
             self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
             logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
-        self._judge(0)
-        self._look(0)
 
     def steps_of(self, epoch: int) -> list[list[Rows]]:
-        """Return the epoch's optimiser steps, each a list of this process's batches."""
-        config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        pairs = epoch_pairs(self.source.dataset, config.positives_per_query, config.seed, epoch)
-        batches = epoch_batches(len(pairs), config.batch_size * world, config.seed, epoch)
-        mine = [share(pairs[rows], rank, world) for rows in batches]
-        size = config.gradient_accumulation_steps
-        return [mine[start : start + size] for start in range(0, len(mine), size)]
+        """Return the epoch's optimiser steps, each a list of batches, which all processes share out."""
+        return epoch_steps(self.source.dataset, self.config, epoch, self.processes.count)
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         steps = self.steps_of(epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         if done == len(steps):
             return
-        self.progress.epoch = epoch
+        self.progress.epoch, interval = epoch, self.config.state_interval
         started = time.perf_counter()
         self.model.train()
         for index in range(done, len(steps)):
             output, norm = self._scheduled_step(steps[index])
             self.progress.batches_done = index + 1
             log = self.progress.step % self.config.log_interval == 0 or self.progress.step == self.total
-            save = self._is_resume_point(index + 1, len(steps))
+            save = interval > 0 and (index + 1) % interval == 0 and index + 1 < len(steps)
             if log or save or index + 1 == len(steps):
                 check_finite(output, self.progress.step)
             if log:
@@ -200,23 +201,19 @@ class Trainer:
             bar.update()
             if save:
                 self.progress.seconds, started = self._passed(started)
-                self._save_state()
+                self.processes.on_main(self._write_state)
         self.progress.seconds, started = self._passed(started)
         if self.config.save_interval and epoch % self.config.save_interval == 0:
             with self.keeper.applied():
-                self._save_model(self.run.epoch_model(epoch), epoch)
+                self.processes.on_main(lambda: self._write_model(self.run.epoch_model(epoch), epoch))
         if epoch % self.judge_every == 0 or epoch == self.epochs:
             with self.keeper.applied():
                 self._judge(epoch)
-            self._save_state()
+            self.processes.on_main(self._write_state)
 
     def _passed(self, started: float) -> tuple[float, float]:
         now = time.perf_counter()
         return self.progress.seconds + now - started, now
-
-    def _is_resume_point(self, done: int, steps: int) -> bool:
-        interval = self.config.state_interval
-        return interval > 0 and done % interval == 0 and done < steps
 
     def _scheduled_step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
         """Set this step's learning rates, take the step, and let an EMA target follow it."""
@@ -244,33 +241,33 @@ class Trainer:
     def _look(self, epoch: int) -> None:
         """Let the watch see its probe, if a look is due; write what it finds, and stop there if asked."""
         if self.watch.is_due(self.progress.step):
-            rows = self.watch.look(self.encoder, epoch, self.progress.step)
-            for row in rows if self.accelerator.is_main_process else ():
-                self.run.log(row)
-            self.watch.check(rows)
+            self.processes.on_main(lambda: self.watch.report(self.encoder, epoch, self.progress.step, self.run.log))
 
     def _judge(self, epoch: int) -> None:
         """Measure the model and keep its weights if it is the best so far."""
-        verdict = judge(self.selection, self.encoder, lambda: mixed(self.encoder, self.config, self.source), epoch)
-        if is_better(verdict.score, self.progress.best_score):
-            self.progress.best_score, self.progress.best_epoch = verdict.score, epoch
+        score = self.processes.on_main(lambda: self._measure(epoch))
+        if is_better(score, self.progress.best_score):
+            self.progress.best_score, self.progress.best_epoch = score, epoch
             self.keeper.keep(self.encoder)
-        if self.accelerator.is_main_process:
-            row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
-            self.run.log(row | verdict.row)
+
+    def _measure(self, epoch: int) -> float | None:
+        verdict = judge(self.selection, self.encoder, lambda: mixed(self.encoder, self.config, self.source), epoch)
+        row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
+        self.run.log(row | verdict.row)
         if verdict.score is not None:
             logger.info("epoch %d: %s %.4f", epoch, self.selection.criterion, abs(verdict.score))
+        return verdict.score
 
-    def _save_state(self) -> None:
-        if not (self.run.recorded and self.accelerator.is_main_process):
+    def _write_state(self) -> None:
+        if not self.run.recorded:
             return
         self.progress.metric_rows = self.run.count_rows()
         self.progress.collapse = self.watch.monitor.state_dict()
         parts = self.encoder, self.optimizer, self.keeper
         save_state(self.run.state, *parts, self.progress, self.settings, self.accelerator.scaler)
 
-    def _save_model(self, folder: Path, epoch: int) -> None:
-        if self.run.recorded and self.accelerator.is_main_process:
+    def _write_model(self, folder: Path, epoch: int) -> None:
+        if self.run.recorded:
             card = model_card(folder, self.encoder, self.config, self._result(epoch))
             self.encoder.save_pretrained(folder, card, self.seen, self.hold_out)
 
@@ -284,17 +281,20 @@ class Trainer:
         """Load the best weights and write the checkpoint."""
         self.encoder = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         copy_strictly(self.encoder.trained_state(), self.keeper.best)
+        return FitResult(self.run.best_model, **self.processes.on_main(self._close))
+
+    def _close(self) -> dict[str, Any]:
+        """Decide between trained model, start and base, write the checkpoint, and return the result without it."""
         ways = self.start, self.calibration, self.check, self.cache
         self.encoder, comparison = settle(self.encoder, self.config, self.source, *ways)
         if comparison is not None and comparison.kept != "trained" and self.config.load_checkpoint is None:
             self.seen = frozenset()
         self.comparison = None if comparison is None else str(comparison)
         result = self._result(self.progress.best_epoch)
-        self._save_model(self.run.best_model, result.best_epoch)
+        self._write_model(self.run.best_model, result.best_epoch)
         outcome = {name: value for name, value in dataclasses.asdict(result).items() if name != "checkpoint"}
-        if self.accelerator.is_main_process:
-            compared = None if comparison is None else comparison.to_dict()
-            self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome, "never_worse": compared})
+        compared = None if comparison is None else comparison.to_dict()
+        self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome, "never_worse": compared})
         if result.best_epoch == 0:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
-        return result
+        return outcome

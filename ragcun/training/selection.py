@@ -11,6 +11,7 @@ import torch
 
 from ragcun.data.beir import Collection
 from ragcun.errors import InputError
+from ragcun.losses.distributed import alone
 from ragcun.losses.objective import Objective
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.cache import CachedEncoder
@@ -130,7 +131,8 @@ def mean_loss(
     encoder.eval()
     pairs, sums = 0, dict[str, float]()
     for rows in batches:
-        output = objective(encoder(source.batch(rows)))
+        with alone():
+            output = objective(encoder(source.batch(rows)))
         pairs += len(rows)
         for name, value in {"total": output.total, **output.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(rows)

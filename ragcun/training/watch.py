@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,12 +62,15 @@ class Watch:
                 logger.warning("%s", collapse.message)
         return rows
 
-    def check(self, rows: list[dict[str, Any]]) -> None:
-        """End the run where its rows name a collapse and that is what was asked for.
+    def report(self, encoder: RetrievalEncoder, epoch: int, step: int, log: Callable[[dict[str, Any]], None]) -> None:
+        """Look, log the rows, and end the run where they name a collapse and that is what was asked for.
 
         Raises:
-            InputError: there is a collapse.
+            InputError: there is a collapse, or embeddings are not finite.
         """
+        rows = self.look(encoder, epoch, step)
+        for row in rows:
+            log(row)
         for row in rows:
             if self.stop and row["kind"] == "collapse":
                 raise InputError(f"{row['message']}; or go on with --on_collapse warn")

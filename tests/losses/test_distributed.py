@@ -1,0 +1,205 @@
+"""Views of two ranks: every loss and its gradient equal those of one process that has all rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ragcun.losses.distributed import alone, average_gradients, gather_rows, gather_views, sum_over_ranks_, world_size
+from ragcun.losses.objective import ISOTROPY, Objective
+from ragcun.losses.sigreg import SIGReg
+from ragcun.losses.transforms import TRANSFORMS
+from ragcun.views import Views
+
+DIM, ROWS, POOL = 5, 11, 3
+SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}
+"""Rows and pool documents of the first rank; the second has the rest."""
+
+BOTH: dict[str, Any] = {"lambda_reg": 0.3, "lambda_predictive": 0.7, "lambda_residual": 0.2}
+OBJECTIVES = {
+    "infonce": Objective(),
+    "infonce symmetric nested": Objective(symmetric=True, nested_dims=(2, 3), distance="cosine"),
+    "infonce soft": Objective(soft_targets=True, temperature=0.5),
+    "margin": Objective(contrastive="margin", margin=3.0),
+    "in_batch_margin": Objective(contrastive="in_batch_margin", margin=3.0),
+    "predictor": Objective(lambda_contrastive=0.0, **BOTH),
+    "moving target": Objective(lambda_contrastive=0.0, lambda_predictive=1.0, stopgrad=False),
+    "absolute": Objective(lambda_isotropy=0.5, isotropy_form="absolute", **BOTH),
+} | {
+    f"{name} {transform} {rows}": Objective(
+        0.0, 1.0, isotropy=name, isotropy_transform=transform, isotropy_rows=rows, num_slices=9
+    )
+    for name, transform, rows in product(ISOTROPY, TRANSFORMS, ("together", "each"))
+    if name != "none"
+}
+
+
+def inputs() -> dict[str, Tensor]:
+    """Random vectors, and masks in which two rows share a query and one pool document is an answer."""
+    random = torch.Generator().manual_seed(0)
+    sizes = {"query": ROWS, "positive": ROWS, "negative": ROWS, "pool": POOL}
+    made = {name: torch.randn(n, DIM, generator=random, dtype=torch.float64) for name, n in sizes.items()}
+    made["negative_mask"] = torch.arange(ROWS) < 2  # none on the second rank, whatever the split
+    made["relevant"] = torch.eye(ROWS, dtype=torch.bool)
+    made["relevant"][1, 9] = made["relevant"][9, 1] = True
+    made["pool_relevant"] = torch.zeros(ROWS, POOL, dtype=torch.bool)
+    made["pool_relevant"][10, 0] = made["pool_relevant"][0, 2] = True
+    return made
+
+
+class Tiny(nn.Module):
+    """Two linear maps and a predictor: the smallest model that fills all of `Views`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.query, self.document, self.delta = (nn.Linear(DIM, DIM, dtype=torch.float64) for _ in range(3))
+
+    def forward(self, given: dict[str, Tensor]) -> Views:
+        query, positive = self.query(given["query"]), self.document(given["positive"])
+        delta = self.delta(query)
+        rest = {name: self.document(given[name]) for name in ("negative", "pool") if name in given}
+        masks = {name: given[name] for name in ("negative_mask", "relevant", "pool_relevant") if name in given}
+        return Views(query, positive, predicted=query + delta, target=positive, residual=delta, **rest, **masks)
+
+
+def share_of(rank: int, split: str) -> dict[str, Tensor]:
+    """Return what one rank has; one without pool documents, or without negatives, shows none."""
+    rows, pool = (slice(0, n) if rank == 0 else slice(n, None) for n in SPLITS[split])
+    shown = {name: value[pool if name == "pool" else rows] for name, value in inputs().items()}
+    if not len(shown["pool"]):
+        del shown["pool"]
+    if not shown["negative_mask"].any():
+        del shown["negative"], shown["negative_mask"]
+    return shown
+
+
+def outcome(model: nn.Module, given: dict[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+    """Return total, terms and gradients."""
+    model.zero_grad()
+    views = model(given)
+    output = objective(views, 3)
+    # DistributedDataParallel waits for the gradient of every weight, also of what a loss has no use for.
+    unused = views.residual.sum() + views.positive.sum()
+    (output.total + 0 * unused).backward()
+    named = {name.removeprefix("module."): weight.grad.clone() for name, weight in model.named_parameters()}
+    return named | {"total": output.total.detach()} | {n: v.detach().clone() for n, v in output.terms.items()}
+
+
+def one_rank(rank: int, folder: Path) -> None:
+    """Compute all outcomes of one of two ranks."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found: dict[str, Tensor] = {}
+    for split, (name, objective) in product(SPLITS, OBJECTIVES.items()):
+        values = outcome(DistributedDataParallel(Tiny()), share_of(rank, split), objective)
+        found |= {f"{split}/{name}/{key}": value for key, value in values.items()}
+    found |= helpers(rank)
+    save_file(found, folder / f"rank{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+def helpers(rank: int) -> dict[str, Tensor]:
+    """Return what the functions beneath give on one of two ranks."""
+    found = {"world": torch.tensor(world_size()), "sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
+    with alone():
+        found |= {"alone": torch.tensor(world_size()), "alone sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
+        found["alone loss"] = Objective(0.0, 1.0)(Tiny()(share_of(rank, "even"))).total.detach()
+    weight, frozen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([rank, 4.0])
+    average_gradients([weight, frozen])
+    found["average"] = weight.grad
+    found["none"] = torch.tensor(frozen.grad is None)
+    block = torch.eye(2 + rank, dtype=torch.bool)
+    block[0, 1] = True
+    rows = torch.arange(2.0 + rank)[:, None] + 10 * rank
+    views = gather_views(Views(rows, rows, relevant=block if rank == 0 else None))
+    found |= {"joined": views.query, "joined relevant": views.relevant}
+    with pytest.raises(ValueError, match=f"counts give rank {rank} 7 rows, it has {len(rows)}"):
+        gather_rows(rows, [7, 7])
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, __file__, str(folder)]
+    started = [
+        subprocess.Popen([*command, str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    return [load_file(folder / f"rank{rank}.safetensors") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_ranks_equal_one_with_all_rows(ranks: list[dict[str, Tensor]], name: str) -> None:
+    """Values on each rank, and gradients as DistributedDataParallel leaves them, whatever the ranks' shares."""
+    expected = outcome(Tiny(), inputs(), OBJECTIVES[name])
+    gradients = [value for key, value in expected.items() if "." in key]
+    assert any(value.abs().max() > 1e-6 for value in gradients)
+    for rank, split, key in product(ranks, SPLITS, expected):
+        torch.testing.assert_close(rank[f"{split}/{name}/{key}"], expected[key], rtol=1e-9, atol=1e-11)
+
+
+def test_shares_alone_would_not_do() -> None:
+    """The mean over ranks of each one's own loss is another loss, so the comparison above can fail."""
+    whole = {name: outcome(Tiny(), inputs(), objective)["total"] for name, objective in OBJECTIVES.items()}
+    for name, objective in OBJECTIVES.items():
+        parts = [outcome(Tiny(), share_without_others(rank), objective)["total"] for rank in (0, 1)]
+        assert not torch.allclose(torch.stack(parts).mean(), whole[name], rtol=1e-6), name
+
+
+def share_without_others(rank: int) -> dict[str, Tensor]:
+    shown = share_of(rank, "uneven")
+    start = 0 if rank == 0 else SPLITS["uneven"][0]
+    shown["relevant"] = shown["relevant"][:, start : start + len(shown["query"])]
+    return {name: value for name, value in shown.items() if "pool" not in name}
+
+
+def test_alone_nothing_is_sent(ranks: list[dict[str, Tensor]]) -> None:
+    for number, rank in enumerate(ranks):
+        assert (rank["world"], rank["alone"]) == (2, 1)
+        assert (rank["sum"], rank["alone sum"]) == (3, number + 1)
+        own = Objective(0.0, 1.0)(Tiny()(share_of(number, "even"))).total.detach()
+        torch.testing.assert_close(rank["alone loss"], own)
+    assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
+
+
+def test_gradients_are_averaged_where_there_are_any(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        assert rank["average"].tolist() == [0.5, 4.0]
+        assert rank["none"]
+
+
+def test_a_mask_of_own_columns_says_nothing_of_the_others(ranks: list[dict[str, Tensor]]) -> None:
+    expected = torch.eye(5, dtype=torch.bool)
+    expected[0, 1] = True
+    for rank in ranks:
+        assert rank["joined"].flatten().tolist() == [0, 1, 10, 11, 12]
+        assert torch.equal(rank["joined relevant"], expected)
+
+
+def test_one_process_is_a_world_of_its_own() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.ones(1)
+    average_gradients([weight])
+    assert (world_size(), weight.grad.item(), sum_over_ranks_(torch.ones(1)).item()) == (1, 1, 1)
+    assert SIGReg(4)(torch.eye(3), 0).isfinite()
+
+
+if __name__ == "__main__":
+    one_rank(int(sys.argv[2]), Path(sys.argv[1]))

@@ -1,0 +1,317 @@
+"""Encoding within a budget of tokens: the vectors of sentence-transformers, whatever the batches and the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+import ragcun.models.encoding as encoding
+from ragcun.dtype import bfloat16_features, native_dtype, resolve_dtype
+from ragcun.errors import InputError
+from ragcun.models.base import TextBase, model_digest
+from ragcun.models.cache import EmbeddingCache
+from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.vectors import VectorBase
+from ragcun.retrieval.systems import EncodingOptions
+from ragcun.training.config import TrainConfig
+
+PROMPTS = {"query": "word1 word2 ", "document": "word3 "}
+Make = Callable[[str], SentenceTransformer]
+
+
+def with_prompts(folder: str) -> SentenceTransformer:
+    return SentenceTransformer(folder, device="cpu", prompts=PROMPTS)
+
+
+def without_prompt_in_pooling(folder: str) -> SentenceTransformer:
+    model = with_prompts(folder)
+    model.set_pooling_include_prompt(False)
+    return model
+
+
+def cut_to_five_tokens(folder: str) -> SentenceTransformer:
+    model = with_prompts(folder)
+    model.max_seq_length = 5
+    return model
+
+
+def last_token(folder: str) -> SentenceTransformer:
+    transformer = SentenceTransformer(folder, device="cpu")[0]
+    return SentenceTransformer(modules=[transformer, Pooling(16, pooling_mode="lasttoken")], device="cpu")
+
+
+def cut_to_six_dimensions(folder: str) -> SentenceTransformer:
+    transformer = SentenceTransformer(folder, device="cpu")[0]
+    return SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu", truncate_dim=6)
+
+
+def routed(folder: str) -> SentenceTransformer:
+    """A BERT for documents, a table of word vectors for queries."""
+    transformer = SentenceTransformer(folder, device="cpu")[0]
+    router = Router.for_query_document([word_table()], [transformer, Pooling(16)])
+    return SentenceTransformer(modules=[router], device="cpu")
+
+
+def table_alone(folder: str) -> SentenceTransformer:
+    return SentenceTransformer(modules=[word_table()], device="cpu")
+
+
+def word_table() -> StaticEmbedding:
+    tokenizer = Tokenizer(WordLevel({f"word{i}": i for i in range(200)} | {"[UNK]": 200}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.random.default_rng(0).standard_normal((201, 16), dtype=np.float32)
+    return StaticEmbedding(tokenizer, embedding_weights=weights)
+
+
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches and blocks, so that a few texts make many of both."""
+    monkeypatch.setattr(encoding, "CPU_TOKENS", 60)
+    monkeypatch.setattr(encoding, "BLOCK_CHARACTERS", 2000)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_a_partition_within_budget_longest_first(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(0, 300, 400)
+    groups = encoding.pack(lengths, 256, 7)
+    assert sorted(np.concatenate(groups)) == list(range(400))
+    ordered = lengths[np.concatenate(groups)]
+    assert (ordered[:-1] >= ordered[1:]).all()
+    for group in groups:
+        assert len(group) <= 7
+        assert lengths[group].max() * len(group) <= 256 or len(group) == 1
+    for group in groups[:-1]:
+        assert len(group) == 7 or lengths[group[0]] * (len(group) + 1) > 256, "one more would fit"
+
+
+def test_groups_of_nothing_and_wrong_limits() -> None:
+    assert encoding.pack([], 10, 10) == []
+    assert [group.tolist() for group in encoding.pack([0, 0, 0], 2, 9)] == [[0, 1], [2]]
+    with pytest.raises(ValueError, match=r"got 0 and 5"):
+        encoding.pack([1], 0, 5)
+    with pytest.raises(ValueError, match=r"got 5 and 0"):
+        encoding.pack([1], 5, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        with_prompts,
+        without_prompt_in_pooling,
+        cut_to_five_tokens,
+        cut_to_six_dimensions,
+        last_token,
+        routed,
+        table_alone,
+    ],
+)
+@pytest.mark.usefixtures("few_tokens")
+def test_vectors_are_those_of_sentence_transformers(make: Make, tiny_bert: str, texts: list[str]) -> None:
+    several = [*texts[:70], " ".join(texts[:20]), "word7", "nothing it knows", *texts[3:6]]
+    model = make(tiny_bert)
+    expected = model.encode_query(several), model.encode_document(several)
+    base = TextBase(make(tiny_bert), "tiny")
+    for role, vectors in zip(("query", "document"), expected, strict=True):
+        ours = base.encode(several, role, batch_size=9)
+        assert ours.dtype == np.float32
+        assert ours.shape == vectors.shape
+        np.testing.assert_allclose(base.untouched_array(ours), vectors, atol=2e-6)
+    assert not np.allclose(*expected, atol=1e-3) or make in (cut_to_six_dimensions, last_token, table_alone)
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert: str, texts: list[str]) -> None:
+    base, asked = TextBase.load(tiny_bert, device="cpu"), []
+
+    def preprocess(some: list[str]) -> dict[str, Any]:
+        asked.extend(some)
+        return base.features(some, "document")
+
+    found = list(encoding.batches(texts, preprocess, 60, 8))
+    assert sorted(asked) == sorted(texts)
+    assert sorted(np.concatenate([batch.rows for batch in found])) == list(range(len(texts)))
+    for batch in found:
+        ids, mask = batch.features["input_ids"], batch.features["attention_mask"]
+        assert ids.numel() <= 60
+        assert 1 <= len(ids) <= 8
+        assert mask.any(dim=0).all(), "a column of padding alone"
+        for place, row, used in zip(batch.rows, ids, mask.bool(), strict=True):
+            words = base.model.tokenizer.decode(row[used], skip_special_tokens=True)
+            assert words == texts[place]
+    # [CLS], [SEP] and one token for each word
+    assert sum(batch.tokens for batch in found) == sum(len(text.split()) + 2 for text in texts)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("make", [with_prompts, without_prompt_in_pooling, cut_to_five_tokens, routed, table_alone])
+@pytest.mark.usefixtures("few_tokens")
+def test_features_are_those_of_a_batch_tokenised_alone(make: Make, side: str, tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase(make(tiny_bert), "tiny")
+    if make is not table_alone:
+        base.model.tokenizer.padding_side = side
+    several = [*texts[:60], "", " ".join(texts[:20])]
+    for batch in encoding.batches(several, lambda some: base.features(some, "document"), 60, 8):
+        alone = base.features([several[i] for i in batch.rows], "document")
+        assert batch.features.keys() == alone.keys()
+        for name, value in alone.items():
+            assert torch.equal(batch.features[name], value) if torch.is_tensor(value) else batch.features[name] == value
+
+
+def test_tokens_are_estimated(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+
+    def estimate(some: list[str]) -> int:
+        return encoding.estimate_tokens(some, lambda part: base.features(part, "document"))
+
+    counts = np.array([len(text.split()) + 2 for text in texts])
+    assert estimate([]) == 0
+    assert estimate(texts[:64]) == counts[:64].sum()
+    # The share of variance that length in characters explains is gained by sampling in its order; 4 standard errors
+    # of a random sample are a wide bound.
+    error = 4 * counts.std() / np.sqrt(encoding.SAMPLE) * len(texts)
+    assert abs(estimate(texts) - counts.sum()) < error < 0.2 * counts.sum()
+
+
+def test_progress_counts_tokens_over_several_calls(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    with base.token_bar(texts, "document"):
+        bar = base._bar
+        base.encode(texts[:100], "document")
+        assert bar.n == sum(len(text.split()) + 2 for text in texts[:100])
+        base.encode(texts[100:], "document")
+    assert bar.n == bar.total == sum(len(text.split()) + 2 for text in texts)
+    with pytest.raises(ZeroDivisionError), base.token_bar(texts, "document"):
+        _ = 1 / 0
+    assert base._bar is None
+
+
+def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    exact = base.encode(texts, "document")
+    base.compute_in("bfloat16")
+    near = base.encode(texts, "document")
+    assert near.dtype == np.float32
+    assert not np.array_equal(near, exact)
+    # bfloat16 rounds by 2^-9 of a number at most; some 30 such roundings in a row, added like independent errors,
+    # turn a vector by about sqrt(30)·2^-9 = 0.011, and its cosine by half the square of that.
+    cosines = (near * exact).sum(1) / np.linalg.norm(near, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 1 - (3 * 0.011) ** 2 / 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    base.compute_in("float32")
+    np.testing.assert_array_equal(base.encode(texts, "document"), exact)
+
+
+def test_vectors_do_not_depend_on_autocast_around_them(tiny_bert: str, texts: list[str]) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = base.encode(texts[:30], "query")
+    np.testing.assert_array_equal(inside, base.encode(texts[:30], "query"))
+
+
+def test_a_checkpoint_holds_the_weights_as_loaded(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.compute_in("bfloat16")
+    base.encode(texts[:5], "query")
+    IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "saved")
+    loaded = load_file(next(Path(tiny_bert).rglob("model.safetensors")))
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert len(loaded) > 10
+    for name, tensor in loaded.items():
+        assert saved[name].dtype == torch.float32
+        assert torch.equal(saved[name], tensor)
+
+
+def test_the_cache_keeps_arithmetics_apart(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    exact = EmbeddingCache(base, tmp_path)
+    assert exact.folder.name == model_digest(base.model)[:32], "a folder of float32 vectors keeps its name"
+    vectors = exact.encode(texts[:20], "document")
+    base.compute_in("bfloat16")
+    near = EmbeddingCache(base, tmp_path)
+    assert len(near) == 0
+    assert near.folder != exact.folder
+    np.testing.assert_array_equal(near.encode(texts[:20], "document"), base.encode(texts[:20], "document"))
+    assert not np.array_equal(near.encode(texts[:20], "document"), vectors)
+    base.compute_in("float32")
+    again = EmbeddingCache(base, tmp_path)
+    assert len(again) == 20
+    np.testing.assert_array_equal(again.encode(texts[:20], "document"), vectors)
+
+
+@pytest.mark.parametrize(
+    ("features", "native"),
+    [
+        ({"avx512_bf16": True, "avx512_f": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True, "avx2": True}, "float32"),
+        ({"architecture": "aarch64", "bf16": True}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_auto_is_what_the_processor_says(
+    features: dict[str, Any], native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert native_dtype(torch.device("cpu")) == native
+    assert resolve_dtype("auto", torch.device("cpu")) == native
+    assert resolve_dtype("float32", torch.device("cpu")) == "float32"
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == "bfloat16"
+    assert native_dtype(torch.device("meta")) == "float32"
+
+
+def test_features_are_those_the_system_lists() -> None:
+    """The kernel's own list of what the processor can do, where there is one."""
+    listing = Path("/proc/cpuinfo")
+    if not listing.exists() or "flags" not in listing.read_text():
+        pytest.skip("no list of processor flags here")
+    assert set(bfloat16_features()) == {"avx512_bf16", "amx_bf16"} & set(listing.read_text().split())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_on_a_gpu_is_native_too(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert native_dtype(torch.device("cuda")) == ("bfloat16" if native else "float16")
+    assert resolve_dtype("float16", torch.device("cuda")) == "float16"
+
+
+def test_what_cannot_be_computed_is_refused(tiny_bert: str) -> None:
+    base = TextBase.load(tiny_bert, device="cpu")
+    with pytest.raises(InputError, match="float16 needs a GPU"):
+        base.compute_in("float16")
+    with pytest.raises(InputError, match="got 'int8'"):
+        base.compute_in("int8")
+    assert base.dtype == "float32"
+
+
+def test_a_batch_of_no_texts_is_refused() -> None:
+    with pytest.raises(InputError, match="--batch_size must be at least 1, got 0"):
+        EncodingOptions(batch_size=0)
+
+
+def test_vectors_have_no_arithmetic() -> None:
+    base = VectorBase(4)
+    base.compute_in("float32")
+    with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
+        base.compute_in("bfloat16")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"freeze_base": False, "base_dtype": "auto"}, {"freeze_early_layers": 1, "base_dtype": "bfloat16"}],
+)
+def test_training_takes_it_for_a_frozen_base_alone(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--base_dtype is of a frozen base"):
+        TrainConfig(train_data="pairs.jsonl", **settings)
+    assert TrainConfig(train_data="pairs.jsonl", base_dtype="bfloat16").base_dtype == "bfloat16"

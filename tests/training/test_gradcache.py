@@ -1,0 +1,217 @@
+"""Gradient caching: the gradient of the plain step, chunk by chunk, also where embeddings are random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ragcun.data.pairs import PairDataset
+from ragcun.errors import InputError
+from ragcun.losses.objective import Objective
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.pairbatch import PairBatch
+from ragcun.training.batches import LivePairs
+from ragcun.training.build import build_encoder
+from ragcun.training.config import TrainConfig
+from ragcun.training.device import make_accelerator
+from ragcun.training.gradcache import cached_backward
+from ragcun.training.loop import fit
+from ragcun.training.mining import NOTHING, Pools
+from ragcun.training.stepper import Stepper, chunk_count
+from ragcun.views import Views
+
+ROWS = np.arange(13)
+PREDICTIVE: dict[str, Any] = {"lambda_predictive": 0.5, "lambda_isotropy": 0.5}
+CASES: dict[str, tuple[dict[str, Any], Objective]] = {
+    "asymmetric": ({"system": "asymmetric"}, Objective(lambda_isotropy=1.0, lambda_reg=0.3, symmetric=True)),
+    "sigreg": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="sigreg", soft_targets=True)),
+    "vicreg": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="vicreg", nested_dims=(4,))),
+    "gor": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="gor", contrastive="margin")),
+    "respred": ({"system": "respred"}, Objective(lambda_residual=0.1, **PREDICTIVE)),
+    "moving target": ({"system": "respred"}, Objective(stopgrad=False, **PREDICTIVE)),
+    "unused prediction": ({"system": "respred"}, Objective()),
+    "jepa": ({"system": "jepa", "head": "mlp"}, Objective(**PREDICTIVE)),
+    "frozen layers": ({"freeze_base": None, "freeze_early_layers": 2}, Objective(lambda_isotropy=1.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(texts: list[str]) -> PairDataset:
+    """13 pairs: two of one query, some without a hard negative; and documents of no pair."""
+    rows = [(texts[i], texts[100 + i], None if i % 3 == 0 else texts[200 + i]) for i in range(12)]
+    return PairDataset.from_rows([*rows, (texts[4], texts[190], None)], "made", texts[150:160])
+
+
+def make(
+    tiny_bert: str, dataset: PairDataset, double: bool = True, **changes: Any
+) -> tuple[RetrievalEncoder, LivePairs]:
+    """Return an encoder whose base is trained, and its pairs, with a pool of mined negatives."""
+    settings = {"train_data": "x", "base_model": tiny_bert, "device": "cpu", "freeze_base": False, "dropout": 0.0}
+    torch.manual_seed(0)
+    encoder = build_encoder(TrainConfig(**settings | changes)).train()
+    source = LivePairs(dataset, encoder.base, torch.device("cpu"))
+    mined = np.random.default_rng(0).integers(len(dataset.documents) - 10, len(dataset.documents), (12, 3))
+    mined[0] = NOTHING
+    source.pools = Pools(mined, 2, 0)
+    return (encoder.double() if double else encoder), source
+
+
+def gradients(encoder: nn.Module) -> dict[str, Tensor | None]:
+    """Return copies of all gradients, and forget them."""
+    found = {name: None if p.grad is None else p.grad.clone() for name, p in encoder.named_parameters()}
+    encoder.zero_grad()
+    return found
+
+
+def assert_close(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None], tolerance: float) -> None:
+    """Compare each weight's gradient with the size of the largest there is of it, and which weights have none."""
+    assert {n for n, g in ours.items() if g is None} == {n for n, g in theirs.items() if g is None}
+    assert any(gradient is not None and gradient.abs().max() > 1e-4 for gradient in theirs.values())
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values() if gradient is not None)
+    for name, gradient in theirs.items():
+        if gradient is not None:
+            torch.testing.assert_close(ours[name], gradient, rtol=tolerance, atol=tolerance * largest, msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_the_plain_step(tiny_bert: str, dataset: PairDataset, name: str) -> None:
+    """In float64, to 1e-10 of the largest; the chunks' sums are added in another order."""
+    changes, objective = CASES[name]
+    encoder, source = make(tiny_bert, dataset, **changes)
+    plain = objective(encoder(source.batch(ROWS)), 5)
+    plain.total.backward()
+    expected = gradients(encoder)
+    for chunks in (1, 2, 5, 13):
+        parts = source.parts(ROWS, range(chunks), chunks)
+        output = cached_backward(encoder, parts, lambda views: objective(views, 5))
+        torch.testing.assert_close(output.total, plain.total, rtol=1e-10, atol=0)
+        assert output.terms.keys() == plain.terms.keys()
+        assert_close(gradients(encoder), expected, 1e-10)
+
+
+def test_both_passes_draw_the_same_random_numbers(tiny_bert: str, dataset: PairDataset) -> None:
+    """With dropout the gradient is that of chunks which keep their graphs, and the generator ends where theirs does."""
+    encoder, source = make(tiny_bert, dataset, dropout=0.4, head="residual", system="respred")
+    parts, objective = source.parts(ROWS, range(4), 4), Objective(**PREDICTIVE)
+    torch.manual_seed(3)
+    objective(joined([encoder(part) for part in parts])).total.backward()
+    expected, after = gradients(encoder), torch.get_rng_state()
+    torch.manual_seed(3)
+    cached_backward(encoder, parts, objective)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert_close(gradients(encoder), expected, 1e-10)
+    torch.manual_seed(4)
+    cached_backward(encoder, parts, objective)
+    with pytest.raises(AssertionError):
+        assert_close(gradients(encoder), expected, 1e-3)
+
+
+def joined(shown: Sequence[Views]) -> Views:
+    """Return chunks of views as one, each with its graph."""
+    names = [name for name in vars(shown[0]) if any(getattr(views, name) is not None for views in shown)]
+    parts = {name: [value for views in shown if (value := getattr(views, name)) is not None] for name in names}
+    return Views(**{name: torch.cat(values) for name, values in parts.items()})
+
+
+def test_parts_are_the_batch(tiny_bert: str, dataset: PairDataset) -> None:
+    """Joined, the parts' masks are the batch's, also in several processes; each draws the same pool."""
+    _, source = make(tiny_bert, dataset)
+    whole, parts = source.batch(ROWS), source.parts(ROWS, range(6), 6)
+    assert [len(part.query["input_ids"]) for part in parts] == [3, 2, 2, 2, 2, 2]
+    for name in ("negative_mask", "relevant", "pool_relevant"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert whole.relevant[4, 12]
+    others = source.parts(ROWS, range(2, 4), 6)
+    assert torch.equal(others[1].positive["input_ids"], parts[3].positive["input_ids"])
+    pool = sum(len(part.pool["input_ids"]) for part in parts if part.pool is not None)
+    assert pool == whole.pool_relevant.shape[1] > 0
+
+
+def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert: str, dataset: PairDataset) -> None:
+    encoder, source = make(tiny_bert, dataset)
+    seen: list[tuple[bool, int]] = []
+    encoder.register_forward_hook(lambda _, given, shown: seen.append((shown.query.requires_grad, len(shown.query))))
+    cached_backward(encoder, source.parts(ROWS, range(4), 4), Objective())
+    assert seen == [(graph, rows) for graph in (False, True) for rows in (4, 3, 3, 3)]
+
+
+@pytest.mark.parametrize(("size", "chunks"), [(0, 1), (13, 1), (12, 2), (4, 4), (1, 13)])
+def test_a_step_with_and_without_caching(tiny_bert: str, dataset: PairDataset, size: int, chunks: int) -> None:
+    """The same loss, gradient norm and, by gradient descent, weights; accumulated over two batches."""
+    after, objective = [], Objective(lambda_isotropy=1.0)
+    for cache_size in (0, size):
+        encoder, source = make(tiny_bert, dataset)
+        optimizer = torch.optim.SGD(encoder.parameters(), 0.1)
+        accelerator = make_accelerator(TrainConfig(train_data="x", device="cpu"))
+        model, optimizer = accelerator.prepare(encoder, optimizer)
+        output, norm = Stepper(accelerator, model, optimizer, objective, source, 0.5, cache_size)([ROWS[::-1], ROWS], 2)
+        after.append((output.total.detach(), norm, *(weight.detach() for weight in encoder.parameters())))
+    assert chunk_count(len(ROWS), 1, size) == chunks
+    for ours, theirs in zip(*after, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_run_with_caching_ends_as_one_without(tiny_bert: str, collection_folder: Path, tmp_path: Path) -> None:
+    """In float32, after 2 epochs of 4 steps: the weights of the last step, and their average."""
+    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu", "epochs": 2}
+    settings |= {"batch_size": 8, "freeze_base": False, "lambda_isotropy": 1.0, "isotropy": "sigreg"}
+    weights = []
+    for size in (0, 3):
+        fit(TrainConfig(**settings, output_dir=str(tmp_path / str(size)), grad_cache_size=size))
+        state = tmp_path / str(size) / "state"
+        weights.append(load_file(state / "model.safetensors") | load_file(state / "kept.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)
+    assert max(float((value - weights[0][f"best.{name}"]).abs().max()) for name, value in own(weights[0])) > 1e-4
+
+
+def own(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Return the weights after the last step by name; the best ones are averages, and so others."""
+    return [(name, value) for name, value in state.items() if f"best.{name}" in state]
+
+
+class Normalised(nn.Module):
+    """A model whose rows see each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.BatchNorm1d(3)
+
+    def forward(self, batch: PairBatch) -> Views:
+        return Views(self.inner(batch.query), self.inner(batch.positive))
+
+
+def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) -> None:
+    accelerator = make_accelerator(TrainConfig(train_data="x", device="cpu"))
+    model, (_, source) = Normalised(), make(tiny_bert, dataset)
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(InputError, match="--grad_cache_size: inner normalises over the batch"):
+        Stepper(accelerator, model, optimizer, Objective(), source, 1.0, 4)
+    Stepper(accelerator, model, optimizer, Objective(), source, 1.0, 0)
+    model.inner.eval()
+    Stepper(accelerator, model, optimizer, Objective(), source, 1.0, 4)
+
+
+def test_no_chunk_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 chunk, got 0"):
+        cached_backward(Normalised(), [], Objective())
+
+
+def test_views_with_nothing_to_train_are_left_alone(tiny_bert: str, dataset: PairDataset) -> None:
+    """A masked side (here: no pool in some chunks, no negatives at all) sends nothing backward."""
+    encoder, source = make(tiny_bert, dataset)
+    parts = [replace(part, negative=None, negative_mask=None) for part in source.parts(ROWS, range(13), 13)]
+    assert any(part.pool is None for part in parts)
+    whole = replace(source.batch(ROWS), negative=None, negative_mask=None)
+    Objective()(encoder(whole)).total.backward()
+    expected = gradients(encoder)
+    cached_backward(encoder, parts, Objective())
+    assert_close(gradients(encoder), expected, 1e-10)

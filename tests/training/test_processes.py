@@ -1,0 +1,333 @@
+"""Two processes on a CPU: their run is that of one process, only the main one writes, and none is left waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.multiprocessing import start_processes
+
+from ragcun.data.pairs import write_pairs
+from ragcun.errors import InputError
+from ragcun.models.base import TextBase
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.training.batches import CachedPairs
+from ragcun.training.config import TrainConfig
+from ragcun.training.loop import Trainer, fit
+from ragcun.training.processes import FAILED, Processes
+from ragcun.training.runfolder import RunFolder
+from ragcun.training.selection import DevSelection
+from ragcun.training.stepper import epoch_steps
+
+SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
+TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}
+PLAIN: dict[str, Any] = {"head_init": "identity", "normalize_output": False}
+SAME: dict[str, dict[str, Any]] = {
+    "defaults": SIGREG,
+    "covariance": PLAIN | {"lambda_isotropy": 1.0, "lambda_reg": 0.5, "symmetric": True},
+    "gor": PLAIN
+    | {"lambda_isotropy": 1.0, "isotropy": "gor", "isotropy_rows": "each", "isotropy_transform": "sqrt_dim"},
+    "vicreg": PLAIN | {"lambda_isotropy": 1.0, "isotropy": "vicreg", "isotropy_transform": "standardize"},
+    "margin": PLAIN | {"train_data": "several.jsonl", "contrastive": "margin", "positives_per_query": 0},
+    "in_batch_margin": PLAIN | {"contrastive": "in_batch_margin", "gradient_accumulation_steps": 2},
+    "several": {"train_data": "several.jsonl", "positives_per_query": 0, "nested_dims": (4, 8), **SIGREG},
+    "respred": {"system": "respred", "lambda_predictive": 1.0, "lambda_residual": 0.1, **SIGREG},
+    "unused predictor": {"use_predictor": True, **SIGREG},
+    "validation": {"dev_beir": None, "val_data": "several.jsonl", **SIGREG},
+    "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2},
+    "jepa": TRAINED | {"system": "jepa", "lambda_predictive": 1.0},
+    "gradient cache": TRAINED | {"grad_cache_size": 3},
+}
+"""Runs that are to end alike in one process and in two."""
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def settings(
+    collection_folder: Path, tiny_bert: str, texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """30 pairs in 4 batches of 8 or 7 an epoch: in two processes, one of which has 4 + 3."""
+    folder = tmp_path_factory.mktemp("processes")
+    pairs = [(texts[i // 3], texts[40 + i], None if i % 2 else texts[200 + i]) for i in range(30)]
+    write_pairs(folder / "several.jsonl", pairs)
+    common = {"train_data": str(collection_folder), "dev_beir": str(collection_folder), "base_model": tiny_bert}
+    common |= {"device": "cpu", "epochs": 2, "batch_size": 4, "log_interval": 1, "cache_dir": str(folder / "cache")}
+    return common | {"folder": str(folder)}
+
+
+def config_of(settings: dict[str, Any], out: str, **changes: Any) -> TrainConfig:
+    """Return a run's settings; files and the output folder lie in the common folder."""
+    values = settings | changes
+    folder = Path(values.pop("folder"))
+    for name in ("train_data", "val_data"):
+        if values.get(name) == "several.jsonl":
+            values[name] = str(folder / "several.jsonl")
+    return TrainConfig(
+        **values | {"output_dir": str(folder / out), "nested_dims": tuple(values.get("nested_dims", ()))}
+    )
+
+
+# What each of the two processes does
+
+
+class StoppedError(Exception):
+    """An end that nothing in the library expects."""
+
+
+def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
+    """Make something go wrong in one process or both."""
+    real_step, real_inputs = Trainer.step, CachedPairs._inputs
+
+    def not_a_number(self: CachedPairs, texts: Any, role: Any) -> Tensor:
+        return real_inputs(self, texts, role) * torch.nan
+
+    def stopped(self: Trainer, batches: Any) -> Any:
+        if self.progress.step == 6:
+            raise StoppedError
+        return real_step(self, batches)
+
+    def unexpected(self: DevSelection, encoder: Any) -> Any:
+        raise StoppedError
+
+    if fault == "nan" and rank == 1:
+        patch.setattr(CachedPairs, "_inputs", not_a_number)
+    if fault == "stop":
+        patch.setattr(Trainer, "step", stopped)
+    if fault == "main":
+        patch.setattr(DevSelection, "__call__", unexpected)
+
+
+def outcome(job: dict[str, Any], settings: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Run one job in this process, and say what came of it and what it encoded and wrote."""
+    encoded: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = TextBase.encode
+        patch.setattr(
+            TextBase, "encode", lambda self, texts, *a, **b: encoded.append(len(texts)) or real(self, texts, *a, **b)
+        )
+        if rank > 0:
+            for name in ("log", "write_config", "write_manifest", "keep_rows"):
+                patch.delattr(RunFolder, name)
+        faulty(job.get("fault"), rank, patch)
+        try:
+            result = fit(config_of(settings, job["name"], **job["changes"]))
+        except (InputError, StoppedError) as error:
+            return {"error": str(error), "kind": type(error).__name__, "encoded": sum(encoded)}
+    return asdict(result) | {"checkpoint": str(result.checkpoint), "encoded": sum(encoded)}
+
+
+def one_process(rank: int, folder: str, name: str) -> None:
+    """Run all jobs of a file, or let the one that fails end this process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    given = json.loads((Path(folder) / f"{name}.json").read_text())
+    found = [outcome(job, given["settings"], rank) for job in given["jobs"]]
+    (Path(folder) / f"{name}{rank}.json").write_text(json.dumps(found))
+    if name == "failing":
+        sys.exit(3 if "error" in found[0] else 0)
+
+
+@pytest.fixture(scope="module")
+def ended(settings: dict[str, Any]) -> Path:
+    """A folder with what came of all jobs in each of two processes."""
+    jobs: list[dict[str, Any]] = [{"name": name, "changes": changes} for name, changes in SAME.items()]
+    jobs += AFTERWARDS
+    folder = Path(settings["folder"]) / "jobs"
+    folder.mkdir()
+    for name, some in (("jobs", jobs), ("failing", [FAILING])):
+        (folder / f"{name}.json").write_text(json.dumps({"settings": settings, "jobs": some}))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    run = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(ended: Path) -> list[dict[str, dict[str, Any]]]:
+    """What came of each job, by its name and, after those of `SAME`, its number, in each process."""
+    names = [*SAME, *(f"{i} {job['name']}" for i, job in enumerate(AFTERWARDS))]
+    both = [json.loads((ended / f"jobs{rank}.json").read_text()) for rank in (0, 1)]
+    return [dict(zip(names, each, strict=True)) for each in both]
+
+
+COLLAPSE = PLAIN | {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0, "isotropy_form": "absolute", "epochs": 30}
+COLLAPSE |= {"projection_learning_rate": 0.05, "on_collapse": "stop", "mined_negatives": 0}
+AFTERWARDS: list[dict[str, Any]] = [
+    {"name": "through", "changes": SIGREG | {"state_interval": 1}},
+    {"name": "resumed", "changes": SIGREG | {"state_interval": 1}, "fault": "stop"},
+    {"name": "resumed", "changes": SIGREG | {"state_interval": 1, "resume": True}},
+    {"name": "through", "changes": SIGREG},
+    {"name": "main", "changes": SIGREG, "fault": "main"},
+    {"name": "collapsed", "changes": COLLAPSE},
+    {"name": "after", "changes": SIGREG},
+]
+FAILING: dict[str, Any] = {"name": "nan", "changes": SIGREG | {"collapse_checks": 0, "log_interval": 2}, "fault": "nan"}
+FAILING["changes"] |= {"dev_beir": None, "head_init": "identity", "mined_negatives": 0}
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """Return the weights after the last step, their average and the best ones."""
+    files = folder / "state" / "model.safetensors", folder / "state" / "kept.safetensors"
+    best = RetrievalEncoder.from_pretrained(folder / "best_model").state_dict()
+    loaded = {name: value for file in files for name, value in load_file(file).items()}
+    return loaded | {f"saved.{name}": value for name, value in best.items()}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_two_processes_end_as_one(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], name: str
+) -> None:
+    """The same weights after 8 steps, the same rows in the metrics, and the same result in both processes."""
+    folder, first = Path(settings["folder"]), together[0][name]
+    assert "error" not in first, first
+    assert {key: value for key, value in first.items() if key != "encoded"} == {
+        key: value for key, value in together[1][name].items() if key != "encoded"
+    }
+    alone = fit(config_of(settings, f"{name} alone", **SAME[name] | {"batch_size": 8}))
+    assert (alone.best_epoch, alone.criterion, alone.steps) == (first["best_epoch"], first["criterion"], first["steps"])
+    theirs = weights_of(folder / f"{name} alone")
+    for weight, value in weights_of(folder / name).items():
+        torch.testing.assert_close(value, theirs[weight], rtol=0, atol=TOLERANCE, msg=weight)
+    moved = [
+        float((value - theirs[f"best.{key}"]).abs().max()) for key, value in theirs.items() if f"best.{key}" in theirs
+    ]
+    assert max(moved) > 10 * TOLERANCE  # the best weights are the start's, or averages
+    pairs = list(zip(rows_of(folder / name), rows_of(folder / f"{name} alone"), strict=True))
+    assert len(pairs) >= 8 / SAME[name].get("gradient_accumulation_steps", 1)
+    for ours, other in pairs:
+        assert (ours["kind"], ours.get("step")) == (other["kind"], other.get("step"))
+        if ours["kind"] == "step":
+            assert ours["total"] == pytest.approx(other["total"], rel=1e-4, abs=1e-5)
+            assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3, abs=1e-5)
+
+
+def test_texts_are_encoded_once(together: list[dict[str, dict[str, Any]]]) -> None:
+    """The first run fills the cache: the main process encodes, the other finds all there."""
+    assert together[0]["defaults"]["encoded"] > 0
+    assert together[1]["defaults"]["encoded"] == 0
+
+
+def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+) -> None:
+    folder = Path(settings["folder"])
+    for rank in together:
+        assert rank["1 resumed"]["kind"] == "StoppedError"
+        assert rank["2 resumed"]["steps"] == rank["0 through"]["steps"] == 8
+    theirs = weights_of(folder / "through")
+    for name, value in weights_of(folder / "resumed").items():
+        assert torch.equal(value, theirs[name]), name
+    assert rows_of(folder / "resumed") == rows_of(folder / "through")
+
+
+def test_one_process_does_not_go_on_where_two_stopped(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match="made with processes = 2, this run has None"):
+        fit(config_of(settings, "resumed", **SIGREG, resume=True, state_interval=1))
+
+
+def test_what_stops_the_main_process_stops_the_other(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+) -> None:
+    """An earlier run in the folder, an exception that nothing expects, a collapse; and runs after them go on."""
+    for each in together:
+        assert "holds an earlier run" in each["3 through"]["error"]
+        assert "on_collapse warn" in each["5 collapsed"]["error"], each["5 collapsed"]
+        assert each["6 after"]["steps"] == 8
+    assert together[0]["4 main"]["kind"] == "StoppedError"
+    assert together[1]["4 main"]["error"] == FAILED
+    rows = rows_of(Path(settings["folder"]) / "collapsed")
+    assert sum(row["kind"] == "collapse" for row in rows) >= 1
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None:
+    """With an exit code other than 0, within a minute, though only the second has embeddings that are no numbers."""
+    assert json.loads((ended / "codes.json").read_text()) == [3, 3]
+    for rank in (0, 1):
+        (found,) = json.loads((ended / f"failing{rank}.json").read_text())
+        assert found["error"].startswith("the loss is nan at step 2;")
+
+
+# One process
+
+
+@pytest.fixture
+def alone() -> Processes:
+    return Processes(Accelerator(cpu=True))
+
+
+def test_alone_each_method_just_calls(alone: Processes) -> None:
+    value = object()
+    assert alone.on_main(lambda: value) is value
+    assert alone.main_first(lambda: value) is value
+    assert alone.main_only(lambda: value, None) is value
+    numbers = np.arange(6).reshape(2, 3)
+    assert alone.array(lambda: numbers) is numbers
+    assert alone.settings() == {}
+    state = torch.get_rng_state()
+    alone.seed(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(InputError, match="wrong"):
+        alone.on_main(raising)
+
+
+def raising() -> None:
+    raise InputError("wrong")
+
+
+def test_too_few_pairs_for_the_processes(settings: dict[str, Any], texts: list[str]) -> None:
+    from ragcun.data.pairs import PairDataset
+
+    data = PairDataset.from_rows([(texts[i], texts[100 + i], None) for i in range(3)], "made")
+    config = config_of(settings, "few")
+    assert [len(batch) for step in epoch_steps(data, config, 1, 3) for batch in step] == [3]
+    with pytest.raises(InputError, match="3 training pairs are too few for 4 processes"):
+        epoch_steps(data, config, 1, 4)
+
+
+def start(name: str) -> Any:
+    """Start two processes as a launcher would, but of one that has imported everything."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return start_processes(one_process, (sys.argv[1], name), nprocs=2, join=False, start_method="fork")
+
+
+def main() -> None:
+    """Run the jobs; then the failing one, whose processes have a minute to end."""
+    jobs = start("jobs")
+    while not jobs.join():
+        pass
+    processes = start("failing").processes
+    until = time.monotonic() + 60
+    for process in processes:
+        process.join(max(0, until - time.monotonic()))
+    (Path(sys.argv[1]) / "codes.json").write_text(json.dumps([process.exitcode for process in processes]))
+    for process in processes:
+        process.kill()
+
+
+if __name__ == "__main__":
+    main()
