@@ -4,6 +4,8 @@ VENV ?= .venv
 # Installed first and alone, so that an index or folder with CPU wheels can serve it: make TORCH="torch==2.13.0 --index-url …"
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# Processes that run the tests, with one thread each.
+WORKERS ?= 2
 DOCS := data/python_docs
 RUN := checkpoints/quickstart
 CALIBRATED := checkpoints/quickstart-calibrated
@@ -42,7 +44,7 @@ publication: $(VENV)/.installed
 	PYTHON=$(BIN)/python scripts/evaluate_all_beir.sh $(if $(SMOKE),--smoke)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

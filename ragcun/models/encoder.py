@@ -17,6 +17,7 @@ from ragcun.data.holdout import HoldOut
 from ragcun.errors import InputError
 from ragcun.models.abstract import Base
 from ragcun.models.base import Role
+from ragcun.models.encoding import ROWS
 from ragcun.models.export import normalize_modules
 from ragcun.models.folder import read_folder, write_folder
 from ragcun.models.pairbatch import PairBatch
@@ -178,7 +179,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         self,
         texts: str | list[str],
         role: Role = "document",
-        batch_size: int = 32,
+        batch_size: int = ROWS,
         device: str | None = None,
         show_progress_bar: bool = False,
         convert_to_tensor: bool = False,
@@ -188,7 +189,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         Args:
             texts: one text or a list of them.
             role: whether they are queries or documents (prompts, and some systems' heads, differ).
-            batch_size: texts encoded at a time.
+            batch_size: texts encoded at a time, at most: of long ones fewer.
             device: where to compute; the encoder is moved there. None leaves it where it is.
             show_progress_bar: whether to show progress.
             convert_to_tensor: return a tensor instead of a numpy array.
