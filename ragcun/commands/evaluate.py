@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.cli import ArgumentParser
-from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.commands.encoding_flags import add_encoding_flags
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,15 +34,9 @@ def parse_evaluation(description: str | None) -> argparse.Namespace:
     parser.add_argument("--distance", choices=("euclidean", "cosine", "dot"), help="of the model (default: its own)")
     predicts = "fail unless the checkpoint has a predictor; how queries are embedded it knows itself"
     parser.add_argument("--use_predictor", action="store_true", help=predicts)
-    cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
-    parser.add_argument("--cache_dir", metavar="DIR", help=cache)
     vectors = "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)"
     parser.add_argument("--vectors", metavar="DIR", help=vectors)
-    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
-    parser.add_argument("--batch_size", type=int, default=1024, help=most)
-    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
-    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add_encoding_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the randomisation test (default: 0)")
     parser.add_argument("--update_card", action="store_true", help="write the table into the checkpoint's model card")
     _add_small_vectors(parser)

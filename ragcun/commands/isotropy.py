@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.cli import ArgumentParser
-from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.commands.encoding_flags import add_encoding_flags
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ def parse_isotropy(description: str | None) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=20_000, metavar="N", help=sample)
     parser.add_argument("--k", type=int, default=10, help="neighbours for hubness (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
-    cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
-    parser.add_argument("--cache_dir", metavar="DIR", help=cache)
-    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
-    parser.add_argument("--batch_size", type=int, default=1024, help=most)
-    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
-    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add_encoding_flags(parser)
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError
 from ragcun.files import read_json
+from ragcun.reporting.paired import SAME
 from ragcun.reporting.plots import BLUE, GREY, VERMILLION, panel_grid, write_png
 from ragcun.reporting.tables import BYTES, METRIC
 
@@ -23,7 +24,6 @@ MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe and Ito's palette, which colour-blind readers tell apart; grey is the base."""
 STYLES = [(colour, line) for line, colour in itertools.product(("-", "--", "-."), COLOURS)]
-SAME = 1e-6
 INCHES = (5.2, 4.2)
 
 
