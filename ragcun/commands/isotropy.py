@@ -149,7 +149,7 @@ def _read_matrix(path: str) -> Any:
     try:
         matrix = np.load(existing_file(path), mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not an .npy file of numbers ({error}); write it with numpy.save") from error
+        raise InputError(f"{path} is not an .npy file of numbers; write it with numpy.save") from error
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
         raise InputError(f"{path} must hold one matrix (n, dim); write it with numpy.save")
     return matrix
