@@ -141,11 +141,19 @@ class CachedEncoder:
         """Encode documents to ``(n, dim)``."""
         return self._encode(texts, "document")
 
-    def _encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
-        vectors = self.cache.encode(texts, role)
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return self.cache.dimension if self.encoder is None else self.encoder.dimension
+
+    def finish(self, vectors: NDArray[np.float32], role: Role) -> NDArray[np.float32]:
+        """Turn base vectors into embeddings."""
         if self.encoder is None:
             return self.cache.base.untouched_array(vectors)
         return self.encoder.embed(vectors, role)
+
+    def _encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
+        return self.finish(self.cache.encode(texts, role), role)
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ragcun.data.beir import Collection
 from ragcun.distance import Distance
+from ragcun.models.lazy import document_rows
 from ragcun.retrieval.bm25 import bm25_run
+from ragcun.retrieval.found import id_order
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.quantize import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, read_run
@@ -60,15 +62,16 @@ class DenseRetriever:
         return {} if self.vectors is None else self.vectors.record()
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Encode the collection, search, and drop documents of the query's own id."""
-        documents = self.encoder.encode_document([document.content for document in collection.documents.values()])
+        """Encode the collection, search, and drop documents of the query's own id; equal scores rank by id."""
+        documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
         queries = self.encoder.encode_query(list(collection.queries.values()))
         distance = self.distance
-        if self.vectors is not None:
-            queries, documents = self.vectors.prepared(queries, documents)
+        if self.vectors is not None and not self.vectors.is_full:
+            queries, documents = self.vectors.prepared(queries, documents[:])
             distance = self.vectors.compared(distance)
-        found = top_k(queries, documents, k + 1, distance, self.memory_budget_bytes)
-        return make_run(list(collection.queries), list(collection.documents), found.scores, found.indices, k)
+        ids = list(collection.documents)
+        found = top_k(queries, documents, k + 1, distance, self.memory_budget_bytes, order=id_order(ids))
+        return make_run(list(collection.queries), ids, found.scores, found.indices, k)
 
 
 @dataclass

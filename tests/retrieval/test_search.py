@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import resource
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from ragcun.distance import DISTANCES
-from ragcun.retrieval.blocks import Block, read_block, row_norms
+from ragcun.retrieval.blocks import Block, norm_bound, read_block, release, row_norms
 from ragcun.retrieval.candidates import all_keys, centre_documents, centre_queries, key_error_bound
+from ragcun.retrieval.found import id_order
 from ragcun.retrieval.search import top_k
 
 ENGINES = ("faiss", "torch")
@@ -260,6 +263,105 @@ def test_norm_of_a_row_does_not_depend_on_its_neighbours():
     rows = random_embeddings(15, n=1000, dim=37)[1]
     whole = row_norms(rows)
     assert_array_equal(whole[333:777], row_norms(rows[333:777]))
-    part = Block(0, rows, whole).rows(333, 777)
+    part = Block(0, rows).rows(333, 777)
     assert part.start == 333
     assert_array_equal(part.norms, row_norms(part.vectors))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1.0, 1e18, 1e25])
+@pytest.mark.parametrize("dim", [1, 33, 768])
+def test_bound_on_norms_holds_and_is_close(scale, dim):
+    rows = random_embeddings(16, n=300, dim=dim)[1] * np.float32(scale)
+    largest = row_norms(rows).max()
+    bound = norm_bound(rows)
+    assert largest <= bound <= largest * 1.001 + 1e-17
+
+
+def test_bound_on_norms_is_not_finite_where_a_row_is_not():
+    for bad in (np.nan, np.inf):
+        rows = random_embeddings(17)[1]
+        rows[3, 2] = bad
+        assert not np.isfinite(norm_bound(rows))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("budget", [3_000, 1 << 30])
+def test_equal_documents_rank_by_the_order_that_is_given(engine, budget):
+    queries, kinds = random_embeddings(18, n=3)
+    documents = kinds[np.random.default_rng(19).integers(0, 3, 700)]
+    order = np.random.default_rng(20).permutation(700)
+    scores, _ = brute_force(queries, documents, 700, "euclidean")
+    exact = -np.sqrt(((queries[:, None].astype(np.float64) - documents) ** 2).sum(-1)).astype(np.float32)
+    expected = np.lexsort((np.broadcast_to(order, exact.shape), -exact))[:, :40]
+    found = top_k(queries, documents, 40, memory_budget_bytes=budget, engine=engine, device="cpu", order=order)
+    assert_array_equal(found.indices, expected)
+    assert_array_equal(found.scores, scores[:, :40])
+
+
+def test_a_shuffled_corpus_gives_the_same_ids_when_ranked_by_id():
+    queries, kinds = random_embeddings(21, n=4)
+    documents, ids = kinds[np.random.default_rng(22).integers(0, 4, 300)], [f"d{i}" for i in range(300)]
+    shuffled = np.random.default_rng(23).permutation(300)
+    first = top_k(queries, documents, 20, order=id_order(ids))
+    moved = [ids[row] for row in shuffled]
+    second = top_k(queries, documents[shuffled], 20, order=id_order(moved))
+    names = [
+        [[names[row] for row in line] for line in found.indices] for names, found in ((ids, first), (moved, second))
+    ]
+    assert names[0] == names[1]
+
+
+def test_threads_do_not_change_a_bit():
+    queries, documents = random_embeddings(24, q=40, n=3000, dim=50)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(top_k(queries, documents, 30, memory_budget_bytes=1 << 20))
+    finally:
+        torch.set_num_threads(before)
+    for found in results[1:]:
+        assert_array_equal(found.indices, results[0].indices)
+        assert_array_equal(found.scores, results[0].scores)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_pages_of_a_memory_map_are_given_back(tmp_path, mode):
+    np.save(tmp_path / "rows.npy", np.ones((4_000, 1024), np.float32))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode=mode)
+    before = resident_bytes()
+    assert mapped[100:].sum() > 0
+    with_pages = resident_bytes()
+    release(mapped[100:])
+    assert with_pages - before > mapped.nbytes / 2
+    assert resident_bytes() - before < mapped.nbytes / 4
+    assert mapped[5, 5] == 1
+
+
+def test_changes_in_memory_only_are_kept(tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((100, 1024), np.float32))
+    private = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    private[7] = 3
+    release(private)
+    assert (private[7] == 3).all()
+    release(np.ones(3))
+
+
+def test_rows_may_be_made_when_they_are_asked_for():
+    queries, documents = random_embeddings(25)
+
+    class Made:
+        shape, dtype = documents.shape, documents.dtype
+
+        def __getitem__(self, rows):
+            assert rows.stop - rows.start < 90
+            return documents[rows].astype(np.float64)
+
+    found = top_k(queries, Made(), 10, memory_budget_bytes=3_000)
+    assert_array_equal(found.indices, top_k(queries, documents, 10).indices)
