@@ -20,7 +20,7 @@ help:
 	@echo "make test         run the tests"
 	@echo "make check        ruff and mypy"
 	@echo "make fix          let ruff mend what it can"
-	@echo "make bench        run the benchmarks"
+	@echo "make bench        run the benchmarks and write docs/performance.md (DATA=FOLDER: SciFact)"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,7 +56,7 @@ fix: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/cached_training.py
+	$(BIN)/python benchmarks/performance.py $(if $(DATA),--data_dir $(DATA))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
