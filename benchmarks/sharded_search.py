@@ -1,0 +1,50 @@
+"""Search in shards: Ray with two workers on this machine against one process, from no vectors to the run file.
+
+Each side encodes and searches the collection in a new folder; starting Ray and opening the model in its workers counts.
+The run files must be the same, byte for byte.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from ragcun.cli import run_script
+from ragcun.data.locate import find_sets
+from ragcun.distributed.cluster import RayRunner, Runner, run_here
+from ragcun.distributed.model import ModelSpec
+from ragcun.distributed.search import ShardedSearch, search_collection
+from ragcun.retrieval.runs import write_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--dataset", default="cranfield")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--block_rows", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1)
+    flags = parser.parse_args()
+    (source,) = find_sets(flags.data_dir, [flags.dataset])
+    spec = ModelSpec(flags.model, "cpu", block_rows=flags.block_rows)
+    sides: dict[str, tuple[Runner, int]] = {
+        "one process, 1 shard": (run_here, 1),
+        f"Ray, {flags.workers} workers, {4 * flags.workers} shards": (RayRunner(flags.workers), 4 * flags.workers),
+    }
+    for _ in range(flags.rounds):
+        seconds, runs = [], set()
+        for name, (runner, shards) in sides.items():
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                run, _ = search_collection(source, ShardedSearch(Path(folder) / "work", spec, shards), runner)
+                write_run(Path(folder) / "run.trec", run, "model")
+                seconds.append(time.perf_counter() - start)
+                runs.add((Path(folder) / "run.trec").read_bytes())
+            print(f"{name}: {seconds[-1]:.1f} s")
+        same = "the same run file" if len(runs) == 1 else "DIFFERENT run files"
+        print(f"one process / Ray: {seconds[0] / seconds[1]:.2f}; {same}")
+
+
+if __name__ == "__main__":
+    run_script(main)

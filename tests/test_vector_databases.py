@@ -1,0 +1,92 @@
+"""The code of docs/vector-databases.md, run as it stands: the databases find what `top_k` finds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, TextBase, load_collection, top_k
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "vector-databases.md"
+FOLDER = "checkpoints/mine/best_model"
+
+
+def blocks() -> dict[str, str]:
+    """Return the code of each section of the page, by its title; that before the first one is called encode."""
+    sections = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = {"encode": sections[0], **dict(zip(sections[1::2], sections[2::2], strict=True))}
+    code = {
+        title: re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+        for title, text in found.items()
+    }
+    return {title: "\n".join(parts) for title, parts in code.items() if parts}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert, tmp_path_factory):
+    """A folder that holds a checkpoint whose embeddings are not of length 1, so that cosine would rank otherwise."""
+    place = tmp_path_factory.mktemp("place")
+    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8, head="mlp")
+    encoder.save_pretrained(place / FOLDER)
+    return place
+
+
+@pytest.fixture
+def page(checkpoint, collection_folder, monkeypatch):
+    """Run one section of the page after that which encodes; return all names it made."""
+    collection = load_collection(collection_folder)
+    documents = {name: document.content for name, document in collection.documents.items()}
+
+    def run(section: str) -> dict:
+        monkeypatch.chdir(checkpoint)
+        names = {"documents": documents, "queries": collection.queries}
+        for title in ("encode", section):
+            exec(compile(blocks()[title], f"{PAGE.name}, {title}", "exec"), names)
+        return names
+
+    return run
+
+
+def expected(checkpoint, names):
+    encoder = RetrievalEncoder.from_pretrained(checkpoint / FOLDER, device="cpu")
+    vectors = [
+        encoder.encode_query(list(names["queries"].values())),
+        encoder.encode_document([*names["documents"].values()]),
+    ]
+    assert np.ptp(np.linalg.norm(vectors[1], axis=1)) > 1e-3
+    found = top_k(*vectors, 10)
+    gaps = np.diff(-top_k(*vectors, 11).scores, axis=1)
+    assert gaps.min() > 1e-6, "two distances that float32 cannot tell apart: choose other texts"
+    ids = list(names["documents"])
+    return {
+        query: ([ids[row] for row in rows], -scores)
+        for query, rows, scores in zip(names["queries"], found.indices, found.scores, strict=True)
+    }
+
+
+def agrees(hits, reference, distance):
+    assert hits.keys() == reference.keys()
+    for query, (ids, distances) in reference.items():
+        assert [name for name, _ in hits[query]] == ids
+        np.testing.assert_allclose([distance(value) for _, value in hits[query]], distances, atol=1e-4, rtol=0)
+
+
+def test_qdrant_finds_the_same_by_plain_distances(page, checkpoint):
+    pytest.importorskip("qdrant_client")
+    names = page("Qdrant")
+    agrees(names["qdrant_hits"], expected(checkpoint, names), float)
+
+
+def test_milvus_finds_the_same_by_squared_distances(page, checkpoint):
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    names = page("Milvus")
+    agrees(names["milvus_hits"], expected(checkpoint, names), np.sqrt)
+    assert (checkpoint / "milvus.db").exists()
+
+
+def test_the_page_has_no_code_that_is_not_run():
+    assert set(blocks()) == {"encode", "Qdrant", "Milvus"}
