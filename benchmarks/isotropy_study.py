@@ -191,6 +191,43 @@ def tables(rows: list[dict]) -> str:
     return "\n\n".join(out)
 
 
+def differences(rows: list[dict], columns: list[tuple[str, float]]) -> str:
+    """Lay out what each isotropy loss adds to "nothing" of the same seed: mean ± half of the 95 % interval over seeds.
+
+    Bold where the interval (Student's t) leaves out 0.
+    """
+    from scipy.stats import t
+
+    def place(row: dict) -> tuple:
+        return row["regime"], row["set"], row.get("start"), row.get("share")
+
+    found = {(place(r), r["what"], r["weight"], r["seed"]): r for r in rows if "seed" in r}
+    base = {(r["regime"], r["set"]): r["NDCG@10"]["all"] for r in rows if r["what"] == "untouched base"}
+    seeds = sorted({r["seed"] for r in rows if "seed" in r})
+
+    def cell(where: tuple, what: str, weight: float, column: str) -> str:
+        pairs = [(found.get((where, what, weight, s)), found.get((where, "nothing", 0.0, s))) for s in seeds]
+        gains = [one[column]["all"] - other[column]["all"] for one, other in pairs if one and other]
+        if len(gains) < 2:
+            return "–"
+        mean, half = statistics.fmean(gains), t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+        shown = ("+" if mean >= 0 else "−") + f"{abs(mean):.4f}"[1:]
+        return (f"**{shown}**" if abs(mean) > half else shown) + f" ± {half:.4f}".replace("0.", ".")
+
+    header = ["", "untouched base", "no isotropy", *(f"{what} {weight:g}" for what, weight in columns)]
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    for start, share in ((None, None), *STARTS):
+        named = "default start" if start is None else f"{start} start" + (", not drawn back" if share else "")
+        for regime, column in (*((regime, "NDCG@10") for regime in REGIMES), ("in-domain", "1 bit")):
+            for name in SETS:
+                where = (regime, name, start, share)
+                plain = [found[where, "nothing", 0.0, s][column]["all"] for s in seeds]
+                means = [f"{value:.4f}"[1:] for value in (base[regime, name], statistics.fmean(plain))]
+                title = f"{named}, {'1 bit, ' if column == '1 bit' else ''}{regime}, {name}"
+                lines.append("| " + " | ".join([title, *means, *(cell(where, *c, column) for c in columns)]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder that holds scifact and nfcorpus")
@@ -199,6 +236,8 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="which share of the trainings, as 1/2")
     parser.add_argument("--cache_dir")
     parser.add_argument("--table", action="store_true", help="print tables of the output file, train nothing")
+    shown = "print what isotropy losses add, for these columns, as covariance:0.1 sigreg:1; train nothing"
+    parser.add_argument("--differences", nargs="+", metavar="LOSS:WEIGHT", help=shown)
     flags = parser.parse_args()
 
     from tqdm.auto import tqdm
@@ -207,6 +246,10 @@ def main() -> None:
     done = [json.loads(line) for file in parts for line in file.read_text().splitlines()]
     if flags.table:
         print(tables(done))
+        return
+    if flags.differences:
+        columns = [(what, float(weight)) for what, _, weight in (each.partition(":") for each in flags.differences)]
+        print(differences(done, columns))
         return
     import logging
 
