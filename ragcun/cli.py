@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from ragcun.atomic import REMEDIES
 from ragcun.errors import InputError
 from ragcun.files import read_text
+from ragcun.secrets import masked
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+FLAGS = "flags"
+"""What a configuration comes from where no file is named."""
 SEVERAL = "several values"
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -157,18 +161,22 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            raise InputError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise InputError(
+                f"{source}: unknown setting {name!r:.60}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         try:
             converted[name] = convert[name](value)
         except ValueError as error:
-            raise InputError(f"{source}: {name} = {value!r} is not possible: {error}") from error
+            raise InputError(f"{source}: {name} = {value!r:.60} is not possible: {error}") from error
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in converted:
             raise InputError(f"{source}: --{name} is missing: {field.metadata['help']}")
     try:
         return config(**converted)
-    except InputError:
-        raise
+    except InputError as error:
+        if source == FLAGS:
+            raise
+        raise InputError(f"{source}: {error}") from error
     except ValueError as error:
         raise InputError(f"{source}: {error}") from error
 
@@ -216,12 +224,14 @@ def parse_config(
     add_flags(parser, config, defaults, aliases)
     flags = vars(parser.parse_args(arguments))
     file = flags.pop("config")
-    return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or "flags")
+    return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or FLAGS)
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function: wrong input gives one sentence on stderr and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Masking("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -229,11 +239,27 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except (InputError, OSError) as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {_sentence(error)}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+class _Masking(logging.Formatter):
+    """Writes a line of the log without what looks like a secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def _sentence(error: InputError | OSError) -> str:
+    """Say in one line what went wrong; of the operating system's own errors also where, and what to do."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        text = f"{where}{error.strerror}; {REMEDIES.get(error.errno, 'check the path and its permissions')}"
+    return masked(" ".join(text.split())).encode(errors="backslashreplace").decode()
 
 
 def _to_bool(value: Any) -> bool:

@@ -2,89 +2,54 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ragcun.atomic import replacing_file as replacing_file
+from ragcun.atomic import replacing_folder as replacing_folder
 from ragcun.errors import InputError
 
 
-@contextlib.contextmanager
-def replacing_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, else removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
-
-    Between the two renames an older `path` exists under a name that ends in ``.old``; it is removed last.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    old = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        elif old.exists():
-            os.replace(old, path)
-
-
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8; the file is complete or absent."""
+    """Write `text` as UTF-8; the file is complete or absent.
+
+    Raises:
+        InputError: the disk fails (as of all writers here), or `text` holds an unpaired surrogate, which is no text.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path} was not written: {text[error.start]!a} is no character; mend the name or text that it comes from"
+        ) from error
     with replacing_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON; the file is complete or absent."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(_json_bytes(value, indent=2) + b"\n")
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line; the file is complete or absent."""
-    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing_file(path) as temporary, temporary.open("wb") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_json_bytes(row) + b"\n")
 
 
 def write_json_array(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSON array with one object a line; the file is complete or absent."""
-    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        before = "["
+    with replacing_file(path) as temporary, temporary.open("wb") as file:
+        before = b"["
         for row in rows:
-            file.write(f"{before}\n{json.dumps(row, ensure_ascii=False)}")
-            before = ","
-        file.write("[]\n" if before == "[" else "\n]\n")
+            file.write(before + b"\n" + _json_bytes(row))
+            before = b","
+        file.write(b"[]\n" if before == b"[" else b"\n]\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -98,6 +63,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({_why(error)}); write the file again") from error
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -115,6 +82,8 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InputError(
                 f"{path}, line {number}: not valid JSON ({error.msg}); mend or delete that line"
             ) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: cannot be read ({_why(error)}); mend or delete it") from error
         if not isinstance(value, dict):
             raise InputError(f"{path}, line {number}: expected a JSON object, got {type(value).__name__}")
         yield number, value
@@ -177,12 +146,10 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Return `value` as JSON in UTF-8; an unpaired surrogate (of a file's name, say) is written as JSON escapes it."""
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="backslashreplace")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _why(error: ValueError | RecursionError) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"

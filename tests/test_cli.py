@@ -202,7 +202,11 @@ def test_percent_signs_survive_in_help(capsys: pytest.CaptureFixture[str]) -> No
     ("error", "code", "said"),
     [
         (InputError("file x,\nline 3: wrong"), 2, "tool.py: error: file x, line 3: wrong"),
-        (FileNotFoundError(2, "No such file", "x"), 2, "tool.py: error: [Errno 2] No such file: 'x'"),
+        (
+            FileNotFoundError(2, "No such file", "x"),
+            2,
+            "tool.py: error: x: No such file; check the path and its permissions",
+        ),
         (KeyboardInterrupt(), 130, "tool.py: interrupted"),
     ],
 )

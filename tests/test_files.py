@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ragcun import atomic
 from ragcun.errors import InputError
 from ragcun.files import (
     file_digest,
@@ -85,6 +88,7 @@ def test_a_folder_whose_rename_fails_keeps_the_old_one(tmp_path: Path, monkeypat
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     with pytest.raises(OSError, match="no"), replacing_folder(folder) as temporary:
         (temporary / "a").write_text("new")
     assert os.listdir(tmp_path) == ["model"]
@@ -174,3 +178,77 @@ def test_checksum(tmp_path: Path) -> None:
     data = json.dumps(list(range(300_000))).encode()
     (tmp_path / "a").write_bytes(data)
     assert file_digest(tmp_path / "a") == hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_is_replaced_with_and_without_a_swap_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
+) -> None:
+    if not in_one_step:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    write_text(tmp_path / "model" / "old", "old")
+    with replacing_folder(tmp_path / "model") as temporary:
+        (temporary / "new").write_text("new")
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["new"]
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    write_text(tmp_path / "disk" / "model" / "a", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
+    with replacing_folder(tmp_path / "link") as temporary:
+        (temporary / "a").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "model" / "a").read_text() == "new"
+    assert os.listdir(tmp_path / "disk") == ["model"]
+
+
+def test_what_killed_processes_left_goes_and_what_others_hold_stays(tmp_path: Path) -> None:
+    """A temporary counts as left where it is older than a minute and no process has it locked."""
+    left, held, young, other = (
+        tmp_path / f".a.{name}.tmp" for name in ("left_000", "held_000", "young_00", "b.left00")
+    )
+    left_folder = tmp_path / ".a.left_001.tmp"
+    left_folder.mkdir()
+    (left_folder / "half").write_text("half")
+    for file in (left, held, young, other):
+        file.write_text("half")
+    for each in (left, left_folder, held, other):
+        os.utime(each, (0, 0))
+    with held.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        write_text(tmp_path / "a", "new")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", held.name, young.name, other.name])
+
+
+def test_a_folder_caught_between_two_names_is_brought_back(tmp_path: Path) -> None:
+    old = tmp_path / ".model.abcd1234.old"
+    write_text(old / "a", "old")
+
+    def fail() -> None:
+        with replacing_folder(tmp_path / "model"):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("read", [read_json, lambda path: list(read_json_lines(path))])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_json_that_cannot_be_held_is_refused(tmp_path: Path, read: Callable[[Path], object], text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=r"a\.json.*(nested too deeply|too many digits)") as caught:
+        read(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_no_text_survive_in_json_and_are_refused_in_text(tmp_path: Path) -> None:
+    """A file's name that is not UTF-8 reaches Python as an unpaired surrogate."""
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    write_json(tmp_path / "a.json", {"command": name})
+    assert read_json(tmp_path / "a.json") == {"command": name}
+    with pytest.raises(InputError, match=r"b\.md was not written: '.udce9' is no character"):
+        write_text(tmp_path / "b.md", name)
+    assert os.listdir(tmp_path) == ["a.json"]

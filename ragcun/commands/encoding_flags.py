@@ -11,6 +11,11 @@ def add_encoding_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache_dir``, ``--batch_size``, ``--base_dtype`` and ``--device``."""
     cache = "cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
     parser.add_argument("--cache_dir", metavar="DIR", help=cache)
+    add_computing_flags(parser)
+
+
+def add_computing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batch_size``, ``--base_dtype`` and ``--device``."""
     most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
     parser.add_argument("--batch_size", type=int, default=1024, help=most)
     arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"

@@ -142,15 +142,10 @@ def _read_texts(flags: argparse.Namespace) -> Iterator[Texts]:
 
 def _read_matrix(path: str) -> Any:
     """Open a matrix of embeddings without reading it into memory."""
-    import numpy as np
+    from ragcun.models.vector_folder import open_matrix
 
-    from ragcun.files import existing_file
-
-    try:
-        matrix = np.load(existing_file(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not an .npy file of numbers; write it with numpy.save") from error
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+    matrix = open_matrix(path)
+    if matrix.ndim != 2:
         raise InputError(f"{path} must hold one matrix (n, dim); write it with numpy.save")
     return matrix
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragcun.cli import ArgumentParser
-from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.commands.encoding_flags import add_computing_flags
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory_budget", type=int, default=1024, metavar="MIB", help=budget)
     block = "documents encoded apart from all others; shards are whole blocks (default: %(default)s)"
     parser.add_argument("--block_rows", type=int, default=1024, metavar="N", help=block)
-    most = "texts encoded at a time, at most: of long ones fewer (default: %(default)s)"
-    parser.add_argument("--batch_size", type=int, default=1024, help=most)
-    arithmetic = f"{BASE_DTYPE_HELP} (default: %(default)s)"
-    parser.add_argument("--base_dtype", choices=BASE_DTYPES, default="float32", help=arithmetic)
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add_computing_flags(parser)
 
 
 def search_corpus(flags: argparse.Namespace) -> str:

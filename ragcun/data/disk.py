@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ragcun.atomic import ROOM
 from ragcun.errors import InputError
 
-AGAIN = "make room and give the same command again"
+AGAIN = ROOM
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

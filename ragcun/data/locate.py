@@ -37,9 +37,10 @@ class CollectionFolder:
         """Read it; another number of judged queries than BEIR's is warned of.
 
         Raises:
-            InputError: a file is missing or wrong.
+            InputError: a file is missing or wrong, or an id holds white space, which run files are split at.
         """
         collection = replace(load_collection(self.path, self.split), name=self.name)
+        _require_words(collection, self.path)
         known = SETS.get(self.name)
         if known is not None and self.split == known.split and len(collection.qrels) != known.queries:
             count = len(collection.qrels)
@@ -103,6 +104,16 @@ def is_there(data_dir: Path, name: str) -> bool:
     if 0 < len(lacking) < len(parts):
         raise InputError(f"{data_dir / name} lacks {', '.join(lacking)}; add what is missing, or move the folder away")
     return bool(parts) and not lacking
+
+
+def _require_words(collection: Collection, path: Path) -> None:
+    """Refuse now what `write_run` would refuse after all texts were encoded."""
+    for file, keys in (("corpus.jsonl", collection.documents), ("queries.jsonl", collection.queries)):
+        for key in keys:
+            if key.split() != [key]:
+                raise InputError(
+                    f"{path / file}: the _id {key!r:.60} has white space, which no run file can hold; rename it"
+                )
 
 
 def _plain(data_dir: Path) -> set[str]:

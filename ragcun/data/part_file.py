@@ -78,6 +78,7 @@ class PartFile:
             logger.info("%s: an earlier download stopped before it counted; starting again", path)
 
     def _restore(self, note: Mapping[str, Any]) -> None:
+        _require_note(self.note, note)
         refuse_other_settings(self.note, note, self.settings)
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < note["size"]:
@@ -149,6 +150,20 @@ def refuse_other_settings(path: Path, note: Mapping[str, Any], settings: Mapping
                 f"{path} is of a download with {name} {before.get(name)!r}, now it is {settings.get(name)!r}; "
                 "give the same settings, another output, or --overwrite"
             )
+
+
+def _require_note(path: Path, note: Any) -> None:
+    """Check the form of a note.
+
+    Raises:
+        InputError: it is none that `PartFile.write_note` wrote.
+    """
+    forms = {"format": int, "size": int, "settings": dict, "source": dict, "counts": dict, "finished": bool}
+    fits = isinstance(note, dict) and all(isinstance(note.get(name), form) for name, form in forms.items())
+    if not fits or note["size"] < 0 or "stream" not in note or not isinstance(note["stream"], (dict, type(None))):
+        raise InputError(f"{path} is no note of a download; delete it, or start again with --overwrite")
+    if not all(isinstance(count, int) for count in note["counts"].values()):
+        raise InputError(f"{path} counts what is no number; delete it, or start again with --overwrite")
 
 
 def note_of(part: Path) -> Path:

@@ -30,10 +30,12 @@ def read_qrels(path: str | Path) -> Qrels:
                 f"{path}, line {line}: expected query-id, corpus-id and score between tabs, got {len(fields)} columns"
             )
         query, document, score = fields
+        if not query.strip() or not document.strip():
+            raise InputError(f"{path}, line {line}: an id is empty; correct or delete that line")
         try:
             qrels.setdefault(query, {})[document] = int(score)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: the score must be a whole number, got {score!r}") from error
+            raise InputError(f"{path}, line {line}: the score must be a whole number, got {score!r:.60}") from error
     if not qrels:
         raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
     return qrels

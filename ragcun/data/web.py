@@ -11,6 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from ragcun.errors import InputError
+from ragcun.secrets import masked
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSING = (408, 416, 425, 429, 500, 502, 503, 504)
@@ -30,13 +31,13 @@ def require_safe_url(url: str) -> str:
         parts = urlsplit(url)
         host, is_anonymous = parts.hostname, parts.username is None
     except ValueError as error:
-        raise InputError(f"{url!r} is no address ({error}); give https://HOST/FOLDER") from error
+        raise InputError(f"{masked(url)!r} is no address ({error}); give https://HOST/FOLDER") from error
     is_local = parts.scheme == "http" and host in LOOPBACK
     is_file = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
     if is_anonymous and ((parts.scheme == "https" and host) or is_local or is_file):
         return url
     raise InputError(
-        f"{url!r} is not safe to download from; give https://HOST/FOLDER, or file:///FOLDER on this machine"
+        f"{masked(url)!r} is not safe to download from; give https://HOST/FOLDER, or file:///FOLDER on this machine"
     )
 
 
@@ -79,5 +80,7 @@ class _SafeRedirections(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         before, after = urlsplit(req.full_url), urlsplit(require_safe_url(newurl))
         if before.scheme == "https" and after.scheme != "https":
-            raise InputError(f"{req.full_url} leads to {newurl}, which is not safe; name another --mirror")
+            raise InputError(
+                f"{masked(req.full_url)} leads to {masked(newurl)}, which is not safe; name another --mirror"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]

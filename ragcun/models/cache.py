@@ -12,15 +12,19 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ragcun.files import write_json
+from ragcun.atomic import naming_failed_writes
+from ragcun.errors import InputError
+from ragcun.files import read_json, write_json
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import Role
+from ragcun.models.checksums import SUM_BYTES, row_checksums
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.encoding import ROWS, blocks
 
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 16
+CHECKED_AT_ONCE = 1 << 16
 
 
 def default_cache_dir() -> Path:
@@ -29,11 +33,13 @@ def default_cache_dir() -> Path:
 
 
 class EmbeddingCache:
-    """Pooled vectors of one base, in two files that only grow: ``keys.bin`` and ``vectors.bin``, row by row.
+    """Pooled vectors of one base, in files that only grow, row by row: ``vectors.bin``, ``sums.bin``, ``keys.bin``.
 
     A key is a hash of prompt and text; the folder's name is the base's fingerprint, so another base, or the same one
     with other weights, arithmetic or length limit, has a folder of its own. Writers take turns by a lock. A row counts
-    once both its files hold it: a torn write is cut off by the next writer.
+    once keys and vectors hold it: a torn write is cut off by the next writer. A row that another process wrote is
+    compared with its checksum (`row_checksums`) when it is first asked for. Rows of a version without checksums have
+    none until rows are added, and damage from before then is not seen.
 
     Args:
         base: the base whose vectors these are; only its texts not seen before are encoded.
@@ -41,7 +47,7 @@ class EmbeddingCache:
         batch_size: texts encoded at a time, at most (`TextBase.encode`).
 
     Raises:
-        InputError: the base has no text model.
+        InputError: the base has no text model, or the folder is another base's.
     """
 
     def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = ROWS) -> None:
@@ -54,9 +60,9 @@ class EmbeddingCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / "lock")
         self._row_of: dict[bytes, int] = {}
-        if not (self.folder / "base.json").exists():
-            described = {"base": base.name, "fingerprint": self.fingerprint, "dimension": self.dimension}
-            write_json(self.folder / "base.json", described | {"dtype": "float32"})
+        self._count = 0
+        self._checked = np.zeros(0, dtype=np.bool_)
+        self._describe()
         self._load_keys()
 
     def __len__(self) -> int:
@@ -64,21 +70,27 @@ class EmbeddingCache:
         return len(self._row_of)
 
     def rows(self, texts: Sequence[str], role: Role) -> NDArray[np.int64]:
-        """Return the row of each text, after encoding those that are not there yet."""
+        """Return the row of each text, after encoding those that are not there yet.
+
+        Raises:
+            InputError: a row does not match its checksum.
+        """
         keys = self._keys(texts, role)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._row_of}
         if missing:
             self._load_keys()
             missing = {key: text for key, text in missing.items() if key not in self._row_of}
         self._encode(missing, role)
-        return np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
+        rows = np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
+        self._check(rows)
+        return rows
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """All rows ``(len(self), dimension)``, memory-mapped and read-only."""
-        if not self._row_of:
+        """All rows ``(n, dimension)``, memory-mapped and read-only."""
+        if not self._count:
             return np.empty((0, self.dimension), dtype=np.float32)
-        shape = (len(self._row_of), self.dimension)
+        shape = (self._count, self.dimension)
         return np.memmap(self.folder / "vectors.bin", dtype=np.float32, mode="r", shape=shape)
 
     def encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
@@ -105,13 +117,58 @@ class EmbeddingCache:
                 self._append([keys[i] for i in block], vectors)
 
     def _append(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
-        with self._lock:
+        with self._lock, naming_failed_writes(self.folder):
             self._load_keys()
             new = [i for i, key in enumerate(keys) if key not in self._row_of]
-            count = len(self._row_of)
-            _append_at(self.folder / "vectors.bin", count * self.dimension * 4, vectors[new].tobytes())
-            _append_at(self.folder / "keys.bin", count * KEY_BYTES, b"".join(keys[i] for i in new))
-            self._row_of.update((keys[i], count + n) for n, i in enumerate(new))
+            if not new:
+                return
+            added, count = b"".join(keys[i] for i in new), self._count
+            vectors = np.ascontiguousarray(vectors[new], dtype=np.float32)
+            _append_at(self.folder / "vectors.bin", count * self.dimension * 4, vectors.tobytes())
+            self._append_sums(row_checksums(_as_rows(added), vectors))
+            _append_at(self.folder / "keys.bin", count * KEY_BYTES, added)
+            self._load_keys()
+            self._checked[count:] = True
+
+    def _append_sums(self, sums: NDArray[np.uint64]) -> None:
+        """Add the checksums of new rows, and before them those of rows that have none."""
+        path = self.folder / "sums.bin"
+        have = min(path.stat().st_size // SUM_BYTES if path.exists() else 0, self._count)
+        if have < self._count:
+            keys = (self.folder / "keys.bin").read_bytes()[have * KEY_BYTES : self._count * KEY_BYTES]
+            sums = np.concatenate([row_checksums(_as_rows(keys), self.vectors[have:]), sums])
+        _append_at(path, have * SUM_BYTES, sums.astype("<u8").tobytes())
+
+    def _check(self, rows: NDArray[np.int64]) -> None:
+        """Compare rows that were not compared yet with their checksums, as far as there are some."""
+        path = self.folder / "sums.bin"
+        known = path.stat().st_size // SUM_BYTES if path.exists() else 0
+        rows = np.unique(rows[~self._checked[rows]])
+        rows = rows[rows < known]
+        if not len(rows):
+            return
+        sums = np.memmap(path, dtype="<u8", mode="r", shape=(known,))
+        keys = np.memmap(self.folder / "keys.bin", dtype=np.uint8, mode="r", shape=(self._count, KEY_BYTES))
+        for start in range(0, len(rows), CHECKED_AT_ONCE):
+            some = rows[start : start + CHECKED_AT_ONCE]
+            wrong = some[row_checksums(keys[some], self.vectors[some]) != sums[some]]
+            if len(wrong):
+                raise InputError(
+                    f"{self.folder}: row {wrong[0]} of vectors.bin does not match its checksum; delete that folder, "
+                    "and its texts are encoded again"
+                )
+        self._checked[rows] = True
+
+    def _describe(self) -> None:
+        """Write down whose cache this is, or check it."""
+        path = self.folder / "base.json"
+        described = {"fingerprint": self.fingerprint, "dimension": self.dimension, "dtype": "float32"}
+        if not path.exists():
+            write_json(path, {"base": self.base.name, **described})
+            return
+        found = read_json(path)
+        if not isinstance(found, dict) or any(found.get(name) != value for name, value in described.items()):
+            raise InputError(f"{path} is of another base than its folder's name says; delete the folder {self.folder}")
 
     def _load_keys(self) -> None:
         """Read keys that were added, by this process or another, since the last look."""
@@ -119,11 +176,14 @@ class EmbeddingCache:
         if not all(file.exists() for file in files):
             return
         count = min(files[0].stat().st_size // KEY_BYTES, files[1].stat().st_size // (4 * self.dimension))
-        have = len(self._row_of)
+        if count < self._count:
+            raise InputError(f"{self.folder} has lost rows while it was in use; delete that folder and start again")
+        have, self._count = self._count, count
         with files[0].open("rb") as file:
             file.seek(have * KEY_BYTES)
             added = file.read((count - have) * KEY_BYTES)
         self._row_of.update((added[i * KEY_BYTES : (i + 1) * KEY_BYTES], have + i) for i in range(count - have))
+        self._checked = np.concatenate([self._checked, np.zeros(count - have, dtype=np.bool_)])
 
 
 class CachedEncoder:
@@ -154,6 +214,10 @@ class CachedEncoder:
 
     def _encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
         return self.finish(self.cache.encode(texts, role), role)
+
+
+def _as_rows(keys: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragcun.errors import InputError
+from ragcun.models.harmless import require_harmless
 from ragcun.models.published import ALIASES, apply_convention
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
     if Path(path).is_dir():
         if not (Path(path) / "modules.json").exists() and not (Path(path) / "config.json").exists():
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
+        require_harmless(Path(path))
     else:
         _check_hub(path)
     try:
@@ -85,8 +87,8 @@ def _check_hub(name: str) -> None:
 
     hub_name = name if "/" in name else f"sentence-transformers/{name}"
     hint = "give a folder, a hub name (owner/model), or 'minilm'"
-    try:
-        snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])
+    try:  # only looks into the cache, whatever the revision
+        snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])  # nosec B615
         return
     except LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE:

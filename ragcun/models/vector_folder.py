@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +79,21 @@ def _read_ids(path: Path) -> list[str]:
 
 def _read_matrix(path: Path) -> NDArray[np.float32]:
     try:
-        return check_vectors(np.lib.format.open_memmap(existing_file(path), mode="r"), "vectors")
+        return check_vectors(open_matrix(path), "vectors")
+    except ValueError as error:
+        raise InputError(f"{path} is not a .npy file of vectors ({error}); write it with numpy.save") from error
+
+
+def open_matrix(path: str | Path) -> NDArray[Any]:
+    """Open an array of numbers as a memory map.
+
+    Raises:
+        InputError: there is no such file, or it is no ``.npy`` file of numbers.
+    """
+    try:
+        return np.lib.format.open_memmap(existing_file(path), mode="r")
     except InputError:
         raise
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not a .npy file of vectors ({error}); write it with numpy.save") from error
+    except (ValueError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save") from error

@@ -1,11 +1,15 @@
-"""Named tensors: their checksum, and loading them strictly."""
+"""Named tensors: their checksum, loading them strictly, and what writing them to a failing disk raises."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 
@@ -47,3 +51,19 @@ def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
     check_fit(target, source)
     for name, tensor in target.items():
         tensor.copy_(source[name])
+
+
+@contextlib.contextmanager
+def naming_disk_errors() -> Iterator[None]:
+    """Let safetensors' writer raise what the operating system said, as Python's own files do.
+
+    Raises:
+        OSError: the operating system refused a write.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

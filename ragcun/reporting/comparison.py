@@ -148,7 +148,7 @@ def _with_best(rows: Sequence[Row], datasets: Sequence[str]) -> list[Row]:
     return [
         replace(
             row,
-            cells={name: replace(cell, best=bold[name][place]) for name, cell in row.cells.items()},
+            cells={name: replace(row.cells[name], best=bold[name][place]) for name in row.cells if name in bold},
             average=None if row.average is None else replace(row.average, best=averages[place]),
         )
         for place, row in enumerate(rows)

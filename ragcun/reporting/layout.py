@@ -119,7 +119,7 @@ def _seed_note(comparison: Comparison) -> Iterator[str]:
         seeds = {name: cell.seeds for name, cell in row.cells.items()}
         if len(set(seeds.values())) > 1:
             counts.append(f"{row.title} {', '.join(f'{count} on {name}' for name, count in seeds.items())}")
-        elif max(seeds.values()) > 1:
+        elif max(seeds.values(), default=1) > 1:
             counts.append(f"{row.title} {max(seeds.values())}")
     if counts:
         yield (

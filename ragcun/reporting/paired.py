@@ -36,7 +36,9 @@ def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float | None
         figures = base["datasets"][dataset]
         p = part_of(figures, "p_randomisation", f"{file.path}: the figures of untouched_base on {dataset}")
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            raise InputError(f"{file.path}: p_randomisation of untouched_base on {dataset} is {p!r}; evaluate again")
+            raise InputError(
+                f"{file.path}: p_randomisation of untouched_base on {dataset} is {p!r:.60}; evaluate again"
+            )
         return float(p)
     folder = runs_folder(file.path) / dataset
     if not all((folder / f"{slug}.per_query.json").is_file() for slug in ("model", "untouched_base")):

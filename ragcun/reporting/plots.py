@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
 COLUMNS = 3
 PANEL_INCHES = (4.2, 3.0)
 RANK_INCHES = (6.0, 4.0)
+LARGEST = 1e300
+"""Beyond it, an axis' limits overflow."""
 
 
 @dataclass
@@ -161,14 +163,15 @@ def _read_curves(path: str | Path) -> _Curves:
         if kind == "step":
             step = _required(row, "step", path, number)
             curves.total.add(step, _required(row, "total", path, number))
-            for name, value in (row.get("terms") or {}).items():
-                curves.terms.setdefault(name, _Series()).add(step, value)
+            terms = _object(row, "terms", path, number)
+            for name in terms:
+                curves.terms.setdefault(name, _Series()).add(step, _optional(terms, name, path, number))
         elif kind == "epoch":
             step = _required(row, "step", path, number)
-            curves.validation.add(step, row.get("val_total"))
-            curves.dev.add(step, (row.get("dev") or {}).get(DEV_METRIC))
+            curves.validation.add(step, _optional(row, "val_total", path, number))
+            curves.dev.add(step, _optional(_object(row, "dev", path, number), DEV_METRIC, path, number))
         elif kind == "base":
-            curves.base = (row.get("dev") or {}).get(DEV_METRIC)
+            curves.base = _optional(_object(row, "dev", path, number), DEV_METRIC, path, number)
     if not curves.total.steps:
         raise InputError(f"{path} holds no row of kind 'step'; train for at least one step before plotting")
     return curves
@@ -178,19 +181,32 @@ def _read_ranks(path: str | Path) -> _Ranks:
     ranks = _Ranks()
     for number, row in read_json_lines(path):
         if row.get("kind") == "probe":
-            step, figures = _required(row, "step", path, number), row.get("figures") or {}
+            step, figures = _required(row, "step", path, number), _object(row, "figures", path, number)
             ranks.query.add(step, _required(figures, "rank_query", path, number))
             ranks.document.add(step, _required(figures, "rank_document", path, number))
             ranks.bound = max(ranks.bound, _required(figures, "rank_bound", path, number))
         elif row.get("kind") == "collapse":
             if not isinstance(row.get("collapse"), str):
-                raise InputError(f"{path}, line {number}: 'collapse' is {row.get('collapse')!r}; mend that line")
+                raise InputError(f"{path}, line {number}: 'collapse' is {row.get('collapse')!r:.60}; mend that line")
             ranks.collapses.append((_required(row, "step", path, number), row["collapse"]))
     return ranks
 
 
-def _required(row: dict[str, Any], key: str, path: str | Path, number: int) -> Any:
+def _required(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Any:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{path}, line {number}: {key!r} is {value!r} where a number is expected; mend that line")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+        raise InputError(
+            f"{path}, line {number}: {key!r:.60} is {value!r:.60} where a number is expected; mend that line"
+        )
     return value
+
+
+def _optional(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Any:
+    return None if row.get(key) is None else _required(row, key, path, number)
+
+
+def _object(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Mapping[str, Any]:
+    value = row.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{path}, line {number}: {key!r} is {value!r:.60} where an object is expected; mend that line")
+    return value or {}

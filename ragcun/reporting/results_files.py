@@ -11,7 +11,8 @@ from typing import Any
 
 from ragcun.errors import InputError
 from ragcun.files import read_json
-from ragcun.reporting.tables import all_systems, part_of, set_of_parts
+from ragcun.reporting.results_form import check_form, is_count
+from ragcun.reporting.tables import all_systems, set_of_parts
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ResultsFile:
         """
         value = figures.get(metric)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{self.path}: {metric} of {where} is {value!r}, not a number; evaluate again")
+            raise InputError(f"{self.path}: {metric} of {where} is {value!r:.60}, not a number; evaluate again")
         return float(value)
 
 
@@ -99,17 +100,26 @@ def read_results(path: str | Path) -> ResultsFile:
     content = read_json(path)
     if not is_results(content):
         raise InputError(f"{path} is not a results file of evaluate_beir.py; give files that it wrote")
-    for title, system in all_systems(content):
-        figures = part_of(system, "datasets", f"{path}: the results of {title}")
-        if not isinstance(figures, dict) or not all(isinstance(each, dict) for each in figures.values()):
-            raise InputError(f"{path}: the datasets of {title} are not names with figures; evaluate again")
+    check_form(content, path)
     if not content["datasets"]:
         raise InputError(f"{path} holds figures on no dataset; evaluate again")
-    described = (content.get("manifest") or {}).get("collections") or {}
+    described = content["manifest"].get("collections", {})
+    for name in {*content["datasets"], *described}:
+        if not is_place(name):
+            raise InputError(f"{path}: {name!r:.60} is no name of a dataset; evaluate again")
     for name in content["datasets"]:
-        if not all(isinstance(described.get(name, {}).get(key), int) for key in ("queries", "documents")):
+        if not all(is_count(described.get(name, {}).get(key)) for key in ("queries", "documents")):
             raise InputError(f"{path} does not say how many queries and documents {name} has; evaluate again")
     return ResultsFile(Path(path), content)
+
+
+def is_place(name: str) -> bool:
+    """Tell whether a dataset's name, ``set`` or ``set/part``, stays within a folder that it is looked for in.
+
+    >>> [is_place(name) for name in ("scifact", "cqadupstack/android", "../x", "/x", "")]
+    [True, True, False, False, False]
+    """
+    return bool(name) and not any(part in ("", ".", "..") or set(part) & set("\\\0") for part in name.split("/"))
 
 
 def is_results(content: Any) -> bool:

@@ -12,6 +12,8 @@ from ragcun.retrieval.quantize import titled
 
 METRIC, BYTES = "NDCG@10", "bytes_per_vector"
 ABSENT = "–"
+LARGEST = 1e300
+"""Whole numbers in JSON may be larger than a float can be."""
 SIDES = ("seen", "unseen")
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
 
@@ -145,6 +147,13 @@ def part_of(system: Mapping[str, Any], key: str, where: str) -> Any:
     return system[key]
 
 
+def _number(figures: Mapping[str, Any], key: str, where: str) -> float:
+    value = part_of(figures, key, where)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+        raise InputError(f"{where} have {value!r:.60} as {key}, not a number; write them again with evaluate_beir.py")
+    return float(value)
+
+
 def _figures(system: Mapping[str, Any], name: str, side: str | None) -> Mapping[str, Any] | None:
     """Return what a system has on all queries of a dataset (no side) or on those of a side, None where nothing."""
     figures: Mapping[str, Any] | None = part_of(system, "datasets", "the results of a system").get(name)
@@ -154,11 +163,11 @@ def _figures(system: Mapping[str, Any], name: str, side: str | None) -> Mapping[
 def value_of(system: Mapping[str, Any], name: str, side: str | None = None) -> float | None:
     """Return NDCG@10 on a dataset, or on one side of it; None where the system has none."""
     figures = _figures(system, name, side)
-    return None if figures is None else float(part_of(figures, METRIC, f"the results on {name}"))
+    return None if figures is None else _number(figures, METRIC, f"the results on {name}")
 
 
 def _mean(system: Mapping[str, Any], title: str) -> float | None:
-    return float(part_of(part_of(system, "average", f"the results of {title}"), METRIC, f"the averages of {title}"))
+    return _number(part_of(system, "average", f"the results of {title}"), METRIC, f"the averages of {title}")
 
 
 def with_best_bold(values: Sequence[float | None]) -> list[str]:
@@ -175,7 +184,7 @@ def difference_of(model: Mapping[str, Any], base: Mapping[str, Any], name: str, 
         return ABSENT
     if figures.get("n_queries") == 1:
         return f"{ours - theirs:+.4f}"
-    p = float(part_of(figures, "p_randomisation", f"untouched_base on {name}"))
+    p = _number(figures, "p_randomisation", f"untouched_base on {name}")
     return f"{ours - theirs:+.4f} ({'<0.0001' if p < 0.0001 else f'{p:.4f}'})"
 
 

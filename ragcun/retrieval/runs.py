@@ -115,7 +115,9 @@ def read_run(path: str | Path) -> Run:
         query_id, _, document_id, _, text, _ = columns
         documents = run.setdefault(query_id, {})
         if document_id in documents:
-            raise InputError(f"{path}, line {number}: query {query_id} has document {document_id} twice; delete one")
+            raise InputError(
+                f"{path}, line {number}: query {query_id!r:.60} has document {document_id!r:.60} twice; delete one"
+            )
         documents[document_id] = _score(text, path, number)
     return {query_id: dict(ranked(documents)) for query_id, documents in run.items()}
 
@@ -126,7 +128,9 @@ def _score(text: str, path: str | Path, number: int) -> float:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise InputError(f"{path}, line {number}: expected a finite score in column 5, got {text!r}; mend that line")
+        raise InputError(
+            f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; mend that line"
+        )
     return score
 
 

@@ -15,6 +15,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.models.abstract import Base, VectorSource
 from ragcun.models.base import Features, Role
 from ragcun.models.pairbatch import PairBatch
+from ragcun.training.device import to_device
 from ragcun.training.mining import Pools
 
 Rows = NDArray[np.int64]
@@ -114,7 +115,7 @@ class _Pairs(abc.ABC):
         )
 
     def _mask(self, mask: NDArray[np.bool_]) -> Bool[Tensor, "rows ..."]:
-        return torch.from_numpy(mask).to(self.device)
+        return to_device(torch.from_numpy(mask), self.device)
 
 
 class CachedPairs(_Pairs):
@@ -150,7 +151,7 @@ class CachedPairs(_Pairs):
         return self.base(self._gather(np.sort(chosen)))
 
     def _gather(self, rows: Rows) -> Float[Tensor, "n base_dim"]:
-        return torch.from_numpy(self.vectors[rows]).to(self.device)
+        return to_device(torch.from_numpy(self.vectors[rows]), self.device)
 
 
 class LivePairs(_Pairs):
@@ -164,7 +165,8 @@ class LivePairs(_Pairs):
         """Tokenise texts."""
         named = self.dataset.queries if role == "query" else self.dataset.documents
         features = self.base.features([named[i] for i in texts], role)
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
+        sent = {name: to_device(value, self.device) for name, value in features.items() if isinstance(value, Tensor)}
+        return {**features, **sent}
 
     def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
         """Encode the texts; of a sample no more than 1,000 of each."""

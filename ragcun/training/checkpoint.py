@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ragcun.errors import InputError
-from ragcun.files import read_json, replacing_folder, write_json
+from ragcun.files import file_digest, read_json, replacing_folder, write_json
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.weights import contiguous, copy_strictly
+from ragcun.models.folder import OWN_SUM, description_digest
+from ragcun.models.weights import contiguous, copy_strictly, naming_disk_errors
 from ragcun.training.keeping import Keeper
 
 # Settings that may differ when a run is resumed.
@@ -27,9 +28,24 @@ NOT_COMPARED = (
     "log_interval",
     "tracker",
     "on_collapse",
+    "on_nan",
+    "max_skipped",
     "save_interval",
     "state_interval",
 )
+FILES = ("model.safetensors", "kept.safetensors", "optimizer.safetensors", "random.safetensors")
+
+
+class DamagedPointError(InputError):
+    """A resume point is not as it was written.
+
+    Attributes:
+        found: what is wrong, without the remedy.
+    """
+
+    def __init__(self, folder: Path, reason: object) -> None:
+        self.found = f"resume point {folder} is corrupt ({reason})"
+        super().__init__(f"{self.found}; delete it or start with --overwrite")
 
 
 @dataclass
@@ -38,8 +54,11 @@ class Progress:
 
     Attributes:
         epoch: epochs begun, from 1; 0 before training.
+        epochs_done: epochs that are behind us, with the look at the held-out data at their end.
         batches_done: batches of this epoch that are behind us.
-        step: optimiser steps taken.
+        step: optimiser steps taken, or left out.
+        skipped: steps left out because a loss or the gradient was not finite.
+        overflows: steps left out because fp16's loss scale was too large.
         best_score: score of the best epoch so far, higher is better.
         best_epoch: that epoch; 0 is the start, before training.
         metric_rows: rows of the metrics file at this point.
@@ -48,8 +67,11 @@ class Progress:
     """
 
     epoch: int = 0
+    epochs_done: int = 0
     batches_done: int = 0
     step: int = 0
+    skipped: int = 0
+    overflows: int = 0
     best_score: float | None = None
     best_epoch: int = 0
     metric_rows: int = 0
@@ -72,14 +94,14 @@ def save_state(
     groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
     random = {"cpu": torch.get_rng_state()}
     random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
-    with replacing_folder(folder) as temporary:
-        save_file(contiguous(encoder.trained_state()), temporary / "model.safetensors")
-        save_file(contiguous(keeper.state()), temporary / "kept.safetensors")
-        save_file(contiguous(moments), temporary / "optimizer.safetensors")
-        save_file(contiguous(random), temporary / "random.safetensors")
+    tensors = (encoder.trained_state(), keeper.state(), moments, random)
+    with replacing_folder(folder) as temporary, naming_disk_errors():
+        for name, values in zip(FILES, tensors, strict=True):
+            save_file(contiguous(values), temporary / name)
         scale = None if scaler is None else scaler.state_dict()
-        values = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": settings}
-        write_json(temporary / "state.json", values)
+        rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": settings}
+        whole = {"files_blake2b": {name: file_digest(temporary / name) for name in FILES}, **rest}
+        write_json(temporary / "state.json", {**whole, OWN_SUM: description_digest(whole)})
 
 
 def load_state(
@@ -93,10 +115,11 @@ def load_state(
     """Load a resume point into encoder, optimiser, keeper, scaler and random generators; return the progress.
 
     Raises:
-        InputError: the resume point is corrupt, or was made with other settings.
+        DamagedPointError: the resume point is corrupt; mostly found before anything is loaded.
+        InputError: it was made with other settings.
     """
-    values = read_json(folder / "state.json")
     try:
+        values = _read(folder)
         _same_settings(folder, values["settings"], settings)
         copy_strictly(encoder.trained_state(), load_file(folder / "model.safetensors"))
         keeper.load(load_file(folder / "kept.safetensors"))
@@ -117,7 +140,21 @@ def load_state(
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(f"resume point {folder} is corrupt ({error}); delete it or start with --overwrite") from error
+        raise DamagedPointError(folder, error) from error
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what the JSON of a resume point holds, once its other files are known to be as they were written."""
+    try:
+        values: dict[str, Any] = read_json(folder / "state.json")
+    except InputError as error:
+        raise DamagedPointError(folder, error) from error
+    if values[OWN_SUM] != description_digest(values):
+        raise DamagedPointError(folder, "state.json has another checksum than when it was written")
+    for name, digest in values["files_blake2b"].items():
+        if file_digest(folder / name) != digest:
+            raise DamagedPointError(folder, f"{name} has another checksum than when it was written")
+    return values
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ HEAD_INITS = ("identity", "calibrated", "random")
 RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
 COUNTS = (
     *("positives_per_query", "freeze_early_layers", "grad_cache_size"),
-    *("save_interval", "state_interval", "collapse_checks", "seed"),
+    *("save_interval", "state_interval", "collapse_checks", "max_skipped", "seed"),
 )
 LARGEST_SEED = 2**32 - 1
 
@@ -172,6 +172,8 @@ class TrainConfig:
     log_interval: int = flag(10, "steps between rows of metrics.jsonl")
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
     on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
+    on_nan: str = flag("stop", "what to do when a loss or gradient is not finite", choices=("stop", "skip"))
+    max_skipped: int = flag(10, "steps that --on_nan skip leaves out in a run; one more ends it")
     collapse_checks: int = flag(10, "looks for a collapse in a run; 0 looks never")
     state_interval: int = flag(0, "steps between resume points inside an epoch; 0 makes one after each epoch")
     resume: bool = flag(False, "go on from the newest resume point in --output_dir, or start where there is none")

@@ -1,4 +1,4 @@
-"""The accelerator of a run: device, precision, processes."""
+"""The accelerator of a run: device, precision, processes; and how tensors get to its device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
 
 from ragcun.errors import InputError
 from ragcun.training.config import TrainConfig
@@ -26,17 +27,37 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     if config.device is not None and config.device.startswith("cuda") and cpu:
         raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
-    precision = _precision(config.mixed_precision, cpu)
+    native = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = choose_precision(config.mixed_precision, not cpu, native)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
 
 
-def _precision(asked: str, cpu: bool) -> str:
-    if asked == "fp16" and cpu:
+def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
+    """Return the precision to train in: what is asked for, or for ``auto`` what the hardware does natively.
+
+    Args:
+        asked: no, fp16, bf16 or auto.
+        gpu: whether training runs on a GPU; a CPU's ``auto`` is no.
+        native_bf16: whether the GPU multiplies bfloat16 without emulation (a T4 does not, so its ``auto`` is fp16).
+
+    Raises:
+        InputError: fp16 is asked for on a CPU.
+    """
+    if asked == "fp16" and not gpu:
         raise InputError("--mixed_precision fp16 needs a GPU; use bf16, auto or no on a CPU")
+    if asked == "bf16" and gpu and not native_bf16:
+        logger.warning("--mixed_precision bf16: this GPU only emulates it, which is slow; auto takes fp16")
     if asked != "auto":
         return asked
-    if cpu:
+    if not gpu:
         logger.info("--mixed_precision auto: float32, since there is no GPU")
         return "no"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if native_bf16 else "fp16"
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device; a GPU copies it from pinned memory, while the CPU goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -11,13 +12,12 @@ from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
-from torch import Tensor
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.data.seen import training_documents
-from ragcun.losses.objective import LossOutput, Objective
+from ragcun.losses.objective import Objective
 from ragcun.models.abstract import VectorSource
 from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
@@ -26,26 +26,26 @@ from ragcun.models.weights import copy_strictly
 from ragcun.training.batches import Rows, make_source
 from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective, build_vectors
 from ragcun.training.card import model_card
-from ragcun.training.checkpoint import Progress, comparable, load_state, save_state
+from ragcun.training.checkpoint import Progress, comparable
 from ragcun.training.config import TrainConfig
 from ragcun.training.device import make_accelerator
 from ragcun.training.fallback import settle
 from ragcun.training.keeping import Keeper
-from ragcun.training.mining import Pools
+from ragcun.training.memory import explaining_memory
+from ragcun.training.numbers import NumberGuard, require_finite
+from ragcun.training.points import ResumePoints
 from ragcun.training.processes import Processes
 from ragcun.training.result import FitResult
 from ragcun.training.runfolder import RunFolder, environment
-from ragcun.training.schedule import ema_decay, warmup_cosine
-from ragcun.training.selection import LastSelection, Selection, is_better, judge, make_selection
-from ragcun.training.start import compile_parts, mine_pools, mixed, start_heads, trained_share
-from ragcun.training.stepper import Stepper, check_finite, epoch_steps, step_row
+from ragcun.training.schedule import ema_decay, set_rates, warmup_cosine
+from ragcun.training.selection import LastSelection, Selection, is_better, is_judged, judge, make_selection
+from ragcun.training.signals import ECHO, StopRequest, stop_where_asked
+from ragcun.training.start import mixed, start_training, trained_share
+from ragcun.training.stepper import Step, Stepper, epoch_steps, step_row
 from ragcun.training.tracking import require_tracker, track
 from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
-
-MOST_LOOKS = 15
-"""Looks at the held-out data in a run of many epochs."""
 
 
 def fit(config: TrainConfig) -> FitResult:
@@ -53,6 +53,7 @@ def fit(config: TrainConfig) -> FitResult:
 
     Raises:
         InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
+        TrainingStopped: SIGTERM or Ctrl-C came; a resume point is on disk.
     """
     require_tracker(config.tracker)
     data = build_data(config)
@@ -104,14 +105,7 @@ class Trainer:
         self.selection: Selection = processes.main_only(
             lambda: make_selection(data, base, cache, objective, config.batch_size, device), LastSelection()
         )
-        texts, new = data.queries, config.load_checkpoint is None
-        queries = processes.main_first(lambda: cache.encode(texts, "query")) if new and cache and texts else None
-        self.calibration = start_heads(encoder, config, self.source, queries) if new else None
-        if config.mines:
-            mined = processes.array(lambda: mine_pools(encoder, config, self.source).mined)
-            self.source.pools = Pools(mined, config.mines, config.seed)
-        if config.compile:
-            compile_parts(encoder)
+        self.calibration = start_training(encoder, config, self.source, cache, data.queries, processes)
         groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
         self.rates = [group["lr"] for group in groups]
         self.encoder = encoder
@@ -121,15 +115,17 @@ class Trainer:
         self.progress, steps = Progress(), len(self.steps_of(1))
         self.epochs = config.epochs or max(1, round(config.steps / steps))
         self.total = steps * self.epochs
-        self.judge_every = -(-self.epochs // MOST_LOOKS)
         self.keeper = Keeper(encoder, config.average_decay, trained_share(config, encoder, data))
+        self.guard = NumberGuard(run, self.source, config.max_skipped if config.on_nan == "skip" else 0)
+        self.stop = StopRequest(ECHO if processes.count > 1 else 0.0)
         self.watch = Watch(self.source, config.seed, config.collapse_checks, self.total, config.on_collapse == "stop")
         self.comparison: str | None = None
         self.hashes = data.hashes()
         self.seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
         self.hold_out, self.check, self.cache = data.hold_out, data.check, cache
         self.start = {name: value.clone() for name, value in encoder.own_state().items()} if data.check else {}
-        self.settings = comparable(config.to_dict()) | {"data": self.hashes} | processes.settings()
+        settings = comparable(config.to_dict()) | {"data": self.hashes} | processes.settings()
+        self.points = ResumePoints(run.state, settings, encoder, self.optimizer, self.keeper, accelerator.scaler)
         processes.seed(config.seed)
         self.manifest = environment(str(accelerator.device)) | {"seed": config.seed, "data_sha256": self.hashes}
         self.manifest |= {"base_fingerprint": base.fingerprint() if cache is None else cache.fingerprint}
@@ -137,15 +133,15 @@ class Trainer:
     def train(self) -> FitResult:
         """Run all epochs that are left, keep the best, and write the checkpoint."""
         resumed = self._resume()
-        main = self.processes.main
-        tracker = self.config.tracker if main else "none"
+        tracker = self.config.tracker if self.processes.main else "none"
         end_tracking = track(tracker, self.run, self.config.to_dict(), self.progress.step)
         if not resumed:
             self.processes.on_main(self._write_start)
             self._judge(0)
             self._look(0)
+        stop, main = self.stop if self.run.recorded else contextlib.nullcontext(), self.processes.main
         bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
-        with logging_redirect_tqdm(), bar:
+        with logging_redirect_tqdm(), bar, stop:
             for epoch in range(max(1, self.progress.epoch), self.epochs + 1):
                 self._epoch(epoch, bar)
         result = self._finish()
@@ -156,17 +152,13 @@ class Trainer:
         """Go on from the resume point, if that is asked for and there is one; return whether."""
         if not self.config.resume:
             return False
-        if not self.run.state.exists():
-            logger.info("no resume point in %s: starting from the beginning", self.run.path)
-            self.processes.on_main(lambda: self.run.keep_rows(0))
-            return False
-        parts = self.encoder, self.optimizer, self.keeper
-        self.progress = load_state(self.run.state, *parts, self.settings, self.accelerator.scaler)
-        self.watch.monitor.load_state_dict(self.progress.collapse)
+        found = self.points.load()
+        self.progress = found or self.progress
         self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
-        self.processes.seed(self.config.seed, self.progress.step)
-        logger.info("resuming after step %d (epoch %d)", self.progress.step, self.progress.epoch)
-        return True
+        if found is not None:
+            self.watch.monitor.load_state_dict(found.collapse)
+            self.processes.seed(self.config.seed, found.step)
+        return found is not None
 
     def _write_start(self) -> None:
         """Write what is known before training."""
@@ -181,59 +173,68 @@ class Trainer:
         return epoch_steps(self.source.dataset, self.config, epoch, self.processes.count)
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
+        if self.progress.epochs_done >= epoch:
+            return
         steps = self.steps_of(epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
-        if done == len(steps):
-            return
         self.progress.epoch, interval = epoch, self.config.state_interval
-        started = time.perf_counter()
+        self.clock = time.perf_counter()
         self.model.train()
         for index in range(done, len(steps)):
-            output, norm = self._scheduled_step(steps[index])
+            step = self._scheduled_step(steps[index])
             self.progress.batches_done = index + 1
-            log = self.progress.step % self.config.log_interval == 0 or self.progress.step == self.total
-            save = interval > 0 and (index + 1) % interval == 0 and index + 1 < len(steps)
-            if log or save or index + 1 == len(steps):
-                check_finite(output, self.progress.step)
-            if log:
-                self._log_step(epoch, output, norm, bar)
+            self._log_step(epoch, step, bar)
             self._look(epoch)
             bar.update()
-            if save:
-                self.progress.seconds, started = self._passed(started)
+            asked = self.processes.highest(self.stop.received)
+            if asked or (interval > 0 and (index + 1) % interval == 0 and index + 1 < len(steps)):
+                self._count_time()
                 self.processes.on_main(self._write_state)
-        self.progress.seconds, started = self._passed(started)
+            stop_where_asked(asked, self.progress.step)
+        self._count_time()
+        self._close_epoch(epoch)
+
+    def _close_epoch(self, epoch: int) -> None:
+        """Keep the epoch's checkpoint, look at the held-out data and make a resume point, where these are due."""
         if self.config.save_interval and epoch % self.config.save_interval == 0:
             with self.keeper.applied():
                 self.processes.on_main(lambda: self._write_model(self.run.epoch_model(epoch), epoch))
-        if epoch % self.judge_every == 0 or epoch == self.epochs:
+        if is_judged(epoch, self.epochs):
             with self.keeper.applied():
                 self._judge(epoch)
+        self.progress.epochs_done = epoch
+        if is_judged(epoch, self.epochs):
             self.processes.on_main(self._write_state)
+        stop_where_asked(self.processes.highest(self.stop.received), self.progress.step)
 
-    def _passed(self, started: float) -> tuple[float, float]:
-        now = time.perf_counter()
-        return self.progress.seconds + now - started, now
+    def _count_time(self) -> None:
+        before, self.clock = self.clock, time.perf_counter()
+        self.progress.seconds += self.clock - before
 
-    def _scheduled_step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
+    def _scheduled_step(self, batches: list[Rows]) -> Step:
         """Set this step's learning rates, take the step, and let an EMA target follow it."""
         config = self.config
         factor = warmup_cosine(self.progress.step, self.total, config.warmup(self.total))
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        set_rates(self.optimizer.param_groups, self.rates, factor)
         self.progress.step += 1
-        done = self.step(batches)
-        if not self.accelerator.optimizer_step_was_skipped:
+        with explaining_memory(config, max(map(len, batches))):
+            done = self.step(batches)
+        if done.left_out is None:
             self.encoder.after_step(ema_decay(self.progress.step, self.total, config.ema_decay, config.ema_schedule))
             self.keeper.update(self.progress.step)
+        else:
+            self.guard(done, batches, self.progress, self.processes)
         return done
 
-    def step(self, batches: list[Rows]) -> tuple[LossOutput, Tensor | None]:
-        """Take one optimiser step on some batches; return the last one's loss and the gradient's norm."""
+    def step(self, batches: list[Rows]) -> Step:
+        """Take one optimiser step on some batches."""
         return self.stepper(batches, self.progress.step)
 
-    def _log_step(self, epoch: int, output: LossOutput, norm: Tensor | None, bar: tqdm[Any]) -> None:
-        row = step_row(epoch, self.progress.step, output, norm, self.optimizer.param_groups)
+    def _log_step(self, epoch: int, step: Step, bar: tqdm[Any]) -> None:
+        number, interval = self.progress.step, self.config.log_interval
+        if step.left_out is not None or not (number % interval == 0 or number == self.total):
+            return
+        row = step_row(epoch, number, step, self.config.max_grad_norm > 0, self.optimizer.param_groups)
         bar.set_postfix(loss=f"{row['total']:.4f}", refresh=False)
         if self.accelerator.is_main_process:
             self.run.log(row)
@@ -254,17 +255,15 @@ class Trainer:
         verdict = judge(self.selection, self.encoder, lambda: mixed(self.encoder, self.config, self.source), epoch)
         row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
         self.run.log(row | verdict.row)
-        if verdict.score is not None:
-            logger.info("epoch %d: %s %.4f", epoch, self.selection.criterion, abs(verdict.score))
         return verdict.score
 
     def _write_state(self) -> None:
         if not self.run.recorded:
             return
+        require_finite(self.encoder, f"step {self.progress.step}")
         self.progress.metric_rows = self.run.count_rows()
         self.progress.collapse = self.watch.monitor.state_dict()
-        parts = self.encoder, self.optimizer, self.keeper
-        save_state(self.run.state, *parts, self.progress, self.settings, self.accelerator.scaler)
+        self.points.save(self.progress)
 
     def _write_model(self, folder: Path, epoch: int) -> None:
         if self.run.recorded:
@@ -275,7 +274,8 @@ class Trainer:
         progress, selection = self.progress, self.selection
         score = progress.best_score if epoch == progress.best_epoch else None
         shown = self.run.best_model, epoch, selection.criterion, score, selection.base_score
-        return FitResult(*shown, progress.step, progress.seconds, self.comparison)
+        left_out = progress.skipped, progress.overflows
+        return FitResult(*shown, progress.step, progress.seconds, self.comparison, *left_out)
 
     def _finish(self) -> FitResult:
         """Load the best weights and write the checkpoint."""

@@ -69,6 +69,14 @@ class Processes:
         self.on_main(lambda: done.append(work()))
         return done[0] if done else otherwise
 
+    def highest(self, number: int) -> int:
+        """Return the highest of the numbers that the processes have; every one has to call."""
+        if self.count == 1:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self._group)
+        return int(shared)
+
     def seed(self, seed: int, step: int = 0) -> None:
         """Give each process but the main one random numbers of its own, from a step on."""
         if self.rank > 0:

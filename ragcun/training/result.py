@@ -18,6 +18,8 @@ class FitResult:
         base_score: the untouched base's score on the same data, None where the criterion has none.
         steps: optimiser steps.
         seconds: time spent in training.
+        skipped: steps left out because a loss or the gradient was not finite.
+        overflows: steps left out because fp16's loss scale was too large.
         comparison: what `never_worse` found and kept, in a sentence; None where nothing was compared.
     """
 
@@ -29,3 +31,5 @@ class FitResult:
     steps: int
     seconds: float
     comparison: str | None = None
+    skipped: int = 0
+    overflows: int = 0

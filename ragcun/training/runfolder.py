@@ -18,6 +18,7 @@ import yaml
 
 from ragcun.files import write_json, write_text
 from ragcun.output_folder import claim_folder
+from ragcun.secrets import masked_command
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 
@@ -40,7 +41,7 @@ class RunFolder:
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"))
-        files = (self.metrics, self.manifest, self.config, self.loss_curve, self.path / "report.html")
+        files = (self.metrics, self.manifest, self.config, self.loss_curve, self.non_finite, self.path / "report.html")
         old = (*folders, self.tracking, self.path / "isotropy", *files)
         claim_folder(self.path, "run", self.config, old, resume, overwrite)
         self.follower: Callable[[dict[str, Any]], None] | None = None
@@ -72,8 +73,13 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """The newest resume point."""
+        """The resume points."""
         return self.path / "state"
+
+    @property
+    def non_finite(self) -> Path:
+        """The batch whose loss or gradient was not finite and ended the run."""
+        return self.path / "non_finite.json"
 
     @property
     def tracking(self) -> Path:
@@ -105,10 +111,11 @@ class RunFolder:
             self.follower(row)
 
     def count_rows(self) -> int:
-        """Count the rows of the metrics."""
+        """Count the rows of the metrics, which are on the disk then."""
         if not self.metrics.exists():
             return 0
         with self.metrics.open("rb") as file:
+            os.fsync(file.fileno())
             return sum(1 for _ in file)
 
     def keep_rows(self, count: int) -> None:
@@ -159,7 +166,7 @@ class Unrecorded(RunFolder):
 def environment(device: str) -> dict[str, Any]:
     """Return what else decides a result: versions, commit, device, command and time."""
     return {
-        "command": " ".join(sys.argv),
+        "command": masked_command(sys.argv),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),

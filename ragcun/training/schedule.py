@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -18,6 +19,12 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_rates(groups: Iterable[dict[str, Any]], rates: Iterable[float], factor: float) -> None:
+    """Give each group of an optimiser its rate times a factor."""
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * factor
 
 
 def ema_decay(step: int, total_steps: int, start: float, schedule: str = "constant") -> float:

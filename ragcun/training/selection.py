@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,8 +20,13 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
 from ragcun.training.build import TrainingData
+from ragcun.training.numbers import require_finite
+
+logger = logging.getLogger(__name__)
 
 NDCG = "NDCG@10"
+MOST_LOOKS = 15
+"""Looks at the held-out data in a run of many epochs."""
 
 
 @dataclass
@@ -113,14 +119,25 @@ def judge(
     Raises:
         InputError: its weights are not finite, or what it embeds cannot be measured.
     """
-    if not all(bool(tensor.isfinite().all()) for tensor in encoder.trained_state().values()):
-        raise InputError(f"weights are not finite after epoch {epoch}; lower --learning_rate")
+    require_finite(encoder, f"epoch {epoch}")
     try:
-        return selection(shown())
+        verdict = selection(shown())
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"the model cannot be measured after epoch {epoch}: {error}; lower --learning_rate") from error
+    if verdict.score is not None:
+        logger.info("epoch %d: %s %.4f", epoch, selection.criterion, abs(verdict.score))
+    return verdict
+
+
+def is_judged(epoch: int, epochs: int) -> bool:
+    """Whether the model is measured after this epoch of a run: after every one, or about `MOST_LOOKS` times.
+
+    >>> [epoch for epoch in range(1, 41) if is_judged(epoch, 40)]
+    [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 40]
+    """
+    return epoch % -(-epochs // MOST_LOOKS) == 0 or epoch == epochs
 
 
 @torch.no_grad()

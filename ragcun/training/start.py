@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ragcun.errors import InputError
+from ragcun.models.abstract import VectorSource
 from ragcun.models.calibration import EXPONENT, Calibration, calibrate
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.mixing import mix_with_base
@@ -19,9 +20,42 @@ from ragcun.training.build import TrainingData
 from ragcun.training.config import TrainConfig
 from ragcun.training.keeping import LABEL_FREE_SHARE, share_of_trained
 from ragcun.training.mining import Pools, mine
+from ragcun.training.processes import Processes
 
 MOST_VECTORS = 100_000
 MIXED_VECTORS = 2000
+
+
+def start_training(
+    encoder: RetrievalEncoder,
+    config: TrainConfig,
+    source: PairSource,
+    cache: VectorSource | None,
+    texts: list[str] | None,
+    processes: Processes,
+) -> Calibration | None:
+    """Set heads, mine negatives and compile, as `config` says; return the calibration that heads start from, if any.
+
+    Args:
+        encoder: a new encoder, or a loaded one, whose heads stay.
+        config: the settings.
+        source: the training pairs, which are given the mined negatives.
+        cache: where base vectors are from; None where the base is trained.
+        texts: queries without labels to calibrate by.
+        processes: of which the main one encodes and mines.
+
+    Raises:
+        InputError: a calibrated start is not possible.
+    """
+    new = config.load_checkpoint is None
+    queries = processes.main_first(lambda: cache.encode(texts, "query")) if new and cache and texts else None
+    calibration = start_heads(encoder, config, source, queries) if new else None
+    if config.mines:
+        mined = processes.array(lambda: mine_pools(encoder, config, source).mined)
+        source.pools = Pools(mined, config.mines, config.seed)
+    if config.compile:
+        compile_parts(encoder)
+    return calibration
 
 
 def start_heads(

@@ -1,25 +1,42 @@
-"""One optimiser step: the gradients of some batches added, clipped, and followed."""
+"""One optimiser step: the gradients of some batches added, clipped, and followed where they are numbers."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
-from ragcun.losses.distributed import average_gradients, sum_over_ranks_, world_size
+from ragcun.losses.distributed import average_gradients, sum_over_ranks_
 from ragcun.losses.objective import LossOutput, Objective
 from ragcun.training.batches import PairSource, Rows, epoch_batches, epoch_pairs
 from ragcun.training.config import TrainConfig
 from ragcun.training.gradcache import cached_backward, require_independent_rows
 
+NOT_FINITE, OVERFLOW = "not finite", "fp16 overflow"
+
+
+class Step(NamedTuple):
+    """What an optimiser step came to.
+
+    Attributes:
+        outputs: the loss of each of its batches, without a graph.
+        norm: the gradient's norm before it was clipped.
+        left_out: why the weights stayed as they were: `NOT_FINITE` where a loss or the gradient is no number,
+            `OVERFLOW` where fp16's loss scale was too large and is now halved; None where they moved.
+    """
+
+    outputs: list[LossOutput]
+    norm: Tensor
+    left_out: str | None = None
+
 
 class Stepper:
-    """Takes optimiser steps.
+    """Takes optimiser steps; a gradient that is no number leaves weights and optimiser as they are.
 
     Args:
         accelerator: what model and optimiser were prepared by.
@@ -47,26 +64,28 @@ class Stepper:
         if cache_size:
             require_independent_rows(model)
 
-    def __call__(self, batches: list[Rows], number: int = 0) -> tuple[LossOutput, Tensor | None]:
-        """Take optimiser step `number` on batches, each of which is that of all processes together.
-
-        Returns the last batch's loss and the gradient's norm, None if it is not clipped.
-        """
-        # Only a scaler needs accelerate's own backward, clipping and step, which search the path for optional packages.
-        scaler = self.accelerator.scaler
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for rows in batches:
-            output = self._add_gradient(rows, number, len(batches))
+    def __call__(self, batches: list[Rows], number: int = 0) -> Step:
+        """Take optimiser step `number` on batches, each of which is that of all processes together."""
+        # accelerate's own backward, clipping and step search the path for optional packages, and its step does not see
+        # that a scaler made a fused optimiser leave the step out.
+        scaler, optimizer = self.accelerator.scaler, self.optimizer.optimizer
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        outputs = [self._add_gradient(rows, number, len(batches)) for rows in batches]
         average_gradients(trained)
-        norm = None
+        if scaler is not None:
+            scaler.unscale_(optimizer)
         if self.max_grad_norm > 0:
-            if scaler is not None:
-                self.accelerator.unscale_gradients(self.optimizer)
             norm = clip_grad_norm_(trained, self.max_grad_norm)
-        optimizer = self.optimizer.optimizer if scaler is None else self.optimizer
-        optimizer.step()
+        else:
+            norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        loss, gradient = _not_finite([output.total for output in outputs], norm)
+        if not (loss or gradient):
+            optimizer.step()
+        left_out = NOT_FINITE if loss or gradient else None
+        if scaler is not None and _halved(scaler) and not loss:
+            left_out = OVERFLOW
         optimizer.zero_grad()
-        return output, norm
+        return Step(outputs, norm, left_out)
 
     def _add_gradient(self, rows: Rows, number: int, batches: int) -> LossOutput:
         """Add this process's part of the gradient of one batch, of `batches` in the step; return the loss."""
@@ -82,11 +101,32 @@ class Stepper:
         with accelerator.no_sync(self.model):
             if chunks > 1:
                 parts = self.source.parts(rows, range(rank * chunks, (rank + 1) * chunks), world * chunks)
-                return cached_backward(self.model, parts, lambda views: self.objective(views, number), scaled)
+                return _detached(cached_backward(self.model, parts, lambda v: self.objective(v, number), scaled))
             part = self.source.batch(rows) if world == 1 else self.source.parts(rows, range(rank, rank + 1), world)[0]
             output = self.objective(self.model(part), number)
             scaled(output.total).backward()
-        return output
+        return _detached(output)
+
+
+def _detached(output: LossOutput) -> LossOutput:
+    return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.terms.items()})
+
+
+def _not_finite(totals: list[Tensor], norm: Tensor) -> tuple[bool, bool]:
+    """Return whether a loss, and whether the gradient's norm, is not finite in any process: the same in all of them."""
+    wrong = torch.stack([~torch.stack(totals).isfinite().all(), ~norm.isfinite()]).float()
+    loss, gradient = sum_over_ranks_(wrong).tolist()
+    return loss > 0, gradient > 0
+
+
+def _halved(scaler: torch.amp.GradScaler) -> bool:
+    """Let the scaler go on; return whether it took its scale, above 1, for too large.
+
+    What overflows at a scale of 1 or below is the gradient itself.
+    """
+    before = scaler.get_scale()
+    scaler.update()
+    return before > 1 and scaler.get_scale() < before
 
 
 def chunk_count(rows: int, world: int, size: int) -> int:
@@ -114,28 +154,15 @@ def epoch_steps(data: PairDataset, config: TrainConfig, epoch: int, processes: i
     return [[pairs[rows] for rows in batches[start : start + size]] for start in range(0, len(batches), size)]
 
 
-def check_finite(output: LossOutput, step: int) -> None:
-    """Stop a run whose loss is no longer a number, before anything of it is kept.
-
-    Raises:
-        InputError: the loss is not finite.
-    """
-    # The sum over processes, so that all of them stop where one does.
-    total = float(sum_over_ranks_(output.total.detach().clone())) / world_size()
-    if not math.isfinite(total):
-        raise InputError(f"the loss is {total} at step {step}; lower --learning_rate, or raise --temperature")
-
-
-def step_row(
-    epoch: int, step: int, output: LossOutput, norm: Tensor | None, groups: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the row of the metrics that belongs to one step."""
+def step_row(epoch: int, number: int, step: Step, clipped: bool, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of the metrics that belongs to one step: the loss of its last batch, and its gradient's norm."""
+    output = step.outputs[-1]
     return {
         "kind": "step",
         "epoch": epoch,
-        "step": step,
-        "total": float(output.total.detach()),
-        "terms": {name: float(value.detach()) for name, value in output.terms.items()},
+        "step": number,
+        "total": float(output.total),
+        "terms": {name: float(value) for name, value in output.terms.items()},
         "learning_rate": {group["name"]: group["lr"] for group in groups},
-        "grad_norm": None if norm is None else float(norm),
+        "grad_norm": float(step.norm) if clipped else None,
     }

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from ragcun.errors import InputError
 from ragcun.files import replacing_file
 from ragcun.losses.distributed import sum_over_ranks_, world_size
-from ragcun.models.weights import contiguous, copy_strictly, tensors_digest
+from ragcun.models.weights import contiguous, copy_strictly, naming_disk_errors, tensors_digest
 from ragcun.training.schedule import ema_decay
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ObjectiveCallback(TrainerCallback):
         """Write what the loss owns into the checkpoint folder; the file is complete or absent."""
         owned = self.loss.owned_state()
         if owned and args.should_save:
-            with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary:
+            with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary, naming_disk_errors():
                 save_file(contiguous(owned), temporary, self._about(state.global_step))
         if world_size() > 1:
             dist.barrier()  # the others may read the file at once

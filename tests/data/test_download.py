@@ -538,7 +538,7 @@ def test_a_full_disk_while_unpacking_leaves_no_folder(tmp_path: Path) -> None:
             print("sentence:", error)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "toy: File too large; make room" in done.stdout, done
+    assert "toy was not written: File too large; make room" in done.stdout, done
     assert names(tmp_path) == {"toy.zip"}
 
 

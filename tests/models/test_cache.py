@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from ragcun.errors import InputError
 from ragcun.models.base import TextBase
 from ragcun.models.cache import KEY_BYTES, CachedEncoder, EmbeddingCache, default_cache_dir
+from ragcun.models.checksums import row_checksums
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
@@ -261,3 +264,114 @@ def test_two_processes_write_at_once(tiny_bert: str, texts: list[str], tmp_path:
     vectors = cache.encode(texts[:160], "document")
     assert base.seen == []
     np.testing.assert_allclose(vectors, TextBase.encode(base, texts[:160], "document"), atol=1e-6)
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("bit", [0, 63, 511, 512, 20 * 64 * 8 - 1])
+@pytest.mark.parametrize("file", ["vectors.bin", "sums.bin"])
+def test_a_flipped_bit_is_found(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, file: str, bit: int
+) -> None:
+    """Of 20 rows each has 64 bytes of vector and 8 of checksum; any bit of either is enough."""
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:20], "document")
+    flip(cache.folder / file, bit if file == "vectors.bin" else bit % (20 * 64))
+    with pytest.raises(InputError, match=r"row \d+ of vectors\.bin does not match its checksum; delete"):
+        EmbeddingCache(watched(tiny_bert), tmp_path).encode(texts[:20], "document")
+
+
+def test_damaged_keys_cost_an_encoding_and_change_no_vector(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
+) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    expected = cache.encode(texts[:20], "document")
+    with (cache.folder / "keys.bin").open("r+b") as file:
+        file.seek(4 * KEY_BYTES)
+        file.write(bytes(3 * KEY_BYTES))
+    for seen in (3, 0):
+        later = watched(tiny_bert)
+        np.testing.assert_allclose(EmbeddingCache(later, tmp_path).encode(texts[:20], "document"), expected, atol=1e-6)
+        assert len(later.seen) == seen
+
+
+def test_keys_of_another_cache_are_found(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+    """The checksum is of key and vector, so that rows in another order do not pass for these."""
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:20], "document")
+    keys = (cache.folder / "keys.bin").read_bytes()
+    (cache.folder / "keys.bin").write_bytes(keys[KEY_BYTES:] + keys[:KEY_BYTES])
+    with pytest.raises(InputError, match="does not match its checksum"):
+        EmbeddingCache(watched(tiny_bert), tmp_path).encode(texts[3:4], "document")
+
+
+@pytest.mark.parametrize("left", [0, 8, 13, 24])
+def test_rows_without_checksums_are_read_and_get_them(
+    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, left: int
+) -> None:
+    """So it is with the cache of an earlier version."""
+    cache = EmbeddingCache(base, tmp_path)
+    expected = cache.encode(texts[:20], "document")
+    sums = (cache.folder / "sums.bin").read_bytes()
+    (cache.folder / "sums.bin").write_bytes(sums[:left])
+    later = watched(tiny_bert)
+    again = EmbeddingCache(later, tmp_path)
+    np.testing.assert_array_equal(again.encode(texts[:20], "document"), expected)
+    assert later.seen == []
+    again.encode(texts[20:22], "document")
+    found = (cache.folder / "sums.bin").read_bytes()
+    assert (found[: len(sums)], len(found)) == (sums, 22 * 8)
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "0"}, {"dimension": 17}, None])
+def test_a_folder_of_another_base_is_refused(
+    base: WatchedBase, tiny_bert: str, tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    path = EmbeddingCache(base, tmp_path).folder / "base.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(change and described | change))
+    with pytest.raises(InputError, match="is of another base"):
+        EmbeddingCache(watched(tiny_bert), tmp_path)
+
+
+def test_files_that_shrink_in_use_are_refused(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+    cache = EmbeddingCache(base, tmp_path)
+    cache.encode(texts[:20], "document")
+    (cache.folder / "keys.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="has lost rows while it was in use"):
+        cache.encode(texts[20:25], "document")
+
+
+def test_every_change_within_a_word_changes_the_checksum() -> None:
+    """An odd weight is invertible modulo 2^64, so this holds for every pair of values and not only for these."""
+    generator = np.random.default_rng(0)
+    keys = generator.integers(0, 256, (200, 16)).astype(np.uint8)
+    vectors = generator.standard_normal((200, 5)).astype(np.float32)
+    before = row_checksums(keys, vectors)
+    for column in range(5):
+        changed = vectors.copy()
+        changed[:, column] = generator.standard_normal(200)
+        assert (row_checksums(keys, changed) != before).all()
+    assert (row_checksums(keys, vectors[:, [1, 0, 2, 3, 4]]) != before).all()
+    assert (row_checksums(keys[:, ::-1], vectors) != before).all()
+    np.testing.assert_array_equal(row_checksums(keys[7:9], vectors[7:9]), before[7:9])
+
+
+def test_checksums_stay_what_they_are() -> None:
+    """They are on disk: a change of the formula would refuse every cache there is (reference: Python integers)."""
+    state, weights = 0, []
+    for _ in range(3):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        weights.append((mixed ^ (mixed >> 31)) | 1)
+    key, vector = bytes(range(8)), np.array([1.5, -2.0, 3.25], dtype="<f4").tobytes()
+    row = key + vector + bytes(4)
+    words = [int.from_bytes(row[place : place + 8], "little") for place in (0, 8, 16)]
+    expected = sum(weight * word for weight, word in zip(weights, words, strict=True)) % 2**64
+    found = row_checksums(np.frombuffer(key, np.uint8)[None], np.frombuffer(vector, np.float32)[None])
+    assert found.tolist() == [expected]

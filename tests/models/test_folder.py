@@ -21,7 +21,7 @@ from ragcun.errors import InputError
 from ragcun.models import encoder as encoders
 from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import CONFIG, WEIGHTS, is_checkpoint
+from ragcun.models.folder import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
 from ragcun.models.heads import HeadConfig
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 
@@ -258,10 +258,14 @@ def test_a_save_that_fails_leaves_what_was_there(
         np.testing.assert_array_equal(again.encode_query(texts[:3]), expected)
 
 
-def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+def _edit(change: Callable[[dict[str, Any]], Any], sign: bool = True) -> Callable[[Path], None]:
+    """Return what changes the description, with a checksum that fits, so that what follows the checksum is tested."""
+
     def damage(folder: Path) -> None:
         config = json.loads((folder / CONFIG).read_text())
         replaced = change(config)
+        if sign:
+            config[OWN_SUM] = description_digest(config)
         (folder / CONFIG).write_text(json.dumps(config if replaced is None else replaced))
 
     return damage
@@ -305,6 +309,10 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "head of another base": _edit(lambda config: config["config"]["head"].update(input_dim=15)),
     "no predictor": _edit(lambda config: config["config"].update(predictor=None)),
     "no modules": _edit(lambda config: config["base"].update(modules=0)),
+    "own checksum missing": _edit(lambda config: config.pop(OWN_SUM), sign=False),
+    "another file of a module": lambda folder: (folder / "1_Pooling" / "other.json").write_text("{}"),
+    "another file beside": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "another file of ours": lambda folder: (folder / "ragcun" / "more").write_text("{}"),
     "config gone": lambda folder: (folder / CONFIG).unlink(),
     "no longer a model": lambda folder: [path.unlink() for path in folder.glob("*.json")] and None,
 }
@@ -351,6 +359,41 @@ def test_no_file_can_be_lost_in_silence(
             pass
         shutil.rmtree(folder)
     assert silent == []
+
+
+@pytest.mark.parametrize("key", ["dimension", "base", "config", "system", "format", "files_blake2b"])
+def test_a_description_that_was_changed_does_not_match_its_checksum(
+    healthy: tuple[Path, IsotropicGaussianEncoder, list[str]], tmp_path: Path, key: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(healthy[0], folder)
+    _edit(lambda config: config.update({key: config[key]}), sign=False)(folder)
+    RetrievalEncoder.from_pretrained(folder)
+    other = {"dimension": 15, "system": "jepa", "format": 1}.get(key, {})
+    _edit(lambda config: config.update({key: other}), sign=False)(folder)
+    with pytest.raises(InputError, match=r"does not match its own checksum|corrupt"):
+        RetrievalEncoder.from_pretrained(folder)
+
+
+def test_the_first_format_is_still_read(
+    healthy: tuple[Path, IsotropicGaussianEncoder, list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(healthy[0], folder)
+    _edit(lambda config: {**{k: v for k, v in config.items() if k != OWN_SUM}, "format": 1}, sign=False)(folder)
+    again = RetrievalEncoder.from_pretrained(folder)
+    np.testing.assert_array_equal(again.encode_query(healthy[2]), healthy[1].encode_query(healthy[2]))
+
+
+@pytest.mark.parametrize("name", [".gitattributes", "LICENSE", "notes.md", "isotropy/isotropy.json", "1_Pooling/.x"])
+def test_files_that_loading_cannot_read_may_lie_in_the_folder(
+    healthy: tuple[Path, IsotropicGaussianEncoder, list[str]], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(healthy[0], folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    RetrievalEncoder.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", ["nothing", "file", "plain"])

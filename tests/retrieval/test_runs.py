@@ -81,7 +81,7 @@ def test_scores_that_cannot_be_ranked_are_not_written(tmp_path):
         ("q Q0 b 2 high t", "line 2: expected a finite score in column 5, got 'high'"),
         ("q Q0 b 2 nan t", "line 2: expected a finite score"),
         ("q Q0 b 2 inf t", "line 2: expected a finite score"),
-        ("q Q0 a 2 0.5 t", "line 2: query q has document a twice"),
+        ("q Q0 a 2 0.5 t", "line 2: query 'q' has document 'a' twice"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, message):

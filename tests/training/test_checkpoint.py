@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from ragcun.errors import InputError
 from ragcun.models.base import TextBase
+from ragcun.models.folder import description_digest
 from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
 from ragcun.models.weights import contiguous
 from ragcun.training.checkpoint import Progress, load_state, save_state
@@ -112,6 +113,7 @@ def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         values = json.loads((folder / "state.json").read_text())
         change(values)
+        values["description_blake2b"] = description_digest(values)
         (folder / "state.json").write_text(json.dumps(values))
 
     return damage

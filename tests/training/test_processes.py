@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ragcun.training.loop import Trainer, fit
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.runfolder import RunFolder
 from ragcun.training.selection import DevSelection
+from ragcun.training.signals import TrainingStopped
 from ragcun.training.stepper import epoch_steps
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
@@ -99,11 +101,26 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
             raise StoppedError
         return real_step(self, batches)
 
+    def terminated(self: Trainer, batches: Any) -> Any:
+        if self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_step(self, batches)
+
+    def wrong_once(self: Trainer, batches: Any) -> Any:
+        with pytest.MonkeyPatch.context() as for_this_step:
+            if self.progress.step == 3:
+                for_this_step.setattr(CachedPairs, "_inputs", not_a_number)
+            return real_step(self, batches)
+
     def unexpected(self: DevSelection, encoder: Any) -> Any:
         raise StoppedError
 
     if fault == "nan" and rank == 1:
         patch.setattr(CachedPairs, "_inputs", not_a_number)
+    if fault == "signal" and rank == 1:
+        patch.setattr(Trainer, "step", terminated)
+    if fault == "nan once" and rank == 1:
+        patch.setattr(Trainer, "step", wrong_once)
     if fault == "stop":
         patch.setattr(Trainer, "step", stopped)
     if fault == "main":
@@ -124,7 +141,7 @@ def outcome(job: dict[str, Any], settings: dict[str, Any], rank: int) -> dict[st
         faulty(job.get("fault"), rank, patch)
         try:
             result = fit(config_of(settings, job["name"], **job["changes"]))
-        except (InputError, StoppedError) as error:
+        except (InputError, StoppedError, TrainingStopped) as error:
             return {"error": str(error), "kind": type(error).__name__, "encoded": sum(encoded)}
     return asdict(result) | {"checkpoint": str(result.checkpoint), "encoded": sum(encoded)}
 
@@ -175,6 +192,9 @@ AFTERWARDS: list[dict[str, Any]] = [
     {"name": "main", "changes": SIGREG, "fault": "main"},
     {"name": "collapsed", "changes": COLLAPSE},
     {"name": "after", "changes": SIGREG},
+    {"name": "signalled", "changes": SIGREG, "fault": "signal"},
+    {"name": "signalled", "changes": SIGREG | {"resume": True}},
+    {"name": "skipped", "changes": SIGREG | {"on_nan": "skip"}, "fault": "nan once"},
 ]
 FAILING: dict[str, Any] = {"name": "nan", "changes": SIGREG | {"collapse_checks": 0, "log_interval": 2}, "fault": "nan"}
 FAILING["changes"] |= {"dev_beir": None, "head_init": "identity", "mined_negatives": 0}
@@ -182,7 +202,8 @@ FAILING["changes"] |= {"dev_beir": None, "head_init": "identity", "mined_negativ
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
     """Return the weights after the last step, their average and the best ones."""
-    files = folder / "state" / "model.safetensors", folder / "state" / "kept.safetensors"
+    point = max((folder / "state").iterdir())
+    files = point / "model.safetensors", point / "kept.safetensors"
     best = RetrievalEncoder.from_pretrained(folder / "best_model").state_dict()
     loaded = {name: value for file in files for name, value in load_file(file).items()}
     return loaded | {f"saved.{name}": value for name, value in best.items()}
@@ -266,7 +287,29 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None
     assert json.loads((ended / "codes.json").read_text()) == [3, 3]
     for rank in (0, 1):
         (found,) = json.loads((ended / f"failing{rank}.json").read_text())
-        assert found["error"].startswith("the loss is nan at step 2;")
+        assert found["error"].startswith("the loss is nan by contrastive nan, isotropy nan at step 1")
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+) -> None:
+    folder = Path(settings["folder"])
+    for rank in together:
+        assert rank["7 signalled"]["kind"] == "TrainingStopped"
+        assert "stopped by SIGTERM after step 3" in rank["7 signalled"]["error"]
+        assert rank["8 signalled"]["steps"] == 8
+    theirs = weights_of(folder / "through")
+    for name, value in weights_of(folder / "signalled").items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_step_that_is_no_number_in_one_process_is_left_out_by_both(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+) -> None:
+    assert [rank["9 skipped"]["skipped"] for rank in together] == [1, 1]
+    rows = rows_of(Path(settings["folder"]) / "skipped")
+    assert [row["step"] for row in rows if row["kind"] == "skipped"] == [3]
+    assert [row["step"] for row in rows if row["kind"] == "step"] == [1, 2, 4, 5, 6, 7, 8]
 
 
 # One process

@@ -12,7 +12,7 @@ from ragcun.errors import InputError
 from ragcun.files import read_json, read_json_lines, read_text
 from ragcun.reporting.isotropy_file import read_isotropy
 from ragcun.reporting.results_files import ResultsFile, is_results, read_results
-from ragcun.reporting.tables import all_systems
+from ragcun.reporting.tables import all_systems, results_table
 
 ISOTROPY = "isotropy.json"
 OUR_FILES = frozenset(("manifest.json", ISOTROPY))
@@ -139,6 +139,10 @@ def _read_results(path: Path) -> ResultsFile:
     for name in file.datasets:
         if not name or Path(name).name != name:
             raise InputError(f"{path}: the dataset {name!r} is no folder's name; evaluate again")
+    try:
+        results_table(file.content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return file
 
 
@@ -148,7 +152,7 @@ def _check_numbers(figures: Document, path: Path) -> None:
         if isinstance(value, dict):
             _check_numbers(value, path)
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{path}: {name} is {value!r:.40} where a number is expected; evaluate again")
+            raise InputError(f"{path}: {name!r:.60} is {value!r:.40} where a number is expected; evaluate again")
 
 
 def _once(found: Iterable[Path], given: Iterable[Path]) -> list[Path]:

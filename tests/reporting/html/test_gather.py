@@ -68,18 +68,19 @@ def test_a_file_about_something_else_is_refused_with_both_names(make_run, whole_
     ("damage", "message"),
     [
         ({"datasets": []}, "datasets"),
-        ({"datasets": {"plain": 3}}, "datasets"),
+        ({"datasets": {"plain": 3}}, "'plain' of the model is 3"),
         ({"datasets": {"../plain": {"NDCG@10": 0.5}}}, "plain"),
         ({"datasets": {"plain": {"NDCG@10": "high"}}}, "NDCG@10"),
         ({"datasets": {"plain": {"NDCG@10": 0.5, "seen": {"n_queries": None}}}}, "n_queries"),
-        ({"manifest": None}, "how many queries"),
+        ({"manifest": None}, "manifest is None"),
+        ({"manifest": {}}, "how many queries"),
     ],
 )
 def test_damaged_results_are_named(whole_run, tmp_path, damage, message):
     path = tmp_path / "results.json"
     content = json.loads((whole_run / "results.json").read_text()) | damage
     content["manifest"] = content["manifest"] and {
-        "collections": {name: {"queries": 40, "documents": 60} for name in ("plain", "../plain")}
+        "collections": {name: {"queries": 40, "documents": 60} for name in content["datasets"]}
     }
     write_json(path, content)
     with pytest.raises(InputError, match=message) as error:

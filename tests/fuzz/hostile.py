@@ -1,0 +1,85 @@
+"""Inputs that readers meet in bad days: arbitrary bytes, and valid files with something wrong in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+FUZZ = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+ODD = [
+    b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\r", b"\r\n", b"\n", b"\n\n", b"\t", b"\x0b", b"\x1c", b'"', b"'", b",",
+    b"\\", b"\xff", b"\xc3", b"\xed\xa0\x80", "\u2028".encode(), "\u202e".encode(), "\u00a0".encode(),
+    "e\u0301".encode(),
+    b"\\ud800", b"\\u0000", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-0.0", b"9" * 5000, b"1e-400", b"null",
+    b"true", b"[" * 3000, b'{"a":' * 3000, b"]", b"}", b"{}", b"[]", b'""', b"0", b"-1", b"1.5", b"x" * 70_000, b"=1+1",
+    b"&a [*a, *a]", b"!!python/object/apply:os.system [x]", b"- " * 500, b"? ", b"<<: ", b"2001-01-01", b"0x1f", b"1_0",
+    b"%", b"#", b": ", b"../../x", b"<script>",
+]  # fmt: skip
+WORDS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["", " ", "\ud800", "\x00", "a\nb", "../x", "x" * 2000, "NDCG@10", "1e5", 10**400, -1, 0, 1]),
+)
+VALUES = st.recursive(WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Valid bytes with up to four wounds: cut, doubled, moved, flipped, or with something odd put in."""
+    content = valid
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        stop = min(len(content), start + draw(st.integers(0, 40)))
+        way = draw(st.sampled_from(["cut", "double", "put", "flip", "end", "lines"]))
+        if way == "put":
+            content = content[:start] + draw(st.sampled_from(ODD) | st.binary(max_size=6)) + content[start:]
+        elif way == "flip" and start < len(content):
+            content = content[:start] + bytes([content[start] ^ 1 << draw(st.integers(0, 7))]) + content[start + 1 :]
+        elif way == "lines":
+            lines = content.splitlines(keepends=True)
+            content = b"".join(
+                draw(st.permutations(lines)) + draw(st.lists(st.sampled_from(lines or [b""]), max_size=3))
+            )
+        else:
+            content = {"cut": content[:start] + content[stop:], "double": content[:stop] + content[start:]}.get(
+                way, content[:start]
+            )
+    return content
+
+
+@st.composite
+def spoilt_json(draw: st.DrawFn, valid: Any) -> bytes:
+    """A valid JSON value of which up to three parts are another value, or gone."""
+    value = json.loads(json.dumps(valid))
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(value))
+        holder, key = draw(st.sampled_from(places)) if places else ([value], 0)
+        if draw(st.integers(0, 3)) == 0:
+            del holder[key]
+        else:
+            holder[key] = draw(VALUES)
+    return json.dumps(value, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
+
+
+def _places(value: Any) -> Any:
+    for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from _places(value[key])
+
+
+def hostile(valid: bytes, as_json: Any = None, by_line: bool = False) -> st.SearchStrategy[bytes]:
+    """Arbitrary bytes, spoilt valid ones, and where `as_json` is given, its value with other parts (one a line)."""
+    ways = [st.binary(max_size=200), spoilt(valid), spoilt(valid)]
+    if as_json is not None:
+        lines: Callable[[Any], bytes] = lambda rows: b"\n".join(rows)  # noqa: E731
+        one = st.lists(st.sampled_from(as_json).flatmap(spoilt_json), min_size=1, max_size=4).map(lines)
+        ways += [one, one] if by_line else [spoilt_json(as_json), spoilt_json(as_json)]
+    return st.one_of(ways)

@@ -1,0 +1,96 @@
+"""What fuzzing found, kept so that it stays mended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ragcun.cli import from_mapping, read_yaml
+from ragcun.data.beir import load_collection
+from ragcun.data.locate import CollectionFolder
+from ragcun.data.part_file import PartFile
+from ragcun.data.qrels import read_qrels
+from ragcun.errors import InputError
+from ragcun.models.vector_folder import _read_matrix
+from ragcun.reporting.plots import loss_figure
+from ragcun.reporting.results_files import read_results
+from ragcun.training.config import TrainConfig
+
+STEP = '{"kind": "step", "step": 1, "total": 0.5, "terms": '
+CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
+    "an indented header": (_read_matrix, b"\x93NUMPY\x01\x00\x0d\x00\n      {\n{} \n", "is not a .npy file of vectors"),
+    "a header with NUL": (_read_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00\x00\x00{", "is not a .npy file"),
+    "a header that never ends": (_read_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00'''", "is not a .npy file"),
+    "a term that is a list": (loss_figure, f'{STEP}{{"a": []}}}}\n'.encode(), "'a' is [] where a number is expected"),
+    "terms that are a list": (loss_figure, f"{STEP}[1]}}\n".encode(), "'terms' is [1] where an object is expected"),
+    "a step of 400 digits": (loss_figure, b'{"kind": "step", "step": ' + b"9" * 400 + b"}\n", "a number is expected"),
+    "a note without size": (lambda path: PartFile(path.with_suffix(""), {}), b"{}", "is no note of a download"),
+    "a note that is a list": (lambda path: PartFile(path.with_suffix(""), {}), b"[]", "is no note of a download"),
+    "a setting that is missing": (
+        lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)),
+        b"epochs: 3\n",
+        "--train_data is missing",
+    ),
+    "judgments with an empty id": (read_qrels, b"q\t \t1\n", "line 1: an id is empty"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_found_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    read, content, message = CASES[name]
+    path = tmp_path / ("a.part.json" if "note" in name else "a.npy" if "header" in name else "a.txt")
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"untouched_base": 3},
+        {"baselines": []},
+        {"baselines": {"a": None}},
+        {"baselines": {"a": {"model": "a", "datasets": {"toy": {"NDCG@10": 1, "seen": None}}}}},
+        {"baselines": {"a": {"model": "a", "datasets": {"toy": {"n_queries": None}}}}},
+        {"baselines": {"a": {"datasets": {}}}},
+        {"manifest": {"collections": {"toy": 3}}},
+        {"manifest": {"collections": {"toy": {"part_of": ["x"]}}}},
+        {"manifest": {"collections": {"toy": {"queries": 10**400, "documents": 1}}}},
+        {"model": ["x"]},
+        {"average": 3},
+        {"bytes_per_vector": "many"},
+    ],
+)
+def test_results_of_another_form_are_refused(change: dict[str, object], tmp_path: Path) -> None:
+    about = {"split": "test", "queries": 1, "documents": 1}
+    whole = {"model": "m", "datasets": {"toy": {"NDCG@10": 0.5}}, "untouched_base": None, "baselines": {},
+             "average": {}, "manifest": {"collections": {"toy": about}}}  # fmt: skip
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(whole))
+    assert read_results(path).datasets == ["toy"]
+    path.write_text(json.dumps(whole | change))
+    with pytest.raises(InputError, match="evaluate again"):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "reads"), [("", False), (" ", False), ("a b", True), ("a\n", True), ("a\u00a0b", True)]
+)
+def test_ids_that_no_run_file_can_hold_are_refused_before_anything_is_encoded(
+    key: str, reads: bool, tmp_path: Path
+) -> None:
+    """Training has no use for ids; an evaluation writes them between blanks."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": k, "text": "x"}) for k in (key, "d")))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "x"}))
+    (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    if reads:
+        assert len(load_collection(tmp_path).documents) == 2
+    with pytest.raises(InputError, match="white space" if reads else "the _id is empty"):
+        CollectionFolder("toy", tmp_path, "test").load()

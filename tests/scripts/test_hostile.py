@@ -1,0 +1,132 @@
+"""A corpus that means harm goes through training, evaluation, isotropy and report: handled, or refused."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+IDS = [
+    "../../x", "/etc/passwd", "a/b", "..", ".", "C:\\x", "<script>alert(1)</script>", "\"><img/src=x/onerror=alert(1)>",
+    "d\u202egnp.exe", "=1+1", "|cell|", "{{7*7}}", "{%raw%}", "%s%n", "$(touch${IFS}x)", "`id`", "é", "日本", "\x00",
+    "a\x00b", "-rf", "~", "*", "'", "&lt;", "x" * 5000,
+]  # fmt: skip
+TEXTS = [
+    "<script>document.title='owned'</script> word1", "</pre></td><img src=x onerror=alert(1)>", "{{ 7 * 7 }} word2",
+    "word3 \u202e\u2066 backwards", "nul \x00 inside word4", "=cmd|' /C calc'!A0", "| a | table |\n|---|",
+    "\u200b\u2028\r\n\t",
+    "https://me:word@host/x word5", "word6 " * 3000, "a\u0301" * 500, "\U0001f600 word7", "%(levelname)s {0} %s",
+    "word8 \\ud800",
+]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """The elements of a page that could do something, and attributes that could."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("script", "iframe", "object", "embed", "link", "form", "base"):
+            self.found.append(tag)
+        self.found += [f"{tag} {name}" for name, _ in attributes if name.startswith("on")]
+        self.found += [f"{tag} {name}" for name, value in attributes if str(value).lower().startswith("javascript:")]
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_collection(folder, ids, texts, query_ids=None):
+    """Write a BEIR folder byte by byte, so that nothing of ours mends it first."""
+    documents = [{"_id": key, "title": texts[i % len(texts)][:40], "text": f"word{i} {texts[i % len(texts)]}"}
+                 for i, key in enumerate(ids)]  # fmt: skip
+    queries = query_ids or [f"q{key}" for key in ids]
+    write_lines(folder / "corpus.jsonl", documents)
+    write_lines(
+        folder / "queries.jsonl",
+        [{"_id": q, "text": f"word{i} {texts[i % len(texts)]}"} for i, q in enumerate(queries)],
+    )
+    for split in ("train", "test"):
+        (folder / "qrels").mkdir(exist_ok=True)
+        rows = "".join(f"{q}\t{key}\t1\n" for q, key in zip(queries, ids, strict=True) if '"' not in q + key)
+        (folder / "qrels" / f"{split}.tsv").write_text(rows, encoding="utf-8")
+    return folder
+
+
+def everything_outside(root, inside):
+    return sorted(str(path) for path in root.rglob("*") if inside not in path.parents and path != inside)
+
+
+def test_a_hostile_corpus_does_nothing(run_script, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = write_collection(tmp_path / "data" / "<b>toy", IDS, TEXTS)
+    run = tmp_path / "work" / "<i>run"
+    before = everything_outside(tmp_path, tmp_path / "work")
+    flags = ("--base_model", tiny_bert, "--device", "cpu", "--epochs", 1, "--batch_size", 8, "--output_dir", run)
+    done = run_script("train", "--train_data", place, *flags)
+    assert done.code == 0, done.err
+    collections = ("--datasets", place.name, "--data_dir", place.parent, "--device", "cpu")
+    model = ("--model_path", run / "best_model")
+    done = run_script(
+        "evaluate_beir", *model, *collections, "--baseline", "bm25", "--output_file", run / "results.json"
+    )
+    assert done.code == 0, done.err
+    done = run_script("compute_isotropy", *model, *collections, "--k", 3, "--output_dir", run / "isotropy")
+    assert done.code == 0, done.err
+    done = run_script("report", run)
+    assert done.code == 0, done.err
+    page = (run / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(page)
+    assert tags.found == []
+    assert "&lt;b&gt;toy" in page
+    assert not {"\u202e", "\u2066", "\x00", "\u200b"} & set(page)
+    assert "49 word2" not in page
+    assert everything_outside(tmp_path, tmp_path / "work") == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"_id": "a b", "text": "x"}', "white space"),
+        ('{"_id": "a\\nb", "text": "x"}', "white space"),
+        ('{"_id": "a\\tb", "text": "x"}', "white space"),
+        ('{"_id": "", "text": "x"}', "the _id is empty"),
+        ('{"_id": "a\\ud800", "text": "x"}', "unpaired surrogate"),
+        ('{"_id": "a", "text": "\\udfff"}', "unpaired surrogate"),
+        ('{"_id": "d0", "text": "x"}', "stands in line 1 already"),
+        ('{"_id": "a", "text": ' + "[" * 200_000, "nested too deeply"),
+        ('{"_id": "a", "text": "x", "n": ' + "9" * 10_000 + "}", "too many digits"),
+        ('{"_id": 3, "text": "x"}', 'field "_id" must be text'),
+    ],
+)
+def test_what_cannot_be_handled_is_refused_in_a_sentence(fails_clearly, tiny_bert, tmp_path, line, message):
+    folder = write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["x"])
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
+    said = fails_clearly("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "out" / "r.json")
+    assert message in said
+    assert "corpus.jsonl" in said
+    assert len(said) < 1000
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_ten_megabytes_is_a_line(run_script, tmp_path):
+    write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["word1 " * 1_700_000])
+    place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
+    done = run_script("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "r.json")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "toy/../../../etc", "..", "toy\0"])
+@pytest.mark.parametrize("script", ["evaluate_beir", "compute_isotropy"])
+def test_names_of_sets_do_not_traverse(fails_clearly, tmp_path, tiny_bert, script, name):
+    write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["x"])
+    out = ("--output_file", tmp_path / "r.json") if script == "evaluate_beir" else ("--output_dir", tmp_path / "r")
+    place = ("--datasets", name, "--data_dir", tmp_path / "data", "--model", tiny_bert, "--device", "cpu")
+    assert "no collection" in fails_clearly(script, *place, *out)

@@ -1,0 +1,354 @@
+"""What files, names and addresses from others may not do."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ragcun.cli import run_script
+from ragcun.data.beir import find_collections, load_collection
+from ragcun.data.locate import find_sets
+from ragcun.data.web import require_safe_url
+from ragcun.errors import InputError
+from ragcun.models.base import TextBase
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.folder import CONFIG, OWN_SUM, description_digest
+from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.reporting.results_files import read_results
+from ragcun.secrets import masked, masked_command
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for folder in ("ragcun", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+NAMES = {"eval", "exec", "compile", "__import__"}
+MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+METHODS = {
+    ("torch", "load"),
+    ("os", "system"),
+    ("os", "popen"),
+    ("yaml", "load"),
+    ("yaml", "unsafe_load"),
+    ("yaml", "full_load"),
+    ("tempfile", "mktemp"),
+    ("re", "eval"),
+}
+FORBIDDEN_ANYWHERE = {"extractall", "unsafe_load", "full_load"}
+
+
+def wrongs(source: str) -> list[str]:
+    """Return what in a Python source could run or unpack what comes from outside."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            found += [f"{node.lineno}: import {name}" for name in names if name.split(".")[0] in MODULES]
+        if not isinstance(node, ast.Call):
+            continue
+        callee = node.func
+        if isinstance(callee, ast.Name) and callee.id in NAMES:
+            found.append(f"{node.lineno}: {callee.id}")
+        if isinstance(callee, ast.Attribute):
+            owner = callee.value.id if isinstance(callee.value, ast.Name) else ""
+            if (owner, callee.attr) in METHODS or callee.attr in FORBIDDEN_ANYWHERE:
+                found.append(f"{node.lineno}: {owner}.{callee.attr}")
+        for keyword in node.keywords:
+            value = keyword.value.value if isinstance(keyword.value, ast.Constant) else "?"
+            wanted = {"shell": False, "trust_remote_code": False, "allow_pickle": False, "weights_only": True}
+            if keyword.arg in wanted and value is not wanted[keyword.arg]:
+                found.append(f"{node.lineno}: {keyword.arg}={ast.unparse(keyword.value)}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_runs_or_unpacks_what_comes_from_outside(path: Path) -> None:
+    assert wrongs(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import joblib.memory",
+        "torch.load(path)",
+        "torch.load(path, weights_only=True)",
+        "eval(text)",
+        "exec(text)",
+        "__import__(name)",
+        "subprocess.run(command, shell=True)",
+        "subprocess.run(command, shell=flag)",
+        "os.system(command)",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=yaml.SafeLoader)",
+        "zipped.extractall(folder)",
+        "SentenceTransformer(name, trust_remote_code=True)",
+        "SentenceTransformer(name, trust_remote_code=trusted)",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_what_the_rule_looks_for_is_found(line: str) -> None:
+    assert wrongs(line)
+
+
+def test_the_rule_lets_safe_calls_pass() -> None:
+    assert wrongs("model.eval()\nsubprocess.run(['git'])\nyaml.safe_load(x)\nnp.load(x, allow_pickle=False)") == []
+
+
+@pytest.fixture(scope="module")
+def healthy(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("healthy") / "model"
+    IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module ``evil_code`` that leaves a mark where it is imported; returns where the mark would be."""
+    mark = tmp_path / "mark"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "evil_code.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    return mark
+
+
+def edit(path: Path, change: Callable[[object], object]) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(change(content)))
+
+
+def with_first_module(**values: object) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "modules.json", lambda modules: [{**modules[0], **values}, *modules[1:]])
+
+
+def as_router(kind: str, inner: str = "inner") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with_first_module(type="sentence_transformers.base.modules.router.Router", path="router")(folder)
+        config = {"types": {inner: kind}, "structure": {"query": [inner]}, "parameters": {}}
+        edit(folder / "router" / "router_config.json", lambda _: config)
+
+    return change
+
+
+def with_activation(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = next(folder.glob("*_Dense/config.json"), folder / "9_Dense" / "config.json")
+        edit(path, lambda config: {**config, "activation_function": name})
+        module = {"idx": 9, "name": "9", "path": path.parent.name}
+        kind = "sentence_transformers.base.modules.dense.Dense"
+        edit(folder / "modules.json", lambda modules: [*modules, {**module, "type": kind}])
+
+    return change
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        outside = folder.parent / "outside"
+        shutil.move(folder / name, outside)
+        (folder / name).symlink_to(outside)
+
+    return change
+
+
+BUILT_IN = "sentence_transformers.base.modules.normalize.Normalize"
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a function": (with_first_module(type="os.system"), "names the class 'os.system'"),
+    "a module of others": (with_first_module(type="evil_code.Evil"), "names the class 'evil_code.Evil'"),
+    "a class that is no text": (with_first_module(type=["x"]), "names the class"),
+    "a name that only begins alike": (with_first_module(type="sentence_transformers_evil.X"), "names the class"),
+    "modules that are none": (lambda folder: (folder / "modules.json").write_text("{}"), "not a list of modules"),
+    "a path upwards": (with_first_module(path="../../outside"), "leads out of its folder"),
+    "a hidden path upwards": (with_first_module(path="1_Pooling/../../outside"), "leads out of its folder"),
+    "an absolute path": (with_first_module(path="/etc"), "leads out of its folder"),
+    "a path of Windows": (with_first_module(path="..\\outside"), "leads out of its folder"),
+    "a path that is no text": (with_first_module(path=3), "leads out of its folder"),
+    "a router to a module of others": (as_router("evil_code.Evil"), "names the class 'evil_code.Evil'"),
+    "a router upwards": (as_router(BUILT_IN, "../../outside"), "leads out of its folder"),
+    "an activation of others": (with_activation("evil_code.Evil"), "names the activation 'evil_code.Evil'"),
+    "an activation that is a function": (with_activation("os.system"), "names the activation 'os.system'"),
+    "a link to a file outside": (linked("config.json"), "leads out of its folder"),
+    "a link to a folder outside": (linked("1_Pooling"), "leads out of its folder"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_model_is_refused_before_anything_is_imported(
+    name: str, tiny_bert: str, tmp_path: Path, evil: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert, folder)
+    change, message = HOSTILE[name]
+    change(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        TextBase.load(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert "evil_code" not in sys.modules
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_checkpoint_with_fitting_checksums_is_refused(
+    name: str, healthy: Path, tmp_path: Path, evil: Path
+) -> None:
+    """Whoever changes a checkpoint can write new checksums: these are no defence, the other rules are."""
+    from ragcun.models.folder import _file_hashes
+
+    folder = tmp_path / "model"
+    shutil.copytree(healthy, folder)
+    change, message = HOSTILE[name]
+    change(folder)
+
+    def sign(description: dict[str, object]) -> dict[str, object]:
+        listed = set(description["files_blake2b"])
+        hashes = {**_file_hashes(folder), **{n: d for n, d in description["files_blake2b"].items() if n in listed}}
+        signed = {**description, "files_blake2b": {**hashes, **_file_hashes(folder)}}
+        return {**signed, OWN_SUM: description_digest(signed)}
+
+    edit(folder / CONFIG, sign)
+    with pytest.raises(InputError, match=message):
+        RetrievalEncoder.from_pretrained(folder, "cpu")
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a/../../outside"])
+def test_a_checkpoint_lists_no_file_outside_itself(name: str, healthy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(healthy, folder)
+    (tmp_path / "outside").write_text("x")
+
+    def change(description: dict[str, object]) -> dict[str, object]:
+        description["files_blake2b"] = {**description["files_blake2b"], name: "0"}
+        return {**description, OWN_SUM: description_digest(description)}
+
+    edit(folder / CONFIG, change)
+    with pytest.raises(InputError, match="leads out of its folder"):
+        RetrievalEncoder.from_pretrained(folder, "cpu")
+
+
+def test_the_hubs_cache_of_links_is_read(tiny_bert: str, tmp_path: Path) -> None:
+    """There a model's files are links from ``snapshots/<commit>`` to ``blobs`` beside it."""
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
+    shutil.copytree(tiny_bert, snapshot)
+    blobs.mkdir()
+    for number, path in enumerate(path for path in sorted(snapshot.rglob("*")) if path.is_file()):
+        shutil.move(path, blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    assert TextBase.load(str(snapshot), device="cpu").dimension == 16
+
+
+def test_a_safe_model_is_not_refused(healthy: Path, tiny_bert: str) -> None:
+    assert RetrievalEncoder.from_pretrained(healthy, "cpu").dimension == 16
+    assert TextBase.load(tiny_bert, device="cpu").dimension == 16
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "..", ".", "toy/../..", "toy/../../secret", "\0", "toy\0"])
+def test_names_of_sets_do_not_leave_their_folder(name: str, collection_folder: Path) -> None:
+    data = collection_folder.parent
+    for find in (lambda: find_sets(data, [name]), lambda: find_collections(data, [name])):
+        with pytest.raises(InputError, match="no collection"):
+            find()
+
+
+@pytest.mark.parametrize("split", ["../../etc/passwd", "/etc/passwd", "../test", "test\0"])
+def test_names_of_splits_do_not_leave_their_folder(split: str, collection_folder: Path) -> None:
+    with pytest.raises(InputError, match="no judgments for the split"):
+        load_collection(collection_folder, split)
+    with pytest.raises(InputError, match="no judgments for the split"):
+        find_sets(collection_folder.parent, ["toy"], split)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "a/../../b", "a//b", "a\\b", "a\0b", ""])
+def test_results_name_no_place_outside_their_folder(name: str, tmp_path: Path) -> None:
+    about = {"split": "test", "queries": 1, "documents": 1}
+    system = {"model": "m", "datasets": {name: {"ndcg@10": 0.5}}, "average": {}}
+    results = {**system, "untouched_base": None, "baselines": {}, "manifest": {"collections": {name: about}}}
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="is no name of a dataset"):
+        read_results(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/x",
+        "ftp://example.org/x",
+        "https://me:word@example.org/x",
+        "file://host/x",
+        "file:x",
+        "/etc/passwd",
+        "https://",
+        "javascript:alert(1)",
+        "http://127.0.0.1.example.org/x",
+        "http://localhost@example.org/x",
+    ],
+)
+def test_unsafe_addresses_are_refused_without_their_secrets(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_safe_url(url)
+    assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/x", "http://127.0.0.1:80/x", "http://[::1]/x", "file:///x"])
+def test_safe_addresses_pass(url: str) -> None:
+    assert require_safe_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:word@host/x", "https://***@host/x"),
+        ("https://word@host/x?a=1", "https://***@host/x?a=1"),
+        ("https://host/x?a=1&access_token=word#y", "https://host/x?a=1&access_token=***#y"),
+        ("https://host/x?X-Amz-Signature=word", "https://host/x?X-Amz-Signature=***"),
+        ("--hub_token word --epochs 3", "--hub_token *** --epochs 3"),
+        ("--api-key=word", "--api-key=***"),
+        ("cannot read hf_abcdefghijklmnopqrst.", "cannot read ***."),
+        ("--max_tokens 3", "--max_tokens ***"),
+        ("mail me@host.org, 3:4@5, a/b@c", "mail me@host.org, 3:4@5, a/b@c"),
+        ("--tokenizer --x", "--tokenizer --x"),
+    ],
+)
+def test_secrets_are_masked_and_other_text_stays(text: str, shown: str) -> None:
+    """A name such as max_tokens is masked too: better one number too few in a log than one password too many."""
+    assert masked(text) == shown
+    assert masked(shown) == shown
+
+
+def test_a_command_is_masked_whole() -> None:
+    command = ["t.py", "--password", "two words", "--url=https://a:b@c/d", "--secret=x y", "plain"]
+    assert masked_command(command) == "t.py --password *** --url=https://***@c/d --secret=*** plain"
+
+
+def test_scripts_log_and_fail_without_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool.py"])
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+
+    def main() -> None:
+        logging.getLogger("ragcun").info("downloading %s", "https://me:word@host/x")
+        raise InputError("https://me:word@host/x cannot be reached")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    said = capsys.readouterr().err
+    assert said == "downloading https://***@host/x\ntool.py: error: https://***@host/x cannot be reached\n"
+
+
+def test_the_environment_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ragcun.training.runfolder import environment
+
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
+    monkeypatch.setenv("RAGCUN_BEIR_MIRROR", "https://me:word@host")
+    recorded = json.dumps(environment("cpu"))
+    assert "hf_abcdef" not in recorded
+    assert "word" not in recorded

@@ -1,0 +1,260 @@
+"""Precision, copies to the device, and what stays exact under them; a GPU's own part runs where there is one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ragcun.data.pairs import PairDataset
+from ragcun.errors import InputError
+from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, Objective
+from ragcun.losses.transforms import TRANSFORMS
+from ragcun.models.abstract import Base
+from ragcun.models.base import TextBase
+from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.training.batches import LivePairs
+from ragcun.training.config import PRECISIONS, TrainConfig
+from ragcun.training.device import choose_precision, make_accelerator, to_device
+from ragcun.training.loop import fit
+from ragcun.training.stepper import NOT_FINITE, OVERFLOW, Step, Stepper
+from ragcun.views import Views
+
+CPU = torch.device("cpu")
+ROWS = np.arange(8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "native", "expected"),
+    [
+        ("auto", False, False, "no"),
+        ("auto", True, True, "bf16"),
+        ("auto", True, False, "fp16"),
+        ("no", True, True, "no"),
+        ("bf16", False, False, "bf16"),
+        ("bf16", True, False, "bf16"),
+        ("fp16", True, True, "fp16"),
+    ],
+)
+def test_precision_follows_the_hardware(asked: str, gpu: bool, native: bool, expected: str) -> None:
+    """A T4 is a GPU without native bfloat16."""
+    assert asked in PRECISIONS
+    assert choose_precision(asked, gpu, native) == expected
+
+
+def test_fp16_needs_a_gpu_and_emulated_bf16_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError, match="needs a GPU"):
+        choose_precision("fp16", False, False)
+    with caplog.at_level(logging.WARNING):
+        choose_precision("bf16", True, True)
+        assert not caplog.records
+        choose_precision("bf16", True, False)
+    assert "only emulates" in caplog.text
+
+
+class Recorded:
+    """Stands for a tensor, and notes how it is sent."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def pin_memory(self) -> Recorded:
+        self.calls.append(("pinned",))
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Recorded:
+        self.calls.append((device.type, non_blocking))
+        return self
+
+
+def test_a_gpu_is_sent_pinned_memory_without_waiting() -> None:
+    for name, calls in (("cuda", [("pinned",), ("cuda", True)]), ("cpu", [("cpu", False)])):
+        tensor = Recorded()
+        to_device(tensor, torch.device(name))  # type: ignore[arg-type]
+        assert tensor.calls == calls
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_copies_arrive_whole() -> None:
+    numbers = torch.arange(2**22, dtype=torch.float32)
+    sent = [to_device(numbers + i, torch.device("cuda")) for i in range(8)]
+    for i, each in enumerate(sent):
+        assert torch.equal(each.cpu(), numbers + i)
+
+
+def views(dtype: torch.dtype) -> Views:
+    """Views as a model gives them under autocast or not: the same numbers, which bfloat16 holds exactly."""
+    torch.manual_seed(3)
+    drawn = [torch.randn(24, 8).bfloat16().to(dtype).requires_grad_() for _ in range(4)]
+    query, positive, predicted, residual = drawn
+    return Views(query, positive, predicted=predicted, target=positive, residual=residual)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"isotropy": i, "isotropy_transform": t} for i, t in product(ISOTROPY, TRANSFORMS) if i != "none"),
+        *({"isotropy_form": "absolute", "isotropy_rows": each} for each in ("together", "each")),
+        *({"contrastive": contrastive} for contrastive in CONTRASTIVE),
+        *({"distance": distance, "symmetric": True} for distance in ("euclidean", "cosine", "dot")),
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_statistics_and_distances_are_those_of_float32_under_autocast(settings: dict[str, Any]) -> None:
+    """Every term and the gradients by its inputs, bit for bit, though products under autocast are bfloat16's."""
+    rest = {"lambda_isotropy": 1.0, "lambda_reg": 1.0, "lambda_predictive": 1.0, "lambda_residual": 1.0}
+    objective = Objective(**rest, **settings, num_slices=16)
+    plain, inside, half = views(torch.float32), views(torch.float32), views(torch.bfloat16)
+    expected = objective(plain, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (plain.query @ plain.query.T).dtype == torch.bfloat16
+        found, widened = objective(inside, 5), objective(half, 5)
+    for name, value in expected.terms.items():
+        assert found.terms[name].dtype == widened.terms[name].dtype == torch.float32
+        assert torch.equal(found.terms[name], value), name
+        assert torch.equal(widened.terms[name], value), name
+    expected.total.backward()
+    found.total.backward()
+    for name in ("query", "positive", "predicted", "residual"):
+        assert torch.equal(getattr(inside, name).grad, getattr(plain, name).grad), name
+
+
+def problem(
+    tiny_bert: str, texts: list[str], checkpointing: bool = False
+) -> tuple[IsotropicGaussianEncoder, LivePairs]:
+    """Return an encoder with a trained base, and pairs."""
+    torch.manual_seed(0)
+    base: Base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(False)
+    encoder = IsotropicGaussianEncoder(base, head="residual", use_predictor=True)
+    if checkpointing:
+        base.checkpoint_activations()
+    data = PairDataset.from_rows([(texts[i], texts[50 + i], None) for i in range(8)], "made")
+    return encoder.train(), LivePairs(data, base, CPU)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+def noted(sizes: list[int], tensor: Tensor) -> Tensor:
+    """Note how large a tensor is that the graph keeps."""
+    sizes.append(tensor.numel())
+    return tensor
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_bert: str, texts: list[str]) -> None:
+    found = []
+    for checkpointing in (False, True):
+        encoder, source = problem(tiny_bert, texts, checkpointing)
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(noted, kept), lambda tensor: tensor):
+            output = Objective(lambda_isotropy=1.0)(encoder(source.batch(ROWS)))
+        output.total.backward()
+        found.append((gradients(encoder), sum(kept)))
+    (plain, much), (checkpointed, little) = found
+    assert plain.keys() == checkpointed.keys()
+    assert any("layer.0" in name for name in plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(checkpointed[name], value, atol=1e-7, rtol=1e-5)
+    assert little < 0.7 * much
+
+
+# fp16: a scaler on the CPU, where gradients stay float32 and overflow at scales above 1e38
+
+
+def scaled(tiny_bert: str, texts: list[str], scale: float) -> tuple[IsotropicGaussianEncoder, Stepper]:
+    """Return an encoder and what takes its steps with a loss scale."""
+    encoder, source = problem(tiny_bert, texts)
+    accelerator = make_accelerator(TrainConfig(train_data="x", device="cpu"))
+    if scale:
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    groups = encoder.parameter_groups(1e-3, {"head": 1e-3, "predictor": 1e-3})
+    model, optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups, fused=True))
+    objective = Objective(lambda_isotropy=1.0, lambda_predictive=1.0)
+    return encoder, Stepper(accelerator, model, optimizer, objective, source, 1.0)
+
+
+def weights(encoder: torch.nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in encoder.parameters()]
+
+
+def test_an_overflow_of_the_scale_leaves_the_step_out_and_halves_the_scale(tiny_bert: str, texts: list[str]) -> None:
+    """A fused optimiser, whose own skipping accelerate does not see."""
+    encoder, stepper = scaled(tiny_bert, texts, 2.0**127)
+    before, causes = weights(encoder), []
+    for number in range(1, 20):
+        step = stepper([ROWS], number)
+        causes.append(step.left_out)
+        if step.left_out is None:
+            break
+        assert all(torch.equal(one, other) for one, other in zip(before, weights(encoder), strict=True))
+        assert all(bool(output.total.isfinite()) for output in step.outputs)
+    assert causes[:-1] == [OVERFLOW] * (len(causes) - 1) != []
+    assert causes[-1] is None
+    assert stepper.accelerator.scaler.get_scale() == 2.0 ** (127 - len(causes) + 1)
+    assert not all(torch.equal(one, other) for one, other in zip(before, weights(encoder), strict=True))
+
+
+def test_a_scale_changes_no_step(tiny_bert: str, texts: list[str]) -> None:
+    """A power of two cancels exactly, but for what is rounded to zero."""
+    after = []
+    for scale in (0.0, 2.0**16):
+        encoder, stepper = scaled(tiny_bert, texts, scale)
+        steps = [stepper([ROWS], number) for number in range(1, 4)]
+        assert [step.left_out for step in steps] == [None] * 3
+        after.append([*weights(encoder), *(step.norm for step in steps)])
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0**16])
+def test_a_loss_that_is_no_number_is_no_overflow(tiny_bert: str, texts: list[str], scale: float) -> None:
+    encoder, stepper = scaled(tiny_bert, texts, scale)
+    with torch.no_grad():
+        next(encoder.head.parameters()).fill_(torch.nan)
+    before = weights(encoder)
+    step: Step = stepper([ROWS], 1)
+    assert step.left_out == NOT_FINITE
+    for one, other in zip(before, weights(encoder), strict=True):
+        assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
+def test_a_gradient_that_is_infinite_at_every_scale_is_an_overflow_down_to_scale_1(
+    tiny_bert: str, texts: list[str]
+) -> None:
+    encoder, stepper = scaled(tiny_bert, texts, 2.0**3)
+    next(encoder.head.parameters()).register_hook(lambda gradient: gradient + torch.inf)
+    assert [stepper([ROWS], number).left_out for number in range(1, 5)] == [OVERFLOW] * 3 + [NOT_FINITE]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0**16])
+def test_a_gradient_whose_norm_overflows_is_no_overflow_of_the_scale(
+    tiny_bert: str, texts: list[str], scale: float
+) -> None:
+    """Gradients near 1e30 are finite, the squares in their norm are not, and half the scale would not change that."""
+    encoder, stepper = scaled(tiny_bert, texts, scale)
+    stepper.objective = replace(stepper.objective, lambda_predictive=1e30)
+    before = weights(encoder)
+    step = stepper([ROWS], 1)
+    assert step.left_out == NOT_FINITE
+    assert bool(step.outputs[0].total.isfinite())
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(encoder), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_on_a_gpu(tiny_bert: str, collection_folder: Path, tmp_path: Path, precision: str) -> None:
+    common = {"train_data": str(collection_folder), "base_model": tiny_bert, "epochs": 3, "batch_size": 8}
+    common |= {"mixed_precision": precision, "freeze_base": False, "lambda_isotropy": 1.0}
+    result = fit(TrainConfig(**common, output_dir=str(tmp_path / "run")))
+    assert result.skipped == 0
+    assert result.steps > result.overflows

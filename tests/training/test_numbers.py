@@ -1,0 +1,223 @@
+"""What is no number, and what does not fit in memory: found in the step, written down, and never kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ragcun.data.beir import load_collection, pairs_from_collection
+from ragcun.errors import InputError
+from ragcun.losses.objective import LossOutput
+from ragcun.reporting.plots import plot_loss_curves
+from ragcun.training.config import TrainConfig
+from ragcun.training.loop import Trainer, fit
+from ragcun.training.memory import explaining_memory, flags_that_save_memory
+from ragcun.training.numbers import plain, what_is_wrong
+from ragcun.training.result import FitResult
+from ragcun.training.stepper import Step
+
+Train = Callable[..., FitResult]
+
+
+@pytest.fixture
+def train(collection_folder: Path, tiny_bert: str, tmp_path: Path) -> Train:
+    """Train on 30 pairs in 4 batches an epoch, 12 steps in all; `out` names the run's folder."""
+
+    def run(out: str = "run", **changes: Any) -> FitResult:
+        settings: dict[str, Any] = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu"}
+        settings |= {"epochs": 3, "batch_size": 8, "log_interval": 1, "lambda_isotropy": 1.0, "collapse_checks": 0}
+        settings |= {"system": "jepa", "lambda_predictive": 1.0, "ema_decay": 0.5, "output_dir": str(tmp_path / out)}
+        return fit(TrainConfig(**settings | changes))
+
+    return run
+
+
+def rows_of(run: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def poisoned(patch: pytest.MonkeyPatch, steps: set[int], value: float = math.nan) -> None:
+    """Put a number that is none into a weight of the head for these steps, and take it out again."""
+    real = Trainer.step
+
+    def step(self: Trainer, batches: Any) -> Step:
+        if self.progress.step not in steps:
+            return real(self, batches)
+        weight = next(self.encoder.head.parameters()).data.view(-1)
+        before = weight[0].clone()
+        weight[0] = value
+        done = real(self, batches)
+        assert not weight[0].isfinite()
+        weight[0] = before
+        return done
+
+    patch.setattr(Trainer, "step", step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_run_stops_and_leaves_the_batch_and_the_last_good_point(
+    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    poisoned(monkeypatch, {6}, value)
+    with pytest.raises(InputError) as caught:
+        train()
+    path = tmp_path / "run" / "non_finite.json"
+    message = str(caught.value)
+    for part in ("contrastive nan", "isotropy nan", "at step 6", str(path), "--learning_rate", "--on_nan skip"):
+        assert part in message
+    assert "\n" not in message
+    found = json.loads(path.read_text())
+    assert (found["epoch"], found["step"]) == (2, 6)
+    (batch,) = found["batches"]
+    assert batch["total"] == "nan"
+    assert batch["terms"].keys() == {"contrastive", "isotropy", "predictive"}
+    pairs = pairs_from_collection(load_collection(collection_folder, "train"))
+    assert 7 <= len(batch["pairs"]) <= 8
+    for pair in batch["pairs"]:
+        shown = (pair["query"], pair["positive"], pair["negative"])
+        assert shown == next(pairs.rows(np.array([pair["pair"]])))
+    (point,) = (tmp_path / "run" / "state").iterdir()
+    assert json.loads((point / "state.json").read_text())["progress"]["step"] == 4
+    assert all(bool(value.isfinite().all()) for value in load_file(point / "model.safetensors").values())
+    assert not (tmp_path / "run" / "best_model").exists()
+
+
+def test_steps_that_are_skipped_move_nothing_and_are_counted(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, moments, EMA target and average are those of before; the run goes on and its summary counts."""
+    states: dict[int, list[torch.Tensor]] = {}
+    real = Trainer._scheduled_step
+
+    def watched(self: Trainer, batches: Any) -> Any:
+        done = real(self, batches)
+        now = [*self.encoder.state_dict().values(), *self.keeper.average.values()]
+        moments = [each for values in self.optimizer.state_dict()["state"].values() for each in values.values()]
+        states[self.progress.step] = [each.detach().clone() for each in (*now, *moments)]
+        return done
+
+    poisoned(monkeypatch, {5, 9, 10})
+    monkeypatch.setattr(Trainer, "_scheduled_step", watched)
+    result = train(on_nan="skip", dropout=0.2)
+    assert (result.steps, result.skipped, result.overflows) == (12, 3, 0)
+    for step in range(2, 13):
+        same = all(torch.equal(one, other) for one, other in zip(states[step - 1], states[step], strict=True))
+        assert same == (step in {5, 9, 10}), step
+    skipped, taken = (rows_of(tmp_path / "run", kind) for kind in ("skipped", "step"))
+    assert [(row["step"], row["cause"], row["total"]) for row in skipped] == [
+        (step, "not finite", "nan") for step in (5, 9, 10)
+    ]
+    assert [row["step"] for row in taken] == [1, 2, 3, 4, 6, 7, 8, 11, 12]
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["result"]["skipped"] == 3
+    plot_loss_curves(tmp_path / "run" / "metrics.jsonl", tmp_path / "curve.png")
+
+
+def test_too_many_skipped_steps_end_the_run(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, {2, 3, 7})
+    with pytest.raises(InputError, match=r"after 2 steps left out, the loss is nan .* at step 7 .*--max_skipped"):
+        train(on_nan="skip", max_skipped=2)
+    assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["step"] == 7
+
+
+def test_a_run_that_stopped_goes_on_without_the_step(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that left it out from the start; what was left out before a resume point counts after it."""
+    poisoned(monkeypatch, {3, 7})
+    through = train("through", on_nan="skip", max_skipped=2)
+    with pytest.raises(InputError, match="after 1 steps left out"):
+        train("parts", on_nan="skip", max_skipped=1)
+    parts = train("parts", on_nan="skip", max_skipped=2, resume=True)
+    assert through.skipped == parts.skipped == 2
+    one, other = (
+        load_file(max((tmp_path / name / "state").iterdir()) / "model.safetensors") for name in ("through", "parts")
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(("rate", "saved"), [(1e30, True), (1e39, False)])
+def test_an_exploding_rate_ends_in_one_sentence_and_keeps_no_weight_that_is_no_number(
+    train: Train, tmp_path: Path, policy: str, rate: float, saved: bool
+) -> None:
+    """Nothing is tampered with, and each step asks to be saved.
+
+    The first rate makes all losses after its first step no numbers, not the weights; the other, too large for float32,
+    makes the weights no numbers by a step whose loss and gradient still were.
+    """
+    with pytest.raises(InputError, match="--learning_rate"):
+        train(learning_rate=rate, warmup_steps=1, on_nan=policy, max_skipped=3, state_interval=1)
+    found = list((tmp_path / "run").rglob("*.safetensors"))
+    assert bool(found) == saved
+    for path in found:
+        assert all(bool(value.isfinite().all()) for value in load_file(path).values()), path
+
+
+def step_of(total: float, terms: dict[str, float], norm: float = math.nan) -> Step:
+    values = {name: torch.tensor(value) for name, value in terms.items()}
+    return Step([LossOutput(torch.tensor(1.0), {}), LossOutput(torch.tensor(total), values)], torch.tensor(norm))
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (step_of(math.nan, {"a": 1.0, "b": math.nan}), "the loss is nan by b nan"),
+        (step_of(math.inf, {"a": -math.inf, "b": math.inf}), "the loss is inf by a -inf, b inf"),
+        (step_of(math.inf, {"a": 3e38, "b": 3e38}), "the loss is inf"),
+        (step_of(2.0, {"a": 2.0}, math.inf), "the gradient's norm is inf"),
+    ],
+)
+def test_what_is_wrong_is_named(step: Step, expected: str) -> None:
+    assert what_is_wrong(step) == expected
+    assert isinstance(plain(step.norm), str)
+
+
+# Memory
+
+
+def test_a_step_without_memory_names_the_batch_and_the_flags(train: Train, tmp_path: Path) -> None:
+    """10¹³ directions of 16 numbers are 640 TB, which the allocator refuses."""
+    with pytest.raises(InputError) as caught:
+        train(isotropy="sigreg", num_slices=10**13)
+    message = str(caught.value)
+    for part in ("out of memory", "batch of 8 pairs (--batch_size 8)", "--num_slices", "--batch_size 4"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_other_errors_pass() -> None:
+    config = TrainConfig(train_data="x")
+    with pytest.raises(RuntimeError, match="size mismatch"), explaining_memory(config, 8):
+        raise RuntimeError("size mismatch")
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        with pytest.raises(InputError, match="out of memory at a batch of 8 pairs"), explaining_memory(config, 8):
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({"freeze_base": False}, "--gradient_checkpointing, or --grad_cache_size 64, or --batch_size 64 with"),
+        ({"freeze_base": False, "gradient_checkpointing": True, "grad_cache_size": 8}, "a smaller --grad_cache_size"),
+        ({}, "a smaller --mined_negatives, or --batch_size 64 with --gradient_accumulation_steps 2"),
+        (
+            {"mined_negatives": 0, "gradient_accumulation_steps": 3},
+            "--batch_size 64 with --gradient_accumulation_steps 6",
+        ),
+    ],
+)
+def test_the_flags_fit_the_run_and_exist(changes: dict[str, Any], flags: str) -> None:
+    found = flags_that_save_memory(TrainConfig(train_data="x", **changes))
+    assert found.startswith(flags)
+    for word in found.replace(",", "").split():
+        assert not word.startswith("--") or word[2:] in TrainConfig.__dataclass_fields__
