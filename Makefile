@@ -26,7 +26,7 @@ help:
 	@echo "make audit        known vulnerabilities of what is installed (needs a network)"
 	@echo "make fuzz         10,000 hostile inputs for every reader"
 	@echo "make fix          let ruff mend what it can"
-	@echo "make bench        run the benchmarks and write docs/performance.md (DATA=FOLDER: SciFact)"
+	@echo "make bench        run the benchmarks and write docs/performance.md (DATA=FOLDER of collections)"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
