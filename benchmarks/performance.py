@@ -114,9 +114,9 @@ def page(kept: Path) -> str:
     parts = [
         "# Performance",
         "`make bench` measures all of this anew and writes this page; `DATA=FOLDER` names the folder that holds "
-        "SciFact and Cranfield. Each benchmark runs all its sides in one process, in turn, and prints the ratio with "
-        "its spread: seconds depend on the machine, ratios much less. No test is timed. No GPU was at hand: nothing here "
-        "says how fast one is.",
+        "SciFact and Cranfield. Each benchmark runs all its sides in one process, in turn, and prints the ratio "
+        "with its spread: seconds depend on the machine, ratios much less. No test is timed. No GPU was at hand: "
+        "nothing here says how fast one is.",
     ]
     for each in BENCHMARKS:
         output = kept / f"{each.name}.txt"
