@@ -1,8 +1,8 @@
 """How long a λ sweep takes on cached vectors: 32 configurations on 10,000 pairs, dev scores and report included.
 
-Texts are random words of this environment's docstrings, encoded once before the clock starts (the time that takes is
-said too). Each configuration is one whole run of ``train.py`` with its defaults: mined negatives, an evaluation on 500
-held-out queries after each epoch, the kept weights, the checkpoint.
+Texts are random words of this environment's docstrings, encoded once before the clock starts. Each configuration is one
+whole run of ``train.py`` with its defaults: mined negatives, an evaluation on 500 held-out queries after each epoch,
+the kept weights, the checkpoint.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def main() -> None:
     pairs = make_pairs(flags.pairs + DEV, tuple(flags.words), seed=0)
     cache = EmbeddingCache(TextBase.load(flags.base_model))
     queries, documents, _ = zip(*pairs, strict=True)
-    filling = timed(lambda: (cache.encode(queries, "query"), cache.encode(documents, "document")))
+    cache.rows(queries, "query")
+    cache.rows(documents, "document")
     with tempfile.TemporaryDirectory() as folder:
         collection = Path(folder) / "made"
         qrels = {f"q{row}": {f"d{row}": 1} for row in range(len(pairs))}
@@ -54,11 +55,9 @@ def main() -> None:
             f"parameters:\n  lambda_isotropy: {{values: {WEIGHTS}}}\n  isotropy: {{values: {KINDS}}}\n"
         )
         seconds = timed(lambda: sweep(SweepOptions(config=str(config), output_dir=f"{folder}/sweep")))
-        report = (Path(folder) / "sweep" / "report.md").read_text()
     count = len(WEIGHTS) * len(KINDS)
-    print(f"{count} configurations, {flags.pairs} pairs, {flags.epochs} epochs each; encoded once in {filling:.0f} s")
+    print(f"{count} configurations, {flags.pairs} pairs, {flags.epochs} epochs each; texts encoded before")
     print(f"the sweep: {seconds / 60:.1f} min, {seconds / count:.1f} s a configuration; goal: under 10 min")
-    print(next(line for line in report.splitlines() if "trials" in line.lower()))
 
 
 if __name__ == "__main__":
