@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--grad_cache_size", type=int, default=32, help="pairs embedded at a time (default: 32)")
     parser.add_argument("--words", type=int, nargs=2, default=(8, 32), help="words of a query and a document")
     parser.add_argument("--rounds", type=int, default=5, help="rounds per size, after one not counted (default: 5)")
+    alone = "peak memory of gradient caching alone, for batches that the plain step has no room for"
+    parser.add_argument("--cached_memory", action="store_true", help=alone)
     parser.add_argument("--threads", type=int, help="threads of torch (default: all)")
     flags = parser.parse_args()
 
@@ -86,7 +88,11 @@ def main() -> None:
         torch.set_num_threads(flags.threads)
     print(f"{torch.get_num_threads()} threads, {flags.rounds} rounds, {flags.grad_cache_size} pairs at a time")
     sides = {"plain": 0, "cached": flags.grad_cache_size}
-    for batch in flags.batch_sizes:
+    for batch in flags.batch_sizes if flags.cached_memory else ():
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            most = pool.apply(peak, (flags.base_model, batch, tuple(flags.words), flags.grad_cache_size))
+        print(f"batch of {batch} pairs, cached: peak memory {most:.0f} MiB")
+    for batch in () if flags.cached_memory else flags.batch_sizes:
         steppers = {
             name: make_stepper(flags.base_model, batch, tuple(flags.words), size) for name, size in sides.items()
         }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ragcun.atomic import naming_failed_writes
@@ -36,7 +37,10 @@ class EmbeddingCache:
     """Pooled vectors of one base, in files that only grow, row by row: ``vectors.bin``, ``sums.bin``, ``keys.bin``.
 
     A key is a hash of prompt and text; the folder's name is the base's fingerprint, so another base, or the same one
-    with other weights, arithmetic or length limit, has a folder of its own. Writers take turns by a lock. A row counts
+    with other weights, arithmetic or length limit, has a folder of its own. Processes encode in turn: one that needs
+    what another encodes waits for it, so no text is encoded twice, and two runs on the same texts have the vectors that
+    each would have alone, to the bit. (Where texts overlap in part, last bits depend on what a text was encoded with.)
+    A row counts
     once keys and vectors hold it: a torn write is cut off by the next writer. A row that another process wrote is
     compared with its checksum (`row_checksums`) when it is first asked for. Rows of a version without checksums have
     none until rows are added, and damage from before then is not seen.
@@ -58,7 +62,7 @@ class EmbeddingCache:
         self.fingerprint = base.fingerprint()
         self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / "lock")
+        self._lock, self._encoding = FileLock(self.folder / "lock"), FileLock(self.folder / "encoding.lock")
         self._row_of: dict[bytes, int] = {}
         self._count = 0
         self._checked = np.zeros(0, dtype=np.bool_)
@@ -78,9 +82,9 @@ class EmbeddingCache:
         keys = self._keys(texts, role)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._row_of}
         if missing:
-            self._load_keys()
-            missing = {key: text for key, text in missing.items() if key not in self._row_of}
-        self._encode(missing, role)
+            with self._turn():
+                self._load_keys()
+                self._encode({key: text for key, text in missing.items() if key not in self._row_of}, role)
         rows = np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
         self._check(rows)
         return rows
@@ -115,6 +119,19 @@ class EmbeddingCache:
                 if not np.isfinite(vectors).all():
                     raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
                 self._append([keys[i] for i in block], vectors)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other process encodes into this cache."""
+        try:
+            self._encoding.acquire(blocking=False)
+        except Timeout:
+            logger.info("another process encodes texts into %s: waiting for it", self.folder)
+            self._encoding.acquire()
+        try:
+            yield
+        finally:
+            self._encoding.release()
 
     def _append(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
         with self._lock, naming_failed_writes(self.folder):

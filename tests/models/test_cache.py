@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from ragcun.errors import InputError
+from ragcun.models import cache as cache_module
 from ragcun.models.base import TextBase
 from ragcun.models.cache import KEY_BYTES, CachedEncoder, EmbeddingCache, default_cache_dir
 from ragcun.models.checksums import row_checksums
@@ -264,6 +267,47 @@ def test_two_processes_write_at_once(tiny_bert: str, texts: list[str], tmp_path:
     vectors = cache.encode(texts[:160], "document")
     assert base.seen == []
     np.testing.assert_allclose(vectors, TextBase.encode(base, texts[:160], "document"), atol=1e-6)
+
+
+def encode_when_started(model: str, folder: str, texts: list[str], ready: Any, started: Any, encoded: Any) -> None:
+    base = watched(model)
+    cache = EmbeddingCache(base, folder, batch_size=7)
+    ready.wait(120)
+    started.wait(120)
+    cache.encode(texts, "document")
+    encoded.put(len(base.__dict__["seen"]))
+
+
+def test_a_process_that_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(
+    tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is in the midst of its blocks when the second comes, which then has nothing to encode."""
+    thirties = [range(start, min(start + 30, 160)) for start in range(0, 160, 30)]
+    monkeypatch.setattr(cache_module, "blocks", lambda given: thirties)
+    alone = EmbeddingCache(watched(tiny_bert), tmp_path / "alone", batch_size=7).encode(texts[:160], "document")
+    context = multiprocessing.get_context("spawn")
+    ready, started, encoded = context.Barrier(2), context.Event(), context.Queue()
+    given = (tiny_bert, str(tmp_path / "both"), texts[:160], ready, started, encoded)
+    other = context.Process(target=encode_when_started, args=given, daemon=True)
+    other.start()
+    base = watched(tiny_bert)
+    cache = EmbeddingCache(base, tmp_path / "both", batch_size=7)
+    append = cache._append
+
+    def slowly(keys: list[bytes], vectors: NDArray[np.float32]) -> None:
+        append(keys, vectors)
+        started.set()
+        time.sleep(0.5)
+
+    monkeypatch.setattr(cache, "_append", slowly)
+    ready.wait(120)
+    np.testing.assert_array_equal(cache.encode(texts[:160], "document"), alone)
+    other.join(120)
+    assert other.exitcode == 0
+    assert encoded.get() == 0
+    assert len(EmbeddingCache(base, tmp_path / "both")) == 160
+    vectors = np.fromfile(cache.folder / "vectors.bin", np.float32).reshape(160, -1)
+    np.testing.assert_array_equal(vectors, alone)
 
 
 def flip(path: Path, bit: int) -> None:
