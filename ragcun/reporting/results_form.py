@@ -51,6 +51,9 @@ def _check_system(system: Mapping[str, Any], slug: str, path: str | Path) -> Non
             _require(isinstance(block, dict), path, f"a part of {name!r:.60} of {slug}", block)
             for count in COUNTS:
                 _require(is_count(block.get(count, 0)), path, f"{count} of {name!r:.60} of {slug}", block.get(count))
+    precision, cut = system.get("precision", ""), system.get("truncate_dim")
+    _require(isinstance(precision, str), path, f"precision of {slug}", precision)
+    _require(cut is None or is_count(cut), path, f"truncate_dim of {slug}", cut)
     _require(is_count(system.get("bytes_per_vector", 0)), path, "bytes_per_vector", system.get("bytes_per_vector"))
 
 

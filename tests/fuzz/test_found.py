@@ -63,6 +63,8 @@ def test_what_was_found_is_refused_in_one_line(name: str, tmp_path: Path) -> Non
         {"manifest": {"collections": {"toy": {"part_of": ["x"]}}}},
         {"manifest": {"collections": {"toy": {"queries": 10**400, "documents": 1}}}},
         {"model": ["x"]},
+        {"precision": None},
+        {"truncate_dim": "x"},
         {"average": 3},
         {"bytes_per_vector": "many"},
     ],
