@@ -189,12 +189,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    text = read_text(path)
     try:
-        values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "cannot be read"
+        deep = "nested too deeply" if isinstance(error, RecursionError) else None
+        reason = deep or getattr(error, "problem", None) or "cannot be read"
         raise InputError(f"{path}{where}: not valid YAML ({reason}); mend that line") from error
     if values is None:
         return {}

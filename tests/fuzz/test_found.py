@@ -96,3 +96,11 @@ def test_ids_that_no_run_file_can_hold_are_refused_before_anything_is_encoded(
         assert len(load_collection(tmp_path).documents) == 2
     with pytest.raises(InputError, match="white space" if reads else "the _id is empty"):
         CollectionFolder("toy", tmp_path, "test").load()
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "a: " + "[" * 5000 + "]" * 5000, "a: 2021-99-99", "a: 0b"])
+def test_settings_that_yaml_cannot_make_values_of_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"a\.yaml"):
+        from_mapping(TrainConfig, read_yaml(path), str(path))
