@@ -57,7 +57,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit -q -r ragcun scripts --skip $(NOT_ASKED)
-	$(if $(AUDIT),$(MAKE) audit)
+	$(if $(OFFLINE),,$(MAKE) audit)
 
 # Needs a network: it asks for the known vulnerabilities of what is installed.
 audit: $(VENV)/.installed
