@@ -22,7 +22,7 @@ help:
 	@echo "make publication  train the three publication experiments, evaluate them on BEIR, write the tables"
 	@echo "                  (days on a T4, and a network; SMOKE=1: a hundred documents, minutes on a CPU)"
 	@echo "make test         run the tests"
-	@echo "make check        ruff, mypy and bandit; with AUDIT=1 also make audit"
+	@echo "make check        ruff, mypy, bandit and pip-audit (needs a network; OFFLINE=1 leaves it out)"
 	@echo "make audit        known vulnerabilities of what is installed (needs a network)"
 	@echo "make fuzz         10,000 hostile inputs for every reader"
 	@echo "make fix          let ruff mend what it can"
