@@ -11,6 +11,8 @@ import statistics
 import time
 from pathlib import Path
 
+from memory import held
+
 from ragcun.cli import run_script
 
 
@@ -40,12 +42,6 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     model, optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups, fused=True))
     objective = Objective(lambda_isotropy=1.0, isotropy="sigreg", temperature=0.1)
     return Stepper(accelerator, model, optimizer, objective, source, 1.0, size)
-
-
-def held(field: str) -> int:
-    """Return a size in KiB from what Linux says about this process."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[field].split()[0])
 
 
 def peak(base_model: str, batch: int, words: tuple[int, int], size: int) -> float:

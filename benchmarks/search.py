@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from memory import held
 
 
 def unit_rows(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -97,8 +98,7 @@ def from_disk(rows: int, dim: int, budget: int) -> None:
 
 def peak() -> int:
     """Return the most bytes that were resident in this process (Linux)."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
+    return held("VmHWM") * 1024
 
 
 def child(path: str, budget: int) -> None:

@@ -13,6 +13,8 @@ import statistics
 import time
 from pathlib import Path
 
+from memory import held
+
 from ragcun.cli import run_script
 
 SIZES = (256, 128, 256), (1024, 768, 1024), (4096, 768, 1024)
@@ -64,12 +66,6 @@ def seconds(side, inputs, least: float = 0.0) -> float:
         side(*inputs)
         calls += 1
     return (time.perf_counter() - start) / calls
-
-
-def held(field: str) -> int:
-    """Return a size in KiB from what Linux says about this process."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[field].split()[0])
 
 
 def peak(name: str, size: tuple[int, int, int]) -> float:

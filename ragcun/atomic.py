@@ -17,10 +17,9 @@ from pathlib import Path
 from ragcun.errors import InputError
 
 ROOM = "make room and give the same command again"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = {
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
-    errno.EFBIG: ROOM,
+    **dict.fromkeys(FULL, ROOM),
     errno.EIO: "check the disk, or use another one",
     errno.EROFS: "name a place that can be written",
 }

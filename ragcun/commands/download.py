@@ -96,14 +96,15 @@ def _run(
     shuffle_files: int | None = None,
 ) -> str:
     """Bring rows into the part file, or the rest of them, and make the files of it."""
-    from ragcun.data.disk import AGAIN, full_disk_named
+    from ragcun.atomic import ROOM
+    from ragcun.data.disk import full_disk_named
     from ragcun.data.hub_data import open_rows
     from ragcun.data.hub_split import resolve_split
     from ragcun.data.part_file import PartFile, gather, restore
 
     flags = {name: value for name, value in asdict(options).items() if name not in NO_SETTINGS}
     settings = json.loads(json.dumps(flags))
-    with download.locked(), full_disk_named(download.part, AGAIN):
+    with download.locked(), full_disk_named(download.part, ROOM):
         if not options.overwrite and download.is_complete(settings, options.resume):
             return f"{download.manifest}: this download is complete; nothing to do"
         part = PartFile(download.part, settings, fresh=options.overwrite)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 from dataclasses import dataclass
 
-from ragcun.cli import ArgumentParser, add_flags, flag, from_mapping
+from ragcun.cli import FLAGS, ArgumentParser, add_flags, flag, from_mapping
 from ragcun.errors import InputError
 
 
@@ -30,7 +30,7 @@ def parse_sweep(description: str | None, arguments: list[str] | None = None) -> 
     """Parse the flags of `sweep`."""
     parser = ArgumentParser(description=description)
     add_flags(parser, SweepOptions)
-    return from_mapping(SweepOptions, vars(parser.parse_args(arguments)), "flags")
+    return from_mapping(SweepOptions, vars(parser.parse_args(arguments)), FLAGS)
 
 
 def sweep(options: SweepOptions) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ragcun.atomic import ROOM
 from ragcun.data.beir_sets import BeirSet
-from ragcun.data.disk import AGAIN, full_disk_named, require_space
+from ragcun.data.disk import full_disk_named, require_space
 from ragcun.data.download import PATIENT, Patience, download, require_md5
 from ragcun.data.locate import Fetch, is_there
 from ragcun.data.web import require_safe_url
@@ -112,7 +113,7 @@ def unpack(archive: Path, folder: Path, parts: tuple[str, ...] = ()) -> None:
         require_space(folder.parent, total, f"what {archive} holds")
         bar = tqdm(total=total, desc=f"unpack {folder.name}", unit="B", unit_scale=True, delay=2, leave=False)
         with (
-            full_disk_named(folder, AGAIN),
+            full_disk_named(folder, ROOM),
             replacing_folder(folder) as made,
             bar,
         ):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ragcun.atomic import ROOM
+from ragcun.atomic import FULL
 from ragcun.errors import InputError
-
-AGAIN = ROOM
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def require_space(folder: Path, size: int, what: str) -> None:

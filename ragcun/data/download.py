@@ -18,7 +18,8 @@ from urllib.error import HTTPError
 
 from tqdm.auto import tqdm
 
-from ragcun.data.disk import AGAIN, full_disk_named, require_space
+from ragcun.atomic import ROOM
+from ragcun.data.disk import full_disk_named, require_space
 from ragcun.data.web import may_pass, open_url, reason, require_safe_url
 from ragcun.errors import InputError
 from ragcun.files import write_json
@@ -104,7 +105,7 @@ def _receive(url: str, part: Path, timeout: float) -> None:
     if kept and have == kept["total"]:
         return
     asked = {"Range": f"bytes={have}-", "If-Range": kept["mark"]} if have else {}
-    with _opened(url, part, asked, timeout) as response, full_disk_named(part, AGAIN):
+    with _opened(url, part, asked, timeout) as response, full_disk_named(part, ROOM):
         if not (have and _starts_at(response, have)):
             _forget(part)
             have = 0

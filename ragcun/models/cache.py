@@ -40,10 +40,9 @@ class EmbeddingCache:
     with other weights, arithmetic or length limit, has a folder of its own. Processes encode in turn: one that needs
     what another encodes waits for it, so no text is encoded twice, and two runs on the same texts have the vectors that
     each would have alone, to the bit. (Where texts overlap in part, last bits depend on what a text was encoded with.)
-    A row counts
-    once keys and vectors hold it: a torn write is cut off by the next writer. A row that another process wrote is
-    compared with its checksum (`row_checksums`) when it is first asked for. Rows of a version without checksums have
-    none until rows are added, and damage from before then is not seen.
+    A row counts once keys and vectors hold it: a torn write is cut off by the next writer. A row that another process
+    wrote is compared with its checksum (`row_checksums`) when it is first asked for. Rows of a version without
+    checksums have none until rows are added, and damage from before then is not seen.
 
     Args:
         base: the base whose vectors these are; only its texts not seen before are encoded.

@@ -78,8 +78,9 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def _read_matrix(path: Path) -> NDArray[np.float32]:
+    matrix = open_matrix(path)
     try:
-        return check_vectors(open_matrix(path), "vectors")
+        return check_vectors(matrix, "vectors")
     except ValueError as error:
         raise InputError(f"{path} is not a .npy file of vectors ({error}); write it with numpy.save") from error
 

@@ -15,14 +15,13 @@ from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
 from ragcun.files import read_json_lines, replacing_file
+from ragcun.reporting.results_form import is_number
 
 DEV_METRIC = "NDCG@10"
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
 COLUMNS = 3
 PANEL_INCHES = (4.2, 3.0)
 RANK_INCHES = (6.0, 4.0)
-LARGEST = 1e300
-"""Beyond it, an axis' limits overflow."""
 
 
 @dataclass
@@ -194,7 +193,7 @@ def _read_ranks(path: str | Path) -> _Ranks:
 
 def _required(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Any:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+    if not is_number(value):
         raise InputError(
             f"{path}, line {number}: {key!r:.60} is {value!r:.60} where a number is expected; mend that line"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ragcun.errors import InputError
 from ragcun.files import read_json
-from ragcun.reporting.results_form import check_form, is_count
+from ragcun.reporting.results_form import check_form, is_count, is_number
 from ragcun.reporting.tables import all_systems, set_of_parts
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class ResultsFile:
             InputError: it is missing or no finite number.
         """
         value = figures.get(metric)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_number(value) or not math.isfinite(value):
             raise InputError(f"{self.path}: {metric} of {where} is {value!r:.60}, not a number; evaluate again")
         return float(value)
 

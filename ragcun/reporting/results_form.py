@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ragcun.data.beir_sets import PART_OF
 from ragcun.errors import InputError
 
 SIDES = ("seen", "unseen", "held_out")
 COUNTS = ("n_queries", "n_documents")
+LARGEST = 1e300
+"""Whole numbers in JSON may be larger than a float can be, and beyond it the limits of an axis overflow."""
 
 
 def check_form(content: Mapping[str, Any], path: str | Path) -> None:
@@ -60,6 +62,11 @@ def _check_system(system: Mapping[str, Any], slug: str, path: str | Path) -> Non
 def is_count(value: Any) -> bool:
     """Tell whether a value of a JSON file is a count that arithmetic can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell whether a value of a JSON file is a number that a float, and a plot's axis, can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > LARGEST
 
 
 def _require(fits: bool, path: str | Path, what: str, value: Any) -> None:

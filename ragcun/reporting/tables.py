@@ -8,12 +8,11 @@ from typing import Any
 
 from ragcun.data.beir_sets import PART_OF
 from ragcun.errors import InputError
+from ragcun.reporting.results_form import is_number
 from ragcun.retrieval.quantize import titled
 
 METRIC, BYTES = "NDCG@10", "bytes_per_vector"
 ABSENT = "–"
-LARGEST = 1e300
-"""Whole numbers in JSON may be larger than a float can be."""
 SIDES = ("seen", "unseen")
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
 
@@ -149,7 +148,7 @@ def part_of(system: Mapping[str, Any], key: str, where: str) -> Any:
 
 def _number(figures: Mapping[str, Any], key: str, where: str) -> float:
     value = part_of(figures, key, where)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+    if not is_number(value):
         raise InputError(f"{where} have {value!r:.60} as {key}, not a number; write them again with evaluate_beir.py")
     return float(value)
 
