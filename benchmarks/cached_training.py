@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 ROUNDS, CACHED_STEPS, LIVE_STEPS = 7, 20, 2
 
@@ -75,14 +75,14 @@ def main() -> None:
 
     import torch
 
+    from ragcun.config import TrainConfig
     from ragcun.data.pairs import write_pairs
-    from ragcun.models.cache import EmbeddingCache
+    from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.training.batches import CachedPairs
-    from ragcun.training.build import build_data, build_encoder, build_objective
-    from ragcun.training.config import TrainConfig
-    from ragcun.training.device import make_accelerator
     from ragcun.training.loop import Trainer, fit
-    from ragcun.training.runfolder import RunFolder
+    from ragcun.training.processes import make_accelerator
+    from ragcun.training.run_dir import RunFolder
+    from ragcun.training.setup import build_data, build_encoder, build_objective
 
     class EncodingPairs(CachedPairs):
         """The same pairs, every batch encoded anew by the frozen base."""

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 PUBLISHED = "sentence-transformers"
 
 
 def ways(base, documents: list[str], budgets: list[int]) -> dict[str, Callable]:
     from ragcun.dtype import native_dtype
-    from ragcun.models import encoding
+    from ragcun.embeddings import encode as encoding
 
     def ours(dtype: str, tokens: int) -> Callable:
         def encode():
@@ -39,7 +39,7 @@ def measure(flags: argparse.Namespace) -> str:
     import numpy as np
 
     from ragcun import TextBase, load_collection
-    from ragcun.models.encoding import count_tokens, token_budget
+    from ragcun.embeddings.encode import count_tokens, token_budget
 
     base = TextBase.load(flags.model, device=flags.device)
     base.freeze(True)

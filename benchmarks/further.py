@@ -15,22 +15,21 @@ import torch
 from accelerate.utils import set_seed
 
 import ragcun
-from ragcun.cli import run_script
-from ragcun.data.adaptation import adaptation_data
+from ragcun.cli.parser import run_script
 from ragcun.data.beir import hold_out_queries, pairs_from_collection
-from ragcun.data.holdout import HoldOut
-from ragcun.data.queries import sample_documents, sentences_as_queries
+from ragcun.data.overlap import HoldOut
+from ragcun.data.unlabelled import adaptation_data, sample_documents, sentences_as_queries
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
-from ragcun.models.cache import CachedEncoder
-from ragcun.models.mixing import mix_with_base
-from ragcun.models.vectors import VectorStore
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.interpolation import mix_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
-from ragcun.training.build import TrainingData, build_encoder, build_objective
-from ragcun.training.device import make_accelerator
-from ragcun.training.fallback import with_weights
 from ragcun.training.loop import Trainer
-from ragcun.training.runfolder import Unrecorded
+from ragcun.training.processes import make_accelerator
+from ragcun.training.run_dir import Unrecorded
+from ragcun.training.selection import with_weights
+from ragcun.training.setup import TrainingData, build_encoder, build_objective
 
 SETS, REGIMES, SEEDS = ("scifact", "nfcorpus", "cranfield", "nq-qed"), ("corpus", "hidden"), (1, 2, 3)
 NDCG, FOUND, TAUGHT, MOST, BATCH, TEMPERATURE, HELD = "NDCG@10", 100, 10, 4000, 64, 0.1, {"scifact": 0.5, "nq-qed": 0.2}

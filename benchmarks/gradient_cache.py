@@ -13,7 +13,7 @@ from pathlib import Path
 
 from memory import held
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 
 def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int):
@@ -21,13 +21,13 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     import numpy as np
     import torch
 
+    from ragcun.config import TrainConfig
     from ragcun.data.pairs import PairDataset
     from ragcun.losses.objective import Objective
     from ragcun.training.batches import LivePairs
-    from ragcun.training.build import build_encoder
-    from ragcun.training.config import TrainConfig
-    from ragcun.training.device import make_accelerator
-    from ragcun.training.stepper import Stepper
+    from ragcun.training.processes import make_accelerator
+    from ragcun.training.setup import build_encoder
+    from ragcun.training.step import Stepper
 
     config = TrainConfig(train_data="none", base_model=base_model, freeze_base=False, learning_rate=1e-5)
     accelerator = make_accelerator(config)

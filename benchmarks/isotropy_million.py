@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 BLOCK = 50_000
 

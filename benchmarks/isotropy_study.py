@@ -12,7 +12,7 @@ import json
 import statistics
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 KINDS = {"covariance": "none", "sigreg": "sqrt_dim", "gor": "none", "vicreg": "sqrt_dim"}
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -69,8 +69,8 @@ class Set:
         import numpy as np
 
         import ragcun
-        from ragcun.data.adaptation import adaptation_data
-        from ragcun.data.holdout import HoldOut
+        from ragcun.data.overlap import HoldOut
+        from ragcun.data.unlabelled import adaptation_data
 
         cache = ragcun.EmbeddingCache(ragcun.TextBase.load("minilm"), cache_dir)
         train, test = (ragcun.load_collection(folder, split) for split in ("train", "test"))
@@ -106,7 +106,7 @@ class Set:
         """Return NDCG@10 of test queries, over all and over those without a seen relevant document."""
         from ragcun.retrieval.evaluate import mean
         from ragcun.retrieval.metrics import evaluate_run
-        from ragcun.retrieval.quantize import store
+        from ragcun.retrieval.quantization import store
         from ragcun.retrieval.runs import make_run
         from ragcun.retrieval.search import top_k
 

@@ -29,10 +29,10 @@ import torch
 import yaml
 from safetensors.torch import load
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import Document, write_collection
-from ragcun.files import file_digest
+from ragcun.io import file_digest
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import fit
 
 KILLS_OF_A_RUN = 6

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel in "aeiou"]
 

@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from ragcun.cli import run_script
-from ragcun.data.hard_negatives import MARGINS, MiningSettings
+from ragcun.cli.parser import run_script
+from ragcun.data.negatives import MARGINS, MiningSettings
 
 
 def split_answers(qrels: dict[str, dict[str, int]], hide: float) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
@@ -30,8 +30,9 @@ def split_answers(qrels: dict[str, dict[str, int]], hide: float) -> tuple[dict[s
 
 def measure(folder: Path, split: str, hide: float, base_model: str, settings: MiningSettings) -> dict[str, float]:
     from ragcun.data.beir import load_collection
-    from ragcun.models.base import TextBase
-    from ragcun.models.cache import CachedEncoder, EmbeddingCache
+    from ragcun.embeddings.cache import EmbeddingCache
+    from ragcun.embeddings.text_base import TextBase
+    from ragcun.models.cached_encoder import CachedEncoder
     from ragcun.retrieval.negatives import mine_negatives
 
     collection = load_collection(folder, split)

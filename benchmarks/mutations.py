@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ragcun import InputError, IsotropicGaussianEncoder, TextBase
-from ragcun.data.holdout import HoldOut
-from ragcun.data.seen import text_hashes
+from ragcun.data.overlap import HoldOut, text_hashes
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.systems import EncodingOptions, open_system
 

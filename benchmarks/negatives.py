@@ -13,7 +13,7 @@ import logging
 import statistics
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 SETS = ("scifact", "nq-qed")
 VARIANTS = {
@@ -29,9 +29,9 @@ PER_QUERY = 4
 def prepare(source: Path, folder: Path, method: str | None) -> Path:
     """Write the training part with its dev queries, and pairs with negatives; return the folder."""
     from ragcun import EmbeddingCache, TextBase
-    from ragcun.data.hard_negatives import MiningSettings
+    from ragcun.data.negatives import MiningSettings
     from ragcun.data.prepare import prepare_held_out
-    from ragcun.models.cache import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
     from ragcun.retrieval.negatives import mine_negatives
 
     mine = None

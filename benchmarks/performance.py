@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 from ragcun.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def main() -> None:
     flags = parser.parse_args()
     from tqdm.auto import tqdm
 
-    from ragcun.files import write_text
+    from ragcun.io import write_text
 
     flags.kept.mkdir(parents=True, exist_ok=True)
     chosen = [each for each in BENCHMARKS if flags.only is None or each.name in flags.only]

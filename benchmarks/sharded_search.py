@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 from ragcun.data.locate import find_sets
 from ragcun.distributed.cluster import RayRunner, Runner, run_here
 from ragcun.distributed.model import ModelSpec

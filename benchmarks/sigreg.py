@@ -15,7 +15,7 @@ from pathlib import Path
 
 from memory import held
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 SIZES = (256, 128, 256), (1024, 768, 1024), (4096, 768, 1024)
 LEAST_SECONDS = 0.05

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cached_training import make_pairs, timed
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 WEIGHTS = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 DEV = 500
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--words", type=int, nargs=2, default=(8, 32), help="words of a query and a document")
     flags = parser.parse_args()
 
-    from ragcun.commands.sweep import SweepOptions, sweep
+    from ragcun.cli.sweep import SweepOptions, sweep
     from ragcun.data.beir import Document, write_collection
-    from ragcun.models.base import TextBase
-    from ragcun.models.cache import EmbeddingCache
+    from ragcun.embeddings.cache import EmbeddingCache
+    from ragcun.embeddings.text_base import TextBase
 
     logging.disable(logging.WARNING)
     pairs = make_pairs(flags.pairs + DEV, tuple(flags.words), seed=0)

@@ -8,7 +8,7 @@ Markdown table. Needs SciFact, NFCorpus and Cranfield in ``--data_dir``; their t
 import argparse
 from pathlib import Path
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 
 SETS = {"scifact": "SciFact", "nfcorpus": "NFCorpus", "cranfield": "Cranfield"}
 EXPONENTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
@@ -70,7 +70,7 @@ def main() -> None:
     flags = parser.parse_args()
 
     import ragcun
-    from ragcun.files import write_json
+    from ragcun.io import write_json
     from ragcun.reporting.tables import markdown_table
 
     cache = ragcun.EmbeddingCache(ragcun.TextBase.load("minilm"), flags.cache_dir)

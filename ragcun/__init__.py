@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Calibration": "ragcun.models.calibration",
+    "Calibration": "ragcun.models.whitening",
     "ResidualPredictorEncoder": "ragcun.models.respred",
     "MPNetLeJEPAIG": "ragcun.models.jepa",
     "AsymmetricProjectionModel": "ragcun.models.asymmetric",
     "Collection": "ragcun.data.beir",
-    "EmbeddingCache": "ragcun.models.cache",
+    "EmbeddingCache": "ragcun.embeddings.cache",
     "FitResult": "ragcun.training.result",
     "FittedHead": "ragcun.training.fit_head",
     "HeadConfig": "ragcun.models.heads",
     "InputError": "ragcun.errors",
-    "IsotropicGaussianEncoder": "ragcun.models.isotropic_gaussian",
+    "IsotropicGaussianEncoder": "ragcun.models.projection",
     "LossOutput": "ragcun.losses.objective",
-    "ObjectiveLoss": "ragcun.training.trainer_loss",
+    "ObjectiveLoss": "ragcun.training.st_trainer",
     "Objective": "ragcun.losses.objective",
     "PairDataset": "ragcun.data.pairs",
     "RetrievalEncoder": "ragcun.models.encoder",
-    "TextBase": "ragcun.models.base",
-    "TrainConfig": "ragcun.training.config",
-    "Views": "ragcun.views",
-    "calibrate": "ragcun.models.calibration",
+    "TextBase": "ragcun.embeddings.text_base",
+    "TrainConfig": "ragcun.config",
+    "Views": "ragcun.batch",
+    "calibrate": "ragcun.models.whitening",
     "fit": "ragcun.training.loop",
     "fit_head": "ragcun.training.fit_head",
     "load_collection": "ragcun.data.beir",
@@ -70,26 +70,26 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from ragcun.batch import Views
+    from ragcun.config import TrainConfig
     from ragcun.data.beir import Collection, load_collection
     from ragcun.data.pairs import PairDataset, read_pairs
+    from ragcun.embeddings.cache import EmbeddingCache
+    from ragcun.embeddings.text_base import TextBase
     from ragcun.errors import InputError
     from ragcun.losses.objective import LossOutput, Objective
     from ragcun.models.asymmetric import AsymmetricProjectionModel
-    from ragcun.models.base import TextBase
-    from ragcun.models.cache import EmbeddingCache
-    from ragcun.models.calibration import Calibration, calibrate
     from ragcun.models.encoder import RetrievalEncoder
     from ragcun.models.heads import HeadConfig
-    from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
     from ragcun.models.jepa import MPNetLeJEPAIG
+    from ragcun.models.projection import IsotropicGaussianEncoder
     from ragcun.models.respred import ResidualPredictorEncoder
+    from ragcun.models.whitening import Calibration, calibrate
     from ragcun.retrieval.search import top_k
-    from ragcun.training.config import TrainConfig
     from ragcun.training.fit_head import FittedHead, fit_head, load_head
     from ragcun.training.loop import fit
     from ragcun.training.result import FitResult
-    from ragcun.training.trainer_loss import ObjectiveLoss
-    from ragcun.views import Views
+    from ragcun.training.st_trainer import ObjectiveLoss
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Fit a linear head to a corpus in closed form: soft whitening, and a shift of queries. No training."""
 
-from ragcun.cli import run_script
-from ragcun.commands.calibrate import calibrate, parse_calibration
+from ragcun.cli.calibrate import calibrate, parse_calibration
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

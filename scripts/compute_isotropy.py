@@ -1,7 +1,7 @@
 """Measure how evenly embeddings fill their space: a model beside its untouched base, or a file of vectors."""
 
-from ragcun.cli import run_script
-from ragcun.commands.isotropy import compute_isotropy, parse_isotropy
+from ragcun.cli.isotropy import compute_isotropy, parse_isotropy
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

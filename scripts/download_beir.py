@@ -1,7 +1,7 @@
 """Download sets of BEIR into a folder that evaluate_beir.py reads."""
 
-from ragcun.cli import run_script
-from ragcun.commands.download_beir import download_beir, parse_download
+from ragcun.cli.download import download_beir, parse_download
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Download MS MARCO as training pairs with hard negatives, split by query; goes on where it stopped."""
 
-from ragcun.cli import parse_config, run_script
-from ragcun.commands.download import MsmarcoOptions, download_msmarco
+from ragcun.cli.download import MsmarcoOptions, download_msmarco
+from ragcun.cli.parser import parse_config, run_script
 
 
 def main() -> None:

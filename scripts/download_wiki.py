@@ -1,7 +1,7 @@
 """Download Wikipedia as passages; goes on where it stopped."""
 
-from ragcun.cli import parse_config, run_script
-from ragcun.commands.download import WikiOptions, download_wiki
+from ragcun.cli.download import WikiOptions, download_wiki
+from ragcun.cli.parser import parse_config, run_script
 
 
 def main() -> None:

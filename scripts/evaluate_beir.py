@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or any model on BEIR collections, beside the untouched base and other baselines."""
 
-from ragcun.cli import run_script
-from ragcun.commands.evaluate import evaluate, parse_evaluation
+from ragcun.cli.evaluate import evaluate, parse_evaluation
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or a published model in mteb, beside the untouched base."""
 
-from ragcun.cli import run_script
-from ragcun.commands.mteb import evaluate_in_mteb, parse_mteb
+from ragcun.cli.mteb import evaluate_in_mteb, parse_mteb
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

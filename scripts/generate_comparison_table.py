@@ -1,6 +1,6 @@
 """Compare results of evaluate_beir.py in one table: untouched bases, baselines and models on every dataset."""
 
-from ragcun.cli import ArgumentParser, run_script
+from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Write the tables of a paper from results of evaluate_beir.py: LaTeX, and the same as Markdown and CSV beside it."""
 
-from ragcun.cli import ArgumentParser, run_script
+from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Plot NDCG@10 against a measure of isotropy, from results of evaluate_beir.py and reports of compute_isotropy.py."""
 
-from ragcun.cli import ArgumentParser, run_script
+from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:

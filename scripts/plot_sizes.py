@@ -1,6 +1,6 @@
 """Plot NDCG@10 against the bytes of a stored vector, from results of evaluate_beir.py."""
 
-from ragcun.cli import ArgumentParser, run_script
+from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Prepare training data: a BEIR folder of Python documentation, held-out queries, or pairs with hard negatives."""
 
-from ragcun.cli import run_script
-from ragcun.commands.prepare import parse_preparation, prepare
+from ragcun.cli.parser import run_script
+from ragcun.cli.prepare import parse_preparation, prepare
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Write one self-contained HTML page about runs: results, settings, curves, isotropy, best and worst queries."""
 
-from ragcun.cli import ArgumentParser, run_script
+from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Search a BEIR collection in shards, on this machine or a Ray cluster, and write a TREC run file."""
 
-from ragcun.cli import run_script
-from ragcun.commands.search_corpus import parse_search, search_corpus
+from ragcun.cli.parser import run_script
+from ragcun.cli.search import parse_search, search_corpus
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Try the settings of a sweep's YAML file, choose by dev data, and report."""
 
-from ragcun.cli import run_script
-from ragcun.commands.sweep import parse_sweep, sweep
+from ragcun.cli.parser import run_script
+from ragcun.cli.sweep import parse_sweep, sweep
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Train a head (or the whole model) on pairs of texts."""
 
-from ragcun.cli import parse_config, run_script
-from ragcun.commands.train import train
-from ragcun.training.config import TrainConfig
+from ragcun.cli.parser import parse_config, run_script
+from ragcun.cli.train import train
+from ragcun.config import TrainConfig
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ragcun import atomic
+from ragcun import io as atomic
 
 FULL, DAMAGED = errno.ENOSPC, errno.EIO
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ragcun.cli import flag, from_mapping, parse_config, read_yaml, run_script
+from ragcun.cli.parser import flag, from_mapping, parse_config, read_yaml, run_script
 from ragcun.errors import InputError
 
 

@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragcun.atomic import REMEDIES, WriteError
-from ragcun.cli import run_script
-from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.cli.parser import run_script
+from ragcun.data.beir import Document, load_collection, write_collection, write_qrels
 from ragcun.data.part_file import PartFile
-from ragcun.data.qrels import write_qrels
-from ragcun.files import replacing_folder, write_json, write_json_array, write_json_lines, write_text
-from ragcun.models.base import TextBase
-from ragcun.models.cache import EmbeddingCache
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.text_base import TextBase
+from ragcun.io import REMEDIES, WriteError, replacing_folder, write_json, write_json_array, write_json_lines, write_text
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.retrieval.runs import write_run
-from ragcun.training.runfolder import RunFolder
+from ragcun.training.run_dir import RunFolder
 from tests.faults import DAMAGED, FULL, contents, failing_disk
 
 MOST_CALLS = 400

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ragcun import atomic
+from ragcun import io as atomic
 from ragcun.errors import InputError
-from ragcun.files import (
+from ragcun.io import (
     file_digest,
     read_json,
     read_json_lines,

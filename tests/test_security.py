@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.cli import run_script
+from ragcun.cli.parser import run_script
 from ragcun.data.beir import find_collections, load_collection
 from ragcun.data.locate import find_sets
 from ragcun.data.web import require_safe_url
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
+from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import CONFIG, OWN_SUM, description_digest
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.reporting.results_files import read_results
 from ragcun.secrets import masked, masked_command
 
@@ -198,7 +198,7 @@ def test_a_hostile_checkpoint_with_fitting_checksums_is_refused(
     name: str, healthy: Path, tmp_path: Path, evil: Path
 ) -> None:
     """Whoever changes a checkpoint can write new checksums: these are no defence, the other rules are."""
-    from ragcun.models.folder import _file_hashes
+    from ragcun.models.checkpoint import _file_hashes
 
     folder = tmp_path / "model"
     shutil.copytree(healthy, folder)
@@ -343,7 +343,7 @@ def test_scripts_log_and_fail_without_secrets(
 
 
 def test_the_environment_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ragcun.training.runfolder import environment
+    from ragcun.training.run_dir import environment
 
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     monkeypatch.setenv("RAGCUN_BEIR_MIRROR", "https://me:word@host")

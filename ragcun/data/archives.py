@@ -16,14 +16,13 @@ from typing import Any
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ragcun.atomic import ROOM
 from ragcun.data.beir_sets import BeirSet
 from ragcun.data.disk import full_disk_named, require_space
 from ragcun.data.download import PATIENT, Patience, download, require_md5
 from ragcun.data.locate import Fetch, is_there
 from ragcun.data.web import require_safe_url
 from ragcun.errors import InputError
-from ragcun.files import replacing_folder
+from ragcun.io import ROOM, replacing_folder
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 
-from ragcun.data.near_duplicates import text_key
+from ragcun.data.dedup import text_key
 
 
 class DevQueries:

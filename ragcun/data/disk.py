@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ragcun.atomic import FULL
 from ragcun.errors import InputError
+from ragcun.io import FULL
 
 
 def require_space(folder: Path, size: int, what: str) -> None:

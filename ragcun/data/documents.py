@@ -9,7 +9,7 @@ from typing import Any
 from ragcun.data.beir import Document
 from ragcun.data.records import Unreadable, read_records, refuse_wrong, text_problem
 from ragcun.errors import InputError
-from ragcun.files import existing_file, read_lines
+from ragcun.io import existing_file, read_lines
 
 
 def read_documents(path: str | Path) -> list[Document]:

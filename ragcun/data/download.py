@@ -18,11 +18,10 @@ from urllib.error import HTTPError
 
 from tqdm.auto import tqdm
 
-from ragcun.atomic import ROOM
 from ragcun.data.disk import full_disk_named, require_space
 from ragcun.data.web import may_pass, open_url, reason, require_safe_url
 from ragcun.errors import InputError
-from ragcun.files import write_json
+from ragcun.io import ROOM, write_json
 
 logger = logging.getLogger(__name__)
 

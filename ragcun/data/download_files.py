@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ragcun.data.part_file import FORMAT, PartFile, note_of, refuse_other_settings
 from ragcun.errors import InputError
-from ragcun.files import read_json, write_json
+from ragcun.io import read_json, write_json
 
 
 @dataclass(frozen=True)

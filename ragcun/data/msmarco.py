@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ragcun.data.dedup import text_key
 from ragcun.data.dev_queries import DevQueries
 from ragcun.data.hub_data import RowStream
 from ragcun.data.msmarco_rows import Judged, Reader, reader_of
-from ragcun.data.near_duplicates import text_key
 from ragcun.data.pairs import Row, write_pairs
 from ragcun.errors import InputError
-from ragcun.files import write_json
+from ragcun.io import write_json
 
 logger = logging.getLogger(__name__)
 

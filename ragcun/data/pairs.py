@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ragcun.data.records import Unreadable, read_records, refuse_wrong, text_problem
 from ragcun.errors import InputError
-from ragcun.files import write_json_array, write_json_lines
+from ragcun.io import write_json_array, write_json_lines
 
 logger = logging.getLogger(__name__)
 

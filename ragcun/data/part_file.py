@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.hub_data import BrokenStreamError, RowStream
 from ragcun.errors import InputError
-from ragcun.files import read_json, read_json_lines, write_json
+from ragcun.io import read_json, read_json_lines, write_json
 
 logger = logging.getLogger(__name__)
 

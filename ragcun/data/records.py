@@ -12,7 +12,7 @@ from typing import Any
 from ragcun.data.json_arrays import Unreadable as Unreadable
 from ragcun.data.json_arrays import not_json, read_json_array
 from ragcun.errors import InputError
-from ragcun.files import existing_file, read_lines, read_text
+from ragcun.io import existing_file, read_lines, read_text
 
 
 def read_records(path: str | Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:

@@ -15,10 +15,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from ragcun.data.augment import PairMaker, document_digest, pairs_of_document
 from ragcun.data.beir import Document
-from ragcun.data.near_duplicates import first_of_near_duplicates, text_classes, text_key
+from ragcun.data.dedup import first_of_near_duplicates, text_classes, text_key
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.synthetic_queries import PairMaker, document_digest, pairs_of_document
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)

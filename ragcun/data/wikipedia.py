@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ragcun.data.dedup import text_key
 from ragcun.data.hub_data import RowStream, wrong_columns
-from ragcun.data.near_duplicates import text_key
 from ragcun.data.sentences import split_sentences
-from ragcun.files import replacing_file, write_json_array
+from ragcun.io import replacing_file, write_json_array
 
 COLUMNS = ("id", "title", "text")
 LIST_TITLES = ("list of ", "lists of ", "index of ", "outline of ", "timeline of ")

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcun.retrieval.found import SearchResult, merge
+from ragcun.retrieval.top_k import SearchResult, merge
 
 
 def merge_results(parts: Iterable[SearchResult], k: int, order: NDArray[np.int64]) -> SearchResult:
     """Return the `k` best documents of every query among the results of shards, or all where there are fewer.
 
     A shard's result holds its own `k` best by (score descending, `order` ascending), and merging keeps the best by the
-    same rule (`ragcun.retrieval.found.merge`), so the result is that of a search through all rows at once. One part is
+    same rule (`ragcun.retrieval.top_k.merge`), so the result is that of a search through all rows at once. One part is
     held at a time.
 
     Args:

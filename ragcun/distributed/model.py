@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ragcun.batch import Role
 from ragcun.distance import Distance
-from ragcun.files import file_digest
-from ragcun.models.abstract import Base
-from ragcun.models.base import Role, TextBase
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.text_base import TextBase
+from ragcun.io import file_digest
+from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.encoding import ROWS
-from ragcun.models.folder import CONFIG, is_checkpoint
 
 
 @dataclass(frozen=True)

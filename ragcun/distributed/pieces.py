@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ragcun.errors import InputError
-from ragcun.files import read_json, replacing_file, write_json
-from ragcun.retrieval.found import SearchResult
+from ragcun.io import read_json, replacing_file, write_json
+from ragcun.retrieval.top_k import SearchResult
 
 logger = logging.getLogger(__name__)
 

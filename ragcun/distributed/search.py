@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ragcun.data.beir import Collection
+from ragcun.data.beir import Collection, Qrels
 from ragcun.data.locate import CollectionFolder
-from ragcun.data.qrels import Qrels
 from ragcun.distance import Distance
 from ragcun.distributed.cluster import Chain, Runner
 from ragcun.distributed.merge import merge_results
@@ -27,8 +26,8 @@ from ragcun.distributed.pieces import (
 from ragcun.distributed.shards import Shard, cut_shards, texts_digest
 from ragcun.distributed.tasks import EncodeShard, SearchShard, vectors_record, write_texts
 from ragcun.errors import InputError
-from ragcun.retrieval.found import id_order
 from ragcun.retrieval.runs import Run, make_run
+from ragcun.retrieval.top_k import id_order
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from ragcun.distributed.model import ModelSpec, OpenModel, opened, torch_threads
 from ragcun.distributed.pieces import Record, is_whole, read_array, record_of, write_found, write_matrix
 from ragcun.distributed.shards import Shard, texts_digest
 from ragcun.errors import InputError
-from ragcun.files import read_json_lines, write_json_lines
-from ragcun.retrieval.found import SearchResult
+from ragcun.io import read_json_lines, write_json_lines
 from ragcun.retrieval.search import top_k
+from ragcun.retrieval.top_k import SearchResult
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ragcun.isotropy.jackknife import GROUPS, interval
+from ragcun.isotropy.intervals import GROUPS, interval
 from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES
 
 SAMPLE = 20_000

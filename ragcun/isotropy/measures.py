@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragcun.isotropy import directions, hubness, normality, spectrum
 from ragcun.isotropy.figures import SAMPLE, K
-from ragcun.isotropy.jackknife import GROUPS
+from ragcun.isotropy.intervals import GROUPS, log_partition, partition_ratio
 from ragcun.isotropy.moments import Moments, grouped_moments
-from ragcun.isotropy.partition import log_partition, partition_ratio
 from ragcun.isotropy.rows import Rows, as_rows, sample_rows
 
 

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragcun.isotropy.jackknife import GROUPS, random_groups
+from ragcun.isotropy.intervals import GROUPS, random_groups
 from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES, Rows, as_rows, squared_norms
 from ragcun.isotropy.spectrum import eigenvalues
 

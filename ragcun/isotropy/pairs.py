@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ragcun.isotropy.directions import squared_gaps
 from ragcun.isotropy.distributions import PAIRS_AT_ONCE, Distribution, distances_between, distribution
 from ragcun.isotropy.figures import Measure, MeasureSettings
-from ragcun.isotropy.jackknife import interval, random_groups
+from ragcun.isotropy.intervals import interval, random_groups
 from ragcun.isotropy.moments import GroupedMoments, Moments
 from ragcun.isotropy.rows import Rows
 

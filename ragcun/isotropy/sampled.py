@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ragcun.isotropy import directions, hubness
 from ragcun.isotropy.distributions import Distribution, distances_between, distribution, random_pairs
 from ragcun.isotropy.figures import Measure, MeasureSettings, join
+from ragcun.isotropy.intervals import random_groups
 from ragcun.isotropy.isotropic import defined, hubness_measures, isotropic_hubness, isotropic_uniformity
-from ragcun.isotropy.jackknife import random_groups
 from ragcun.isotropy.normality import isotropic_sigreg, sigreg_statistic
 from ragcun.isotropy.rows import Rows, squared_norms
 

@@ -10,10 +10,9 @@ from numpy.typing import ArrayLike
 from ragcun.isotropy import directions
 from ragcun.isotropy.distributions import Distribution, distribution
 from ragcun.isotropy.figures import Measure, MeasureSettings, join
+from ragcun.isotropy.intervals import log_partition, partition_ratio, random_groups
 from ragcun.isotropy.isotropic import isotropic_spectrum, spectrum_measures
-from ragcun.isotropy.jackknife import random_groups
 from ragcun.isotropy.moments import GroupedMoments, Moments, grouped_moments
-from ragcun.isotropy.partition import log_partition, partition_ratio
 from ragcun.isotropy.rows import Rows, as_rows, sample_rows
 from ragcun.isotropy.sampled import direction_measures, neighbour_measures, random_distances
 

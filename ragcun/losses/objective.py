@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ragcun.batch import Views
 from ragcun.distance import DISTANCES, Distance
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
 from ragcun.losses.covariance import ISOTROPY_FORMS, covariance_isotropy, variance_regularisation
-from ragcun.losses.distributed import alone, gather_views, world_size
-from ragcun.losses.nested import cut_views
+from ragcun.losses.gather import alone, gather_views, world_size
+from ragcun.losses.matryoshka import cut_views
 from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.predictive import predictive_error, residual_penalty
 from ragcun.losses.sigreg import KNOTS, sigreg
 from ragcun.losses.transforms import TRANSFORMS
 from ragcun.losses.vicreg import variance_covariance
-from ragcun.views import Views
 
 
 class LossOutput(NamedTuple):

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ragcun.losses.characteristic import KNOTS, check_arguments, epps_pulley, statistic_
 from ragcun.losses.covariance import in_full_precision
-from ragcun.losses.distributed import world_size
+from ragcun.losses.gather import world_size
 
 __all__ = ["KNOTS", "SIGReg", "epps_pulley", "mean_epps_pulley", "random_slices", "sigreg"]
 

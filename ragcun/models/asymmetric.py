@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.models.base import Role
+from ragcun.batch import Role
 from ragcun.models.heads import Head, build_head
 from ragcun.models.projection import ProjectionEncoder
 

@@ -13,23 +13,21 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ragcun.data.holdout import HoldOut
+from ragcun.batch import PairBatch, Role, Views
+from ragcun.data.overlap import HoldOut
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.precomputed import make_base
 from ragcun.errors import InputError
-from ragcun.models.abstract import Base
-from ragcun.models.base import Role
-from ragcun.models.encoding import ROWS
-from ragcun.models.export import normalize_modules
-from ragcun.models.folder import read_folder, write_folder
-from ragcun.models.pairbatch import PairBatch
-from ragcun.models.vectors import make_base
-from ragcun.models.weights import copy_strictly
-from ragcun.views import Views
+from ragcun.models.checkpoint import read_folder, write_folder
+from ragcun.models.st_export import normalize_modules
+from ragcun.tensors import copy_strictly
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from typing_extensions import Self
 
-    from ragcun.models.calibration import Calibration
+    from ragcun.models.whitening import Calibration
 
 BLOCK = 8192
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ragcun.models.abstract import Base
+from ragcun.batch import PairBatch, Views
+from ragcun.embeddings.base import Base
 from ragcun.models.ema import follow, following
-from ragcun.models.pairbatch import PairBatch
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.views import Views
 
 if TYPE_CHECKING:
-    from ragcun.models.calibration import Calibration
+    from ragcun.models.whitening import Calibration
 
 
 class MPNetLeJEPAIG(ProjectionEncoder):

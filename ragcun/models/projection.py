@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ragcun.models.abstract import Base
-from ragcun.models.base import TextBase
+from ragcun.batch import PairBatch, Views
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.export import dense_modules, normalize_modules, routed
 from ragcun.models.heads import Head, HeadConfig, build_head
-from ragcun.models.pairbatch import PairBatch
+from ragcun.models.st_export import dense_modules, normalize_modules, routed
 from ragcun.models.stack import Stackable
-from ragcun.views import Views
 
 if TYPE_CHECKING:
-    from ragcun.models.calibration import Calibration
+    from ragcun.models.whitening import Calibration
+
 
 QueryEmbedding = Literal["projection", "prediction"]
 QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = ("projection", "prediction")
@@ -210,3 +210,12 @@ class ProjectionEncoder(RetrievalEncoder):
         elif self.document_head is self.head:
             return query
         return routed(query, self._dense(self.document_head))
+
+
+class IsotropicGaussianEncoder(ProjectionEncoder):
+    """Text base → projection head → unnormalised embedding, shared by queries and documents.
+
+    With a predictor, the target of its guess is the positive's projection. Arguments as of `ProjectionEncoder`.
+    """
+
+    system = "isotropic_gaussian"

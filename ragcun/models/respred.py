@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ragcun.batch import PairBatch, Views
 from ragcun.models.heads import HeadConfig, build_head
-from ragcun.models.pairbatch import PairBatch
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.stack import Stack, Stackable
-from ragcun.views import Views
 
 ALPHA_AT_START = 0.1
 

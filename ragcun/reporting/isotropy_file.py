@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.errors import InputError
-from ragcun.files import read_json
+from ragcun.io import read_json
 
 FORMAT = 1
 AGAIN = "write it again with compute_isotropy.py"

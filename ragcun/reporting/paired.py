@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from ragcun.errors import InputError
-from ragcun.files import read_json
+from ragcun.io import read_json
 from ragcun.reporting.results_files import ResultsFile
 from ragcun.reporting.tables import METRIC, part_of
 from ragcun.retrieval.runs import runs_folder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragcun.errors import InputError
-from ragcun.files import write_text
+from ragcun.io import write_text
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.latex import latex_table
 from ragcun.reporting.layout import csv_comparison, markdown_comparison

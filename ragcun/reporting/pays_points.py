@@ -13,7 +13,7 @@ from ragcun.errors import InputError
 from ragcun.reporting.isotropy_file import read_isotropy
 from ragcun.reporting.results_files import check_alike, read_results
 from ragcun.reporting.tables import METRIC, all_systems
-from ragcun.retrieval.quantize import titled
+from ragcun.retrieval.quantization import titled
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
-from ragcun.files import read_json_lines, replacing_file
+from ragcun.io import read_json_lines, replacing_file
 from ragcun.reporting.results_form import is_number
 
 DEV_METRIC = "NDCG@10"

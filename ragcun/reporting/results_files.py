@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.errors import InputError
-from ragcun.files import read_json
+from ragcun.io import read_json
 from ragcun.reporting.results_form import check_form, is_count, is_number
 from ragcun.reporting.tables import all_systems, set_of_parts
 

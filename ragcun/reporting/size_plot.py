@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError
-from ragcun.files import read_json
+from ragcun.io import read_json
 from ragcun.reporting.paired import SAME
 from ragcun.reporting.plots import BLUE, GREY, VERMILLION, panel_grid, write_png
 from ragcun.reporting.tables import BYTES, METRIC

@@ -9,7 +9,7 @@ from typing import Any
 from ragcun.data.beir_sets import PART_OF
 from ragcun.errors import InputError
 from ragcun.reporting.results_form import is_number
-from ragcun.retrieval.quantize import titled
+from ragcun.retrieval.quantization import titled
 
 METRIC, BYTES = "NDCG@10", "bytes_per_vector"
 ABSENT = "–"

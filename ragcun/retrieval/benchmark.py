@@ -11,10 +11,10 @@ from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import PART_OF
 from ragcun.data.locate import CollectionFolder
 from ragcun.errors import InputError
-from ragcun.files import write_json
-from ragcun.retrieval.contest import BASE, HIDDEN, MODEL, TESTED, Contest, Figures, Measured, describe
+from ragcun.io import write_json
+from ragcun.retrieval.comparison import BASE, HIDDEN, MODEL, TESTED, Contest, Figures, Measured, describe
 from ragcun.retrieval.evaluate import CUTOFFS
-from ragcun.retrieval.macro import set_of, whole
+from ragcun.retrieval.macro_average import set_of, whole
 from ragcun.retrieval.resume import SETTINGS, read_earlier, require_same, settings_of
 from ragcun.retrieval.systems import System
 

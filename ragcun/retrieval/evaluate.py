@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ragcun.data.beir import Collection
 from ragcun.distance import Distance
-from ragcun.models.lazy import document_rows
+from ragcun.models.cached_encoder import document_rows
 from ragcun.retrieval.bm25 import bm25_run
-from ragcun.retrieval.found import id_order
 from ragcun.retrieval.metrics import evaluate_run, mean
-from ragcun.retrieval.quantize import VectorFormat
+from ragcun.retrieval.quantization import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, read_run
 from ragcun.retrieval.search import top_k
+from ragcun.retrieval.top_k import id_order
 
 CUTOFFS = (1, 3, 5, 10, 100)
 

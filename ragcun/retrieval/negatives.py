@@ -1,4 +1,4 @@
-"""Mining hard negatives: candidates by BM25 or by an encoder, for `ragcun.data.hard_negatives` to choose from."""
+"""Mining hard negatives: candidates by BM25 or by an encoder, for `ragcun.data.negatives` to choose from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.data.hard_negatives import MiningSettings, Ranking, choose_negatives
-from ragcun.data.mining_report import MinedPairs
-from ragcun.data.mining_task import MiningTask
+from ragcun.data.negatives import MinedPairs, MiningSettings, MiningTask, Ranking, choose_negatives
 from ragcun.data.pairs import Row
 from ragcun.retrieval import bm25
 

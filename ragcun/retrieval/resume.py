@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.errors import InputError
-from ragcun.files import file_digest, read_json
-from ragcun.models.cache import CachedEncoder
-from ragcun.models.folder import CONFIG, is_checkpoint
+from ragcun.io import file_digest, read_json
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.retrieval.bm25 import K1, B
-from ragcun.retrieval.contest import BASE, HIDDEN, MODEL, TESTED, Contest
+from ragcun.retrieval.comparison import BASE, HIDDEN, MODEL, TESTED, Contest
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
 
 SETTINGS = "settings"

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ragcun.errors import InputError
-from ragcun.files import read_lines, write_text
+from ragcun.io import read_lines, write_text
 
 Run = dict[str, dict[str, float]]
 """``{query id: {document id: score}}``; a query's documents are in the order of their rank."""

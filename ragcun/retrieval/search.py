@@ -34,8 +34,8 @@ from ragcun.retrieval.candidates import (
     largest_score,
     torch_candidates,
 )
-from ragcun.retrieval.found import NO_ROW, SearchResult, merge
 from ragcun.retrieval.plan import Plan, make_plan, worker_threads
+from ragcun.retrieval.top_k import NO_ROW, SearchResult, merge
 
 logger = logging.getLogger(__name__)
 Engine = Literal["auto", "faiss", "torch"]

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragcun.distance import Distance
+from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.precomputed import VectorStore
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.files import read_json
-from ragcun.models.abstract import Base, VectorSource
-from ragcun.models.base import TextBase
-from ragcun.models.cache import CachedEncoder, EmbeddingCache
+from ragcun.io import read_json
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.checkpoint import is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.encoding import ROWS
-from ragcun.models.folder import is_checkpoint
-from ragcun.models.vectors import VectorStore
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
-from ragcun.retrieval.quantize import Precision, VectorFormat
+from ragcun.retrieval.quantization import Precision, VectorFormat
 from ragcun.retrieval.runs import runs_folder
 
 

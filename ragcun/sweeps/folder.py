@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ragcun.output_folder import claim_folder
+from ragcun.io import claim_folder
 
 
 class SweepFolder:

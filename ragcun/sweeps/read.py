@@ -9,11 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ragcun.cli import converters, from_mapping, read_yaml
+from ragcun.cli.parser import converters, from_mapping, read_yaml
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.sweeps.rules import check_judges, check_reserved
 from ragcun.sweeps.space import Parameter, Settings, Space, checked
-from ragcun.training.config import TrainConfig
 
 FORMS = "{values: […]}, {low, high, step}, or {low, high, log}"
 

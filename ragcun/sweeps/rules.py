@@ -9,7 +9,7 @@ from pathlib import Path
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.sweeps.space import Space
-from ragcun.training.build import build_data, build_encoder
+from ragcun.training.setup import build_data, build_encoder
 
 OURS = {
     "seed": "list the seeds under seeds",

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ragcun.cli import flag, from_mapping
+from ragcun.cli.parser import flag, from_mapping
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.training.config import TrainConfig
 
 SAMPLERS = ("grid", "random", "tpe")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ragcun.training.config import TrainConfig
+from ragcun.config import TrainConfig
 
 if TYPE_CHECKING:
     from ragcun.training.loop import fit

@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ragcun.batch import Features, PairBatch, Role
 from ragcun.data.pairs import PairDataset
-from ragcun.models.abstract import Base, VectorSource
-from ragcun.models.base import Features, Role
-from ragcun.models.pairbatch import PairBatch
-from ragcun.training.device import to_device
-from ragcun.training.mining import Pools
+from ragcun.embeddings.base import Base, VectorSource
+from ragcun.training.negatives import Pools
+from ragcun.training.processes import to_device
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]

@@ -11,16 +11,16 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.vectors import VectorStore, check_vectors
-from ragcun.training.build import TrainingData
-from ragcun.training.card import WITH_VECTORS, model_card
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import make_trainer
+from ragcun.training.model_card import WITH_VECTORS, model_card
 from ragcun.training.result import FitResult
-from ragcun.training.runfolder import Unrecorded
+from ragcun.training.run_dir import Unrecorded
+from ragcun.training.setup import TrainingData
 
 Pairs = Iterable[tuple[int, int]]
 IN_MEMORY = "vectors in memory"

@@ -16,34 +16,29 @@ from torch.optim import AdamW
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ragcun.data.seen import training_documents
+from ragcun.config import TrainConfig
+from ragcun.data.overlap import training_documents
+from ragcun.embeddings.base import VectorSource
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.objective import Objective
-from ragcun.models.abstract import VectorSource
-from ragcun.models.cache import EmbeddingCache
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.vectors import VectorStore
-from ragcun.models.weights import copy_strictly
+from ragcun.tensors import copy_strictly
+from ragcun.training.averaging import Keeper
 from ragcun.training.batches import Rows, make_source
-from ragcun.training.build import TrainingData, build_data, build_encoder, build_objective, build_vectors
-from ragcun.training.card import model_card
-from ragcun.training.checkpoint import Progress, comparable
-from ragcun.training.config import TrainConfig
-from ragcun.training.device import make_accelerator
-from ragcun.training.fallback import settle
-from ragcun.training.keeping import Keeper
-from ragcun.training.memory import explaining_memory
-from ragcun.training.numbers import NumberGuard, require_finite
-from ragcun.training.points import ResumePoints
-from ragcun.training.processes import Processes
+from ragcun.training.checkpoint import Progress, ResumePoints, comparable
+from ragcun.training.collapse import Watch
+from ragcun.training.guards import ECHO, NumberGuard, StopRequest, explaining_memory, require_finite, stop_where_asked
+from ragcun.training.initialization import mixed, start_training, trained_share
+from ragcun.training.model_card import model_card
+from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.result import FitResult
-from ragcun.training.runfolder import RunFolder, environment
+from ragcun.training.run_dir import RunFolder, environment
 from ragcun.training.schedule import ema_decay, set_rates, warmup_cosine
-from ragcun.training.selection import LastSelection, Selection, is_better, is_judged, judge, make_selection
-from ragcun.training.signals import ECHO, StopRequest, stop_where_asked
-from ragcun.training.start import mixed, start_training, trained_share
-from ragcun.training.stepper import Step, Stepper, epoch_steps, step_row
+from ragcun.training.selection import LastSelection, Selection, is_better, is_judged, judge, make_selection, settle
+from ragcun.training.setup import TrainingData, build_data, build_encoder, build_objective, build_vectors
+from ragcun.training.step import Step, Stepper, epoch_steps, step_row
 from ragcun.training.tracking import require_tracker, track
-from ragcun.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 

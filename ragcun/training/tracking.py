@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from ragcun.errors import InputError
-from ragcun.training.runfolder import RunFolder
+from ragcun.training.run_dir import RunFolder
 
 PLACES = ("kind", "step", "epoch")
 """Keys of a row that say where it belongs; they are in the name of a value or its step."""

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from ragcun.data import adaptation
-from ragcun.data.adaptation import Adaptation, adaptation_data
+from ragcun.data import unlabelled as adaptation
 from ragcun.data.beir import Document
 from ragcun.data.sentences import split_sentences
+from ragcun.data.unlabelled import Adaptation, adaptation_data
 from ragcun.errors import InputError
 
 WORDS = [f"word{i}" for i in range(300)]

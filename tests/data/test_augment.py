@@ -11,11 +11,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.augment import PAIR_MAKERS, make_pairs, pair_maker, pairs_from_documents
 from ragcun.data.beir import Document, write_collection
-from ragcun.data.masking import FEWEST_WORDS, MASKS, Mask, spread
 from ragcun.data.sentences import sentence_spans, split_sentences
 from ragcun.data.splits import pairs_by_split, split_by_shares
+from ragcun.data.synthetic_queries import (
+    FEWEST_WORDS,
+    MASKS,
+    PAIR_MAKERS,
+    Mask,
+    make_pairs,
+    pair_maker,
+    pairs_from_documents,
+    spread,
+)
 from ragcun.errors import InputError
 
 TEXT = st.text(st.sampled_from("ab. !?Z\n\u3000é。1") | st.characters(), max_size=120) | st.lists(

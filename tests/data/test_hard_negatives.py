@@ -13,8 +13,7 @@ import Stemmer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.hard_negatives import MARGINS, MiningSettings, choose_negatives
-from ragcun.data.mining_task import MiningTask
+from ragcun.data.negatives import MARGINS, MiningSettings, MiningTask, choose_negatives
 from ragcun.errors import InputError
 from ragcun.retrieval.bm25 import K1, B
 from ragcun.retrieval.negatives import bm25_rankings, dense_rankings, mine_negatives

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.beir import Collection, Document, load_collection
-from ragcun.data.holdout import HELD_OUT, HoldOut, read_held_out
+from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, text_hashes, training_documents
 from ragcun.data.pairs import PairDataset
-from ragcun.data.seen import text_hashes, training_documents
 from ragcun.errors import InputError
 
 HOLD_OUTS = st.builds(HoldOut, st.floats(0.01, 0.99), st.integers(-(2**63), 2**63 - 1))

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ragcun.data import part_file
+from ragcun.data.dedup import text_key
 from ragcun.data.dev_queries import DevQueries
 from ragcun.data.hub_data import BrokenStreamError, RowStream, open_rows
 from ragcun.data.hub_split import resolve_split
 from ragcun.data.msmarco import PairKeeper, gathered, write_split_pairs
-from ragcun.data.near_duplicates import text_key
 from ragcun.data.pairs import read_pairs
 from ragcun.data.part_file import PartFile, gather, restore
 from ragcun.errors import InputError

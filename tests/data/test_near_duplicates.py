@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.near_duplicates import (
+from ragcun.data.dedup import (
     MOST_MISSED,
     PERMUTATIONS,
     bands,

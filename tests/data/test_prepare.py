@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.data.augment import PAIR_MAKERS
 from ragcun.data.beir import Document
-from ragcun.data.hard_negatives import MARGINS, MiningSettings
-from ragcun.data.near_duplicates import jaccard, shingles
-from ragcun.data.pair_files import FILES, STATISTICS, Outputs
+from ragcun.data.dedup import jaccard, shingles
+from ragcun.data.negatives import MARGINS, MiningSettings
 from ragcun.data.pairs import PairDataset, read_pairs, write_pairs
-from ragcun.data.prepare import prepare_generated, prepare_pairs
+from ragcun.data.prepare import FILES, STATISTICS, Outputs, prepare_generated, prepare_pairs
 from ragcun.data.splits import SPLITS, generate_pairs, pairs_by_split, split_pairs, without_leaks
+from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.errors import InputError
 from ragcun.retrieval.negatives import mine_negatives
 
@@ -205,6 +204,6 @@ def test_wrong_extensions_are_refused_before_anything_is_made(tmp_path):
 def test_the_methods_of_the_flags_are_those_with_a_margin():
     from typing import get_args
 
-    from ragcun.data.hard_negatives import Method
+    from ragcun.data.negatives import Method
 
     assert set(get_args(Method)) == set(MARGINS)

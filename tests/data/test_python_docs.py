@@ -5,8 +5,15 @@ import warnings
 
 import pytest
 
-from ragcun.data.docstrings import DocEntry, split_docstring
-from ragcun.data.python_docs import FILES_PER_PROCESS, build, distinct, extract, python_doc_roots
+from ragcun.data.python_docs import (
+    FILES_PER_PROCESS,
+    DocEntry,
+    build,
+    distinct,
+    extract,
+    python_doc_roots,
+    split_docstring,
+)
 from ragcun.errors import InputError
 
 REST = " ".join(f"word{i}" for i in range(20))

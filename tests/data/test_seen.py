@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.beir import Collection, Document
+from ragcun.data.overlap import SEEN, read_seen, seen_queries, text_hash, text_hashes, training_documents
 from ragcun.data.pairs import PairDataset
-from ragcun.data.seen import SEEN, read_seen, seen_queries, text_hash, text_hashes, training_documents
 from ragcun.errors import InputError
 
 BLANKS = st.text(" \t\n\r\u00a0\u2003", min_size=1)

@@ -17,7 +17,7 @@ from ragcun.distributed.pieces import write_matrix
 from ragcun.distributed.search import search_collection
 from ragcun.distributed.tasks import EncodeShard
 from ragcun.errors import InputError
-from ragcun.files import read_json_lines
+from ragcun.io import read_json_lines
 
 pytest.importorskip("ray")
 

@@ -21,8 +21,8 @@ from ragcun.distributed.pieces import (
 )
 from ragcun.distributed.shards import Shard, cut_shards, texts_digest
 from ragcun.errors import InputError
-from ragcun.retrieval.found import SearchResult
 from ragcun.retrieval.search import top_k
+from ragcun.retrieval.top_k import SearchResult
 
 RECORD = {"model": "a", "texts": "b", "rows": 5, "dimension": 3}
 

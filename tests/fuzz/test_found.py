@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.cli import from_mapping, read_yaml
-from ragcun.data.beir import load_collection
+from ragcun.cli.parser import from_mapping, read_yaml
+from ragcun.config import TrainConfig
+from ragcun.data.beir import load_collection, read_qrels
 from ragcun.data.locate import CollectionFolder
 from ragcun.data.part_file import PartFile
-from ragcun.data.qrels import read_qrels
+from ragcun.embeddings.precomputed import _read_matrix
 from ragcun.errors import InputError
-from ragcun.models.vector_folder import _read_matrix
 from ragcun.reporting.plots import loss_figure
 from ragcun.reporting.results_files import read_results
-from ragcun.training.config import TrainConfig
 
 STEP = '{"kind": "step", "step": 1, "total": 0.5, "terms": '
 CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {

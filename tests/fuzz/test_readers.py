@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ragcun.cli import from_mapping, read_yaml
-from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.cli.parser import from_mapping, read_yaml
+from ragcun.config import TrainConfig
+from ragcun.data.beir import Document, load_collection, read_qrels, write_collection, write_qrels
 from ragcun.data.documents import read_documents
-from ragcun.data.holdout import read_held_out
+from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.data.pairs import FIELDS, read_pairs
 from ragcun.data.part_file import PartFile
-from ragcun.data.qrels import read_qrels, write_qrels
 from ragcun.data.records import is_encodable
-from ragcun.data.seen import read_seen
+from ragcun.embeddings.precomputed import read_vectors
 from ragcun.errors import InputError
-from ragcun.models.vector_folder import read_vectors
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.html.gather import _read_results
 from ragcun.reporting.isotropy_file import read_isotropy
@@ -33,7 +32,6 @@ from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.results_files import read_named
 from ragcun.reporting.tables import results_table
 from ragcun.retrieval.runs import read_run, write_run
-from ragcun.training.config import TrainConfig
 from tests.fuzz.hostile import FUZZ, hostile
 
 Value = TypeVar("Value")

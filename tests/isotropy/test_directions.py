@@ -8,9 +8,8 @@ from scipy.special import logsumexp
 
 from ragcun.isotropy import measures
 from ragcun.isotropy.directions import kernel_sums
+from ragcun.isotropy.intervals import log_partition, partition_ratio, random_groups
 from ragcun.isotropy.isotropic import isotropic_uniformity
-from ragcun.isotropy.jackknife import random_groups
-from ragcun.isotropy.partition import log_partition, partition_ratio
 from ragcun.isotropy.rows import as_rows
 
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import skew
 
 from ragcun.isotropy import UndefinedMeasure, hubness, measures
-from ragcun.isotropy.jackknife import random_groups
+from ragcun.isotropy.intervals import random_groups
 from ragcun.isotropy.rows import unit_rows
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom, t
 
 from ragcun.isotropy import directions, spectrum
-from ragcun.isotropy.jackknife import interval, random_groups
+from ragcun.isotropy.intervals import interval, random_groups
 from ragcun.isotropy.moments import grouped_moments
 
 

@@ -40,7 +40,7 @@ def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget)
 
 
 def test_a_group_left_out_leaves_the_moments_of_the_other_rows():
-    from ragcun.isotropy.jackknife import random_groups
+    from ragcun.isotropy.intervals import random_groups
 
     x = random_rows(shift=100)
     group_of = random_groups(len(x), 9, seed=4)

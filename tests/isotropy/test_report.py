@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ragcun.isotropy import IsotropyReport, MeasureSettings, measure_space, measure_system, measures
-from ragcun.isotropy.jackknife import interval, random_groups
+from ragcun.isotropy.intervals import interval, random_groups
 from ragcun.isotropy.moments import grouped_moments
 from ragcun.isotropy.pairs import principal_plane
 from ragcun.isotropy.space import NAMES

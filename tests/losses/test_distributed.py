@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ragcun.losses.distributed import alone, average_gradients, gather_rows, gather_views, sum_over_ranks_, world_size
+from ragcun.batch import Views
+from ragcun.losses.gather import alone, average_gradients, gather_rows, gather_views, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, Objective
 from ragcun.losses.sigreg import SIGReg
 from ragcun.losses.transforms import TRANSFORMS
-from ragcun.views import Views
 
 DIM, ROWS, POOL = 5, 11, 3
 SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import ragcun
-from ragcun.losses.nested import cut_rows, cut_views
+from ragcun.batch import Views
+from ragcun.losses.matryoshka import cut_rows, cut_views
 from ragcun.losses.objective import Objective
-from ragcun.views import Views
 
 DIM = 12
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from ragcun.embeddings.hub import resolve_model
+from ragcun.embeddings.text_base import TextBase, transformer_layers
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase, transformer_layers
-from ragcun.models.hub import resolve_model
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from ragcun.embeddings import cache as cache_module
+from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir, row_checksums
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models import cache as cache_module
-from ragcun.models.base import TextBase
-from ragcun.models.cache import KEY_BYTES, CachedEncoder, EmbeddingCache, default_cache_dir
-from ragcun.models.checksums import row_checksums
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 
@@ -144,7 +144,7 @@ def test_torn_writes_are_mended(
 def test_a_write_that_fails_between_the_files_is_mended(
     base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ragcun.models.cache as module
+    import ragcun.embeddings.cache as module
 
     cache = EmbeddingCache(base, tmp_path)
     cache.encode(texts[:5], "document")

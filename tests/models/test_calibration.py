@@ -9,10 +9,10 @@ from scipy.linalg import fractional_matrix_power
 from sentence_transformers import SentenceTransformer
 
 import ragcun
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models import AsymmetricProjectionModel, IsotropicGaussianEncoder
-from ragcun.models.base import TextBase
-from ragcun.models.calibration import Calibration, calibrate, james_stein_factor
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
+from ragcun.models.whitening import Calibration, calibrate, james_stein_factor
 
 DIM = 16
 

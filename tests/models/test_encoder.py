@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from ragcun.models.base import TextBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import BLOCK, PairBatch
 from ragcun.models.heads import HeadConfig
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 
 
 def moved(encoder: IsotropicGaussianEncoder, scale: float = 0.2) -> IsotropicGaussianEncoder:

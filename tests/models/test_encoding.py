@@ -16,15 +16,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-import ragcun.models.encoding as encoding
+import ragcun.embeddings.encode as encoding
+from ragcun.config import TrainConfig
 from ragcun.dtype import bfloat16_features, native_dtype, resolve_dtype
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.precomputed import VectorBase
+from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase, model_digest
-from ragcun.models.cache import EmbeddingCache
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
-from ragcun.models.vectors import VectorBase
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions
-from ragcun.training.config import TrainConfig
 
 PROMPTS = {"query": "word1 word2 ", "document": "word3 "}
 Make = Callable[[str], SentenceTransformer]

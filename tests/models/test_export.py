@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from ragcun.models.export import dense_modules
 from ragcun.models.heads import ACTIVATIONS, HEADS, Head, HeadConfig, build_head
+from ragcun.models.st_export import dense_modules
 
 
 def perturbed(config: HeadConfig, scale: float) -> Head:

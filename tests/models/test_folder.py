@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models import encoder as encoders
-from ragcun.models.base import TextBase
+from ragcun.models.checkpoint import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
 from ragcun.models.heads import HeadConfig
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 SENTENCES = ["How do I open a file?", "Return the sum of a list.", "Remove a directory.", "lock a thread", "é"]

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragcun.data.holdout import HELD_OUT, HoldOut, read_held_out
-from ragcun.data.seen import read_seen, text_hashes
+from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, text_hashes
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 
 GIVEN = HoldOut(0.3, 17)
 

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.distance import pdist
 
 from ragcun.distance import DISTANCES
-from ragcun.models.base import TextBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadConfig, build_head
 from ragcun.models.stack import preserving_projection
 from ragcun.retrieval.search import top_k

@@ -7,11 +7,12 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from ragcun.models import encoder, lazy
-from ragcun.models.base import TextBase
-from ragcun.models.cache import CachedEncoder, EmbeddingCache
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
-from ragcun.models.lazy import EmbeddedRows, document_rows
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.text_base import TextBase
+from ragcun.models import cached_encoder as lazy
+from ragcun.models import encoder
+from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
 
 TEXTS = [f"a text about {number} things, and {number % 7} more" for number in range(60)]

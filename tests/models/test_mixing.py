@@ -12,10 +12,10 @@ from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from ragcun.models.base import TextBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, HeadConfig
-from ragcun.models.mixing import mix_with_base, mixed_config
+from ragcun.models.interpolation import mix_with_base, mixed_config
 from ragcun.models.projection import ProjectionEncoder
 
 DIM = 16

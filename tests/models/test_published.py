@@ -15,8 +15,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ragcun.models.base import TextBase
-from ragcun.models.published import BGE_QUERY, apply_convention, convention_of
+from ragcun.embeddings.prompts import BGE_QUERY, apply_convention, convention_of
+from ragcun.embeddings.text_base import TextBase
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]

@@ -11,13 +11,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from ragcun.models.base import TextBase
-from ragcun.models.calibration import Calibration, calibrate
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.export import dense_modules
 from ragcun.models.heads import ACTIVATIONS, Head, HeadConfig, build_head
 from ragcun.models.jepa import MPNetLeJEPAIG
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.st_export import dense_modules
+from ragcun.models.whitening import Calibration, calibrate
 
 DIM = 16
 CARRYING = ("gelu", "relu", "silu")

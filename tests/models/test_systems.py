@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models import (
     AsymmetricProjectionModel,
     IsotropicGaussianEncoder,
     MPNetLeJEPAIG,
     ResidualPredictorEncoder,
 )
-from ragcun.models.base import TextBase
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
 from ragcun.models.heads import HeadConfig
 from ragcun.models.projection import ProjectionEncoder

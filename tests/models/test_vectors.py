@@ -4,8 +4,7 @@ import torch
 
 from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, RetrievalEncoder
 from ragcun.data.beir import load_collection
-from ragcun.models.vector_folder import read_vectors
-from ragcun.models.vectors import Stacked, VectorBase, VectorStore, check_vectors
+from ragcun.embeddings.precomputed import Stacked, VectorBase, VectorStore, check_vectors, read_vectors
 
 DIM = 6
 

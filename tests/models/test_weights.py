@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ragcun.models.weights import contiguous, copy_strictly, tensors_digest
+from ragcun.tensors import contiguous, copy_strictly, tensors_digest
 
 
 def some() -> dict[str, torch.Tensor]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ragcun.data.beir import Collection, Document
-from ragcun.data.seen import SEEN, text_hashes
-from ragcun.files import write_json
+from ragcun.data.overlap import SEEN, text_hashes
+from ragcun.io import write_json
 from ragcun.reporting.tables import results_table
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever

@@ -17,11 +17,10 @@ from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
 from ragcun.data.beir import Collection, Document
-from ragcun.data.holdout import HoldOut
-from ragcun.data.seen import text_hashes
-from ragcun.models.base import TextBase
+from ragcun.data.overlap import HoldOut, text_hashes
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.bm25 import bm25_run
 from ragcun.retrieval.runs import read_run

@@ -19,12 +19,12 @@ import pytest
 from ragcun.data.beir import Collection, Document, write_collection
 from ragcun.data.locate import CollectionFolder
 from ragcun.errors import InputError
-from ragcun.files import write_json
+from ragcun.io import write_json
 from ragcun.reporting.tables import results_table
 from ragcun.retrieval.benchmark import run_benchmark
-from ragcun.retrieval.contest import Measured
+from ragcun.retrieval.comparison import Measured
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, evaluate_retriever
-from ragcun.retrieval.macro import whole
+from ragcun.retrieval.macro_average import whole
 from ragcun.retrieval.significance import paired_tests
 from ragcun.retrieval.systems import System
 

@@ -21,9 +21,10 @@ from ragcun import (
     load_collection,
 )
 from ragcun.data.beir import Collection, Document
-from ragcun.models.cache import CachedEncoder, EmbeddingCache
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
-from ragcun.retrieval.mteb_tasks import (
+from ragcun.retrieval.mteb import (
     METRICS,
     collection_task,
     evaluate_task,

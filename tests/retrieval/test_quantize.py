@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.retrieval.quantize import PRECISIONS, VectorFormat, bytes_per_vector, store, titled, truncate
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, bytes_per_vector, store, titled, truncate
 
 
 def drawn(n, dim, seed=0, unit=False):

@@ -14,8 +14,8 @@ from numpy.testing import assert_array_equal
 from ragcun.distance import DISTANCES
 from ragcun.retrieval.blocks import Block, norm_bound, read_block, release, row_norms
 from ragcun.retrieval.candidates import all_keys, centre_documents, centre_queries, key_error_bound
-from ragcun.retrieval.found import id_order
 from ragcun.retrieval.search import top_k
+from ragcun.retrieval.top_k import id_order
 
 ENGINES = ("faiss", "torch")
 SMALL_BUDGETS = (1, 3_000, 100_000, 1 << 30)

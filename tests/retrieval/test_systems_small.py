@@ -11,7 +11,7 @@ import pytest
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
 from ragcun.errors import InputError
 from ragcun.retrieval.evaluate import DenseRetriever
-from ragcun.retrieval.quantize import PRECISIONS, VectorFormat
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat
 from ragcun.retrieval.systems import EncodingOptions, open_system
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.config import TrainConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("strategies/*.yaml")])

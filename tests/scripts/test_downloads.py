@@ -57,8 +57,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 SEVERAL = """
 import json, sys
-from ragcun.commands.download import download_msmarco, download_wiki
-from ragcun.commands.download_options import MsmarcoOptions, WikiOptions
+from ragcun.cli.download import download_msmarco, download_wiki
+from ragcun.cli.download import MsmarcoOptions, WikiOptions
 from ragcun.errors import InputError
 from ragcun.data import part_file
 part_file.SAVE_EVERY = 7

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
-from ragcun.models.folder import is_checkpoint
+from ragcun.models.checkpoint import is_checkpoint
 from ragcun.retrieval.runs import read_run
 
 

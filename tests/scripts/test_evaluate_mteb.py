@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ragcun import IsotropicGaussianEncoder, TextBase
-from ragcun.files import write_json
+from ragcun.io import write_json
 
 pytest.importorskip("mteb")
 

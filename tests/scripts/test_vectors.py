@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 
 from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
 from ragcun.data.beir import load_collection
-from ragcun.data.seen import text_hash
+from ragcun.data.overlap import text_hash
 
 IDENTITY = ("--head_init", "identity")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.sweeps.read import read_space
 from ragcun.sweeps.space import Parameter
-from ragcun.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "sweeps").glob("*.yaml"))
 

@@ -13,13 +13,13 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from ragcun.cli import parse_config
+from ragcun.cli.parser import parse_config
+from ragcun.config import TrainConfig
 from ragcun.sweeps.folder import SweepFolder
 from ragcun.sweeps.propose import distributions
 from ragcun.sweeps.read import read_space
 from ragcun.sweeps.report import importance, markdown, summarise
 from ragcun.sweeps.space import Space
-from ragcun.training.config import TrainConfig
 
 SCORES = [[0.2, 0.4], [0.5, 0.3], None, [0.6, 0.1], [0.4, 0.4], [0.1, 0.1]]
 

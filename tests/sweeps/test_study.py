@@ -13,19 +13,19 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 import ragcun.sweeps.study
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.sweeps.folder import SweepFolder
 from ragcun.sweeps.read import read_space
 from ragcun.sweeps.report import summarise
 from ragcun.sweeps.rules import check_inputs
 from ragcun.sweeps.study import run_sweep
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import fit
 
 KILLED = """
 import os, signal, sys
 import ragcun.sweeps.study as study
-from ragcun.commands.sweep import parse_sweep, sweep
+from ragcun.cli.sweep import parse_sweep, sweep
 real, calls = study.fit, []
 def fit(config):
     calls.append(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from ragcun.models.base import TextBase
+from ragcun.embeddings.text_base import TextBase
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.pairs import PairDataset
-from ragcun.models.base import TextBase
-from ragcun.models.cache import EmbeddingCache
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.text_base import TextBase
 from ragcun.training.batches import CachedPairs, LivePairs, epoch_batches, make_source, share
 
 CPU = torch.device("cpu")

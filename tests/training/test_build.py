@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from ragcun.config import SYSTEMS, TrainConfig
 from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
 from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
-from ragcun.training.build import build_data, build_encoder, build_objective
-from ragcun.training.config import SYSTEMS, TrainConfig
+from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.training.setup import build_data, build_encoder, build_objective
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_documents_in_no_pair_enter_the_hashes():
     from dataclasses import replace as changed
 
     from ragcun.data.pairs import PairDataset
-    from ragcun.training.build import TrainingData
+    from ragcun.training.setup import TrainingData
 
     rows = [("a question", "its answer", None), ("another question", "another answer", "a wrong answer")]
     alone, with_more, with_other = (PairDataset.from_rows(rows, "made", extra) for extra in ((), ["x"], ["y"]))
@@ -243,7 +243,7 @@ def test_documents_in_no_pair_enter_the_hashes():
 
 
 def test_mined_negatives_that_nothing_would_see_are_refused():
-    from ragcun.training.build import build_objective
+    from ragcun.training.setup import build_objective
 
     settings = {"train_data": "x.jsonl", "contrastive": "margin"}
     assert build_objective(TrainConfig(**settings)).contrastive == "margin"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.cli import from_mapping
+from ragcun.cli.parser import from_mapping
+from ragcun.config import TrainConfig
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
-from ragcun.training.card import model_card, write_scores
-from ragcun.training.config import TrainConfig
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.training.loop import fit
+from ragcun.training.model_card import model_card, write_scores
 from ragcun.training.result import FitResult
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
-from ragcun.models.folder import description_digest
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
-from ragcun.models.weights import contiguous
+from ragcun.models.checkpoint import description_digest
+from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.tensors import contiguous
+from ragcun.training.averaging import Keeper
 from ragcun.training.checkpoint import Progress, load_state, save_state
-from ragcun.training.keeping import Keeper
 
 SETTINGS = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}
 PROGRESS = Progress(epoch=2, batches_done=3, step=17, best_score=0.5, best_epoch=1, metric_rows=9, seconds=1.25)

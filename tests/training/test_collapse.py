@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ragcun.batch import Views
 from ragcun.losses.contrastive import info_nce
 from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor
-from ragcun.training.probe import figures
-from ragcun.views import Views
+from ragcun.training.collapse_statistics import figures
 
 N, DIM = 128, 32
 LOOKS = torch.linspace(0, 1, 13).tolist()

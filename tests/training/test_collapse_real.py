@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import write_pairs
 from ragcun.data.python_docs import extract, python_doc_roots
 from ragcun.errors import InputError
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import fit
 
 PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.cli import add_flags, from_mapping, parse_config, read_yaml
+from ragcun.cli.parser import add_flags, from_mapping, parse_config, read_yaml
+from ragcun.config import TrainConfig
 from ragcun.distance import DISTANCES
 from ragcun.errors import InputError
 from ragcun.losses.covariance import ISOTROPY_FORMS
@@ -21,7 +22,6 @@ from ragcun.losses.transforms import TRANSFORMS
 from ragcun.models import encoder
 from ragcun.models.heads import ACTIVATIONS, HEADS
 from ragcun.models.projection import QUERY_EMBEDDINGS
-from ragcun.training.config import TrainConfig
 from ragcun.training.schedule import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"

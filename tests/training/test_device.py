@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from ragcun.batch import Views
+from ragcun.config import PRECISIONS, TrainConfig
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, Objective
 from ragcun.losses.transforms import TRANSFORMS
-from ragcun.models.abstract import Base
-from ragcun.models.base import TextBase
-from ragcun.models.isotropic_gaussian import IsotropicGaussianEncoder
+from ragcun.models.projection import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs
-from ragcun.training.config import PRECISIONS, TrainConfig
-from ragcun.training.device import choose_precision, make_accelerator, to_device
 from ragcun.training.loop import fit
-from ragcun.training.stepper import NOT_FINITE, OVERFLOW, Step, Stepper
-from ragcun.views import Views
+from ragcun.training.processes import choose_precision, make_accelerator, to_device
+from ragcun.training.step import NOT_FINITE, OVERFLOW, Step, Stepper
 
 CPU = torch.device("cpu")
 ROWS = np.arange(8)

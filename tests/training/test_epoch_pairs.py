@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.pairs import PairDataset
-from ragcun.models.base import TextBase
-from ragcun.models.cache import EmbeddingCache
+from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.text_base import TextBase
 from ragcun.training.batches import CachedPairs, LivePairs, PairSource, epoch_pairs
-from ragcun.training.mining import NOTHING, Pools
+from ragcun.training.negatives import NOTHING, Pools
 
 CPU = torch.device("cpu")
 

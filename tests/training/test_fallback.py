@@ -9,17 +9,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.cache import CachedEncoder
-from ragcun.models.calibration import Calibration
-from ragcun.models.vectors import VectorStore
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.whitening import Calibration
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests
 from ragcun.training.batches import CachedPairs
-from ragcun.training.config import TrainConfig
-from ragcun.training.fallback import NDCG, never_worse, settle, with_weights
+from ragcun.training.selection import NDCG, never_worse, settle, with_weights
 
 DIM, DOCUMENTS, QUERIES = 16, 200, 40
 Matrix = NDArray[np.float64]
@@ -215,7 +215,7 @@ class TestSettle:
 
 def test_what_was_kept_stands_in_summary_card_and_manifest(collection_folder, tiny_bert, tmp_path):
     import ragcun
-    from ragcun.commands.train import train
+    from ragcun.cli.train import train
 
     settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
     config = ragcun.TrainConfig(**settings, never_worse=True, steps=4, output_dir=str(tmp_path / "run"))

@@ -6,7 +6,7 @@ import torch
 
 from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
 from ragcun.data.beir import load_collection
-from ragcun.training import mining
+from ragcun.training import negatives as mining
 
 DIM = 16
 QUICK = {"device": "cpu", "steps": 12, "batch_size": 16}

@@ -13,20 +13,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ragcun.batch import PairBatch, Views
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.pairbatch import PairBatch
 from ragcun.training.batches import LivePairs
-from ragcun.training.build import build_encoder
-from ragcun.training.config import TrainConfig
-from ragcun.training.device import make_accelerator
-from ragcun.training.gradcache import cached_backward
+from ragcun.training.grad_cache import cached_backward
 from ragcun.training.loop import fit
-from ragcun.training.mining import NOTHING, Pools
-from ragcun.training.stepper import Stepper, chunk_count
-from ragcun.views import Views
+from ragcun.training.negatives import NOTHING, Pools
+from ragcun.training.processes import make_accelerator
+from ragcun.training.setup import build_encoder
+from ragcun.training.step import Stepper, chunk_count
 
 ROWS = np.arange(13)
 PREDICTIVE: dict[str, Any] = {"lambda_predictive": 0.5, "lambda_isotropy": 0.5}

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import EncodingOptions, open_system
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import fit
 
 pytestmark = pytest.mark.skipif(

@@ -10,9 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.base import TextBase
-from ragcun.training.keeping import FULL_SHARE, HALF_AT, Keeper, share_of_trained
+from ragcun.training.averaging import FULL_SHARE, HALF_AT, Keeper, share_of_trained
 
 Make = Callable[[], AsymmetricProjectionModel]
 Named = dict[str, Tensor]

@@ -16,21 +16,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
-from ragcun.models.calibration import calibrate
+from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.folder import WEIGHTS
 from ragcun.models.jepa import MPNetLeJEPAIG
+from ragcun.models.whitening import calibrate
+from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import LivePairs, epoch_batches
-from ragcun.training.build import build_encoder, build_objective
-from ragcun.training.config import TrainConfig
-from ragcun.training.keeping import share_of_trained
 from ragcun.training.loop import Trainer, fit
 from ragcun.training.result import FitResult
 from ragcun.training.schedule import ema_decay, warmup_cosine
+from ragcun.training.setup import build_encoder, build_objective
 
 Train = Callable[..., FitResult]
 
@@ -710,7 +710,7 @@ def test_negatives_from_a_file_are_used(train: Train, tmp_path: Path, texts: lis
 
 
 def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
-    from ragcun.cli import from_mapping, read_yaml
+    from ragcun.cli.parser import from_mapping, read_yaml
 
     result = train(seed=11, epochs=2)
     run = tmp_path / "run"

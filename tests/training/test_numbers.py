@@ -13,16 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import plot_loss_curves
-from ragcun.training.config import TrainConfig
+from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
 from ragcun.training.loop import Trainer, fit
-from ragcun.training.memory import explaining_memory, flags_that_save_memory
-from ragcun.training.numbers import plain, what_is_wrong
 from ragcun.training.result import FitResult
-from ragcun.training.stepper import Step
+from ragcun.training.step import Step
 
 Train = Callable[..., FitResult]
 

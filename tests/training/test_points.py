@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.training.config import TrainConfig
 from ragcun.training.loop import fit
 from ragcun.training.result import FitResult
 

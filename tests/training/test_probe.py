@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ragcun.batch import Views
 from ragcun.distance import DISTANCES
-from ragcun.training.probe import figures
-from ragcun.views import Views
+from ragcun.training.collapse_statistics import figures
 
 
 def normal(n: int, dim: int, seed: int = 0) -> Tensor:

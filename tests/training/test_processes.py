@@ -21,18 +21,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.multiprocessing import start_processes
 
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import write_pairs
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import CachedPairs
-from ragcun.training.config import TrainConfig
+from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import Trainer, fit
 from ragcun.training.processes import FAILED, Processes
-from ragcun.training.runfolder import RunFolder
+from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import DevSelection
-from ragcun.training.signals import TrainingStopped
-from ragcun.training.stepper import epoch_steps
+from ragcun.training.step import epoch_steps
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}

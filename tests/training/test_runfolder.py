@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.cli import from_mapping, read_yaml
+from ragcun.cli.parser import from_mapping, read_yaml
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.training.config import TrainConfig
-from ragcun.training.runfolder import PACKAGES, RunFolder, environment
+from ragcun.training.run_dir import PACKAGES, RunFolder, environment
 
 
 def filled(path: Path) -> RunFolder:

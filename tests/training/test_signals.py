@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ragcun.commands.train import train as train_command
-from ragcun.training.config import TrainConfig
+from ragcun.cli.train import train as train_command
+from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
+from ragcun.training.guards import StopRequest, TrainingStopped
 from ragcun.training.loop import Trainer, fit
 from ragcun.training.result import FitResult
 from ragcun.training.selection import DevSelection
-from ragcun.training.signals import StopRequest, TrainingStopped
 
 Train = Callable[..., FitResult]
 HANDLED = (signal.SIGTERM, signal.SIGINT)

@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 import ragcun
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.errors import InputError
-from ragcun.models.calibration import EXPONENT, Calibration
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.stack import preserving_projection
-from ragcun.models.vectors import VectorStore
+from ragcun.models.whitening import EXPONENT, Calibration
+from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import CachedPairs
-from ragcun.training.build import TrainingData, build_encoder
-from ragcun.training.config import TrainConfig
-from ragcun.training.keeping import share_of_trained
-from ragcun.training.mining import mine
-from ragcun.training.start import mine_pools, mixed, start_heads, trained_share
+from ragcun.training.initialization import mine_pools, mixed, start_heads, trained_share
+from ragcun.training.negatives import mine
+from ragcun.training.setup import TrainingData, build_encoder
 
 Vectors = NDArray[np.float32]
 DIM, QUERIES, DOCUMENTS = 12, 40, 90

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.files import read_json_lines, write_json_lines
-from ragcun.training.config import TrainConfig
+from ragcun.io import read_json_lines, write_json_lines
 from ragcun.training.loop import fit
 from ragcun.training.tracking import named, require_tracker
 

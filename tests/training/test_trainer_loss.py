@@ -25,16 +25,15 @@ from torch import Tensor
 from torch.multiprocessing import start_processes
 from transformers import TrainerCallback
 
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
-from ragcun.models.base import TextBase
 from ragcun.models.encoder import SYSTEMS, PairBatch
 from ragcun.models.heads import HeadConfig
 from ragcun.models.respred import ResidualPredictor
-from ragcun.models.weights import contiguous
+from ragcun.tensors import contiguous
 from ragcun.training.schedule import ema_decay
-from ragcun.training.trainer_callback import STATE_NAME
-from ragcun.training.trainer_loss import ObjectiveLoss
+from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 
 DIM = 16
 PREDICTOR = HeadConfig("mlp", DIM, DIM)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ragcun.data.beir import Collection, Document, load_collection
 from ragcun.errors import InputError
-from ragcun.files import read_json
+from ragcun.io import read_json
 from ragcun.reporting.html.texts import excerpt
 from ragcun.reporting.results_files import ResultsFile
 from ragcun.reporting.tables import METRIC

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 import ragcun
 from ragcun.errors import InputError
-from ragcun.files import write_text
+from ragcun.io import write_text
 from ragcun.reporting.html import comparison, overview
 from ragcun.reporting.html.gather import Run, gather
 from ragcun.reporting.html.texts import visible

@@ -1,7 +1,7 @@
 """Evaluate an isotropic Gaussian encoder on BEIR collections: scripts/evaluate_beir.py under the notes' name."""
 
-from ragcun.cli import run_script
-from ragcun.commands.evaluate import evaluate, parse_evaluation
+from ragcun.cli.evaluate import evaluate, parse_evaluation
+from ragcun.cli.parser import run_script
 
 
 def main() -> None:

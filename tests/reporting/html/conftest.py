@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from ragcun.data.beir import Document, load_collection, write_collection
-from ragcun.data.seen import SEEN, text_hashes
-from ragcun.files import write_json, write_json_lines, write_text
+from ragcun.data.overlap import SEEN, text_hashes
+from ragcun.io import write_json, write_json_lines, write_text
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",

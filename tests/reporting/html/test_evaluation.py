@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ragcun.files import write_json
+from ragcun.io import write_json
 from ragcun.reporting.html.comparison import comparison
 from ragcun.reporting.html.evaluation import view
 from ragcun.reporting.html.gather import gather

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import load_collection
 from ragcun.errors import InputError
-from ragcun.files import write_json
+from ragcun.io import write_json
 from ragcun.reporting.html.examples import Examples, NoExamples, examples, extremes
 from ragcun.reporting.html.gather import gather
 from ragcun.reporting.html.texts import excerpt, visible

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.files import write_json, write_text
+from ragcun.io import write_json, write_text
 from ragcun.reporting.html.gather import gather
 
 

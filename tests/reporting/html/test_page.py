@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.files import write_json_lines, write_text
+from ragcun.io import write_json_lines, write_text
 from ragcun.reporting.html.page import environment, write_report
 
 ADDRESSES = ("href", "src", "srcset", "action", "data", "poster", "background", "xlink:href", "formaction", "cite")

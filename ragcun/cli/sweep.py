@@ -1,0 +1,65 @@
+"""What ``scripts/sweep.py`` does: its flags, the sweep, and the files that it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+
+from ragcun.cli.parser import FLAGS, ArgumentParser, add_flags, flag, from_mapping
+from ragcun.errors import InputError
+
+
+@dataclass
+class SweepOptions:
+    """Flags of ``scripts/sweep.py``."""
+
+    config: str = flag(dataclasses.MISSING, "YAML file of the sweep, such as configs/sweeps/lambda.yaml")
+    output_dir: str = flag(dataclasses.MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
+    trials: int | None = flag(None, "number of configurations, instead of the file's")
+    keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/")
+    resume: bool = flag(False, "go on with the sweep in --output_dir, or start where there is none")
+    overwrite: bool = flag(False, "replace an earlier sweep in --output_dir")
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite contradict each other; give one of them")
+
+
+def parse_sweep(description: str | None, arguments: list[str] | None = None) -> SweepOptions:
+    """Parse the flags of `sweep`."""
+    parser = ArgumentParser(description=description)
+    add_flags(parser, SweepOptions)
+    return from_mapping(SweepOptions, vars(parser.parse_args(arguments)), FLAGS)
+
+
+def sweep(options: SweepOptions) -> str:
+    """Run a sweep, or what is left of it, write its report and best settings, and return a summary.
+
+    Raises:
+        InputError: a setting or a file is wrong, Optuna is missing, or no trial succeeded.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError("sweeps need the package optuna: pip install 'ragcun[sweeps]'")
+    import yaml
+
+    from ragcun.io import write_json, write_text
+    from ragcun.sweeps.folder import SweepFolder
+    from ragcun.sweeps.read import read_space
+    from ragcun.sweeps.report import markdown, summarise
+    from ragcun.sweeps.rules import check_inputs
+    from ragcun.sweeps.study import run_sweep
+
+    space = read_space(options.config, options.trials)
+    data = check_inputs(space)
+    folder = SweepFolder(options.output_dir, options.resume, options.overwrite)
+    figures = summarise(space, run_sweep(space, folder, data, options.keep_runs), folder)
+    write_json(folder.report_json, figures)
+    write_text(folder.report, markdown(figures))
+    best = figures["best"]
+    if best is None:
+        raise InputError(
+            f"all {figures['trials']} trials failed, the first one because: {figures['rows'][0]['message']}"
+        )
+    write_text(folder.best_config, yaml.safe_dump(best["settings"], sort_keys=False, allow_unicode=True))
+    return f"{folder.report.read_text(encoding='utf-8')}\nreport: {folder.report}, settings: {folder.best_config}"

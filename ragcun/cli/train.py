@@ -1,0 +1,44 @@
+"""What ``scripts/train.py`` and its variants for one system do."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragcun.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig) -> str:
+    """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does.
+
+    Raises:
+        InputError: a setting or a file is wrong.
+        SystemExit: SIGTERM or Ctrl-C ended training, which can be resumed; its code is 143 or 130.
+    """
+    from accelerate import PartialState
+
+    from ragcun.reporting.plots import plot_loss_curves
+    from ragcun.training.guards import TrainingStopped
+    from ragcun.training.loop import fit
+    from ragcun.training.run_dir import RunFolder
+
+    try:
+        result = fit(config)
+    except TrainingStopped as stopped:
+        logger.warning("%s", stopped)
+        raise SystemExit(stopped.code) from None
+    if not PartialState().is_main_process:
+        return ""
+    run = RunFolder(config.output_dir, resume=True)
+    plot_loss_curves(run.metrics, run.loss_curve)
+    score = "" if result.score is None else f" {abs(result.score):.4f}"
+    base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
+    compared = f"{result.comparison}\n" if result.comparison else ""
+    skipped = f"{result.skipped} steps left out: loss or gradient not finite\n" if result.skipped else ""
+    return (
+        f"epoch {result.best_epoch} kept, chosen by {result.criterion}{score}{base}\n{compared}{skipped}"
+        f"{result.steps} steps in {result.seconds:.1f} s; checkpoint: {result.checkpoint}"
+    )

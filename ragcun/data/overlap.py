@@ -1,0 +1,239 @@
+"""Which documents a model has seen: hashes of the texts that were training positives, kept with a checkpoint.
+
+Documents are the same where their texts are once white space is collapsed, whatever their ids or collections. A hash is
+16 bytes of BLAKE2b, so that two of ten million texts share one with probability 1.5e-25.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ragcun.data.beir import Collection, Document
+from ragcun.data.documents import read_documents
+from ragcun.data.pairs import PairDataset
+from ragcun.errors import InputError
+from ragcun.io import read_json
+
+logger = logging.getLogger(__name__)
+
+SEEN = "ragcun/seen_documents.json"
+"""Where a checkpoint folder keeps the hashes: a sorted JSON array of hexadecimal texts."""
+_HASH = re.compile(r"[0-9a-f]{32}")
+
+
+def normalised_bytes(text: str) -> bytes:
+    r"""Return what tells a document's text from another one's: white space collapsed, in UTF-8.
+
+    >>> normalised_bytes(" Heat  flow\n")
+    b'Heat flow'
+    """
+    return " ".join(text.split()).encode(errors="surrogatepass")
+
+
+def text_hash(text: str) -> str:
+    r"""Return the hash of a text with white space collapsed, in hexadecimal.
+
+    >>> text_hash(" Heat  flow\n") == text_hash("Heat flow")
+    True
+    """
+    return hashlib.blake2b(normalised_bytes(text), digest_size=16).hexdigest()
+
+
+def text_hashes(texts: Iterable[str]) -> frozenset[str]:
+    """Return the hashes of all texts that are not blank."""
+    return frozenset(text_hash(text) for text in texts if text.strip())
+
+
+def training_documents(
+    train: PairDataset, documents: str | None, checkpoint: str | None, held_out: HoldOut | None = None
+) -> frozenset[str] | None:
+    """Return the hashes of the documents that a model has seen after training on `train`, None where that is unknown.
+
+    Args:
+        train: the training pairs; their positives count, their hard negatives do not.
+        documents: what the pairs were made from, if from documents. Its documents all count: a positive is only a part.
+        checkpoint: the checkpoint folder that training goes on from; what it has seen stays seen.
+        held_out: which of `documents` made no pairs and so do not count; `train` is taken as it is.
+
+    Raises:
+        InputError: `documents` or the checkpoint's file of hashes cannot be read.
+    """
+    before = frozenset[str]() if checkpoint is None else read_seen(checkpoint)
+    if before is None:
+        return None
+    now = text_hashes(train.documents[index] for index in set(train.positive_ids.tolist()))
+    if documents is not None:
+        read = read_documents(documents)
+        shown = read if held_out is None else held_out.visible_documents(read)
+        now |= text_hashes(document.content for document in shown)
+    return before | now
+
+
+def read_seen(checkpoint: str | Path) -> frozenset[str] | None:
+    """Return the hashes that a checkpoint folder keeps, None (and a warning) where it keeps none.
+
+    Raises:
+        InputError: the file of hashes is not a JSON array of hashes.
+    """
+    path = Path(checkpoint) / SEEN
+    if not path.exists():
+        logger.warning("%s does not say which documents it was trained on: seen documents are unknown", checkpoint)
+        return None
+    hashes = read_json(path)
+    if not isinstance(hashes, list) or not all(isinstance(h, str) and _HASH.fullmatch(h) for h in hashes):
+        raise InputError(f"{path} is not an array of hashes of 32 hexadecimal digits; copy the checkpoint again")
+    return frozenset(hashes)
+
+
+def is_seen(document: Document, seen: frozenset[str]) -> bool:
+    """Whether a document's content is among the seen ones; an empty one never is."""
+    return bool(document.content) and text_hash(document.content) in seen
+
+
+def seen_queries(collection: Collection, seen: frozenset[str]) -> frozenset[str]:
+    """Return the judged queries of which a relevant document (a score above 0) is among the seen ones."""
+    relevant = {key for judged in collection.qrels.values() for key, score in judged.items() if score > 0}
+    known = {key for key in relevant & collection.documents.keys() if is_seen(collection.documents[key], seen)}
+    return frozenset(
+        query
+        for query, judged in collection.qrels.items()
+        if any(score > 0 and key in known for key, score in judged.items())
+    )
+
+
+HELD_OUT = "ragcun/held_out.json"
+"""Where a checkpoint folder keeps which documents training did not see: `HoldOut.to_dict`."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """The documents hidden from training: a share of all texts, drawn by a hash.
+
+    A document is hidden where the first 8 bytes of the BLAKE2b hash of its text, keyed with the seed, are below
+    ``fraction · 2^64`` as a big-endian integer. With one seed, what a smaller fraction hides a larger one hides too.
+
+    Attributes:
+        fraction: share of the documents that is hidden, above 0 and below 1.
+        seed: of the draw; a whole number of 64 bits.
+
+    Raises:
+        ValueError: fraction or seed is out of range.
+    """
+
+    fraction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must be above 0 and below 1, got {self.fraction}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number of 64 bits, got {self.seed}")
+
+    def hides(self, content: str) -> bool:
+        r"""Whether a document is hidden, given its content; the amount of white space in it is passed over.
+
+        >>> HoldOut(0.5, seed=0).hides("Heat  flow\n") == HoldOut(0.5, seed=0).hides("Heat flow")
+        True
+        """
+        digest = hashlib.blake2b(normalised_bytes(content), key=self.seed.to_bytes(8, "big", signed=True)).digest()
+        return int.from_bytes(digest[:8], "big") < self.fraction * 2**64
+
+    def without_hidden(self, pairs: PairDataset) -> PairDataset:
+        """Return the pairs whose positive is not hidden; a hard negative that is hidden is left out of its pair.
+
+        Raises:
+            InputError: every positive is hidden.
+        """
+        hidden = {document for document in pairs.documents if self.hides(document)}
+        rows = [
+            (query, positive, None if negative in hidden else negative)
+            for query, positive, negative in pairs.rows()
+            if positive not in hidden
+        ]
+        if not rows:
+            raise InputError(f"{pairs.source}: the positives of all {len(pairs)} pairs are hidden; {self._remedy}")
+        logger.info("%s: %d of %d pairs left, positives of the others are hidden", pairs.source, len(rows), len(pairs))
+        return PairDataset.from_rows(rows, pairs.source, (text for text in pairs.documents if text not in hidden))
+
+    def visible_documents(self, documents: Iterable[Document]) -> list[Document]:
+        """Return the documents that are not hidden, in order.
+
+        Raises:
+            InputError: every document is hidden.
+        """
+        documents = list(documents)
+        visible = [document for document in documents if not self.hides(document.content)]
+        if documents and not visible:
+            raise InputError(f"all {len(documents)} documents are hidden; {self._remedy}")
+        return visible
+
+    def hidden_only(self, collection: Collection) -> Collection:
+        """Return a collection of the hidden documents alone, with the queries that have a relevant one among them.
+
+        Judgments of other documents go, those of documents that the corpus lacks too. Relevant means a score above 0.
+        Where nothing of a collection is hidden, the result has neither documents nor queries.
+        """
+        documents = {key: value for key, value in collection.documents.items() if self.hides(value.content)}
+        restricted = (
+            (query, {key: score for key, score in judged.items() if key in documents})
+            for query, judged in collection.qrels.items()
+        )
+        qrels = {query: judged for query, judged in restricted if any(score > 0 for score in judged.values())}
+        queries = {query: text for query, text in collection.queries.items() if query in qrels}
+        return replace(collection, documents=documents, queries=queries, qrels=qrels)
+
+    def unseen_part(self, collection: Collection, seen: frozenset[str]) -> Collection | None:
+        """Return `hidden_only`, or None (and a warning) where a hidden document is among the seen ones after all.
+
+        So it is where a checkpoint goes on from another one that was trained on these documents.
+        """
+        hidden = self.hidden_only(collection)
+        known = sum(is_seen(document, seen) for document in hidden.documents.values()) if seen else 0
+        if known:
+            logger.warning("%s: training saw %d of the hidden documents: no held-out figures", collection.name, known)
+        return None if known else hidden
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return fraction and seed as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> HoldOut:
+        """Build it from `to_dict`'s value.
+
+        Raises:
+            ValueError: `values` is not such a value.
+        """
+        types = {key: type(value) for key, value in values.items()} if isinstance(values, dict) else None
+        if types != {"fraction": float, "seed": int}:
+            raise ValueError(f"expected a fraction and a whole-numbered seed, got {values!r:.80}")
+        return cls(**values)
+
+    @property
+    def _remedy(self) -> str:
+        return f"give more documents, or hide a smaller fraction than {self.fraction}"
+
+
+def read_held_out(checkpoint: str | Path) -> HoldOut | None:
+    """Return which documents were hidden from a checkpoint's training, None where it was told to hide none.
+
+    Loading the checkpoint checks the file against its checksum; this does not.
+
+    Raises:
+        InputError: the file does not hold a `HoldOut`.
+    """
+    path = Path(checkpoint) / HELD_OUT
+    if not path.exists():
+        return None
+    try:
+        return HoldOut.from_dict(read_json(path))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; copy the checkpoint again") from error

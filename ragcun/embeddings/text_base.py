@@ -1,0 +1,273 @@
+"""The text base: an existing embedding model, what of it is frozen, and which vectors it hands on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ragcun.batch import Features, Role
+from ragcun.distance import DISTANCES, Distance
+from ragcun.dtype import Dtype, resolve_dtype
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.encode import ROWS, batches, estimate_tokens, pooled, token_budget
+from ragcun.embeddings.hub import load_by_name
+from ragcun.errors import InputError
+from ragcun.tensors import tensors_digest
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class TextBase(Base):
+    """An existing sentence-transformers model that turns texts into vectors of `dimension` numbers.
+
+    A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the
+    pooled ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts, and computes in
+    float32 until `compute_in` says otherwise.
+
+    Args:
+        model: the sentence-transformers model.
+        name: what the user called it: a hub name, a folder, or ``minilm``.
+        normalize: whether `forward` scales vectors to length 1.
+        ends_normalized: whether the model as published normalises; None asks the model itself.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
+    ) -> None:
+        super().__init__()
+        last = str(len(model) - 1)
+        found = type(model[int(last)]).__name__ == "Normalize"
+        if found:
+            del model._modules[last]
+        self.model = model
+        self.name = name
+        self.trained = False
+        self.dtype: Dtype = "float32"
+        self._bar: tqdm[Any] | None = None
+        self.normalize = normalize
+        self.ends_normalized = found if ends_normalized is None else ends_normalized
+
+    @classmethod
+    def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
+        """Load a model by hub name, folder, ``minilm`` (the packaged all-MiniLM-L6-v2) or ``contriever``.
+
+        A model from the hub whose configuration says nothing has its authors' distance and prompts
+        (`ragcun.embeddings.prompts`).
+
+        Raises:
+            InputError: there is no such model, it cannot be reached, or its folder is not a text-embedding model.
+        """
+        return cls(load_by_name(name, device), name, normalize)
+
+    @classmethod
+    def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
+        """Take the base out of an exported model: its first modules, as `to_config` counted them.
+
+        Raises:
+            ValueError: the model has fewer modules.
+        """
+        if not 1 <= config["modules"] <= len(model):
+            raise ValueError(f"it speaks of {config['modules']} base modules, the model has {len(model)}")
+        for name in list(model._modules)[config["modules"] :]:
+            del model._modules[name]
+        model.similarity_fn_name = config["distance"]
+        base = cls(model, config["name"], config["normalize"], config["ends_normalized"])
+        base.trained = config.get("trained", False)
+        return base
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what `from_config` needs beside the exported model."""
+        return {
+            "name": self.name,
+            "modules": len(self.model),
+            "normalize": self.normalize,
+            "ends_normalized": self.ends_normalized,
+            "distance": self.distance,
+            "trained": self.trained,
+        }
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        dimension = self.model.get_embedding_dimension()
+        if dimension is None:
+            raise InputError(f"base model {self.name!r} does not say how long its vectors are; choose another")
+        return int(dimension)
+
+    @property
+    def distance(self) -> Distance:
+        """The distance under which the model was published (cosine where it names none we know)."""
+        name = self.model.similarity_fn_name
+        return name if name in DISTANCES else "cosine"
+
+    @property
+    def text_model(self) -> SentenceTransformer:
+        """The sentence-transformers model, without a closing ``Normalize``."""
+        return self.model
+
+    def require_texts(self) -> None:
+        """Do nothing: it encodes texts."""
+
+    def prompt(self, role: Role) -> str:
+        """Return the text that the model's own configuration puts before a query or a document."""
+        names = ("query",) if role == "query" else DOCUMENT_PROMPTS
+        prompts = self.model.prompts
+        for name in (*names, self.model.default_prompt_name):
+            if name is not None and name in prompts:
+                return prompts[name] or ""
+        return ""
+
+    def compute_in(self, dtype: str) -> None:
+        """Compute vectors in this arithmetic from now on; the weights stay as loaded, in memory and in checkpoints.
+
+        Raises:
+            InputError: there is no such arithmetic on the model's device.
+        """
+        self.dtype = resolve_dtype(dtype, self.model.device)
+
+    def encode(
+        self, texts: list[str], role: Role, batch_size: int = ROWS, show_progress_bar: bool = False
+    ) -> NDArray[np.float32]:
+        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient.
+
+        Batches hold texts of nearly one length: as many as a budget of tokens allows (2,048 on a CPU, 32,768 on a
+        GPU, padding included), and at most `batch_size`.
+        """
+        out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        budget = token_budget(self.model.device)
+        with self.token_bar(texts, role) if show_progress_bar else contextlib.nullcontext():
+            for batch in batches(texts, lambda some: self.features(some, role), budget, batch_size):
+                out[batch.rows] = pooled(self.model, batch.features, role, self.dtype).cpu().numpy()
+                if self._bar is not None:
+                    self._bar.update(batch.tokens)
+        for module, mode in modes:
+            module.training = mode
+        return out
+
+    @contextlib.contextmanager
+    def token_bar(self, texts: Sequence[str], role: Role) -> Iterator[None]:
+        """Show, where it takes over 2 s, how many of the tokens of `texts` calls of `encode` have encoded."""
+        total = estimate_tokens(texts, lambda some: self.features(some, role))
+        with tqdm(total=total, desc=f"encoding {role} texts", unit="token", unit_scale=True, delay=2) as bar:
+            self._bar = bar
+            try:
+                yield
+                bar.total = bar.n
+            finally:
+                self._bar = None
+
+    def features(self, texts: list[str], role: Role) -> Features:
+        """Tokenise texts, with the prompt of their role, into what `forward` takes."""
+        return self.model.preprocess(texts, prompt=self.prompt(role) or None, task=role)
+
+    def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
+        """Return what the head sees: cached pooled vectors or tokenised texts, normalised if asked."""
+        if isinstance(inputs, Tensor):
+            return self.finish(inputs, self.normalize)
+        return self.finish(self.model(dict(inputs))["sentence_embedding"], self.normalize)
+
+    @property
+    def routes_roles(self) -> bool:
+        """Whether queries and documents take different ways through the model."""
+        return any(type(module).__name__ == "Router" for module in self.model.children())
+
+    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing.
+
+        Raises:
+            InputError: the model has fewer transformer layers than are to be frozen.
+        """
+        self.model.requires_grad_(not whole)
+        self.trained = self.trained or not whole
+        if whole or early_layers == 0:
+            return
+        layers = transformer_layers(self.model)
+        if early_layers > len(layers):
+            raise InputError(
+                f"base model {self.name!r} has {len(layers)} transformer layers, cannot freeze the first "
+                f"{early_layers}; give a smaller --freeze_early_layers"
+            )
+        for name, module in self.model.named_modules():
+            if name.endswith("embeddings"):
+                module.requires_grad_(False)
+        for layer in layers[:early_layers]:
+            layer.requires_grad_(False)
+
+    def checkpoint_activations(self) -> None:
+        """Recompute the transformer's activations in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: the model is no transformer.
+        """
+        transformer = self.model.transformers_model
+        if transformer is None:
+            raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
+        transformer.activation_checkpointing_enable()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the model is trained, so that every text need be encoded only once."""
+        return not any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def train(self, mode: bool = True) -> TextBase:
+        """Set training mode; a frozen model stays in evaluation mode (no dropout)."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def fingerprint(self) -> str:
+        """Digest of all that decides the vectors: `model_digest`, and the arithmetic where it is not float32."""
+        digest = model_digest(self.model)
+        return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
+
+
+def model_digest(model: SentenceTransformer) -> str:
+    """Digest of weights, modules, their settings, tokenizer and length limit; not of prompts, nor of the distance."""
+    digest = hashlib.sha256(tensors_digest(model.state_dict()).encode())
+    for module in model.children():
+        digest.update(type(module).__name__.encode())
+        if type(module).__name__ != "Transformer":
+            digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
+    digest.update(_tokenizer(model.tokenizer).encode())
+    digest.update(str(model.max_seq_length).encode())
+    return digest.hexdigest()
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """Return the settings that a sentence-transformers module saves."""
+    return dict(module.get_config_dict())
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    """Describe a tokenizer without the padding and truncation it was last used with."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return repr(tokenizer)
+    plain = copy.deepcopy(fast)
+    plain.no_padding()
+    plain.no_truncation()
+    return str(plain.to_str())
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer layers of a model, first to last: its longest list of modules of one class."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    same_class = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return max(same_class, key=len, default=[])

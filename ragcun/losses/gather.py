@@ -1,0 +1,144 @@
+"""Ranks of a distributed run: sums over them, and the views of all of them joined; without one there is one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+from torch import distributed as dist
+
+from ragcun.batch import Views
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+ROWWISE = ("query", "positive", "predicted", "target", "residual")
+"""Fields of `Views` that all ranks show or none."""
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 outside a distributed run and within `alone`."""
+    return 1 if _ALONE.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute on this rank's tensors alone, as if it were the only one: nothing is sent."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def sum_over_ranks_(x: Tensor) -> Tensor:
+    """Replace `x`, contiguous and without gradient, by its sum over all ranks; every rank has to call."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradient of each parameter that has one by its mean over ranks.
+
+    Every rank has to call, and the same parameters have to have a gradient on all.
+    """
+    world = world_size()
+    if world > 1:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for sent in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+            sent.wait()
+        torch._foreach_div_(gradients, world)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all ranks; the gradient of a rank's own rows, times the number of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        rank = dist.get_rank()
+        ctx.own, ctx.ranks = slice(sum(counts[:rank]), sum(counts[: rank + 1])), len(counts)
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, to_all: Tensor) -> tuple[Tensor, None]:
+        return to_all[ctx.own] * ctx.ranks, None
+
+
+def gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
+    """Return the rows of all ranks, in the order of ranks, with gradient; every rank has to call.
+
+    Every rank is to compute the same value from them. Its gradient by a rank's own rows is then that of the value times
+    the number of ranks, so that the mean over ranks of what each gives to the weights, as DistributedDataParallel takes
+    it, is the gradient of one process that has all rows. Nothing is sent in the backward pass.
+
+    Args:
+        rows: this rank's rows.
+        counts: how many rows each rank has.
+
+    Raises:
+        ValueError: this rank has another number of rows than `counts` says.
+    """
+    if len(rows) != counts[dist.get_rank()]:
+        raise ValueError(f"counts give rank {dist.get_rank()} {counts[dist.get_rank()]} rows, it has {len(rows)}")
+    gathered: Tensor = _Gather.apply(rows, counts)
+    return gathered
+
+
+def gather_views(views: Views) -> Views:
+    """Return the views of all ranks as one batch, with gradient as in `gather_rows`; every rank has to call.
+
+    A rank has any number of rows and pool documents. Of `relevant` and `pool_relevant` a rank shows a row for each of
+    its queries, and a column for each positive, or pool document, of all ranks in their order; where it has columns for
+    its own alone, nothing is known of the others.
+    """
+    batch, pool = len(views.query), 0 if views.pool is None else len(views.pool)
+    known = [views.negative is not None, views.relevant is not None, views.pool_relevant is not None]
+    table = _of_all_ranks(torch.tensor([batch, pool, *known], device=views.query.device))
+    rows, pools = [row[0] for row in table], [row[1] for row in table]
+    negative, relevant, pool_relevant = (any(row[place] for row in table) for place in (2, 3, 4))
+    joined = {name: gather_rows(value, rows) for name in ROWWISE if (value := getattr(views, name)) is not None}
+    if negative:
+        joined |= _negatives(views, rows)
+    if relevant:
+        own = torch.eye(batch, dtype=torch.bool, device=views.query.device)
+        joined["relevant"] = _mask(own if views.relevant is None else views.relevant, rows, rows)
+    if any(pools):
+        joined["pool"] = gather_rows(views.query[:0] if views.pool is None else views.pool, pools)
+    if any(pools) and pool_relevant:
+        none = torch.zeros(batch, pool, dtype=torch.bool, device=views.query.device)
+        joined["pool_relevant"] = _mask(none if views.pool_relevant is None else views.pool_relevant, rows, pools)
+    return replace(Views(joined.pop("query"), joined.pop("positive")), **joined)
+
+
+def _of_all_ranks(numbers: Tensor) -> list[list[int]]:
+    parts = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, numbers)
+    table: list[list[int]] = torch.stack(parts).tolist()
+    return table
+
+
+def _negatives(views: Views, rows: list[int]) -> dict[str, Tensor]:
+    """Return negatives and their mask; a rank that has none shows zeros."""
+    shown, mask = views.negative, views.negative_mask
+    if mask is None:
+        mask = torch.full((len(views.query),), shown is not None, device=views.query.device)
+    shown = torch.zeros_like(views.query) if shown is None else shown
+    return {"negative": gather_rows(shown, rows), "negative_mask": gather_rows(mask.byte(), rows).bool()}
+
+
+def _mask(mask: Bool[Tensor, "batch columns"], rows: list[int], columns: list[int]) -> Bool[Tensor, "all_rows all"]:
+    """Return the rows of all ranks of a mask whose columns are those of all ranks, or of this one alone."""
+    rank, total = dist.get_rank(), sum(columns)
+    if mask.shape[1] != total:
+        start = sum(columns[:rank])
+        mask = torch.nn.functional.pad(mask, (start, total - start - columns[rank]))
+    return gather_rows(mask.byte(), rows).bool()

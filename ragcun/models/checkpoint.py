@@ -1,0 +1,166 @@
+"""A checkpoint folder: a sentence-transformers model, and beside it, in ``ragcun/``, what training goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
+from ragcun.embeddings.hub import load_sentence_transformer
+from ragcun.embeddings.safe_loading import MODULES as MODULES
+from ragcun.embeddings.safe_loading import require_inside
+from ragcun.errors import InputError
+from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
+from ragcun.tensors import contiguous, naming_disk_errors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import Tensor
+
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Formats that can be read; in the first, `CONFIG` had no checksum of itself."""
+OWN_SUM = "description_blake2b"
+CONFIG = "ragcun/encoder.json"
+WEIGHTS = "ragcun/parts.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What a checkpoint folder holds.
+
+    Attributes:
+        description: what `write_folder` was given as such.
+        model: the whole exported sentence-transformers model; None of heads on vectors, which have no text model.
+        parts: weights of the parts beside the base, as trained, by name.
+        device: where to compute.
+    """
+
+    description: dict[str, Any]
+    model: SentenceTransformer | None
+    parts: dict[str, Tensor]
+    device: torch.device
+
+
+def write_folder(
+    folder: str | Path,
+    model: SentenceTransformer | None,
+    parts: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    card: str,
+    seen: Iterable[str] | None = None,
+    held_out: HoldOut | None = None,
+) -> None:
+    """Write a checkpoint folder, with the checksum of every file in it; it is complete or absent.
+
+    Args:
+        folder: where; an older folder there is replaced.
+        model: the exported model, of built-in modules; None of heads on vectors.
+        parts: weights of the parts beside the base, as trained.
+        description: what else is needed to build the encoder again, as plain values.
+        card: the model card.
+        seen: hashes of the documents that were training positives; None where that is unknown.
+        held_out: which documents were hidden from training; None where none were.
+
+    Raises:
+        InputError: the disk is full, damaged or read-only; what was there before stays.
+    """
+    with replacing_folder(folder) as temporary, naming_disk_errors():
+        if model is not None:
+            model.save_pretrained(str(temporary), create_model_card=False)
+        (temporary / WEIGHTS).parent.mkdir()
+        save_file(contiguous(parts), temporary / WEIGHTS)
+        if seen is not None:
+            write_json(temporary / SEEN, sorted(seen))
+        if held_out is not None:
+            write_json(temporary / HELD_OUT, held_out.to_dict())
+        whole = {"format": FORMAT, "files_blake2b": _file_hashes(temporary), **description}
+        write_json(temporary / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
+        write_text(temporary / CARD, card)
+
+
+def read_folder(folder: str | Path, device: str | None = None) -> FolderContents:
+    """Read a checkpoint folder, after comparing every file that loading reads with its checksum.
+
+    Raises:
+        InputError: the folder is missing, incomplete or corrupt, or holds files that are no part of it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder train.py wrote")
+    description = read_json(folder / CONFIG)
+    try:
+        if description["format"] not in READABLE:
+            raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
+        signed = description["format"] == FORMAT or OWN_SUM in description
+        if signed and description[OWN_SUM] != description_digest(description):
+            raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
+        _check_files(folder, description["files_blake2b"])
+        parts = load_file(folder / WEIGHTS)
+        if MODULES not in description["files_blake2b"]:
+            return FolderContents(description, None, parts, default_device(device))
+        model = load_sentence_transformer(str(folder), str(folder), device)
+        return FolderContents(description, model, parts, model.device)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is a folder that `write_folder` wrote, be it damaged."""
+    return any((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+def has_text_model(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint folder holds a text model; one of heads on vectors does not."""
+    return (Path(checkpoint) / MODULES).is_file()
+
+
+def default_device(device: str | None) -> torch.device:
+    """Return the device asked for, else a GPU where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def description_digest(description: Mapping[str, Any]) -> str:
+    """Return the digest of what `CONFIG` holds, but for the digest itself, whatever its layout."""
+    described = {key: value for key, value in description.items() if key != OWN_SUM}
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=32).hexdigest()
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """Return the digest of every file that decides what the model computes: all but the card and `CONFIG`."""
+    return {name: file_digest(folder / name) for name in _files(folder) if name not in (CARD, CONFIG)}
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Compare all files with their checksums, and refuse others where loading might read them."""
+    require_inside(folder, iter(digests))
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
+        if file_digest(folder / name) != digest:
+            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; copy the checkpoint again")
+    read = {"", *(name.rpartition("/")[0].partition("/")[0] for name in digests)}
+    for name in _files(folder):
+        path = PurePosixPath(name)
+        told = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith("LICENSE")
+        if not told and not path.name.startswith(".") and (path.parts[0] if len(path.parts) > 1 else "") in read:
+            raise InputError(
+                f"{folder / name} is no part of the checkpoint; move it away, or copy the checkpoint again"
+            )

@@ -1,0 +1,240 @@
+"""Losses and gradients that are no numbers: what a run does then, and what it writes down."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from ragcun.config import TrainConfig
+from ragcun.errors import InputError
+from ragcun.io import write_json
+from ragcun.losses.objective import LossOutput
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.training.batches import PairSource, Rows
+from ragcun.training.checkpoint import Progress
+from ragcun.training.processes import Processes
+from ragcun.training.run_dir import RunFolder
+from ragcun.training.step import OVERFLOW, Step
+
+logger = logging.getLogger(__name__)
+
+HELP = "lower --learning_rate or raise --temperature"
+
+
+class NumberGuard:
+    """Counts the steps that were left out, and ends a run that has too many of them.
+
+    Args:
+        run: where rows and the batch go.
+        source: the training pairs.
+        most: steps without a finite loss and gradient that a run may leave out; one more ends it. An overflow of fp16's
+            loss scale is none of them.
+    """
+
+    def __init__(self, run: RunFolder, source: PairSource, most: int) -> None:
+        self.run, self.source, self.most = run, source, most
+
+    def __call__(self, step: Step, batches: list[Rows], progress: Progress, processes: Processes) -> None:
+        """Count a step that was left out, and let the main process log it.
+
+        Raises:
+            InputError: there were too many; the batches are in the run folder's ``non_finite.json``.
+        """
+        progress.overflows += step.left_out == OVERFLOW
+        progress.skipped += step.left_out != OVERFLOW
+        processes.on_main(lambda: self._record(step, batches, progress))
+
+    def _record(self, step: Step, batches: list[Rows], progress: Progress) -> None:
+        row = {"kind": "skipped", "epoch": progress.epoch, "step": progress.step, "cause": step.left_out}
+        self.run.log(row | _values(step.outputs[-1]) | {"grad_norm": plain(step.norm)})
+        if step.left_out == OVERFLOW:
+            logger.info("step %d left out: fp16 overflow, the loss scale is halved", progress.step)
+            return
+        found = f"{what_is_wrong(step)} at step {progress.step}"
+        if progress.skipped <= self.most:
+            logger.warning("%s; step left out, %d of at most %d", found, progress.skipped, self.most)
+            return
+        before = f"after {self.most} steps left out, " if self.most else ""
+        remedy = "go on with --resume and a larger --max_skipped" if self.most else "leave it out with --on_nan skip"
+        raise InputError(f"{before}{found}{self._written(step, batches, progress)}; {HELP}, or {remedy}")
+
+    def _written(self, step: Step, batches: list[Rows], progress: Progress) -> str:
+        """Write the batches to disk, and return the words that say where they are."""
+        if not self.run.recorded:
+            return ""
+        place = {"epoch": progress.epoch, "step": progress.step, "wrong": what_is_wrong(step)}
+        rows = [
+            {**_values(output), "pairs": self._pairs(batch)}
+            for output, batch in zip(step.outputs, batches, strict=True)
+        ]
+        source = {"source": self.source.dataset.source, "grad_norm": plain(step.norm)}
+        write_json(self.run.non_finite, {**place, **source, "batches": rows})
+        return f" (its pairs: {self.run.non_finite})"
+
+    def _pairs(self, rows: Rows) -> list[dict[str, Any]]:
+        texts = zip(rows.tolist(), self.source.dataset.rows(rows), strict=True)
+        return [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
+
+
+def what_is_wrong(step: Step) -> str:
+    """Say which loss, by which of its terms, or else that the gradient is not finite."""
+    for output in step.outputs:
+        if not math.isfinite(float(output.total)):
+            wrong = [f"{name} {plain(value)}" for name, value in output.terms.items() if not _finite(value)]
+            return f"the loss is {plain(output.total)}" + (f" by {', '.join(wrong)}" if wrong else "")
+    return f"the gradient's norm is {plain(step.norm)}"
+
+
+def plain(value: Tensor) -> float | str:
+    """Return a number as JSON can hold it: what is not finite by its name.
+
+    >>> import torch
+    >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
+    (0.5, 'inf', 'nan')
+    """
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def require_finite(encoder: RetrievalEncoder, when: str) -> None:
+    """Refuse weights that must not be kept.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in encoder.trained_state().values()):
+        raise InputError(f"weights are not finite after {when}; lower --learning_rate")
+
+
+def _values(output: LossOutput) -> dict[str, Any]:
+    terms = {name: plain(value) for name, value in output.terms.items()}
+    return {"total": plain(output.total), "terms": terms}
+
+
+def _finite(value: Tensor) -> bool:
+    return math.isfinite(float(value))
+
+
+CPU_MESSAGE = "can't allocate memory"
+"""What torch says of a CPU without memory, which has no exception of its own."""
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error means that a device, or the CPU, has too little memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_MESSAGE in str(error)
+
+
+def flags_that_save_memory(config: TrainConfig) -> str:
+    """Name the flags that make a step smaller, those first that change the result least."""
+    flags = []
+    if not config.freeze_base:
+        flags += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+        flags += ["a smaller --grad_cache_size" if config.grad_cache_size else f"--grad_cache_size {_half(config)}"]
+    flags += ["--mixed_precision auto"] if config.mixed_precision == "no" and torch.cuda.is_available() else []
+    flags += ["a smaller --num_slices"] if config.isotropy == "sigreg" and config.lambda_isotropy else []
+    flags += ["a smaller --mined_negatives"] if config.mines else []
+    smaller = (
+        f"--batch_size {_half(config)} with --gradient_accumulation_steps {2 * config.gradient_accumulation_steps}"
+    )
+    return ", or ".join([*flags, smaller])
+
+
+@contextmanager
+def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
+    """Explain within it that there is too little memory for a batch of `pairs` pairs.
+
+    Raises:
+        InputError: there is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory at a batch of {pairs} pairs (--batch_size {config.batch_size}); "
+            f"start again with {flags_that_save_memory(config)}"
+        ) from error
+
+
+def _half(config: TrainConfig) -> int:
+    return max(2, config.batch_size // 2)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO = 1.0
+"""Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal ended training after a step, and the resume point of that step is on disk.
+
+    Attributes:
+        code: the exit code that a shell expects, 128 + the signal's number: 143 or 130.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        self.code = 128 + number
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} after step {step}; --resume goes on from there")
+
+
+def stop_where_asked(number: int, step: int) -> None:
+    """End training after this step where a signal, by its number, asks for that; 0 asks for nothing.
+
+    Raises:
+        TrainingStopped: it does.
+    """
+    if number:
+        raise TrainingStopped(number, step)
+
+
+class StopRequest:
+    """Notes, while it is entered, a SIGTERM or SIGINT instead of ending the process; a second SIGINT ends it at once.
+
+    The handlers that were there before are put back on leaving. A signal that is ignored stays so. Outside the main
+    thread, where Python allows no handlers, nothing is noted.
+
+    Args:
+        echo: seconds after the first signal in which a SIGINT is not a second one.
+
+    Attributes:
+        received: number of the signal that came first; 0 where none did.
+    """
+
+    def __init__(self, echo: float = 0.0) -> None:
+        self.received, self.echo = 0, echo
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN and before is not None:  # None: set by other than Python
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since >= self.echo:
+            raise KeyboardInterrupt

@@ -1,0 +1,246 @@
+"""From a TrainConfig to what training needs: encoder, objective and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragcun.config import TrainConfig
+from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection
+from ragcun.data.documents import read_documents
+from ragcun.data.overlap import HoldOut
+from ragcun.data.pairs import PairDataset, read_pairs
+from ragcun.data.synthetic_queries import pairs_from_documents
+from ragcun.data.unlabelled import adaptation_data, read_queries
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.precomputed import VectorStore, read_vectors
+from ragcun.embeddings.text_base import TextBase
+from ragcun.errors import InputError
+from ragcun.losses.objective import Objective
+from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
+from ragcun.models.heads import HeadConfig
+
+logger = logging.getLogger(__name__)
+
+HOLD_OUT_SEED = 0
+"""Which documents are hidden does not depend on a run's seed, so that runs can be compared."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training pairs, and what the best epoch is chosen on: validation pairs, or a dev collection, or neither.
+
+    Attributes:
+        train: the training pairs.
+        val: pairs to choose the epoch by.
+        dev: judged queries to choose the epoch by.
+        check: judged queries by which the trained model is compared with its start and the base, once.
+        queries: queries without labels, which a calibrated start takes its shift from; None means those of `train`.
+        hold_out: the documents hidden from training.
+        collections: the BEIR collections that all these are of.
+    """
+
+    train: PairDataset
+    val: PairDataset | None = None
+    dev: Collection | None = None
+    check: Collection | None = None
+    queries: list[str] | None = None
+    hold_out: HoldOut | None = None
+    collections: tuple[Collection, ...] = ()
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of each set; ``texts`` are the documents in no pair, and queries without labels."""
+        sets = {"train": self.train, "val": self.val, "dev": self.dev, "check": self.check}
+        found = {name: data.sha256() for name, data in sets.items() if data is not None}
+        texts = [*self.train.unpaired(), *(self.queries or ())]
+        return found | ({"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()} if texts else {})
+
+
+def build_data(config: TrainConfig) -> TrainingData:
+    """Read all data of a run.
+
+    Raises:
+        InputError: a file is missing or wrong, or a set has no pairs.
+    """
+    dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
+    if config.dev_fraction and not Path(config.train_data or "").is_dir():
+        raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
+    hold_out = HoldOut(config.hold_out_documents, HOLD_OUT_SEED) if config.hold_out_documents else None
+    queries = read_queries(config.queries) if config.queries else None
+    held_out, labelled = None, None
+    if config.label_free:
+        documents = read_documents(str(config.corpus))
+        documents = documents if hold_out is None else hold_out.visible_documents(documents)
+        made = adaptation_data(documents, str(config.corpus), config.seed)
+        train, held_out, queries = made.pairs, made.held_out, queries or made.stand_ins
+    else:
+        train, dev, labelled = _labelled(config, dev)
+        train = train if hold_out is None else hold_out.without_hidden(train)
+    val = None if config.val_data is None else _read(config.val_data)
+    for pairs in (train, val):
+        if pairs is not None and len(pairs) < 2:
+            raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
+    never_worse = config.label_free if config.never_worse is None else config.never_worse
+    check = (dev or held_out) if never_worse else None
+    if never_worse and check is None:
+        raise InputError("--never_worse compares on held-out queries; add --dev_beir or --dev_fraction")
+    collections = tuple(each for each in (labelled, dev) if each is not None)
+    return TrainingData(train, val, dev, check, queries, hold_out, collections)
+
+
+def build_vectors(config: TrainConfig, data: TrainingData) -> VectorStore | None:
+    """Read the vectors that take the place of a base model's; None where there is a base model.
+
+    Raises:
+        InputError: the training pairs are of no BEIR folder, or a file is missing or wrong.
+    """
+    if config.vectors is None:
+        return None
+    if not Path(str(config.train_data)).is_dir():
+        raise InputError("--vectors are known by the ids of a BEIR folder; give one in --train_data")
+    return read_vectors(config.vectors, data.collections, config.normalize_embeddings)
+
+
+def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset, Collection | None, Collection | None]:
+    """Return the training pairs, the dev collection, which may be held out of the same folder, and their collection."""
+    collection = None
+    if config.documents is not None:
+        train = pairs_from_documents(config.documents, config.pair_method, config.seed)
+    elif Path(str(config.train_data)).is_dir():
+        collection = load_collection(str(config.train_data), "train")
+        if config.dev_fraction:
+            collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
+        train = pairs_from_collection(collection, whole_corpus=True)
+    else:
+        train = read_pairs(str(config.train_data))
+    if config.corpus is not None:
+        contents = (document.content for document in read_documents(config.corpus))
+        train = PairDataset.from_rows(train.rows(), train.source, filter(None, (*train.documents, *contents)))
+    return train, dev, collection
+
+
+def _read(path: str) -> PairDataset:
+    if not Path(path).is_dir():
+        return read_pairs(path)
+    return pairs_from_collection(load_collection(path, "dev"))
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Return the objective that a configuration describes; fields of one name mean one thing.
+
+    Raises:
+        InputError: the weights and names do not make an objective, or it has no use for mined negatives.
+    """
+    if config.mines and config.contrastive != "infonce":
+        raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
+    names = {field.name for field in dataclasses.fields(Objective)} & {
+        field.name for field in dataclasses.fields(config)
+    }
+    try:
+        return Objective(**{name: getattr(config, name) for name in names})
+    except ValueError as error:
+        raise InputError(f"objective: {error}") from error
+
+
+def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
+    """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base.
+
+    Args:
+        config: the settings.
+        base: what a new encoder's heads stand on; None loads the text model of `config`.
+
+    Raises:
+        InputError: base, checkpoint or head settings are not possible.
+    """
+    if config.system not in SYSTEMS:
+        raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
+    encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config, base)
+    if any(size >= encoder.dimension for size in config.nested_dims):
+        raise InputError(f"--nested_dims must be below {encoder.dimension}, the length of the embeddings; leave it out")
+    if config.lambda_predictive > 0 and "predicted" not in encoder.shows:
+        raise InputError(f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor")
+    if config.lambda_residual > 0 and "residual" not in encoder.shows:
+        raise InputError(f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred")
+    encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
+    encoder.base.compute_in(config.base_dtype)
+    if config.train_side != "both":
+        try:
+            encoder.freeze_side("document" if config.train_side == "query" else "query")
+        except ValueError as error:
+            raise InputError(f"--train_side {config.train_side}: {error}") from error
+    if config.gradient_checkpointing:
+        if encoder.base.frozen:
+            logger.info("--gradient_checkpointing has no effect: the base is frozen and not run in training")
+        else:
+            encoder.base.checkpoint_activations()
+    return encoder
+
+
+def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
+    base = base or TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+    try:
+        dim = base.dimension
+        shape = (config.head_depth, config.head_expansion, config.activation, config.dropout)
+        out = config.output_dim if config.output_dim is not None else dim
+        start = "random" if config.start == "random" else "preserving"
+        matrix = config.start == "calibrated" and config.head == "residual"
+        head = HeadConfig(config.head, dim, out, *shape, matrix_skip=matrix, start=start)
+        system = SYSTEMS[config.system]
+        predicts = system.always_predicts if config.use_predictor is None else config.use_predictor
+        predictor = HeadConfig(config.predictor or system.predictor_kind, out, out, *shape) if predicts else None
+        parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
+        normalize = predictor is None if config.normalize_output is None else config.normalize_output
+        rest = {"query_embedding": config.query_embedding, "normalize_output": normalize}
+        return system.from_config(base, parts | rest)
+    except ValueError as error:
+        raise InputError(f"head: {error}") from error
+
+
+def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
+    encoder = RetrievalEncoder.from_pretrained(str(config.load_checkpoint), config.device)
+    head = encoder.to_config()["head"]
+    saved: dict[str, Any] = {
+        "system": encoder.system,
+        "base_model": encoder.base.name,
+        "normalize_embeddings": encoder.base.normalize,
+        "output_dim": encoder.dimension,
+        "head": head["kind"],
+        "head_depth": head["depth"],
+        "head_expansion": head["expansion"],
+        "activation": head["activation"],
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, value in saved.items():
+        asked = getattr(config, name)
+        if asked not in (defaults[name], value):
+            raise InputError(
+                f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
+                "leave it out"
+            )
+    return _changed(encoder, config)
+
+
+def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder:
+    """Give a loaded encoder the predictor, or the kind of query embedding, that a run asks for."""
+    loaded = encoder.to_config()
+    asked = dict(loaded)
+    if config.use_predictor and loaded["predictor"] is None:
+        out, kind = encoder.dimension, config.predictor or encoder.predictor_kind
+        shape = dataclasses.replace(HeadConfig(**loaded["head"]), kind=kind, input_dim=out, output_dim=out)
+        shape = dataclasses.replace(shape, matrix_skip=False, start="preserving")
+        asked["predictor"] = shape.to_dict()
+    if config.query_embedding == "prediction":
+        asked["query_embedding"] = config.query_embedding
+    if asked == loaded:
+        return encoder
+    try:
+        changed = type(encoder).from_config(encoder.base, asked)
+    except ValueError as error:
+        raise InputError(f"--load_checkpoint {config.load_checkpoint}: {error}") from error
+    changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
+    return changed

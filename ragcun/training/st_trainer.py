@@ -1,0 +1,341 @@
+"""ObjectiveLoss: the objective as a loss of sentence-transformers, for those who train with their Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback
+from typing_extensions import Self
+
+from ragcun.batch import Features, Views
+from ragcun.errors import InputError
+from ragcun.io import replacing_file
+from ragcun.losses.gather import sum_over_ranks_, world_size
+from ragcun.losses.objective import Objective
+from ragcun.models.ema import follow, following
+from ragcun.models.heads import HeadConfig, build_head
+from ragcun.models.respred import ResidualPredictor
+from ragcun.models.stack import Stackable
+from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
+from ragcun.training.schedule import EMA_SCHEDULES, ema_decay
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+
+class ObjectiveLoss(nn.Module):
+    """An `Objective` on the columns (query, positive[, negative]) of a `SentenceTransformerTrainer`.
+
+    The loss may own a predictor, which is trained and guesses the positive's embedding from the query's, and an EMA
+    target, a copy of the model that gives what is to be guessed. Frozen weights are shared with it, not copied, so
+    freeze before making the loss. The Trainer neither saves nor clips nor averages over ranks what a loss owns; the
+    callback does, and a training step without it is refused::
+
+        loss = ObjectiveLoss(model, Objective(lambda_isotropy=0.1))
+        SentenceTransformerTrainer(model, args, train_dataset, loss=loss, callbacks=[loss.callback()]).train()
+
+    Args:
+        model: the model to train.
+        objective: the terms and their weights.
+        predictor: the predictor, or the shape of one to build; needed for the terms "predictive" and "residual".
+        ema_decay: m of θ′ ← m·θ′ + (1 − m)·θ, the target's update after every optimiser step; None means no target:
+            the positive's own embedding is to be guessed.
+        ema_schedule: how m goes on from there, a name in `EMA_SCHEDULES`.
+
+    Attributes:
+        step: number of the optimiser step that is being prepared, from 1; None outside training.
+        autocast_dtype: type in which predictor and target compute; None is that of their weights.
+
+    Raises:
+        ValueError: the objective, the predictor and the target do not fit each other or the model.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        objective: Objective,
+        predictor: HeadConfig | Stackable | None = None,
+        ema_decay: float | None = None,
+        ema_schedule: str = "constant",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.predictor = build_head(predictor) if isinstance(predictor, HeadConfig) else predictor
+        self.ema_decay, self.ema_schedule = ema_decay, ema_schedule
+        self._check()
+        self.target = None if ema_decay is None else following(model, share_frozen=True)
+        self.step: int | None = None
+        self.autocast_dtype: torch.dtype | None = None
+
+    def _check(self) -> None:
+        weights, predictor = self.objective.weights, self.predictor
+        if "predictive" in weights and predictor is None:
+            raise ValueError("lambda_predictive needs a predictor; give one or set it to 0")
+        if "predictive" not in weights and predictor is not None:
+            raise ValueError("a predictor needs lambda_predictive above 0; raise it or leave the predictor out")
+        if "residual" in weights and not isinstance(predictor, ResidualPredictor):
+            raise ValueError("lambda_residual needs a ResidualPredictor as the predictor; give one or set it to 0")
+        if predictor is not None:
+            dims, dim = (predictor.config.input_dim, predictor.config.output_dim), self.model.get_embedding_dimension()
+            if dims != (dim, dim):
+                raise ValueError(f"the predictor must map {dim} dimensions to {dim}, got {dims[0]} to {dims[1]}")
+        if self.ema_schedule not in EMA_SCHEDULES:
+            raise ValueError(f"ema_schedule must be one of {', '.join(EMA_SCHEDULES)}, got {self.ema_schedule!r}")
+        if self.ema_decay is None:
+            return
+        if not 0 <= self.ema_decay <= 1:
+            raise ValueError(f"ema_decay must be 0 to 1, got {self.ema_decay}")
+        if predictor is None:
+            raise ValueError("ema_decay needs a predictor: without one, nothing is compared with the target")
+        if any(p.requires_grad and p.dtype != torch.float32 for p in self.model.parameters()):
+            raise ValueError("an EMA target needs trained weights in float32; load the model so, and train with bf16")
+
+    def forward(
+        self, sentence_features: Iterable[Features], labels: Tensor | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return λ·term of each active term by its name; their sum is the objective's total.
+
+        What is random in a term is drawn from the optimiser step's number, in evaluation from 0.
+
+        Raises:
+            ValueError: columns or labels other than expected, or a training step that the callback knows nothing of.
+        """
+        if labels is not None:
+            raise ValueError("the objective takes no labels; keep only the columns query, positive and negative")
+        step = self._current_step()
+        terms = self.objective(self.views(list(sentence_features)), step).terms
+        return {name: weight * terms[name] for name, weight in self.objective.weights.items()}
+
+    def views(self, columns: Sequence[Features]) -> Views:
+        """Embed the two or three tokenised columns, predict from the query, and let the target embed the positive."""
+        if not 2 <= len(columns) <= 3:
+            raise ValueError(f"the objective takes 2 or 3 columns (query, positive, negative), got {len(columns)}")
+        # A model writes into the dictionary that it is given.
+        query, positive, *rest = (self.model(dict(column))["sentence_embedding"] for column in columns)
+        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None}
+        if self.predictor is None:
+            return Views(**shown)
+        self.predictor.train(self.online.training)
+        with torch.autocast(query.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            target = positive
+            if self.target is not None:
+                with torch.no_grad():
+                    target = self.target(dict(columns[1]))["sentence_embedding"]
+            if not isinstance(self.predictor, ResidualPredictor):
+                return Views(**shown, predicted=self.predictor(query), target=target)
+            delta = self.predictor.delta(query)
+            return Views(**shown, predicted=self.predictor.corrected(query, delta), target=target, residual=delta)
+
+    def _current_step(self) -> int:
+        if not self.online.training:
+            return 0
+        if self.step is None:
+            raise ValueError("no step has begun; give the trainer callbacks=[loss.callback()], or set loss.step")
+        return self.step
+
+    @property
+    def online(self) -> SentenceTransformer:
+        """The model that is trained, without what the Trainer wraps it in."""
+        return extract_model_from_parallel(self.model, keep_torch_compile=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; the target stays in evaluation mode."""
+        super().train(mode)
+        if self.target is not None:
+            self.target.eval()
+        return self
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the target, where there is one, towards the model: θ′ ← decay·θ′ + (1 − decay)·θ; buffers are copied."""
+        if self.target is None:
+            return
+        self._followers()
+        follow(self.target, self.online, decay)
+
+    def _followers(self) -> list[tuple[str, Tensor, Tensor]]:
+        """Return name, target's and model's weight of each weight that the two do not share."""
+        if self.target is None:
+            return []
+        pairs = zip(self.target.named_parameters(), self.online.parameters(), strict=True)
+        both = [(name, weight, online) for (name, weight), online in pairs]
+        shared = [name for name, weight, online in both if weight is online and online.requires_grad]
+        if shared:
+            raise ValueError(f"{shared[0]!r} was frozen when the loss was made and now is not; make the loss later")
+        return [pair for pair in both if pair[1] is not pair[2]]
+
+    def owned_state(self) -> dict[str, Tensor]:
+        """Return the weights that this loss has beside the model's, by name, as they are, not copies."""
+        predictor = {} if self.predictor is None else self.predictor.state_dict()
+        owned = {f"predictor.{name}": tensor for name, tensor in predictor.items()}
+        return owned | {f"target.{name}": weight for name, weight, _ in self._followers()}
+
+    def callback(self, resume_from: str | Path | None = None) -> ObjectiveCallback:
+        """Return the callback that belongs in the Trainer's `callbacks`; see `ObjectiveCallback`."""
+        from ragcun.training.st_trainer import ObjectiveCallback
+
+        return ObjectiveCallback(self, resume_from)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings, for the model card."""
+        predictor = None if self.predictor is None else self.predictor.config.to_dict()
+        own = {"predictor": predictor, "ema_decay": self.ema_decay, "ema_schedule": self.ema_schedule}
+        return asdict(self.objective) | own
+
+
+STATE_NAME = "loss_state.safetensors"
+
+
+class ObjectiveCallback(TrainerCallback):
+    """Lets a Trainer treat what an `ObjectiveLoss` owns as it treats the model; made by `ObjectiveLoss.callback`.
+
+    - Every checkpoint folder gets ``loss_state.safetensors``: predictor, target, step and a digest of the model's
+      trained weights. A resumed run loads it, strictly, or stops.
+    - The target follows the model once after every optimiser step that was taken.
+    - The gradient of model and predictor is clipped to `max_grad_norm` as one vector. The Trainer clips the model's
+      alone, and does so before `on_pre_optimizer_step`, when the model's norm before clipping can no longer be known;
+      so its own clipping is set aside from `on_step_begin` to there. With fp16 gradients are unscaled by then, because
+      the Trainer measures their norm even where it does not clip. The `grad_norm` that it logs is the model's alone.
+    - The predictor's gradient is averaged over ranks during the backward pass, where that of the model is too. Later
+      would be too late under fp16: a rank whose gradient alone overflowed would alone leave the step out.
+
+    Args:
+        loss: the loss; one for each Trainer.
+        resume_from: the checkpoint folder to resume from, where it is not ``checkpoint-N`` in the Trainer's output
+            folder.
+    """
+
+    def __init__(self, loss: ObjectiveLoss, resume_from: str | Path | None = None) -> None:
+        self.loss = loss
+        self.resume_from = resume_from
+        self._max_grad_norm = 0.0
+        self._hooks: list[RemovableHandle] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Load what the loss owns, or start it alike on all ranks.
+
+        Raises:
+            InputError: the checkpoint has no usable state of the loss, or the weights are to be sharded.
+        """
+        if args.fsdp or args.deepspeed:
+            raise InputError("ObjectiveLoss needs whole weights on every rank; train without fsdp and deepspeed")
+        loss = self.loss
+        loss.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        if state.global_step > 0:
+            default = _checkpoint(args, state)
+            self._load(default if self.resume_from is None else Path(self.resume_from), state.global_step)
+        else:
+            # By now the model's weights are those of rank 0.
+            self._broadcast()
+            loss.follow(0.0)
+        self._unhook()
+        if world_size() > 1 and loss.predictor is not None:
+            trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
+            self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Tell the loss the number of the step, and set the Trainer's clipping aside where it is too narrow."""
+        self.loss.step = state.global_step + 1
+        if self.loss.predictor is not None and args.max_grad_norm > 0:
+            self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Clip the gradient of model and predictor together."""
+        if self._max_grad_norm > 0:
+            args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, 0.0
+            clip_grad_norm_(self.loss.parameters(), args.max_grad_norm)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Let the target follow, unless an overflow under fp16 made the optimiser leave this step out."""
+        if self.loss.ema_decay is not None and not others["optimizer"].step_was_skipped:
+            decay = ema_decay(state.global_step, state.max_steps, self.loss.ema_decay, self.loss.ema_schedule)
+            self.loss.follow(decay)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Write what the loss owns into the checkpoint folder; the file is complete or absent."""
+        owned = self.loss.owned_state()
+        if owned and args.should_save:
+            with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary, naming_disk_errors():
+                save_file(contiguous(owned), temporary, self._about(state.global_step))
+        if world_size() > 1:
+            dist.barrier()  # the others may read the file at once
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """End the steps; where the Trainer has gone back to the best model, go back to what belonged to it."""
+        self._unhook()
+        self.loss.step = None
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load(Path(state.best_model_checkpoint), state.best_global_step)
+
+    def _load(self, folder: Path, step: int | None) -> None:
+        owned = self.loss.owned_state()
+        if not owned:
+            return
+        path = folder / STATE_NAME
+        if not path.is_file():
+            raise InputError(
+                f"{path} is missing, so predictor and target cannot go on; resume a checkpoint that was trained with "
+                "this callback, and if it lies outside output_dir, give loss.callback(resume_from=FOLDER)"
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata()
+            if about != self._about(step):
+                raise InputError(f"{path} belongs to another step or model than the rest of {folder}; copy that again")
+            copy_strictly(owned, load_file(path))
+        except InputError:
+            raise
+        except (ValueError, OSError, SafetensorError) as error:
+            raise InputError(f"{path} does not fit this loss ({error}); resume with the same settings") from error
+        self.loss.follow(1.0)  # leaves weights alone, takes the model's buffers
+
+    def _about(self, step: int | None) -> dict[str, str]:
+        """Return what ties a file to its checkpoint: the step, and a digest of the model's trained weights."""
+        weights = self.loss.online.named_parameters()
+        trained = {name: weight for name, weight in weights if weight.requires_grad}
+        return {"step": str(step), "model": tensors_digest(trained)}
+
+    def _broadcast(self) -> None:
+        if world_size() > 1 and self.loss.predictor is not None:
+            for tensor in self.loss.predictor.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+
+
+def _average_gradient(weight: Tensor) -> None:
+    """Replace a gradient by its mean over ranks.
+
+    With gradient accumulation the mean of earlier batches is in it already, on all ranks alike, and stays what it is.
+    """
+    if weight.grad is not None:
+        sum_over_ranks_(weight.grad).div_(world_size())
