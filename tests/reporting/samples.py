@@ -1,0 +1,44 @@
+"""Results files made by hand, as the benchmark writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SIZES = {"scifact": (300, 5183), "nfcorpus": (323, 3633), "cranfield": (225, 1400)}
+BASE = {"scifact": 0.645, "nfcorpus": 0.316, "cranfield": 0.395}
+
+
+def system(name: str, values: Mapping[str, float], p: float | None = None, **record: Any) -> dict[str, Any]:
+    """Return one system's part of a results file: its NDCG@10 by dataset, tested where `p` is given."""
+    tests = {} if p is None else {"n_queries": 300, "mean_difference": 0.1, "p_randomisation": p, "p_t": p}
+    datasets = {dataset: {"NDCG@10": value, **tests} for dataset, value in values.items()}
+    average = sum(values.values()) / len(values) if values else 0.0
+    return {"model": name, **record, "datasets": datasets, "average": {"NDCG@10": average}}
+
+
+def about(name: str, digest: str = "a") -> dict[str, Any]:
+    """Return what a results file says of a collection."""
+    queries, documents = SIZES.get(name, (300, 5000))
+    return {"split": "test", "queries": queries, "documents": documents, "sha256": f"{name}-{digest}"}
+
+
+def results(
+    model: str,
+    values: Mapping[str, float],
+    base: str | None = "minilm",
+    p: float = 0.2,
+    base_values: Mapping[str, float] = BASE,
+    baselines: tuple[dict[str, Any], ...] = (),
+    distance: str = "euclidean",
+    **manifest: Any,
+) -> dict[str, Any]:
+    """Return the content of a results file; `base` None is a model without one beside it."""
+    before = {name: base_values.get(name, 0.5) for name in values}
+    return {
+        **system(model, values),
+        "distance": distance,
+        "untouched_base": None if base is None else system(base, before, p),
+        "baselines": {f"b{place}": baseline for place, baseline in enumerate(baselines)},
+        "manifest": {"seed": 0, "tested": "NDCG@10", "collections": {name: about(name) for name in values}} | manifest,
+    }

@@ -1,0 +1,143 @@
+"""Results files: what is written is read again, and what is wrong is refused by file and key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.results import Results, Scores, SystemScores
+from tests.reporting.samples import about, results, system
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """Return a file with all that one can hold."""
+    found = results("run/best_model", {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.4}, data_dir="data")
+    found |= {"precision": "int8", "truncate_dim": 128, "bytes_per_vector": 128}
+    found["baselines"] = {"bm25": system("bm25", {"scifact": 0.6}, 0.5), "bm25-2": system("bm25", {}, 0.5)}
+    found["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
+    for each, tests in ((found, {}), (found["untouched_base"], {"p_randomisation": 0.01, "mean_difference": 0.2})):
+        each["datasets"]["scifact"]["unseen"] = {"n_queries": 104, "NDCG@10": 0.5, **tests}
+        each["datasets"]["scifact"]["seen"] = {"n_queries": 0}
+        each["datasets"]["scifact"]["held_out"] = {"n_documents": 9, "n_queries": 1, "NDCG@10": 0.5}
+    return found
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write content to a file and read it as results."""
+
+    def from_content(content: Any) -> Results:
+        (tmp_path / "r.json").write_text(json.dumps(content))
+        return Results.read(tmp_path / "r.json")
+
+    return from_content
+
+
+def test_results_hold_what_the_file_says(content, read):
+    found = read(content)
+    assert [title for title, _ in found.systems] == ["minilm (untouched)", "bm25", "bm25-2",
+                                                     "run/best_model, 128 dimensions, int8"]  # fmt: skip
+    assert found.datasets == ["scifact", "cqadupstack"]
+    assert found.parts_of("cqadupstack") == ["cqadupstack/android"]
+    assert found.parts_of("scifact") == ["scifact"]
+    assert found.manifest["data_dir"] == "data"
+    assert found.collections["scifact"].queries == 300
+    base = found.untouched_base.datasets["scifact"]
+    assert (base.metrics, base.n_queries, base.p_randomisation) == ({"NDCG@10": 0.645}, 300, 0.2)
+    assert base.part("unseen").p_randomisation == 0.01
+    assert base.part("seen") is None
+    assert base.part("held_out").n_documents == 9
+
+
+def test_what_is_read_is_written_again(content, read, tmp_path):
+    found = read(content)
+    found.write(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == content
+    assert Results.read(tmp_path / "again.json") == found
+
+
+def test_results_without_a_base_or_baselines_are_read(read):
+    found = read(results("minilm", {"scifact": 0.6}, base=None, future={"anything": [1]}))
+    assert found.untouched_base is None
+    assert found.systems == [("minilm", found.model)]
+
+
+def changed(content: dict[str, Any], place: str, value: Any = ...) -> dict[str, Any]:
+    """Replace what stands at a place such as ``manifest/seed``, or remove it."""
+    *path, key = place.split("/")
+    whole = inner = copy.deepcopy(content)
+    for name in path:
+        inner = inner[name]
+    if value is ...:
+        del inner[key]
+    else:
+        inner[key] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        ("average", ..., "lacks 'average'"),
+        ("average", {}, "average of run/best_model, 128 dimensions, int8 lacks 'NDCG@10'"),
+        ("model", 3, "model is 3"),
+        ("datasets", [], r"datasets is \[\]"),
+        ("datasets", {}, "datasets is empty"),
+        ("datasets/scifact/NDCG@10", None, "datasets.scifact.NDCG@10 is None"),
+        ("datasets/scifact/NDCG@10", "0.5", "datasets.scifact.NDCG@10 is '0.5'"),
+        ("datasets/scifact/NDCG@10", True, "datasets.scifact.NDCG@10 is True"),
+        ("datasets/scifact/NDCG@10", float("nan"), "datasets.scifact.NDCG@10 is nan"),
+        ("datasets/scifact/NDCG@10", 10**400, "datasets.scifact.NDCG@10 is 1000"),
+        ("datasets/scifact/NDCG@10", ..., "datasets.scifact lacks 'NDCG@10'"),
+        ("datasets/scifact/unseen/NDCG@10", ..., "datasets.scifact.unseen lacks 'NDCG@10'"),
+        ("datasets/scifact/seen/n_queries", -1, "datasets.scifact.seen.n_queries is -1"),
+        ("truncate_dim", 1.5, "truncate_dim is 1.5"),
+        ("precision", 8, "precision is 8"),
+        ("untouched_base", 3, "untouched_base is 3"),
+        ("untouched_base/datasets/scifact", ..., "untouched_base.datasets lacks 'scifact'"),
+        ("untouched_base/datasets/scifact/p_randomisation", ..., "untouched_base.datasets.scifact lacks 'p_randomi"),
+        ("untouched_base/datasets/scifact/p_randomisation", None, "untouched_base.datasets.scifact lacks 'p_randomi"),
+        ("untouched_base/datasets/scifact/p_randomisation", 1.5, "untouched_base.datasets.scifact p_.* is 1.5"),
+        ("untouched_base/datasets/scifact/unseen/p_randomisation", ..., "scifact.unseen lacks 'p_randomisation'"),
+        ("baselines", [], r"baselines is \[\]"),
+        ("baselines/bm25/datasets/scifact", 3, "baselines.bm25.datasets.scifact is 3"),
+        ("manifest", ..., "manifest is None"),
+        ("manifest/collections", 5, "manifest.collections is 5"),
+        ("manifest/collections", ..., "manifest.collections lacks 'scifact'"),
+        ("manifest/collections/scifact/queries", ..., "manifest.collections.scifact lacks 'queries'"),
+        ("manifest/collections/scifact/part_of", "x", "manifest.collections.scifact.part_of is 'x'"),
+        ("manifest/collections/..", {"queries": 1, "documents": 1}, "'..' is not the name of a dataset"),
+        ("manifest/collections/scifact/split", 1, "manifest.collections.scifact.split is 1"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(content, read, place, value, named):
+    with pytest.raises(InputError, match=rf"r\.json: .*{named}"):
+        read(changed(content, place, value))
+
+
+@pytest.mark.parametrize("content", [[1], {}, {"model": "m", "datasets": {}}, {"format": 1}])
+def test_other_files_are_no_results(read, content):
+    with pytest.raises(InputError, match=r"r\.json is not a results file"):
+        read(content)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "a/../../b", "a//b", "a\\b", "a\0b", ""])
+def test_a_dataset_stays_within_its_folder(read, name):
+    found = results("m", {name: 0.5})
+    found["manifest"]["collections"] = {name: about("scifact")}
+    with pytest.raises(InputError, match="not the name of a dataset"):
+        read(found)
+
+
+def test_scores_are_checked_where_they_are_made():
+    with pytest.raises(ValueError, match="p_t is 2"):
+        Scores({"NDCG@10": 0.5}, p_t=2)
+    with pytest.raises(ValueError, match="lacks 'NDCG@10'"):
+        Scores({"MRR@10": 0.5})
+    assert Scores({}, n_queries=0).part(None) is None
+    assert SystemScores("m", {}, {}, "float32").title == "m"
