@@ -21,7 +21,7 @@ from ragcun.data.overlap import HoldOut
 from ragcun.data.unlabelled import adaptation_data, sample_documents, sentences_as_queries
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
-from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.encoder import CachedEncoder
 from ragcun.models.interpolation import mix_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean

@@ -12,16 +12,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Calibration": "ragcun.models.whitening",
-    "ResidualPredictorEncoder": "ragcun.models.respred",
-    "MPNetLeJEPAIG": "ragcun.models.jepa",
-    "AsymmetricProjectionModel": "ragcun.models.asymmetric",
+    "ResidualPredictorEncoder": "ragcun.models.systems",
+    "MPNetLeJEPAIG": "ragcun.models.systems",
+    "AsymmetricProjectionModel": "ragcun.models.systems",
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.embeddings.cache",
     "FitResult": "ragcun.training.result",
     "FittedHead": "ragcun.training.fit_head",
     "HeadConfig": "ragcun.models.heads",
     "InputError": "ragcun.errors",
-    "IsotropicGaussianEncoder": "ragcun.models.projection",
+    "IsotropicGaussianEncoder": "ragcun.models.systems",
     "LossOutput": "ragcun.losses.objective",
     "ObjectiveLoss": "ragcun.training.st_trainer",
     "Objective": "ragcun.losses.objective",
@@ -78,12 +78,14 @@ if TYPE_CHECKING:
     from ragcun.embeddings.text_base import TextBase
     from ragcun.errors import InputError
     from ragcun.losses.objective import LossOutput, Objective
-    from ragcun.models.asymmetric import AsymmetricProjectionModel
     from ragcun.models.encoder import RetrievalEncoder
     from ragcun.models.heads import HeadConfig
-    from ragcun.models.jepa import MPNetLeJEPAIG
-    from ragcun.models.projection import IsotropicGaussianEncoder
-    from ragcun.models.respred import ResidualPredictorEncoder
+    from ragcun.models.systems import (
+        AsymmetricProjectionModel,
+        IsotropicGaussianEncoder,
+        MPNetLeJEPAIG,
+        ResidualPredictorEncoder,
+    )
     from ragcun.models.whitening import Calibration, calibrate
     from ragcun.retrieval.search import top_k
     from ragcun.training.fit_head import FittedHead, fit_head, load_head

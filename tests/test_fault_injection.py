@@ -21,7 +21,7 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.io import REMEDIES, WriteError, replacing_folder, write_json, write_json_array, write_json_lines, write_text
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.runs import write_run
 from ragcun.training.run_dir import RunFolder
 from tests.faults import DAMAGED, FULL, contents, failing_disk

@@ -21,7 +21,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.reporting.results_files import read_results
 from ragcun.secrets import masked, masked_command
 

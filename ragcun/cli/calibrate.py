@@ -13,7 +13,7 @@ from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.asymmetric import AsymmetricProjectionModel
+    from ragcun.models.systems import AsymmetricProjectionModel
 
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragcun.data.msmarco import Gathered
     from ragcun.data.pairs import Row
     from ragcun.data.part_file import Keeper, PartFile
-    from ragcun.models.cached_encoder import CachedEncoder
+    from ragcun.models.encoder import CachedEncoder
 
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
@@ -234,7 +234,7 @@ def _miner(options: MsmarcoOptions) -> Callable[[Gathered], tuple[list[Row], dic
 def _encoder(options: MsmarcoOptions) -> CachedEncoder:
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.cached_encoder import CachedEncoder
+    from ragcun.models.encoder import CachedEncoder
 
     base = TextBase.load(options.base_model, device=options.device)
     return CachedEncoder(EmbeddingCache(base, options.cache_dir))

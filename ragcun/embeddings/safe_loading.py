@@ -16,7 +16,7 @@ ACTIVATIONS = "torch.nn."
 MODULE_CONFIGS = ("router_config.json", "config.json")
 
 
-def require_harmless(folder: Path) -> None:
+def require_safe(folder: Path) -> None:
     """Check that a folder's configuration names no code but sentence-transformers' own, and no file outside it.
 
     Files in the hub's own cache are links to a folder beside; links to anywhere else are refused.

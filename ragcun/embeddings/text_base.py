@@ -66,7 +66,7 @@ class TextBase(Base):
         """Load a model by hub name, folder, ``minilm`` (the packaged all-MiniLM-L6-v2) or ``contriever``.
 
         A model from the hub whose configuration says nothing has its authors' distance and prompts
-        (`ragcun.embeddings.prompts`).
+        (`ragcun.embeddings.hub`).
 
         Raises:
             InputError: there is no such model, it cannot be reached, or its folder is not a text-embedding model.

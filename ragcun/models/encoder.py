@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.data.overlap import HoldOut
-from ragcun.embeddings.base import Base
+from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.precomputed import make_base
 from ragcun.errors import InputError
@@ -292,3 +292,77 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
         return cast("Self", encoder.to(contents.device).eval())
+
+
+class CachedEncoder:
+    """An encoder whose base vectors come from a cache or store; without an encoder, the untouched base itself."""
+
+    def __init__(self, cache: VectorSource, encoder: RetrievalEncoder | None = None) -> None:
+        self.cache = cache
+        self.encoder = encoder
+
+    def encode_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode queries to ``(n, dim)``."""
+        return self._encode(texts, "query")
+
+    def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode documents to ``(n, dim)``."""
+        return self._encode(texts, "document")
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return self.cache.dimension if self.encoder is None else self.encoder.dimension
+
+    def finish(self, vectors: NDArray[np.float32], role: Role) -> NDArray[np.float32]:
+        """Turn base vectors into embeddings."""
+        if self.encoder is None:
+            return self.cache.base.untouched_array(vectors)
+        return self.encoder.embed(vectors, role)
+
+    def _encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
+        return self.finish(self.cache.encode(texts, role), role)
+
+
+class EmbeddedRows:
+    """The embeddings of texts as a matrix that is read by slices; only base vectors lie on disk.
+
+    A slice is made of whole blocks of the encoder's own size, so that the embedding of a row does not depend on how
+    the matrix is cut up: matrix products of other shapes would differ in their last bits.
+
+    Args:
+        encoder: gives the base's vectors, which it encodes at once where they are missing, and the embeddings.
+        texts: of the rows.
+        role: queries or documents.
+    """
+
+    def __init__(self, encoder: CachedEncoder, texts: Sequence[str], role: Role) -> None:
+        self.encoder = encoder
+        self.role = role
+        self.shape = (len(texts), encoder.dimension)
+        self.dtype = np.dtype(np.float32)
+        self._rows = encoder.cache.rows(texts, role)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        """Return consecutive rows ``(n, dim)``."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"rows are read one after the other, got a step of {step}")
+        out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
+        for first in range(start - start % BLOCK, stop, BLOCK):
+            vectors = self.encoder.cache.vectors[self._rows[first : first + BLOCK]]
+            block = self.encoder.finish(vectors, self.role)
+            low, high = max(first, start), min(first + BLOCK, stop)
+            out[low - start : high - start] = block[low - first : high - first]
+        return out
+
+
+def document_rows(encoder: Any, texts: list[str]) -> Any:
+    """Return the embeddings of documents: made when they are asked for where base vectors are cached, else an array."""
+    if isinstance(encoder, CachedEncoder):
+        return EmbeddedRows(encoder, texts, "document")
+    return encoder.encode_document(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.models.stack import Stack, Stackable, carry_linear_map, preserving_projection
+from ragcun.models.st_export import Stack, unit_pairs
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 STARTS = ("preserving", "random")
@@ -67,6 +68,16 @@ class HeadConfig:
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
         return asdict(self)
+
+
+class Stackable(nn.Module, abc.ABC):
+    """A module of the shape `config` that can say which `Stack` it computes in evaluation mode."""
+
+    config: HeadConfig
+
+    @abc.abstractmethod
+    def stack(self) -> Stack:
+        """Return the layers."""
 
 
 class Head(Stackable):
@@ -197,3 +208,63 @@ HEADS: dict[str, Callable[[HeadConfig], Head]] = {"residual": _residual, "linear
 def build_head(config: HeadConfig) -> Head:
     """Build the head that `config` describes, with its documented start."""
     return HEADS[config.kind](config)
+
+
+@torch.no_grad()
+def carry_linear_map(layers: list[nn.Linear], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> None:
+    """Set layers, with gelu, relu or silu between them, so that they compute ``W x + b``.
+
+    The first 2·dim units of each hidden layer hold x and −x. The other units keep the weights that go into them; what
+    goes out of them to the last layer becomes 0.
+
+    Args:
+        layers: the layers, whose hidden widths are at least 2·dim.
+        weight: W.
+        bias: b.
+    """
+    *hidden, last = layers
+    weight = weight.to(last.weight)
+    split, join = unit_pairs(weight)
+    given = torch.eye(weight.shape[1]).to(weight)
+    for layer in hidden:
+        _set_corner(layer.weight[: len(split)], split @ given)
+        layer.bias[: len(split)].zero_()
+        given = join
+    _set_corner(last.weight, weight @ given)
+    last.bias.copy_(bias)
+
+
+def _set_corner(rows: Tensor, block: Tensor) -> None:
+    """Write a block into the first columns of some rows, and 0 into the others."""
+    rows.zero_()
+    rows[:, : block.shape[1]] = block
+
+
+def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int) -> Float[Tensor, "out input_dim"]:
+    """Return the orthonormal projection that keeps most of the squared distances between vectors (PCA).
+
+    The rows are the `output_dim` leading eigenvectors of the covariance, in float64, each with its largest entry
+    positive. A common mean does not change distances, so none is subtracted when the projection is applied.
+
+    Raises:
+        ValueError: fewer than 2 vectors, or `output_dim` larger than their length.
+    """
+    if len(vectors) < 2:
+        raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")
+    if output_dim > vectors.shape[1]:
+        raise ValueError(f"cannot keep {output_dim} of {vectors.shape[1]} dimensions")
+    return principal_axes(vectors)[1][:output_dim].to(vectors.dtype)
+
+
+def principal_axes(
+    vectors: Float[Tensor, "n dim"],
+) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
+    """Return the eigenvalues of the vectors' covariance (with n − 1), largest first, and its eigenvectors as rows.
+
+    Both are in float64; each eigenvector has its largest entry positive.
+    """
+    covariance = torch.cov(vectors.detach().double().T).reshape(vectors.shape[1], vectors.shape[1])
+    values, columns = torch.linalg.eigh(covariance)
+    axes = columns.flip(1).T
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return values.flip(0), axes * largest.sign()

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ragcun.batch import Role
-from ragcun.models.ema import following
 from ragcun.models.encoder import BLOCK
 from ragcun.models.heads import Head, HeadConfig
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.systems import following
 
 
 def mix_with_base(

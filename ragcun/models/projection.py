@@ -15,9 +15,8 @@ from ragcun.batch import PairBatch, Views
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head, HeadConfig, build_head
+from ragcun.models.heads import Head, HeadConfig, Stackable, build_head
 from ragcun.models.st_export import dense_modules, normalize_modules, routed
-from ragcun.models.stack import Stackable
 
 if TYPE_CHECKING:
     from ragcun.models.whitening import Calibration
@@ -119,7 +118,7 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def _dense(self, head: Head) -> list[nn.Module]:
         scales = self.normalize_output and not self._passes_on(head)
-        return [*dense_modules(head), *normalize_modules(scales)]
+        return [*dense_modules(head.stack()), *normalize_modules(scales)]
 
     def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Scale rows to length 1 where `normalize_output` says so."""
@@ -206,16 +205,7 @@ class ProjectionEncoder(RetrievalEncoder):
         """
         query = self._dense(self.head)
         if self.query_embedding == "prediction" and self.predictor is not None:
-            query += dense_modules(self.predictor)
+            query += dense_modules(self.predictor.stack())
         elif self.document_head is self.head:
             return query
         return routed(query, self._dense(self.document_head))
-
-
-class IsotropicGaussianEncoder(ProjectionEncoder):
-    """Text base → projection head → unnormalised embedding, shared by queries and documents.
-
-    With a predictor, the target of its guess is the positive's projection. Arguments as of `ProjectionEncoder`.
-    """
-
-    system = "isotropic_gaussian"

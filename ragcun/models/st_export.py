@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.models.stack import unit_pairs
-
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
-
-    from ragcun.models.stack import Stack, Stackable
 
 TANH_SCALE = 2.0**-12
 
 
-def dense_modules(network: Stackable) -> list[Dense]:
+@dataclass(frozen=True)
+class Stack:
+    """A network as linear layers with activations between them, around a skip connection or none.
+
+    Attributes:
+        layers: weight ``(out, in)`` and bias of each layer.
+        activations: what follows each layer but the last.
+        skip: matrix ``(output_dim, input_dim)`` by which the input is added to the output; None adds nothing.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    activations: list[nn.Module]
+    skip: Tensor | None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it gives its input, bit for bit: by one layer alone, or by a skip around a last layer of zeros."""
+        weight, bias = self.layers[-1]
+        if self.skip is None:
+            return len(self.layers) == 1 and not bias.any() and _is_eye(weight)
+        return not weight.any() and not bias.any() and _is_eye(self.skip)
+
+
+def _is_eye(matrix: Tensor) -> bool:
+    rows, columns = matrix.shape
+    return rows == columns and torch.equal(matrix, torch.eye(rows, dtype=matrix.dtype, device=matrix.device))
+
+
+def dense_modules(stack: Stack) -> list[Dense]:
     """Express a head or predictor as ``Dense`` modules that give the same embeddings in evaluation mode.
 
     A skip connection is carried through the activations by pairs of units, since ``act(x) − act(−x) = x`` for gelu,
     relu and silu. Tanh carries it scaled: ``tanh(εx)/ε = x − ε²x³/3 + …`` with ε = 2⁻¹², so the relative error is
     below 2·10⁻⁸·x².
     """
-    stack = network.stack()
     layers = stack.layers if stack.skip is None else _carry_skip(stack, stack.skip)
     after = [*stack.activations, None]
     return [_dense(w, b, activation) for (w, b), activation in zip(layers, after, strict=True)]
@@ -73,3 +97,12 @@ def _dense(weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"], activa
         init_weight=weight.detach().clone(),
         init_bias=bias.detach().clone(),
     )
+
+
+def unit_pairs(skip: Float[Tensor, "out dim"]) -> tuple[Float[Tensor, "2*dim dim"], Float[Tensor, "dim 2*dim"]]:
+    """Return the matrices ``[I; −I]`` and ``[I, −I]`` that split a vector into pairs of units and join them again.
+
+    Around gelu, relu or silu they are the identity, since ``act(x) − act(−x) = x``.
+    """
+    eye = torch.eye(skip.shape[1], dtype=skip.dtype, device=skip.device)
+    return torch.cat([eye, -eye]), torch.cat([eye, -eye], dim=1)

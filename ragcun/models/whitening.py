@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.stack import principal_axes
+from ragcun.models.heads import principal_axes
+from ragcun.models.systems import AsymmetricProjectionModel
 
 Vectors = NDArray[np.float64]
 EXPONENT = 0.15

@@ -12,9 +12,9 @@ from ragcun.config import TrainConfig
 from ragcun.embeddings.base import VectorSource
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import Stackable, preserving_projection
 from ragcun.models.interpolation import mix_with_base
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.stack import Stackable, preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration, calibrate
 from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
 from ragcun.training.batches import PairSource

@@ -17,10 +17,9 @@ from ragcun.embeddings.base import Base, VectorSource
 from ragcun.errors import InputError
 from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
-from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.encoder import CachedEncoder, RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.models.whitening import Calibration
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests

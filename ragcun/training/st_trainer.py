@@ -24,10 +24,8 @@ from ragcun.errors import InputError
 from ragcun.io import replacing_file
 from ragcun.losses.gather import sum_over_ranks_, world_size
 from ragcun.losses.objective import Objective
-from ragcun.models.ema import follow, following
-from ragcun.models.heads import HeadConfig, build_head
-from ragcun.models.respred import ResidualPredictor
-from ragcun.models.stack import Stackable
+from ragcun.models.heads import HeadConfig, Stackable, build_head
+from ragcun.models.systems import ResidualPredictor, follow, following
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
 from ragcun.training.schedule import EMA_SCHEDULES, ema_decay
 

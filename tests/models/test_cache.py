@@ -18,8 +18,8 @@ from ragcun.embeddings import cache as cache_module
 from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir, row_checksums
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.encoder import CachedEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import BLOCK, PairBatch
 from ragcun.models.heads import HeadConfig
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 
 def moved(encoder: IsotropicGaussianEncoder, scale: float = 0.2) -> IsotropicGaussianEncoder:

@@ -23,7 +23,7 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions
 
 PROMPTS = {"query": "word1 word2 ", "document": "word3 "}

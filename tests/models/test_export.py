@@ -25,7 +25,7 @@ def relative_error(head: Head, x: torch.Tensor) -> float:
     """Return the largest distance between a head's row and its modules' row, relative to the row's length."""
     features = {"sentence_embedding": x}
     with torch.no_grad():
-        for module in dense_modules(head):
+        for module in dense_modules(head.stack()):
             features = module(features)
         expected = head(x)
     distance = (features["sentence_embedding"] - expected).norm(dim=1)
@@ -63,6 +63,6 @@ def test_modules_do_not_share_memory_with_the_head() -> None:
     head = perturbed(HeadConfig("linear", 4, 4), 0.1)
     before = head.layers[0].weight.clone()
     with torch.no_grad():
-        for module in dense_modules(head):
+        for module in dense_modules(head.stack()):
             module.linear.weight.zero_()
     assert torch.equal(head.layers[0].weight, before)

@@ -23,7 +23,7 @@ from ragcun.models import encoder as encoders
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import HeadConfig
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 SENTENCES = ["How do I open a file?", "Return the sum of a list.", "Remove a directory.", "lock a thread", "é"]

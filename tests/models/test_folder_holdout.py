@@ -14,7 +14,7 @@ from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, tex
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 GIVEN = HoldOut(0.3, 17)
 

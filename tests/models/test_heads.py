@@ -11,8 +11,7 @@ from scipy.spatial.distance import pdist
 
 from ragcun.distance import DISTANCES
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadConfig, build_head
-from ragcun.models.stack import preserving_projection
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadConfig, build_head, preserving_projection
 from ragcun.retrieval.search import top_k
 
 STARTS_AS_IDENTITY = ("residual", "linear")

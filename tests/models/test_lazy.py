@@ -9,10 +9,9 @@ from numpy.testing import assert_array_equal
 
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models import cached_encoder as lazy
 from ragcun.models import encoder
-from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.encoder import CachedEncoder, EmbeddedRows, document_rows
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
 
 TEXTS = [f"a text about {number} things, and {number % 7} more" for number in range(60)]
@@ -22,7 +21,7 @@ TEXTS = [f"a text about {number} things, and {number % 7} more" for number in ra
 def encoders(tiny_bert, tmp_path, monkeypatch):
     base = TextBase.load(str(tiny_bert))
     cache = EmbeddingCache(base, tmp_path / "cache")
-    for module in (lazy, encoder):
+    for module in (encoder,):
         monkeypatch.setattr(module, "BLOCK", 16)
     trained = IsotropicGaussianEncoder(base, head="linear")
     with torch.no_grad():

@@ -15,7 +15,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ragcun.embeddings.prompts import BGE_QUERY, apply_convention, convention_of
+from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of
 from ragcun.embeddings.text_base import TextBase
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,9 +14,9 @@ from torch import Tensor
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, Head, HeadConfig, build_head
-from ragcun.models.jepa import MPNetLeJEPAIG
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.st_export import dense_modules
+from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.models.whitening import Calibration, calibrate
 
 DIM = 16
@@ -38,7 +38,7 @@ def unit(rows: int, dim: int, seed: int = 0) -> Tensor:
 
 def exported(head: Head, x: Tensor) -> Tensor:
     features = {"sentence_embedding": x}
-    for module in dense_modules(head):
+    for module in dense_modules(head.stack()):
         features = module(features)
     return features["sentence_embedding"]
 

@@ -19,7 +19,7 @@ from ragcun.models import (
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
 from ragcun.models.heads import HeadConfig
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.respred import ALPHA_AT_START, ResidualPredictor
+from ragcun.models.systems import ALPHA_AT_START, ResidualPredictor
 
 DIM = 16
 

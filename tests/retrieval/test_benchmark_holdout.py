@@ -20,7 +20,7 @@ from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import HoldOut, text_hashes
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.bm25 import bm25_run
 from ragcun.retrieval.runs import read_run

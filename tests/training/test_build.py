@@ -12,8 +12,7 @@ import torch
 from ragcun.config import SYSTEMS, TrainConfig
 from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
-from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.training.setup import build_data, build_encoder, build_objective
 
 

@@ -12,7 +12,7 @@ from ragcun.cli.parser import from_mapping
 from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.loop import fit
 from ragcun.training.model_card import model_card, write_scores
 from ragcun.training.result import FitResult

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import description_digest
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.tensors import contiguous
 from ragcun.training.averaging import Keeper
 from ragcun.training.checkpoint import Progress, load_state, save_state

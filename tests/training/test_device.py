@@ -22,7 +22,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, Objective
 from ragcun.losses.transforms import TRANSFORMS
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs
 from ragcun.training.loop import fit
 from ragcun.training.processes import choose_precision, make_accelerator, to_device

@@ -13,8 +13,8 @@ from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.precomputed import VectorStore
-from ragcun.models.asymmetric import AsymmetricProjectionModel
-from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.encoder import CachedEncoder
+from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.models.whitening import Calibration
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests

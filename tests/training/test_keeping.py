@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.asymmetric import AsymmetricProjectionModel
+from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.training.averaging import FULL_SHARE, HALF_AT, Keeper, share_of_trained
 
 Make = Callable[[], AsymmetricProjectionModel]

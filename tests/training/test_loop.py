@@ -23,7 +23,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.jepa import MPNetLeJEPAIG
+from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.models.whitening import calibrate
 from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import LivePairs, epoch_batches

@@ -12,7 +12,7 @@ from ragcun.data.beir import Collection, load_collection, pairs_from_collection
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.losses.objective import Objective
-from ragcun.models.projection import IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, is_better, mean_loss
 

@@ -15,8 +15,8 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import preserving_projection
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.stack import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration
 from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import CachedPairs

@@ -30,7 +30,7 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, PairBatch
 from ragcun.models.heads import HeadConfig
-from ragcun.models.respred import ResidualPredictor
+from ragcun.models.systems import ResidualPredictor
 from ragcun.tensors import contiguous
 from ragcun.training.schedule import ema_decay
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
