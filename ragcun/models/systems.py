@@ -1,0 +1,245 @@
+"""The encoder systems: one head, two heads, a JEPA with a slowly following target, and a residual predictor."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ragcun.batch import PairBatch, Role, Views
+from ragcun.embeddings.base import Base
+from ragcun.models.heads import Head, HeadConfig, Stackable, build_head
+from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.st_export import Stack
+
+if TYPE_CHECKING:
+    from ragcun.models.whitening import Calibration
+
+ALPHA_AT_START = 0.1
+Part = TypeVar("Part", bound=nn.Module)
+
+
+class IsotropicGaussianEncoder(ProjectionEncoder):
+    """Text base → projection head → unnormalised embedding, shared by queries and documents.
+
+    With a predictor, the target of its guess is the positive's projection. Arguments as of `ProjectionEncoder`.
+    """
+
+    system = "isotropic_gaussian"
+
+
+class AsymmetricProjectionModel(ProjectionEncoder):
+    """Shared text base, separate heads of one shape for queries and documents, with an optional predictor.
+
+    Heads that start from the base start alike; random ones start apart, so that queries and documents have no common
+    space before training. Arguments as of `ProjectionEncoder`.
+    """
+
+    system = "asymmetric"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.documents: nn.Module = build_head(self.head.config)
+
+    def freeze_side(self, side: Role) -> None:
+        """Freeze the head of queries or of documents."""
+        (self.head if side == "query" else self.documents).requires_grad_(False)
+
+    @torch.no_grad()
+    def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
+        """Set the query head's bias to that of W(x − shift), where W is its matrix.
+
+        Raises:
+            ValueError: the head is not linear.
+        """
+        if self.head.config.kind != "linear":
+            raise ValueError(f"a shift belongs to a linear head, not {self.head.config.kind!r}")
+        layer = self.head.layers[0]
+        assert isinstance(layer, nn.Linear)
+        layer.bias.copy_(-layer.weight @ shift.to(layer.weight))
+
+    @property
+    def document_head(self) -> Head:
+        """The head of documents."""
+        assert isinstance(self.documents, Head)
+        return self.documents
+
+
+class MPNetLeJEPAIG(ProjectionEncoder):
+    """Joint-embedding predictive system: predictor(online(query)) is to meet target(document).
+
+    The target is a copy of the head, and of the base where the base is trained, whose weights θ′ follow the online ones
+    after every optimiser step: θ′ ← m·θ′ + (1 − m)·θ. It is never trained and always in evaluation mode. Embeddings are
+    those of the online branch. Works with any base, whatever the name says. Arguments as of `ProjectionEncoder`.
+
+    Source: Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 1; Assran et al. 2023 (I-JEPA), arXiv:2301.08243; the
+    founding notes for queries and documents as the two views.
+    """
+
+    system = "jepa"
+    always_predicts = True
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.target_head = following(self.head)
+        self.target_base: Base | None = None
+
+    def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze the base as asked; where some of it is trained, the target has a base of its own."""
+        super().freeze_base(whole, early_layers)
+        if self.base.frozen:
+            self.target_base = None
+        elif self.target_base is None:
+            self.target_base = following(self.base)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; the target stays in evaluation mode."""
+        super().train(mode)
+        for target in (self.target_head, self.target_base):
+            if target is not None:
+                target.eval()
+        return self
+
+    def start_from(self, vectors: Tensor) -> None:
+        """Start the head as its kind does, and the target as the head."""
+        super().start_from(vectors)
+        self.after_step(0.0)
+
+    def start_calibrated(self, calibration: Calibration) -> None:
+        """Start the head as a calibration, and the target as the head."""
+        super().start_calibrated(calibration)
+        self.target_head = following(self.head)
+
+    def training_views(self, batch: PairBatch) -> Views:
+        """Project online, predict from the query, and let the target embed the positive."""
+        shown = self.project(batch)
+        assert self.predictor is not None
+        with torch.no_grad():
+            base = self.base if self.target_base is None else self.target_base
+            target = self.target_head(base(batch.positive))
+        return Views(**shown, predicted=self.predictor(shown["query"]), target=target)
+
+    def after_step(self, decay: float) -> None:
+        """Move the target towards the online weights: θ′ ← decay·θ′ + (1 − decay)·θ, in float32."""
+        for target, online in ((self.target_head, self.head), (self.target_base, self.base)):
+            if target is not None:
+                follow(target, online, decay)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the shapes, and whether the target has a base of its own."""
+        return super().to_config() | {"target_base": self.target_base is not None}
+
+    @classmethod
+    def from_config(cls, base: Base, config: dict[str, Any]) -> Self:
+        """Build the encoder of `to_config`."""
+        encoder = super().from_config(base, config)
+        if config.get("target_base", False):
+            encoder.target_base = following(base)
+        return encoder
+
+
+def following(online: Part, share_frozen: bool = False) -> Part:
+    """Return a copy that is never trained and in evaluation mode.
+
+    Args:
+        online: the original.
+        share_frozen: whether the copy uses the very weights that are frozen in `online`.
+    """
+    frozen: dict[int, Any] = {id(weight): weight for weight in online.parameters() if not weight.requires_grad}
+    return copy.deepcopy(online, frozen if share_frozen else {}).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, decay: float) -> None:
+    """Move the target's weights θ′ towards the online ones θ: θ′ ← decay·θ′ + (1 − decay)·θ; buffers are copied.
+
+    Weights that both share stay as they are.
+    """
+    pairs = zip(target.parameters(), online.parameters(), strict=True)
+    if moving := [pair for pair in pairs if pair[0] is not pair[1]]:
+        torch._foreach_lerp_([pair[0] for pair in moving], [pair[1] for pair in moving], 1 - decay)
+    for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
+        buffer.copy_(source)
+
+
+class ResidualPredictor(Stackable):
+    """``q + alpha · tanh(delta(q))``, with a learnable scalar alpha that starts at 0.1.
+
+    No coordinate moves by more than |alpha|. `config` is the shape of the network delta.
+
+    Raises:
+        ValueError: delta is itself a residual network.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        if config.kind == "residual":
+            raise ValueError("the correction of a residual predictor is an mlp or linear network, not 'residual'")
+        self.config = config
+        self.delta = build_head(config)
+        self.alpha = nn.Parameter(torch.tensor(ALPHA_AT_START))
+
+    def corrected(
+        self, query: Float[Tensor, "batch dim"], delta: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Return the prediction that belongs to a value of delta."""
+        return query + self.alpha * delta.tanh()
+
+    def forward(self, query: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Predict the document's embedding."""
+        return self.corrected(query, self.delta(query))
+
+    def stack(self) -> Stack:
+        """Return delta's layers, tanh, and alpha as a layer, around a skip connection."""
+        inner = self.delta.stack()
+        eye = torch.eye(self.config.output_dim, dtype=self.alpha.dtype, device=self.alpha.device)
+        layers = [*inner.layers, (self.alpha * eye, torch.zeros_like(eye[0]))]
+        return Stack(layers, [*inner.activations, nn.Tanh()], eye)
+
+
+class ResidualPredictorEncoder(ProjectionEncoder):
+    """Projection head shared by queries and documents, and a `ResidualPredictor`.
+
+    Its views show delta too, so that λ_residual can hold it small; 0 is the default, because that penalty drives delta,
+    and with it the prediction, to the identity. Arguments as of `ProjectionEncoder`; `predictor` shapes delta.
+    """
+
+    system = "respred"
+    always_predicts = True
+    predictor_kind = "mlp"
+
+    def make_predictor(self, config: HeadConfig) -> Stackable:
+        """Build the residual predictor."""
+        return ResidualPredictor(config)
+
+    @property
+    def shows(self) -> frozenset[str]:
+        """Names of the optional fields of `Views` that this encoder fills."""
+        return super().shows | {"residual"}
+
+    def training_views(self, batch: PairBatch) -> Views:
+        """Project, and predict the positive from the query by a bounded correction."""
+        shown = self.project(batch)
+        assert isinstance(self.predictor, ResidualPredictor)
+        delta = self.predictor.delta(shown["query"])
+        predicted = self.predictor.corrected(shown["query"], delta)
+        return Views(**shown, predicted=predicted, target=shown["positive"], residual=delta)
+
+    @torch.no_grad()
+    def diagnostics(self, views: Views) -> dict[str, float]:
+        """Return mean and largest ‖delta‖, alpha, and the largest ‖prediction − query‖ of the batch."""
+        assert isinstance(self.predictor, ResidualPredictor)
+        assert views.residual is not None
+        assert views.predicted is not None
+        norms = views.residual.float().norm(dim=1)
+        corrections = (views.predicted - views.query).float().norm(dim=1)
+        return {
+            "delta_mean": norms.mean().item(),
+            "delta_max": norms.max().item(),
+            "alpha": self.predictor.alpha.item(),
+            "correction_max": corrections.max().item(),
+        }
