@@ -39,6 +39,10 @@ class Distribution:
     edges: list[float]
     counts: list[int]
 
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"has {len(self.edges)} edges for {len(self.counts)} counts, one more is expected")
+
 
 def distribution(values: ArrayLike) -> Distribution:
     """Describe values ``(n,)``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +20,33 @@ Pairs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Plane:
+    """Rows in a plane.
+
+    Attributes:
+        queries: coordinates of each query.
+        documents: coordinates of each document.
+        links: place of a query and of a document relevant to it.
+        explained: share of the documents' variance along either axis.
+
+    Raises:
+        ValueError: a link names a row that is not there.
+    """
+
+    queries: list[list[float]]
+    documents: list[list[float]]
+    links: list[list[int]]
+    explained: list[float]
+
+    def __post_init__(self) -> None:
+        widths = {len(self.explained), *map(len, self.queries), *map(len, self.documents), *map(len, self.links)}
+        if widths != {2}:
+            raise ValueError("has a row without exactly 2 numbers")
+        if any(query >= len(self.queries) or document >= len(self.documents) for query, document in self.links):
+            raise ValueError("links a row that is not there")
+
+
+@dataclass(frozen=True)
 class PairsReport:
     """What was measured of queries and their relevant documents; the fields are those of ``isotropy.json``.
 
@@ -32,7 +58,7 @@ class PairsReport:
 
     measures: dict[str, Measure]
     distances: dict[str, Distribution]
-    pca: dict[str, Any]
+    pca: Plane
 
 
 def gap(queries: Moments, documents: Moments) -> float:
@@ -120,9 +146,7 @@ def _alignment(
     return value, *interval(value, left.tolist())
 
 
-def _plane(
-    queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, generator: np.random.Generator
-) -> dict[str, Any]:
+def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, generator: np.random.Generator) -> Plane:
     """Project some queries, and some documents relevant to each, on the documents' first two principal axes."""
     judged = np.unique(pairs[:, 0])
     shown = np.sort(generator.permutation(judged)[:SHOWN_QUERIES])
@@ -134,12 +158,12 @@ def _plane(
     kept, place = np.unique(document_rows, return_inverse=True)
     axes, explained = principal_plane(moments)
     links = np.stack([np.searchsorted(shown, query_rows), place], axis=1)
-    return {
-        "queries": ((queries.take(shown) - moments.mean) @ axes).tolist(),
-        "documents": ((documents.take(kept) - moments.mean) @ axes).tolist(),
-        "links": links.tolist(),
-        "explained": explained,
-    }
+    return Plane(
+        ((queries.take(shown) - moments.mean) @ axes).tolist(),
+        ((documents.take(kept) - moments.mean) @ axes).tolist(),
+        links.tolist(),
+        explained,
+    )
 
 
 def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,15 @@ from ragcun.isotropy.rows import Rows, squared_norms
 
 TEMPERATURE = 2.0
 ONE_LENGTH = 1e-3
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """How many of `n` rows are among the `k` nearest of how many others: ``counts`` of rows, by that number as text."""
+
+    k: int
+    n: int
+    counts: dict[str, int]
 
 
 def direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
@@ -40,7 +50,7 @@ def direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -
 
 def neighbour_measures(
     sample: NDArray[np.float64], settings: MeasureSettings
-) -> tuple[dict[str, Measure], dict[str, int | dict[str, int]], Distribution]:
+) -> tuple[dict[str, Measure], Occurrence, Distribution]:
     """Measure hubness; return N_k in figures, and the distances to the nearest other row, too.
 
     The skewness hangs on the few largest hubs, and its interval is too short where they vary much: for rows of N(0, I)
@@ -59,8 +69,8 @@ def neighbour_measures(
     one_length = bool(lengths.max() - lengths.min() <= ONE_LENGTH * lengths.max())
     isotropic = isotropic_hubness(n, dim, k, settings.seed, one_length)
     rows_by_count = {str(count): rows for count, rows in enumerate(np.bincount(counts).tolist()) if rows}
-    occurrence: dict[str, int | dict[str, int]] = {"k": k, "n": n, "counts": rows_by_count}
-    return join(hubness_measures(counts), left, n, isotropic), occurrence, distribution(distances[:, 0])
+    measures = join(hubness_measures(counts), left, n, isotropic)
+    return measures, Occurrence(k, n, rows_by_count), distribution(distances[:, 0])
 
 
 def random_distances(sample: NDArray[np.float64], settings: MeasureSettings) -> Distribution:

@@ -14,7 +14,7 @@ from ragcun.isotropy.intervals import log_partition, partition_ratio, random_gro
 from ragcun.isotropy.isotropic import isotropic_spectrum, spectrum_measures
 from ragcun.isotropy.moments import GroupedMoments, Moments, grouped_moments
 from ragcun.isotropy.rows import Rows, as_rows, sample_rows
-from ragcun.isotropy.sampled import direction_measures, neighbour_measures, random_distances
+from ragcun.isotropy.sampled import Occurrence, direction_measures, neighbour_measures, random_distances
 
 __all__ = ["NAMES", "Measure", "MeasureSettings", "SpaceReport", "measure_space"]
 
@@ -48,7 +48,7 @@ class SpaceReport:
         spectrum: eigenvalues of the unbiased covariance, descending.
         norms: of the rows.
         distances: Euclidean, ``random`` of pairs of rows, and ``nearest`` of a row's nearest other row.
-        k_occurrence: ``k``, the rows ``n``, and ``counts``: how many rows by their N_k.
+        k_occurrence: how many rows by their N_k.
     """
 
     n: int
@@ -57,7 +57,7 @@ class SpaceReport:
     spectrum: list[float]
     norms: Distribution
     distances: dict[str, Distribution]
-    k_occurrence: dict[str, int | dict[str, int]]
+    k_occurrence: Occurrence
 
 
 def measure_space(

@@ -146,15 +146,15 @@ def test_plane_holds_projections_on_the_documents_axes(system):
     x, y, pairs = rows(150), rows(40, seed=1, shift=0.5), judged()
     values, vectors = np.linalg.eigh(np.cov(x.T))
     pca = system.pairs.pca
-    assert_allclose(pca["explained"], values[::-1][:2] / values.sum(), rtol=1e-9)
+    assert_allclose(pca.explained, values[::-1][:2] / values.sum(), rtol=1e-9)
     projected = [np.abs((each - x.mean(axis=0)) @ vectors[:, ::-1][:, :2]) for each in (y, x)]
     queries, documents = np.unique(pairs[:, 0]), {tuple(pair) for pair in pairs.tolist()}
-    assert_allclose(np.abs(pca["queries"]), projected[0][queries], rtol=1e-7, atol=1e-9)
+    assert_allclose(np.abs(pca.queries), projected[0][queries], rtol=1e-7, atol=1e-9)
     place_of = {tuple(np.round(row, 9)): i for i, row in enumerate(projected[1])}
-    for query, document in pca["links"]:
-        shown = place_of[tuple(np.round(np.abs(pca["documents"][document]), 9))]
+    for query, document in pca.links:
+        shown = place_of[tuple(np.round(np.abs(pca.documents[document]), 9))]
         assert (queries[query], shown) in documents
-    counts = np.bincount([query for query, _ in pca["links"]])
+    counts = np.bincount([query for query, _ in pca.links])
     expected = [min(3, len(np.unique(pairs[pairs[:, 0] == query, 1]))) for query in queries]
     assert counts.tolist() == expected
 
@@ -163,7 +163,7 @@ def test_plane_shows_60_queries_and_signs_do_not_flip():
     x, y = rows(150), rows(100, seed=1)
     pairs = np.stack([np.arange(100), np.arange(100)], axis=1)
     pca = measure_system("toy", x, y, pairs, settings=SMALL).pairs.pca
-    assert len(pca["queries"]) == len(pca["documents"]) == len(pca["links"]) == 60
+    assert len(pca.queries) == len(pca.documents) == len(pca.links) == 60
     axes = principal_plane(grouped_moments(x).total)[0]
     assert (axes[np.abs(axes).argmax(axis=0), [0, 1]] > 0).all()
     assert_allclose(principal_plane(grouped_moments(np.ones((5, 1))).total)[0], [[1, 0]])
