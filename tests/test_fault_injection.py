@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 
 from ragcun.cli.parser import run_script
 from ragcun.data.beir import Document, load_collection, write_collection, write_qrels
-from ragcun.data.part_file import PartFile
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.io import REMEDIES, WriteError, replacing_folder, write_json, write_json_array, write_json_lines, write_text
@@ -150,31 +148,6 @@ def test_a_cache_whose_writing_fails_keeps_its_rows(
     )
     assert calls >= 9
     np.testing.assert_allclose(EmbeddingCache(base, tmp_path).encode(texts[:12], "document"), expected, atol=1e-6)
-
-
-def test_a_part_file_whose_writing_fails_keeps_the_rows_that_count(tmp_path: Path) -> None:
-    path = tmp_path / "x.part"
-
-    def rows() -> list[dict[str, Any]]:
-        return list(PartFile(path, {}).rows())
-
-    def add(word: str) -> None:
-        part = PartFile(path, {})
-        with part.appending() as writer:
-            for n in range(3):
-                writer.append({word: n})
-            writer.save({"place": 1})
-
-    add("old")
-    for at in range(1, MOST_CALLS):
-        before = rows()
-        with failing_disk(tmp_path, at) as disk, contextlib.suppress(OSError, WriteError):
-            add("new")
-        if not disk.failed:
-            break
-        assert rows() in (before, before + [{"new": n} for n in range(3)])
-        assert rows() == before or disk.calls[-1] == "sync"
-    assert at > 5
 
 
 def exit_code(main: Callable[[], None]) -> int:

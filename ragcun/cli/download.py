@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import math
-import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +16,8 @@ from ragcun.cli.parser import ArgumentParser, flag
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from ragcun.data.download_files import Download
     from ragcun.data.msmarco import Gathered
     from ragcun.data.pairs import Row
-    from ragcun.data.part_file import Keeper, PartFile
     from ragcun.models.encoder import CachedEncoder
 
 
@@ -119,28 +116,25 @@ def download_msmarco(options: MsmarcoOptions) -> str:
     Raises:
         InputError: a setting is wrong, files are in the way, or the source or the disk fails.
     """
-    from ragcun.data.dev_queries import DevQueries
-    from ragcun.data.download_files import Download
-    from ragcun.data.msmarco import SOURCES, PairKeeper, gathered, write_split_pairs
+    from ragcun.data.hub import Download, open_rows
+    from ragcun.data.msmarco import SOURCES, DevSplit, gather, write_split_pairs
 
     folder = Path(options.output_dir)
-    fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
-    dev = DevQueries(options.seed, fraction, options.num_dev)
-    files = tuple(folder / name for name in ("train.jsonl", "dev.jsonl", "statistics.json"))
-    download = Download(folder / "manifest.json", files, folder / "rows.part")
+    statistics = folder / "statistics.json"
+    files = (folder / "train.jsonl", folder / "dev.jsonl", statistics)
+    download = Download(folder / "manifest.json", files, _settings(options))
+    if download.is_complete(options.resume, options.overwrite):
+        return f"{download.manifest}: this download is complete; nothing to do"
     mine = _miner(options)
-
-    def finish(part: PartFile) -> str:
-        rows, mined = mine(gathered(part.rows(), dev, options.max_train_samples))
-        made = write_split_pairs(folder, rows, dev, {"rows": dict(part.counts), **mined})
-        download.write_manifest(part, {path.name: path for path in made})
-        download.clear_part()
-        return "\n".join([f"{path}: {count} pairs" for path, count in made.items() if count] + [f"{files[2]}"])
-
     name, subset = SOURCES.get(options.source, (options.source, None))
-    place = (name, options.subset or subset, options.split)
-    keeper = PairKeeper(dev, options.max_train_samples, keep_offered=options.negatives != "none")
-    return _run(download, options, place, keeper, finish)
+    rows = open_rows(name, options.subset or subset, options.split, options.revision)
+    fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
+    dev = DevSplit(options.seed, fraction, options.num_dev)
+    found = gather(rows, dev, options.max_train_samples, keep_offered=options.negatives != "none")
+    pairs, report = mine(found)
+    made = write_split_pairs(folder, pairs, found.dev, {"rows": dict(found.counts), **report})
+    download.write_manifest(rows.source, found.counts, [*made, statistics])
+    return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])
 
 
 def download_wiki(options: WikiOptions) -> str:
@@ -149,59 +143,25 @@ def download_wiki(options: WikiOptions) -> str:
     Raises:
         InputError: a setting is wrong, a file is in the way, or the source or the disk fails.
     """
-    from ragcun.data.download_files import Download
-    from ragcun.data.wikipedia import PassageKeeper, subset_of, write_passages
+    from ragcun.data.hub import Download, open_rows
+    from ragcun.data.wikipedia import read_passages, write_passages
 
     path = Path(options.output)
-    download = Download(path.with_name(f"{path.name}.manifest.json"), (path,), path.with_name(f"{path.name}.part"))
-
-    def finish(part: PartFile) -> str:
-        if not part.counts["passages"]:
-            raise InputError(f"{part.source} has no passages of {options.min_length} words; lower --min_length")
-        if path.suffix.lower() in (".jsonl", ".ndjson"):
-            download.write_manifest(part, {path.name: part.path})
-            os.replace(part.path, path)
-        else:
-            write_passages(path, part.rows())
-            download.write_manifest(part, {path.name: path})
-        download.clear_part()
-        few = "" if part.counts["passages"] == options.num_passages else f" of {options.num_passages} asked for"
-        return f"{path}: {part.counts['passages']} passages{few} from {part.counts['articles']} articles"
-
-    place = (options.source, subset_of(options.source, options.date, options.language), "train")
-    keeper = PassageKeeper(options.num_passages, options.max_length, options.min_length)
-    return _run(download, options, place, keeper, finish, shuffle_files=options.seed)
+    download = Download(path.with_name(f"{path.name}.manifest.json"), [path], _settings(options))
+    if download.is_complete(options.resume, options.overwrite):
+        return f"{download.manifest}: this download is complete; nothing to do"
+    folder, subset = Path(options.source), f"{options.date}.{options.language}"
+    is_subset = folder.is_dir() and not (folder / subset).is_dir()
+    rows = open_rows(options.source, None if is_subset else subset, "train", options.revision, options.seed)
+    counts: Counter[str] = Counter()
+    write_passages(path, read_passages(rows, options.num_passages, options.max_length, options.min_length, counts))
+    download.write_manifest(rows.source, counts, [path])
+    few = "" if counts["passages"] == options.num_passages else f" of {options.num_passages} asked for"
+    return f"{path}: {counts['passages']} passages{few} from {counts['articles']} articles"
 
 
-def _run(
-    download: Download,
-    options: MsmarcoOptions | WikiOptions,
-    place: tuple[str, str | None, str],
-    keeper: Keeper,
-    finish: Callable[[PartFile], str],
-    shuffle_files: int | None = None,
-) -> str:
-    """Bring rows into the part file, or the rest of them, and make the files of it."""
-    from ragcun.data.disk import full_disk_named
-    from ragcun.data.hub_data import open_rows
-    from ragcun.data.hub_split import resolve_split
-    from ragcun.data.part_file import PartFile, gather, restore
-    from ragcun.io import ROOM
-
-    flags = {name: value for name, value in asdict(options).items() if name not in NO_SETTINGS}
-    settings = json.loads(json.dumps(flags))
-    with download.locked(), full_disk_named(download.part, ROOM):
-        if not options.overwrite and download.is_complete(settings, options.resume):
-            return f"{download.manifest}: this download is complete; nothing to do"
-        part = PartFile(download.part, settings, fresh=options.overwrite)
-        restore(part, keeper)
-        if not part.finished:
-            stream = open_rows(resolve_split(*place, part.revision or options.revision), shuffle_files)
-            keeper.expect(stream)
-            if options.overwrite:
-                download.clear()
-            gather(stream, part, keeper)
-        return finish(part)
+def _settings(options: MsmarcoOptions | WikiOptions) -> dict[str, Any]:
+    return {name: value for name, value in asdict(options).items() if name not in NO_SETTINGS}
 
 
 def _miner(options: MsmarcoOptions) -> Callable[[Gathered], tuple[list[Row], dict[str, Any]]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm.auto import tqdm
+
 from ragcun.data.dedup import text_key
-from ragcun.data.dev_queries import DevQueries
-from ragcun.data.hub_data import RowStream
-from ragcun.data.msmarco_rows import Judged, Reader, reader_of
+from ragcun.data.hub import RowStream
 from ragcun.data.pairs import Row, write_pairs
 from ragcun.errors import InputError
 from ragcun.io import write_json
@@ -24,78 +27,103 @@ SOURCES = {
     "triplets": ("sentence-transformers/msmarco-msmarco-distilbert-base-tas-b", "triplet"),
 }
 """The data sets that have a short name here, with the subset that is taken."""
+QUERY_COLUMNS, POSITIVE_COLUMNS = ("query", "anchor"), ("positive", "pos")
+EXPECTED = "query and passages (is_selected, passage_text), or query (anchor), positive and negative (negative_1, …)"
+_NEGATIVE = re.compile(r"negative(_\d+)?|neg")
 
 
-class PairKeeper:
-    """Keeps rows with a query and a positive, each pair of these once, until there are enough for training.
+class Judged(NamedTuple):
+    """A query with the passages that answer it, and others that its row offers as negatives."""
 
-    What rows offer as negatives is kept unless `keep_offered` is False, which takes a fraction of the room.
+    query: str
+    positives: list[str]
+    negatives: list[str]
 
-    Attributes:
-        counts: rows, pairs, and why rows and passages were left out.
-        wanted: how many pairs for training.
-        dev: the queries that are held out.
+
+def judged_rows(rows: RowStream) -> Iterator[Judged]:
+    """Yield the rows of either layout; passages that are not selected are candidates that nobody judged.
+
+    Raises:
+        InputError: the columns are those of neither layout, or hold no text.
+    """
+    columns = rows.columns
+    query = next((name for name in QUERY_COLUMNS if name in columns), None)
+    positive = next((name for name in POSITIVE_COLUMNS if name in columns), None)
+    negatives = sorted(filter(_NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
+    if query and "passages" in columns:
+        for row in rows:
+            yield _from_passages(rows, row[query], row["passages"])
+    elif query and positive:
+        for row in rows:
+            texts = [_text(rows, name, row[name]) for name in (query, positive, *negatives)]
+            yield Judged(texts[0], [texts[1]], texts[2:])
+    else:
+        raise rows.wrong_columns(EXPECTED)
+
+
+def _from_passages(rows: RowStream, query: Any, passages: Any) -> Judged:
+    """Read a row whose passages are lists by field, as the hub has them, or a list of objects."""
+    fields = ("passage_text", "is_selected")
+    try:
+        if isinstance(passages, list):
+            passages = {field: [passage[field] for passage in passages] for field in fields}
+        texts, selected = (passages[field] for field in fields)
+    except (KeyError, TypeError) as error:
+        raise rows.wrong_columns(EXPECTED) from error
+    sides: tuple[list[str], list[str]] = ([], [])
+    for text, chosen in zip(texts, selected, strict=True):
+        sides[not chosen].append(_text(rows, "passage_text", text))
+    return Judged(_text(rows, "query", query), *sides)
+
+
+def _text(rows: RowStream, name: str, value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{rows}: {name} holds {value!r}, not text; name a --subset with texts")
+    return (value or "").strip()
+
+
+@dataclass(frozen=True)
+class DevSplit:
+    """Holds out the queries with the smallest hashes of seed and text: a fraction of all, or a number of them.
+
+    Queries that are the same but for case and blanks are one; the order of queries does not matter.
     """
 
-    def __init__(self, dev: DevQueries, wanted: int | None, keep_offered: bool = True) -> None:
-        self.wanted, self.dev = wanted, dev
-        self._keep_offered = keep_offered
-        self.counts: Counter[str] = Counter()
-        self._read: Reader | None = None
-        self._seen: set[bytes] = set()
+    seed: int
+    fraction: float = 0.0
+    number: int | None = None
 
-    def have(self) -> int:
-        """Return how many pairs for training there are."""
-        return self.dev.train_pairs
+    def held_out(self, queries: Iterable[str]) -> set[bytes]:
+        """Return the `text_key` of each query that is held out."""
+        keys = set(map(text_key, queries))
+        if self.number is None:
+            return {key for key in keys if self._place(key) < self.fraction}
+        return set(heapq.nsmallest(self.number, keys, key=lambda key: (self._place(key), key)))
 
-    def expect(self, stream: RowStream) -> None:
-        """Read the rows of this stream from now on.
-
-        Raises:
-            InputError: its columns are those of neither layout.
-        """
-        self._read = reader_of(stream)
-
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        """Remember the pairs of a row that was kept."""
-        self._seen.update(_pair_key(kept["query"], positive) for positive in kept["positives"])
-        self.dev.add(kept["query"], len(kept["positives"]))
-
-    def take(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the row's query, new positives and negatives, or nothing."""
-        if self._read is None:
-            raise ValueError("rows are read after `expect`, which was not called")
-        judged = self._read(row)
-        query, positives, negatives = judged.query.strip(), _filled(judged.positives), _filled(judged.negatives)
-        self.counts["empty_passages"] += sum(map(len, judged[1:])) - len(positives) - len(negatives)
-        if not query or not positives:
-            self.counts["rows_without_positive" if query else "rows_without_query"] += 1
-            return []
-        fresh = [text for text in _distinct(positives).values() if _pair_key(query, text) not in self._seen]
-        self.counts["repeated_pairs"] += len(positives) - len(fresh)
-        if not fresh:
-            return []
-        offered = list(_distinct(negatives).values()) if self._keep_offered else []
-        kept = {"query": query, "positives": fresh, "negatives": offered}
-        self.restore(kept)
-        self.counts.update(rows_kept=1, pairs=len(fresh))
-        return [kept]
+    def _place(self, key: bytes) -> float:
+        """Return a number from 0 to below 1 that follows from seed and query."""
+        digest = hashlib.blake2b(f"{self.seed} ".encode() + key, digest_size=6).digest()
+        return int.from_bytes(digest, "big") / 2**48
 
 
 class Gathered(NamedTuple):
-    """What was kept, ready for negatives.
+    """What was kept of the rows, ready for negatives.
 
     Attributes:
-        pairs: ``(query, positive, None)``, those for training first come first kept as far as they are wanted.
+        pairs: ``(query, positive, None)``; those for training are the first ones, as many as are wanted.
         offered: of each pair, the negatives that its row offers and that no row has as an answer of its query.
         known: all pairs of query and positive.
         pool: all passages.
+        dev: the `text_key` of each query that is held out.
+        counts: rows, pairs, and why rows and passages were left out.
     """
 
     pairs: list[Row]
     offered: list[list[str]]
     known: list[tuple[str, str]]
     pool: list[str]
+    dev: set[bytes]
+    counts: Counter[str]
 
     def given(self, per_pair: int) -> list[Row]:
         """Return the pairs with the first negatives that are offered, a row for each."""
@@ -106,91 +134,116 @@ class Gathered(NamedTuple):
         ]
 
 
-def gathered(records: Iterable[Mapping[str, Any]], dev: DevQueries, wanted: int | None) -> Gathered:
-    """Bring what a `PairKeeper` kept into memory, each text once."""
-    one: dict[str, str] = {}
-    rows = []
-    for record in records:
-        sides = ([one.setdefault(text, text) for text in record[name]] for name in ("positives", "negatives"))
-        rows.append(Judged(one.setdefault(record["query"], record["query"]), *sides))
-    known = [(row.query, positive) for row in rows for positive in row.positives]
+def gather(rows: RowStream, dev: DevSplit, wanted: int | None, keep_offered: bool = True) -> Gathered:
+    """Read rows until there are `wanted` pairs for training (None: to the end); each pair counts once.
+
+    What rows offer as negatives is kept unless `keep_offered` is False, which takes a fraction of the memory.
+
+    Raises:
+        InputError: the rows cannot be read.
+    """
+    counts: Counter[str] = Counter()
+    kept: list[Judged] = []
+    seen: set[bytes] = set()
+    enough = wanted or 0
+    for row in tqdm(judged_rows(rows), desc=str(rows), unit=" rows", delay=2, leave=False):
+        counts["rows_read"] += 1
+        fresh = _without_repeats(row, seen, counts)
+        if not fresh.positives:
+            continue
+        kept.append(fresh if keep_offered else fresh._replace(negatives=[]))
+        counts.update(rows_kept=1, pairs=len(fresh.positives))
+        if wanted is not None and counts["pairs"] >= enough:
+            held_out = dev.held_out(row.query for row in kept)
+            missing = wanted - sum(len(row.positives) for row in kept if text_key(row.query) not in held_out)
+            if missing <= 0:
+                break
+            enough = counts["pairs"] + missing
+    return _gathered(kept, dev.held_out(row.query for row in kept), wanted, counts)
+
+
+def _without_repeats(row: Judged, seen: set[bytes], counts: Counter[str]) -> Judged:
+    """Return a row without blank and repeated texts and without pairs in `seen`, and count what goes."""
+    positives, negatives = (list(filter(None, texts)) for texts in row[1:])
+    counts["empty_passages"] += len(row.positives) + len(row.negatives) - len(positives) - len(negatives)
+    if not row.query or not positives:
+        counts["rows_without_positive" if row.query else "rows_without_query"] += 1
+        return Judged(row.query, [], [])
+    fresh = [text for text in _distinct(positives) if _pair_key(row.query, text) not in seen]
+    counts["repeated_pairs"] += len(positives) - len(fresh)
+    seen.update(_pair_key(row.query, text) for text in fresh)
+    return Judged(row.query, fresh, _distinct(negatives))
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """Return the first of the texts that are the same but for case and blanks."""
+    found: dict[bytes, str] = {}
+    for text in texts:
+        found.setdefault(text_key(text), text)
+    return list(found.values())
+
+
+def _gathered(kept: list[Judged], dev: set[bytes], wanted: int | None, counts: Counter[str]) -> Gathered:
+    known = [(row.query, positive) for row in kept for positive in row.positives]
     answers = {_pair_key(query, positive) for query, positive in known}
     pairs: list[Row] = []
     offered: list[list[str]] = []
     train = 0
-    for row in rows:
-        held_out = row.query in dev
+    for row in kept:
+        held_out = text_key(row.query) in dev
         negatives = [text for text in row.negatives if _pair_key(row.query, text) not in answers]
         for positive in row.positives:
             train += not held_out
             if held_out or wanted is None or train <= wanted:
                 pairs.append((row.query, positive, None))
                 offered.append(negatives)
-    passages = dict.fromkeys(text for row in rows for text in (*row.positives, *row.negatives))
-    return Gathered(pairs, offered, known, list(passages))
+    pool = dict.fromkeys(text for row in kept for text in (*row.positives, *row.negatives))
+    return Gathered(pairs, offered, known, list(pool), dev, counts)
 
 
-def write_split_pairs(folder: Path, rows: Iterable[Row], dev: DevQueries, facts: Mapping[str, Any]) -> dict[Path, int]:
-    """Write ``train.jsonl``, ``dev.jsonl`` where queries are held out, and ``statistics.json``.
-
-    Args:
-        folder: where to.
-        rows: the pairs with their negatives.
-        dev: which queries are held out.
-        facts: what else the statistics shall say.
+def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts: Mapping[str, Any]) -> dict[Path, int]:
+    """Write ``train.jsonl``, ``dev.jsonl`` where queries are held out, and ``statistics.json`` with `facts`.
 
     Returns:
-        The rows of each file.
+        The rows of each pairs file.
 
     Raises:
         InputError: no pair is left for training.
     """
     splits: dict[str, list[Row]] = {"train": [], "dev": []}
     for row in rows:
-        splits["dev" if row[0] in dev else "train"].append(row)
+        splits["dev" if text_key(row[0]) in dev else "train"].append(row)
     if not splits["train"]:
         raise InputError(
-            f"no pair is left for training of {len(splits['dev'])} that were found; hold out fewer queries, or check "
-            "the source; start again with --overwrite"
+            f"none of the {len(splits['dev'])} pairs found is left for training; hold out fewer queries, or check the "
+            "source"
         )
     if not splits["dev"]:
         logger.warning("no query is held out, so there is no dev.jsonl; raise --dev_fraction or give --num_dev")
     made = {folder / f"{name}.jsonl": found for name, found in splits.items() if found}
     for path, found in made.items():
         write_pairs(path, found)
-    statistics = {name: _statistics(found) for name, found in splits.items()}
     shared = {text_key(row[1]) for row in splits["train"]} & {text_key(row[1]) for row in splits["dev"]}
-    path = folder / "statistics.json"
-    write_json(path, {**facts, **statistics, "dev_positives_that_are_train_positives": len(shared)})
-    return {**{path: len(found) for path, found in made.items()}, path: 0}
+    statistics = {name: _statistics(found) for name, found in splits.items()}
+    write_json(
+        folder / "statistics.json", {**facts, **statistics, "dev_positives_that_are_train_positives": len(shared)}
+    )
+    return {path: len(found) for path, found in made.items()}
 
 
 def _statistics(rows: list[Row]) -> dict[str, float]:
     """Count pairs, and the mean words of their distinct texts."""
-    columns = [{row[place] for row in rows if row[place]} for place in range(3)]
-    words = [sum(len(str(text).split()) for text in column) / max(1, len(column)) for column in columns]
-    return {
+    counts: dict[str, float] = {
         "lines": len(rows),
         "pairs": len({row[:2] for row in rows}),
         "without_negative": sum(row[2] is None for row in rows),
-        **{name: len(column) for name, column in zip(("queries", "positives", "negatives"), columns, strict=True)},
-        **{
-            f"mean_words_{name}": round(mean, 2)
-            for name, mean in zip(("query", "positive", "negative"), words, strict=True)
-        },
     }
-
-
-def _filled(texts: Iterable[str]) -> list[str]:
-    return [text.strip() for text in texts if text.strip()]
-
-
-def _distinct(texts: Iterable[str]) -> dict[bytes, str]:
-    """Return the first of the texts that are the same but for case and blanks, by what they have in common."""
-    found: dict[bytes, str] = {}
-    for text in texts:
-        found.setdefault(text_key(text), text)
-    return found
+    names = {"queries": "query", "positives": "positive", "negatives": "negative"}
+    for place, (plural, singular) in enumerate(names.items()):
+        texts = {text for row in rows if (text := row[place])}
+        counts[plural] = len(texts)
+        counts[f"mean_words_{singular}"] = round(sum(len(text.split()) for text in texts) / max(1, len(texts)), 2)
+    return counts
 
 
 def _pair_key(query: str, positive: str) -> bytes:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from ragcun.data.dedup import text_key
-from ragcun.data.hub_data import RowStream, wrong_columns
+from ragcun.data.hub import RowStream
 from ragcun.data.sentences import split_sentences
-from ragcun.io import replacing_file, write_json_array
+from ragcun.errors import InputError
+from ragcun.io import replacing_file, write_json_array, write_json_lines
 
 COLUMNS = ("id", "title", "text")
 LIST_TITLES = ("list of ", "lists of ", "index of ", "outline of ", "timeline of ")
 REFERS = ("refer to", "refers to")
-
-
-def subset_of(source: str, date: str, language: str) -> str | None:
-    """Return the subset of a date and language; None where `source` is a folder that is that subset itself."""
-    subset = f"{date}.{language}"
-    return None if Path(source).is_dir() and not (Path(source) / subset).is_dir() else subset
 
 
 def is_list_page(title: str, text: str) -> bool:
@@ -66,71 +63,57 @@ def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]
     return [passage for pieces in passages if (passage := "".join(pieces).strip())]
 
 
-class PassageKeeper:
-    """Keeps the passages of articles, each text once, until there are enough.
+def read_passages(
+    rows: RowStream, wanted: int, max_length: int, min_length: int, counts: Counter[str]
+) -> Iterator[dict[str, str]]:
+    """Yield at most `wanted` passages of articles, each text once; `counts` says what was left out and why.
 
-    Attributes:
-        counts: articles, and why articles and passages were left out.
-        wanted: how many passages.
+    Raises:
+        InputError: a column is missing, the rows cannot be read, or there is no passage.
     """
-
-    def __init__(self, wanted: int, max_length: int, min_length: int) -> None:
-        self.wanted: int | None = wanted
-        self.counts: Counter[str] = Counter()
-        self._lengths = (max_length, min_length)
-        self._seen: set[bytes] = set()
-
-    def have(self) -> int:
-        """Return how many passages there are."""
-        return len(self._seen)
-
-    def expect(self, stream: RowStream) -> None:
-        """Refuse rows that are no articles.
-
-        Raises:
-            InputError: a column is missing.
-        """
-        if not set(COLUMNS) <= set(stream.columns):
-            raise wrong_columns(stream, ", ".join(COLUMNS))
-
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        """Remember a passage."""
-        self._seen.add(text_key(kept["text"]))
-
-    def take(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
-        """Return the passages of an article that are new, as far as they are wanted."""
+    if not set(COLUMNS) <= set(rows.columns):
+        raise rows.wrong_columns(", ".join(COLUMNS))
+    seen: set[bytes] = set()
+    bar = tqdm(total=wanted, desc=str(rows), unit=" passages", delay=2, leave=False)
+    for row in rows:
+        counts["rows_read"] += 1
         title, text = (row["title"] or "").strip(), row["text"] or ""
         if is_list_page(title, text):
-            self.counts["list_pages"] += 1
-            return []
-        kept: list[dict[str, str]] = []
-        for passage in split_passages(text, *self._lengths):
-            if self.have() == self.wanted:
+            counts["list_pages"] += 1
+            continue
+        kept = 0
+        for passage in split_passages(text, max_length, min_length):
+            reason = _left_out(passage, min_length, seen)
+            if reason:
+                counts[reason] += 1
+                continue
+            seen.add(text_key(passage))
+            yield {"_id": f"{row['id']}-{kept}", "title": title, "text": passage}
+            kept += 1
+            if len(seen) == wanted:
                 break
-            if self._is_kept(passage):
-                kept.append({"_id": f"{row['id']}-{len(kept)}", "title": title, "text": passage})
-        self.counts["articles"] += bool(kept)
-        self.counts["articles_without_passage"] += not kept
-        self.counts["passages"] += len(kept)
-        return kept
+        counts.update({"passages": kept, "articles" if kept else "articles_without_passage": 1})
+        bar.update(kept)
+        if len(seen) == wanted:
+            return
+    if not seen:
+        raise InputError(f"{rows} has no passages of {min_length} words; lower --min_length")
 
-    def _is_kept(self, passage: str) -> bool:
-        key, is_short = text_key(passage), len(passage.split()) < self._lengths[1]
-        self.counts["short_passages"] += is_short
-        self.counts["repeated_passages"] += not is_short and key in self._seen
-        if is_short or key in self._seen:
-            return False
-        self._seen.add(key)
-        return True
+
+def _left_out(passage: str, min_length: int, seen: set[bytes]) -> str | None:
+    """Return why a passage is left out, None where it is not."""
+    if len(passage.split()) < min_length:
+        return "short_passages"
+    return "repeated_passages" if text_key(passage) in seen else None
 
 
 def write_passages(path: Path, passages: Iterable[dict[str, Any]]) -> None:
-    """Write passages as a JSON array (.json) or, title first, a line each (.txt); complete or absent."""
-    if path.suffix.lower() == ".json":
-        write_json_array(path, passages)
-        return
-    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(" ".join(f"{row['title']} {row['text']}".split()) + "\n" for row in passages)
+    """Write passages as JSON lines, a JSON array (.json) or, title first, a line each (.txt); complete or absent."""
+    if path.suffix.lower() == ".txt":
+        with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(" ".join(f"{row['title']} {row['text']}".split()) + "\n" for row in passages)
+    else:
+        (write_json_array if path.suffix.lower() == ".json" else write_json_lines)(path, passages)
 
 
 def _pieces(paragraph: str, max_length: int) -> Iterator[str]:

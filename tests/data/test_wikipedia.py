@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragcun.data.documents import read_documents
-from ragcun.data.hub_data import open_rows
-from ragcun.data.hub_split import resolve_split
-from ragcun.data.wikipedia import PassageKeeper, is_list_page, split_passages, write_passages
+from ragcun.data.hub import open_rows
+from ragcun.data.wikipedia import is_list_page, read_passages, split_passages, write_passages
 from ragcun.errors import InputError
 
 WORDS = st.sampled_from(["heat", "flows.", "Why?", "Dr.", "Über", "3.5", "(so)", "e.g.", "naïve!", "東京"])
@@ -85,8 +84,17 @@ def test_pages_that_only_point_to_others_are_known(title, text, expected):
     assert is_list_page(title, text) is expected
 
 
-def test_what_is_left_out_is_counted():
-    keeper = PassageKeeper(100, max_length=10, min_length=5)
+def write_folder(folder, rows, n_files=1):
+    folder.mkdir()
+    schema = pa.Table.from_pylist(rows).schema
+    for place in range(n_files):
+        part = rows[len(rows) * place // n_files : len(rows) * (place + 1) // n_files]
+        path = folder / f"train-{place:05d}-of-{n_files:05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(part, schema), path, row_group_size=3)
+    return folder
+
+
+def test_what_is_left_out_is_counted(tmp_path):
     rows = [
         article(1, f"{words(8)}.\n\n{words(9, 'other')}.\n\nToo short.", "Zwölf"),
         article(2, f"{words(8).upper()}.\n\n{words(6, 'new')}."),
@@ -94,59 +102,50 @@ def test_what_is_left_out_is_counted():
         article(4, "  \n "),
         article(5, None, None),
     ]
-    kept = [passage for row in rows for passage in keeper.take(row)]
+    counts = Counter()
+    stream = open_rows(str(write_folder(tmp_path / "w", rows)), None, "train")
+    kept = list(read_passages(stream, 100, 10, 5, counts))
     assert [(each["_id"], each["title"]) for each in kept] == [("1-0", "Zwölf"), ("1-1", "Zwölf"), ("2-0", "Title")]
     assert kept[2]["text"] == f"{words(6, 'new')}."
-    assert keeper.have() == 3
-    assert +keeper.counts == {
-        "articles": 2, "passages": 3, "short_passages": 1, "repeated_passages": 1, "list_pages": 1,
+    assert +counts == {
+        "rows_read": 5, "articles": 2, "passages": 3, "short_passages": 1, "repeated_passages": 1, "list_pages": 1,
         "articles_without_passage": 2,
     }  # fmt: skip
 
 
-def test_exactly_as_many_passages_as_wanted():
-    keeper = PassageKeeper(3, max_length=5, min_length=1)
-    kept = [
-        passage
-        for key in range(4)
-        for passage in keeper.take(article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}"))
-    ]
-    assert len(kept) == keeper.have() == 3
+def test_exactly_as_many_passages_as_wanted(tmp_path):
+    rows = [article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}") for key in range(4)]
+    counts = Counter()
+    stream = open_rows(str(write_folder(tmp_path / "w", rows)), None, "train")
+    assert len(list(read_passages(stream, 3, 5, 1, counts))) == counts["passages"] == 3
+    assert counts["rows_read"] == 2
 
 
-def test_every_format_gives_the_same_documents(tmp_path):
-    keeper = PassageKeeper(9, 10, 1)
-    passages = keeper.take(article(1, 'Über "heat"\u2028flow \\ 🔥.\n\nSecond paragraph.', "Wärme, Größe"))
-    (tmp_path / "w.jsonl").write_text("".join(json.dumps(each) + "\n" for each in passages))
-    for name in ("w.json", "w.txt"):
-        write_passages(tmp_path / name, iter(passages))
-    lines, array, plain = (read_documents(tmp_path / f"w.{kind}") for kind in ("jsonl", "json", "txt"))
-    assert lines == array
-    assert len(lines) == len(plain) == len(passages) == 1
-    assert plain[0].text.split() == lines[0].content.split()
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "txt"])
+def test_every_format_gives_the_same_documents(tmp_path, suffix):
+    passage = {"_id": "1-0", "title": "Wärme, Größe", "text": 'Über "heat"\u2028flow \\ 🔥.\n\nSecond paragraph.'}
+    write_passages(tmp_path / f"w.{suffix}", iter([passage] * 2))
+    first, second = read_documents(tmp_path / f"w.{suffix}")
+    assert first == second
+    assert first.content.split() == f"{passage['title']} {passage['text']}".split()
 
 
 def test_the_seed_orders_the_files_and_every_row_comes_once(tmp_path):
-    for place in range(8):
-        rows = [article(8 * place + i, "text") for i in range(8)]
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"train-{place:05d}-of-00008.parquet", row_group_size=3)
-    source = resolve_split(str(tmp_path), None, "train")
-    orders = {seed: [row["id"] for row in open_rows(source, seed)] for seed in (None, 0, 1)}
+    folder = write_folder(tmp_path / "w", [article(i, "text") for i in range(64)], 8)
+    orders = {seed: [row["id"] for row in open_rows(str(folder), None, "train", seed=seed)] for seed in (None, 0, 1)}
     assert orders[None] == [str(i) for i in range(64)]
     assert orders[0] != orders[1]
-    assert [row["id"] for row in open_rows(source, 0)] == orders[0]
+    assert [row["id"] for row in open_rows(str(folder), None, "train", seed=0)] == orders[0]
     assert sorted(orders[0], key=int) == sorted(orders[1], key=int) == orders[None]
-    for stop in (0, 3, 8, 9, 63):
-        stream = open_rows(source, 0)
-        rows = iter(stream)
-        first = [next(rows)["id"] for _ in range(stop)]
-        state = json.loads(json.dumps(stream.state_dict()))
-        again = open_rows(source, 0)
-        again.load_state_dict(state)
-        assert first + [row["id"] for row in again] == orders[0]
+    blocks = [orders[0][i : i + 8] for i in range(0, 64, 8)]
+    assert all([int(each) - int(block[0]) for each in block] == list(range(8)) for block in blocks)
 
 
-def test_rows_that_are_no_articles_are_refused(tmp_path):
-    pq.write_table(pa.Table.from_pylist([{"id": "1", "body": "text"}]), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="has the columns id, body; expected: id, title, text"):
-        PassageKeeper(1, 1, 1).expect(open_rows(resolve_split(str(tmp_path), None, "train")))
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"id": "1", "body": "text"}, "columns id, body; expected: id, title, text"), (article(1, "a b"), "5 words")],
+)
+def test_rows_without_passages_are_refused(tmp_path, row, message):
+    stream = open_rows(str(write_folder(tmp_path / "w", [row])), None, "train")
+    with pytest.raises(InputError, match=message):
+        list(read_passages(stream, 1, 9, 5, Counter()))

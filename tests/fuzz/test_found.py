@@ -12,7 +12,6 @@ from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, read_qrels
 from ragcun.data.locate import CollectionFolder
-from ragcun.data.part_file import PartFile
 from ragcun.embeddings.precomputed import _read_matrix
 from ragcun.errors import InputError
 from ragcun.reporting.plots import loss_figure
@@ -26,8 +25,6 @@ CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
     "a term that is a list": (loss_figure, f'{STEP}{{"a": []}}}}\n'.encode(), "'a' is [] where a number is expected"),
     "terms that are a list": (loss_figure, f"{STEP}[1]}}\n".encode(), "'terms' is [1] where an object is expected"),
     "a step of 400 digits": (loss_figure, b'{"kind": "step", "step": ' + b"9" * 400 + b"}\n", "a number is expected"),
-    "a note without size": (lambda path: PartFile(path.with_suffix(""), {}), b"{}", "is no note of a download"),
-    "a note that is a list": (lambda path: PartFile(path.with_suffix(""), {}), b"[]", "is no note of a download"),
     "a setting that is missing": (
         lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)),
         b"epochs: 3\n",

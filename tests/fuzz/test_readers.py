@@ -19,7 +19,6 @@ from ragcun.data.beir import Document, load_collection, read_qrels, write_collec
 from ragcun.data.documents import read_documents
 from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.data.pairs import FIELDS, read_pairs
-from ragcun.data.part_file import PartFile
 from ragcun.data.records import is_encodable
 from ragcun.embeddings.precomputed import read_vectors
 from ragcun.errors import InputError
@@ -289,18 +288,3 @@ def test_records_of_seen_documents(content: bytes, tmp_path: Path) -> None:
 def test_records_of_hidden_documents(content: bytes, tmp_path: Path) -> None:
     held_out = read_or_refused(tmp_path / "ragcun" / "held_out.json", content, lambda _: read_held_out(tmp_path))
     assert held_out is None or 0 < held_out.fraction < 1
-
-
-NOTE = {
-    "format": 1, "size": 8, "settings": {"a": 1}, "source": {"revision": "x"}, "stream": {"file": 0},
-    "counts": {"n": 1}, "finished": False,
-}  # fmt: skip
-
-
-@FUZZ
-@given(content=hostile(json.dumps(NOTE).encode(), NOTE))
-def test_notes_of_downloads(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.part").write_bytes(b'{"a":1}\n')
-    read_or_refused(
-        tmp_path / "a.part.json", content, lambda _: list(PartFile(tmp_path / "a.part", {"a": 1}).rows()), tmp_path
-    )

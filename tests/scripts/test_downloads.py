@@ -1,18 +1,15 @@
-"""download_msmarco.py and download_wiki.py: from folders, from a hub on 127.0.0.1, killed, gone on with, refused."""
+"""download_msmarco.py and download_wiki.py: from folders, from a hub on 127.0.0.1, failed, repeated, refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import random
-import resource
-import signal
+import shutil
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ragcun.data.beir import Document
-from ragcun.data.documents import read_documents
-from ragcun.data.download_files import Download
+from ragcun.cli.download import WikiOptions, download_wiki
 from ragcun.data.pairs import read_pairs
+from ragcun.errors import InputError
+from ragcun.io import file_digest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_NAMES = {"microsoft/ms_marco": "marco", "wikimedia/wikipedia": "wiki"}
 FEATURES = """
@@ -48,20 +44,11 @@ dataset_info:
     - name: url
       dtype: string
 """
-SLOWLY = """
-import runpy, sys
-from ragcun.data import part_file
-part_file.SAVE_EVERY = 1
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 SEVERAL = """
 import json, sys
 from ragcun.cli.download import download_msmarco, download_wiki
 from ragcun.cli.download import MsmarcoOptions, WikiOptions
 from ragcun.errors import InputError
-from ragcun.data import part_file
-part_file.SAVE_EVERY = 7
 for call in json.loads(sys.argv[1]):
     try:
         if "output" in call:
@@ -200,37 +187,33 @@ def hub(data_sets, tmp_path):
     server.shutdown()
 
 
-def contents(folder, without=("manifest.json",)):
+def contents(folder, without="manifest.json"):
     """Return the bytes of a folder's files, by name, hidden ones too."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(without)}
 
 
+@pytest.mark.slow
 def test_the_hub_gives_what_a_folder_gives_also_after_it_failed(run_script, hub, data_sets, tmp_path):
     call, handler = hub
-    for folder, name in (("marco", "msmarco"), ("wiki", "wiki")):
-        flags = ("--output_dir", tmp_path / "m") if folder == "marco" else ("--output", tmp_path / "w" / "w.jsonl")
-        more = ("--subset", "v1.1") if folder == "marco" else ()
-        done = run_script(f"download_{name}", *flags, *more, "--source", data_sets / folder)
-        assert done.code == 0, done.err
+    local = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
+    assert run_script("download_msmarco", *local).code == 0
+    assert run_script("download_wiki", "--source", data_sets / "wiki", "--output", tmp_path / "w" / "w.jsonl").code == 0
     calls = ({"output_dir": str(tmp_path / "hm")}, {"output": str(tmp_path / "hw" / "w.jsonl")})
     handler.forbidden = {"train-00001-of-00003.parquet"}
     for line in call(*calls):
         assert line.startswith("InputError"), line
-        assert "cannot be read on" in line
-        assert "go on from there" in line
-    assert sorted(contents(tmp_path / "hm")) == ["rows.part", "rows.part.json"]
-    assert sorted(contents(tmp_path / "hw")) == ["w.jsonl.part", "w.jsonl.part.json"]
-    assert json.loads((tmp_path / "hm" / "rows.part.json").read_text())["counts"]["rows_read"] == 40
+        assert "cannot be read" in line
+    assert not list(tmp_path.glob("h[mw]/*"))
     handler.forbidden = set()
     lines = call(*calls)
     assert not any(line.startswith("InputError") for line in lines), lines
     assert contents(tmp_path / "hm") == contents(tmp_path / "m")
     assert contents(tmp_path / "hw") == contents(tmp_path / "w")
-    manifest = json.loads((tmp_path / "hm" / "manifest.json").read_text())
-    assert manifest["source"]["revision"] == COMMIT
-    assert manifest["source"]["name"] == "microsoft/ms_marco"
+    source = json.loads((tmp_path / "hm" / "manifest.json").read_text())["source"]
+    assert source == {"name": "microsoft/ms_marco", "subset": "v1.1", "split": "train", "revision": COMMIT}
 
 
+@pytest.mark.slow
 def test_what_the_hub_has_not_is_one_sentence(hub, tmp_path):
     call, _ = hub
     out = {"output_dir": str(tmp_path / "m")}
@@ -241,15 +224,14 @@ def test_what_the_hub_has_not_is_one_sentence(hub, tmp_path):
         {**out, "revision": "v0"},
         {"output": str(tmp_path / "w.jsonl"), "language": "xx"},
     )
-    assert unknown.startswith("InputError: the hub does not give the data set 'team/nothing' (404); give a name")
+    assert "'team/nothing' (404)" in unknown
     assert "at revision v0 (404)" in old
     for message, asked, there in ((subset, "v9", "v1.1"), (split, "test", "train"), (other, ".xx", "20231101.en")):
         assert message.startswith("InputError: cannot open")
         assert asked in message
         assert there in message
-        assert "check --subset and --split" in message
     (away,) = call(out, HF_ENDPOINT="http://127.0.0.1:9")
-    assert away.startswith("InputError: the hub cannot be reached for the data set 'microsoft/ms_marco'")
+    assert "the hub cannot be reached for the data set 'microsoft/ms_marco'" in away
     (offline,) = call(out, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set" in offline
     assert [path.name for path in tmp_path.rglob("*.json*") if "home" not in path.parts] == []
@@ -285,114 +267,39 @@ def test_pairs_and_their_negatives(marco, tmp_path, tiny_bert, negatives):
     assert with_negative == expected if expected is not None else with_negative > 10
     assert all(negative != positive for _, positive, negative in train.rows())
     for name, facts in manifest["files"].items():
-        content = (tmp_path / "m" / name).read_bytes()
-        assert facts["sha256"] == hashlib.sha256(content).hexdigest()
-        assert facts["lines"] == content.count(b"\n")
+        path = tmp_path / "m" / name
+        assert facts == {"bytes": path.stat().st_size, "blake2b": file_digest(path)}
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted([*manifest["files"], "manifest.json"])
 
 
-def test_a_killed_download_leaves_nothing_that_looks_complete_and_is_gone_on_with(run_script, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    draw = random.Random(1)
-    rows = [{"id": str(n), "url": "u", "title": "T", "text": f"{sentence(draw)} {n}."} for n in range(5000)]
-    write_split(tmp_path / "many" / "20231101.en", rows, 3)
-    arguments = ("--source", tmp_path / "many", "--max_length", 20, "--min_length", 2, "--output")
-    command = [sys.executable, "-c", SLOWLY, SCRIPTS / "download_wiki.py", *arguments, tmp_path / "k" / "w.jsonl"]
-    running = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    note = tmp_path / "k" / "w.jsonl.part.json"
-    until = time.monotonic() + 60
-    while not note.exists() and running.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    read = json.loads(note.read_text())["counts"]["rows_read"]
-    assert 0 < read < 5000
-    assert not (tmp_path / "k" / "w.jsonl").exists()
-    assert not (tmp_path / "k" / "w.jsonl.manifest.json").exists()
-    assert run_script("download_wiki", *arguments, tmp_path / "whole" / "w.jsonl").code == 0
-    again = run_script("download_wiki", *arguments, tmp_path / "k" / "w.jsonl")
-    assert again.code == 0, again.err
-    left = contents(tmp_path / "k", ())
-    assert left == contents(tmp_path / "whole", ())
-    assert f"after {read} rows read" in caplog.text
-    ids = [json.loads(line)["_id"] for line in (tmp_path / "k" / "w.jsonl").read_text().splitlines()]
-    assert len(ids) == len(set(ids)) == json.loads(left["w.jsonl.manifest.json"])["counts"]["passages"]
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "txt"])
-@pytest.mark.parametrize("step", [(Download, "write_manifest"), (os, "replace"), (Download, "clear_part")])
-def test_a_failure_while_files_are_finished_is_gone_on_with(run_script, data_sets, tmp_path, monkeypatch, suffix, step):
-    arguments = (
-        "--source",
-        data_sets / "wiki",
-        "--num_passages",
-        50,
-        "--max_length",
-        30,
-        "--min_length",
-        5,
-        "--output",
-    )
-    assert run_script("download_wiki", *arguments, tmp_path / "whole" / f"w.{suffix}").code == 0
-    file = tmp_path / "w" / f"w.{suffix}"
-    real = getattr(*step)
-
-    def fail(*given):
-        if step[0] is not os or Path(given[1]) == file:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*step, fail)
-        assert run_script("download_wiki", *arguments, file).code == 130
-    complete = file.exists() and file.with_name(f"{file.name}.manifest.json").exists()
-    assert complete == (step[1] == "clear_part")
-    done = run_script("download_wiki", *arguments, file, "--resume")
-    assert done.code == 0, done.err
-    assert ("nothing to do" in done.out) == complete
-    assert contents(tmp_path / "w", ()) == contents(tmp_path / "whole", ())
-    documents = read_documents(file)
-    assert len(documents) == len(set(documents)) == 50
-    if suffix != "txt":
-        assert isinstance(documents[0], Document)
-        assert documents[0].title.startswith("Über ")
+def test_a_failed_download_leaves_nothing_that_looks_whole(data_sets, tmp_path):
+    shutil.copytree(data_sets / "wiki", tmp_path / "damaged")
+    file = sorted((tmp_path / "damaged" / "20231101.en").iterdir())[-1]
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"damaged .* cannot be read"):
+        download_wiki(WikiOptions(str(tmp_path / "out" / "w.json"), source=str(tmp_path / "damaged")))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_clearly, data_sets, tmp_path):
     assert marco("m").code == 0
     before = contents(tmp_path / "m", ())
     where = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
-    message = fails_clearly("download_msmarco", *where)
-    assert "is there already" in message
-    assert "give --overwrite, or --resume to leave it" in message
+    assert "is there already" in fails_clearly("download_msmarco", *where)
     assert "nothing to do" in marco("m", "--resume").out
     assert "seed 0, now it is 1" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
-    assert contents(tmp_path / "m", ()) == before
     failed = fails_clearly("download_msmarco", *where[2:], "--source", data_sets / "wiki", "--overwrite")
-    assert "no train*.parquet" in failed
+    assert str(data_sets / "wiki") in failed
     assert contents(tmp_path / "m", ()) == before
     assert marco("m", "--overwrite", "--seed", 1).code == 0
     assert marco("other", "--seed", 1).code == 0
     assert contents(tmp_path / "m", ()) == contents(tmp_path / "other", ()) != before
+    (tmp_path / "m" / "train.jsonl").write_text("cut")
+    assert "train.jsonl" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("mine")
     assert "is there already" in fails_clearly("download_msmarco", *where[:-1], tmp_path / "own", "--resume")
     assert (tmp_path / "own" / "train.jsonl").read_text() == "mine"
-
-
-def test_a_full_disk_is_named_and_the_download_goes_on(marco, fails_clearly, data_sets, tmp_path):
-    where = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
-        message = fails_clearly("download_msmarco", *where)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "File too large; make room" in message
-    assert not (tmp_path / "m" / "train.jsonl").exists()
-    assert marco("m").code == 0
-    assert marco("whole").code == 0
-    assert contents(tmp_path / "m", ()) == contents(tmp_path / "whole", ())
 
 
 @pytest.mark.parametrize(
@@ -401,7 +308,7 @@ def test_a_full_disk_is_named_and_the_download_goes_on(marco, fails_clearly, dat
         ("msmarco", ("--dev_fraction", 1), "--dev_fraction must be at least 0 and below 1, got 1.0"),
         ("msmarco", ("--dev_fraction", 0.1, "--num_dev", 3), "contradict each other"),
         ("msmarco", ("--num_dev", -1), "--num_dev must be at least 0"),
-        ("msmarco", ("--num_dev", 5000), "no pair is left for training of 100"),
+        ("msmarco", ("--num_dev", 5000), "none of the 100 pairs"),
         ("msmarco", ("--max_train_samples", 0), "--max_train_samples must be at least 1"),
         ("msmarco", ("--negatives_per_query", 0), "--negatives_per_query must be at least 1"),
         ("msmarco", ("--negative_margin", 2), "margin must be below 1"),
@@ -424,10 +331,3 @@ def test_wrong_settings_are_one_sentence(fails_clearly, data_sets, tmp_path, scr
     }
     assert part in fails_clearly(f"download_{script}", *where[script], *flags)
     assert not list(tmp_path.rglob("*.jsonl"))
-
-
-def test_another_process_is_waited_for_by_the_user(fails_clearly, data_sets, tmp_path):
-    download = Download(tmp_path / "manifest.json", (), tmp_path / "rows.part")
-    with download.locked():
-        where = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path)
-        assert "is being written by another process" in fails_clearly("download_msmarco", *where)
