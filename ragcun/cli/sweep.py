@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 from ragcun.cli.parser import FLAGS, ArgumentParser, add_flags, flag, from_mapping
 from ragcun.errors import InputError
@@ -43,23 +44,23 @@ def sweep(options: SweepOptions) -> str:
         raise InputError("sweeps need the package optuna: pip install 'ragcun[sweeps]'")
     import yaml
 
-    from ragcun.io import write_json, write_text
-    from ragcun.sweeps.folder import SweepFolder
-    from ragcun.sweeps.read import read_space
-    from ragcun.sweeps.report import markdown, summarise
-    from ragcun.sweeps.rules import check_inputs
-    from ragcun.sweeps.study import run_sweep
+    from ragcun.io import claim_folder, write_json, write_text
+    from ragcun.sweeps.space import check_inputs, read_space
+    from ragcun.sweeps.study import markdown, run_sweep, summarise
 
     space = read_space(options.config, options.trials)
     data = check_inputs(space)
-    folder = SweepFolder(options.output_dir, options.resume, options.overwrite)
+    folder = Path(options.output_dir)
+    log, report, settings = folder / "study.log", folder / "report.md", folder / "best_config.yaml"
+    old = (folder / "runs", log, report.with_suffix(".json"), report, settings)
+    claim_folder(folder, "sweep", log, old, options.resume, options.overwrite)
     figures = summarise(space, run_sweep(space, folder, data, options.keep_runs), folder)
-    write_json(folder.report_json, figures)
-    write_text(folder.report, markdown(figures))
+    write_json(report.with_suffix(".json"), figures)
+    write_text(report, markdown(figures))
     best = figures["best"]
     if best is None:
         raise InputError(
             f"all {figures['trials']} trials failed, the first one because: {figures['rows'][0]['message']}"
         )
-    write_text(folder.best_config, yaml.safe_dump(best["settings"], sort_keys=False, allow_unicode=True))
-    return f"{folder.report.read_text(encoding='utf-8')}\nreport: {folder.report}, settings: {folder.best_config}"
+    write_text(settings, yaml.safe_dump(best["settings"], sort_keys=False, allow_unicode=True))
+    return f"{markdown(figures)}\nreport: {report}, settings: {settings}"

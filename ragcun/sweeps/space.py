@@ -1,19 +1,29 @@
-"""What a sweep tries: settings that are varied, and the settings that all its runs share."""
+"""What a sweep tries: the YAML file, every name and value of which is checked as `TrainConfig` checks it."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ragcun.cli.parser import flag, from_mapping
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ragcun.cli.parser import flag, from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
+from ragcun.losses.objective import Objective
+from ragcun.training.setup import build_data, build_encoder
 
-SAMPLERS = ("grid", "random", "tpe")
+RESERVED = dict.fromkeys(("output_dir", "resume", "overwrite"), "a flag of sweep.py")
+RESERVED |= {"seed": "set by the sweep: list the seeds under seeds"}
+CRITERIA = ("val_data", "dev_beir", "dev_split", "dev_fraction")
+"""Settings that say what a configuration is judged by."""
+OBJECTIVE = {field.name for field in dataclasses.fields(Objective)} | {"batch_size"}
+"""Settings that change the validation objective itself."""
 
 
 @dataclass
@@ -21,41 +31,16 @@ class Settings:
     """The settings of a sweep that are one value each."""
 
     study: str = flag(dataclasses.MISSING, "name of the sweep")
-    sampler: str = flag("tpe", "how configurations are proposed", choices=SAMPLERS)
+    sampler: str = flag("tpe", "how configurations are proposed", choices=("grid", "random", "tpe"))
     sampler_seed: int = flag(0, "seed of the proposals")
-    trials: int | None = flag(None, "how many configurations are tried (default: the whole grid)")
+    trials: int | None = flag(None, "number of configurations (default: the whole grid)")
     direction: str = flag("maximise", "the score is higher for better", choices=("maximise",))
 
     def __post_init__(self) -> None:
         if self.trials is None and self.sampler != "grid":
             raise ValueError(f"sampler {self.sampler} needs a number of trials; add 'trials: 20'")
-        if self.trials is not None and self.trials < 1:
-            raise ValueError(f"trials must be at least 1, got {self.trials}")
-        if self.sampler_seed < 0:
-            raise ValueError(f"sampler_seed must be at least 0, got {self.sampler_seed}")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A setting that is varied: one of `values`, or a number from `low` to `high`.
-
-    Attributes:
-        values: all that it may be; None where it is a range without steps.
-        low, high: the ends of a range, None where values are listed.
-        step: distance of neighbours in a range, None where there is none.
-        log: whether the range is drawn from by its logarithm.
-    """
-
-    values: tuple[Any, ...] | None
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    log: bool = False
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """The values that show whether all of them are possible."""
-        return (self.low, self.high) if self.low is not None else self.values or ()
+        if self.sampler_seed < 0 or (self.trials is not None and self.trials < 1):
+            raise ValueError(f"trials must be at least 1 and sampler_seed at least 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -65,55 +50,114 @@ class Space:
     source: str
     settings: Settings
     base: dict[str, Any]
-    parameters: dict[str, Parameter]
+    parameters: dict[str, BaseDistribution]
     seeds: tuple[int, ...]
 
     def config(self, chosen: Mapping[str, Any], **more: Any) -> TrainConfig:
         """Return the settings of one run: the base, the chosen values over it, and what the sweep itself sets."""
-        return checked({**self.base, **chosen, **more}, self.source)
+        return from_mapping(TrainConfig, {**self.base, **chosen, **more}, self.source)
 
-    def grid(self) -> list[dict[str, Any]]:
-        """Return all configurations, the last parameter varying fastest.
-
-        Raises:
-            InputError: a parameter is a range without steps.
-        """
-        columns = []
-        for name, parameter in self.parameters.items():
-            if parameter.values is None:
-                raise InputError(f"{self.source}: sampler grid cannot list {name}, a range; give its values or a step")
-            columns.append(parameter.values)
-        return [dict(zip(self.parameters, point, strict=True)) for point in itertools.product(*columns)]
-
-    @property
-    def limit(self) -> int:
-        """How many configurations are tried at most."""
-        sizes = [None if each.values is None else len(each.values) for each in self.parameters.values()]
-        known = [size for size in sizes if size is not None]
-        size = math.prod(known) if len(known) == len(sizes) else None
-        return min(number for number in (self.settings.trials, size) if number is not None)
-
-    def variations(self) -> list[TrainConfig]:
-        """Return a configuration for each end of each parameter, the others at their first value."""
-        first = {name: parameter.ends[0] for name, parameter in self.parameters.items()}
-        pairs = [(name, value) for name, parameter in self.parameters.items() for value in parameter.ends]
-        return [self.config({**first, name: value}, seed=self.seeds[0]) for name, value in pairs]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what decides proposals and scores: all but the number of trials."""
-        settings = {name: value for name, value in dataclasses.asdict(self.settings).items() if name != "trials"}
-        parameters = {name: dataclasses.asdict(parameter) for name, parameter in self.parameters.items()}
-        listed = {name: each | {"values": each["values"] and list(each["values"])} for name, each in parameters.items()}
-        return settings | {"base": self.base, "parameters": listed, "seeds": list(self.seeds)}
+    def extremes(self) -> list[TrainConfig]:
+        """Return a configuration for each listed value and each end of a range, the others at their first value."""
+        ends = {
+            name: each.choices if isinstance(each, CategoricalDistribution) else (vars(each)["low"], vars(each)["high"])
+            for name, each in self.parameters.items()
+        }
+        first = {name: values[0] for name, values in ends.items()}
+        return [self.config({**first, name: value}) for name, values in ends.items() for value in values]
 
 
-def checked(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """Build the settings of a run.
+def read_space(path: str | Path, trials: int | None = None) -> Space:
+    """Read the YAML file of a sweep; `trials` replaces the file's own number.
 
     Raises:
-        InputError: a name or a value is not possible; the message begins with `where`.
+        InputError: a name or a value is not possible, or the sweep would choose by training or test data.
     """
+    source, given = str(path), read_yaml(path)
+    base, entries, seeds = given.pop("base", {}), given.pop("parameters", {}), given.pop("seeds", [42])
+    settings = from_mapping(Settings, given | ({} if trials is None else {"trials": trials}), source)
+    for part, named in (("base", base), ("parameters", entries)):
+        if not isinstance(named, dict) or not named:
+            raise InputError(f"{source}, {part}: must hold settings of train.py")
+        if reserved := sorted(named.keys() & RESERVED.keys()):
+            raise InputError(f"{source}, {part}: {reserved[0]} is {RESERVED[reserved[0]]}")
+    if wrong := sorted(entries.keys() & {*base, *CRITERIA}):
+        raise InputError(f"{source}, parameters: {wrong[0]} must be the same for all; give it once, under base")
+    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise InputError(f"{source}: seeds must be a list of different numbers, such as [1, 2, 3]")
+
+    def convert(part: str, name: str, value: Any) -> Any:
+        needed = {} if name in ("train_data", "documents", "corpus") else {"train_data": "-"}
+        return getattr(from_mapping(TrainConfig, needed | {name: value}, f"{source}, {part}"), name)
+
+    grid = settings.sampler == "grid"
+    parameters = {
+        name: _distribution(f"{source}, parameters, {name}", entry, partial(convert, "parameters", name), grid)
+        for name, entry in entries.items()
+    }
+    plain = {name: convert("base", name, value) for name, value in base.items()}
+    space = Space(source, settings, plain, parameters, tuple(convert("seeds", "seed", seed) for seed in seeds))
+    _check_criterion(space)
+    return space
+
+
+def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: bool) -> BaseDistribution:
+    """Describe a parameter to Optuna, which checks names, ends, step and logarithm."""
     try:
-        return from_mapping(TrainConfig, values, where)
-    except InputError as error:
-        raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+        if "values" in entry:
+            values = [convert(value) for value in entry["values"]]
+            if len(set(values)) < len(values):
+                raise ValueError("a value is listed twice")
+            return CategoricalDistribution(values, **{name: entry[name] for name in entry if name != "values"})
+        low, high = convert(entry["low"]), convert(entry["high"])
+        options = {name: type(low)(str(value)) if name == "step" else value for name, value in entry.items()}
+        if options.get("log", False) not in (True, False):
+            raise ValueError(f"log must be true or false, got {options['log']!r}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Optuna only warns of a range that its steps do not fill
+            kind = IntDistribution if isinstance(low, int) else FloatDistribution
+            distribution = kind(**options | {"low": low, "high": high})
+        if grid and isinstance(distribution, FloatDistribution) and distribution.step is None:
+            raise ValueError("the grid needs a step")
+        return distribution
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError, UserWarning) as error:
+        forms = "{values: […]}, {low, high, step} or {low, high, log}"
+        raise InputError(f"{where}: {error}; give {forms} of numbers, or values of any kind") from error
+
+
+def _check_criterion(space: Space) -> None:
+    """Refuse to choose by training or test data, or by scores that cannot be compared between configurations."""
+    where, base = f"{space.source}, base", space.base
+    for config in space.extremes():
+        if not (config.dev_beir or config.dev_fraction or config.val_data):
+            raise InputError(f"{where}: no dev data to choose by; add dev_beir, dev_fraction or val_data")
+        if config.dev_split.strip().lower() == "test":
+            raise InputError(f"{where}: dev_split: test would choose settings by the test queries; name a dev split")
+        if _same(config.dev_beir, config.train_data) and config.dev_split == "train":
+            raise InputError(f"{where}: dev_split: train would choose by the training queries; name a dev split")
+        if _same(config.val_data, config.train_data) and not Path(str(config.val_data)).is_dir():
+            raise InputError(f"{where}: val_data is the training data; name other pairs")
+    if base.get("dev_fraction") and "train_data" in space.parameters:
+        raise InputError(f"{where}: dev_fraction takes queries from train_data, which is varied; use dev_beir instead")
+    varied = sorted(space.parameters.keys() & OBJECTIVE)
+    if varied and not (base.get("dev_beir") or base.get("dev_fraction")):
+        raise InputError(f"{where}: {varied[0]} changes the objective on val_data; add dev_beir or dev_fraction")
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and Path(one).resolve() == Path(other).resolve()
+
+
+def check_inputs(space: Space) -> dict[str, dict[str, str]]:
+    """Read all data and models that the configurations name, and return the data's hashes.
+
+    Raises:
+        InputError: one of them is missing or wrong.
+    """
+    configs = space.extremes()
+    for config in {(config.base_model, config.load_checkpoint): config for config in configs}.values():
+        build_encoder(dataclasses.replace(config, lambda_predictive=0.0, lambda_residual=0.0))
+    data = {str(config.train_data or config.documents): config for config in configs}
+    return {name: build_data(config).hashes() for name, config in data.items()}

@@ -1,112 +1,118 @@
-"""Running a sweep: propose a configuration, train it once for each seed, write down its scores, and so on."""
+"""Running a sweep with Optuna, and its report: each configuration is trained once for each seed."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
+import shlex
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from ragcun.errors import InputError
-from ragcun.sweeps.folder import SweepFolder
-from ragcun.sweeps.propose import distributions, propose
+from ragcun.reporting.tables import ABSENT, markdown_table
 from ragcun.sweeps.space import Space
 from ragcun.training.loop import fit
-from ragcun.training.result import FitResult
 
 logger = logging.getLogger(__name__)
 SWEEP = "sweep"
-"""The study's attribute that holds the sweep's settings and the hashes of its data."""
+SAMPLERS = {
+    "grid": optuna.samplers.BruteForceSampler,
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+}
+DRAWS = 100
+"""How often a configuration that was tried already is drawn again before the space counts as exhausted."""
 
 
 def run_sweep(
-    space: Space, folder: SweepFolder, data: dict[str, dict[str, str]], keep_runs: bool = False
+    space: Space, folder: Path, data: dict[str, dict[str, str]], keep_runs: bool = False
 ) -> list[FrozenTrial]:
     """Try configurations until the sweep's number of trials is reached or none is left; return all finished trials.
 
-    The journal holds finished trials alone, so that one which was interrupted is run again from its start. A trial
-    whose settings or loss are not possible (`InputError`) is finished too: it failed, and its message is kept.
-
-    Args:
-        space: what is tried.
-        folder: where the journal and the runs lie.
-        data: hashes of the data (`check_inputs`); a sweep goes on only with the data it began with.
-        keep_runs: whether run folders stay.
+    The journal in `folder` holds finished trials only, so an interrupted one runs again from its start. A trial whose
+    settings or loss are not possible (`InputError`) is finished too: it failed, and its message is kept. A sweep
+    resumes only with the `data` that it began with, given as the hashes of `check_inputs`.
 
     Raises:
         InputError: another process runs this sweep, or the journal is of other settings or other data.
     """
-    with _alone(folder):
-        study = _open_study(space, folder, data)
-        finished = study.get_trials(deepcopy=False)
-        with tqdm(total=space.limit, initial=len(finished), desc=space.settings.study, unit="trial") as bar:
-            while len(finished) < space.limit:
-                if (chosen := propose(space, finished)) is None:
-                    logger.info("no configuration is left that was not tried: %d trials", len(finished))
-                    break
-                study.add_trial(_measure(space, chosen, folder.trial(len(finished)), keep_runs))
-                finished = study.get_trials(deepcopy=False)
-                bar.set_postfix(best=max((trial.value for trial in finished if trial.value is not None), default=None))
-                bar.update()
-        return finished
-
-
-@contextlib.contextmanager
-def _alone(folder: SweepFolder) -> Iterator[None]:
-    lock = FileLock(folder.lock, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / ".sweep.lock", timeout=0):
+            study = _open_study(space, folder, data)
+            finished = study.get_trials(deepcopy=False)
+            limit = space.settings.trials
+            with tqdm(total=limit, initial=len(finished), desc=space.settings.study, unit="trial") as bar:
+                while len(finished) != limit and (chosen := propose(space, finished)) is not None:
+                    run = folder / "runs" / f"trial-{len(finished):04d}"
+                    study.add_trial(_measure(space, chosen, run))
+                    finished = study.get_trials(deepcopy=False)
+                    if not keep_runs:
+                        shutil.rmtree(run, ignore_errors=True)
+                    bar.update()
+            with contextlib.suppress(OSError):
+                (folder / "runs").rmdir()  # stays while it holds runs
+            return finished
     except Timeout as error:
-        raise InputError(f"another process runs the sweep in {folder.path}; wait for it or stop it") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        raise InputError(f"another process runs the sweep in {folder}; wait for it or stop it") from error
 
 
-def _open_study(space: Space, folder: SweepFolder, data: dict[str, dict[str, str]]) -> optuna.Study:
-    """Open the journal, or start it; a journal of other settings or other data is refused."""
-    wanted = json.loads(json.dumps(space.to_dict() | {"data": data}))
+def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> optuna.Study:
+    wanted = dataclasses.asdict(space.settings) | {"base": space.base, "seeds": space.seeds, "data": data}
+    wanted |= {"parameters": {name: repr(each) for name, each in space.parameters.items()}}
+    wanted = json.loads(json.dumps({name: value for name, value in wanted.items() if name != "trials"}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _drop_torn_line(folder.log)
-    storage = JournalStorage(JournalFileBackend(str(folder.log)))
+    log = folder / "study.log"
+    if log.exists() and not (written := log.read_bytes()).endswith(b"\n"):  # a killed process left half a line
+        with log.open("r+b") as file:
+            file.truncate(written.rfind(b"\n") + 1)
+    storage = JournalStorage(JournalFileBackend(str(log)))
     study = optuna.create_study(storage=storage, study_name=SWEEP, direction="maximize", load_if_exists=True)
     known = study.user_attrs.get(SWEEP, wanted)
     if known != wanted:
         changed = sorted(name for name in wanted.keys() | known.keys() if known.get(name) != wanted.get(name))
-        raise InputError(
-            f"{folder.path} holds a sweep with another {changed[0]} than {space.source}; "
-            "give another --output_dir, or --overwrite"
-        )
-    if SWEEP not in study.user_attrs:
-        study.set_user_attr(SWEEP, wanted)
+        raise InputError(f"{folder} holds a sweep with another {changed[0]}; give another --output_dir, or --overwrite")
+    study.set_user_attr(SWEEP, wanted)
     return study
 
 
-def _drop_torn_line(log: Path) -> None:
-    """Cut off a last line that a killed process left without its end."""
-    if not log.exists():
-        return
-    whole = log.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        with log.open("r+b") as file:
-            file.truncate(end)
+def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    """Return the configuration to try after the `finished` trials, None where none is left.
+
+    The sampler is seeded anew by the sweep's seed and the number of finished trials, so that an interrupted sweep
+    resumes with the proposals that it would have made.
+    """
+    tried = [trial.params for trial in finished]
+    for draw in range(DRAWS):
+        entropy = [space.settings.sampler_seed, len(finished), draw]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # BruteForceSampler
+            sampler = SAMPLERS[space.settings.sampler](seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials(finished)
+        chosen = study.ask(space.parameters).params
+        if chosen not in tried:
+            return chosen
+    return None
 
 
-def _measure(space: Space, chosen: dict[str, Any], folder: Path, keep_runs: bool) -> FrozenTrial:
+def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
     """Train a configuration once for each seed, and return it as a finished trial."""
     started = time.perf_counter()
     try:
@@ -114,33 +120,124 @@ def _measure(space: Space, chosen: dict[str, Any], folder: Path, keep_runs: bool
             fit(space.config(chosen, seed=seed, output_dir=str(folder / f"seed-{seed}"), overwrite=True))
             for seed in space.seeds
         ]
-        outcome: dict[str, Any] = {"value": _mean(results), "user_attrs": _figures(results)}
+        scores = [result.score for result in results if result.score is not None]
+        figures = {
+            "scores": scores,
+            "base_scores": [result.base_score for result in results],
+            "best_epochs": [result.best_epoch for result in results],
+            "steps": sum(result.steps for result in results),
+        }
+        outcome: dict[str, Any] = {"value": statistics.fmean(scores), "user_attrs": figures}
     except InputError as error:
         logger.warning("trial failed: %s", error)
         outcome = {"state": TrialState.FAIL, "user_attrs": {"message": str(error)}}
-    if not keep_runs:
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
     outcome["user_attrs"]["seconds"] = time.perf_counter() - started
-    return optuna.create_trial(params=chosen, distributions=distributions(space), **outcome)
+    return optuna.create_trial(params=chosen, distributions=space.parameters, **outcome)
 
 
-def _mean(results: list[FitResult]) -> float:
-    return statistics.fmean(_known(result.score) for result in results)
+def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict[str, Any]:
+    """Return all figures of a sweep: its settings, its trials from best to worst, the best, and importances.
 
-
-def _known(score: float | None) -> float:
-    if score is None:
-        raise ValueError("a run without a score cannot be compared")
-    return score
-
-
-def _figures(results: list[FitResult]) -> dict[str, Any]:
+    A score is the mean over seeds of a run's best epoch; ``sd`` is the sample standard deviation over seeds.
+    """
+    rows = sorted(map(_row, trials), key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["trial"]))
+    best = None
+    if rows and rows[0]["score"] is not None:
+        settings = {**space.base, **rows[0]["parameters"], "seed": space.seeds[0], "output_dir": str(folder / "best")}
+        flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        best = rows[0] | {"settings": settings, "command": shlex.join(["python", "scripts/train.py", *flags])}
+    judged_by_ndcg = space.base.get("dev_beir") or space.base.get("dev_fraction")
     return {
-        "criterion": results[0].criterion,
-        "scores": [result.score for result in results],
-        "base_scores": [result.base_score for result in results],
-        "best_epochs": [result.best_epoch for result in results],
-        "steps": sum(result.steps for result in results),
+        "study": space.settings.study,
+        "source": space.source,
+        "sampler": space.settings.sampler,
+        "criterion": "dev NDCG@10" if judged_by_ndcg else "minus validation objective",
+        "direction": space.settings.direction,
+        "seeds": list(space.seeds),
+        "trials": len(rows),
+        "failed": sum(row["score"] is None for row in rows),
+        "seconds": sum(row["seconds"] for row in rows),
+        "best": best,
+        "importance": importance(trials),
+        "rows": rows,
     }
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's figures; its differences from the base are taken seed by seed, on the same dev queries."""
+    figures = {"scores": [], "base_scores": [], "best_epochs": [], "steps": None, "message": None, **trial.user_attrs}
+    scores, bases = figures["scores"], [base for base in figures["base_scores"] if base is not None]
+    differences = [score - base for score, base in zip(scores, bases, strict=True)] if bases else []
+    figures |= {"score": _mean(scores), "sd": _sd(scores), "base_score": _mean(bases)}
+    figures |= {"difference": _mean(differences), "difference_sd": _sd(differences)}
+    return {"trial": trial.number, "parameters": dict(trial.params), **figures}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
+    """Return each parameter's share of the variance of scores (fANOVA on a random forest), largest first.
+
+    None where fewer than two trials succeeded, or all have the same score. Source: Hutter, Hoos and Leyton-Brown,
+    An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
+    """
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if len({trial.value for trial in done}) < 2:
+        return None
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(done)
+    return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """Lay out a sweep's figures."""
+    rows, best, shares = figures["rows"], figures["best"], figures["importance"] or {}
+    names = list(rows[0]["parameters"]) if rows else []
+    cells = [
+        [
+            str(row["trial"]),
+            *(_text(row["parameters"][name]) for name in names),
+            "failed" if row["message"] else _spread(row["score"], row["sd"]),
+            _spread(row["base_score"], None),
+            _spread(row["difference"], row["difference_sd"], "+"),
+            ", ".join(map(str, row["best_epochs"])) or ABSENT,
+        ]
+        for row in rows
+    ]
+    lead = f"""\
+# Sweep {figures["study"]}
+
+{figures["trials"]} configurations ({figures["failed"]} failed), sampler {figures["sampler"]}, \
+seeds {", ".join(map(str, figures["seeds"]))}, {figures["seconds"]:.0f} s. Means over seeds ± standard deviation; \
+differences from the untouched base are taken seed by seed; epoch 0 is the model before training.
+"""
+    choice = (
+        ""
+        if best is None
+        else f"""
+Best: trial {best["trial"]}. Its score is too high, since it was chosen by it; measure it once on test queries.
+
+```
+{best["command"]}
+```
+"""
+    )
+    table = markdown_table(["trial", *names, figures["criterion"], "base", "difference", "best epoch"], cells)
+    importances = markdown_table(["parameter", "share of variance"], [[name, f"{s:.3f}"] for name, s in shares.items()])
+    failed = "".join(f"- {row['trial']}: {row['message']}\n" for row in rows if row["message"])
+    parts = {"Trials": table, "Importance of the parameters": shares and importances, "Failed trials": failed}
+    return lead + choice + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items() if text)
+
+
+def _spread(mean: float | None, sd: float | None, sign: str = "") -> str:
+    return ABSENT if mean is None else f"{mean:{sign}.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,79 +1,106 @@
-"""Running a sweep on the toy collection: what is run, what is kept, and going on after a kill."""
+"""A sweep of the toy collection: what is proposed and run, what resumes, and what the report says."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import itertools
+import shlex
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 import ragcun.sweeps.study
+from ragcun.cli.parser import parse_config
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.sweeps.folder import SweepFolder
-from ragcun.sweeps.read import read_space
-from ragcun.sweeps.report import summarise
-from ragcun.sweeps.rules import check_inputs
-from ragcun.sweeps.study import run_sweep
+from ragcun.sweeps.space import Space, check_inputs, read_space
+from ragcun.sweeps.study import importance, markdown, propose, run_sweep, summarise
 from ragcun.training.loop import fit
 
-KILLED = """
-import os, signal, sys
-import ragcun.sweeps.study as study
-from ragcun.cli.sweep import parse_sweep, sweep
-real, calls = study.fit, []
-def fit(config):
-    calls.append(config)
-    if len(calls) == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(config)
-study.fit = fit
-sweep(parse_sweep(None))
-"""
+WIDE = {
+    "projection_learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
+    "head_depth": {"low": 2, "high": 4},
+    "activation": {"values": ["gelu", "relu", "tanh"]},
+}
+BASE = {"projection_learning_rate": None}
+
+
+def finish(space: Space, chosen: dict[str, Any]) -> FrozenTrial:
+    """Finish a trial with a score that is best near a rate of .01, without dropout; depth 4 fails."""
+    if chosen["head_depth"] == 4:
+        return optuna.create_trial(state=TrialState.FAIL, params=chosen, distributions=space.parameters)
+    score = -abs(chosen["projection_learning_rate"] - 0.01) - chosen["dropout"]
+    return optuna.create_trial(value=score, params=chosen, distributions=space.parameters)
+
+
+def history(space: Space, length: int) -> list[FrozenTrial]:
+    trials: list[FrozenTrial] = []
+    while len(trials) < length and (chosen := propose(space, trials)) is not None:
+        trials.append(finish(space, chosen))
+    return trials
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_proposals_lie_in_the_space_and_follow_the_seed(write_sweep: Callable[..., Path], sampler: str) -> None:
+    parts = {"base": BASE, "parameters": WIDE, "sampler": sampler, "trials": 15}
+    first, again, other = (history(read_space(write_sweep(**parts, sampler_seed=seed)), 15) for seed in (3, 3, 4))
+    assert [trial.params for trial in first] == [trial.params for trial in again]
+    assert all(ours.params != theirs.params for ours, theirs in zip(first, other, strict=True))
+    for trial in first:
+        assert 1e-4 <= trial.params["projection_learning_rate"] <= 1e-1
+        assert trial.params["dropout"] in (0.0, 0.1, 0.2, 0.3)
+        assert trial.params["head_depth"] in (2, 3, 4)
+        assert trial.params["activation"] in ("gelu", "relu", "tanh")
+
+
+def test_tpe_learns_from_the_trials(write_sweep: Callable[..., Path]) -> None:
+    means = {}
+    for sampler in ("random", "tpe"):
+        space = read_space(write_sweep(base=BASE, parameters=WIDE, sampler=sampler, trials=40))
+        means[sampler] = statistics.fmean(trial.value for trial in history(space, 40)[20:] if trial.value is not None)
+    assert means["tpe"] > means["random"] / 2
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+def test_every_configuration_comes_once(write_sweep: Callable[..., Path], sampler: str) -> None:
+    parameters = {"dropout": {"low": 0.0, "high": 0.1, "step": 0.1}, "head_depth": {"low": 2, "high": 4}}
+    parameters |= {"projection_learning_rate": {"values": [0.01, 0.1]}}
+    space = read_space(write_sweep(base=BASE, parameters=parameters, sampler=sampler, trials=99))
+    tried = [tuple(trial.params.values()) for trial in history(space, 99)]
+    assert sorted(tried) == sorted(itertools.product([0.0, 0.1], [2, 3, 4], [0.01, 0.1]))
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """Collect the configurations that are really trained."""
     seen: list[TrainConfig] = []
-
-    def recorded(config: TrainConfig) -> Any:
-        seen.append(config)
-        return fit(config)
-
-    monkeypatch.setattr(ragcun.sweeps.study, "fit", recorded)
+    monkeypatch.setattr(ragcun.sweeps.study, "fit", lambda config: seen.append(config) or fit(config))
     return seen
 
 
-def run(path: Path, output: Path, trials: int | None = None, keep: bool = False, **how: bool) -> list[FrozenTrial]:
+def run(path: Path, output: Path, trials: int | None = None, keep: bool = False) -> list[FrozenTrial]:
     space = read_space(path, trials)
-    return run_sweep(space, SweepFolder(output, **how), check_inputs(space), keep)
-
-
-def table(path: Path, output: Path, trials: list[FrozenTrial]) -> list[dict[str, Any]]:
-    """Return all figures of the trials, times apart."""
-    rows = summarise(read_space(path), trials, SweepFolder(output, resume=True))["rows"]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    output.mkdir(exist_ok=True)
+    return run_sweep(space, output, check_inputs(space), keep)
 
 
 def test_the_grid_is_run_once_for_each_seed(
     write_sweep: Callable[..., Path], runs: list[TrainConfig], tmp_path: Path
 ) -> None:
-    path = write_sweep()
+    path = write_sweep(parameters={"isotropy": {"values": ["covariance", "gor"]}})
     trials = run(path, tmp_path / "out")
-    wanted = [
-        (point["lambda_isotropy"], point["isotropy"], seed) for point in read_space(path).grid() for seed in (1, 2)
-    ]
-    assert [(config.lambda_isotropy, config.isotropy, config.seed) for config in runs] == wanted
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    wanted = itertools.product(["covariance", "gor"], [1, 2])
+    assert sorted((config.isotropy, config.seed) for config in runs) == list(wanted)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert not (tmp_path / "out" / "runs").exists()
-    assert run(path, tmp_path / "out", resume=True)[-1].number == 5
-    assert len(runs) == 12
+    assert len(run(path, tmp_path / "out")) == 2
+    assert len(runs) == 4
 
 
 def test_scores_are_those_of_fit(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
@@ -87,86 +114,113 @@ def test_scores_are_those_of_fit(write_sweep: Callable[..., Path], tmp_path: Pat
     assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-2" / "best_model").is_dir()
 
 
-@pytest.mark.parametrize("sampler", ["grid", "tpe"])
-def test_going_on_after_a_kill_equals_an_uninterrupted_sweep(
-    write_sweep: Callable[..., Path], runs: list[TrainConfig], tmp_path: Path, sampler: str
+def test_an_interrupted_sweep_resumes_as_if_it_were_not(
+    write_sweep: Callable[..., Path], runs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Killed in the second seed of the third trial: two trials are kept, the third is run again from its start."""
+    """Stopped in the second seed of the third trial, the journal's last line torn: that trial runs again, whole."""
     ranges = {"projection_learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
-    parts = {"base": {"projection_learning_rate": None}, "parameters": ranges} if sampler == "tpe" else {}
-    path = write_sweep(**parts, sampler=sampler, trials=4)
-    whole = table(path, tmp_path / "whole", run(path, tmp_path / "whole"))
-    runs.clear()
-    flags = ["--config", str(path), "--output_dir", str(tmp_path / "cut")]
-    done = subprocess.run([sys.executable, "-c", KILLED.format(call=6), *flags], capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr
-    assert (tmp_path / "cut" / "runs" / "trial-0002").is_dir()
-    trials = run(path, tmp_path / "cut", resume=True)
-    assert len(runs) == 4
-    assert table(path, tmp_path / "cut", trials) == whole
+    path = write_sweep(base=BASE, parameters=ranges, sampler="tpe", trials=3)
+
+    def table(trials: list[FrozenTrial]) -> list[Any]:
+        rows = summarise(read_space(path), trials, tmp_path)["rows"]
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+    whole = table(run(path, tmp_path / "whole"))
+    recorded = ragcun.sweeps.study.fit
+
+    def full(config: TrainConfig) -> Any:
+        if len(runs) == 11:
+            raise OSError("no space left on device")
+        return recorded(config)
+
+    monkeypatch.setattr(ragcun.sweeps.study, "fit", full)
+    with pytest.raises(OSError, match="no space left"):
+        run(path, tmp_path / "cut")
+    with (tmp_path / "cut" / "study.log").open("ab") as log:
+        log.write(b'{"op_code": 4, "worker')
+    monkeypatch.setattr(ragcun.sweeps.study, "fit", recorded)
+    assert table(run(path, tmp_path / "cut")) == whole
+    assert len(runs) == 6 + 5 + 2
     assert not (tmp_path / "cut" / "runs").exists()
 
 
-def test_more_trials_go_on_from_those_there_are(
-    write_sweep: Callable[..., Path], runs: list[TrainConfig], tmp_path: Path
-) -> None:
-    path = write_sweep(seeds=[1])
-    run(path, tmp_path / "out", trials=2)
-    assert len(run(path, tmp_path / "out", trials=3, resume=True)) == len(runs) == 3
-
-
-def test_a_torn_last_line_is_dropped(write_sweep: Callable[..., Path], runs: list[TrainConfig], tmp_path: Path) -> None:
-    path = write_sweep(seeds=[1])
-    run(path, tmp_path / "out", trials=2)
-    log = tmp_path / "out" / "study.log"
-    log.write_bytes(log.read_bytes()[:-20])
-    assert len(run(path, tmp_path / "out", trials=2, resume=True)) == 2
-    assert len(runs) == 3
-    assert len(run(path, tmp_path / "out", trials=2, resume=True)) == 2
-
-
-def test_a_trial_that_diverges_is_recorded_and_passed_over(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_trial_that_diverges_is_recorded_as_failed(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
     rates = {"projection_learning_rate": {"values": [1e30, 1e-2]}}
-    path = write_sweep(base={"projection_learning_rate": None, "max_grad_norm": 0}, parameters=rates)
-    failed, fine = run(path, tmp_path / "out")
+    path = write_sweep(base=BASE | {"max_grad_norm": 0}, parameters=rates)
+    failed, fine = sorted(run(path, tmp_path / "out"), key=lambda trial: -trial.params["projection_learning_rate"])
     assert (failed.state, fine.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert "lower --learning_rate" in failed.user_attrs["message"]
-    assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_other_errors_stop_the_sweep(
-    write_sweep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def broken(config: TrainConfig) -> Any:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(ragcun.sweeps.study, "fit", broken)
-    with pytest.raises(OSError, match="no space left"):
-        run(write_sweep(), tmp_path / "out")
-
-
-def test_an_earlier_sweep_is_kept_unless_it_is_to_go(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
-    run(write_sweep(seeds=[1]), tmp_path / "out", trials=1)
-    with pytest.raises(InputError, match="holds an earlier sweep"):
-        run(write_sweep(seeds=[1]), tmp_path / "out", trials=1)
-    with pytest.raises(InputError, match="another seeds than"):
-        run(write_sweep(seeds=[2]), tmp_path / "out", trials=1, resume=True)
-    trials = run(write_sweep(seeds=[2]), tmp_path / "out", trials=1, overwrite=True)
-    assert len(trials) == len(trials[0].user_attrs["scores"]) == 1
-
-
-def test_changed_data_are_another_sweep(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_settings_or_data_are_another_sweep(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     lines = [f'{{"query": "word{i}", "positive": "word{i} word{i + 1}"}}\n' for i in range(20)]
     pairs.write_text("".join(lines))
-    path = write_sweep(base={"train_data": str(pairs)}, seeds=[1])
-    run(path, tmp_path / "out", trials=1)
+    parts = {"base": {"train_data": str(pairs)}}
+    run(write_sweep(**parts, seeds=[1]), tmp_path / "out", trials=1)
+    with pytest.raises(InputError, match="another seeds"):
+        run(write_sweep(**parts, seeds=[2]), tmp_path / "out", trials=1)
     pairs.write_text("".join(lines[1:]))
-    with pytest.raises(InputError, match="another data than"):
-        run(path, tmp_path / "out", trials=2, resume=True)
-
-
-def test_two_processes_do_not_share_a_sweep(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path / "out")
-    with FileLock(folder.lock), pytest.raises(InputError, match="another process runs the sweep"):
+    with pytest.raises(InputError, match="another data"):
+        run(write_sweep(**parts, seeds=[1]), tmp_path / "out", trials=2)
+    with FileLock(tmp_path / "out" / ".sweep.lock"), pytest.raises(InputError, match="another process"):
         run(write_sweep(), tmp_path / "out")
+
+
+SCORES = [[0.2, 0.4], [0.5, 0.3], None, [0.6, 0.1], [0.4, 0.4], [0.1, 0.1]]
+POINTS = list(itertools.product([0.0, 1.0, 10.0], ["covariance", "gor"]))
+
+
+def test_the_report_by_hand(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+    space = read_space(write_sweep(base={"output_dim": "none", "train_data": "my pairs.jsonl"}))
+    study = optuna.create_study(direction="maximize")
+    for point, scores in zip(POINTS, SCORES, strict=True):
+        known: dict[str, Any] = {"state": TrialState.FAIL, "user_attrs": {"message": "diverged", "seconds": 1.0}}
+        if scores is not None:
+            figures = {"scores": scores, "base_scores": [0.3, 0.2], "best_epochs": [1, 0], "steps": 8, "seconds": 2.0}
+            known = {"value": statistics.fmean(scores), "user_attrs": figures}
+        chosen = dict(zip(space.parameters, point, strict=True))
+        study.add_trial(optuna.create_trial(params=chosen, distributions=space.parameters, **known))
+    trials = study.get_trials()
+    figures = summarise(space, trials, tmp_path)
+    best = figures["best"]
+    assert [row["trial"] for row in figures["rows"]] == [1, 4, 3, 0, 5, 2], "largest mean first, equals as they ran"
+    assert (figures["trials"], figures["failed"], figures["seconds"]) == (6, 1, 11.0)
+    wanted = {"score": 0.4, "sd": statistics.stdev([0.5, 0.3]), "base_score": 0.25, "difference": 0.15}
+    wanted |= {"difference_sd": statistics.stdev([0.5 - 0.3, 0.3 - 0.2])}
+    assert {name: best[name] for name in wanted} == pytest.approx(wanted)
+
+    words = shlex.split(best["command"])
+    ours = space.config(trials[1].params, seed=1, output_dir=str(tmp_path / "best"))
+    assert parse_config(TrainConfig, "", words[2:]) == TrainConfig(**best["settings"]) == ours
+
+    rows = [line.split("|") for line in markdown(figures).splitlines() if line.startswith("|")]
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in rows}
+    assert cells["1"] == ["0", "gor", "0.4000 ± 0.1414", "0.2500", "+0.1500 ± 0.0707", "1, 0"]
+    assert cells["2"] == ["1", "covariance", "failed", "–", "–", "–"]
+    assert {str(trial.number) for trial in trials} <= cells.keys()
+    assert "- 2: diverged" in markdown(figures)
+
+    nothing = summarise(space, trials[2:3], tmp_path)
+    assert (nothing["best"], nothing["importance"]) == (None, None)
+    assert "diverged" in markdown(nothing)
+
+
+def known_trials(weights: dict[str, float]) -> list[FrozenTrial]:
+    """Return a full grid of −1, 0, 1 for each parameter, the score being the weighted sum."""
+    study = optuna.create_study(direction="maximize")
+    each = optuna.distributions.CategoricalDistribution((-1.0, 0.0, 1.0))
+    for point in itertools.product((-1.0, 0.0, 1.0), repeat=len(weights)):
+        chosen = dict(zip(weights, point, strict=True))
+        score = sum(weights[name] * value for name, value in chosen.items())
+        study.add_trial(optuna.create_trial(params=chosen, distributions=dict.fromkeys(weights, each), value=score))
+    return study.get_trials()
+
+
+def test_importance_is_the_share_of_variance() -> None:
+    """Of a weighted sum each part has the variance weight²·2/3, so its share is weight² / Σ weight²."""
+    shares = importance(known_trials({"a": 1.0, "b": 3.0, "c": 0.0}))
+    assert shares is not None
+    assert list(shares) == ["b", "a", "c"]
+    assert shares == pytest.approx({"b": 0.9, "a": 0.1, "c": 0.0}, abs=0.05)
+    assert importance(known_trials({"a": 0.0, "b": 0.0})) is None
