@@ -17,8 +17,7 @@ from ragcun.retrieval.bm25 import bm25_run
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, read_run
-from ragcun.retrieval.search import top_k
-from ragcun.retrieval.top_k import id_order
+from ragcun.retrieval.search import id_order, top_k
 
 CUTOFFS = (1, 3, 5, 10, 100)
 
