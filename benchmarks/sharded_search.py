@@ -5,15 +5,16 @@ The run files must be the same, byte for byte.
 """
 
 import argparse
+import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ragcun.cli.parser import run_script
 from ragcun.data.locate import find_sets
-from ragcun.distributed.cluster import RayRunner, Runner, run_here
-from ragcun.distributed.model import ModelSpec
-from ragcun.distributed.search import ShardedSearch, search_collection
+from ragcun.distributed.ray import ray_runner
+from ragcun.distributed.search import Runner, ShardedSearch, run_here, search_collection
 from ragcun.retrieval.runs import write_run
 
 
@@ -27,17 +28,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     flags = parser.parse_args()
     (source,) = find_sets(flags.data_dir, [flags.dataset])
-    spec = ModelSpec(flags.model, "cpu", block_rows=flags.block_rows)
-    sides: dict[str, tuple[Runner, int]] = {
-        "one process, 1 shard": (run_here, 1),
-        f"Ray, {flags.workers} workers, {4 * flags.workers} shards": (RayRunner(flags.workers), 4 * flags.workers),
+
+    @contextlib.contextmanager
+    def in_process() -> Iterator[Runner]:
+        yield run_here
+
+    sides = {
+        "one process, 1 shard": (in_process, 1),
+        f"Ray, {flags.workers} workers, {4 * flags.workers} shards": (
+            lambda: ray_runner(flags.workers),
+            4 * flags.workers,
+        ),
     }
     for _ in range(flags.rounds):
         seconds, runs = [], set()
         for name, (runner, shards) in sides.items():
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                run, _ = search_collection(source, ShardedSearch(Path(folder) / "work", spec, shards), runner)
+                search = ShardedSearch(
+                    Path(folder) / "work", flags.model, shards, device="cpu", block_rows=flags.block_rows
+                )
+                with runner() as run_shards:
+                    run, _ = search_collection(source, search, run_shards)
                 write_run(Path(folder) / "run.trec", run, "model")
                 seconds.append(time.perf_counter() - start)
                 runs.add((Path(folder) / "run.trec").read_bytes())

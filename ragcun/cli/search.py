@@ -16,9 +16,7 @@ from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from ragcun.data.locate import CollectionFolder
-    from ragcun.distributed.cluster import Runner
-    from ragcun.distributed.model import ModelSpec
-    from ragcun.distributed.search import ShardedSearch
+    from ragcun.distributed.search import Runner, ShardedSearch
 
 LEAST = {"shards": 1, "workers": 0, "top_k": 1, "memory_budget": 1, "batch_size": 1, "block_rows": 1, "threads": 1}
 """Flags that count something, and the least that makes sense."""
@@ -80,11 +78,11 @@ def search_corpus(flags: argparse.Namespace) -> str:
     from ragcun.retrieval.metrics import evaluate_run, mean
     from ragcun.retrieval.runs import write_run
 
-    folders, spec, lines = find_sets(flags.data_dir, flags.datasets, flags.split), _spec(flags), []
+    folders, lines = find_sets(flags.data_dir, flags.datasets, flags.split), []
     with _runner(flags) as runner:
         for folder in folders:
             output = flags.output_file if len(folders) == 1 else _named(flags.output_file, folder)
-            search = _search(flags, folder, spec)
+            search = _search(flags, folder)
             run, qrels = search_collection(folder, search, runner)
             write_run(output, run, MODEL)
             cutoff = min(10, flags.top_k)
@@ -111,32 +109,38 @@ def _runner(flags: argparse.Namespace) -> Iterator[Runner]:
 
     Ray prints on stdout what it has to say of dead workers; that is sent to stderr.
     """
-    from ragcun.distributed.cluster import RayRunner, run_here
+    from ragcun.distributed.ray import ray_runner
+    from ragcun.distributed.search import run_here
 
     if not (flags.workers or flags.address):
         yield run_here
         return
-    runner = RayRunner(flags.workers, flags.address, flags.threads, flags.gpus_per_task)
-    with contextlib.redirect_stdout(sys.stderr), runner.connected():
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        ray_runner(flags.workers, flags.address, flags.threads, flags.gpus_per_task) as runner,
+    ):
         yield runner
 
 
-def _spec(flags: argparse.Namespace) -> ModelSpec:
-    """Return the model, a folder by its absolute path: tasks run in other folders."""
-    from ragcun.distributed.model import ModelSpec
-
-    name = flags.model_path or flags.model
-    if Path(name).is_dir():
-        name = str(Path(name).resolve())
-    return ModelSpec(name, flags.device, flags.base_dtype, flags.batch_size, flags.block_rows, flags.threads)
-
-
-def _search(flags: argparse.Namespace, folder: CollectionFolder, spec: ModelSpec) -> ShardedSearch:
+def _search(flags: argparse.Namespace, folder: CollectionFolder) -> ShardedSearch:
+    """Describe the search of a collection, folders by their absolute paths: tasks run in other folders."""
     from ragcun.distributed.search import ShardedSearch
 
     work = flags.work_dir or flags.output_file.with_name(f"{flags.output_file.name}.work")
-    how = (flags.shards, flags.top_k, flags.distance, flags.memory_budget * MIB)
-    return ShardedSearch(work.resolve() / folder.name, spec, *how)
+    model = flags.model_path or flags.model
+    return ShardedSearch(
+        work.resolve() / folder.name,
+        str(Path(model).resolve()) if Path(model).is_dir() else model,
+        flags.shards,
+        flags.top_k,
+        flags.distance,
+        flags.memory_budget * MIB,
+        flags.device,
+        flags.base_dtype,
+        flags.batch_size,
+        flags.block_rows,
+        flags.threads,
+    )
 
 
 def _named(output: Path, folder: CollectionFolder) -> Path:

@@ -1,174 +1,307 @@
-"""A search in shards from beginning to end: what is left to do, doing it somewhere, and the run."""
+"""Exact search of a corpus in shards, each encoded and searched by a task that writes into a shared folder.
+
+Shards consist of whole blocks, and a batch never crosses a block. So neither the number of shards nor the process
+decides which texts are encoded together, and with it the last bits of their vectors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+import contextlib
+import functools
+import hashlib
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
-from ragcun.data.beir import Collection, Qrels
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ragcun.batch import Role
+from ragcun.data.beir import Qrels
 from ragcun.data.locate import CollectionFolder
 from ragcun.distance import Distance
-from ragcun.distributed.cluster import Chain, Runner
-from ragcun.distributed.merge import merge_results
-from ragcun.distributed.model import ModelSpec, OpenModel, opened
-from ragcun.distributed.pieces import (
-    Record,
-    is_whole,
-    owned_folder,
-    read_array,
-    read_found,
-    require_same,
-    write_array,
-    write_matrix,
-)
-from ragcun.distributed.shards import Shard, cut_shards, texts_digest
-from ragcun.distributed.tasks import EncodeShard, SearchShard, vectors_record, write_texts
+from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.io import file_digest, read_json, read_json_lines, replacing_file, write_json, write_json_lines
+from ragcun.models.checkpoint import CONFIG, is_checkpoint
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import Run, make_run
-from ragcun.retrieval.top_k import id_order
+from ragcun.retrieval.search import SearchResult, id_order, top_k
 
 
 @dataclass(frozen=True)
 class ShardedSearch:
-    """How a collection is searched.
+    """How a collection is encoded and searched.
 
     Attributes:
-        folder: where vectors and results of shards lie; every machine must see it under this path.
-        spec: the model.
+        folder: where vectors and results of shards are kept; every machine must see it under this path.
+        model: checkpoint folder (a path that holds on every machine), hub name or model folder.
         shards: how many.
-        k: documents a query.
+        k: documents per query.
         distance: what is compared; None takes the model's own.
         memory_budget_bytes: bound on the working memory of one shard's search.
+        device: where it computes; None takes a GPU where the process has one.
+        base_dtype: arithmetic of the base.
+        batch_size: maximum batch size.
+        block_rows: texts of a block.
+        threads: CPU threads.
     """
 
     folder: Path
-    spec: ModelSpec
+    model: str
     shards: int = 1
     k: int = 100
     distance: Distance | None = None
     memory_budget_bytes: int = 1 << 30
+    device: str | None = None
+    base_dtype: str = "float32"
+    batch_size: int = ROWS
+    block_rows: int = ROWS
+    threads: int = 1
+
+
+class OpenModel:
+    """A checkpoint or an untouched model that encodes texts in blocks, without a cache.
+
+    Raises:
+        InputError: there is no such model, it has no text model, or it cannot compute so.
+    """
+
+    def __init__(self, search: ShardedSearch) -> None:
+        self.search, name, device = search, search.model, search.device
+        self.encoder = RetrievalEncoder.from_pretrained(name, device) if is_checkpoint(name) else None
+        self.base = self.encoder.base if self.encoder else TextBase.load(name, device=device)
+        self.base.require_texts()
+        self.base.compute_in(search.base_dtype)
+        self.dimension = (self.encoder or self.base).dimension
+        self.distance: Distance = "euclidean" if self.encoder else self.base.distance
+        own = file_digest(Path(name) / CONFIG) if self.encoder else ""
+        self.fingerprint = digest(
+            [self.base.fingerprint(), self.base.prompt("query"), self.base.prompt("document"), own]
+        )
+
+    def encode(self, texts: Sequence[str], role: Role) -> Iterator[NDArray[np.float32]]:
+        """Yield the embeddings ``(rows, dimension)`` of one block of texts after the other."""
+        for start in range(0, len(texts), self.search.block_rows):
+            vectors = self.base.encode(
+                list(texts[start : start + self.search.block_rows]), role, self.search.batch_size
+            )
+            yield self.encoder.embed(vectors, role) if self.encoder else self.base.untouched_array(vectors)
+
+
+opened = functools.lru_cache(maxsize=1)(OpenModel)
+"""The model of this process, opened once for all its shards."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A search whose texts are written out for those who encode them: what is left to do.
+class Shard:
+    """Consecutive rows of the corpus: what the task that encodes and searches them needs.
 
     Attributes:
-        k: documents a query.
-        query_ids: in order.
-        document_ids: in the order of rows.
-        qrels: the collection's judgments.
-        order: piece with the places of documents among equal scores.
-        encodings: of each shard whose vectors are not there, by its number.
-        searches: of each shard.
+        number: of this shard, from 1.
+        search: how the collection is searched, its distance known.
+        start: first row in the corpus.
+        order: ranks of the rows among equal scores.
+        made_from: what the vectors are made from; equal records mean equal vectors.
+        searched_for: digest of queries and of document ids.
     """
 
-    k: int
-    query_ids: list[str]
-    document_ids: list[str]
-    qrels: Qrels
-    order: Path
-    encodings: dict[int, EncodeShard]
-    searches: list[SearchShard]
+    number: int
+    search: ShardedSearch
+    start: int
+    order: NDArray[np.int64]
+    made_from: dict[str, Any]
+    searched_for: str
+
+    def file(self, kind: str) -> Path:
+        """Return the path of a file of this shard, such as ``documents-00003-of-00016.npy``."""
+        name, suffix = kind.split(".")
+        return self.search.folder / f"{name}-{self.number:05d}-of-{self.search.shards:05d}.{suffix}"
 
     @property
-    def chains(self) -> list[Chain]:
-        """What is left to do, by shard: encoding and search, or search alone; nothing of shards that are done."""
-        both = [(self.encodings.get(search.shard.number), search) for search in self.searches]
-        return [
-            [search] if encoding is None else [encoding, search]
-            for encoding, search in both
-            if encoding is not None or not search.is_done
-        ]
+    def result_record(self) -> dict[str, Any]:
+        """Return what the result is made from."""
+        search = self.search
+        return {**self.made_from, "k": search.k, "distance": search.distance, "searched_for": self.searched_for}
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the vectors are there."""
+        return _record(self.file("documents.npy")) == self.made_from
+
+    @property
+    def is_done(self) -> bool:
+        """Whether vectors and result are there."""
+        return self.is_encoded and _record(self.file("result.npz")) == self.result_record
+
+    def run(self) -> None:
+        """Encode and search the shard, or what of it is left to do.
+
+        Raises:
+            InputError: the model of this machine is not the starting process's.
+        """
+        with _torch_threads(self.search.threads):
+            if not self.is_encoded:
+                self._encode()
+            if not self.is_done:
+                self._search()
+
+    def _encode(self) -> None:
+        texts = [row["text"] for _, row in read_json_lines(self.file("texts.jsonl"))]
+        model = opened(self.search)
+        if model.fingerprint != self.made_from["model"]:
+            raise InputError(
+                f"the model {self.search.model} on {platform.node()} is not the one that the search was started "
+                "with; bring the same files to every machine"
+            )
+        with _writing(self.file("documents.npy"), self.made_from) as file:
+            _write_matrix(file, model.encode(texts, "document"), (len(texts), model.dimension))
+        self.file("texts.jsonl").unlink()
+
+    def _search(self) -> None:
+        search = self.search
+        queries, documents = np.load(search.folder / "queries.npy"), np.load(self.file("documents.npy"), mmap_mode="r")
+        how = (search.k + 1, search.distance or "euclidean", search.memory_budget_bytes, search.device)
+        found = top_k(queries, documents, *how, order=self.order)
+        with _writing(self.file("result.npz"), self.result_record) as file, file.open("wb") as stream:
+            np.savez(stream, scores=found.scores, indices=found.indices + self.start)
 
 
-def search_collection(source: CollectionFolder, search: ShardedSearch, runner: Runner) -> tuple[Run, Qrels]:
-    """Search a collection in shards, and return its run and judgments.
+Runner = Callable[[Sequence[Shard]], None]
 
-    The run is the same for any number of shards and any runner. A document with the query's own id is left out, as
-    BEIR does; equal scores rank by document id. The collection's texts are let go before tasks run.
+
+def run_here(shards: Sequence[Shard]) -> None:
+    """Run shards in this process, one after the other."""
+    for shard in tqdm(shards, desc="shards", unit="shard", delay=2):
+        shard.run()
+
+
+def search_collection(source: CollectionFolder, search: ShardedSearch, runner: Runner = run_here) -> tuple[Run, Qrels]:
+    """Search a collection in shards, and return its run and judgments; finished shards are not run again.
+
+    The run is the same for any number of shards and any runner. A document of the query's own id is left out, as BEIR
+    does; equal scores rank by document id.
 
     Raises:
-        InputError: the collection is wrong, another process works in the folder, a task failed of wrong input or its
-            worker kept dying, and as of `plan_search`.
+        InputError: the model or the collection is wrong, there are more shards than blocks, another process works in
+            the folder, it holds vectors of something else, or a task failed.
     """
-    with owned_folder(search.folder):
-        plan = plan_search(source.load(), search)
-        runner(plan.chains)
-        parts = (read_found(task.piece) for task in plan.searches)
-        found = merge_results(parts, plan.k + 1, read_array(plan.order))
-        return make_run(plan.query_ids, plan.document_ids, found.scores, found.indices, plan.k), plan.qrels
+    with _locked(search.folder):
+        query_ids, document_ids, qrels, shards = _prepare(source, search)
+        if left := [shard for shard in shards if not shard.is_done]:
+            runner(left)
+        best, order = SearchResult.empty(len(query_ids), min(search.k + 1, len(document_ids))), id_order(document_ids)
+        for shard in shards:
+            with np.load(shard.file("result.npz")) as part:
+                best.update(SearchResult(part["scores"], part["indices"]), order)
+        return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
 
 
-def plan_search(collection: Collection, search: ShardedSearch) -> Plan:
-    """Encode the queries, and write the texts of every shard whose vectors are not there for the task that does it.
-
-    Raises:
-        InputError: the model cannot be opened, there are more shards than blocks, or the folder holds vectors of other
-            texts, another model or other settings.
-    """
+def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str], list[str], Qrels, list[Shard]]:
+    """Write query vectors and the texts of shards to encode; the texts are let go on return."""
+    collection = source.load()
     opened.cache_clear()
-    model, documents = opened(search.spec), iter(collection.documents.values())
-    shards = _cut(len(collection.documents), search)
+    model = opened(search)
     query_ids, document_ids = list(collection.queries), list(collection.documents)
-    queries = _encode_queries(list(collection.queries.values()), model, search.folder)
-    order = _write_order(document_ids, search.folder)
-    encodings, searches = {}, []
-    for shard in shards:
-        texts = [document.content for document in islice(documents, shard.rows)]
-        encoding, is_left = _encoding_of(shard, texts, model, search.folder)
-        if is_left:
-            encodings[shard.number] = encoding
-        searches.append(_search_of(encoding, shard, search, model, queries, order))
-    return Plan(search.k, query_ids, document_ids, collection.qrels, order[0], encodings, searches)
+    texts = list(collection.queries.values())
+    with replacing_file(search.folder / "queries.npy") as file, _torch_threads(search.threads):
+        _write_matrix(file, model.encode(texts, "query"), (len(texts), model.dimension))
+    order = id_order(document_ids)
+    search = replace(search, distance=search.distance or model.distance)
+    settings = {key: getattr(search, key) for key in ("device", "base_dtype", "batch_size", "block_rows", "threads")}
+    searched_for, documents, shards = digest([*texts, *document_ids]), iter(collection.documents.values()), []
+    for number, (start, stop) in enumerate(cut_shards(len(document_ids), search), start=1):
+        texts = [document.content for document in islice(documents, stop - start)]
+        record = {"model": model.fingerprint, "texts": digest(texts), "rows": len(texts), **settings}
+        shard = Shard(number, search, start, order[start:stop], record, searched_for)
+        _require_same(shard.file("documents.npy"), record)
+        if not shard.is_encoded:
+            write_json_lines(shard.file("texts.jsonl"), ({"text": text} for text in texts))
+        shards.append(shard)
+    return query_ids, document_ids, collection.qrels, shards
 
 
-def _cut(rows: int, search: ShardedSearch) -> list[Shard]:
+def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:
+    """Cut a corpus into shards of consecutive whole blocks whose numbers of blocks differ by at most one.
+
+    Raises:
+        InputError: there are fewer blocks than shards.
+    """
+    size, shards = search.block_rows, search.shards
+    blocks = -(-rows // size)
+    if blocks < shards:
+        raise InputError(f"--shards: {rows} rows are {blocks} blocks of {size}; give at most {blocks}, not {shards}")
+    bounds = [min(rows, number * blocks // shards * size) for number in range(shards + 1)]
+    return list(pairwise(bounds))
+
+
+def digest(texts: Iterable[str]) -> str:
+    """Return the BLAKE2b digest of texts in their order, the length of each included."""
+    summed = hashlib.blake2b(digest_size=32)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        summed.update(len(data).to_bytes(8, "little") + data)
+    return summed.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(file: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Give a temporary path for `file`; its record, beside it, is removed before and written last."""
+    file.with_suffix(".json").unlink(missing_ok=True)
+    with replacing_file(file) as temporary:
+        yield temporary
+    write_json(file.with_suffix(".json"), record)
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    """Return the record of a finished file, None where it is not there."""
+    record = file.with_suffix(".json")
+    return dict(read_json(record)) if record.is_file() and file.is_file() else None
+
+
+def _require_same(file: Path, record: dict[str, Any]) -> None:
+    before = _record(file) or record
+    for key in record:
+        if before.get(key) != record[key]:
+            raise InputError(
+                f"{file} was made from something else: {key} is {before.get(key)!r} there and {record[key]!r} now; "
+                "name another --work_dir, or delete that folder"
+            )
+
+
+def _write_matrix(file: Path, blocks: Iterable[NDArray[np.float32]], shape: tuple[int, int]) -> None:
+    matrix, filled = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape), 0
+    for block in blocks:
+        matrix[filled : filled + len(block)] = block
+        filled += len(block)
+    matrix.flush()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder; what killed ones left half-written is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        return cut_shards(rows, search.shards, search.spec.block_rows)
-    except ValueError as error:
-        raise InputError(f"--shards: {error}; give fewer shards, or smaller --block_rows") from error
+        with FileLock(folder / "lock", timeout=0):
+            yield
+            for stale in folder.glob(".*.tmp"):
+                stale.unlink(missing_ok=True)
+    except Timeout as error:
+        raise InputError(f"another process works in {folder}; wait for it, or name another --work_dir") from error
 
 
-def _encode_queries(texts: Sequence[str], model: OpenModel, folder: Path) -> tuple[Path, Record]:
-    """Return the piece with the vectors of the queries, and its record; those of other queries are replaced."""
-    piece, record = folder / "queries.npy", vectors_record(model, texts, "query")
-    if not is_whole(piece, record):
-        write_matrix(piece, model.encode(texts, "query"), record)
-    return piece, record
-
-
-def _write_order(document_ids: Sequence[str], folder: Path) -> tuple[Path, Record]:
-    """Return the piece with the places of documents among equal scores, and its record."""
-    piece, record = folder / "order.npy", {"ids": texts_digest(document_ids), "rows": len(document_ids)}
-    if not is_whole(piece, record):
-        write_array(piece, id_order(document_ids), record)
-    return piece, record
-
-
-def _encoding_of(shard: Shard, texts: Sequence[str], model: OpenModel, folder: Path) -> tuple[EncodeShard, bool]:
-    """Return the encoding of a shard and whether it is left to do; then its texts are written."""
-    piece, record = shard.file(folder, "documents", ".npy"), vectors_record(model, texts, "document")
-    encoding = EncodeShard(shard.file(folder, "texts", ".jsonl"), piece, model.spec, record)
-    require_same(piece, record)
-    if is_whole(piece, record):
-        encoding.texts.unlink(missing_ok=True)
-        return encoding, False
-    write_texts(encoding.texts, texts)
-    return encoding, True
-
-
-def _search_of(
-    encoding: EncodeShard,
-    shard: Shard,
-    search: ShardedSearch,
-    model: OpenModel,
-    queries: tuple[Path, Record],
-    order: tuple[Path, Record],
-) -> SearchShard:
-    distance, k = search.distance or model.distance, search.k + 1
-    made_from = {"documents": encoding.record, "queries": queries[1], "order": order[1], "k": k, "distance": distance}
-    pieces = (queries[0], encoding.piece, order[0], shard.file(search.folder, "found", ".npz"))
-    return SearchShard(*pieces, shard, k, distance, search.memory_budget_bytes, search.spec, made_from)
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""A Ray of two workers, and the pieces of a small search."""
+"""A small search in shards, and a Ray of two workers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 
 from ragcun.data.locate import CollectionFolder
-from ragcun.distributed.cluster import RayRunner
-from ragcun.distributed.model import ModelSpec
-from ragcun.distributed.search import ShardedSearch
+from ragcun.distributed.ray import ray_runner
+from ragcun.distributed.search import Runner, ShardedSearch
 
 BLOCK_ROWS = 16
 """The toy collection's 120 documents are 8 blocks, the last of them half as long."""
 
 
 @pytest.fixture(scope="module")
-def on_ray() -> Iterator[RayRunner]:
-    """Run tasks in a Ray of two workers, started once for a module."""
+def on_ray() -> Iterator[Runner]:
+    """Run shards in a Ray of two workers, started once for a module."""
     pytest.importorskip("ray")
-    with RayRunner(workers=2).connected():
-        yield RayRunner(workers=2)
+    with ray_runner(workers=2, retries=1) as runner:
+        yield runner
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def search_in(tiny_bert: str) -> Callable[..., ShardedSearch]:
     """Describe a search of so many shards in a folder."""
 
     def make(folder: Path, shards: int = 1, **options: Any) -> ShardedSearch:
-        spec = ModelSpec(tiny_bert, "cpu", block_rows=BLOCK_ROWS, batch_size=options.pop("batch_size", 8))
-        return ShardedSearch(folder, spec, shards, **{"k": 10, **options})
+        small = {"k": 10, "device": "cpu", "block_rows": BLOCK_ROWS, "batch_size": 8}
+        return ShardedSearch(folder, **{"model": tiny_bert, "shards": shards, **small, **options})
 
     return make

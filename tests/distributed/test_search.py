@@ -10,31 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.locate import CollectionFolder
-from ragcun.distributed.cluster import run_here
-from ragcun.distributed.pieces import read_array
-from ragcun.distributed.search import search_collection
+from ragcun.distributed.search import ShardedSearch, cut_shards, digest, run_here, search_collection
 from ragcun.errors import InputError
-from ragcun.retrieval.runs import read_run, write_run
+from ragcun.retrieval.search import SearchResult, top_k
 from ragcun.retrieval.systems import EncodingOptions, open_system
 
 
-def run_bytes(toy, search, runner=run_here):
+def run_of(toy, search, runner=run_here):
+    """The run, queries and documents in order."""
     run, qrels = search_collection(toy, search, runner)
     assert run.keys() == qrels.keys()
-    file = search.folder / "run.trec"
-    write_run(file, run, "model")
-    return file.read_bytes()
+    return [(query, list(documents.items())) for query, documents in run.items()]
 
 
 def vectors(folder):
-    return np.concatenate([read_array(piece) for piece in sorted(folder.glob("documents-*.npy"))])
+    return np.concatenate([np.load(file) for file in sorted(folder.glob("documents-*.npy"))])
 
 
-def stamps(folder, pattern):
+def stamps(folder, pattern="*-of-*.np?"):
     return {file.name: file.stat().st_mtime_ns for file in folder.glob(pattern)}
 
 
@@ -45,14 +44,12 @@ def checkpoint(tiny_bert, tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", ["published", "checkpoint"])
+@pytest.mark.parametrize("kind", ["untouched", "checkpoint"])
 def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, tmp_path, kind):
     runs, made = [], []
     for shards in (1, 3, 8):
-        search = search_in(tmp_path / str(shards), shards)
-        if kind == "checkpoint":
-            search = replace(search, spec=replace(search.spec, name=checkpoint))
-        runs.append(run_bytes(toy, search))
+        search = search_in(tmp_path / str(shards), shards, **({"model": checkpoint} if kind == "checkpoint" else {}))
+        runs.append(run_of(toy, search))
         made.append(vectors(search.folder))
         assert len(list(search.folder.glob("documents-*.npy"))) == shards
         assert not list(search.folder.glob("texts-*"))
@@ -62,12 +59,34 @@ def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, tmp_pat
     np.testing.assert_array_equal(made[0], made[2])
 
 
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    k=st.integers(1, 12),
+    values=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_merged_shards_are_the_search_of_the_whole(counts, k, values, seed):
+    """Few different vectors, so that most scores are equal; ties rank by a random order, also beyond a shard's end."""
+    generator = np.random.default_rng(seed)
+    documents = generator.integers(0, values, (sum(counts), 2)).astype(np.float32)
+    queries = generator.integers(0, values, (4, 2)).astype(np.float32)
+    order = generator.permutation(len(documents))
+    merged, start = SearchResult.empty(4, min(k, len(documents))), 0
+    for count in counts:
+        rows = slice(start, start + count)
+        found = top_k(queries, documents[rows], k, order=order[rows])
+        merged.update(SearchResult(found.scores, found.indices + start), order)
+        start += count
+    whole = top_k(queries, documents, k, order=order)
+    np.testing.assert_array_equal(merged.indices, whole.indices)
+    np.testing.assert_array_equal(merged.scores, whole.scores)
+
+
 def test_scores_are_those_of_the_search_without_shards(toy, search_in, checkpoint, tmp_path):
     """float32 vectors of other batches are off by a few 1e-7 a dimension, so scores of 4 dimensions by far less than
     1e-5; the documents differ only where scores are that near to the last one's."""
-    search = search_in(tmp_path / "work", 3)
-    search = replace(search, spec=replace(search.spec, name=checkpoint))
-    ours, _ = search_collection(toy, search, run_here)
+    ours, _ = search_collection(toy, search_in(tmp_path / "work", 3, model=checkpoint))
     whole = open_system(checkpoint, EncodingOptions(device="cpu")).retriever.retrieve(toy.load(), 120)
     for query, documents in ours.items():
         assert documents == pytest.approx({key: whole[query][key] for key in documents}, abs=1e-5)
@@ -83,7 +102,7 @@ def test_equal_documents_rank_by_id_across_shards(search_in, texts, tmp_path):
     source = CollectionFolder("same", tmp_path / "same", "test")
     copies = sorted(key for row, key in enumerate(ids) if row % 8 == 0)
     for shards, k in ((1, 5), (4, 5), (4, 1), (2, 8)):
-        run, _ = search_collection(source, search_in(tmp_path / f"{shards}-{k}", shards, k=k), run_here)
+        run, _ = search_collection(source, search_in(tmp_path / f"{shards}-{k}", shards, k=k))
         assert list(run["q"]) == copies[:k]
 
 
@@ -91,115 +110,119 @@ def test_a_document_of_the_querys_own_id_is_left_out(search_in, texts, tmp_path)
     documents = {f"d{row}": Document("", texts[row]) for row in range(40)}
     write_collection(tmp_path / "own", documents, {"d3": texts[3]}, {"test": {"d3": {"d4": 1}}})
     source = CollectionFolder("own", tmp_path / "own", "test")
-    run, _ = search_collection(source, search_in(tmp_path / "work", 2, k=5), run_here)
+    run, _ = search_collection(source, search_in(tmp_path / "work", 2, k=5))
     assert len(run["d3"]) == 5
     assert "d3" not in run["d3"]
 
 
-def test_what_is_done_is_not_done_again(toy, search_in, tmp_path):
+def test_finished_work_is_not_repeated(toy, search_in, tmp_path):
     search = search_in(tmp_path / "work", 4)
-    first = run_bytes(toy, search)
-    before = stamps(search.folder, "*.npy") | stamps(search.folder, "found-*")
-    assert run_bytes(toy, search) == first
-    assert stamps(search.folder, "*.npy") | stamps(search.folder, "found-*") == before
+    first = run_of(toy, search)
+    before = stamps(search.folder)
+    assert run_of(toy, search, runner=None) == first
     (search.folder / "documents-00002-of-00004.json").unlink()
-    (search.folder / "found-00003-of-00004.npz").unlink()
-    assert run_bytes(toy, search) == first
-    after = stamps(search.folder, "*.npy") | stamps(search.folder, "found-*.npz")
+    (search.folder / "result-00003-of-00004.npz").unlink()
+    assert run_of(toy, search) == first
+    after = stamps(search.folder)
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"documents-00002-of-00004.npy", "found-00003-of-00004.npz"}
+    assert changed == {"documents-00002-of-00004.npy", "result-00003-of-00004.npz"}
 
 
-def test_a_shorter_list_searches_again_and_encodes_nothing(toy, search_in, tmp_path):
+def test_other_queries_depths_and_distances_use_the_same_vectors(toy, search_in, tmp_path):
     search = search_in(tmp_path / "work", 3)
-    longer = read_run_of(toy, search)
+    longer = run_of(toy, search)
     before = stamps(search.folder, "documents-*.npy")
-    shorter = read_run_of(toy, replace(search, k=4))
-    assert {query: list(documents)[:4] for query, documents in longer.items()} == {
-        query: list(documents) for query, documents in shorter.items()
-    }
-    assert read_run_of(toy, replace(search, distance="dot")) != longer
-    assert stamps(search.folder, "documents-*.npy") == before
-
-
-def read_run_of(toy, search):
-    run_bytes(toy, search)
-    return read_run(search.folder / "run.trec")
-
-
-def test_other_queries_are_searched_for_with_the_same_vectors(toy, search_in, tmp_path):
-    search = search_in(tmp_path / "work", 3)
-    run_bytes(toy, search)
-    before = stamps(search.folder, "documents-*.npy")
+    shorter = run_of(toy, replace(search, k=4))
+    assert [(query, documents[:4]) for query, documents in longer] == shorter
+    assert run_of(toy, replace(search, distance="dot")) != longer
     dev = replace(toy, split="dev")
-    there = run_bytes(dev, search)
-    assert there == run_bytes(dev, search_in(tmp_path / "other", 1))
+    assert run_of(dev, search) == run_of(dev, search_in(tmp_path / "other", 1))
     assert stamps(search.folder, "documents-*.npy") == before
 
 
 def test_vectors_of_something_else_are_refused_and_stay(toy, search_in, checkpoint, collection_folder, tmp_path):
     search = search_in(tmp_path / "work", 3)
-    run_bytes(toy, search)
+    run_of(toy, search)
     before = stamps(search.folder, "documents-*")
     collection = load_collection(collection_folder)
     documents = collection.documents | {"d119": Document("", "word1 word2")}
     write_collection(tmp_path / "changed", documents, collection.queries, {"test": collection.qrels})
-    with pytest.raises(InputError, match=r"documents-00003-of-00003.*texts is .*name another --work_dir"):
-        search_collection(CollectionFolder("changed", tmp_path / "changed", "test"), search, run_here)
+    with pytest.raises(InputError, match=r"documents-00003-of-00003.*texts is .*--work_dir"):
+        search_collection(CollectionFolder("changed", tmp_path / "changed", "test"), search)
     with pytest.raises(InputError, match=r"documents-00001-of-00003.*model is"):
-        search_collection(toy, replace(search, spec=replace(search.spec, name=checkpoint)), run_here)
+        search_collection(toy, replace(search, model=checkpoint))
     with pytest.raises(InputError, match="batch_size is 8 there and 4 now"):
-        search_collection(toy, replace(search, spec=replace(search.spec, batch_size=4)), run_here)
+        search_collection(toy, replace(search, batch_size=4))
     assert stamps(search.folder, "documents-*") == before
 
 
-def test_more_shards_than_blocks_are_refused(toy, search_in, tmp_path):
-    with pytest.raises(InputError, match="120 rows are 8 blocks of 16, which make at most 8, not 9; give fewer"):
-        search_collection(toy, search_in(tmp_path / "work", 9), run_here)
+def test_a_machine_with_another_model_is_refused(toy, search_in, checkpoint, tmp_path):
+    def elsewhere(shards):
+        run_here([replace(shard, search=replace(shard.search, model=checkpoint)) for shard in shards])
+
+    with pytest.raises(InputError, match=f"{checkpoint}.*same files"):
+        search_collection(toy, search_in(tmp_path / "model", 4), elsewhere)
+
+
+def test_a_folder_has_one_owner_and_no_half_written_files(toy, search_in, tmp_path):
+    search = search_in(tmp_path / "work", 2)
+    search.folder.mkdir()
+    (search.folder / ".documents.npy.x.tmp").write_text("half")
+
+    def second_owner(shards):
+        with pytest.raises(InputError, match="another process works in"):
+            search_collection(toy, search)
+        run_here(shards)
+
+    run_of(toy, search, second_owner)
+    assert not list(search.folder.glob(".*.tmp"))
+
+
+@given(rows=st.integers(1, 500), shards=st.integers(1, 20), block_rows=st.integers(1, 40))
+def test_shards_are_whole_blocks_that_follow_each_other(rows, shards, block_rows):
+    blocks = -(-rows // block_rows)
+    search = ShardedSearch(Path(), "model", shards, block_rows=block_rows)
+    if blocks < shards:
+        with pytest.raises(InputError, match=f"{blocks} blocks of {block_rows}.*not {shards}"):
+            cut_shards(rows, search)
+        return
+    cut = cut_shards(rows, search)
+    assert [row for start, stop in cut for row in range(start, stop)] == list(range(rows))
+    assert len(cut) == shards
+    assert all(start % block_rows == 0 for start, _ in cut)
+    counts = [-(-(stop - start) // block_rows) for start, stop in cut]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_the_digest_depends_on_order_and_bounds_of_texts():
+    assert len({digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], [], [""], ["", ""])}) == 7
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from ragcun.data.locate import CollectionFolder
-from ragcun.distributed.cluster import run_here
-from ragcun.distributed.model import ModelSpec
-from ragcun.distributed.search import ShardedSearch, search_collection
+from ragcun.distributed.search import ShardedSearch, run_here, search_collection
 
-def until_killed(chains):
-    run_here(chains[:2])
-    chains[2][0]()
+def until_killed(shards):
+    run_here(shards[:2])
+    shards[2]._encode()
     os.kill(os.getpid(), signal.SIGKILL)
 
 toy, work, model = sys.argv[1:]
-search = ShardedSearch(Path(work), ModelSpec(model, "cpu", block_rows=16, batch_size=8), 4, 10)
+search = ShardedSearch(Path(work), model, 4, 10, device="cpu", block_rows=16, batch_size=8)
 search_collection(CollectionFolder("toy", Path(toy), "test"), search, until_killed)
 """
 
 
-def test_a_killed_search_goes_on_where_it_was(toy, search_in, tiny_bert, tmp_path):
+@pytest.mark.slow
+def test_a_killed_search_continues_where_it_was(toy, search_in, tiny_bert, tmp_path):
     search = search_in(tmp_path / "work", 4)
     done = subprocess.run([sys.executable, "-c", KILLED, str(toy.path), str(search.folder), tiny_bert], check=False)
     assert done.returncode == -signal.SIGKILL
-    before = stamps(search.folder, "*.npy") | stamps(search.folder, "found-*.npz")
+    before = stamps(search.folder)
     assert len([name for name in before if name.startswith("documents-")]) == 3
-    assert len([name for name in before if name.startswith("found-")]) == 2
-    again = run_bytes(toy, search)
-    after = stamps(search.folder, "*.npy") | stamps(search.folder, "found-*.npz")
-    assert {name: after[name] for name in before} == before
-    assert again == run_bytes(toy, search_in(tmp_path / "whole", 1))
-
-
-def test_texts_or_model_that_changed_in_between_are_refused(toy, search_in, checkpoint, tmp_path):
-    def change_texts(chains):
-        file = Path(chains[1][0].texts)
-        file.write_text(file.read_text().replace("word", "sword"))
-        run_here(chains)
-
-    def change_model(chains):
-        run_here([[replace(task, spec=replace(task.spec, name=checkpoint)) for task in chain[:1]] for chain in chains])
-
-    with pytest.raises(InputError, match=r"texts-00002-of-00004.jsonl was changed"):
-        search_collection(toy, search_in(tmp_path / "texts", 4), change_texts)
-    with pytest.raises(InputError, match="is not the one that the search was started with"):
-        search_collection(toy, search_in(tmp_path / "model", 4), change_model)
+    assert len([name for name in before if name.startswith("result-")]) == 2
+    again = run_of(toy, search)
+    assert {name: stamps(search.folder)[name] for name in before} == before
+    assert again == run_of(toy, search_in(tmp_path / "whole", 1))

@@ -1,0 +1,99 @@
+"""Shards as Ray tasks, on this machine or a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ragcun.distributed.search import Runner, Shard
+from ragcun.errors import InputError
+
+
+@contextlib.contextmanager
+def ray_runner(
+    workers: int = 1, address: str | None = None, cpus: int = 1, gpus: float = 0, retries: int = 3
+) -> Iterator[Runner]:
+    """Give a function that runs each shard as a Ray task. A Ray that is connected already is used and left running.
+
+    Args:
+        workers: tasks at a time in a Ray started on this machine; without effect where there is an address.
+        address: of a running cluster (``host:port`` of its head, or ``auto`` on one of its machines).
+        cpus: CPUs that a task takes.
+        gpus: GPUs that a task takes.
+        retries: how often a task is run again whose worker died.
+
+    Raises:
+        InputError: Ray is missing, cannot be reached or has too little, a task raised it, or its worker kept dying.
+    """
+    ray = import_ray()
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        _connect(ray, workers * cpus, address, retries)
+    try:
+        there = ray.cluster_resources()
+        for name, needed in (("CPU", cpus), ("GPU", gpus)):
+            if there.get(name, 0) < needed:
+                raise InputError(
+                    f"a task takes {needed:g} {name}s (--threads, --gpus_per_task), and Ray has "
+                    f"{there.get(name, 0):g}; ask for fewer, or add machines"
+                )
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(Shard.run)
+        yield lambda shards: _run(ray, task, shards, retries)
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _run(ray: Any, task: Any, shards: Sequence[Shard], retries: int) -> None:
+    pending = [task.remote(shard) for shard in shards]
+    errors = ray.exceptions
+    with tqdm(total=len(shards), desc="shards", unit="shard", delay=2) as bar:
+        while pending:
+            done, pending = ray.wait(pending, num_returns=1)
+            try:
+                ray.get(done)
+            except errors.RayTaskError as error:
+                if isinstance(error.cause, (InputError, OSError)):
+                    raise error.cause from error
+                raise
+            except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
+                raise InputError(
+                    f"the worker of a shard died each of the {retries + 1} times, mostly for want of memory; take more "
+                    "--shards or fewer --workers (finished shards are kept)"
+                ) from error
+            bar.update(len(done))
+
+
+def import_ray() -> Any:
+    """Import Ray with its usage reports switched off.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("several workers need the package ray: pip install 'ragcun[distributed]'")
+    import ray
+
+    return ray
+
+
+def _connect(ray: Any, cpus: int, address: str | None, retries: int) -> None:
+    """Connect to a cluster, or start Ray here with a small object store: tasks exchange files."""
+    where: dict[str, Any] = {"address": address or "local"}
+    if address is None:
+        where |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 << 20}
+        where["_system_config"] = {"task_oom_retries": retries}
+    try:
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), 10).close()
+        ray.init(logging_level="ERROR", log_to_driver=False, **where)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise InputError(f"no Ray cluster answers at --address {address}; start one with ray start --head") from error
