@@ -25,7 +25,7 @@ help:
 	@echo "make check        ruff, mypy, bandit and pip-audit (needs a network; OFFLINE=1 leaves it out)"
 	@echo "make audit        known vulnerabilities of what is installed (needs a network)"
 	@echo "make fuzz         10,000 hostile inputs for every reader"
-	@echo "make fix          let ruff mend what it can"
+	@echo "make fix          let ruff fix what it can"
 	@echo "make bench        run the benchmarks and write docs/performance.md (DATA=FOLDER of collections)"
 
 $(VENV)/.installed: pyproject.toml
@@ -50,7 +50,7 @@ publication: $(VENV)/.installed
 	PYTHON=$(BIN)/python scripts/evaluate_all_beir.sh $(if $(SMOKE),--smoke)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ragcun import io as atomic
 
@@ -17,12 +18,7 @@ FULL, DAMAGED = errno.ENOSPC, errno.EIO
 
 
 class Disk:
-    """Counts what is asked of the files under a folder, and refuses the call of one number.
-
-    Attributes:
-        calls: what was asked, in order.
-        failed: whether the call came.
-    """
+    """Counts what is asked of the files under a folder (`calls`), and refuses the call of one number (`failed`)."""
 
     def __init__(self, folder: Path, at: int, error: int) -> None:
         self.folder, self.at, self.error = str(folder), at, error
@@ -58,14 +54,6 @@ class Written:
             raise
         return self._file.write(data)
 
-    def truncate(self, *arguments: Any) -> Any:
-        self._disk.ask("truncate")
-        return self._file.truncate(*arguments)
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
     def __enter__(self) -> Written:
         self._file.__enter__()
         return self
@@ -84,9 +72,7 @@ class Written:
 def failing_disk(folder: Path, at: int, error: int = FULL, swap: bool = True) -> Iterator[Disk]:
     """Let the `at`-th write, sync, rename or opening for writing under `folder` fail; names swap only with `swap`."""
     disk = Disk(folder.resolve(), at, error)
-    real_open, real_fsync, real_replace = io.open, os.fsync, os.replace
-    real_os_open, real_mkdir, real_exchange = os.open, os.mkdir, atomic._exchange
-    real_sendfile = os.sendfile
+    real_open, real_os_open, real_mkdir, real_exchange = io.open, os.open, os.mkdir, atomic._exchange
 
     def opened(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         writes = set(mode) & set("wax+") and disk.holds(file)
@@ -113,19 +99,15 @@ def failing_disk(folder: Path, at: int, error: int = FULL, swap: bool = True) ->
             disk.ask("mkdir")
         real_mkdir(path, *arguments, **options)
 
-    def exchange(one: Path, other: Path) -> bool:
-        return swap and real_exchange(one, other)
-
-    builtins.open = io.open = opened  # type: ignore[assignment]
-    os.fsync, os.replace = guarded("sync", real_fsync), guarded("rename", real_replace, 1)  # type: ignore[assignment]
-    os.sendfile = guarded("write", real_sendfile)  # type: ignore[assignment]
-    os.open, os.mkdir, atomic._exchange = os_open, mkdir, exchange  # type: ignore[assignment]
-    try:
+    patched = {"fsync": guarded("sync", os.fsync), "replace": guarded("rename", os.replace, 1)}
+    patched |= {"sendfile": guarded("write", os.sendfile), "open": os_open, "mkdir": mkdir}
+    with (
+        mock.patch.multiple(os, **patched),
+        mock.patch.object(io, "open", opened),
+        mock.patch.object(builtins, "open", opened),
+        mock.patch.object(atomic, "_exchange", lambda one, other: swap and real_exchange(one, other)),
+    ):
         yield disk
-    finally:
-        builtins.open = io.open = real_open
-        os.fsync, os.replace, os.open, os.mkdir = real_fsync, real_replace, real_os_open, real_mkdir
-        atomic._exchange, os.sendfile = real_exchange, real_sendfile
 
 
 def contents(folder: Path) -> dict[str, bytes]:
