@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ragcun.cli.parser import run_script
-from ragcun.data.locate import find_sets
+from ragcun.data.beir_sets import find_sets
 from ragcun.distributed.ray import ray_runner
 from ragcun.distributed.search import Runner, ShardedSearch, run_here, search_collection
 from ragcun.retrieval.runs import write_run

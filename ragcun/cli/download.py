@@ -217,8 +217,8 @@ def download_beir(flags: argparse.Namespace) -> str:
     Raises:
         InputError: a set is unknown, or cannot be had.
     """
-    from ragcun.data.archives import fetch_from
-    from ragcun.data.locate import find_sets
+    from ragcun.data.beir_download import fetch_from
+    from ragcun.data.beir_sets import find_sets
 
     data_dir = Path(flags.data_dir)
     found = find_sets(data_dir, flags.datasets, fetch=fetch_from(flags.mirror, data_dir))

@@ -14,7 +14,7 @@ from ragcun.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ragcun.data.locate import CollectionFolder
+    from ragcun.data.beir_sets import CollectionFolder
     from ragcun.retrieval.systems import System
 
 
@@ -108,8 +108,8 @@ def _open(flags: argparse.Namespace, folders: Sequence[CollectionFolder]) -> tup
 
 def _find(flags: argparse.Namespace) -> list[CollectionFolder]:
     """Return where the collections lie, after fetching those that are to be fetched."""
-    from ragcun.data.archives import fetch_from
-    from ragcun.data.locate import find_sets
+    from ragcun.data.beir_download import fetch_from
+    from ragcun.data.beir_sets import find_sets
 
     fetch = fetch_from(flags.mirror, Path(flags.data_dir)) if flags.download or flags.mirror else None
     return find_sets(flags.data_dir, flags.datasets, flags.split, fetch)

@@ -120,15 +120,16 @@ def _with_base(model: System) -> Iterator[tuple[Any, bool]]:
 
 
 def _read_texts(flags: argparse.Namespace) -> Iterator[Texts]:
-    from ragcun.data.beir import find_collections, load_collection
+    from ragcun.data.beir import load_collection
+    from ragcun.data.beir_sets import find_sets
     from ragcun.data.documents import read_documents
 
     if flags.texts:
         documents = [document.content for document in read_documents(flags.texts) if document.content]
         yield Texts(Path(flags.texts).name, documents, [], [])
         return
-    for folder in find_collections(flags.data_dir, flags.datasets):
-        collection = load_collection(folder, flags.split)
+    for folder in find_sets(flags.data_dir, flags.datasets, flags.split):
+        collection = load_collection(folder.path, folder.split)
         rows = {name: row for row, name in enumerate(collection.documents)}
         pairs = [
             (place, rows[document])
@@ -137,7 +138,7 @@ def _read_texts(flags: argparse.Namespace) -> Iterator[Texts]:
             if score > 0 and document in rows
         ]
         contents = [document.content for document in collection.documents.values()]
-        yield Texts(collection.name, contents, list(collection.queries.values()), pairs)
+        yield Texts(folder.name, contents, list(collection.queries.values()), pairs)
 
 
 def _read_matrix(path: str) -> Any:

@@ -107,7 +107,7 @@ def _entrants(flags: argparse.Namespace) -> list[Entrant]:
 
 def _tasks(flags: argparse.Namespace) -> Iterator[tuple[str, AbsTask]]:
     """Yield the title of each task and the task; collections are read when their turn comes."""
-    from ragcun.data.locate import find_sets
+    from ragcun.data.beir_sets import find_sets
     from ragcun.retrieval.mteb import collection_task, find_task
 
     if flags.tasks:

@@ -16,7 +16,6 @@ from typing import Any, NoReturn, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.io import REMEDIES, read_text
-from ragcun.secrets import masked
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -231,7 +230,7 @@ def parse_config(
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function: wrong input gives one sentence on stderr and exit code 2, never a traceback."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Masking("%(message)s"))
+    handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -247,20 +246,13 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-class _Masking(logging.Formatter):
-    """Writes a line of the log without what looks like a secret."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
-
-
 def _sentence(error: InputError | OSError) -> str:
     """Say in one line what went wrong; of the operating system's own errors also where, and what to do."""
     text = str(error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
         text = f"{where}{error.strerror}; {REMEDIES.get(error.errno, 'check the path and its permissions')}"
-    return masked(" ".join(text.split())).encode(errors="backslashreplace").decode()
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
 def _to_bool(value: Any) -> bool:

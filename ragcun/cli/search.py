@@ -15,7 +15,7 @@ from ragcun.cli.parser import ArgumentParser
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from ragcun.data.locate import CollectionFolder
+    from ragcun.data.beir_sets import CollectionFolder
     from ragcun.distributed.search import Runner, ShardedSearch
 
 LEAST = {"shards": 1, "workers": 0, "top_k": 1, "memory_budget": 1, "batch_size": 1, "block_rows": 1, "threads": 1}
@@ -72,7 +72,7 @@ def search_corpus(flags: argparse.Namespace) -> str:
         InputError: a flag, a model or a collection is wrong, or Ray is missing or fails.
     """
     _check(flags)
-    from ragcun.data.locate import find_sets
+    from ragcun.data.beir_sets import find_sets
     from ragcun.distributed.search import search_collection
     from ragcun.retrieval.comparison import MODEL
     from ragcun.retrieval.metrics import evaluate_run, mean

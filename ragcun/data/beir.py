@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,31 +158,6 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
         return replace(collection, queries=queries, qrels=qrels, split=split)
 
     return side(collection.split, False), side(f"{collection.split}-held-out", True)
-
-
-def find_collections(data_dir: str | Path, names: Sequence[str]) -> list[Path]:
-    """Return the folders of the named collections under `data_dir`; ``["all"]`` means all with a test split, sorted.
-
-    A folder whose name starts with a dot is half-written and not seen.
-
-    Raises:
-        InputError: there is no such folder or collection; a near miss is suggested, and what is there is listed.
-    """
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise InputError(f"no such folder: {data_dir}; name the folder that holds the BEIR collections")
-    present = {path.parent.name: path.parent for path in sorted(data_dir.glob("[!.]*/corpus.jsonl"))}
-    listing = ", ".join(present) or "no collection at all"
-    if "all" in names:
-        names = [name for name, path in present.items() if (path / "qrels" / "test.tsv").is_file()]
-        if not names:
-            raise InputError(f"{data_dir}: no collection has corpus.jsonl and qrels/test.tsv; there is {listing}")
-    for name in names:
-        if name not in present:
-            near = difflib.get_close_matches(name, present, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"no collection {name!r} in {data_dir}; {guess}there is {listing}")
-    return [present[name] for name in dict.fromkeys(names)]
 
 
 def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ragcun.batch import Role
 from ragcun.data.beir import Qrels
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distance import Distance
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.text_base import TextBase

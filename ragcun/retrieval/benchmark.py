@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.data.beir import Collection
-from ragcun.data.beir_sets import PART_OF
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import PART_OF, CollectionFolder
 from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.retrieval.comparison import BASE, HIDDEN, MODEL, TESTED, Contest, Figures, Measured, describe

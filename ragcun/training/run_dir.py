@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 
 from ragcun.io import claim_folder, write_json, write_text
-from ragcun.secrets import masked_command
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 
@@ -165,7 +164,7 @@ class Unrecorded(RunFolder):
 def environment(device: str) -> dict[str, Any]:
     """Return what else decides a result: versions, commit, device, command and time."""
     return {
-        "command": masked_command(sys.argv),
+        "command": " ".join(sys.argv),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),

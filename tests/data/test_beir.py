@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 
 from ragcun.data.beir import (
     Document,
-    find_collections,
     hold_out_queries,
     load_collection,
     pairs_from_collection,
@@ -170,52 +168,6 @@ def test_hold_out_follows_the_seed_alone(forty):
 def test_hold_out_must_leave_both_sides_some(forty, fraction):
     with pytest.raises(InputError, match="cannot hold out"):
         hold_out_queries(forty, fraction, seed=0)
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    for name, splits in (("scifact", ("test",)), ("arguana", ("test", "dev")), ("train-only", ("train",))):
-        write_collection(tmp_path / name, DOCUMENTS, QUERIES, {split: {"q1": {"d1": 1}} for split in splits})
-    (tmp_path / "pairs").mkdir()
-    return tmp_path
-
-
-def test_collections_are_found_by_name_and_all(data_dir):
-    assert find_collections(data_dir, ["all"]) == [data_dir / "arguana", data_dir / "scifact"]
-    assert find_collections(data_dir, ["train-only", "scifact", "scifact"]) == [
-        data_dir / "train-only",
-        data_dir / "scifact",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("scfact", r"did you mean 'scifact'\? there is arguana, scifact, train-only"),
-        ("zzz", "'zzz' in .*; there is arguana"),
-        ("pairs", "no collection 'pairs'"),
-        ("../" + "x", "no collection"),
-        ("", "no collection"),
-        (".", "no collection"),
-        ("..", "no collection"),
-    ],
-)
-def test_unknown_collection_is_refused(data_dir, name, message):
-    with pytest.raises(InputError, match=message):
-        find_collections(data_dir, [name])
-
-
-def test_a_name_cannot_leave_the_data_folder(data_dir):
-    for name in (os.path.join("..", data_dir.name, "scifact"), str(data_dir / "scifact"), "./scifact"):
-        with pytest.raises(InputError, match="no collection"):
-            find_collections(data_dir, [name])
-
-
-def test_no_data_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        find_collections(tmp_path / "absent", ["all"])
-    with pytest.raises(InputError, match="there is no collection at all"):
-        find_collections(tmp_path, ["all"])
 
 
 def test_corpus_lines_are_beirs(folder):

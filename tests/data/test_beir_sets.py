@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragcun.data.beir import Document, write_collection
-from ragcun.data.beir_sets import FORUMS, QUICK_SETS, SETS, BeirSet
-from ragcun.data.locate import find_sets
+from ragcun.data.beir_sets import FORUMS, QUICK_SETS, SETS, BeirSet, find_sets
 from ragcun.errors import InputError
 
 LICENSED = {"bioasq", "signal1m", "trec-news", "robust04"}
@@ -49,6 +48,21 @@ def test_what_is_evaluated() -> None:
     assert {name for name, each in SETS.items() if each.parts} == {"cqadupstack"}
     assert len(set(FORUMS)) == 12
     assert all(SETS[name].md5 for name in QUICK_SETS)
+
+
+def test_commits_of_the_hub_are_those_of_mteb() -> None:
+    """Each part of each set has a repository, at the commit that mteb evaluates."""
+    import mteb
+
+    tasks = mteb.get_tasks(task_types=["Retrieval"], exclude_superseded=False)
+    known = {task.metadata.dataset["path"]: task.metadata.dataset["revision"] for task in tasks}
+    for beir_set in SETS.values():
+        assert len(beir_set.hub) == (0 if beir_set.md5 is None else len(beir_set.parts) or 1)
+        for part, (repository, commit) in zip(
+            beir_set.parts or (beir_set.name,), beir_set.hub, strict=bool(beir_set.md5)
+        ):
+            assert known[repository] == commit
+            assert part.replace("-", "")[:6] in repository.lower().replace("-", "") or part == "webis-touche2020"
 
 
 def put(folder: Path, *splits: str) -> None:
@@ -137,7 +151,7 @@ def test_what_is_there_is_not_fetched_and_what_is_not_asked_for_neither(data: Pa
             r"bioasq cannot be downloaded: ask for it at http://bioasq\.org, and put it into .*bioasq as",
         ),
         ("bioasq", True, r"bioasq cannot be downloaded: .* corpus\.jsonl, queries\.jsonl and qrels/test\.tsv"),
-        ("quorra", True, r"no collection 'quorra' in .*; did you mean 'quora', a set of BEIR\?"),
+        ("quorra", True, r"no collection 'quorra' in .*; did you mean 'quora'"),
         ("mien", True, r"did you mean 'mine'\?"),
         ("zzz", False, r"no collection 'zzz' in .*; there is mine, msmarco, scifact, train-only"),
         ("../data", True, "no collection"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.ray import ray_runner
 from ragcun.distributed.search import Runner, ShardedSearch
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Document, load_collection, write_collection
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.search import ShardedSearch, cut_shards, digest, run_here, search_collection
 from ragcun.errors import InputError
 from ragcun.retrieval.search import SearchResult, top_k
@@ -201,7 +201,7 @@ def test_the_digest_depends_on_order_and_bounds_of_texts():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.search import ShardedSearch, run_here, search_collection
 
 def until_killed(shards):

@@ -11,7 +11,7 @@ import pytest
 from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, read_qrels
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.precomputed import _read_matrix
 from ragcun.errors import InputError
 from ragcun.reporting.plots import loss_figure

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ragcun.data.beir import Collection, Document, write_collection
-from ragcun.data.locate import CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.reporting.tables import results_table

@@ -1,0 +1,281 @@
+"""Sets of BEIR from a stand-in with the hub's layout and from mirrors of archives, and what is unpacked of these."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import random
+import shutil
+import stat
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+
+from ragcun.data.beir import load_collection
+from ragcun.data.beir_download import fetch_from, fetch_set, require_safe_url, unpack
+from ragcun.data.beir_sets import FORUMS, BeirSet
+from ragcun.errors import InputError
+
+FILES = {
+    "corpus.jsonl": '{"_id": "d1", "title": "", "text": "one"}\n{"_id": "d2", "title": "", "text": "two"}\n',
+    "queries.jsonl": '{"_id": "q1", "text": "one"}\n',
+    "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+}
+
+
+def archive(files: dict[str, str], top: str = "toy/") -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in files.items():
+            zipped.writestr(f"{top}{name}", content)
+    return packed.getvalue()
+
+
+def toy(content: bytes) -> BeirSet:
+    return BeirSet("toy", 1, hashlib.md5(content).hexdigest())
+
+
+def names(folder: Path) -> set[str]:
+    """What lies in a folder beside the lock that fetching leaves."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the folder ``mirror`` on this machine; /moved leads to another host."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(tmp_path / "mirror"))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    (tmp_path / "mirror").mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the layout of mteb's repositories: a card that names the subsets, and a file for each split."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "hub"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{i}", "title": "Ä" * i, "text": f'text "{i}"\n'} for i in range(3)]
+    queries = [{"_id": str(10 * i), "text": f"query {i}"} for i in range(2)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, query in (("test", "0"), ("train", "10")):
+        row = {"query-id": query, "corpus-id": "d1", "score": 1.0}
+        (folder / "qrels" / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    card = "---\nconfigs:\n"
+    for name, files in {"default": "qrels", "corpus": "corpus", "queries": "queries"}.items():
+        card += f"- config_name: {name}\n  data_files:\n"
+        splits = {"test": "qrels/test", "train": "qrels/train"} if files == "qrels" else {name: name}
+        card += "".join(f"  - split: {split}\n    path: {path}.jsonl\n" for split, path in splits.items())
+    (folder / "README.md").write_text(card + "---\n")
+    return folder
+
+
+def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub: Path, tmp_path: Path) -> None:
+    fetch = fetch_from(None, tmp_path / "data")
+    fetch(BeirSet("toy", 1, "", ((str(hub), "main"),)))
+    test, train = (load_collection(tmp_path / "data" / "toy", split) for split in ("test", "train"))
+    assert {key: document.title for key, document in test.documents.items()} == {"d0": "", "d1": "Ä", "d2": "ÄÄ"}
+    assert test.documents["d2"].text == 'text "2"\n'
+    assert (test.queries, test.qrels) == ({"0": "query 0"}, {"0": {"d1": 1}})
+    assert (train.queries, train.qrels) == ({"10": "query 1"}, {"10": {"d1": 1}})
+    fetch(BeirSet("parts", 1, "", ((str(hub), "main"),) * 2, parts=("a", "b")))
+    assert load_collection(tmp_path / "data" / "parts" / "b").documents == test.documents
+
+
+def test_a_set_that_the_hub_does_not_give_leaves_nothing(hub: Path, tmp_path: Path) -> None:
+    (hub / "qrels" / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"hub cannot be downloaded .* --mirror"):
+        fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
+    assert not names(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kind", ["http", "file", "variable"])
+def test_a_mirror_gives_the_set_and_nothing_else_stays(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    content = archive({**FILES, "README.txt": "read me", "qrels/notes.txt": "x", "toy/corpus.jsonl": "x"})
+    (tmp_path / "mirror" / "toy.zip").write_bytes(content)
+    data = tmp_path / "data"
+    monkeypatch.setenv("RAGCUN_BEIR_MIRROR", f"{mirror}/" if kind == "variable" else "https://absent.invalid")
+    fetch = fetch_from({"http": mirror, "file": f"file://{tmp_path}/mirror"}.get(kind), data)
+    fetch(toy(content))
+    assert names(data) == {"toy"}
+    assert {path.relative_to(data / "toy").as_posix() for path in (data / "toy").rglob("*.*")} == set(FILES)
+    assert [document.text for document in load_collection(data / "toy").documents.values()] == ["one", "two"]
+    (tmp_path / "mirror" / "toy.zip").unlink()
+    fetch(toy(content))
+
+
+@pytest.mark.parametrize("address", ["http", "file", "nobody"])
+def test_an_archive_that_is_not_there_is_one_sentence(mirror: str, tmp_path: Path, address: str) -> None:
+    url = {"http": mirror, "file": f"file://{tmp_path}/mirror", "nobody": "http://127.0.0.1:9"}[address]
+    with pytest.raises(InputError, match=r"toy\.zip cannot be reached .* --mirror"):
+        fetch_set(toy(b""), tmp_path / "data", url)
+    assert not names(tmp_path / "data")
+
+
+@pytest.mark.parametrize("content", [b"<html>moved</html>", archive(FILES)[:-20]])
+def test_another_archive_than_beirs_is_refused_and_not_kept(mirror: str, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mirror" / "toy.zip").write_bytes(content)
+    expected = toy(archive(FILES))
+    with pytest.raises(InputError, match=f"{hashlib.md5(content).hexdigest()} where {expected.md5}"):
+        fetch_set(expected, tmp_path / "data", mirror)
+    assert not names(tmp_path / "data")
+
+
+def test_redirections_to_unsafe_addresses_are_refused(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server on this machine sends us to itself under a name that is not safe."""
+    host = mirror.replace("127.0.0.1", "127.0.0.2")
+    handler = http.server.SimpleHTTPRequestHandler
+
+    def redirect(self: http.server.SimpleHTTPRequestHandler) -> None:
+        if "moved" not in self.path:
+            self.send_response(302)
+            self.send_header("Location", f"{host}/moved.zip")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    monkeypatch.setattr(handler, "do_GET", redirect)
+    with pytest.raises(InputError, match=r"not safe to download from|cannot be reached"):
+        fetch_set(toy(b""), tmp_path / "data", mirror)
+    assert not names(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/sets", "ftp://example.org/sets", "/sets", "sets", "", "https://", "file://host/sets",
+        "https://me:word@example.org", "http://127.0.0.1.example.org/", "http://localhost@example.org/x",
+        "http://[::1", "data:text/plain,x", "javascript:alert(1)",
+    ],
+)  # fmt: skip
+def test_unsafe_addresses_are_refused_without_their_passwords(url: str, tmp_path: Path) -> None:
+    for check in (require_safe_url, lambda url: fetch_from(url or " ", tmp_path)):
+        with pytest.raises(InputError, match="give https://") as caught:
+            check(url)
+        assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/x", "http://127.0.0.1:80/x", "http://[::1]/x", "file:///x"])
+def test_safe_addresses_pass(url: str) -> None:
+    assert require_safe_url(url) == url
+
+
+def test_a_set_of_parts_is_unpacked_with_all_of_them(tmp_path: Path) -> None:
+    files = {f"{forum}/{name}": content for forum in FORUMS for name, content in FILES.items()}
+    (tmp_path / "toy.zip").write_bytes(content := archive(files))
+    fetch_set(replace(toy(content), parts=FORUMS), tmp_path)
+    assert names(tmp_path / "toy") == set(FORUMS)
+    assert all(load_collection(tmp_path / "toy" / forum).documents for forum in FORUMS)
+    shutil.rmtree(tmp_path / "toy")
+    del files["tex/queries.jsonl"]
+    (tmp_path / "toy.zip").write_bytes(content := archive(files))
+    with pytest.raises(InputError, match=r"holds no toy/tex/queries.jsonl"):
+        fetch_set(replace(toy(content), parts=FORUMS), tmp_path)
+    assert names(tmp_path) == {"toy.zip"}
+
+
+def test_an_archive_in_the_folder_is_taken_and_left_there(tmp_path: Path) -> None:
+    content = archive(FILES)
+    (tmp_path / "toy.zip").write_bytes(content)
+    fetch_set(toy(content), tmp_path, "http://127.0.0.1:9")
+    assert names(tmp_path) == {"toy", "toy.zip"}
+
+
+def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"lacks corpus.jsonl"):
+        fetch_set(toy(b""), tmp_path)
+    assert (tmp_path / "toy" / "mine.txt").read_text() == "mine"
+
+
+def test_two_fetches_at_once_fetch_once(tmp_path: Path) -> None:
+    (tmp_path / "toy.zip").write_bytes(content := archive(FILES))
+    threads = [threading.Thread(target=fetch_set, args=(toy(content), tmp_path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(tmp_path) == {"toy", "toy.zip"}
+
+
+def unpacked(content: bytes, tmp_path: Path) -> Path:
+    (tmp_path / "toy.zip").write_bytes(content)
+    unpack(tmp_path / "toy.zip", tmp_path / "toy", toy(content))
+    return tmp_path / "toy"
+
+
+def test_what_an_archive_holds_beside_the_sets_files_has_no_effect(tmp_path: Path) -> None:
+    """Names that lead out of the folder, other folders, and links are passed over; nothing but plain files is made."""
+    ways_out = ["../out.txt", "toy/../../out.txt", "/tmp/out.txt", "toy\\..\\out.txt", "toy/qrels/../../out.tsv"]
+    others = [f"{top}/{name}" for top in ("__MACOSX", "scifact", "toy/toy", "toy/qrels") for name in FILES]
+    inside = {f"toy/{name}": text for name, text in FILES.items()}
+    packed = io.BytesIO(archive({**inside, **dict.fromkeys([*ways_out, *others], "out")}, top=""))
+    with zipfile.ZipFile(packed, "a") as zipped:
+        for name in ("toy/qrels/dev.tsv", "toy/link"):
+            link = zipfile.ZipInfo(name)
+            link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            zipped.writestr(link, "/etc/passwd")
+    folder = unpacked(packed.getvalue(), tmp_path)
+    made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    assert made.keys() == {*FILES, "qrels/dev.tsv"}
+    assert not any(path.is_symlink() for path in made.values())
+    assert made["qrels/dev.tsv"].read_text() == "/etc/passwd"
+    assert not list(tmp_path.rglob("out.t*"))
+    assert not Path("/tmp/out.txt").exists()
+
+
+def damaged(how: str) -> bytes:
+    text = "".join(random.Random(1).choices("abcdefgh", k=50_000))
+    content = bytearray(archive({**FILES, "corpus.jsonl": text}, "scifact/" if how == "of another set" else "toy/"))
+    if how == "truncated":
+        return bytes(content[: len(content) // 2])
+    if how == "a flipped bit":
+        content[len(content) // 3] ^= 1
+    if how == "an encrypted mark":
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.index(signature) + offset] |= 1
+    size = {"declares less": 49_999, "declares more": 50_001}.get(how, 50_000).to_bytes(4, "little")
+    return bytes(content).replace((50_000).to_bytes(4, "little"), size)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["truncated", "a flipped bit", "an encrypted mark", "declares less", "declares more", "of another set"],
+)
+def test_damaged_archives_are_refused_and_leave_no_folder(tmp_path: Path, how: str) -> None:
+    """What a member grows to is bounded by what it declares: one that declares less than it holds is refused too."""
+    with pytest.raises(InputError, match=r"toy\.zip (is no whole zip archive|holds no toy/corpus\.jsonl)"):
+        unpacked(damaged(how), tmp_path)
+    assert names(tmp_path) == {"toy.zip"}
+
+
+def test_what_does_not_fit_on_the_disk_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=600_000))
+    with pytest.raises(InputError, match=r"toy\.zip holds 600,\d+ bytes and .* has 600,000 left"):
+        unpacked(archive({**FILES, "corpus.jsonl": "x" * 600_000}), tmp_path)
+    assert names(tmp_path) == {"toy.zip"}
