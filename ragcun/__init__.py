@@ -17,7 +17,7 @@ _HOME = {
     "AsymmetricProjectionModel": "ragcun.models.systems",
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.embeddings.cache",
-    "FitResult": "ragcun.training.result",
+    "FitResult": "ragcun.training.saving",
     "FittedHead": "ragcun.training.fit_head",
     "HeadConfig": "ragcun.models.heads",
     "InputError": "ragcun.errors",
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.search import top_k
     from ragcun.training.fit_head import FittedHead, fit_head, load_head
     from ragcun.training.loop import fit
-    from ragcun.training.result import FitResult
+    from ragcun.training.saving import FitResult
     from ragcun.training.st_trainer import ObjectiveLoss
 
 

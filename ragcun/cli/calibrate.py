@@ -106,7 +106,7 @@ def _calibrated(
 
 
 def _calibration_card(encoder: AsymmetricProjectionModel, fitted: str, flags: argparse.Namespace) -> str:
-    from ragcun.training.model_card import BEGIN, END
+    from ragcun.training.saving import BEGIN, END
 
     settings = "\n".join(f"{name}: {json.dumps(getattr(flags, name))}" for name in (*CLOSED_FORM, "base_dtype"))
     return f"""---

@@ -70,8 +70,8 @@ def evaluate(flags: argparse.Namespace) -> str:
     from ragcun.io import write_text
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.runs import runs_folder
-    from ragcun.training.model_card import write_scores
     from ragcun.training.run_dir import environment
+    from ragcun.training.saving import write_scores
 
     folders = _find(flags)
     model, baselines = _open(flags, folders)

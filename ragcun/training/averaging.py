@@ -1,4 +1,4 @@
-"""Keeper: from the weights of a run to those that are judged and kept: averaged over steps, drawn back to the start."""
+"""Averaging: the weights that are evaluated and saved, an average over steps interpolated towards the initial ones."""
 
 from __future__ import annotations
 
@@ -26,64 +26,69 @@ def share_of_trained(queries: int) -> float:
     return FULL_SHARE * queries / (queries + HALF_AT)
 
 
-class Keeper:
-    """Holds, beside the weights in training, their average and their start; gives the weights to keep.
+class WeightAverage:
+    """The average over steps of the weights in training, interpolated towards the initial ones, and the best so far.
 
-    After step t the average is ``m·average + (1 − m)·weights`` with m = min(decay, (1 + t) / (10 + t)), and the weights
-    to keep are ``(1 − share)·start + share·average``, of all trainable parameters; others are kept as they are.
+    After step t the average is ``m·average + (1 − m)·weights`` with m = min(decay, (1 + t) / (10 + t)); the model that
+    is evaluated and saved has ``(1 − share)·initial + share·average`` in all trainable parameters.
 
     Source: Polyak and Juditsky 1992 (averaging); Wortsman et al. 2022 (WiSE-FT), arXiv:2109.01903, eq. 1 (share).
 
     Args:
-        encoder: what is trained, as it is before the first step.
+        encoder: what is trained, before the first step.
         decay: of the average; 0 takes the weights themselves.
-        share: of what was trained; 1 forgets the start.
+        share: of the trained weights; 1 leaves the initial ones out.
     """
 
     def __init__(self, encoder: RetrievalEncoder, decay: float, share: float) -> None:
         self.decay, self.share = decay, share
         self.trained = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
-        self.start = {name: value.detach().clone() for name, value in self.trained.items()} if share < 1 else {}
+        self.initial = {name: value.detach().clone() for name, value in self.trained.items()} if share < 1 else {}
         self.average = {name: value.detach().clone() for name, value in self.trained.items()} if decay else {}
-        self.keep(encoder)
+        self.keep_best(encoder)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Let the average take up the weights after optimiser step `step` (from 1)."""
+        """Add the weights after optimiser step `step` (from 1) to the average."""
         if self.average:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.values()), [value.data for value in self.trained.values()], weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the weights to keep into the encoder, and take them out again afterwards."""
-        now = {name: value.detach().clone() for name, value in self.trained.items()}
-        copy_strictly(self._data(), self.kept())
+        """Give the encoder the averaged weights, and the weights in training back afterwards."""
+        data = {name: value.data for name, value in self.trained.items()}
+        now = {name: value.clone() for name, value in data.items()}
+        copy_strictly(data, self.weights())
         try:
             yield
         finally:
-            copy_strictly(self._data(), now)
+            copy_strictly(data, now)
 
     @torch.no_grad()
-    def kept(self) -> dict[str, Tensor]:
-        """Return the weights to keep, of all trainable parameters."""
+    def weights(self) -> dict[str, Tensor]:
+        """Return the averaged, interpolated weights of all trainable parameters."""
         trained = self.average or {name: value.detach() for name, value in self.trained.items()}
-        if not self.start:
+        if not self.initial:
             return dict(trained)
-        return {name: torch.lerp(self.start[name], value, self.share) for name, value in trained.items()}
+        return {name: torch.lerp(self.initial[name], value, self.share) for name, value in trained.items()}
 
-    def keep(self, encoder: RetrievalEncoder) -> None:
-        """Remember all weights of the encoder, as they are now, as the best."""
+    def keep_best(self, encoder: RetrievalEncoder) -> None:
+        """Copy all weights of the encoder as the best so far."""
         self.best = {name: tensor.clone() for name, tensor in contiguous(encoder.trained_state()).items()}
+
+    def restore_best(self, encoder: RetrievalEncoder) -> None:
+        """Give an encoder the best weights so far."""
+        copy_strictly(encoder.trained_state(), self.best)
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resume point has to hold."""
-        parts = {"start": self.start, "average": self.average, "best": self.best}
+        parts = {"initial": self.initial, "average": self.average, "best": self.best}
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`.
+        """Continue from `state`.
 
         Raises:
             ValueError: it is not of such a run.
@@ -91,6 +96,3 @@ class Keeper:
         check_fit(self.state(), state)
         for name, value in self.state().items():
             value.copy_(state[name])
-
-    def _data(self) -> dict[str, Tensor]:
-        return {name: value.data for name, value in self.trained.items()}

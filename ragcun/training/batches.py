@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,15 +13,14 @@ from torch import Tensor
 
 from ragcun.batch import Features, PairBatch, Role
 from ragcun.data.pairs import PairDataset
-from ragcun.embeddings.base import Base, VectorSource
-from ragcun.training.negatives import Pools
+from ragcun.embeddings.base import Base, Gatherable, VectorSource
+from ragcun.errors import InputError
 from ragcun.training.processes import to_device
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
-START_SAMPLE = 20_000
-LIVE_START_SAMPLE = 2_000
-CACHED_PROBE, LIVE_PROBE = 256, 128
+NOTHING = -1
+"""Fills the ranks of a query that has fewer mined negatives than others."""
 
 
 def epoch_pairs(dataset: PairDataset, per_query: int, seed: int, epoch: int) -> Rows:
@@ -38,9 +37,9 @@ def epoch_pairs(dataset: PairDataset, per_query: int, seed: int, epoch: int) -> 
 def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> list[Rows]:
     """Split all pairs into ``ceil(pairs / batch_size)`` batches whose sizes differ by at most one.
 
-    None is dropped, and no batch is much smaller than the others, so in-batch losses keep their meaning; rather than a
-    batch of one pair there is a batch of one pair more than `batch_size`. The order is random from `seed` and `epoch`;
-    with `epoch` None it is the order of the pairs.
+    None is dropped, and no batch is much smaller than the others, so in-batch losses keep their meaning; instead of a
+    batch of one pair there is a batch of `batch_size` + 1. The order is random from `seed` and `epoch`; with `epoch`
+    None it is the order of the pairs.
     """
     order = np.arange(pairs)
     if epoch is not None:
@@ -48,49 +47,107 @@ def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> 
     return np.array_split(order, max(1, min(-(-pairs // batch_size), pairs // 2)))
 
 
-class PairSource(Protocol):
-    """Where a batch's inputs come from."""
+@dataclass(frozen=True)
+class BatchSampler:
+    """The optimiser steps of each epoch.
+
+    Attributes:
+        dataset: the training pairs.
+        batch_size: pairs of a batch of all processes.
+        processes: processes that share a batch.
+        accumulation: batches of an optimiser step.
+        per_query: pairs of each query in an epoch; 0 means all.
+        seed: of the order.
+    """
 
     dataset: PairDataset
-    pools: Pools | None
+    batch_size: int
+    processes: int
+    accumulation: int
+    per_query: int
+    seed: int
 
-    def batch(self, rows: Rows) -> PairBatch:
-        """Return the inputs of these pairs."""
+    def steps(self, epoch: int) -> list[list[Rows]]:
+        """Return an epoch's optimiser steps, each a list of batches of all processes together.
 
-    def parts(self, rows: Rows, places: range, count: int) -> list[PairBatch]:
-        """Return those parts of a batch at `places`, of `count` into which its pairs and its pool are split in order.
-
-        The masks of a part have a row for each of its queries and a column for each document of the whole batch.
+        Raises:
+            InputError: there are more processes than pairs in a batch.
         """
-
-    def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
-        """Return what the head sees of a sample of the dataset's texts, queries and documents."""
-
-    def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
-        """Return the base's pooled vectors of all queries and all documents, or of a sample of `most` of each."""
-
-    def probe(self, seed: int) -> Rows:
-        """Return the pairs by which a run is watched, the same at every call."""
+        pairs = epoch_pairs(self.dataset, self.per_query, self.seed, epoch)
+        batches = epoch_batches(len(pairs), self.batch_size, self.seed, epoch)
+        if len(batches[-1]) < self.processes:
+            raise InputError(f"{len(pairs)} training pairs are too few for {self.processes} processes; start fewer")
+        starts = range(0, len(batches), self.accumulation)
+        return [[pairs[rows] for rows in batches[start : start + self.accumulation]] for start in starts]
 
 
-class _Pairs(abc.ABC):
-    """What sources of batches share: which texts a batch shows, and its masks."""
+@dataclass(frozen=True)
+class Pools:
+    """Mined negatives of every query, of which each batch draws some, repeatably.
 
-    def __init__(self, dataset: PairDataset, device: torch.device) -> None:
-        self.dataset = dataset
+    Attributes:
+        mined: documents by query ``(queries, ranks)``, `NOTHING` where there are fewer.
+        per_query: how many of them a batch shows of each of its queries.
+        seed: of the draws.
+    """
+
+    mined: Rows
+    per_query: int
+    seed: int
+
+    def draw(self, data: PairDataset, rows: Rows) -> Rows:
+        """Return distinct documents for a batch of pairs, none of which is a positive of the batch.
+
+        The draw depends on the seed and the pairs of the batch alone.
+        """
+        generator = np.random.default_rng([self.seed, len(rows), *rows[:8].tolist()])
+        mined = self.mined[np.unique(data.query_ids[rows])]
+        keys = np.where(mined == NOTHING, 2.0, generator.random(mined.shape))
+        chosen = np.argsort(keys, axis=1)[:, : self.per_query]
+        documents = np.take_along_axis(mined, chosen, axis=1)
+        return np.setdiff1d(documents[documents != NOTHING], data.positive_ids[rows])
+
+
+class PairSource(abc.ABC):
+    """Where a batch's inputs come from.
+
+    Attributes:
+        dataset: the pairs.
+        base: the base whose inputs batches hold.
+        pools: mined negatives; None where there are none.
+        probe_size: pairs by which a run is checked for collapse.
+        sample_size: texts from which a head's initial weights are computed.
+    """
+
+    probe_size: int
+    sample_size: int
+
+    def __init__(self, dataset: PairDataset, base: Base, device: torch.device) -> None:
+        self.dataset, self.base, self.device = dataset, base, device
         self.pools: Pools | None = None
-        self.device = device
 
     @abc.abstractmethod
     def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
         """Return what the base is given of some queries or documents of the dataset."""
+
+    @abc.abstractmethod
+    def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
+        """Return the base's pooled vectors of all queries and all documents, or of a sample of `most` of each."""
+
+    @abc.abstractmethod
+    def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
+        """Return what the head sees of a sample of the dataset's texts, queries and documents."""
+
+    def probe(self, seed: int) -> Rows:
+        """Return the pairs by which a run is checked for collapse, the same at every call."""
+        return np.sort(np.random.default_rng(seed).permutation(len(self.dataset))[: self.probe_size])
 
     def batch(self, rows: Rows) -> PairBatch:
         """Return the inputs of these pairs."""
         return self.parts(rows, range(1), 1)[0]
 
     def parts(self, rows: Rows, places: range, count: int) -> list[PairBatch]:
-        """Return those parts of a batch at `places`, of `count` into which its pairs and its pool are split in order.
+        """Return the parts at `places` of a batch whose pairs and pool are split in order into `count`.
 
         The masks of a part have a row for each of its queries and a column for each document of the whole batch.
         """
@@ -117,84 +174,81 @@ class _Pairs(abc.ABC):
         return to_device(torch.from_numpy(mask), self.device)
 
 
-class CachedPairs(_Pairs):
-    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
+class CachedPairs(PairSource):
+    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors.
 
-    def __init__(self, dataset: PairDataset, cache: VectorSource, device: torch.device) -> None:
-        super().__init__(dataset, device)
-        self.base = cache.base
-        self.query_rows = cache.rows(dataset.queries, "query")
-        self.document_rows = cache.rows(dataset.documents, "document")
-        self.vectors = cache.vectors
+    Attributes:
+        vectors: base vectors of all texts.
+        rows: the row of each query, and of each document, in `vectors`.
+    """
+
+    probe_size, sample_size = 256, 20_000
+
+    def __init__(
+        self, dataset: PairDataset, base: Base, device: torch.device, vectors: Gatherable, rows: dict[Role, Rows]
+    ) -> None:
+        super().__init__(dataset, base, device)
+        self.vectors, self.rows = vectors, rows
 
     def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"]:
-        """Gather vectors."""
-        return self._gather((self.query_rows if role == "query" else self.document_rows)[texts])
+        return self._gather(self.rows[role][texts])
 
-    def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
+    def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
         """Return the cached vectors."""
-        queries, documents = self.query_rows, self.document_rows
+        queries, documents = self.rows["query"], self.rows["document"]
         if most is not None:
             random = np.random.default_rng(seed)
             queries, documents = (np.sort(random.permutation(side)[:most]) for side in (queries, documents))
         return self.vectors[queries], self.vectors[documents]
 
-    def probe(self, seed: int) -> Rows:
-        """Return 256 pairs, or all there are."""
-        return _some(self.dataset, CACHED_PROBE, seed)
-
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees of up to 20,000 texts."""
-        rows = np.concatenate([self.query_rows, self.document_rows])
-        chosen = np.random.default_rng(seed).permutation(rows)[:START_SAMPLE]
-        return self.base(self._gather(np.sort(chosen)))
+        rows = np.concatenate([self.rows["query"], self.rows["document"]])
+        return self.base(self._gather(np.sort(np.random.default_rng(seed).permutation(rows)[: self.sample_size])))
 
     def _gather(self, rows: Rows) -> Float[Tensor, "n base_dim"]:
         return to_device(torch.from_numpy(self.vectors[rows]), self.device)
 
 
-class LivePairs(_Pairs):
+class LivePairs(PairSource):
     """Pairs whose texts go through a base that is being trained; a batch holds tokens."""
 
-    def __init__(self, dataset: PairDataset, base: Base, device: torch.device) -> None:
-        super().__init__(dataset, device)
-        self.base = base
+    probe_size, sample_size = 128, 2_000
 
     def _inputs(self, texts: Rows, role: Role) -> Features:
-        """Tokenise texts."""
         named = self.dataset.queries if role == "query" else self.dataset.documents
         features = self.base.features([named[i] for i in texts], role)
         sent = {name: to_device(value, self.device) for name, value in features.items() if isinstance(value, Tensor)}
         return {**features, **sent}
 
-    def sides(self, seed: int, most: int | None = None) -> tuple[Vectors, Vectors]:
+    def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
         """Encode the texts; of a sample no more than 1,000 of each."""
         sides = self.dataset.queries, self.dataset.documents
         if most is not None:
-            random, most = np.random.default_rng(seed), min(most, LIVE_START_SAMPLE // 2)
+            random, most = np.random.default_rng(seed), min(most, self.sample_size // 2)
             queries, documents = ([side[i] for i in np.sort(random.permutation(len(side))[:most])] for side in sides)
             sides = queries, documents
         return self.base.encode(sides[0], "query"), self.base.encode(sides[1], "document")
 
-    def probe(self, seed: int) -> Rows:
-        """Return 128 pairs, or all there are: each look encodes them anew."""
-        return _some(self.dataset, LIVE_PROBE, seed)
-
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees, before training, of up to 1,000 queries and 1,000 documents."""
-        vectors = np.concatenate(self.sides(seed, LIVE_START_SAMPLE // 2))
+        vectors = np.concatenate(self.sides(self.sample_size // 2, seed))
         return self.base(torch.from_numpy(vectors).to(self.device))
 
 
-def _some(data: PairDataset, count: int, seed: int) -> Rows:
-    return np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
-
-
 def share(rows: Rows, rank: int, world: int) -> Rows:
-    """Return part `rank` of `world` in order of a batch, whose sizes differ by at most one."""
+    """Return part `rank` of `world` in order of a batch; sizes differ by at most one."""
     return np.array_split(rows, world)[rank]
 
 
-def make_source(dataset: PairDataset, base: Base, cache: VectorSource | None, device: Any) -> PairSource:
-    """Return cached pairs where there is a cache (the base is frozen), else live ones."""
-    return LivePairs(dataset, base, device) if cache is None else CachedPairs(dataset, cache, device)
+def make_source(
+    dataset: PairDataset, base: Base, features: VectorSource | None, device: torch.device
+) -> CachedPairs | LivePairs:
+    """Return cached pairs, encoding what is missing, where there are features (a frozen base); else live pairs."""
+    if features is None:
+        return LivePairs(dataset, base, device)
+    rows: dict[Role, Rows] = {
+        "query": features.rows(dataset.queries, "query"),
+        "document": features.rows(dataset.documents, "document"),
+    }
+    return CachedPairs(dataset, features.base, device, features.vectors, rows)

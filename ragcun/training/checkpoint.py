@@ -21,24 +21,18 @@ from ragcun.io import file_digest, read_json, remove_leftovers, replacing_folder
 from ragcun.models.checkpoint import OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors
-from ragcun.training.averaging import Keeper
+from ragcun.training.averaging import WeightAverage
 
-# Settings that may differ when a run is resumed.
+logger = logging.getLogger(__name__)
+
 NOT_COMPARED = (
-    "output_dir",
-    "resume",
-    "overwrite",
-    "cache_dir",
-    "device",
-    "log_interval",
-    "tracker",
-    "on_collapse",
-    "on_nan",
-    "max_skipped",
-    "save_interval",
-    "state_interval",
+    *("output_dir", "resume", "overwrite", "cache_dir", "device", "log_interval", "tracker"),
+    *("on_collapse", "on_nan", "max_skipped", "save_interval", "state_interval"),
 )
-FILES = ("model.safetensors", "kept.safetensors", "optimizer.safetensors", "random.safetensors")
+"""Settings that may differ when a run is resumed."""
+KEPT = 2
+"""Resume points on disk: the newest, and the one before, which is used where the newest is damaged."""
+DIGITS = 6
 
 
 class DamagedPointError(InputError):
@@ -59,13 +53,13 @@ class Progress:
 
     Attributes:
         epoch: epochs begun, from 1; 0 before training.
-        epochs_done: epochs that are behind us, with the look at the held-out data at their end.
-        batches_done: batches of this epoch that are behind us.
+        epochs_done: epochs finished, with the evaluation at their end.
+        batches_done: optimiser steps of this epoch.
         step: optimiser steps taken, or left out.
         skipped: steps left out because a loss or the gradient was not finite.
         overflows: steps left out because fp16's loss scale was too large.
         best_score: score of the best epoch so far, higher is better.
-        best_epoch: that epoch; 0 is the start, before training.
+        best_epoch: that epoch; 0 is the model before training.
         metric_rows: rows of the metrics file at this point.
         seconds: time spent in training so far.
         collapse: state of the collapse monitor.
@@ -84,118 +78,20 @@ class Progress:
     collapse: dict[str, Any] = field(default_factory=dict)
 
 
-def save_state(
-    folder: Path,
-    encoder: RetrievalEncoder,
-    optimizer: torch.optim.Optimizer,
-    keeper: Keeper,
-    progress: Progress,
-    settings: dict[str, Any],
-    scaler: torch.amp.GradScaler | None = None,
-) -> None:
-    """Write a resume point; an older one is replaced only when this one is whole."""
-    state = optimizer.state_dict()
-    moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
-    random = {"cpu": torch.get_rng_state()}
-    random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
-    tensors = (encoder.trained_state(), keeper.state(), moments, random)
-    with replacing_folder(folder) as temporary, naming_disk_errors():
-        for name, values in zip(FILES, tensors, strict=True):
-            save_file(contiguous(values), temporary / name)
-        scale = None if scaler is None else scaler.state_dict()
-        rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": settings}
-        whole = {"files_blake2b": {name: file_digest(temporary / name) for name in FILES}, **rest}
-        write_json(temporary / "state.json", {**whole, OWN_SUM: description_digest(whole)})
-
-
-def load_state(
-    folder: Path,
-    encoder: RetrievalEncoder,
-    optimizer: torch.optim.Optimizer,
-    keeper: Keeper,
-    settings: dict[str, Any],
-    scaler: torch.amp.GradScaler | None = None,
-) -> Progress:
-    """Load a resume point into encoder, optimiser, keeper, scaler and random generators; return the progress.
-
-    Raises:
-        DamagedPointError: the resume point is corrupt; mostly found before anything is loaded.
-        InputError: it was made with other settings.
-    """
-    try:
-        values = _read(folder)
-        _same_settings(folder, values["settings"], settings)
-        copy_strictly(encoder.trained_state(), load_file(folder / "model.safetensors"))
-        keeper.load(load_file(folder / "kept.safetensors"))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in load_file(folder / "optimizer.safetensors").items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-        shape = optimizer.state_dict()["param_groups"]
-        groups = [{**saved, "params": group["params"]} for saved, group in zip(values["groups"], shape, strict=True)]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        random = load_file(folder / "random.safetensors")
-        torch.set_rng_state(random["cpu"])
-        for i in range(torch.cuda.device_count() if _cuda() else 0):
-            torch.cuda.set_rng_state(random[f"cuda{i}"], i)
-        if scaler is not None and values["scaler"] is not None:
-            scaler.load_state_dict(values["scaler"])
-        return Progress(**values["progress"])
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise DamagedPointError(folder, error) from error
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """Return what the JSON of a resume point holds, once its other files are known to be as they were written."""
-    try:
-        values: dict[str, Any] = read_json(folder / "state.json")
-    except InputError as error:
-        raise DamagedPointError(folder, error) from error
-    if values[OWN_SUM] != description_digest(values):
-        raise DamagedPointError(folder, "state.json has another checksum than when it was written")
-    for name, digest in values["files_blake2b"].items():
-        if file_digest(folder / name) != digest:
-            raise DamagedPointError(folder, f"{name} has another checksum than when it was written")
-    return values
-
-
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Return those settings that have to stay the same when a run is resumed."""
     return {name: value for name, value in settings.items() if name not in NOT_COMPARED}
 
 
-def _same_settings(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
-    for name in settings.keys() | saved.keys():
-        if saved.get(name) != settings.get(name):
-            raise InputError(
-                f"{folder} was made with {name} = {saved.get(name)}, this run has {settings.get(name)}; "
-                "give the same, or start with --overwrite"
-            )
-
-
-def _cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()
-
-
-logger = logging.getLogger(__name__)
-
-KEPT = 2
-"""Resume points on disk: the newest, and the one before, which stands in where the newest is damaged."""
-DIGITS = 6
-
-
-class ResumePoints:
-    """The resume points in a folder.
+class CheckpointManager:
+    """The resume points of a run, in folders ``000001``, ``000002`` and so on.
 
     Args:
-        folder: where they are, each in a folder ``000001``, ``000002``, …
+        folder: where they are.
         settings: of the run; a point of a run with others is refused.
         encoder: what is trained.
         optimizer: what trains it.
-        keeper: what averages its weights.
+        average: what averages its weights.
         scaler: fp16's loss scale; None without.
     """
 
@@ -205,60 +101,120 @@ class ResumePoints:
         settings: dict[str, Any],
         encoder: RetrievalEncoder,
         optimizer: torch.optim.Optimizer,
-        keeper: Keeper,
+        average: WeightAverage,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.folder, self.settings, self.scaler = folder, settings, scaler
-        self.encoder, self.optimizer, self.keeper = encoder, optimizer, keeper
+        self.encoder, self.optimizer, self.average = encoder, optimizer, average
         self._damaged: list[Path] = []
 
     def newest_first(self) -> list[Path]:
         """Return the points that are on disk."""
-        found = [path for path in self.folder.glob("[0-9]" * DIGITS) if path.is_dir()]
-        return sorted(found, reverse=True)
+        return sorted((path for path in self.folder.glob("[0-9]" * DIGITS) if path.is_dir()), reverse=True)
 
     def save(self, progress: Progress) -> Path:
         """Write a new point, then remove all but it and the one before; return its folder."""
-        before = [path for path in self.newest_first() if path not in self._damaged]
-        numbers = [int(path.name) for path in self.newest_first()]
-        point = self.folder / f"{max(numbers, default=0) + 1:0{DIGITS}d}"
-        save_state(point, self.encoder, self.optimizer, self.keeper, progress, self.settings, self.scaler)
-        for path in [*before[KEPT - 1 :], *self._damaged]:
-            _remove(path)
+        there = self.newest_first()
+        point = self.folder / f"{int(there[0].name) + 1 if there else 1:0{DIGITS}d}"
+        self._write(point, progress)
+        for path in [*[path for path in there if path not in self._damaged][KEPT - 1 :], *self._damaged]:
+            # The name goes first, so that no half-removed folder looks like a point.
+            hidden = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            os.replace(path, hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
         self._damaged = []
         for left in self.folder.glob(".*"):
             remove_leftovers(self.folder / left.name.split(".")[1])
         return point
 
+    def _write(self, point: Path, progress: Progress) -> None:
+        state = self.optimizer.state_dict()
+        moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
+        random = {"cpu": torch.get_rng_state()}
+        random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
+        tensors = {"model": self.encoder.trained_state(), "average": self.average.state()}
+        tensors |= {"optimizer": moments, "random": random}
+        scale = None if self.scaler is None else self.scaler.state_dict()
+        rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": self.settings}
+        with replacing_folder(point) as temporary, naming_disk_errors():
+            files = {temporary / f"{name}.safetensors": values for name, values in tensors.items()}
+            for path, values in files.items():
+                save_file(contiguous(values), path)
+            whole = {"files_blake2b": {path.name: file_digest(path) for path in files}, **rest}
+            write_json(temporary / "state.json", {**whole, OWN_SUM: description_digest(whole)})
+
     def load(self) -> Progress | None:
-        """Load the newest point that is whole; None where there is no point.
+        """Load the newest undamaged point into encoder, optimiser, average, scaler and random generators.
+
+        Returns:
+            The progress there; None where there is no point.
 
         Raises:
-            InputError: all points are damaged, or the newest whole one is of a run with other settings.
+            InputError: all points are damaged, or the newest undamaged one is of a run with other settings.
         """
         points = self.newest_first()
         for point, before in itertools.zip_longest(points, points[1:]):
-            progress = self._load(point, before)
-            if progress is not None:
-                logger.info("resuming from %s: after step %d, epoch %d", point, progress.step, progress.epoch)
-                return progress
+            try:
+                progress = self._read(point)
+            except DamagedPointError as error:
+                if before is None:
+                    raise
+                self._damaged.append(point)
+                logger.warning("%s; trying the one before, %s", error.found, before)
+                continue
+            logger.info("resuming from %s: after step %d, epoch %d", point, progress.step, progress.epoch)
+            return progress
         logger.info("no resume point in %s: starting from the beginning", self.folder.parent)
         return None
 
-    def _load(self, point: Path, before: Path | None) -> Progress | None:
-        """Load a point; None where it is damaged and there is one before it."""
+    def _read(self, point: Path) -> Progress:
         try:
-            return load_state(point, self.encoder, self.optimizer, self.keeper, self.settings, self.scaler)
-        except DamagedPointError as error:
-            if before is None:
-                raise
-            self._damaged.append(point)
-            logger.warning("%s; trying the one before, %s", error.found, before)
-            return None
+            values = _checked(point)
+            self._require_same_settings(point, values["settings"])
+            copy_strictly(self.encoder.trained_state(), load_file(point / "model.safetensors"))
+            self.average.load(load_file(point / "average.safetensors"))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in load_file(point / "optimizer.safetensors").items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            shape = self.optimizer.state_dict()["param_groups"]
+            groups = [{**saved, "params": each["params"]} for saved, each in zip(values["groups"], shape, strict=True)]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            random = load_file(point / "random.safetensors")
+            torch.set_rng_state(random["cpu"])
+            for i in range(torch.cuda.device_count() if _cuda() else 0):
+                torch.cuda.set_rng_state(random[f"cuda{i}"], i)
+            if self.scaler is not None and values["scaler"] is not None:
+                self.scaler.load_state_dict(values["scaler"])
+            return Progress(**values["progress"])
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+            raise DamagedPointError(point, error) from error
+
+    def _require_same_settings(self, point: Path, saved: dict[str, Any]) -> None:
+        for name in self.settings.keys() | saved.keys():
+            if saved.get(name) != self.settings.get(name):
+                raise InputError(
+                    f"{point} was made with {name} = {saved.get(name)}, this run has {self.settings.get(name)}; "
+                    "give the same, or start with --overwrite"
+                )
 
 
-def _remove(point: Path) -> None:
-    """Remove a point, which no longer has the name of one while its files go."""
-    hidden = tempfile.mkdtemp(dir=point.parent, prefix=f".{point.name}.", suffix=".tmp")
-    os.replace(point, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+def _checked(point: Path) -> dict[str, Any]:
+    """Return the JSON of a resume point, once all checksums are right."""
+    try:
+        values: dict[str, Any] = read_json(point / "state.json")
+    except InputError as error:
+        raise DamagedPointError(point, error) from error
+    if values[OWN_SUM] != description_digest(values):
+        raise DamagedPointError(point, "state.json has another checksum than when it was written")
+    for name, digest in values["files_blake2b"].items():
+        if file_digest(point / name) != digest:
+            raise DamagedPointError(point, f"{name} has another checksum than when it was written")
+    return values
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -1,10 +1,10 @@
-"""CollapseMonitor: names a collapse of the embeddings while it happens, by what becomes of a fixed probe batch."""
+"""Collapse monitor: names a collapse of the embeddings during training, by statistics of a fixed probe batch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -13,8 +13,10 @@ from ragcun.batch import Views
 from ragcun.distance import Distance
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import PairSource
-from ragcun.training.collapse_statistics import figures
+from ragcun.training.batches import PairSource, Rows
+from ragcun.training.collapse_statistics import Statistics, probe_statistics
+
+logger = logging.getLogger(__name__)
 
 CollapseKind = Literal["total", "dimensional", "drift", "identity"]
 COLLAPSES: tuple[CollapseKind, ...] = get_args(CollapseKind)
@@ -25,10 +27,10 @@ SIDES = ("query", "document")
 # variance by a factor of 100 to 400 at most, so 10,000 (lengths / 100) is no regularisation.
 TOTAL_SPREAD = 1e-3
 TOTAL_VARIANCE = 1e-4
-# total at a single look: five orders of magnitude are no fluctuation.
+# total at a single check: five orders of magnitude are no fluctuation.
 EXTREME_SPREAD = 1e-5
 EXTREME_VARIANCE = 1e-8
-# dimensional: sound training of a head that starts from the base costs a small part of the effective rank. Trial runs
+# dimensional: healthy training of a head that starts from the base costs a small part of the effective rank. Trial runs
 # that fell below a quarter of it, among them random heads without an isotropy loss, also found fewer held-out
 # documents. Less than 2 means at most a plane, wherever the run started, unless the probe or the output has fewer than
 # 8 dimensions to show.
@@ -37,38 +39,38 @@ LEAST_BOUND = 8
 FLAT_RANK = 2.0
 # drift: training raises the accuracy on its own pairs; half of the start's is a loss of meaning. Where the means of the
 # two sides are more than twice the spread apart, a loss of a fifth is enough. A start below LEAST_TOP1 (random heads)
-# cannot be halved; there, accuracy near chance (.5) is named, after PATIENCE looks as it needs time to rise.
+# cannot be halved; there, accuracy near chance (.5) is named, after PATIENCE checks as it needs time to rise.
 TOP1_LEFT = 0.5
 TOP1_LEFT_APART = 0.8
 LEAST_TOP1 = 0.1
 APART = 4.0
 CHANCE = 0.6
 PATIENCE = 5
-# identity: a correction of 5 % of the way, explaining 2 % of it, is nothing; sound predictors do several times as
+# identity: a correction of 5 % of the way, explaining 2 % of it, is nothing; working predictors do several times as
 # much. Judged where the way, squared, is at least 1 % of the queries' variance, as else there is nothing to predict.
 CORRECTION_LEFT = 0.05
 SKILL_LEFT = 0.02
 WORTH_PREDICTING = 0.01
-# A condition must hold at this many looks in a row before it is named.
-LOOKS = 2
+# A condition must hold at this many checks in a row before it is named.
+CHECKS = 2
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """A collapse that was found: its kind, the step it was seen at, the figures there, and what to tell the user."""
+    """A collapse: its kind, the step it was seen at, the statistics there, and what to tell the user."""
 
     kind: CollapseKind
     step: int
-    figures: dict[str, float]
+    statistics: Statistics
     message: str
 
 
 class _Finding(NamedTuple):
     what: str
-    looks: int = LOOKS
+    checks: int = CHECKS
 
 
-def _total(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
+def _total(now: Statistics, start: Statistics) -> _Finding | None:
     for side in SIDES:
         spread, variance = now[f"spread_{side}"], now[f"variance_{side}"]
         spread_before, variance_before = start[f"spread_{side}"], start[f"variance_{side}"]
@@ -79,11 +81,11 @@ def _total(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
                 f"all {side} embeddings are nearly the same point (variance {variance:.2g}, {spread:.2g} of the mean "
                 f"squared length; at the start {variance_before:.2g} and {spread_before:.2g})"
             )
-            return _Finding(what, 1 if extreme else LOOKS)
+            return _Finding(what, 1 if extreme else CHECKS)
     return None
 
 
-def _dimensional(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
+def _dimensional(now: Statistics, start: Statistics) -> _Finding | None:
     for side in SIDES:
         rank, before = now[f"rank_{side}"], start[f"rank_{side}"]
         flat = rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND
@@ -92,7 +94,7 @@ def _dimensional(now: dict[str, float], start: dict[str, float]) -> _Finding | N
     return None
 
 
-def _drift(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
+def _drift(now: Statistics, start: Statistics) -> _Finding | None:
     top1, before, gap = now["top1"], start["top1"], now["gap"]
     apart = gap > APART and gap > APART * start["gap"]
     known = before >= LEAST_TOP1
@@ -110,7 +112,7 @@ def _drift(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
     return None
 
 
-def _identity(now: dict[str, float], start: dict[str, float]) -> _Finding | None:
+def _identity(now: Statistics, start: Statistics) -> _Finding | None:
     if "skill" not in now or now["needed"] ** 2 < WORTH_PREDICTING * now["spread_query"]:
         return None
     correction, needed, skill = now["correction"], now["needed"], now["skill"]
@@ -122,7 +124,7 @@ def _identity(now: dict[str, float], start: dict[str, float]) -> _Finding | None
     return None
 
 
-_CONDITIONS: dict[CollapseKind, Callable[[dict[str, float], dict[str, float]], _Finding | None]] = {
+_CONDITIONS: dict[CollapseKind, Callable[[Statistics, Statistics], _Finding | None]] = {
     "total": _total,
     "dimensional": _dimensional,
     "drift": _drift,
@@ -144,10 +146,10 @@ _REMEDIES: dict[CollapseKind, str] = {
 
 
 class CollapseMonitor:
-    """Watches the same probe batch from before training on, and names each kind of collapse once.
+    """Compares a probe batch with itself before training, and names each kind of collapse once.
 
     Give `observe` the views of one fixed batch of pairs in evaluation mode, first before training and then every so
-    many steps. 512 pairs are enough, 100 are few. A kind is named when its condition has held at two looks in a row;
+    many steps. 512 pairs are enough, 100 are few. A kind is named when its condition has held at two checks in a row;
     total collapse beyond doubt at the first; chance accuracy of heads that start apart after five.
 
     - ``total``: all embeddings of a side become one point, or shrink to it.
@@ -161,18 +163,18 @@ class CollapseMonitor:
 
     def __init__(self, distance: Distance = "euclidean") -> None:
         self.distance = distance
-        self.start: dict[str, float] | None = None
-        self.latest: dict[str, float] = {}
+        self.start: Statistics | None = None
+        self.latest: Statistics = {}
         self.held: dict[CollapseKind, int] = dict.fromkeys(COLLAPSES, 0)
         self.named: list[CollapseKind] = []
 
     def observe(self, step: int, views: Views) -> list[Collapse]:
-        """Look at the probe; the first look is the start that later ones are compared with.
+        """Check the probe; the first check is the start that later ones are compared with.
 
         Raises:
-            ValueError: as of `figures`.
+            ValueError: as of `probe_statistics`.
         """
-        now = self.latest = figures(views, self.distance)
+        now = self.latest = probe_statistics(views, self.distance)
         judged: tuple[CollapseKind, ...] = ("total",) if self.start is None else COLLAPSES
         self.start = start = self.start or now
         findings = {kind: _CONDITIONS[kind](now, start) for kind in judged}
@@ -181,7 +183,7 @@ class CollapseMonitor:
         for kind, finding in findings.items():
             holds = finding is not None and kind not in explained
             self.held[kind] = self.held[kind] + 1 if holds else 0
-            if finding is not None and self.held[kind] >= finding.looks and kind not in self.named:
+            if finding is not None and self.held[kind] >= finding.checks and kind not in self.named:
                 self.named.append(kind)
                 message = f"{kind} collapse at step {step}: {finding.what}; {_REMEDIES[kind]}"
                 found.append(Collapse(kind, step, now, message))
@@ -192,7 +194,7 @@ class CollapseMonitor:
         return {"start": self.start, "held": dict(self.held), "named": list(self.named)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`.
+        """Continue from `state_dict`.
 
         Raises:
             KeyError: `state` is not one of `state_dict`.
@@ -202,38 +204,36 @@ class CollapseMonitor:
         self.named = [kind for kind in COLLAPSES if kind in state["named"]]
 
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class CollapseCheck:
+    """Checks a probe batch before the first step, `checks` times in a run, and after the last step; 0 is never.
 
-
-class Watch:
-    """Looks before the first step, `checks` times in a run, and after the last step; 0 checks look never.
-
-    Args:
+    Attributes:
         source: where the probe's pairs come from.
-        seed: chooses them.
-        checks: looks in a run.
+        rows: those pairs.
+        checks: checks in a run.
         total: optimiser steps in a run.
         stop: whether a collapse ends the run.
+        monitor: what names a collapse.
     """
 
-    def __init__(self, source: PairSource, seed: int, checks: int, total: int, stop: bool) -> None:
-        self.source = source
-        self.rows = source.probe(seed)
-        self.total = total
-        self.every = max(1, total // checks) if checks else 0
-        self.stop = stop
-        self.monitor = CollapseMonitor()
+    source: PairSource
+    rows: Rows
+    checks: int
+    total: int
+    stop: bool
+    monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
 
     def is_due(self, step: int) -> bool:
-        """Whether there is a look after this step."""
-        return self.every > 0 and (step % self.every == 0 or step == self.total)
+        """Whether there is a check after this step."""
+        return self.checks > 0 and (step % max(1, self.total // self.checks) == 0 or step == self.total)
 
     @torch.no_grad()
-    def look(self, encoder: RetrievalEncoder, epoch: int, step: int) -> list[dict[str, Any]]:
-        """Look at the probe in evaluation mode; return rows for the metrics, and warn of what collapses.
+    def run(self, encoder: RetrievalEncoder, epoch: int, step: int, log: Callable[[dict[str, Any]], None]) -> None:
+        """Check the encoder in evaluation mode, log what there is to see, and warn of a collapse or end the run.
 
         Raises:
-            InputError: embeddings are not finite.
+            InputError: there is a collapse that is to stop the run, or embeddings are not finite.
         """
         training = encoder.training
         views = encoder.eval()(self.source.batch(self.rows))
@@ -243,23 +243,11 @@ class Watch:
             found = self.monitor.observe(step, views)
         except ValueError as error:
             raise InputError(f"{error} at step {step}; lower --learning_rate") from error
-        rows = [{"kind": "probe", **place, "figures": self.monitor.latest, "model": encoder.diagnostics(views)}]
+        log({"kind": "probe", **place, "figures": self.monitor.latest, "model": encoder.diagnostics(views)})
         for collapse in found:
-            rows.append({"kind": "collapse", **place, "collapse": collapse.kind, "message": collapse.message})
-            rows[-1]["figures"] = collapse.figures
+            row = {"kind": "collapse", **place, "collapse": collapse.kind, "message": collapse.message}
+            log(row | {"figures": collapse.statistics})
             if not self.stop:
                 logger.warning("%s", collapse.message)
-        return rows
-
-    def report(self, encoder: RetrievalEncoder, epoch: int, step: int, log: Callable[[dict[str, Any]], None]) -> None:
-        """Look, log the rows, and end the run where they name a collapse and that is what was asked for.
-
-        Raises:
-            InputError: there is a collapse, or embeddings are not finite.
-        """
-        rows = self.look(encoder, epoch, step)
-        for row in rows:
-            log(row)
-        for row in rows:
-            if self.stop and row["kind"] == "collapse":
-                raise InputError(f"{row['message']}; or go on with --on_collapse warn")
+        if self.stop and found:
+            raise InputError(f"{found[0].message}; or continue with --on_collapse warn")

@@ -1,4 +1,4 @@
-"""Figures of a batch of pairs that tell a collapse: spread, rank, and whether queries still find their documents."""
+"""Statistics of a batch of pairs that show a collapse: spread, rank, and whether queries find their documents."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ragcun.isotropy.spectrum import entropy_rank
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.losses.transforms import unit_rows
 
+Statistics = dict[str, float]
+
 
 def _effective_rank(centred: Float[Tensor, "n dim"]) -> float:
     gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
     return entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).double().cpu().numpy())
 
 
-def _of_side(z: Float[Tensor, "n dim"], side: str) -> dict[str, float]:
+def _of_side(z: Float[Tensor, "n dim"], side: str) -> Statistics:
     n, centred = len(z), z - z.mean(0)
     variance, length = float(centred.square().sum()) / (n - 1), float(z.square().sum()) / n
     unit = unit_rows(z)
@@ -28,7 +30,7 @@ def _of_side(z: Float[Tensor, "n dim"], side: str) -> dict[str, float]:
     return {f"{name}_{side}": value for name, value in values.items()}
 
 
-def _of_pairs(views: Views, distance: Distance) -> dict[str, float]:
+def _of_pairs(views: Views, distance: Distance) -> Statistics:
     query, positive = views.query, views.positive
     between = float((query.mean(0) - positive.mean(0)).square().sum())
     within = float(query.var(0).sum() + positive.var(0).sum())
@@ -42,7 +44,7 @@ def _of_pairs(views: Views, distance: Distance) -> dict[str, float]:
     return {"gap": gap, "accuracy": float(accuracy), "top1": float((nearer == 0).float().mean())}
 
 
-def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> dict[str, float]:
+def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> Statistics:
     length, way = float(query.square().sum()), float((target - query).square().sum())
     correction, error = float((predicted - query).square().sum()), float((target - predicted).square().sum())
     values = {"correction": (correction / length) ** 0.5, "needed": (way / length) ** 0.5} if length else {}
@@ -50,8 +52,8 @@ def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> dict[str, 
 
 
 @torch.no_grad()
-def figures(views: Views, distance: Distance = "euclidean") -> dict[str, float]:
-    """Measure what a batch of pairs shows about collapse, in float32, from its queries and positives.
+def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statistics:
+    """Return what a batch of pairs shows about collapse, in float32, from its queries and positives.
 
     For each side s of ``query`` and ``document``, with C the unbiased covariance of its rows z:
 

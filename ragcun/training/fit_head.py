@@ -16,10 +16,9 @@ from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.training.loop import make_trainer
-from ragcun.training.model_card import WITH_VECTORS, model_card
-from ragcun.training.result import FitResult
+from ragcun.training.loop import fit_encoder
 from ragcun.training.run_dir import Unrecorded
+from ragcun.training.saving import WITH_VECTORS, FitResult, model_card
 from ragcun.training.setup import TrainingData
 
 Pairs = Iterable[tuple[int, int]]
@@ -77,7 +76,7 @@ class FittedHead:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
         card = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n"
         if self.result is not None and self.config is not None:
-            card = model_card(Path(folder), self.encoder, self.config, self.result)
+            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result)
         self.encoder.save_pretrained(folder, card)
 
 
@@ -133,14 +132,9 @@ def fit_head(
         dev = _dev_collection(names, _checked(dev_pairs[1], others, documents, "dev_pairs"))
         sets.append((_names("dev", others), others))
     store = VectorStore([(names, documents)], sets, chosen.normalize_embeddings)
-    return _fitted(chosen, TrainingData(train, dev=dev, check=dev if chosen.never_worse else None), store)
-
-
-def _fitted(config: TrainConfig, data: TrainingData, store: VectorStore) -> FittedHead:
-    run = Unrecorded()
-    trainer = make_trainer(config, data, lambda: run, store)
-    result = trainer.train()
-    return FittedHead(cast("ProjectionEncoder", trainer.encoder.eval()), run.rows, result, config)
+    data, run = TrainingData(train, dev=dev, check=dev if chosen.never_worse else None), Unrecorded()
+    encoder, result = fit_encoder(chosen, data, store, lambda: run)
+    return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers: what a run does then, and what it writes down."""
+"""Guards of a run: non-finite losses and gradients, too little memory, SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,39 +24,38 @@ from ragcun.losses.objective import LossOutput
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource, Rows
 from ragcun.training.checkpoint import Progress
-from ragcun.training.processes import Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.step import OVERFLOW, Step
 
 logger = logging.getLogger(__name__)
 
-HELP = "lower --learning_rate or raise --temperature"
+CPU_MESSAGE = "can't allocate memory"
+"""What torch says of a CPU without memory, which has no exception of its own."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO = 1.0
+"""Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
 
 
-class NumberGuard:
-    """Counts the steps that were left out, and ends a run that has too many of them.
+@dataclass(frozen=True)
+class NonFiniteGuard:
+    """Records the steps that were left out, and ends a run that has too many of them.
 
-    Args:
+    Attributes:
         run: where rows and the batch go.
         source: the training pairs.
-        most: steps without a finite loss and gradient that a run may leave out; one more ends it. An overflow of fp16's
-            loss scale is none of them.
+        most: non-finite steps that a run may leave out; one more ends it. An overflow of fp16's loss scale is none.
     """
 
-    def __init__(self, run: RunFolder, source: PairSource, most: int) -> None:
-        self.run, self.source, self.most = run, source, most
+    run: RunFolder
+    source: PairSource
+    most: int
 
-    def __call__(self, step: Step, batches: list[Rows], progress: Progress, processes: Processes) -> None:
-        """Count a step that was left out, and let the main process log it.
+    def record(self, step: Step, batches: list[Rows], progress: Progress) -> None:
+        """Log a step that was left out and is counted in `progress`.
 
         Raises:
             InputError: there were too many; the batches are in the run folder's ``non_finite.json``.
         """
-        progress.overflows += step.left_out == OVERFLOW
-        progress.skipped += step.left_out != OVERFLOW
-        processes.on_main(lambda: self._record(step, batches, progress))
-
-    def _record(self, step: Step, batches: list[Rows], progress: Progress) -> None:
         row = {"kind": "skipped", "epoch": progress.epoch, "step": progress.step, "cause": step.left_out}
         self.run.log(row | _values(step.outputs[-1]) | {"grad_norm": plain(step.norm)})
         if step.left_out == OVERFLOW:
@@ -66,38 +66,37 @@ class NumberGuard:
             logger.warning("%s; step left out, %d of at most %d", found, progress.skipped, self.most)
             return
         before = f"after {self.most} steps left out, " if self.most else ""
-        remedy = "go on with --resume and a larger --max_skipped" if self.most else "leave it out with --on_nan skip"
-        raise InputError(f"{before}{found}{self._written(step, batches, progress)}; {HELP}, or {remedy}")
+        remedy = "continue with --resume and a larger --max_skipped" if self.most else "leave it out with --on_nan skip"
+        where = self._write(step, batches, progress)
+        raise InputError(f"{before}{found}{where}; lower --learning_rate or raise --temperature, or {remedy}")
 
-    def _written(self, step: Step, batches: list[Rows], progress: Progress) -> str:
-        """Write the batches to disk, and return the words that say where they are."""
+    def _write(self, step: Step, batches: list[Rows], progress: Progress) -> str:
+        """Write the batches to disk; return where they are, for the message."""
         if not self.run.recorded:
             return ""
+        data = self.source.dataset
+        rows = []
+        for output, batch in zip(step.outputs, batches, strict=True):
+            texts = zip(batch.tolist(), data.rows(batch), strict=True)
+            pairs = [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
+            rows.append({**_values(output), "pairs": pairs})
         place = {"epoch": progress.epoch, "step": progress.step, "wrong": what_is_wrong(step)}
-        rows = [
-            {**_values(output), "pairs": self._pairs(batch)}
-            for output, batch in zip(step.outputs, batches, strict=True)
-        ]
-        source = {"source": self.source.dataset.source, "grad_norm": plain(step.norm)}
+        source = {"source": data.source, "grad_norm": plain(step.norm)}
         write_json(self.run.non_finite, {**place, **source, "batches": rows})
         return f" (its pairs: {self.run.non_finite})"
-
-    def _pairs(self, rows: Rows) -> list[dict[str, Any]]:
-        texts = zip(rows.tolist(), self.source.dataset.rows(rows), strict=True)
-        return [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
 
 
 def what_is_wrong(step: Step) -> str:
     """Say which loss, by which of its terms, or else that the gradient is not finite."""
     for output in step.outputs:
         if not math.isfinite(float(output.total)):
-            wrong = [f"{name} {plain(value)}" for name, value in output.terms.items() if not _finite(value)]
+            wrong = [f"{name} {plain(value)}" for name, value in output.terms.items() if isinstance(plain(value), str)]
             return f"the loss is {plain(output.total)}" + (f" by {', '.join(wrong)}" if wrong else "")
     return f"the gradient's norm is {plain(step.norm)}"
 
 
 def plain(value: Tensor) -> float | str:
-    """Return a number as JSON can hold it: what is not finite by its name.
+    """Return a number as JSON can hold it: one that is not finite by its name.
 
     >>> import torch
     >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
@@ -107,47 +106,32 @@ def plain(value: Tensor) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
+def _values(output: LossOutput) -> dict[str, Any]:
+    return {"total": plain(output.total), "terms": {name: plain(value) for name, value in output.terms.items()}}
+
+
 def require_finite(encoder: RetrievalEncoder, when: str) -> None:
-    """Refuse weights that must not be kept.
+    """Refuse weights that are not finite.
 
     Raises:
-        InputError: a weight is not finite.
+        InputError: there is one, after the step or epoch that `when` names.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.trained_state().values()):
         raise InputError(f"weights are not finite after {when}; lower --learning_rate")
 
 
-def _values(output: LossOutput) -> dict[str, Any]:
-    terms = {name: plain(value) for name, value in output.terms.items()}
-    return {"total": plain(output.total), "terms": terms}
-
-
-def _finite(value: Tensor) -> bool:
-    return math.isfinite(float(value))
-
-
-CPU_MESSAGE = "can't allocate memory"
-"""What torch says of a CPU without memory, which has no exception of its own."""
-
-
-def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether an error means that a device, or the CPU, has too little memory."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_MESSAGE in str(error)
-
-
 def flags_that_save_memory(config: TrainConfig) -> str:
     """Name the flags that make a step smaller, those first that change the result least."""
+    half = max(2, config.batch_size // 2)
     flags = []
     if not config.freeze_base:
         flags += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
-        flags += ["a smaller --grad_cache_size" if config.grad_cache_size else f"--grad_cache_size {_half(config)}"]
+        flags += ["a smaller --grad_cache_size" if config.grad_cache_size else f"--grad_cache_size {half}"]
     flags += ["--mixed_precision auto"] if config.mixed_precision == "no" and torch.cuda.is_available() else []
     flags += ["a smaller --num_slices"] if config.isotropy == "sigreg" and config.lambda_isotropy else []
     flags += ["a smaller --mined_negatives"] if config.mines else []
-    smaller = (
-        f"--batch_size {_half(config)} with --gradient_accumulation_steps {2 * config.gradient_accumulation_steps}"
-    )
-    return ", or ".join([*flags, smaller])
+    accumulation = f"--gradient_accumulation_steps {2 * config.gradient_accumulation_steps}"
+    return ", or ".join([*flags, f"--batch_size {half} with {accumulation}"])
 
 
 @contextmanager
@@ -160,21 +144,12 @@ def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_MESSAGE in str(error)):
             raise
         raise InputError(
             f"out of memory at a batch of {pairs} pairs (--batch_size {config.batch_size}); "
             f"start again with {flags_that_save_memory(config)}"
         ) from error
-
-
-def _half(config: TrainConfig) -> int:
-    return max(2, config.batch_size // 2)
-
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ECHO = 1.0
-"""Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -186,25 +161,14 @@ class TrainingStopped(KeyboardInterrupt):
 
     def __init__(self, number: int, step: int) -> None:
         self.code = 128 + number
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} after step {step}; --resume goes on from there")
-
-
-def stop_where_asked(number: int, step: int) -> None:
-    """End training after this step where a signal, by its number, asks for that; 0 asks for nothing.
-
-    Raises:
-        TrainingStopped: it does.
-    """
-    if number:
-        raise TrainingStopped(number, step)
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume continues from there")
 
 
 class StopRequest:
     """Notes, while it is entered, a SIGTERM or SIGINT instead of ending the process; a second SIGINT ends it at once.
 
-    The handlers that were there before are put back on leaving. A signal that is ignored stays so. Outside the main
-    thread, where Python allows no handlers, nothing is noted.
+    The earlier handlers are put back on leaving. A signal that is ignored stays so. Outside the main thread, where
+    Python allows no handlers, nothing is noted.
 
     Args:
         echo: seconds after the first signal in which a SIGINT is not a second one.

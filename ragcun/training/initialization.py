@@ -1,150 +1,115 @@
-"""Where training starts and ends: heads set from data, negatives mined by the start, the base mixed in."""
+"""What training starts from: initial weights (identity, closed-form whitening or random), and mined negatives."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from tqdm.auto import tqdm
 
-from ragcun.config import TrainConfig
-from ragcun.embeddings.base import VectorSource
+from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Stackable, preserving_projection
-from ragcun.models.interpolation import mix_with_base
-from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.heads import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration, calibrate
-from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
-from ragcun.training.batches import PairSource
-from ragcun.training.negatives import Pools, mine
-from ragcun.training.processes import Processes
-from ragcun.training.setup import TrainingData
+from ragcun.training.batches import NOTHING, PairSource, Rows, Vectors
 
 MOST_VECTORS = 100_000
-MIXED_VECTORS = 2000
+BLOCK_ELEMENTS = 2**25
 
 
-def start_training(
+def initialize_weights(
     encoder: RetrievalEncoder,
-    config: TrainConfig,
     source: PairSource,
-    cache: VectorSource | None,
-    texts: list[str] | None,
-    processes: Processes,
+    kind: str,
+    seed: int,
+    queries: Vectors | None = None,
+    whiten: bool = True,
+    ordered: bool = False,
 ) -> Calibration | None:
-    """Set heads, mine negatives and compile, as `config` says; return the calibration that heads start from, if any.
-
-    Args:
-        encoder: a new encoder, or a loaded one, whose heads stay.
-        config: the settings.
-        source: the training pairs, which are given the mined negatives.
-        cache: where base vectors are from; None where the base is trained.
-        texts: queries without labels to calibrate by.
-        processes: of which the main one encodes and mines.
-
-    Raises:
-        InputError: a calibrated start is not possible.
-    """
-    new = config.load_checkpoint is None
-    queries = processes.main_first(lambda: cache.encode(texts, "query")) if new and cache and texts else None
-    calibration = start_heads(encoder, config, source, queries) if new else None
-    if config.mines:
-        mined = processes.array(lambda: mine_pools(encoder, config, source).mined)
-        source.pools = Pools(mined, config.mines, config.seed)
-    if config.compile:
-        compile_parts(encoder)
-    return calibration
-
-
-def start_heads(
-    encoder: RetrievalEncoder, config: TrainConfig, source: PairSource, queries: NDArray[np.float32] | None
-) -> Calibration | None:
-    """Set the heads of a new encoder as `config` says, and return the calibration they start from, if any.
+    """Set the heads of a new encoder; return the closed form that they are set to, None for the other kinds.
 
     Args:
         encoder: a new encoder.
-        config: says how heads start.
         source: the training pairs.
-        queries: base vectors of the queries to calibrate by; None takes those of the training pairs.
+        kind: ``identity`` (the base, or the projection that keeps most of its distances), ``calibrated`` (whitening in
+            closed form) or ``random``.
+        seed: of the samples of texts.
+        queries: base vectors of the queries that the closed form takes its shift from; None means the training queries.
+        whiten: whether the closed form whitens; False shifts queries alone.
+        ordered: whether dimensions are in the order of falling variance.
 
     Raises:
-        InputError: a calibrated start is not possible.
+        InputError: the heads cannot start so.
     """
-    sample = source.sample(config.seed)
+    sample = source.sample(seed)
     encoder.start_from(sample)
-    if config.head == "mlp" and config.start == "identity":
-        _start_as_base(encoder, sample)
-    if config.start != "calibrated":
+    if kind == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
+        dim, out = sample.shape[1], encoder.dimension
+        weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
+        _start_as(encoder, Calibration(weight.double().cpu().numpy(), np.zeros(dim)), kind)
+    if kind != "calibrated":
         return None
-    if not config.normalize_embeddings:
+    if not encoder.base.normalize:
         raise InputError("--head_init calibrated needs base vectors of length 1; leave out --no_normalize_embeddings")
-    own, documents = source.sides(config.seed, MOST_VECTORS)
-    exponent = EXPONENT if config.train_side == "both" else 0.0
+    own, documents = source.sides(MOST_VECTORS, seed)
     output_dim = None if encoder.dimension == documents.shape[1] else encoder.dimension
     try:
-        calibration = calibrate(
-            *(documents, own if queries is None else queries, exponent),
-            output_dim=output_dim,
-            ordered=bool(config.nested_dims),
-        )
-        encoder.start_calibrated(calibration)
+        asked = own if queries is None else queries
+        closed = calibrate(documents, asked, EXPONENT if whiten else 0.0, output_dim=output_dim, ordered=ordered)
     except ValueError as error:
         raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
-    return calibration
+    _start_as(encoder, closed, kind)
+    return closed
 
 
-def _start_as_base(encoder: RetrievalEncoder, vectors: Float[Tensor, "n dim"]) -> None:
-    """Start heads of a kind that is random otherwise as the base, or what keeps most of its distances.
-
-    Raises:
-        InputError: the head cannot start so.
-    """
-    dim, out = vectors.shape[1], encoder.dimension
-    weight = preserving_projection(vectors, out) if out < dim else torch.eye(out, dim)
+def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None:
     try:
-        encoder.start_calibrated(Calibration(weight.double().cpu().numpy(), np.zeros(dim)))
+        encoder.start_calibrated(closed)
     except ValueError as error:
-        raise InputError(f"--head_init identity: {error}") from error
+        raise InputError(f"--head_init {kind}: {error}; choose another --head_init") from error
 
 
-def mine_pools(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) -> Pools:
-    """Mine hard negatives of every training query among all documents, by Euclidean distance in the start's space."""
-    queries, documents = source.sides(config.seed)
+def mine_negatives(encoder: RetrievalEncoder, source: PairSource, first: int, last: int) -> Rows:
+    """Mine hard negatives of every training query among all documents, by the encoder's Euclidean distance."""
+    queries, documents = source.sides()
     embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")
-    return Pools(mine(*embedded, source.dataset, *config.mined_ranks), config.mines, config.seed)
+    return mine(*embedded, source.dataset, first, last)
 
 
-def mixed(encoder: RetrievalEncoder, config: TrainConfig, source: PairSource) -> RetrievalEncoder:
-    """Return the encoder whose embeddings hold the base's vectors too, where ``--mix_with_base`` asks for that.
+@torch.no_grad()
+def mine(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], data: PairDataset, first: int, last: int
+) -> Rows:
+    """Return the documents at ranks `first` to `last` − 1 of each query, its known positives left out.
+
+    Documents are ranked by Euclidean distance, in float32.
+
+    Args:
+        queries: embeddings of ``data.queries``, ``(queries, dim)``.
+        documents: embeddings of ``data.documents``, ``(documents, dim)``.
+        data: says which document answers which query.
+        first: first rank taken, from 0 and without the known positives: the nearest documents may be unlabelled
+            answers.
+        last: first rank no longer taken.
+
+    Returns:
+        Indices into ``data.documents``, ``(queries, last − first)``, `NOTHING` where a query has fewer.
 
     Raises:
-        InputError: the encoder cannot be mixed with its base.
+        ValueError: not 0 ≤ first < last.
     """
-    if not config.mix_with_base:
-        return encoder
-    if not isinstance(encoder, ProjectionEncoder):
-        raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
-    queries, documents = source.sides(config.seed, MIXED_VECTORS)
-    try:
-        return mix_with_base(encoder, config.mix_with_base, {"query": queries, "document": documents})
-    except ValueError as error:
-        raise InputError(f"--mix_with_base: {error}") from error
-
-
-def compile_parts(encoder: RetrievalEncoder) -> None:
-    """Compile heads and predictor with torch.compile."""
-    for part in encoder.modules():
-        if isinstance(part, Stackable):
-            part.compile()
-
-
-def trained_share(config: TrainConfig, encoder: RetrievalEncoder, data: TrainingData) -> float:
-    """Return the share of the trained weights in the final ones: as asked, or by what is trained and from how much."""
-    if config.trained_share is not None:
-        return config.trained_share
-    from_elsewhere = config.start == "random" or config.load_checkpoint is not None
-    if from_elsewhere or not encoder.base.frozen or encoder.shows:
-        return 1.0
-    return LABEL_FREE_SHARE if config.label_free else share_of_trained(len(set(data.train.query_ids.tolist())))
+    if not 0 <= first < last:
+        raise ValueError(f"ranks must be 0 <= first < last, got {first} and {last}")
+    mined = np.full((len(queries), last - first), NOTHING, dtype=np.int64)
+    corpus = torch.from_numpy(documents)
+    half_squares = corpus.square().sum(1) / 2
+    block = max(1, BLOCK_ELEMENTS // max(1, len(documents)))
+    for start in tqdm(range(0, len(queries), block), desc="mining negatives", unit="block", delay=2, leave=False):
+        nearness = torch.from_numpy(queries[start : start + block]) @ corpus.T - half_squares
+        for row in range(len(nearness)):
+            nearness[row, torch.from_numpy(data.answers(start + row))] = -torch.inf
+        best = nearness.topk(min(last, len(documents)), dim=1)
+        ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()
+        mined[start : start + block, : ranked.shape[1]] = ranked
+    return mined

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from ragcun.config import TrainConfig
 from ragcun.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,6 +38,7 @@ class Processes:
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator, self.device = accelerator, accelerator.device
         self.count, self.rank = accelerator.num_processes, accelerator.process_index
         self.main = accelerator.is_main_process
         self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
@@ -117,22 +119,23 @@ class Processes:
         return found
 
 
-logger = logging.getLogger(__name__)
+def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
+    """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device.
 
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Make the accelerator; a run in one process does not inherit an earlier run's precision or device.
+    Args:
+        device: ``cpu``, ``cuda`` or None (a GPU where there is one).
+        precision: ``no``, ``fp16``, ``bf16`` or ``auto``.
 
     Raises:
-        InputError: the device is not there, or cannot compute in the precision asked for.
+        InputError: there is no such device, or it cannot compute in this precision.
     """
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if config.device is not None and config.device.startswith("cuda") and cpu:
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if device is not None and device.startswith("cuda") and cpu:
         raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
     native = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = choose_precision(config.mixed_precision, not cpu, native)
+    precision = choose_precision(precision, not cpu, native)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
 

@@ -1,24 +1,29 @@
-"""The folder of a run: configuration, manifest, and a metrics file that grows by one JSON object a line."""
+"""The folder of a run: configuration, manifest, metrics with one JSON object a line, and trackers that follow them."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
+PLACES = ("kind", "step", "epoch")
+"""Keys of a row of the metrics that say where it belongs; they are in the name of a value or its step."""
 
 
 class RunFolder:
@@ -26,71 +31,42 @@ class RunFolder:
 
     Args:
         path: the folder; it is made where it is missing.
-        resume: whether an earlier run there is to be gone on with.
+        resume: whether an earlier run there is to be continued.
         overwrite: whether an earlier run there is to be replaced.
 
     Raises:
         InputError: an earlier run is there and neither `resume` nor `overwrite` is set, or the path is a file.
 
     Attributes:
-        follower: what is also given every row of the metrics; None where nothing is.
+        config: the resolved configuration.
+        manifest: what the run was made of: versions, data, device, times.
+        metrics: one JSON object a line: every loss part, rates, validation.
+        loss_curve: the picture of `metrics`.
+        non_finite: the batch whose loss or gradient was not finite and ended the run.
+        state: the resume points.
+        best_model: the checkpoint.
+        tracking: what TensorBoard reads.
+        follower: is also given every row of the metrics.
     """
 
+    recorded = True
+    """Whether anything is written to disk."""
+
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"))
+        self._name_parts(Path(path))
+        folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"), self.tracking, self.path / "isotropy")
         files = (self.metrics, self.manifest, self.config, self.loss_curve, self.non_finite, self.path / "report.html")
-        old = (*folders, self.tracking, self.path / "isotropy", *files)
-        claim_folder(self.path, "run", self.config, old, resume, overwrite)
-        self.follower: Callable[[dict[str, Any]], None] | None = None
+        claim_folder(self.path, "run", self.config, (*folders, *files), resume, overwrite)
 
-    @property
-    def recorded(self) -> bool:
-        """Whether anything is written to disk."""
-        return True
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """What the run was made of: versions, data, device, times."""
-        return self.path / "manifest.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line: every loss part, rates, validation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def loss_curve(self) -> Path:
-        """The picture of `metrics`."""
-        return self.path / "loss_curve.png"
-
-    @property
-    def state(self) -> Path:
-        """The resume points."""
-        return self.path / "state"
-
-    @property
-    def non_finite(self) -> Path:
-        """The batch whose loss or gradient was not finite and ended the run."""
-        return self.path / "non_finite.json"
-
-    @property
-    def tracking(self) -> Path:
-        """What TensorBoard reads."""
-        return self.path / "tensorboard"
-
-    @property
-    def best_model(self) -> Path:
-        """The checkpoint."""
-        return self.path / "best_model"
+    def _name_parts(self, path: Path) -> None:
+        self.path = path
+        self.follower: Callable[[dict[str, Any]], None] = _ignore
+        self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
+        self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
+        self.state, self.best_model, self.tracking = path / "state", path / "best_model", path / "tensorboard"
 
     def epoch_model(self, epoch: int) -> Path:
-        """Return the folder of the kept checkpoint of an epoch."""
+        """Return the folder of an epoch's own checkpoint."""
         return self.path / f"epoch-{epoch}"
 
     def write_config(self, values: dict[str, Any]) -> None:
@@ -105,8 +81,7 @@ class RunFolder:
         """Append a row to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self.follower is not None:
-            self.follower(row)
+        self.follower(row)
 
     def count_rows(self) -> int:
         """Count the rows of the metrics, which are on the disk then."""
@@ -123,42 +98,23 @@ class RunFolder:
 
 
 class Unrecorded(RunFolder):
-    """A run that leaves nothing on disk; its rows and its manifest are kept in memory.
+    """A run that leaves nothing on disk; `rows` is what would be its metrics."""
 
-    Attributes:
-        rows: what would be the metrics.
-        values: what would be the manifest.
-    """
+    recorded = False
 
     def __init__(self) -> None:
-        self.path = Path(os.devnull)
-        self.follower = None
+        self._name_parts(Path(os.devnull))
         self.rows: list[dict[str, Any]] = []
-        self.values: dict[str, Any] = {}
-
-    @property
-    def recorded(self) -> bool:
-        """Whether anything is written to disk: no."""
-        return False
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write nothing."""
 
     def write_manifest(self, values: dict[str, Any]) -> None:
-        """Keep the manifest."""
-        self.values = values
+        """Write nothing."""
 
     def log(self, row: dict[str, Any]) -> None:
         """Keep a row."""
         self.rows.append(row)
-
-    def count_rows(self) -> int:
-        """Count the rows."""
-        return len(self.rows)
-
-    def keep_rows(self, count: int) -> None:
-        """Drop all rows after the first `count`."""
-        del self.rows[count:]
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -189,3 +145,67 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def require_tracker(name: str) -> None:
+    """Fail before anything is computed where a tracker cannot run.
+
+    Raises:
+        InputError: the tracker's package is not installed.
+    """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise InputError(f"--tracker {name} needs a package that is not installed: pip install {name}, or leave it out")
+
+
+@contextmanager
+def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -> Iterator[None]:
+    """Let a tracker follow the rows of a run within it.
+
+    Each number of a row is logged under the row's kind and its keys, joined by ``/``: ``step/terms/contrastive``,
+    ``epoch/dev/NDCG@10``, ``probe/figures/rank_query``. A run that leaves nothing on disk is not tracked.
+
+    Args:
+        name: ``tensorboard`` (events in ``tensorboard/`` of the run folder), ``wandb`` or ``none``.
+        run: the run, whose `RunFolder.follower` is set.
+        settings: the run's configuration, for trackers that keep it.
+        step: the optimiser step from which a resumed run continues, else 0; TensorBoard's later events are dropped.
+    """
+    if name == "none" or not run.recorded:
+        yield
+        return
+    from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+
+    tracker: GeneralTracker
+    if name == "tensorboard":
+        tracker = TensorBoardTracker(run.tracking.name, run.tracking.parent, purge_step=step + 1 if step else None)
+    else:
+        tracker = WandBTracker("ragcun", name=run.path.name, dir=str(run.path), config=dict(settings))
+    tracker.start()
+    run.follower = lambda row: tracker.log(named(row), step=int(row.get("step", 0)))
+    try:
+        yield
+    finally:
+        tracker.finish()
+
+
+def named(row: Mapping[str, Any]) -> dict[str, float | str]:
+    """Return the numbers and texts of a row of the metrics by their full names.
+
+    >>> named({"kind": "step", "epoch": 1, "step": 10, "total": 2.5, "terms": {"contrastive": 2.0}, "grad_norm": None})
+    {'step/total': 2.5, 'step/terms/contrastive': 2.0}
+    """
+    return _flat({key: value for key, value in row.items() if key not in PLACES}, str(row["kind"]))
+
+
+def _flat(values: Mapping[str, Any], name: str) -> dict[str, float | str]:
+    flat: dict[str, float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}/{key}")
+        elif isinstance(value, (int, float, str)):
+            flat[f"{name}/{key}"] = value
+    return flat
+
+
+def _ignore(row: dict[str, Any]) -> None:
+    """Follow no metrics."""

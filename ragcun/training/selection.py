@@ -1,100 +1,89 @@
-"""Choosing the best epoch: by NDCG@10 on a dev collection, by the objective on validation pairs, or the last."""
+"""Selection: the best epoch by NDCG@10 or the objective on held-out data, and the final model, never worse."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.errors import InputError
 from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import CachedEncoder, RetrievalEncoder
+from ragcun.models.interpolation import mix_with_base
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.models.whitening import Calibration
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.significance import paired_tests
 from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
-from ragcun.training.guards import require_finite
-from ragcun.training.initialization import mixed
 from ragcun.training.setup import TrainingData
 
 logger = logging.getLogger(__name__)
 
 NDCG = "NDCG@10"
-MOST_LOOKS = 15
-"""Looks at the held-out data in a run of many epochs."""
+MOST_EVALUATIONS = 15
+"""Evaluations on held-out data in a run of many epochs."""
+LEVEL = 0.05
+MIXED_VECTORS = 2000
 
 
 @dataclass
-class Verdict:
-    """What one look at the model found.
-
-    Attributes:
-        score: higher is better; None where there is nothing to choose by.
-        row: the figures, for the metrics file.
-    """
+class Evaluated:
+    """One evaluation of the model: a score, higher is better, None without held-out data; and the row it logs."""
 
     score: float | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class DevSelection:
-    """Selection by NDCG@10 on a dev collection, Euclidean, with the untouched base measured beside it."""
+    """Selection by NDCG@10 on a dev collection, Euclidean; `base_score` is the untouched base's."""
 
-    criterion = "dev NDCG@10"
+    collection: Collection
+    features: VectorSource | None
+    base_score: float
+    criterion = f"dev {NDCG}"
 
-    def __init__(self, collection: Collection, base: Base, cache: VectorSource | None) -> None:
-        self.collection = collection
-        self.cache = cache
-        untouched = CachedEncoder(cache) if cache is not None else _Untouched(base)
-        self.base_score = self._ndcg(DenseRetriever("untouched base", untouched, base.distance))
-
-    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
-        """Measure the encoder."""
-        encoding = encoder if self.cache is None else CachedEncoder(self.cache, encoder)
-        score = self._ndcg(DenseRetriever("model", encoding, "euclidean"))
-        return Verdict(score, {"dev": {NDCG: score}})
-
-    def _ndcg(self, retriever: DenseRetriever) -> float:
-        return evaluate_retriever(retriever, self.collection, cutoffs=(10,)).mean[NDCG]
+    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
+        """Evaluate the encoder."""
+        encoding = encoder if self.features is None else CachedEncoder(self.features, encoder)
+        score = dev_ndcg(DenseRetriever("model", encoding, "euclidean"), self.collection)
+        return Evaluated(score, {"dev": {NDCG: score}})
 
 
+@dataclass(frozen=True)
 class ObjectiveSelection:
     """Selection by the training objective, all its terms, on validation pairs in evaluation mode."""
 
+    source: PairSource
+    batches: list[Rows]
+    objective: Objective
     criterion = "validation objective"
     base_score = None
 
-    def __init__(self, source: PairSource, batches: list[Rows], objective: Objective) -> None:
-        self.source = source
-        self.batches = batches
-        self.objective = objective
-
-    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
-        """Measure the encoder."""
+    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
+        """Evaluate the encoder."""
         total, terms = mean_loss(encoder, self.source, self.batches, self.objective)
-        return Verdict(-total, {"val_total": total, "val_terms": terms})
+        return Evaluated(-total, {"val_total": total, "val_terms": terms})
 
 
+@dataclass(frozen=True)
 class LastSelection:
     """No selection: the last epoch is kept."""
 
     criterion = "last epoch"
     base_score = None
 
-    def __call__(self, encoder: RetrievalEncoder) -> Verdict:
-        """Measure nothing."""
-        return Verdict()
+    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
+        """Evaluate nothing."""
+        return Evaluated()
 
 
 Selection = DevSelection | ObjectiveSelection | LastSelection
@@ -103,47 +92,53 @@ Selection = DevSelection | ObjectiveSelection | LastSelection
 def make_selection(
     data: TrainingData,
     base: Base,
-    cache: VectorSource | None,
+    features: VectorSource | None,
     objective: Objective,
     batch_size: int,
     device: torch.device,
 ) -> Selection:
-    """Return how the best epoch is chosen with the data at hand."""
+    """Return how the best epoch is selected with the data at hand; on a dev collection the base is evaluated too."""
     if data.dev is not None:
-        return DevSelection(data.dev, base, cache)
+        untouched = _Untouched(base) if features is None else CachedEncoder(features)
+        score = dev_ndcg(DenseRetriever("untouched base", untouched, base.distance), data.dev)
+        return DevSelection(data.dev, features, score)
     if data.val is not None:
-        source = make_source(data.val, base, cache, device)
+        source = make_source(data.val, base, features, device)
         return ObjectiveSelection(source, epoch_batches(len(data.val), batch_size, 0, None), objective)
     return LastSelection()
 
 
-def judge(
-    selection: Selection, encoder: RetrievalEncoder, shown: Callable[[], RetrievalEncoder], epoch: int
-) -> Verdict:
-    """Measure an encoder after an epoch in the form in which it is shown (`shown` makes it of `encoder`).
+def dev_ndcg(retriever: DenseRetriever, collection: Collection) -> float:
+    """Return the mean NDCG@10 of a retriever."""
+    return evaluate_retriever(retriever, collection, cutoffs=(10,)).mean[NDCG]
+
+
+def evaluate_epoch(selection: Selection, encoder: RetrievalEncoder, epoch: int) -> Evaluated:
+    """Evaluate an encoder after an epoch.
 
     Raises:
-        InputError: its weights are not finite, or what it embeds cannot be measured.
+        InputError: its weights are not finite, or what it embeds cannot be evaluated.
     """
-    require_finite(encoder, f"epoch {epoch}")
     try:
-        verdict = selection(shown())
+        found = selection(encoder)
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"the model cannot be measured after epoch {epoch}: {error}; lower --learning_rate") from error
-    if verdict.score is not None:
-        logger.info("epoch %d: %s %.4f", epoch, selection.criterion, abs(verdict.score))
-    return verdict
+        raise InputError(
+            f"the model cannot be evaluated after epoch {epoch}: {error}; lower --learning_rate"
+        ) from error
+    if found.score is not None:
+        logger.info("epoch %d: %s %.4f", epoch, selection.criterion, abs(found.score))
+    return found
 
 
-def is_judged(epoch: int, epochs: int) -> bool:
-    """Whether the model is measured after this epoch of a run: after every one, or about `MOST_LOOKS` times.
+def is_evaluated(epoch: int, epochs: int) -> bool:
+    """Whether the model is evaluated after this epoch of a run: after every one, or about `MOST_EVALUATIONS` times.
 
-    >>> [epoch for epoch in range(1, 41) if is_judged(epoch, 40)]
+    >>> [epoch for epoch in range(1, 41) if is_evaluated(epoch, 40)]
     [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 40]
     """
-    return epoch % -(-epochs // MOST_LOOKS) == 0 or epoch == epochs
+    return epoch % -(-epochs // MOST_EVALUATIONS) == 0 or epoch == epochs
 
 
 @torch.no_grad()
@@ -170,47 +165,21 @@ def is_better(score: float | None, best: float | None) -> bool:
     return math.isfinite(score) and score > best
 
 
-@dataclass
-class _Untouched:
-    """The base as published, encoding texts anew."""
+def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource, seed: int) -> RetrievalEncoder:
+    """Return the encoder whose embeddings hold the base's vectors too, by their share of the distances; 0 is itself.
 
-    base: Base
-
-    def encode_query(self, texts: list[str]) -> Any:
-        return self.base.untouched_array(self.base.encode(texts, "query"))
-
-    def encode_document(self, texts: list[str]) -> Any:
-        return self.base.untouched_array(self.base.encode(texts, "document"))
-
-
-LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Which of trained model, start and base is kept, and why.
-
-    Attributes:
-        kept: ``trained``, ``start`` or ``base``.
-        scores: mean NDCG@10 of each on the held-out queries.
-        p_values: of the difference that each step compared, by the two names.
-        queries: how many held-out queries there are.
-        source: what they are.
+    Raises:
+        InputError: the encoder cannot be mixed with its base.
     """
-
-    kept: str
-    scores: dict[str, float]
-    p_values: dict[str, float]
-    queries: int
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        scores = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
-        return f"never worse: {self.kept} kept (NDCG@10 on {self.queries} queries of {self.source}: {scores})"
+    if not share:
+        return encoder
+    if not isinstance(encoder, ProjectionEncoder):
+        raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
+    queries, documents = source.sides(MIXED_VECTORS, seed)
+    try:
+        return mix_with_base(encoder, share, {"query": queries, "document": documents})
+    except ValueError as error:
+        raise InputError(f"--mix_with_base: {error}") from error
 
 
 def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> RetrievalEncoder:
@@ -221,54 +190,67 @@ def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> Re
     return other.to(next(encoder.parameters()).device).eval()
 
 
-def never_worse(
-    trained: RetrievalEncoder, start: RetrievalEncoder, collection: Collection, cache: VectorSource, seed: int
-) -> tuple[RetrievalEncoder, Comparison]:
-    """Return the trained encoder, its start or the base, and the comparison that says which.
+@dataclass(frozen=True)
+class Comparison:
+    """Which of trained model, start and base is kept, and why.
 
-    The start takes the trained encoder's place where its mean NDCG@10 is higher and the paired randomisation test gives
-    p < .05; then likewise the base (as a head that is the identity, where dimensions agree). So without evidence
+    Attributes:
+        kept: ``trained``, ``start`` or ``base``.
+        scores: mean NDCG@10 of each on the held-out queries.
+        p_values: of each difference that was tested, by the two names.
+        queries: how many held-out queries there are.
+        source: what they are.
+    """
+
+    kept: str
+    scores: dict[str, float]
+    p_values: dict[str, float]
+    queries: int
+    source: str
+
+    def __str__(self) -> str:
+        scores = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
+        return f"never worse: {self.kept} kept (NDCG@10 on {self.queries} queries of {self.source}: {scores})"
+
+
+def select_final_model(
+    trained: RetrievalEncoder, initial: RetrievalEncoder, collection: Collection, features: VectorSource, seed: int
+) -> tuple[RetrievalEncoder, Comparison]:
+    """Return the trained encoder, the initial one or the base, and the comparison that selected it.
+
+    The initial encoder replaces the trained one where its mean NDCG@10 is higher and the paired randomisation test
+    gives p < .05; then likewise the base (as a head that is the identity, where dimensions agree). So without evidence
     against it the trained encoder stays.
     """
-    encoders = {"trained": trained, "start": start}
+    encoders = {"trained": trained, "start": initial}
     if isinstance(trained, ProjectionEncoder) and trained.dimension == trained.base.dimension:
         identity = AsymmetricProjectionModel(trained.base, head="linear", normalize_output=trained.normalize_output)
         encoders["base"] = identity.to(next(trained.parameters()).device).eval()
-    found = {
-        name: evaluate_retriever(DenseRetriever(name, CachedEncoder(cache, encoder)), collection, cutoffs=(10,))
+    results = {
+        name: evaluate_retriever(DenseRetriever(name, CachedEncoder(features, encoder)), collection, cutoffs=(10,))
         for name, encoder in encoders.items()
     }
     kept, p_values = "trained", {}
     for other in [name for name in encoders if name != "trained"]:
-        ours, theirs = found[kept], found[other]
+        ours, theirs = results[kept], results[other]
         p = paired_tests(ours.per_query[NDCG], theirs.per_query[NDCG], seed=seed).p_randomisation
         p_values[f"{kept} against {other}"] = p
         if theirs.mean[NDCG] > ours.mean[NDCG] and p < LEVEL:
             kept = other
-    scores = {name: evaluation.mean[NDCG] for name, evaluation in found.items()}
+    scores = {name: result.mean[NDCG] for name, result in results.items()}
     comparison = Comparison(kept, scores, p_values, len(collection.qrels), collection.name)
     logger.info("%s", comparison)
     return encoders[kept], comparison
 
 
-def settle(
-    encoder: RetrievalEncoder,
-    config: TrainConfig,
-    source: PairSource,
-    start: Mapping[str, Tensor],
-    calibration: Calibration | None,
-    check: Collection | None,
-    cache: VectorSource | None,
-) -> tuple[RetrievalEncoder, Comparison | None]:
-    """Return what a run's best weights come to, and the comparison that chose it where one was asked for.
+@dataclass
+class _Untouched:
+    """The base itself, encoding texts anew."""
 
-    Without labels the shift of queries is the calibrated one, since the training queries are not like real ones; only
-    a linear head can take it after training, others keep what they learned. Then the base is mixed in where asked, and
-    trained encoder, start and base are compared on `check`.
-    """
-    if config.label_free and calibration is not None and config.head == "linear":
-        encoder.shift_queries(torch.from_numpy(calibration.query_shift))
-    final = mixed(encoder, config, source)
-    if check is None or cache is None:
-        return final, None
-    return never_worse(final, mixed(with_weights(encoder, start), config, source), check, cache, config.seed)
+    base: Base
+
+    def encode_query(self, texts: list[str]) -> Any:
+        return self.base.untouched_array(self.base.encode(texts, "query"))
+
+    def encode_document(self, texts: list[str]) -> Any:
+        return self.base.untouched_array(self.base.encode(texts, "document"))

@@ -1,4 +1,4 @@
-"""From a TrainConfig to what training needs: encoder, objective and data."""
+"""From a TrainConfig to what training needs: data, features, objective and encoder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from typing import Any
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection
 from ragcun.data.documents import read_documents
-from ragcun.data.overlap import HoldOut
+from ragcun.data.overlap import HoldOut, training_documents
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.synthetic_queries import pairs_from_documents
 from ragcun.data.unlabelled import adaptation_data, read_queries
-from ragcun.embeddings.base import Base
+from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadConfig
+from ragcun.models.heads import Stackable
+from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,10 @@ class TrainingData:
     queries: list[str] | None = None
     hold_out: HoldOut | None = None
     collections: tuple[Collection, ...] = ()
+
+    def seen(self, documents: str | None, checkpoint: str | None) -> frozenset[str] | None:
+        """Return the hashes of the documents that a model has seen after training, as `training_documents`."""
+        return training_documents(self.train, documents, checkpoint, self.hold_out)
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of each set; ``texts`` are the documents in no pair, and queries without labels."""
@@ -244,3 +251,32 @@ def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder
         raise InputError(f"--load_checkpoint {config.load_checkpoint}: {error}") from error
     changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
     return changed
+
+
+def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
+    """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained.
+
+    Raises:
+        InputError: the vectors given are not those that the encoder's base was trained on.
+    """
+    if vectors is not None:
+        vectors.require_fit(base)
+        return vectors
+    return EmbeddingCache(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
+
+
+def compile_heads(encoder: RetrievalEncoder) -> None:
+    """Compile heads and predictor with torch.compile."""
+    for part in encoder.modules():
+        if isinstance(part, Stackable):
+            part.compile()
+
+
+def trained_share(config: TrainConfig, encoder: RetrievalEncoder, queries: int) -> float:
+    """Return the share of the trained weights in the final ones: as asked, or by what is trained from how much."""
+    if config.trained_share is not None:
+        return config.trained_share
+    from_elsewhere = config.start == "random" or config.load_checkpoint is not None
+    if from_elsewhere or not encoder.base.frozen or encoder.shows:
+        return 1.0
+    return LABEL_FREE_SHARE if config.label_free else share_of_trained(queries)

@@ -1,33 +1,34 @@
-"""One optimiser step: the gradients of some batches added, clipped, and followed where they are numbers."""
+"""One optimiser step: the gradients of its batches, in chunks where memory asks for it, clipped and applied."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
+from ragcun.batch import PairBatch, Views
 from ragcun.errors import InputError
 from ragcun.losses.gather import average_gradients, sum_over_ranks_
 from ragcun.losses.objective import LossOutput, Objective
-from ragcun.training.batches import PairSource, Rows, epoch_batches, epoch_pairs
-from ragcun.training.grad_cache import cached_backward, require_independent_rows
+from ragcun.training.batches import PairSource, Rows
 
 NOT_FINITE, OVERFLOW = "not finite", "fp16 overflow"
 
 
 class Step(NamedTuple):
-    """What an optimiser step came to.
+    """The outcome of an optimiser step.
 
     Attributes:
         outputs: the loss of each of its batches, without a graph.
-        norm: the gradient's norm before it was clipped.
-        left_out: why the weights stayed as they were: `NOT_FINITE` where a loss or the gradient is no number,
-            `OVERFLOW` where fp16's loss scale was too large and is now halved; None where they moved.
+        norm: the gradient's norm before clipping.
+        left_out: why no weight was changed: `NOT_FINITE` (a loss or the gradient), or `OVERFLOW` (fp16's loss scale
+            was too large and is now halved); None where the step was taken.
     """
 
     outputs: list[LossOutput]
@@ -35,34 +36,31 @@ class Step(NamedTuple):
     left_out: str | None = None
 
 
+@dataclass
 class Stepper:
-    """Takes optimiser steps; a gradient that is no number leaves weights and optimiser as they are.
+    """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are.
 
-    Args:
+    Attributes:
         accelerator: what model and optimiser were prepared by.
         model: the prepared encoder.
         optimizer: the prepared optimiser.
         objective: what is minimised.
         source: where batches come from.
         max_grad_norm: norm to which gradients are clipped; 0 does not clip.
-        cache_size: most pairs that a process embeds at a time, by gradient caching; 0 embeds all of a batch at once.
+        cache_size: most pairs that a process embeds at a time, by gradient caching; 0 embeds a whole batch at once.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: Any,
-        objective: Objective,
-        source: PairSource,
-        max_grad_norm: float,
-        cache_size: int = 0,
-    ) -> None:
-        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.objective, self.source, self.max_grad_norm = objective, source, max_grad_norm
-        self.cache_size = cache_size
-        if cache_size:
-            require_independent_rows(model)
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    objective: Objective
+    source: PairSource
+    max_grad_norm: float
+    cache_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cache_size:
+            require_independent_rows(self.model)
 
     def __call__(self, batches: list[Rows], number: int = 0) -> Step:
         """Take optimiser step `number` on batches, each of which is that of all processes together."""
@@ -120,10 +118,7 @@ def _not_finite(totals: list[Tensor], norm: Tensor) -> tuple[bool, bool]:
 
 
 def _halved(scaler: torch.amp.GradScaler) -> bool:
-    """Let the scaler go on; return whether it took its scale, above 1, for too large.
-
-    What overflows at a scale of 1 or below is the gradient itself.
-    """
+    """Update the scaler; return whether it halved a scale above 1 (below, the gradient itself overflows)."""
     before = scaler.get_scale()
     scaler.update()
     return before > 1 and scaler.get_scale() < before
@@ -140,29 +135,92 @@ def chunk_count(rows: int, world: int, size: int) -> int:
     return 1 if size == 0 else max(1, min(-(-rows // (world * size)), rows // world))
 
 
-def epoch_steps(data: PairDataset, config: TrainConfig, epoch: int, processes: int) -> list[list[Rows]]:
-    """Return an epoch's optimiser steps, each a list of batches, which all processes share out.
+# Gradient caching: the gradient of a loss on a large batch in the memory of a small one
+
+MASKS = ("negative_mask", "relevant", "pool_relevant")
+NAMES = tuple(field.name for field in fields(Views))
+
+
+def require_independent_rows(model: nn.Module) -> None:
+    """Refuse a model in which a row's embedding depends on the others of its chunk.
 
     Raises:
-        InputError: there are more processes than pairs in a batch.
+        InputError: it has batch normalisation that is in training mode.
     """
-    pairs = epoch_pairs(data, config.positives_per_query, config.seed, epoch)
-    batches = epoch_batches(len(pairs), config.batch_size * processes, config.seed, epoch)
-    if len(batches[-1]) < processes:
-        raise InputError(f"{len(pairs)} training pairs are too few for {processes} processes; start fewer")
-    size = config.gradient_accumulation_steps
-    return [[pairs[rows] for rows in batches[start : start + size]] for start in range(0, len(batches), size)]
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise InputError(f"--grad_cache_size: {name} normalises over the batch, which chunks change; leave it out")
 
 
-def step_row(epoch: int, number: int, step: Step, clipped: bool, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of the metrics that belongs to one step: the loss of its last batch, and its gradient's norm."""
-    output = step.outputs[-1]
-    return {
-        "kind": "step",
-        "epoch": epoch,
-        "step": number,
-        "total": float(output.total),
-        "terms": {name: float(value) for name, value in output.terms.items()},
-        "learning_rate": {group["name"]: group["lr"] for group in groups},
-        "grad_norm": float(step.norm) if clipped else None,
-    }
+def cached_backward(
+    model: nn.Module,
+    chunks: Sequence[PairBatch],
+    loss: Callable[[Views], LossOutput],
+    scaled: Callable[[Tensor], Tensor] = lambda total: total,
+) -> LossOutput:
+    """Add the gradient of the loss of all chunks together to that of the model's weights; return the loss.
+
+    Each chunk is embedded without a graph; the loss of all embeddings gives its gradient by them, g; then each chunk is
+    embedded again, with a graph and with the random numbers of the first time, and Σ ⟨g, embeddings⟩ goes backward. The
+    memory is that of the graph of one chunk and of all embeddings. Embedding costs one forward pass more.
+
+    Source: Gao et al. 2021, arXiv:2101.06983, section 3.
+
+    Args:
+        model: embeds a chunk, each row by itself.
+        chunks: parts of a batch in order; their masks have a column for each document of the whole batch.
+        loss: the loss of the whole batch.
+        scaled: gives what is to go backward instead of the loss: a multiple of it.
+
+    Raises:
+        ValueError: there is no chunk.
+    """
+    if not chunks:
+        raise ValueError("gradient caching needs at least 1 chunk, got 0")
+    device = next(model.parameters()).device
+    states, shown = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_random_state(device))
+            shown.append(model(chunk))
+    leaves = _leaves(shown)
+    output = loss(leaves)
+    scaled(output.total).backward()
+    slopes = {name: each.grad for name in NAMES if (each := getattr(leaves, name)) is not None}
+    sizes = {name: [_rows(views, name) for views in shown] for name in NAMES}
+    for place, chunk in enumerate(chunks):
+        _set_random_state(states[place], device)
+        _backward(model(chunk), {n: s.split(sizes[n])[place] for n, s in slopes.items() if s is not None})
+    return output
+
+
+def _leaves(shown: Sequence[Views]) -> Views:
+    """Return the chunks' views as one batch, without a graph; its embeddings take a gradient."""
+    joined = {}
+    for name in NAMES:
+        parts = [value for views in shown if (value := getattr(views, name)) is not None]
+        if parts:
+            joined[name] = torch.cat(parts).detach().requires_grad_(name not in MASKS)
+    return replace(Views(joined.pop("query"), joined.pop("positive")), **joined)
+
+
+def _rows(views: Views, name: str) -> int:
+    value = getattr(views, name)
+    return 0 if value is None else len(value)
+
+
+def _backward(views: Views, slopes: dict[str, Tensor]) -> None:
+    """Send gradients by embeddings backward, where these have a graph."""
+    shown = {name: getattr(views, name) for name in slopes}
+    reached = [name for name, value in shown.items() if value is not None and value.requires_grad]
+    torch.autograd.backward([shown[name] for name in reached], [slopes[name] for name in reached])
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,280 @@
+"""Trainer: the loop of optimiser steps, with what is logged, evaluated and saved between them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.optim import AdamW
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ragcun.config import TrainConfig
+from ragcun.losses.objective import Objective
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.training.averaging import WeightAverage
+from ragcun.training.batches import BatchSampler, PairSource, Rows
+from ragcun.training.checkpoint import CheckpointManager, Progress, comparable
+from ragcun.training.collapse import CollapseCheck
+from ragcun.training.guards import (
+    ECHO,
+    NonFiniteGuard,
+    StopRequest,
+    TrainingStopped,
+    explaining_memory,
+    require_finite,
+)
+from ragcun.training.processes import Processes
+from ragcun.training.run_dir import tracked
+from ragcun.training.saving import FitResult, RunRecord
+from ragcun.training.schedule import ema_decay, warmup_cosine
+from ragcun.training.selection import Selection, evaluate_epoch, is_better, is_evaluated, mixed_with_base
+from ragcun.training.setup import compile_heads, trained_share
+from ragcun.training.step import OVERFLOW, Step, Stepper
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Trainer:
+    """Everything that one run's steps need.
+
+    Attributes:
+        config: the settings.
+        record: writes configuration, manifest and checkpoints into the run folder.
+        processes: which share each batch.
+        encoder: what is trained.
+        stepper: takes an optimiser step.
+        sampler: the batches of each epoch.
+        epochs: epochs of the run.
+        average: the weights that are evaluated and saved.
+        selection: evaluates the model after an epoch.
+        collapse: checks for a collapse of the embeddings.
+        checkpoints: saves and loads resume points.
+        rates: the peak learning rate of each group of the optimiser.
+        progress: how far the run is.
+    """
+
+    config: TrainConfig
+    record: RunRecord
+    processes: Processes
+    encoder: RetrievalEncoder
+    stepper: Stepper
+    sampler: BatchSampler
+    epochs: int
+    average: WeightAverage
+    selection: Selection
+    collapse: CollapseCheck
+    checkpoints: CheckpointManager
+    rates: list[float]
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.run = self.record.run
+        most = self.config.max_skipped if self.config.on_nan == "skip" else 0
+        self.guard = NonFiniteGuard(self.run, self.stepper.source, most)
+        self.stop = StopRequest(ECHO if self.processes.count > 1 else 0.0)
+        self.total = self.collapse.total
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load()
+        self.progress = found or self.progress
+        self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
+        if found is not None:
+            self.collapse.monitor.load_state_dict(found.collapse)
+            self.processes.seed(self.config.seed, found.step)
+
+    def train(self) -> RetrievalEncoder:
+        """Take all steps, or those after the newest resume point; return the encoder of the best epoch."""
+        if self.config.resume:
+            self._resume()
+        stop, main = self.stop if self.run.recorded else contextlib.nullcontext(), self.processes.main
+        tracker = tracked(self.config.tracker if main else "none", self.run, self.config.to_dict(), self.progress.step)
+        bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
+        with tracker, logging_redirect_tqdm(), bar:
+            if self.progress.step == 0:
+                self.processes.on_main(self._start)
+                self._evaluate(0)
+                self._check_collapse(0)
+            with stop:
+                for epoch in range(max(1, self.progress.epoch), self.epochs + 1):
+                    self._epoch(epoch, bar)
+        self.encoder = self.stepper.accelerator.unwrap_model(self.stepper.model, keep_fp32_wrapper=False)
+        self.average.restore_best(self.encoder)
+        return self.encoder
+
+    def result(self, epoch: int | None = None) -> FitResult:
+        """Return the result of the run so far, with the checkpoint of an epoch; None means the best one."""
+        progress, selection = self.progress, self.selection
+        epoch = progress.best_epoch if epoch is None else epoch
+        return FitResult(
+            self.run.best_model,
+            epoch,
+            selection.criterion,
+            progress.best_score if epoch == progress.best_epoch else None,
+            selection.base_score,
+            progress.step,
+            progress.seconds,
+            skipped=progress.skipped,
+            overflows=progress.overflows,
+        )
+
+    def step(self, batches: list[Rows]) -> Step:
+        """Take one optimiser step on some batches."""
+        return self.stepper(batches, self.progress.step)
+
+    def _start(self) -> None:
+        """Write what is known before training."""
+        self.record.start()
+        if self.selection.base_score is not None:
+            self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
+            logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
+
+    def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
+        if self.progress.epochs_done >= epoch:
+            return
+        steps = self.sampler.steps(epoch)
+        done = self.progress.batches_done if self.progress.epoch == epoch else 0
+        self.progress.epoch, interval = epoch, self.config.state_interval
+        self.clock = time.perf_counter()
+        self.stepper.model.train()
+        for index in range(done, len(steps)):
+            step = self._scheduled_step(steps[index])
+            self.progress.batches_done = index + 1
+            self._log_step(epoch, step, bar)
+            self._check_collapse(epoch)
+            bar.update()
+            last = index + 1 == len(steps)
+            self._save_and_stop(due=interval > 0 and (index + 1) % interval == 0 and not last)
+        self._count_time()
+        self._close_epoch(epoch)
+
+    def _close_epoch(self, epoch: int) -> None:
+        """Save the epoch's checkpoint, evaluate the model and make a resume point, where these are due."""
+        saved = self.config.save_interval > 0 and epoch % self.config.save_interval == 0
+        evaluated = is_evaluated(epoch, self.epochs)
+        with self.average.applied() if saved or evaluated else contextlib.nullcontext():
+            if saved:
+                folder = self.run.epoch_model(epoch)
+                self.processes.on_main(lambda: self.record.save_model(folder, self.encoder, self.result(epoch)))
+            if evaluated:
+                self._evaluate(epoch)
+        self.progress.epochs_done = epoch
+        self.clock = time.perf_counter()
+        self._save_and_stop(due=evaluated)
+
+    def _save_and_stop(self, due: bool) -> None:
+        """Write a resume point where one is due or a signal came to any process; then stop where one came.
+
+        Raises:
+            TrainingStopped: a signal came.
+        """
+        signalled = self.processes.highest(self.stop.received)
+        if due or signalled:
+            self._count_time()
+            self.processes.on_main(self._save_state)
+        if signalled:
+            raise TrainingStopped(signalled, self.progress.step)
+
+    def _count_time(self) -> None:
+        before, self.clock = self.clock, time.perf_counter()
+        self.progress.seconds += self.clock - before
+
+    def _scheduled_step(self, batches: list[Rows]) -> Step:
+        """Set this step's learning rates, take the step, and let average and EMA target follow it."""
+        config, progress = self.config, self.progress
+        factor = warmup_cosine(progress.step, self.total, config.warmup(self.total))
+        for group, rate in zip(self.stepper.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        progress.step += 1
+        with explaining_memory(config, max(map(len, batches))):
+            done = self.step(batches)
+        if done.left_out is None:
+            self.encoder.after_step(ema_decay(progress.step, self.total, config.ema_decay, config.ema_schedule))
+            self.average.update(progress.step)
+        else:
+            progress.overflows += done.left_out == OVERFLOW
+            progress.skipped += done.left_out != OVERFLOW
+            self.processes.on_main(lambda: self.guard.record(done, batches, progress))
+        return done
+
+    def _log_step(self, epoch: int, step: Step, bar: tqdm[Any]) -> None:
+        """Log the loss of the step's last batch, the learning rates and the gradient's norm, where that is due."""
+        number, interval = self.progress.step, self.config.log_interval
+        if step.left_out is not None or not (number % interval == 0 or number == self.total):
+            return
+        output = step.outputs[-1]
+        bar.set_postfix(loss=f"{float(output.total):.4f}", refresh=False)
+        row = {
+            "kind": "step",
+            "epoch": epoch,
+            "step": number,
+            "total": float(output.total),
+            "terms": {name: float(value) for name, value in output.terms.items()},
+            "learning_rate": {group["name"]: group["lr"] for group in self.stepper.optimizer.param_groups},
+            "grad_norm": float(step.norm) if self.config.max_grad_norm > 0 else None,
+        }
+        if self.processes.main:
+            self.run.log(row)
+
+    def _check_collapse(self, epoch: int) -> None:
+        step = self.progress.step
+        if self.collapse.is_due(step):
+            self.processes.on_main(lambda: self.collapse.run(self.encoder, epoch, step, self.run.log))
+
+    def _evaluate(self, epoch: int) -> None:
+        """Evaluate the model and keep its weights if it is the best so far."""
+        score = self.processes.on_main(lambda: self._score(epoch))
+        if is_better(score, self.progress.best_score):
+            self.progress.best_score, self.progress.best_epoch = score, epoch
+            self.average.keep_best(self.encoder)
+
+    def _score(self, epoch: int) -> float | None:
+        require_finite(self.encoder, f"epoch {epoch}")
+        shown = mixed_with_base(self.encoder, self.config.mix_with_base, self.stepper.source, self.config.seed)
+        found = evaluate_epoch(self.selection, shown, epoch)
+        row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
+        self.run.log(row | found.row)
+        return found.score
+
+    def _save_state(self) -> None:
+        if self.run.recorded:
+            require_finite(self.encoder, f"step {self.progress.step}")
+            self.progress.metric_rows = self.run.count_rows()
+            self.progress.collapse = self.collapse.monitor.state_dict()
+            self.checkpoints.save(self.progress)
+
+
+def make_trainer(
+    config: TrainConfig,
+    record: RunRecord,
+    processes: Processes,
+    encoder: RetrievalEncoder,
+    objective: Objective,
+    source: PairSource,
+    selection: Selection,
+) -> Trainer:
+    """Return the trainer of an encoder that has its initial weights."""
+    accelerator, queries = processes.accelerator, len(np.unique(source.dataset.query_ids))
+    if config.compile:
+        compile_heads(encoder)
+    groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
+    rates = [group["lr"] for group in groups]
+    model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
+    stepper = Stepper(accelerator, model, optimizer, objective, source, config.max_grad_norm, config.grad_cache_size)
+    size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
+    sampler = BatchSampler(source.dataset, size, processes.count, accumulation, config.positives_per_query, config.seed)
+    steps = len(sampler.steps(1))
+    epochs = config.epochs or max(1, round(config.steps / steps))
+    average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
+    probe = source.probe(config.seed)
+    collapse = CollapseCheck(source, probe, config.collapse_checks, steps * epochs, config.on_collapse == "stop")
+    settings = comparable(record.settings) | {"data": record.manifest["data_sha256"]} | processes.settings()
+    checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
+    processes.seed(config.seed)
+    parts = stepper, sampler, epochs, average, selection, collapse, checkpoints, rates
+    return Trainer(config, record, processes, encoder, *parts)
