@@ -14,8 +14,8 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.loop import fit
-from ragcun.training.model_card import model_card, write_scores
-from ragcun.training.result import FitResult
+from ragcun.training.saving import model_card, write_scores
+from ragcun.training.saving import FitResult
 
 
 @pytest.fixture(scope="module")

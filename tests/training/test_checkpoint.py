@@ -17,7 +17,7 @@ from ragcun.errors import InputError
 from ragcun.models.checkpoint import description_digest
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.tensors import contiguous
-from ragcun.training.averaging import Keeper
+from ragcun.training.averaging import WeightAverage
 from ragcun.training.checkpoint import Progress, load_state, save_state
 
 SETTINGS = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}

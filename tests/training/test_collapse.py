@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ragcun.batch import Views
 from ragcun.losses.contrastive import info_nce
 from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor
-from ragcun.training.collapse_statistics import figures
+from ragcun.training.collapse_statistics import probe_statistics
 
 N, DIM = 128, 32
 LOOKS = torch.linspace(0, 1, 13).tolist()
@@ -129,7 +129,7 @@ def test_each_collapse_is_named_once_and_alone(name):
 def test_the_collapse_carries_the_figures_of_its_step():
     course = COLLAPSING["to a line"][1]
     (found,) = watch(course)
-    assert found.figures == figures(course(LOOKS[found.step // 10]))
+    assert found.statistics == probe_statistics(course(LOOKS[found.step // 10]))
 
 
 def test_one_odd_look_is_not_named_and_the_count_starts_again():
@@ -151,7 +151,7 @@ def test_total_collapse_beyond_doubt_is_named_at_once_even_at_the_start():
 
 def test_embeddings_that_start_narrow_are_not_named_for_it():
     assert watch(lambda t: Views(*(z + 100 for z in pairs()))) == []
-    assert figures(Views(*(z + 100 for z in pairs())))["spread_query"] < 1e-3
+    assert probe_statistics(Views(*(z + 100 for z in pairs())))["spread_query"] < 1e-3
 
 
 @pytest.mark.parametrize("name", COLLAPSING)
@@ -208,8 +208,8 @@ def test_the_monitor_compares_under_its_distance():
     query, positive = pairs()
     lengths = torch.linspace(0.01, 100, N)[:, None]
     stretched = Views(query, positive * lengths)
-    assert figures(stretched, "cosine")["top1"] == figures(Views(query, positive), "cosine")["top1"]
-    assert figures(stretched, "euclidean")["top1"] < 0.5 * figures(Views(query, positive))["top1"]
+    assert probe_statistics(stretched, "cosine")["top1"] == probe_statistics(Views(query, positive), "cosine")["top1"]
+    assert probe_statistics(stretched, "euclidean")["top1"] < 0.5 * probe_statistics(Views(query, positive))["top1"]
     for distance, named in (("cosine", []), ("euclidean", ["drift"])):
         monitor = CollapseMonitor(distance)
         monitor.observe(0, Views(query, positive))

@@ -20,7 +20,7 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import LivePairs
-from ragcun.training.grad_cache import cached_backward
+from ragcun.training.step import cached_backward
 from ragcun.training.loop import fit
 from ragcun.training.negatives import NOTHING, Pools
 from ragcun.training.processes import make_accelerator
@@ -149,7 +149,7 @@ def test_a_step_with_and_without_caching(tiny_bert: str, dataset: PairDataset, s
     for cache_size in (0, size):
         encoder, source = make(tiny_bert, dataset)
         optimizer = torch.optim.SGD(encoder.parameters(), 0.1)
-        accelerator = make_accelerator(TrainConfig(train_data="x", device="cpu"))
+        accelerator = make_accelerator("cpu")
         model, optimizer = accelerator.prepare(encoder, optimizer)
         step = Stepper(accelerator, model, optimizer, objective, source, 0.5, cache_size)([ROWS[::-1], ROWS], 2)
         after.append((step.outputs[-1].total, step.norm, *(weight.detach() for weight in encoder.parameters())))
@@ -189,7 +189,7 @@ class Normalised(nn.Module):
 
 
 def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) -> None:
-    accelerator = make_accelerator(TrainConfig(train_data="x", device="cpu"))
+    accelerator = make_accelerator("cpu")
     model, (_, source) = Normalised(), make(tiny_bert, dataset)
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(InputError, match="--grad_cache_size: inner normalises over the batch"):

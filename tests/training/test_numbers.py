@@ -19,8 +19,9 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import plot_loss_curves
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
-from ragcun.training.loop import Trainer, fit
-from ragcun.training.result import FitResult
+from ragcun.training.loop import fit
+from ragcun.training.trainer import Trainer
+from ragcun.training.saving import FitResult
 from ragcun.training.step import Step
 
 Train = Callable[..., FitResult]

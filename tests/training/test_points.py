@@ -17,7 +17,7 @@ from safetensors.torch import load
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.training.loop import fit
-from ragcun.training.result import FitResult
+from ragcun.training.saving import FitResult
 
 Train = Callable[..., FitResult]
 FILES = ("model.safetensors", "kept.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ragcun.batch import Views
 from ragcun.distance import DISTANCES
-from ragcun.training.collapse_statistics import figures
+from ragcun.training.collapse_statistics import probe_statistics
 
 
 def normal(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -58,7 +58,7 @@ def side_by_loop(z: Tensor) -> dict[str, float]:
 @pytest.mark.parametrize(("n", "dim"), [(2, 3), (6, 10), (10, 10), (30, 4)])
 def test_sides_match_a_loop(n, dim):
     views = made(n, dim)
-    found = figures(views)
+    found = probe_statistics(views)
     for side, z in (("query", views.query), ("document", views.positive)):
         for name, expected in side_by_loop(z).items():
             assert found[f"{name}_{side}"] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
@@ -77,7 +77,7 @@ def test_pairs_match_a_loop(distance, known):
         nearer = sum(SIMILARITY[distance](query, documents[j]) >= own for j in others)
         exact, median = exact + (nearer == 0), median + (nearer < len(others) / 2)
     shown = Views(views.query, views.positive, relevant=views.relevant if known else None)
-    found = figures(shown, distance)
+    found = probe_statistics(shown, distance)
     assert found["top1"] == pytest.approx(exact / 20)
     assert found["accuracy"] == pytest.approx(median / 20)
     between = [sum(q[d] for q in queries) / 20 - sum(p[d] for p in documents) / 20 for d in range(6)]
@@ -93,7 +93,7 @@ def test_residual_matches_a_loop():
         return sum(dot(difference(a, b), difference(a, b)) for a, b in zip(x, y, strict=True))
 
     length = sum(dot(q, q) for q in query)
-    found = figures(views)
+    found = probe_statistics(views)
     assert found["correction"] == pytest.approx(math.sqrt(total(predicted, query) / length), rel=1e-5)
     assert found["needed"] == pytest.approx(math.sqrt(total(target, query) / length), rel=1e-5)
     assert found["skill"] == pytest.approx(1 - total(predicted, target) / total(query, target), rel=1e-5)
@@ -101,19 +101,19 @@ def test_residual_matches_a_loop():
 
 def test_a_predictor_without_a_residual_has_no_residual_figures():
     views = made(10, 4)
-    assert "skill" not in figures(Views(views.query, views.positive, predicted=views.predicted, target=views.target))
+    assert "skill" not in probe_statistics(Views(views.query, views.positive, predicted=views.predicted, target=views.target))
 
 
 def test_rank_of_known_spectra():
     even = torch.cat([torch.eye(6), -torch.eye(6)])
-    found = figures(Views(even, even * torch.tensor([1.0, 1, 1, 0, 0, 0]) + 7))
+    found = probe_statistics(Views(even, even * torch.tensor([1.0, 1, 1, 0, 0, 0]) + 7))
     assert found["rank_query"] == pytest.approx(6)
     assert found["rank_document"] == pytest.approx(3)
 
 
 def test_unrelated_sides_are_at_chance():
     n = 400
-    found = figures(Views(normal(n, 16, 1), normal(n, 16, 2)), "cosine")
+    found = probe_statistics(Views(normal(n, 16, 1), normal(n, 16, 2)), "cosine")
     assert abs(found["accuracy"] - 0.5) < 5 * 0.5 / math.sqrt(n)
     assert found["top1"] < 1 / n + 5 * math.sqrt(1 / n / n)
 
@@ -121,9 +121,9 @@ def test_unrelated_sides_are_at_chance():
 def test_figures_ignore_rotation_and_only_variance_knows_scale():
     views = made(30, 8)
     turn = torch.linalg.qr(normal(8, 8, 9))[0]
-    before = figures(Views(views.query, views.positive))
-    assert figures(Views(views.query @ turn, views.positive @ turn)) == pytest.approx(before, rel=1e-4, abs=1e-5)
-    grown = figures(Views(10 * views.query, 10 * views.positive))
+    before = probe_statistics(Views(views.query, views.positive))
+    assert probe_statistics(Views(views.query @ turn, views.positive @ turn)) == pytest.approx(before, rel=1e-4, abs=1e-5)
+    grown = probe_statistics(Views(10 * views.query, 10 * views.positive))
     variances = {name: 100 * before[name] for name in before if name.startswith("variance")}
     assert grown == pytest.approx(before | variances, rel=1e-4, abs=1e-5)
 
@@ -131,7 +131,7 @@ def test_figures_ignore_rotation_and_only_variance_knows_scale():
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_total_collapse_has_finite_figures(value):
     point = torch.full((6, 4), value)
-    found = figures(Views(point, point, predicted=point, target=point, residual=point))
+    found = probe_statistics(Views(point, point, predicted=point, target=point, residual=point))
     assert all(math.isfinite(figure) for figure in found.values())
     assert found["spread_query"] < 1e-10
     assert found["top1"] == found["accuracy"] == 0
@@ -140,14 +140,14 @@ def test_total_collapse_has_finite_figures(value):
 def test_half_precision_inside_autocast_is_measured_in_float32():
     views = Views(made(30, 8).query.bfloat16(), made(30, 8).positive.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = figures(views)
-    assert inside == figures(Views(views.query.float(), views.positive.float()))
+        inside = probe_statistics(views)
+    assert inside == probe_statistics(Views(views.query.float(), views.positive.float()))
 
 
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
-        figures(Views(torch.ones(1, 4), torch.ones(1, 4)))
+        probe_statistics(Views(torch.ones(1, 4), torch.ones(1, 4)))
     broken = normal(5, 4)
     broken[2, 1] = torch.nan
     with pytest.raises(ValueError, match="positive embeddings are not finite"):
-        figures(Views(normal(5, 4), broken))
+        probe_statistics(Views(normal(5, 4), broken))

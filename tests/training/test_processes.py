@@ -28,7 +28,8 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import CachedPairs
 from ragcun.training.guards import TrainingStopped
-from ragcun.training.loop import Trainer, fit
+from ragcun.training.loop import fit
+from ragcun.training.trainer import Trainer
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import DevSelection

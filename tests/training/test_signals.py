@@ -19,8 +19,9 @@ from ragcun.cli.train import train as train_command
 from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped
-from ragcun.training.loop import Trainer, fit
-from ragcun.training.result import FitResult
+from ragcun.training.loop import fit
+from ragcun.training.trainer import Trainer
+from ragcun.training.saving import FitResult
 from ragcun.training.selection import DevSelection
 
 Train = Callable[..., FitResult]

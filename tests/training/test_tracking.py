@@ -12,7 +12,7 @@ from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines, write_json_lines
 from ragcun.training.loop import fit
-from ragcun.training.tracking import named, require_tracker
+from ragcun.training.run_dir import named, require_tracker
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
