@@ -24,8 +24,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import HeadConfig
-from ragcun.models.heads import Stackable
+from ragcun.models.heads import HeadConfig, Stackable
 from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
 
 logger = logging.getLogger(__name__)

@@ -62,7 +62,7 @@ def dataset(texts: list[str]) -> PairDataset:
 
 
 def test_cached_and_live_pairs_show_the_same(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
-    cached, live = CachedPairs(dataset, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)
+    cached, live = make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)
     for rows in (np.array([5, 3, 4, 39]), np.arange(40), np.array([0]), np.array([0, 3])):
         first, second = cached.batch(rows), live.batch(rows)
         for name in ("query", "positive", "negative"):
@@ -78,7 +78,7 @@ def test_cached_and_live_pairs_show_the_same(base: TextBase, dataset: PairDatase
 
 def test_rows_are_the_texts_of_their_pairs(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
     rows = np.array([3, 4, 0, 39, 7])
-    batch = CachedPairs(dataset, EmbeddingCache(base, tmp_path), CPU).batch(rows)
+    batch = make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU).batch(rows)
     pairs = list(dataset.rows())
     chosen = [pairs[row] for row in rows]
     for vectors, column, role in ((batch.query, 0, "query"), (batch.positive, 1, "document")):
@@ -97,7 +97,7 @@ def test_rows_are_the_texts_of_their_pairs(base: TextBase, dataset: PairDataset,
 def test_a_batch_without_negatives_shows_none(
     base: TextBase, dataset: PairDataset, tmp_path: Path, rows: list[int]
 ) -> None:
-    for source in (CachedPairs(dataset, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)):
+    for source in (make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)):
         batch = source.batch(np.array(rows))
         assert batch.negative is None
         assert batch.negative_mask is None
@@ -105,7 +105,7 @@ def test_a_batch_without_negatives_shows_none(
 
 def test_sample_is_what_the_head_sees(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
     cache = EmbeddingCache(base, tmp_path)
-    cached, live = CachedPairs(dataset, cache, CPU), LivePairs(dataset, base, CPU)
+    cached, live = make_source(dataset, base, cache, CPU), LivePairs(dataset, base, CPU)
     count = len(dataset.queries) + len(dataset.documents)
     for source in (cached, live):
         sample = source.sample(3)

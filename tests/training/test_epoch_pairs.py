@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.training.batches import CachedPairs, LivePairs, PairSource, epoch_pairs
-from ragcun.training.negatives import NOTHING, Pools
+from ragcun.training.batches import NOTHING, LivePairs, Pools, PairSource, epoch_pairs, make_source
 
 CPU = torch.device("cpu")
 
@@ -67,7 +66,7 @@ def dataset(texts: list[str]) -> PairDataset:
 
 @pytest.fixture
 def sources(base: TextBase, dataset: PairDataset, tmp_path: Path) -> dict[str, PairSource]:
-    cached = CachedPairs(dataset, EmbeddingCache(base, tmp_path), CPU)
+    cached = make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU)
     return {"cached": cached, "live": LivePairs(dataset, base, CPU)}
 
 
@@ -75,23 +74,23 @@ def sources(base: TextBase, dataset: PairDataset, tmp_path: Path) -> dict[str, P
 def test_sides_are_the_vectors_of_all_texts_in_order(
     sources: dict[str, PairSource], base: TextBase, dataset: PairDataset, kind: str
 ) -> None:
-    queries, documents = sources[kind].sides(0)
+    queries, documents = sources[kind].sides()
     np.testing.assert_allclose(queries, base.encode(dataset.queries, "query"), atol=1e-6)
     np.testing.assert_allclose(documents, base.encode(dataset.documents, "document"), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cached", "live"])
 def test_a_sample_of_the_sides_is_a_part_of_them(sources: dict[str, PairSource], kind: str) -> None:
-    whole = sources[kind].sides(0)
+    whole = sources[kind].sides()
     for most in (7, 25, 1000):
-        sample = sources[kind].sides(3, most)
-        for part, side, again in zip(sample, whole, sources[kind].sides(3, most), strict=True):
+        sample = sources[kind].sides(most, 3)
+        for part, side, again in zip(sample, whole, sources[kind].sides(most, 3), strict=True):
             np.testing.assert_array_equal(part, again)
             assert len(part) == min(most, len(side))
             place = np.abs(part[:, None] - side[None]).max(2).argmin(1)
             assert len(set(place.tolist())) == len(part)
             np.testing.assert_allclose(part, side[place], atol=1e-6)
-    assert not np.array_equal(sources[kind].sides(3, 7)[1], sources[kind].sides(4, 7)[1])
+    assert not np.array_equal(sources[kind].sides(7, 3)[1], sources[kind].sides(7, 4)[1])
 
 
 def made_pools(dataset: PairDataset) -> Pools:

@@ -6,7 +6,7 @@ import torch
 
 from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
 from ragcun.data.beir import load_collection
-from ragcun.training import negatives as mining
+from ragcun.training import batches
 
 DIM = 16
 QUICK = {"device": "cpu", "steps": 12, "batch_size": 16}
@@ -103,8 +103,8 @@ def test_tensors_arrays_and_configurations_mean_the_same(problem):
 def test_several_positives_of_a_query_are_no_negatives_of_it(problem, monkeypatch):
     queries, documents, pairs = problem
     mined = []
-    real = mining.Pools.draw
-    monkeypatch.setattr(mining.Pools, "draw", lambda self, *rest: mined.append(self.mined) or real(self, *rest))
+    real = batches.Pools.draw
+    monkeypatch.setattr(batches.Pools, "draw", lambda self, *rest: mined.append(self.mined) or real(self, *rest))
     fit_head(queries, documents, [*pairs, *((0, d) for d in range(60, 90))], **QUICK)
     assert mined
     assert not set(mined[0][0].tolist()) & {0, *range(60, 90)}

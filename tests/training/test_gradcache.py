@@ -19,10 +19,9 @@ from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import LivePairs
+from ragcun.training.batches import NOTHING, LivePairs, Pools
 from ragcun.training.step import cached_backward
 from ragcun.training.loop import fit
-from ragcun.training.negatives import NOTHING, Pools
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder
 from ragcun.training.step import Stepper, chunk_count

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ragcun.data.pairs import PairDataset
-from ragcun.training import negatives as mining
-from ragcun.training.negatives import NOTHING, Pools, mine
+from ragcun.training import initialization as mining
+from ragcun.training.batches import NOTHING, Pools
+from ragcun.training.initialization import mine
 
 QUERIES, DOCUMENTS, DIM = 12, 30, 5
 

@@ -26,14 +26,13 @@ from ragcun.data.pairs import write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import CachedPairs
+from ragcun.training.batches import BatchSampler, CachedPairs
 from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
 from ragcun.training.trainer import Trainer
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import DevSelection
-from ragcun.training.step import epoch_steps
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}
@@ -340,14 +339,13 @@ def raising() -> None:
     raise InputError("wrong")
 
 
-def test_too_few_pairs_for_the_processes(settings: dict[str, Any], texts: list[str]) -> None:
+def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
     from ragcun.data.pairs import PairDataset
 
     data = PairDataset.from_rows([(texts[i], texts[100 + i], None) for i in range(3)], "made")
-    config = config_of(settings, "few")
-    assert [len(batch) for step in epoch_steps(data, config, 1, 3) for batch in step] == [3]
+    assert [len(batch) for step in BatchSampler(data, 12, 3, 1, 1, 0).steps(1) for batch in step] == [3]
     with pytest.raises(InputError, match="3 training pairs are too few for 4 processes"):
-        epoch_steps(data, config, 1, 4)
+        BatchSampler(data, 16, 4, 1, 1, 0).steps(1)
 
 
 def start(name: str) -> Any:

@@ -14,7 +14,8 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.losses.objective import Objective
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs, epoch_batches
-from ragcun.training.selection import DevSelection, LastSelection, ObjectiveSelection, is_better, mean_loss
+from ragcun.training.setup import TrainingData
+from ragcun.training.selection import LastSelection, ObjectiveSelection, is_better, make_selection, mean_loss
 
 
 @pytest.fixture
@@ -45,7 +46,8 @@ def test_dev_selection_is_ndcg_at_10(
 ) -> None:
     base = encoder.base
     base.freeze(cached)
-    selection = DevSelection(collection, base, EmbeddingCache(base, tmp_path) if cached else None)
+    data = TrainingData(pairs_from_collection(collection), dev=collection)
+    selection = make_selection(data, base, EmbeddingCache(base, tmp_path) if cached else None, Objective(), 8, torch.device("cpu"))
     texts = [list(collection.queries.values()), [document.content for document in collection.documents.values()]]
     queries, documents = (encoder.encode(some) for some in texts)
     verdict = selection(encoder)

@@ -72,7 +72,7 @@ def test_tensorboard_holds_every_number_of_the_metrics(config: TrainConfig) -> N
 
 
 def test_a_resumed_run_has_no_row_twice(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ragcun.training import loop
+    from ragcun.training.trainer import Trainer
 
     steps = 0
 
@@ -84,7 +84,7 @@ def test_a_resumed_run_has_no_row_twice(config: TrainConfig, monkeypatch: pytest
         return self.stepper(batches, self.progress.step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", killed_later)
+        patch.setattr(Trainer, "step", killed_later)
         with pytest.raises(KeyboardInterrupt):
             fit(config)
     fit(dataclasses.replace(config, resume=True))

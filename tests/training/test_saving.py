@@ -52,7 +52,7 @@ def test_card_names_a_base_from_the_hub(tiny_bert: str, tmp_path: Path) -> None:
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     encoder.base.name = "owner/model"
     result = FitResult(tmp_path, 3, "last epoch", None, None, 10, 1.0)
-    header, body = parts_of(model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t"), result))
+    header, body = parts_of(model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result))
     assert header["base_model"] == "owner/model"
     assert "| this model | – |" in body
 
@@ -60,7 +60,7 @@ def test_card_names_a_base_from_the_hub(tiny_bert: str, tmp_path: Path) -> None:
 def test_objective_is_shown_as_it_is_measured(tiny_bert: str, tmp_path: Path) -> None:
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     result = FitResult(tmp_path, 3, "validation objective", -1.25, None, 10, 1.0)
-    card = model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t"), result)
+    card = model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result)
     assert "| this model | 1.2500 |" in card
 
 

@@ -100,8 +100,8 @@ def test_steps_that_are_skipped_move_nothing_and_are_counted(
 
     def watched(self: Trainer, batches: Any) -> Any:
         done = real(self, batches)
-        now = [*self.encoder.state_dict().values(), *self.keeper.average.values()]
-        moments = [each for values in self.optimizer.state_dict()["state"].values() for each in values.values()]
+        now = [*self.encoder.state_dict().values(), *self.average.average.values()]
+        moments = [each for values in self.stepper.optimizer.state_dict()["state"].values() for each in values.values()]
         states[self.progress.step] = [each.detach().clone() for each in (*now, *moments)]
         return done
 
