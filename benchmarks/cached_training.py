@@ -78,11 +78,11 @@ def main() -> None:
     from ragcun.config import TrainConfig
     from ragcun.data.pairs import write_pairs
     from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.training.batches import CachedPairs
-    from ragcun.training.loop import Trainer, fit
+    from ragcun.training.batches import BatchSampler, CachedPairs, make_source
+    from ragcun.training.loop import fit
     from ragcun.training.processes import make_accelerator
-    from ragcun.training.run_dir import RunFolder
     from ragcun.training.setup import build_data, build_encoder, build_objective
+    from ragcun.training.step import Stepper
 
     class EncodingPairs(CachedPairs):
         """The same pairs, every batch encoded anew by the frozen base."""
@@ -113,23 +113,25 @@ def main() -> None:
         ratio = statistics.median(whole) / statistics.median(bare)
         print(f"bare loop: median {statistics.median(bare):.2f} s; fit() takes {ratio:.2f} times as long")
 
-        config = TrainConfig(**settings, output_dir=run_dir + "2", mined_negatives=0)
-        parts = make_accelerator(config), build_encoder(config), build_objective(config), build_data(config)
-        accelerator, encoder, objective, data = parts
-        cache = EmbeddingCache(encoder.base)
-        trainer = Trainer(config, RunFolder(run_dir + "2"), accelerator, encoder, objective, data, cache)
-        cached, live = trainer.source, EncodingPairs(data.train, cache, accelerator.device)
+        config = TrainConfig(**settings, mined_negatives=0)
+        accelerator, encoder, data = make_accelerator(config.device), build_encoder(config), build_data(config).train
+        device = accelerator.device
+        cached = make_source(data, encoder.to(device).base, EmbeddingCache(encoder.base), device)
         if not isinstance(cached, CachedPairs):
             raise TypeError(f"batches are to come from cached vectors, not from {type(cached).__name__}")
-        steps = itertools.cycle(trainer.steps_of(1))
-        trainer.model.train()
+        live = EncodingPairs(data, encoder.base, device, cached.vectors, cached.rows)
+        encoder.start_from(cached.sample(0))
+        groups = encoder.parameter_groups(0.0, config.rates, config.weight_decay)
+        model, optimizer = accelerator.prepare(encoder.train(), torch.optim.AdamW(groups, fused=True))
+        stepper = Stepper(accelerator, model, optimizer, build_objective(config), cached, config.max_grad_norm)
+        steps = itertools.cycle(BatchSampler(data, config.batch_size, 1, 1, 1, config.seed).steps(1))
         ratios, per_step = [], []
         for _ in range(ROUNDS):
             times = []
             for source, count in ((cached, CACHED_STEPS), (live, LIVE_STEPS)):
-                trainer.stepper.source = source
+                stepper.source = source
                 batches = [next(steps) for _ in range(count)]
-                times.append(timed(lambda batches=batches: [trainer.step(step) for step in batches]) / count)
+                times.append(timed(lambda batches=batches: [stepper(step) for step in batches]) / count)
             ratios.append(times[1] / times[0])
             per_step.append(times)
     cached_ms, live_ms = (1000 * statistics.median(column) for column in zip(*per_step, strict=True))

@@ -25,11 +25,14 @@ from ragcun.models.encoder import CachedEncoder
 from ragcun.models.interpolation import mix_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
-from ragcun.training.loop import Trainer
-from ragcun.training.processes import make_accelerator
+from ragcun.training.batches import Pools, make_source
+from ragcun.training.initialization import initialize_weights, mine_negatives
+from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Unrecorded
-from ragcun.training.selection import with_weights
-from ragcun.training.setup import TrainingData, build_encoder, build_objective
+from ragcun.training.saving import RunRecord
+from ragcun.training.selection import LastSelection, with_weights
+from ragcun.training.setup import build_encoder, build_objective
+from ragcun.training.trainer import make_trainer
 
 SETS, REGIMES, SEEDS = ("scifact", "nfcorpus", "cranfield", "nq-qed"), ("corpus", "hidden"), (1, 2, 3)
 NDCG, FOUND, TAUGHT, MOST, BATCH, TEMPERATURE, HELD = "NDCG@10", 100, 10, 4000, 64, 0.1, {"scifact": 0.5, "nq-qed": 0.2}
@@ -112,18 +115,25 @@ class Data:
         free = split is None
         made = {"corpus": "corpus", "never_worse": False, "trained_share": 1.0} if free else {"train_data": "labels"}
         config = ragcun.TrainConfig(**made, seed=seed, collapse_checks=0)
-        data = TrainingData(self.made.pairs, queries=self.made.stand_ins) if free else TrainingData(self.labels[split])
+        data = self.made.pairs if free else self.labels[split]
         set_seed(seed)
         encoder, objective = build_encoder(config, self.store.base), build_objective(config)
         if term:
             weight, *asked = term
             more, taught = (distilled, self.teacher(*asked)) if asked else (between_crops, self.crops)
             objective = functools.partial(with_term, objective, weight, encoder, seed, more, taught)
-        trainer = Trainer(config, Unrecorded(), make_accelerator(config), encoder, objective, data, self.store)
+        processes = Processes(make_accelerator(config.device))
+        source = make_source(data, encoder.to(processes.device).base, self.store, processes.device)
+        queries = self.store.encode(self.made.stand_ins, "query") if free else None
+        closed = initialize_weights(encoder, source, config.start, seed, queries)
+        source.pools = Pools(mine_negatives(encoder, source, *config.mined_ranks), config.mines, seed)
         if free and not term:
             self.start = {name: value.clone() for name, value in encoder.own_state().items()}
-        trainer.train()
-        return trainer.encoder.eval()
+        record = RunRecord(Unrecorded(), config.to_dict(), {"data_sha256": {}}, None, None)
+        trained = make_trainer(config, record, processes, encoder, objective, source, LastSelection()).train()
+        if free:
+            trained.shift_queries(torch.from_numpy(closed.query_shift))
+        return trained.eval()
 
     def encoder(self, asked: dict, split: str, seed: int) -> ragcun.RetrievalEncoder:
         """Return the encoder of a setting: trained, drawn to its start, averaged and mixed."""

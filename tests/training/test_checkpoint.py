@@ -1,8 +1,10 @@
-"""Resume points: everything comes back, and a damaged one is refused in one sentence."""
+"""Resume points: everything comes back, two are kept, and a damaged one gives way to the one before."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -18,10 +21,12 @@ from ragcun.models.checkpoint import description_digest
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.tensors import contiguous
 from ragcun.training.averaging import WeightAverage
-from ragcun.training.checkpoint import Progress, load_state, save_state
+from ragcun.training.checkpoint import CheckpointManager, Progress
 
-SETTINGS = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}
+SETTINGS: dict[str, Any] = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}
 PROGRESS = Progress(epoch=2, batches_done=3, step=17, best_score=0.5, best_epoch=1, metric_rows=9, seconds=1.25)
+PARTS = ("model", "average", "optimizer", "random")
+FILES = (*(f"{part}.safetensors" for part in PARTS), "state.json")
 
 
 class Run(NamedTuple):
@@ -29,156 +34,178 @@ class Run(NamedTuple):
 
     encoder: IsotropicGaussianEncoder
     optimizer: torch.optim.AdamW
-    keeper: Keeper
+    average: WeightAverage
+
+    def step(self, number: int) -> None:
+        self.encoder.predictor(self.encoder.embed_query(torch.randn(4, 16))).square().sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(number)
+
+    def manager(self, folder: Path, scale: float = 1.0, **changes: Any) -> CheckpointManager:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return CheckpointManager(folder, SETTINGS | changes, *self, scaler)
 
 
-Saved = tuple[Path, Run, torch.Tensor]
-
-
-def made(tiny_bert: str, seed: int, decay: float = 0.9, share: float = 0.3) -> Run:
-    """Return an encoder and an optimiser that took three steps, and a keeper whose best is the second."""
-    torch.manual_seed(seed)
-    base = TextBase.load(tiny_bert, device="cpu")
-    base.freeze(False, 2)
-    encoder = IsotropicGaussianEncoder(base, output_dim=6, head="residual", use_predictor=True)
-    optimizer = torch.optim.AdamW(encoder.parameter_groups(1e-4, {"head": 1e-3, "predictor": 1e-2}, 0.1))
-    keeper = Keeper(encoder, decay, share)
-    for step in range(1, 4):
-        encoder.predictor(encoder.embed_query(torch.randn(4, 16))).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        keeper.update(step)
-        if step == 2:
-            keeper.keep(encoder)
-    return Run(encoder, optimizer, keeper)
+Make = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """Folder, what is in it, and the random numbers that come next."""
-    run = made(tiny_bert, 0)
-    folder = tmp_path_factory.mktemp("run") / "state"
-    save_state(folder, *run, PROGRESS, SETTINGS, torch.amp.GradScaler("cpu", init_scale=2.0))
+def make(tiny_bert: str) -> Make:
+    """Make an encoder and an optimiser that took three steps; the best weights are those of the second."""
+
+    def run(seed: int, decay: float = 0.9, share: float = 0.3) -> Run:
+        torch.manual_seed(seed)
+        base = TextBase.load(tiny_bert, device="cpu")
+        base.freeze(False, 2)
+        encoder = IsotropicGaussianEncoder(base, output_dim=6, head="residual", use_predictor=True)
+        groups = encoder.parameter_groups(1e-4, {"head": 1e-3, "predictor": 1e-2}, 0.1)
+        made = Run(encoder, torch.optim.AdamW(groups), WeightAverage(encoder, decay, share))
+        for step in range(1, 4):
+            made.step(step)
+            if step == 2:
+                made.average.keep_best(encoder)
+        return made
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, Tensor]:
+    """A folder with one point, what is in it, and the random numbers that come next."""
+    run, folder = make(0), tmp_path_factory.mktemp("run") / "state"
+    run.manager(folder, scale=2.0).save(PROGRESS)
     return folder, run, torch.rand(5)
 
 
-def test_everything_comes_back(saved: Saved, tiny_bert: str) -> None:
-    folder, (encoder, optimizer, keeper), drawn = saved
-    other, fresh, kept = made(tiny_bert, 1)
-    scaler = torch.amp.GradScaler("cpu")
-    progress = load_state(folder, other, fresh, kept, dict(SETTINGS), scaler)
+@pytest.fixture
+def folder(saved: tuple[Path, Run, Tensor], tmp_path: Path) -> Path:
+    """A copy of the point, to be damaged."""
+    return Path(shutil.copytree(saved[0], tmp_path / "state"))
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_everything_comes_back(saved: tuple[Path, Run, Tensor], make: Make) -> None:
+    folder, run, drawn = saved
+    other = make(1)
+    manager = other.manager(folder)
+    assert manager.load() == PROGRESS
     assert torch.equal(torch.rand(5), drawn)
-    assert progress == PROGRESS
-    assert scaler.get_scale() == 2.0
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(other.state_dict()[name], tensor), name
-    now = encoder.trained_state()
-    for of_keeper in ("start", "average", "best"):
-        there, back = getattr(keeper, of_keeper), getattr(kept, of_keeper)
-        assert there.keys() == back.keys()
-        assert all(torch.equal(back[name], there[name]) for name in there)
-        assert not all(torch.equal(there[name], now[name]) for name in there)
-    one, two = optimizer.state_dict(), fresh.state_dict()
-    assert one["state"].keys() == two["state"].keys()
+    assert manager.scaler is not None
+    assert manager.scaler.get_scale() == 2.0
+    assert_equal(run.encoder.state_dict(), other.encoder.state_dict())
+    now = run.encoder.trained_state()
+    for part in ("initial", "average", "best"):
+        assert_equal(getattr(run.average, part), getattr(other.average, part))
+        assert not all(torch.equal(value, now[name]) for name, value in getattr(run.average, part).items())
+    one, two = run.optimizer.state_dict(), other.optimizer.state_dict()
+    assert one["state"].keys() == two["state"].keys() != set()
     for index, values in one["state"].items():
-        for name, value in values.items():
-            assert torch.equal(two["state"][index][name], value)
-    for first, second in zip(one["param_groups"], two["param_groups"], strict=True):
-        assert json.dumps(first) == json.dumps(second)
-    for model, steps, keeps in ((encoder, optimizer, keeper), (other, fresh, kept)):
+        assert_equal(values, two["state"][index])
+    assert json.dumps(one["param_groups"]) == json.dumps(two["param_groups"])
+    for each in (run, other):
         torch.manual_seed(9)
-        model.embed_query(torch.randn(4, 16)).square().sum().backward()
-        steps.step()
-        keeps.update(4)
-    assert torch.equal(encoder.head.layers[-1].weight, other.head.layers[-1].weight)
-    assert all(torch.equal(kept.kept()[name], value) for name, value in keeper.kept().items())
+        each.step(4)
+    assert_equal(run.encoder.state_dict(), other.encoder.state_dict())
+    assert_equal(run.average.weights(), other.average.weights())
 
 
-def test_settings_must_be_the_same(saved: Saved, tiny_bert: str) -> None:
-    other = made(tiny_bert, 1)
+def test_settings_must_be_the_same(saved: tuple[Path, Run, Tensor], make: Make) -> None:
+    other = make(1)
     for changes in ({"seed": 2}, {"data": {"train": "x"}}, {"new": 3}, {"nothing": 0}):
         with pytest.raises(InputError, match=next(iter(changes))):
-            load_state(saved[0], *other, SETTINGS | changes)
+            other.manager(saved[0], **changes).load()
 
 
-def _truncate(name: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        path = folder / name
-        path.write_bytes(path.read_bytes()[:-40])
-
-    return damage
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
 
 
-def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        values = json.loads((folder / "state.json").read_text())
+def flip(path: Path) -> None:
+    """Change one bit where safetensors holds numbers and notices nothing, or of a digit in JSON."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"step": ') + 8 if path.suffix == ".json" else -9] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Return what changes the JSON of a point, and its checksum with it."""
+
+    def damage(path: Path) -> None:
+        values = json.loads(path.read_text())
         change(values)
         values["description_blake2b"] = description_digest(values)
-        (folder / "state.json").write_text(json.dumps(values))
+        path.write_text(json.dumps(values))
 
     return damage
 
 
-FILES = ("model", "kept", "optimizer", "random")
-DAMAGE: dict[str, Callable[[Path], None]] = {
-    **{f"{name} truncated": _truncate(f"{name}.safetensors") for name in FILES},
-    **{f"{name} missing": lambda folder, name=name: (folder / f"{name}.safetensors").unlink() for name in FILES},
-    "state missing": lambda folder: (folder / "state.json").unlink(),
-    "state truncated": _truncate("state.json"),
-    "no groups": _edit(lambda values: values.pop("groups")),
-    "a group less": _edit(lambda values: values["groups"].pop()),
-    "unknown progress": _edit(lambda values: values["progress"].update(more=1)),
-    "null": lambda folder: (folder / "state.json").write_text("null"),
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    **{
+        f"{name} {how}": (name, damage)
+        for name in FILES
+        for how, damage in {"cut": cut, "flipped": flip, "missing": os.unlink}.items()
+    },
+    "no groups": ("state.json", edit(lambda values: values.pop("groups"))),
+    "a group less": ("state.json", edit(lambda values: values["groups"].pop())),
+    "unknown progress": ("state.json", edit(lambda values: values["progress"].update(more=1))),
+    "null": ("state.json", lambda path: path.write_text("null")),
+    "empty": ("model.safetensors", lambda path: path.write_bytes(b"")),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_one_sentence(name: str, saved: Saved, tiny_bert: str, tmp_path: Path) -> None:
-    shutil.copytree(saved[0], tmp_path / "state")
-    DAMAGE[name](tmp_path / "state")
-    with pytest.raises(InputError) as caught:
-        load_state(tmp_path / "state", *made(tiny_bert, 1), dict(SETTINGS))
+def test_a_damaged_point_gives_way_to_the_one_before_or_is_one_sentence(
+    name: str, folder: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before is named in a warning, and the damaged one goes with the next save."""
+    file, damage = DAMAGE[name]
+    shutil.copytree(folder / "000001", folder / "000002")
+    run = make(1)
+    manager = run.manager(folder)
+    damage(folder / "000002" / file)
+    with caplog.at_level(logging.INFO):
+        assert manager.load() == PROGRESS
+    (warning,) = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert str(folder / "000001") in warning
+    assert str(folder / "000002") in warning
+    assert manager.save(PROGRESS).name == "000003"
+    assert sorted(path.name for path in folder.iterdir()) == ["000001", "000003"]
+    for point in folder.iterdir():
+        damage(point / file)
+    with pytest.raises(InputError, match="000001 is corrupt .*--overwrite") as caught:
+        run.manager(folder).load()
     assert "\n" not in str(caught.value)
-    assert str(tmp_path / "state") in str(caught.value)
 
 
-@pytest.mark.parametrize("part", ["best", "average", "start"])
-def test_kept_weights_of_another_shape_are_refused(part: str, saved: Saved, tiny_bert: str, tmp_path: Path) -> None:
+def test_the_two_newest_are_kept_and_leftovers_of_a_killed_save_go(make: Make, tmp_path: Path) -> None:
+    manager = make(0).manager(tmp_path)
+    assert manager.load() is None
+    half = tmp_path / ".000002.abcd_123.tmp"
+    half.mkdir(parents=True)
+    os.utime(half, (0, 0))
+    for _ in range(3):
+        manager.save(PROGRESS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
+    assert {path.name for path in (tmp_path / "000003").iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("part", ["best", "average", "initial"])
+def test_averaged_weights_of_another_shape_are_refused(part: str, saved: Any, folder: Path, make: Make) -> None:
     """What would fail only after the last epoch is found at the start."""
-    folder, (_, _, keeper), _ = saved
-    shutil.copytree(folder, tmp_path / "state")
-    name = next(name for name in keeper.state() if name.startswith(f"{part}."))
+    whole, path = saved[1].average.state(), folder / "000001" / "average.safetensors"
+    name = next(name for name in whole if name.startswith(f"{part}."))
     for state in ({}, {name: torch.zeros(1)}, {"other": torch.zeros(1)}):
-        whole = {other: value for other, value in keeper.state().items() if other != name}
-        save_file(contiguous(whole | state), tmp_path / "state" / "kept.safetensors")
+        save_file(contiguous({other: value for other, value in whole.items() if other != name} | state), path)
         with pytest.raises(InputError, match="is corrupt"):
-            load_state(tmp_path / "state", *made(tiny_bert, 1), dict(SETTINGS))
+            make(1).manager(folder).load()
 
 
 @pytest.mark.parametrize(("decay", "share"), [(0.0, 0.3), (0.9, 1.0), (0.0, 1.0)])
-def test_a_run_that_keeps_otherwise_does_not_load(saved: Saved, tiny_bert: str, decay: float, share: float) -> None:
+def test_a_run_that_averages_otherwise_does_not_load(saved: Any, make: Make, decay: float, share: float) -> None:
     with pytest.raises(InputError, match="is corrupt"):
-        load_state(saved[0], *made(tiny_bert, 1, decay, share), dict(SETTINGS))
-
-
-@pytest.mark.parametrize(("decay", "share"), [(0.9, 0.3), (0.0, 0.3), (0.9, 1.0), (0.0, 1.0)])
-def test_judging_leaves_the_weights_in_training_as_they_were(tiny_bert: str, decay: float, share: float) -> None:
-    encoder, _, keeper = made(tiny_bert, 0, decay, share)
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    state = {name: tensor.clone() for name, tensor in keeper.state().items()}
-    kept = {name: tensor.clone() for name, tensor in keeper.kept().items()}
-
-    def judge() -> None:
-        for name, parameter in encoder.named_parameters():
-            assert torch.equal(parameter, kept.get(name, before[name]))
-        assert (decay, share) == (0.0, 1.0) or any(not torch.equal(kept[name], before[name]) for name in kept)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), keeper.applied():
-        judge()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
-    assert all(torch.equal(tensor, state[name]) for name, tensor in keeper.state().items())
-
-
-def test_no_pickle(saved: Saved) -> None:
-    assert {path.suffix for path in saved[0].iterdir()} == {".safetensors", ".json"}
+        make(1, decay, share).manager(saved[0]).load()

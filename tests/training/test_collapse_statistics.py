@@ -101,7 +101,9 @@ def test_residual_matches_a_loop():
 
 def test_a_predictor_without_a_residual_has_no_residual_figures():
     views = made(10, 4)
-    assert "skill" not in probe_statistics(Views(views.query, views.positive, predicted=views.predicted, target=views.target))
+    assert "skill" not in probe_statistics(
+        Views(views.query, views.positive, predicted=views.predicted, target=views.target)
+    )
 
 
 def test_rank_of_known_spectra():
@@ -122,7 +124,9 @@ def test_figures_ignore_rotation_and_only_variance_knows_scale():
     views = made(30, 8)
     turn = torch.linalg.qr(normal(8, 8, 9))[0]
     before = probe_statistics(Views(views.query, views.positive))
-    assert probe_statistics(Views(views.query @ turn, views.positive @ turn)) == pytest.approx(before, rel=1e-4, abs=1e-5)
+    assert probe_statistics(Views(views.query @ turn, views.positive @ turn)) == pytest.approx(
+        before, rel=1e-4, abs=1e-5
+    )
     grown = probe_statistics(Views(10 * views.query, 10 * views.positive))
     variances = {name: 100 * before[name] for name in before if name.startswith("variance")}
     assert grown == pytest.approx(before | variances, rel=1e-4, abs=1e-5)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.training.batches import NOTHING, LivePairs, Pools, PairSource, epoch_pairs, make_source
+from ragcun.training.batches import NOTHING, LivePairs, PairSource, Pools, epoch_pairs, make_source
 
 CPU = torch.device("cpu")
 

@@ -20,11 +20,10 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import NOTHING, LivePairs, Pools
-from ragcun.training.step import cached_backward
 from ragcun.training.loop import fit
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder
-from ragcun.training.step import Stepper, chunk_count
+from ragcun.training.step import Stepper, cached_backward, chunk_count
 
 ROWS = np.arange(13)
 PREDICTIVE: dict[str, Any] = {"lambda_predictive": 0.5, "lambda_isotropy": 0.5}
@@ -165,7 +164,7 @@ def test_a_run_with_caching_ends_as_one_without(tiny_bert: str, collection_folde
     for size in (0, 3):
         fit(TrainConfig(**settings, output_dir=str(tmp_path / str(size)), grad_cache_size=size))
         state = max((tmp_path / str(size) / "state").iterdir())
-        weights.append(load_file(state / "model.safetensors") | load_file(state / "kept.safetensors"))
+        weights.append(load_file(state / "model.safetensors") | load_file(state / "average.safetensors"))
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)
     assert max(float((value - weights[0][f"best.{name}"]).abs().max()) for name, value in own(weights[0])) > 1e-4

@@ -1,4 +1,4 @@
-"""Where heads start and what is mixed in: against the closed forms on the same vectors."""
+"""Initial weights, mined negatives and what is mixed in: against the closed forms on the same vectors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ragcun.models.heads import preserving_projection
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.whitening import EXPONENT, Calibration
 from ragcun.training.averaging import share_of_trained
-from ragcun.training.batches import CachedPairs
-from ragcun.training.initialization import mine_pools, mixed, start_heads, trained_share
-from ragcun.training.negatives import mine
-from ragcun.training.setup import TrainingData, build_encoder
+from ragcun.training.batches import make_source
+from ragcun.training.initialization import initialize_weights, mine, mine_negatives
+from ragcun.training.selection import mixed_with_base
+from ragcun.training.setup import build_encoder, trained_share
 
 Vectors = NDArray[np.float32]
 DIM, QUERIES, DOCUMENTS = 12, 40, 90
@@ -40,7 +40,7 @@ class Problem:
         names = [f"d{i}" for i in range(DOCUMENTS)], [f"q{i}" for i in range(QUERIES)]
         self.store = VectorStore([(names[0], self.documents)], [(names[1], self.queries)], normalize)
         self.data = PairDataset.from_rows([(q, f"d{i}", None) for i, q in enumerate(names[1])], "made", names[0])
-        self.source = CachedPairs(self.data, self.store, torch.device("cpu"))
+        self.source = make_source(self.data, self.store.base, self.store, torch.device("cpu"))
 
     def started(
         self, queries: Vectors | None = None, **settings: Any
@@ -48,7 +48,12 @@ class Problem:
         torch.manual_seed(1)
         config = TrainConfig(train_data="made", **settings)
         encoder = build_encoder(config, self.store.base)
-        return encoder, config, start_heads(encoder, config, self.source, queries)
+        whiten, ordered = config.train_side == "both", bool(config.nested_dims)
+        closed = initialize_weights(encoder, self.source, config.start, config.seed, queries, whiten, ordered)
+        return encoder, config, closed
+
+    def mixed(self, encoder: RetrievalEncoder, share: float = 0.3) -> RetrievalEncoder:
+        return mixed_with_base(encoder, share, self.source, 42)
 
     def sides(self, encoder: RetrievalEncoder) -> tuple[Vectors, Vectors]:
         return encoder.embed(self.queries, "query"), encoder.embed(self.documents, "document")
@@ -151,7 +156,7 @@ def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> N
     with pytest.raises(InputError, match="--no_normalize_embeddings"):
         Problem(normalize=False).started(normalize_embeddings=False, head_init="calibrated")
     one = PairDataset.from_rows([("q0", "d0", None), ("q1", "d0", None)], "made")
-    problem.source = CachedPairs(one, problem.store, torch.device("cpu"))
+    problem.source = make_source(one, problem.store.base, problem.store, torch.device("cpu"))
     with pytest.raises(InputError, match=r"--head_init calibrated: .*at least 2 vectors, got 1; .*identity"):
         problem.started()
 
@@ -161,11 +166,10 @@ def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
     assert calibration is not None
     embedded = calibration.embed_queries(problem.queries), calibration.embed_documents(problem.documents)
     expected = mine(*(side.astype(np.float32) for side in embedded), problem.data, 2, 9)
-    pools = mine_pools(encoder, config, problem.source)
-    assert (pools.mined == expected).mean() > 0.99
-    assert (pools.per_query, pools.seed) == (3, config.seed)
+    mined = mine_negatives(encoder, problem.source, *config.mined_ranks)
+    assert (mined == expected).mean() > 0.99
     base = mine(unit(problem.queries), unit(problem.documents), problem.data, 2, 9)
-    assert (pools.mined == base).mean() < 0.9
+    assert (mined == base).mean() < 0.9
 
 
 def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
@@ -174,16 +178,16 @@ def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
 
 
 def test_mixed_distances_lie_between_those_of_heads_and_base(problem: Problem) -> None:
-    encoder, config, _ = problem.started(mix_with_base=0.3, normalize_output=False)
-    final = mixed(encoder, config, problem.source)
+    encoder, _, _ = problem.started(normalize_output=False)
+    final = problem.mixed(encoder)
     assert final.dimension == 2 * DIM
     expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared((unit(problem.queries), unit(problem.documents)))
     np.testing.assert_allclose(squared(problem.sides(final)), expected, rtol=1e-4)
 
 
 def test_a_mixture_of_length_1_with_an_identity_is_the_base(problem: Problem) -> None:
-    encoder, config, _ = problem.started(mix_with_base=0.3, head_init="identity")
-    final = mixed(encoder, config, problem.source)
+    encoder, _, _ = problem.started(head_init="identity")
+    final = problem.mixed(encoder)
     sides = problem.sides(final)
     np.testing.assert_allclose(np.linalg.norm(sides[0], axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(
@@ -192,15 +196,15 @@ def test_a_mixture_of_length_1_with_an_identity_is_the_base(problem: Problem) ->
 
 
 def test_without_a_share_of_the_base_the_encoder_stays(problem: Problem) -> None:
-    encoder, config, _ = problem.started()
-    assert mixed(encoder, config, problem.source) is encoder
+    encoder, _, _ = problem.started()
+    assert problem.mixed(encoder, 0.0) is encoder
 
 
 def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
-    encoder, config, _ = problem.started(system="jepa", mix_with_base=0.3)
+    encoder, _, _ = problem.started(system="jepa")
     assert isinstance(encoder, ProjectionEncoder)
     with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
-        mixed(encoder, config, problem.source)
+        problem.mixed(encoder)
 
 
 @pytest.mark.parametrize(
@@ -221,16 +225,9 @@ def test_the_share_of_trained_weights_is_as_asked_or_follows_the_labels(
 ) -> None:
     shape = {name: value for name, value in settings.items() if name != "load_checkpoint"}
     encoder, _, _ = problem.started(**shape)
-    assert trained_share(TrainConfig(train_data="made", **settings), encoder, TrainingData(problem.data)) == share
+    assert trained_share(TrainConfig(train_data="made", **settings), encoder, QUERIES) == share
 
 
 def test_the_share_without_labels_is_a_quarter(problem: Problem) -> None:
     encoder, _, _ = problem.started()
-    assert trained_share(TrainConfig(corpus="made"), encoder, TrainingData(problem.data)) == 0.25
-
-
-def test_the_share_counts_queries_not_pairs(problem: Problem) -> None:
-    encoder, config, _ = problem.started()
-    rows = [(f"q{i % 8}", f"d{i}", None) for i in range(QUERIES)]
-    data = TrainingData(PairDataset.from_rows(rows, "made"))
-    assert trained_share(config, encoder, data) == share_of_trained(8)
+    assert trained_share(TrainConfig(corpus="made"), encoder, QUERIES) == 0.25

@@ -29,10 +29,10 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import BatchSampler, CachedPairs
 from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
-from ragcun.training.trainer import Trainer
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import DevSelection
+from ragcun.training.trainer import Trainer
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}
@@ -203,7 +203,7 @@ FAILING["changes"] |= {"dev_beir": None, "head_init": "identity", "mined_negativ
 def weights_of(folder: Path) -> dict[str, Tensor]:
     """Return the weights after the last step, their average and the best ones."""
     point = max((folder / "state").iterdir())
-    files = point / "model.safetensors", point / "kept.safetensors"
+    files = point / "model.safetensors", point / "average.safetensors"
     best = RetrievalEncoder.from_pretrained(folder / "best_model").state_dict()
     loaded = {name: value for file in files for name, value in load_file(file).items()}
     return loaded | {f"saved.{name}": value for name, value in best.items()}

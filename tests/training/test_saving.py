@@ -14,8 +14,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.loop import fit
-from ragcun.training.saving import model_card, write_scores
-from ragcun.training.saving import FitResult
+from ragcun.training.saving import FitResult, model_card, write_scores
 
 
 @pytest.fixture(scope="module")

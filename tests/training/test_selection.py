@@ -1,21 +1,33 @@
-"""What the best epoch is chosen by."""
+"""What the best epoch is selected by, and which of trained, initial encoder and base is the final model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from ragcun.data.beir import Collection, load_collection, pairs_from_collection
+from ragcun.data.beir import Collection, Document, load_collection, pairs_from_collection
 from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.losses.objective import Objective
-from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
+from ragcun.retrieval.significance import paired_tests
 from ragcun.training.batches import LivePairs, epoch_batches
+from ragcun.training.selection import (
+    LastSelection,
+    ObjectiveSelection,
+    is_better,
+    make_selection,
+    mean_loss,
+    select_final_model,
+    with_weights,
+)
 from ragcun.training.setup import TrainingData
-from ragcun.training.selection import LastSelection, ObjectiveSelection, is_better, make_selection, mean_loss
 
 
 @pytest.fixture
@@ -47,7 +59,9 @@ def test_dev_selection_is_ndcg_at_10(
     base = encoder.base
     base.freeze(cached)
     data = TrainingData(pairs_from_collection(collection), dev=collection)
-    selection = make_selection(data, base, EmbeddingCache(base, tmp_path) if cached else None, Objective(), 8, torch.device("cpu"))
+    selection = make_selection(
+        data, base, EmbeddingCache(base, tmp_path) if cached else None, Objective(), 8, torch.device("cpu")
+    )
     texts = [list(collection.queries.values()), [document.content for document in collection.documents.values()]]
     queries, documents = (encoder.encode(some) for some in texts)
     verdict = selection(encoder)
@@ -97,3 +111,164 @@ def test_last_selection_has_no_score(encoder: IsotropicGaussianEncoder) -> None:
 )
 def test_better(score: float | None, best: float | None, expected: bool) -> None:
     assert is_better(score, best) is expected
+
+
+# Never worse: on held-out queries whose best map is known
+
+DIM, DOCUMENTS, QUERIES = 16, 200, 40
+Matrix = NDArray[np.float64]
+
+
+class Problem:
+    """Queries are noisy copies of their documents that were turned by `turn`; its transpose is the best query head."""
+
+    def __init__(self, turned: bool, queries: int = QUERIES) -> None:
+        drawn = np.random.default_rng(0)
+        documents = drawn.normal(size=(DOCUMENTS, DIM))
+        self.turn: Matrix = np.linalg.qr(drawn.normal(size=(DIM, DIM)))[0] if turned else np.eye(DIM)
+        vectors = (documents[:queries] + 0.7 * drawn.normal(size=(queries, DIM))) @ self.turn.T
+        names, asked = [f"d{i}" for i in range(DOCUMENTS)], [f"q{i}" for i in range(queries)]
+        self.cache = VectorStore([(names, documents)], [(asked, vectors)])
+        qrels = {query: {f"d{i}": 1} for i, query in enumerate(asked)}
+        corpus = {name: Document("", name) for name in names}
+        self.collection = Collection("held out", corpus, {query: query for query in asked}, qrels, "dev")
+        self.queries = vectors.astype(np.float32)
+
+    def encoder(self, query: Matrix, document: Matrix | None = None, **settings: Any) -> AsymmetricProjectionModel:
+        """Linear heads of given matrices."""
+        model = AsymmetricProjectionModel(self.cache.base, head="linear", normalize_output=True, **settings)
+        model.head.start_as(torch.from_numpy(query), torch.zeros(len(query)))
+        model.document_head.start_as(
+            torch.from_numpy(np.eye(DIM) if document is None else document), torch.zeros(len(query))
+        )
+        return model.eval()
+
+    def best(self) -> AsymmetricProjectionModel:
+        return self.encoder(self.turn.T)
+
+    def destroyed(self, seed: int) -> AsymmetricProjectionModel:
+        return self.encoder(np.random.default_rng(seed).normal(size=(DIM, DIM)))
+
+    def ndcg(self, encoder: AsymmetricProjectionModel) -> dict[str, float]:
+        """NDCG@10 of each query by its definition: one relevant document, distances in float64."""
+        documents = encoder.embed(self.cache.encode([f"d{i}" for i in range(DOCUMENTS)], "document"), "document")
+        queries = encoder.embed(self.queries, "query").astype(np.float64)
+        distances = np.linalg.norm(queries[:, None] - documents[None].astype(np.float64), axis=2)
+        ranks = [int((row < row[place]).sum()) for place, row in enumerate(distances)]
+        return {f"q{i}": 1 / np.log2(rank + 2) if rank < 10 else 0.0 for i, rank in enumerate(ranks)}
+
+
+def mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def test_a_better_trained_encoder_stays() -> None:
+    problem = Problem(turned=True)
+    trained, start = problem.best(), problem.encoder(np.eye(DIM))
+    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
+    assert kept is trained
+    assert comparison.kept == "trained"
+    expected = {"trained": problem.ndcg(trained), "start": problem.ndcg(start)}
+    assert comparison.scores == pytest.approx(
+        {name: mean(values) for name, values in {**expected, "base": expected["start"]}.items()}
+    )
+    assert comparison.scores["trained"] > 0.6 > 0.1 > comparison.scores["base"]
+    assert (comparison.queries, comparison.source) == (QUERIES, "held out")
+    assert comparison.p_values.keys() == {"trained against start", "trained against base"}
+
+
+def test_a_destroyed_one_gives_way_to_its_start() -> None:
+    problem = Problem(turned=True)
+    start = problem.best()
+    kept, comparison = select_final_model(problem.destroyed(1), start, problem.collection, problem.cache, 0)
+    assert kept is start
+    assert comparison.kept == "start"
+    assert comparison.p_values.keys() == {"trained against start", "start against base"}
+    assert comparison.p_values["trained against start"] < 0.05
+
+
+def test_where_the_start_is_destroyed_too_the_base_is_kept() -> None:
+    problem = Problem(turned=False)
+    trained, start = problem.destroyed(1), problem.destroyed(2)
+    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
+    assert comparison.kept == "base"
+    assert kept not in (trained, start)
+    for role, vectors in (("query", problem.queries), ("document", problem.cache.encode(["d3", "d7"], "document"))):
+        untouched = problem.cache.base(torch.from_numpy(vectors)).numpy()
+        np.testing.assert_array_equal(kept.embed(vectors, role), untouched)  # type: ignore[arg-type]
+    assert comparison.scores["base"] == pytest.approx(mean(problem.ndcg(problem.encoder(np.eye(DIM)))))
+
+
+def test_the_base_has_to_beat_the_start_that_took_the_trained_one_s_place() -> None:
+    problem = Problem(turned=False)
+    start = problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
+    kept, comparison = select_final_model(problem.destroyed(1), start, problem.collection, problem.cache, 0)
+    assert kept is start
+    assert comparison.scores["start"] == comparison.scores["base"] > comparison.scores["trained"]
+
+
+def test_of_equals_the_trained_one_stays() -> None:
+    problem = Problem(turned=False)
+    trained, start = problem.encoder(np.eye(DIM)), problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
+    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
+    assert kept is trained
+    assert len(set(comparison.scores.values())) == 1
+    assert set(comparison.p_values.values()) == {1.0}
+
+
+def test_without_evidence_the_trained_one_stays_though_it_scores_lower() -> None:
+    """Of 3 queries no permutation of signs gives p < .05."""
+    problem = Problem(turned=True, queries=3)
+    trained = problem.destroyed(1)
+    kept, comparison = select_final_model(trained, problem.best(), problem.collection, problem.cache, 0)
+    assert comparison.scores["trained"] < comparison.scores["start"] - 0.3
+    assert kept is trained
+
+
+def test_the_p_values_are_those_of_the_paired_test_on_the_same_queries() -> None:
+    problem = Problem(turned=True)
+    trained, start = problem.best(), problem.destroyed(2)
+    _, comparison = select_final_model(trained, start, problem.collection, problem.cache, 4)
+    expected = paired_tests(problem.ndcg(trained), problem.ndcg(start), seed=4).p_randomisation
+    assert comparison.p_values["trained against start"] == pytest.approx(expected)
+
+
+def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> None:
+    problem = Problem(turned=False)
+    half = np.random.default_rng(3).normal(size=(4, DIM))
+    trained, start = (problem.encoder(half * sign, half, output_dim=4) for sign in (-1, 1))
+    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
+    assert comparison.scores.keys() == {"trained", "start"}
+    assert kept is start
+
+
+def test_the_line_that_is_logged_names_what_is_kept_and_every_score() -> None:
+    problem = Problem(turned=True)
+    _, comparison = select_final_model(problem.destroyed(1), problem.best(), problem.collection, problem.cache, 0)
+    line = str(comparison)
+    assert line.startswith("never worse: start kept (NDCG@10 on 40 queries of held out: trained 0.")
+    assert all(f"{name} {score:.4f}" in line for name, score in comparison.scores.items())
+
+
+def test_with_weights_is_another_encoder_on_the_same_base() -> None:
+    problem = Problem(turned=True)
+    best, other = problem.best(), problem.destroyed(1)
+    before = best.embed(problem.queries, "query")
+    made = with_weights(other, best.state_dict())
+    np.testing.assert_array_equal(made.embed(problem.queries, "query"), before)
+    assert made.base is other.base
+    with torch.no_grad():
+        made.head.layers[0].weight.zero_()
+    np.testing.assert_array_equal(best.embed(problem.queries, "query"), before)
+    assert np.abs(other.embed(problem.queries, "query") - before).max() > 0.1
+
+
+def test_what_was_kept_stands_in_summary_card_and_manifest(collection_folder, tiny_bert, tmp_path):
+    import ragcun
+    from ragcun.cli.train import train
+
+    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
+    config = ragcun.TrainConfig(**settings, never_worse=True, steps=4, output_dir=str(tmp_path / "run"))
+    assert "never worse: " in train(config)
+    assert "never worse: " in (tmp_path / "run" / "best_model" / "README.md").read_text()
+    assert '"kept"' in (tmp_path / "run" / "manifest.json").read_text()

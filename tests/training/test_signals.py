@@ -20,9 +20,9 @@ from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped
 from ragcun.training.loop import fit
-from ragcun.training.trainer import Trainer
 from ragcun.training.saving import FitResult
 from ragcun.training.selection import DevSelection
+from ragcun.training.trainer import Trainer
 
 Train = Callable[..., FitResult]
 HANDLED = (signal.SIGTERM, signal.SIGINT)
