@@ -1,4 +1,4 @@
-"""The weights that are evaluated and saved: closed forms of average and share, and an encoder that is left as it was."""
+"""The weights that are evaluated and saved: closed forms, and an encoder that is left as it was."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_a_damaged_point_gives_way_to_the_one_before_or_is_one_sentence(
     assert sorted(path.name for path in folder.iterdir()) == ["000001", "000003"]
     for point in folder.iterdir():
         damage(point / file)
-    with pytest.raises(InputError, match="000001 is corrupt .*--overwrite") as caught:
+    with pytest.raises(InputError, match=r"000001 is corrupt .*--overwrite") as caught:
         run.manager(folder).load()
     assert "\n" not in str(caught.value)
 
