@@ -52,7 +52,7 @@ def calibrate(flags: argparse.Namespace) -> str:
     Raises:
         InputError: a setting or a file is wrong, or the output folder holds something else.
     """
-    from ragcun.data.documents import read_documents
+    from ragcun.data.records import read_documents
     from ragcun.data.unlabelled import STAND_INS, read_queries, sample_documents, sample_queries, sentences_as_queries
     from ragcun.embeddings.text_base import TextBase
 

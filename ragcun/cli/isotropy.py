@@ -122,7 +122,7 @@ def _with_base(model: System) -> Iterator[tuple[Any, bool]]:
 def _read_texts(flags: argparse.Namespace) -> Iterator[Texts]:
     from ragcun.data.beir import load_collection
     from ragcun.data.beir_sets import find_sets
-    from ragcun.data.documents import read_documents
+    from ragcun.data.records import read_documents
 
     if flags.texts:
         documents = [document.content for document in read_documents(flags.texts) if document.content]

@@ -15,24 +15,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.records import Document as Document
 from ragcun.data.records import is_encodable
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines, read_lines, replacing_file, replacing_folder, write_json_lines
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document of a corpus."""
-
-    title: str
-    text: str
-
-    @property
-    def content(self) -> str:
-        """The text that is encoded, as BEIR does: title, a blank, text."""
-        return f"{self.title} {self.text}".strip()
 
 
 @dataclass(frozen=True)

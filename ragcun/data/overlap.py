@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.data.beir import Collection, Document
-from ragcun.data.documents import read_documents
 from ragcun.data.pairs import PairDataset
+from ragcun.data.records import read_documents
 from ragcun.errors import InputError
 from ragcun.io import read_json
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcun.data.records import Unreadable, read_records, refuse_wrong, text_problem
+from ragcun.data.records import Unreadable, parsed_records, read_records, text_problem
 from ragcun.errors import InputError
 from ragcun.io import write_json_array, write_json_lines
 
@@ -153,7 +153,7 @@ def read_pairs(path: str | Path) -> PairDataset:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
-    return PairDataset.from_rows(_checked_rows(path), source=str(path))
+    return PairDataset.from_rows(parsed_records(path, read_records(path, FIELDS), _row), source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
@@ -182,18 +182,6 @@ def pairs_extension(path: str | Path) -> str:
     return extension
 
 
-def _checked_rows(path: Path) -> Iterator[Row]:
-    """Yield the pairs of a file one by one, and raise at its end for what is wrong in it."""
-    wrong: list[tuple[int, str]] = []
-    for line, value in read_records(path, FIELDS):
-        row = _row(value)
-        if isinstance(row, str):
-            wrong.append((line, row))
-        else:
-            yield row
-    refuse_wrong(path, wrong)
-
-
 def _first_of_each(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the places, ascending, at which each distinct column of a matrix stands first."""
     order = np.lexsort(columns)
@@ -201,25 +189,22 @@ def _first_of_each(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(order[np.concatenate([[True], changes])])
 
 
-def _row(value: Any) -> Row | str:
-    """Return the pair that a parsed row of a pairs file is, or what is wrong with the row."""
-    if isinstance(value, Unreadable):
-        return value.reason
+def _row(value: Any) -> Row | Unreadable:
+    """Return the pair that a record of a pairs file is."""
     if isinstance(value, list) and len(value) == 2:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
-        return f'expected an object with the fields "query" and "positive", got {type(value).__name__}'
+        return Unreadable(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
     names = next((names for names in FIELDS if any(name in value for name in names)), FIELDS[0])
     for name in names:
-        problem = text_problem(value, name) or ("" if value[name].strip() else f'field "{name}" is empty')
+        problem = text_problem(value, name) or (None if value[name].strip() else f'field "{name}" is empty')
         if problem:
-            return problem
+            return Unreadable(problem)
     query, positive = (value[name] for name in names)
-    if value.get("negative") is None:
+    negative = value.get("negative")
+    if negative is None:
         return query, positive, None
-    negative = value["negative"]
-    return (
-        text_problem(value, "negative")
-        or ("positive and negative are the same text" if negative.strip() == positive.strip() else None)
-        or (query, positive, negative if negative.strip() else None)
-    )
+    problem = text_problem(value, "negative")
+    if not problem and negative.strip() == positive.strip():
+        problem = "positive and negative are the same text"
+    return Unreadable(problem) if problem else (query, positive, negative if negative.strip() else None)

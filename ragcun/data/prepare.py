@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ragcun.data.beir import hold_out_queries, load_collection, pairs_from_collection, write_collection
-from ragcun.data.documents import read_documents
 from ragcun.data.negatives import MinedPairs
 from ragcun.data.pairs import Row, pairs_extension, read_pairs, write_pairs
 from ragcun.data.python_docs import build, extract, python_doc_roots
+from ragcun.data.records import read_documents
 from ragcun.data.splits import generate_pairs, split_pairs, without_leaks
 from ragcun.data.synthetic_queries import PairMaker
 from ragcun.errors import InputError

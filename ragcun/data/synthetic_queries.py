@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ragcun.data.beir import Document
-from ragcun.data.documents import read_documents
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.records import read_documents
 from ragcun.data.sentences import sentence_spans
 from ragcun.errors import InputError
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragcun.data.beir import Collection, Document, load_collection
-from ragcun.data.documents import read_documents
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.records import read_documents
 from ragcun.data.sentences import split_sentences
 from ragcun.data.synthetic_queries import document_digest
 from ragcun.errors import InputError

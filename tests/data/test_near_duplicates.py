@@ -118,12 +118,6 @@ def test_bands_find_pairs_at_the_threshold_and_longer_ones_would_not(threshold):
     assert (1 - threshold ** (rows + 1)) ** (PERMUTATIONS // (rows + 1)) > MOST_MISSED
 
 
-@pytest.mark.parametrize("threshold", [0, -0.5, 1.01, float("nan")])
-def test_impossible_thresholds_are_refused(threshold):
-    with pytest.raises(ValueError, match="threshold must be above 0 and at most 1, got"):
-        first_of_near_duplicates(["a"], threshold)
-
-
 @given(st.lists(st.sampled_from(["a b", "A  b", " a b\n", "ab", "Ab", "ä", "Ä", ""]), max_size=20))
 def test_classes_are_of_texts_with_one_key(texts):
     classes = text_classes(texts)

@@ -16,10 +16,9 @@ from hypothesis import given
 from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Document, load_collection, read_qrels, write_collection, write_qrels
-from ragcun.data.documents import read_documents
 from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.data.pairs import FIELDS, read_pairs
-from ragcun.data.records import is_encodable
+from ragcun.data.records import is_encodable, read_documents
 from ragcun.embeddings.precomputed import read_vectors
 from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
