@@ -39,13 +39,13 @@ def measure(flags: argparse.Namespace) -> str:
     import numpy as np
 
     from ragcun import TextBase, load_collection
-    from ragcun.embeddings.encode import count_tokens, token_budget
+    from ragcun.embeddings.encode import token_budget
 
     base = TextBase.load(flags.model, device=flags.device)
     base.freeze(True)
     contents = [document.content for document in load_collection(flags.data_dir, flags.split).documents.values()]
     documents = contents[:: max(1, len(contents) // flags.documents)][: flags.documents]
-    tokens = sum(count_tokens(base.features([text], "document"), 1) for text in documents)
+    tokens = sum(int(base.features([text], "document")["attention_mask"].sum()) for text in documents)
     encoders = ways(base, documents, flags.tokens or [token_budget(base.model.device)])
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     vectors, clock = {}, time.process_time if flags.processor_time else time.perf_counter

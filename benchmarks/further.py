@@ -21,8 +21,8 @@ from ragcun.data.overlap import HoldOut
 from ragcun.data.unlabelled import adaptation_data, sample_documents, sentences_as_queries
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
-from ragcun.models.encoder import CachedEncoder
-from ragcun.models.interpolation import mix_with_base
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.interpolation import interpolate_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.training.batches import Pools, make_source
@@ -146,7 +146,7 @@ class Data:
             own = {name: value.lerp(own[name], average) for name, value in labelled.items()}
         query, document = self.made.pairs.queries, self.made.pairs.documents
         vectors = {"query": self.store.encode(query, "query"), "document": self.store.encode(document, "document")}
-        return mix_with_base(with_weights(free, own), asked.get("mix", 0.0), vectors)
+        return interpolate_with_base(with_weights(free, own), asked.get("mix", 0.0), vectors)
 
 
 def with_term(objective, weight: float, encoder, seed: int, term, taught, views, step: int = 0):

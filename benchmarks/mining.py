@@ -32,7 +32,7 @@ def measure(folder: Path, split: str, hide: float, base_model: str, settings: Mi
     from ragcun.data.beir import load_collection
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
     from ragcun.retrieval.negatives import mine_negatives
 
     collection = load_collection(folder, split)

@@ -31,7 +31,7 @@ def prepare(source: Path, folder: Path, method: str | None) -> Path:
     from ragcun import EmbeddingCache, TextBase
     from ragcun.data.negatives import MiningSettings
     from ragcun.data.prepare import prepare_held_out
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
     from ragcun.retrieval.negatives import mine_negatives
 
     mine = None

@@ -18,7 +18,7 @@ from ragcun.errors import InputError
 if TYPE_CHECKING:
     from ragcun.data.msmarco import Gathered
     from ragcun.data.pairs import Row
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
 
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
@@ -194,7 +194,7 @@ def _miner(options: MsmarcoOptions) -> Callable[[Gathered], tuple[list[Row], dic
 def _encoder(options: MsmarcoOptions) -> CachedEncoder:
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
 
     base = TextBase.load(options.base_model, device=options.device)
     return CachedEncoder(EmbeddingCache(base, options.cache_dir))

@@ -14,7 +14,7 @@ from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from ragcun.data.prepare import Miner, Outputs
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
 
 NEAR_DUPLICATES = 0.9
 MINING = ("negatives_per_query", "negative_ranks", "negative_margin", "negative_choice")
@@ -186,7 +186,7 @@ def _encoder(flags: argparse.Namespace) -> CachedEncoder | None:
         return None
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.encoder import CachedEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
 
     base = TextBase.load(flags.base_model or "minilm", device=flags.device)
     return CachedEncoder(EmbeddingCache(base, flags.cache_dir))

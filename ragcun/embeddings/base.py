@@ -1,9 +1,8 @@
-"""What an encoder asks of its base, and what training and evaluation ask of a place that holds base vectors."""
+"""Base, which gives the vectors that heads stand on, and VectorSource, a place that holds them."""
 
 from __future__ import annotations
 
 import abc
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -17,28 +16,35 @@ from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from tqdm.auto import tqdm
 
     from ragcun.batch import Features, Role
     from ragcun.distance import Distance
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+NO_TEXTS = (
+    "this head was trained on vectors alone and there is no text model to encode texts with; give vectors "
+    "(--vectors DIR, or load_head(folder).embed_queries)"
+)
 
 
 class Base(nn.Module, abc.ABC):
-    """What an encoder's heads stand on: something that gives a vector of `dimension` numbers for a text.
+    """Gives a vector of `dimension` numbers for a text; called on such vectors or tokenised texts, what heads see.
+
+    Without a text model, whatever needs one raises InputError.
 
     Attributes:
         name: what the user called it.
         normalize: whether `forward` scales vectors to length 1.
-        ends_normalized: whether the vectors untouched have length 1.
-        reads_texts: whether it can encode texts itself.
+        ends_normalized: whether the untouched base's embeddings have length 1.
+        reads_texts: whether it has a text model.
     """
 
     name: str
     normalize: bool
-    ends_normalized: bool
-    reads_texts: ClassVar[bool] = True
+    ends_normalized: bool = False
+    reads_texts: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -46,41 +52,50 @@ class Base(nn.Module, abc.ABC):
         """Length of the vectors."""
 
     @property
-    @abc.abstractmethod
     def distance(self) -> Distance:
-        """The distance by which the vectors untouched are compared."""
+        """The distance by which the untouched base's embeddings are compared."""
+        return "cosine"
 
     @property
-    @abc.abstractmethod
     def frozen(self) -> bool:
-        """Whether nothing of it is trained."""
+        """Whether no parameter is trained, so that every text need be encoded only once."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
 
-    @property
-    @abc.abstractmethod
-    def text_model(self) -> SentenceTransformer:
-        """The sentence-transformers model that encodes texts."""
-
-    @abc.abstractmethod
     def require_texts(self) -> None:
-        """Raise InputError where it cannot encode texts."""
+        """Raise InputError where there is no text model."""
+        if not self.reads_texts:
+            raise InputError(NO_TEXTS)
 
     @property
-    @abc.abstractmethod
-    def routes_roles(self) -> bool:
-        """Whether queries and documents take different ways through the model."""
+    def text_model(self) -> SentenceTransformer:
+        """The sentence-transformers model, without a closing ``Normalize``."""
+        raise InputError(NO_TEXTS)
 
-    @abc.abstractmethod
+    @property
+    def routes_roles(self) -> bool:
+        """Whether queries and documents go through different modules."""
+        return False
+
     def prompt(self, role: Role) -> str:
         """Return the text that is put before a query or a document."""
+        raise InputError(NO_TEXTS)
 
-    @abc.abstractmethod
     def encode(
-        self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False
+        self, texts: list[str], role: Role, batch_size: int = 32, progress: tqdm[Any] | None = None
     ) -> NDArray[np.float32]:
-        """Encode texts into vectors ``(len(texts), dimension)``."""
+        """Encode texts into vectors ``(len(texts), dimension)``, and count their characters on a progress bar."""
+        raise InputError(NO_TEXTS)
+
+    def features(self, texts: list[str], role: Role) -> Features:
+        """Tokenise texts into what `forward` takes."""
+        raise InputError(NO_TEXTS)
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        raise InputError(NO_TEXTS)
 
     def compute_in(self, dtype: str) -> None:
-        """Compute vectors in this arithmetic from now on.
+        """Compute vectors with this dtype from now on.
 
         Raises:
             InputError: it is not possible.
@@ -88,21 +103,9 @@ class Base(nn.Module, abc.ABC):
         if dtype != "float32":
             raise InputError(f"--base_dtype {dtype} is of a text model, and {self.name!r} has none; leave it out")
 
-    def token_bar(self, texts: Sequence[str], role: Role) -> contextlib.AbstractContextManager[None]:
-        """Show how far `encode` is with these texts, in however many calls; nothing where none are encoded."""
-        return contextlib.nullcontext()
-
-    @abc.abstractmethod
-    def features(self, texts: list[str], role: Role) -> Features:
-        """Tokenise texts into what `forward` takes."""
-
     @abc.abstractmethod
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Freeze all of it, or a part, or nothing."""
-
-    @abc.abstractmethod
-    def checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """Freeze all of it, or its first layers, or nothing."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -112,13 +115,9 @@ class Base(nn.Module, abc.ABC):
     def to_config(self) -> dict[str, Any]:
         """Return what is needed, beside a text model, to make it again."""
 
-    def untouched(self, vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Return the embeddings of the base as published, from its pooled vectors."""
-        return self.finish(vectors, self.ends_normalized)
-
     def untouched_array(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return `untouched` of a numpy array."""
-        return self.untouched(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
+        """Return the embeddings of the untouched base, from its pooled vectors."""
+        return self.finish(torch.from_numpy(np.ascontiguousarray(vectors)), self.ends_normalized).numpy()
 
     @staticmethod
     def finish(vectors: Float[Tensor, "batch dim"], normalize: bool) -> Float[Tensor, "batch dim"]:

@@ -1,55 +1,63 @@
-"""Texts through a model in batches of nearly equal length, each within a budget of tokens."""
+"""Texts through a model in batches of nearly equal length, each within a budget of tokens, in a device's own dtype."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from ragcun.batch import Features
+from ragcun.batch import Features, Role
+from ragcun.embeddings.base import Rows
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ragcun.dtype import Dtype
 
-Rows = NDArray[np.int64]
 Preprocess = Callable[[list[str]], Features]
 
 ROWS = 1024
-"""Texts in one batch, at most, where nothing else is said."""
+"""Default for the largest number of texts in one batch."""
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
 """Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``)."""
 BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096
 """Texts tokenised at a time: characters, were all as long as the longest, and how many."""
-SAMPLE = 64
-"""Texts by which the tokens of many are estimated."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Texts that go through the model together.
-
-    Attributes:
-        rows: their places among the texts they were taken from.
-        features: what the model takes.
-        tokens: how many tokens they have, without padding.
-    """
+class Batch(NamedTuple):
+    """Texts that go through the model together: their places among the texts given, and what the model takes."""
 
     rows: Rows
     features: Features
-    tokens: int
 
 
 def token_budget(device: torch.device) -> int:
     """Return how many tokens, padding included, one batch has on a device."""
     return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
+def progress_bar(texts: Sequence[str], role: Role, disable: bool = False) -> tqdm[Any]:
+    """Return a bar that counts the characters of texts, shown where encoding takes over 2 s."""
+    total, name = sum(map(len, texts)), f"encoding {role} texts"
+    return tqdm(total=total, desc=name, unit="char", unit_scale=True, delay=2, disable=disable)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and its parts back into their own modes afterwards."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
 
 
 def pack(lengths: Sequence[int] | Rows, budget: int, most: int) -> list[Rows]:
@@ -80,34 +88,27 @@ def blocks(texts: Sequence[str]) -> list[Rows]:
 def batches(texts: Sequence[str], preprocess: Preprocess, budget: int, most: int) -> Iterator[Batch]:
     """Tokenise texts, each once, and yield them in batches of at most `budget` padded tokens and `most` rows.
 
-    A model without a mask of padding has nothing to gain from it: its batches have `most` rows.
+    A model without a padding mask has nothing to gain from that: its batches have `most` rows.
     """
     for block in blocks(texts):
         features = preprocess([texts[i] for i in block])
-        mask = features.get("attention_mask")
-        if mask is None or not _is_rectangular(features, len(block)):
+        if _is_rectangular(features, len(block)):
+            for group in pack(features["attention_mask"].sum(dim=1).numpy(), budget, most):
+                yield Batch(block[group], _cut(features, group))
+        else:
             for start in range(0, len(block), most):
                 rows = block[start : start + most]
-                part = preprocess([texts[i] for i in rows])
-                yield Batch(rows, part, count_tokens(part, len(rows)))
-            continue
-        lengths = mask.sum(dim=1).numpy()
-        for group in pack(lengths, budget, most):
-            yield Batch(block[group], _cut(features, group), int(lengths[group].sum()))
+                yield Batch(rows, preprocess([texts[i] for i in rows]))
 
 
 def _is_rectangular(features: Features, rows: int) -> bool:
     """Whether every tensor has a row for each text and a column for each token, so that rows can be taken out."""
-    shape = features["attention_mask"].shape
-    tensors = [value for value in features.values() if isinstance(value, Tensor)]
     # Positions of query expansion lie outside the mask, so columns that it leaves out cannot be cut off.
-    return (
-        len(shape) == 2 and shape[0] == rows and "query_expansion_positions" not in features and _same(tensors, shape)
-    )
-
-
-def _same(tensors: list[Tensor], shape: torch.Size) -> bool:
-    return all(tensor.shape == shape for tensor in tensors)
+    if "attention_mask" not in features or "query_expansion_positions" in features:
+        return False
+    shape = features["attention_mask"].shape
+    tensors = (value for value in features.values() if isinstance(value, Tensor))
+    return len(shape) == 2 and shape[0] == rows and all(tensor.shape == shape for tensor in tensors)
 
 
 def _cut(features: Features, rows: Rows) -> Features:
@@ -121,31 +122,11 @@ def _cut(features: Features, rows: Rows) -> Features:
     }
 
 
-def count_tokens(features: Features, texts: int) -> int:
-    """Count the tokens of tokenised texts, without padding; where there is no telling, one for each text."""
-    mask, ids = features.get("attention_mask"), features.get("input_ids")
-    if isinstance(mask, Tensor):
-        return int(mask.sum())
-    return ids.numel() if isinstance(ids, Tensor) else texts
-
-
-def estimate_tokens(texts: Sequence[str], preprocess: Preprocess) -> int:
-    """Estimate how many tokens texts have, from every n-th by length; of at most `SAMPLE` texts it is exact."""
-    if not texts:
-        return 0
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    places = np.linspace(0, len(texts), min(SAMPLE, len(texts)), endpoint=False)
-    step = len(texts) / len(places)
-    sample = [texts[order[int(place + step / 2)]] for place in places]
-    return round(count_tokens(preprocess(sample), len(sample)) * step)
-
-
 @torch.no_grad()
 def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dtype) -> Float[Tensor, "batch dim"]:
     """Return pooled vectors as float32, of matrix products computed in `dtype` and sums in float32.
 
-    The weights stay as they are (`torch.autocast`). Under ``float32`` a model whose weights were published in half
-    precision computes in that.
+    The weights stay as they are (`torch.autocast`); under ``float32``, half-precision ones compute in their own dtype.
     """
     from sentence_transformers.util import batch_to_device
 

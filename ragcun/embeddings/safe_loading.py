@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +36,7 @@ def require_safe(folder: Path) -> None:
         _check_module(folder, module.get("path", ""), path)
 
 
-def require_inside(folder: Path, names: Iterator[str]) -> None:
+def require_inside(folder: Path, names: Iterable[str]) -> None:
     """Check that files named relative to a folder lie in it once links are followed.
 
     Raises:

@@ -1,31 +1,29 @@
-"""The text base: an existing embedding model, what of it is frozen, and which vectors it hands on."""
+"""TextBase: an existing embedding model, what of it is frozen, and which vectors it passes on."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ragcun.batch import Features, Role
 from ragcun.distance import DISTANCES, Distance
 from ragcun.dtype import Dtype, resolve_dtype
 from ragcun.embeddings.base import Base
-from ragcun.embeddings.encode import ROWS, batches, estimate_tokens, pooled, token_budget
+from ragcun.embeddings.encode import ROWS, batches, evaluating, pooled, token_budget
 from ragcun.embeddings.hub import load_by_name
 from ragcun.errors import InputError
 from ragcun.tensors import tensors_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from tqdm.auto import tqdm
 
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -42,8 +40,10 @@ class TextBase(Base):
         model: the sentence-transformers model.
         name: what the user called it: a hub name, a folder, or ``minilm``.
         normalize: whether `forward` scales vectors to length 1.
-        ends_normalized: whether the model as published normalises; None asks the model itself.
+        ends_normalized: whether the untouched model normalises; None asks the model itself.
     """
+
+    reads_texts: ClassVar[bool] = True
 
     def __init__(
         self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
@@ -57,7 +57,6 @@ class TextBase(Base):
         self.name = name
         self.trained = False
         self.dtype: Dtype = "float32"
-        self._bar: tqdm[Any] | None = None
         self.normalize = normalize
         self.ends_normalized = found if ends_normalized is None else ends_normalized
 
@@ -110,7 +109,7 @@ class TextBase(Base):
 
     @property
     def distance(self) -> Distance:
-        """The distance under which the model was published (cosine where it names none we know)."""
+        """The model's own distance (cosine where it names none that we know)."""
         name = self.model.similarity_fn_name
         return name if name in DISTANCES else "cosine"
 
@@ -119,11 +118,8 @@ class TextBase(Base):
         """The sentence-transformers model, without a closing ``Normalize``."""
         return self.model
 
-    def require_texts(self) -> None:
-        """Do nothing: it encodes texts."""
-
     def prompt(self, role: Role) -> str:
-        """Return the text that the model's own configuration puts before a query or a document."""
+        """Return the text that the model's configuration puts before a query or a document."""
         names = ("query",) if role == "query" else DOCUMENT_PROMPTS
         prompts = self.model.prompts
         for name in (*names, self.model.default_prompt_name):
@@ -132,15 +128,15 @@ class TextBase(Base):
         return ""
 
     def compute_in(self, dtype: str) -> None:
-        """Compute vectors in this arithmetic from now on; the weights stay as loaded, in memory and in checkpoints.
+        """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints.
 
         Raises:
-            InputError: there is no such arithmetic on the model's device.
+            InputError: the model's device has no such dtype.
         """
         self.dtype = resolve_dtype(dtype, self.model.device)
 
     def encode(
-        self, texts: list[str], role: Role, batch_size: int = ROWS, show_progress_bar: bool = False
+        self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
     ) -> NDArray[np.float32]:
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient.
 
@@ -148,29 +144,13 @@ class TextBase(Base):
         GPU, padding included), and at most `batch_size`.
         """
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
         budget = token_budget(self.model.device)
-        with self.token_bar(texts, role) if show_progress_bar else contextlib.nullcontext():
-            for batch in batches(texts, lambda some: self.features(some, role), budget, batch_size):
-                out[batch.rows] = pooled(self.model, batch.features, role, self.dtype).cpu().numpy()
-                if self._bar is not None:
-                    self._bar.update(batch.tokens)
-        for module, mode in modes:
-            module.training = mode
+        with evaluating(self.model):
+            for rows, features in batches(texts, lambda some: self.features(some, role), budget, batch_size):
+                out[rows] = pooled(self.model, features, role, self.dtype).cpu().numpy()
+                if progress is not None:
+                    progress.update(sum(len(texts[row]) for row in rows))
         return out
-
-    @contextlib.contextmanager
-    def token_bar(self, texts: Sequence[str], role: Role) -> Iterator[None]:
-        """Show, where it takes over 2 s, how many of the tokens of `texts` calls of `encode` have encoded."""
-        total = estimate_tokens(texts, lambda some: self.features(some, role))
-        with tqdm(total=total, desc=f"encoding {role} texts", unit="token", unit_scale=True, delay=2) as bar:
-            self._bar = bar
-            try:
-                yield
-                bar.total = bar.n
-            finally:
-                self._bar = None
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts, with the prompt of their role, into what `forward` takes."""
@@ -184,7 +164,7 @@ class TextBase(Base):
 
     @property
     def routes_roles(self) -> bool:
-        """Whether queries and documents take different ways through the model."""
+        """Whether queries and documents go through different modules."""
         return any(type(module).__name__ == "Router" for module in self.model.children())
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
@@ -220,11 +200,6 @@ class TextBase(Base):
             raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
         transformer.activation_checkpointing_enable()
 
-    @property
-    def frozen(self) -> bool:
-        """Whether no parameter of the model is trained, so that every text need be encoded only once."""
-        return not any(parameter.requires_grad for parameter in self.model.parameters())
-
     def train(self, mode: bool = True) -> TextBase:
         """Set training mode; a frozen model stays in evaluation mode (no dropout)."""
         super().train(mode)
@@ -233,7 +208,7 @@ class TextBase(Base):
         return self
 
     def fingerprint(self) -> str:
-        """Digest of all that decides the vectors: `model_digest`, and the arithmetic where it is not float32."""
+        """Digest of all that decides the vectors: `model_digest`, and the dtype where it is not float32."""
         digest = model_digest(self.model)
         return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
 

@@ -1,13 +1,12 @@
-"""A checkpoint folder: a sentence-transformers model, and beside it, in ``ragcun/``, what training goes on from."""
+"""A checkpoint folder: a sentence-transformers model, and beside it, in ``ragcun/``, what is needed to train on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
 from ragcun.embeddings.hub import load_sentence_transformer
-from ragcun.embeddings.safe_loading import MODULES as MODULES
-from ragcun.embeddings.safe_loading import require_inside
+from ragcun.embeddings.safe_loading import MODULES, require_inside
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.tensors import contiguous, naming_disk_errors
@@ -34,8 +32,7 @@ WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
 
 
-@dataclass(frozen=True)
-class FolderContents:
+class FolderContents(NamedTuple):
     """What a checkpoint folder holds.
 
     Attributes:
@@ -83,7 +80,8 @@ def write_folder(
             write_json(temporary / SEEN, sorted(seen))
         if held_out is not None:
             write_json(temporary / HELD_OUT, held_out.to_dict())
-        whole = {"format": FORMAT, "files_blake2b": _file_hashes(temporary), **description}
+        digests = {name: file_digest(temporary / name) for name in _files(temporary) if name != CARD}
+        whole = {"format": FORMAT, "files_blake2b": digests, **description}
         write_json(temporary / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
         write_text(temporary / CARD, card)
 
@@ -108,10 +106,11 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
             raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
         _check_files(folder, description["files_blake2b"])
         parts = load_file(folder / WEIGHTS)
-        if MODULES not in description["files_blake2b"]:
-            return FolderContents(description, None, parts, default_device(device))
-        model = load_sentence_transformer(str(folder), str(folder), device)
-        return FolderContents(description, model, parts, model.device)
+        if MODULES in description["files_blake2b"]:
+            model = load_sentence_transformer(str(folder), str(folder), device)
+            return FolderContents(description, model, parts, model.device)
+        computing = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return FolderContents(description, None, parts, computing)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
     except (OSError, SafetensorError) as error:
@@ -128,20 +127,10 @@ def has_text_model(checkpoint: str | Path) -> bool:
     return (Path(checkpoint) / MODULES).is_file()
 
 
-def default_device(device: str | None) -> torch.device:
-    """Return the device asked for, else a GPU where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def description_digest(description: Mapping[str, Any]) -> str:
     """Return the digest of what `CONFIG` holds, but for the digest itself, whatever its layout."""
     described = {key: value for key, value in description.items() if key != OWN_SUM}
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=32).hexdigest()
-
-
-def _file_hashes(folder: Path) -> dict[str, str]:
-    """Return the digest of every file that decides what the model computes: all but the card and `CONFIG`."""
-    return {name: file_digest(folder / name) for name in _files(folder) if name not in (CARD, CONFIG)}
 
 
 def _files(folder: Path) -> list[str]:
@@ -150,7 +139,7 @@ def _files(folder: Path) -> list[str]:
 
 def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     """Compare all files with their checksums, and refuse others where loading might read them."""
-    require_inside(folder, iter(digests))
+    require_inside(folder, digests)
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
@@ -159,8 +148,8 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     read = {"", *(name.rpartition("/")[0].partition("/")[0] for name in digests)}
     for name in _files(folder):
         path = PurePosixPath(name)
-        told = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith("LICENSE")
-        if not told and not path.name.startswith(".") and (path.parts[0] if len(path.parts) > 1 else "") in read:
+        known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
+        if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
             raise InputError(
                 f"{folder / name} is no part of the checkpoint; move it away, or copy the checkpoint again"
             )

@@ -1,23 +1,24 @@
-"""What every encoder system shares: encoding texts, distances, parameter groups, saving and loading."""
+"""RetrievalEncoder, which every encoder system is, and the registry of systems."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.data.overlap import HoldOut
-from ragcun.embeddings.base import Base, VectorSource
-from ragcun.embeddings.encode import ROWS
-from ragcun.embeddings.precomputed import make_base
+from ragcun.embeddings.base import Base, Vectors
+from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
+from ragcun.embeddings.precomputed import VectorBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import read_folder, write_folder
 from ragcun.models.st_export import normalize_modules
@@ -27,18 +28,20 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from typing_extensions import Self
 
-    from ragcun.models.whitening import Calibration
-
 BLOCK = 8192
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
 """The encoder systems by name; the only place where a name becomes a class."""
 
 
 class RetrievalEncoder(nn.Module, abc.ABC):
-    """A text base with trainable parts on top; a subclass says which parts and what a batch shows of them.
+    """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
 
-    Embeddings are compared by Euclidean distance, and unnormalised unless a system is told otherwise. Call an encoder
-    on a `PairBatch` to get `Views`.
+    Embeddings are compared by Euclidean distance, and unnormalised unless a system is told otherwise.
+
+    Attributes:
+        system: name in `SYSTEMS`.
+        always_predicts: whether it cannot be without a predictor.
+        predictor_kind: kind of predictor where none is asked for.
     """
 
     system: ClassVar[str]
@@ -55,24 +58,58 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         self.base = base
 
     @abc.abstractmethod
-    def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
-        """Map what `TextBase.forward` gives for queries to embeddings."""
-
-    @abc.abstractmethod
-    def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
-        """Map what `TextBase.forward` gives for documents to embeddings."""
-
-    @abc.abstractmethod
-    def training_views(self, batch: PairBatch) -> Views:
+    def forward(self, batch: PairBatch) -> Views:
         """Turn a batch into the embeddings that losses compare."""
 
     @abc.abstractmethod
-    def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
-        """Let parts whose start depends on data (a projection to fewer dimensions) see base vectors."""
+    def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Map what `Base.forward` gives for queries to embeddings."""
+
+    @abc.abstractmethod
+    def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
+        """Map what `Base.forward` gives for documents to embeddings."""
+
+    @property
+    @abc.abstractmethod
+    def dimension(self) -> int:
+        """Length of the embeddings."""
+
+    @property
+    @abc.abstractmethod
+    def shows(self) -> frozenset[str]:
+        """Names of the optional fields of `Views` that this encoder fills: predicted, residual."""
 
     @abc.abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
         """Return the trained parts beside the base, by the name of their learning rate (``head``, ``predictor``)."""
+
+    @abc.abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Return all that is needed, beside weights, to build this encoder again."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, base: Base, config: dict[str, Any]) -> RetrievalEncoder:
+        """Build an encoder from `to_config`'s value."""
+
+    @abc.abstractmethod
+    def export_modules(self) -> list[nn.Module]:
+        """Return the built-in sentence-transformers modules that follow the base's own in an exported folder."""
+
+    def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
+        """Initialise what depends on data (a projection to fewer dimensions) from a sample of base vectors."""
+
+    def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
+        """Initialise heads as the maps ``W x`` of documents and ``W (x − g)`` of queries.
+
+        Raises:
+            ValueError: the system's heads cannot start so.
+        """
+        raise ValueError(f"a {self.system} encoder has no start from given matrices")
+
+    def start_calibrated(self, calibration: Any) -> None:
+        """Initialise heads as a fitted whitening (`start_as`)."""
+        self.start_as(calibration.weight, calibration.query_shift)
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as `TextBase.freeze` does."""
@@ -86,14 +123,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """
         raise ValueError(f"a {self.system} encoder has one head for queries and documents; choose asymmetric")
 
-    def start_calibrated(self, calibration: Calibration) -> None:
-        """Start the heads as a calibration.
-
-        Raises:
-            ValueError: the system's heads cannot start so.
-        """
-        raise ValueError(f"a {self.system} encoder has no calibrated start")
-
     def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
         """Set by how much query vectors are moved before the head; nothing happens where queries share it."""
 
@@ -101,45 +130,16 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Let weights that follow others (an EMA target) take one step; called once after each optimiser step."""
 
     def diagnostics(self, views: Views) -> dict[str, float]:
-        """Return figures of a batch that belong to this system alone, for the log."""
+        """Return statistics of a batch that belong to this system alone, for the log."""
         return {}
-
-    @abc.abstractmethod
-    def to_config(self) -> dict[str, Any]:
-        """Return all that is needed, beside weights, to build this encoder again."""
-
-    @classmethod
-    @abc.abstractmethod
-    def from_config(cls, base: Base, config: dict[str, Any]) -> RetrievalEncoder:
-        """Build an encoder from `to_config`'s value."""
-
-    @property
-    @abc.abstractmethod
-    def shows(self) -> frozenset[str]:
-        """Names of the optional fields of `Views` that this encoder fills: predicted, residual."""
-
-    @abc.abstractmethod
-    def export_modules(self) -> list[nn.Module]:
-        """Return the built-in sentence-transformers modules that follow the base's own in an exported folder."""
-
-    @property
-    @abc.abstractmethod
-    def dimension(self) -> int:
-        """Length of the embeddings."""
 
     def base_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "rows base_dim"], list[int]]:
         """Return what heads see of a batch's queries, positives, negatives and pool, and how many rows each has."""
-        parts = (batch.query, batch.positive, batch.negative, batch.pool)
-        inputs = [texts for texts in parts if texts is not None]
-        cached = [texts for texts in inputs if isinstance(texts, Tensor)]
-        if len(cached) == len(inputs):
-            return self.base(torch.cat(cached)), [len(rows) for rows in cached]
-        vectors = [self.base(texts) for texts in inputs]
+        inputs = [part for part in (batch.query, batch.positive, batch.negative, batch.pool) if part is not None]
+        if all(isinstance(part, Tensor) for part in inputs):
+            return self.base(torch.cat(cast("list[Tensor]", inputs))), [len(part) for part in inputs]
+        vectors = [self.base(part) for part in inputs]
         return torch.cat(vectors), [len(rows) for rows in vectors]
-
-    def forward(self, batch: PairBatch) -> Views:
-        """Return `training_views`."""
-        return self.training_views(batch)
 
     def parameter_groups(
         self, base_rate: float, rates: dict[str, float], weight_decay: float = 0.0
@@ -155,21 +155,20 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         for name, module in {"base": self.base, **self.parts()}.items():
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
             rate = base_rate if name == "base" else rates[name]
-            for decay, members in (
-                (weight_decay, [parameter for parameter in trained if parameter.ndim >= 2]),
-                (0.0, [parameter for parameter in trained if parameter.ndim < 2]),
-            ):
+            for decayed in (True, False):
+                members = [parameter for parameter in trained if (parameter.ndim >= 2) == decayed]
+                decay = weight_decay if decayed else 0.0
                 if members:
                     groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": name})
         if not groups:
             raise ValueError("nothing to train: base, head and predictor are all frozen")
         return groups
 
-    def encode_query(self, texts: str | list[str], **options: Any) -> NDArray[np.float32] | Tensor:
+    def encode_query(self, texts: str | list[str], **options: Any) -> Vectors | Tensor:
         """Encode queries; see `encode` for the options."""
         return self.encode(texts, role="query", **options)
 
-    def encode_document(self, texts: str | list[str], **options: Any) -> NDArray[np.float32] | Tensor:
+    def encode_document(self, texts: str | list[str], **options: Any) -> Vectors | Tensor:
         """Encode documents; see `encode` for the options."""
         return self.encode(texts, role="document", **options)
 
@@ -181,13 +180,13 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         device: str | None = None,
         show_progress_bar: bool = False,
         convert_to_tensor: bool = False,
-    ) -> NDArray[np.float32] | Tensor:
+    ) -> Vectors | Tensor:
         """Encode a text to ``(dim,)`` or a list of texts to ``(n, dim)``, without gradient.
 
         Args:
             texts: one text or a list of them.
             role: whether they are queries or documents (prompts, and some systems' heads, differ).
-            batch_size: texts encoded at a time, at most: of long ones fewer.
+            batch_size: maximum batch size (smaller for long texts).
             device: where to compute; the encoder is moved there. None leaves it where it is.
             show_progress_bar: whether to show progress.
             convert_to_tensor: return a tensor instead of a numpy array.
@@ -195,30 +194,26 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         if device is not None:
             self.to(device)
         several = [texts] if isinstance(texts, str) else list(texts)
-        vectors = self.base.encode(several, role, batch_size, show_progress_bar)
+        with progress_bar(several, role, disable=not show_progress_bar) as progress:
+            vectors = self.base.encode(several, role, batch_size, progress)
         embeddings = self.embed(vectors, role)
         result = embeddings[0] if isinstance(texts, str) else embeddings
         return torch.from_numpy(result) if convert_to_tensor else result
 
     @torch.no_grad()
-    def embed(self, vectors: NDArray[np.float32], role: Role) -> NDArray[np.float32]:
+    def embed(self, vectors: Vectors, role: Role) -> Vectors:
         """Map the base's pooled vectors (as cached) to embeddings in evaluation mode, block by block."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
         to_embedding = self.embed_query if role == "query" else self.embed_document
         device = next(self.parameters()).device
         out = np.empty((len(vectors), self.dimension), dtype=np.float32)
-        for start in range(0, len(vectors), BLOCK):
-            block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + BLOCK])).to(device)
-            out[start : start + BLOCK] = to_embedding(self.base(block)).float().cpu().numpy()
-        for module, mode in modes:
-            module.training = mode
+        with evaluating(self):
+            for start in range(0, len(vectors), BLOCK):
+                block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + BLOCK])).to(device)
+                out[start : start + BLOCK] = to_embedding(self.base(block)).float().cpu().numpy()
         return out
 
     @staticmethod
-    def similarity(
-        queries: NDArray[np.float32] | Tensor, documents: NDArray[np.float32] | Tensor
-    ) -> Float[Tensor, "n m"]:
+    def similarity(queries: Vectors | Tensor, documents: Vectors | Tensor) -> Float[Tensor, "n m"]:
         """Minus the Euclidean distance of every query embedding to every document embedding."""
         x, y = (torch.as_tensor(z).float() for z in (queries, documents))
         return -torch.cdist(torch.atleast_2d(x), torch.atleast_2d(y), compute_mode="donot_use_mm_for_euclid_dist")
@@ -278,91 +273,16 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         Raises:
             InputError: the folder is missing, incomplete or corrupt, or holds another system.
         """
-        contents = read_folder(folder, device)
+        description, model, parts, to_device = read_folder(folder, device)
         try:
-            description = contents.description
-            system = SYSTEMS[description["system"]]
+            system, described = SYSTEMS[description["system"]], description["base"]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
-            base = make_base(contents.model, description["base"])
+            base = VectorBase(**described) if model is None else TextBase.from_config(model, described)
             encoder = system.from_config(base, description["config"])
-            copy_strictly(encoder.own_state(), contents.parts)
+            copy_strictly(encoder.own_state(), parts)
         except InputError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
-        return cast("Self", encoder.to(contents.device).eval())
-
-
-class CachedEncoder:
-    """An encoder whose base vectors come from a cache or store; without an encoder, the untouched base itself."""
-
-    def __init__(self, cache: VectorSource, encoder: RetrievalEncoder | None = None) -> None:
-        self.cache = cache
-        self.encoder = encoder
-
-    def encode_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode queries to ``(n, dim)``."""
-        return self._encode(texts, "query")
-
-    def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode documents to ``(n, dim)``."""
-        return self._encode(texts, "document")
-
-    @property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        return self.cache.dimension if self.encoder is None else self.encoder.dimension
-
-    def finish(self, vectors: NDArray[np.float32], role: Role) -> NDArray[np.float32]:
-        """Turn base vectors into embeddings."""
-        if self.encoder is None:
-            return self.cache.base.untouched_array(vectors)
-        return self.encoder.embed(vectors, role)
-
-    def _encode(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
-        return self.finish(self.cache.encode(texts, role), role)
-
-
-class EmbeddedRows:
-    """The embeddings of texts as a matrix that is read by slices; only base vectors lie on disk.
-
-    A slice is made of whole blocks of the encoder's own size, so that the embedding of a row does not depend on how
-    the matrix is cut up: matrix products of other shapes would differ in their last bits.
-
-    Args:
-        encoder: gives the base's vectors, which it encodes at once where they are missing, and the embeddings.
-        texts: of the rows.
-        role: queries or documents.
-    """
-
-    def __init__(self, encoder: CachedEncoder, texts: Sequence[str], role: Role) -> None:
-        self.encoder = encoder
-        self.role = role
-        self.shape = (len(texts), encoder.dimension)
-        self.dtype = np.dtype(np.float32)
-        self._rows = encoder.cache.rows(texts, role)
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return len(self._rows)
-
-    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
-        """Return consecutive rows ``(n, dim)``."""
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise ValueError(f"rows are read one after the other, got a step of {step}")
-        out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
-        for first in range(start - start % BLOCK, stop, BLOCK):
-            vectors = self.encoder.cache.vectors[self._rows[first : first + BLOCK]]
-            block = self.encoder.finish(vectors, self.role)
-            low, high = max(first, start), min(first + BLOCK, stop)
-            out[low - start : high - start] = block[low - first : high - first]
-        return out
-
-
-def document_rows(encoder: Any, texts: list[str]) -> Any:
-    """Return the embeddings of documents: made when they are asked for where base vectors are cached, else an array."""
-    if isinstance(encoder, CachedEncoder):
-        return EmbeddedRows(encoder, texts, "document")
-    return encoder.encode_document(texts)
+        return cast("Self", encoder.to(to_device).eval())

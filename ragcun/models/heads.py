@@ -1,11 +1,11 @@
-"""Heads: small networks on the base's vectors. Two of the three kinds start where the base stands."""
+"""Heads: small networks on the base's vectors. Two of the three kinds start as the identity."""
 
 from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ragcun.models.st_export import Stack, unit_pairs
 
+HEADS = ("residual", "linear", "mlp")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 STARTS = ("preserving", "random")
 
 
 @dataclass(frozen=True)
-class HeadConfig:
-    """Shape of a head.
+class HeadShape:
+    """Architecture of a head, as a checkpoint records it.
 
     Attributes:
         kind: ``residual`` (skip + network whose last layer starts at 0), ``linear`` or ``mlp`` (random start).
@@ -37,12 +38,12 @@ class HeadConfig:
     kind: str
     input_dim: int
     output_dim: int
-    depth: int = 2
-    expansion: float = 2.0
-    activation: str = "gelu"
-    dropout: float = 0.1
-    matrix_skip: bool = False
-    start: str = "preserving"
+    depth: int
+    expansion: float
+    activation: str
+    dropout: float
+    matrix_skip: bool
+    start: str
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
@@ -60,20 +61,38 @@ class HeadConfig:
         if self.start not in STARTS:
             raise ValueError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the hidden layers."""
-        return round(self.input_dim * self.expansion)
+    @classmethod
+    def from_dict(cls, recorded: dict[str, Any]) -> HeadShape:
+        """Read `to_dict`'s value; checkpoints from before there were other skips and starts do not name them."""
+        fields: dict[str, Any] = {"matrix_skip": False, "start": "preserving", **recorded}
+        return HeadShape(**fields)
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
         return asdict(self)
 
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the hidden layers."""
+        return round(self.input_dim * self.expansion)
+
+
+@dataclass(frozen=True)
+class HeadConfig(HeadShape):
+    """A `HeadShape` with defaults."""
+
+    depth: int = 2
+    expansion: float = 2.0
+    activation: str = "gelu"
+    dropout: float = 0.1
+    matrix_skip: bool = False
+    start: str = "preserving"
+
 
 class Stackable(nn.Module, abc.ABC):
     """A module of the shape `config` that can say which `Stack` it computes in evaluation mode."""
 
-    config: HeadConfig
+    config: HeadShape
 
     @abc.abstractmethod
     def stack(self) -> Stack:
@@ -83,19 +102,19 @@ class Stackable(nn.Module, abc.ABC):
 class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
-    `skip` is a fixed matrix ``(output_dim, input_dim)``, the identity where it is None. A head without a skip has
-    ``has_skip`` False. Skip and linear layer start as the identity, cut or padded with zeros; `start_from` makes that a
+    `skip` is a fixed matrix ``(output_dim, input_dim)``, the identity where it is None; only residual heads have one.
+    Skip and linear layer start as the identity, cut or padded with zeros; `start_from` makes that a
     `preserving_projection` where dimensions are cut.
     """
 
     skip: Tensor | None
 
-    def __init__(self, config: HeadConfig, layers: nn.Sequential, has_skip: bool) -> None:
+    def __init__(self, config: HeadShape, layers: nn.Sequential) -> None:
         super().__init__()
         self.config = config
         self.layers = layers
-        self.has_skip = has_skip
-        is_matrix = has_skip and (config.matrix_skip or config.input_dim != config.output_dim)
+        self.has_skip = config.kind == "residual"
+        is_matrix = self.has_skip and (config.matrix_skip or config.input_dim != config.output_dim)
         self.register_buffer("skip", torch.eye(config.output_dim, config.input_dim) if is_matrix else None)
 
     def forward(self, x: Float[Tensor, "batch input_dim"]) -> Float[Tensor, "batch output_dim"]:
@@ -156,7 +175,7 @@ class Head(Stackable):
             expected = f"({config.output_dim}, {config.input_dim}) and ({config.output_dim},)"
             raise ValueError(f"weight and bias must be {expected}, got {tuple(weight.shape)} and {tuple(bias.shape)}")
         if not self.has_skip:
-            self._check_carries()
+            self._require_carrying()
             carry_linear_map(self.linears, weight, bias)
             return
         last = self.linears[-1]
@@ -167,7 +186,7 @@ class Head(Stackable):
         last.weight.zero_()
         last.bias.copy_(bias)
 
-    def _check_carries(self) -> None:
+    def _require_carrying(self) -> None:
         carries = self.config.activation != "tanh" and self.config.hidden_dim >= 2 * self.config.input_dim
         if len(self.linears) > 1 and not carries:
             needs = "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone"
@@ -175,52 +194,27 @@ class Head(Stackable):
             raise ValueError(f"{needs}, {got}; change them, or take a linear or residual head")
 
 
-def _network(config: HeadConfig) -> nn.Sequential:
-    widths = [config.input_dim, *[config.hidden_dim] * (config.depth - 1)]
+def build_head(config: HeadShape) -> Head:
+    """Build the head that `config` describes, with its documented start."""
+    hidden = 0 if config.kind == "linear" else config.depth - 1
+    widths = [config.input_dim, *[config.hidden_dim] * hidden]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], config.output_dim))
-
-
-def _residual(config: HeadConfig) -> Head:
-    head = Head(config, _network(config), has_skip=True)
+    last = nn.Linear(widths[-1], config.output_dim)
+    head = Head(config, nn.Sequential(*layers, last))
     if head.starts_preserving:
-        nn.init.zeros_(head.linears[-1].weight)
-        nn.init.zeros_(head.linears[-1].bias)
+        (nn.init.zeros_ if head.has_skip else nn.init.eye_)(last.weight)
+        nn.init.zeros_(last.bias)
     return head
-
-
-def _linear(config: HeadConfig) -> Head:
-    head = Head(config, nn.Sequential(nn.Linear(config.input_dim, config.output_dim)), has_skip=False)
-    if head.starts_preserving:
-        head.start_as(torch.eye(config.output_dim, config.input_dim), torch.zeros(config.output_dim))
-    return head
-
-
-def _mlp(config: HeadConfig) -> Head:
-    return Head(config, _network(config), has_skip=False)
-
-
-HEADS: dict[str, Callable[[HeadConfig], Head]] = {"residual": _residual, "linear": _linear, "mlp": _mlp}
-
-
-def build_head(config: HeadConfig) -> Head:
-    """Build the head that `config` describes, with its documented start."""
-    return HEADS[config.kind](config)
 
 
 @torch.no_grad()
 def carry_linear_map(layers: list[nn.Linear], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> None:
     """Set layers, with gelu, relu or silu between them, so that they compute ``W x + b``.
 
-    The first 2·dim units of each hidden layer hold x and −x. The other units keep the weights that go into them; what
-    goes out of them to the last layer becomes 0.
-
-    Args:
-        layers: the layers, whose hidden widths are at least 2·dim.
-        weight: W.
-        bias: b.
+    The first 2·dim units of each hidden layer, of at least that width, hold x and −x. The other units keep the weights
+    that go into them; what goes out of them to the last layer becomes 0.
     """
     *hidden, last = layers
     weight = weight.to(last.weight)
@@ -243,8 +237,8 @@ def _set_corner(rows: Tensor, block: Tensor) -> None:
 def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int) -> Float[Tensor, "out input_dim"]:
     """Return the orthonormal projection that keeps most of the squared distances between vectors (PCA).
 
-    The rows are the `output_dim` leading eigenvectors of the covariance, in float64, each with its largest entry
-    positive. A common mean does not change distances, so none is subtracted when the projection is applied.
+    The rows are the `output_dim` first `principal_axes`. A common mean does not change distances, so none is
+    subtracted when the projection is applied.
 
     Raises:
         ValueError: fewer than 2 vectors, or `output_dim` larger than their length.
@@ -256,9 +250,7 @@ def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int
     return principal_axes(vectors)[1][:output_dim].to(vectors.dtype)
 
 
-def principal_axes(
-    vectors: Float[Tensor, "n dim"],
-) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
+def principal_axes(vectors: Float[Tensor, "n dim"]) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
     """Return the eigenvalues of the vectors' covariance (with n − 1), largest first, and its eigenvectors as rows.
 
     Both are in float64; each eigenvector has its largest entry positive.

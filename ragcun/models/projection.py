@@ -1,13 +1,14 @@
-"""ProjectionEncoder: what every system of heads on a text base has in common."""
+"""ProjectionEncoder: what every system of heads on a base has in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -15,19 +16,15 @@ from ragcun.batch import PairBatch, Views
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head, HeadConfig, Stackable, build_head
+from ragcun.models.heads import Head, HeadConfig, HeadShape, Stackable, build_head
 from ragcun.models.st_export import dense_modules, normalize_modules, routed
 
-if TYPE_CHECKING:
-    from ragcun.models.whitening import Calibration
-
-
 QueryEmbedding = Literal["projection", "prediction"]
-QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = ("projection", "prediction")
+QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = get_args(QueryEmbedding)
 
 
 class ProjectionEncoder(RetrievalEncoder):
-    """Text base → projection head → embedding, unnormalised unless asked otherwise, with an optional predictor.
+    """Base → projection head → embedding, unnormalised unless asked otherwise, with an optional predictor.
 
     The predictor maps a query embedding to a guess of its document's embedding. It serves the predictive loss;
     retrieval uses the projections, unless `query_embedding` says that a query's prediction is its embedding.
@@ -35,9 +32,9 @@ class ProjectionEncoder(RetrievalEncoder):
     Args:
         base: the text base (or a `VectorBase`), or its name (hub name, folder, ``minilm``).
         output_dim: length of the embeddings; None keeps the base's.
-        head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadConfig`.
+        head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadShape`.
         use_predictor: whether to have a predictor; None means what the system is defined with.
-        predictor: its kind, as for `head`, or a whole `HeadConfig`; None means the system's own kind.
+        predictor: its kind, as for `head`, or a whole `HeadShape`; None means the system's own kind.
         query_embedding: ``projection`` or ``prediction``.
         normalize_output: whether embeddings are scaled to length 1; not with a predictor, which is neither trained nor
             compared on the sphere.
@@ -50,17 +47,17 @@ class ProjectionEncoder(RetrievalEncoder):
         self,
         base: Base | str = "minilm",
         output_dim: int | None = None,
-        head: str | HeadConfig = "residual",
+        head: str | HeadShape = "residual",
         use_predictor: bool | None = None,
-        predictor: str | HeadConfig | None = None,
+        predictor: str | HeadShape | None = None,
         query_embedding: str = "projection",
         normalize_output: bool = False,
     ) -> None:
         super().__init__(TextBase.load(base) if isinstance(base, str) else base)
         dim = self.base.dimension
-        config = HeadConfig(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
-        if config.input_dim != dim:
-            raise ValueError(f"the head takes vectors of length {config.input_dim}, the base gives {dim}")
+        shape = HeadConfig(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
+        if shape.input_dim != dim:
+            raise ValueError(f"the head takes vectors of length {shape.input_dim}, the base gives {dim}")
         predicts = self.always_predicts if use_predictor is None else use_predictor
         if self.always_predicts and not predicts:
             raise ValueError(f"a {self.system} encoder always has a predictor; leave use_predictor out")
@@ -72,17 +69,16 @@ class ProjectionEncoder(RetrievalEncoder):
             raise ValueError("normalize_output does not go with a predictor; leave one of them out")
         self.query_embedding = query_embedding
         self.normalize_output = normalize_output
-        self.head = build_head(config)
+        self.head = build_head(shape)
         self.predictor: Stackable | None = None
         if predicts:
             kind = self.predictor_kind if predictor is None else predictor
-            plain = replace(config, matrix_skip=False, start="preserving")
-            shape = replace(plain, kind=kind) if isinstance(kind, str) else kind
-            self.predictor = self.make_predictor(
-                replace(shape, input_dim=config.output_dim, output_dim=config.output_dim)
-            )
+            if isinstance(kind, str):
+                kind = replace(shape, kind=kind, matrix_skip=False, start="preserving")
+            out = shape.output_dim
+            self.predictor = self.make_predictor(replace(kind, input_dim=out, output_dim=out))
 
-    def make_predictor(self, config: HeadConfig) -> Stackable:
+    def make_predictor(self, config: HeadShape) -> Stackable:
         """Build the predictor."""
         return build_head(config)
 
@@ -116,10 +112,6 @@ class ProjectionEncoder(RetrievalEncoder):
         """Whether a head gives the base's vectors bit for bit: an identity, after which length 1 needs no scaling."""
         return (self.base.normalize or not self.normalize_output) and head.stack().is_identity
 
-    def _dense(self, head: Head) -> list[nn.Module]:
-        scales = self.normalize_output and not self._passes_on(head)
-        return [*dense_modules(head.stack()), *normalize_modules(scales)]
-
     def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Scale rows to length 1 where `normalize_output` says so."""
         return self.base.finish(embeddings, self.normalize_output)
@@ -137,7 +129,7 @@ class ProjectionEncoder(RetrievalEncoder):
         masks = {"negative_mask": batch.negative_mask, "relevant": batch.relevant, "pool_relevant": batch.pool_relevant}
         return shown | masks
 
-    def training_views(self, batch: PairBatch) -> Views:
+    def forward(self, batch: PairBatch) -> Views:
         """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
         shown = self.project(batch)
         if self.predictor is None:
@@ -154,21 +146,20 @@ class ProjectionEncoder(RetrievalEncoder):
         for head in {self.head, self.document_head}:
             head.start_from(vectors)
 
-    def start_calibrated(self, calibration: Calibration) -> None:
-        """Start heads as a calibration: documents as ``W x``, queries as ``W (x − g)``.
+    def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
+        """Start heads as ``W x`` for documents and ``W (x − g)`` for queries, whose base vectors have length 1.
 
         Where queries and documents share one head it starts as ``W x`` for both: one head cannot hold a shift of
-        queries alone. Embeddings are those of the calibration where `normalize_output` scales them to length 1. A
-        predictor keeps its start.
+        queries alone. A predictor keeps its start.
 
         Raises:
-            ValueError: base or head do not fit the calibration, or an mlp head cannot start as a given matrix.
+            ValueError: base or head do not fit the matrix, or an mlp head cannot start as one.
         """
         if not self.base.normalize:
-            raise ValueError("a calibration is of vectors of length 1; load the base with normalize=True")
-        weight, shift = torch.from_numpy(calibration.weight), torch.from_numpy(calibration.query_shift)
-        self.head.start_as(weight, -weight @ shift)
-        self.document_head.start_as(weight, torch.zeros(len(weight)))
+            raise ValueError("the start is of base vectors of length 1; load the base with normalize=True")
+        matrix, shift = torch.as_tensor(weight), torch.as_tensor(query_shift)
+        self.head.start_as(matrix, -matrix @ shift)
+        self.document_head.start_as(matrix, torch.zeros(len(matrix)))
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Head, or heads, and predictor where there is one."""
@@ -191,9 +182,9 @@ class ProjectionEncoder(RetrievalEncoder):
         predictor = config["predictor"]
         return cls(
             base,
-            head=HeadConfig(**config["head"]),
+            head=HeadShape.from_dict(config["head"]),
             use_predictor=predictor is not None,
-            predictor=None if predictor is None else HeadConfig(**predictor),
+            predictor=None if predictor is None else HeadShape.from_dict(predictor),
             query_embedding=config["query_embedding"],
             normalize_output=config.get("normalize_output", False),
         )
@@ -209,3 +200,7 @@ class ProjectionEncoder(RetrievalEncoder):
         elif self.document_head is self.head:
             return query
         return routed(query, self._dense(self.document_head))
+
+    def _dense(self, head: Head) -> list[nn.Module]:
+        scales = self.normalize_output and not self._passes_on(head)
+        return [*dense_modules(head.stack()), *normalize_modules(scales)]

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.embeddings.base import Base
-from ragcun.models.heads import Head, HeadConfig, Stackable, build_head
+from ragcun.models.heads import Head, HeadShape, Stackable, build_head
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.st_export import Stack
-
-if TYPE_CHECKING:
-    from ragcun.models.whitening import Calibration
 
 ALPHA_AT_START = 0.1
 Part = TypeVar("Part", bound=nn.Module)
 
 
 class IsotropicGaussianEncoder(ProjectionEncoder):
-    """Text base → projection head → unnormalised embedding, shared by queries and documents.
+    """Base → projection head → embedding, shared by queries and documents.
 
     With a predictor, the target of its guess is the positive's projection. Arguments as of `ProjectionEncoder`.
     """
@@ -33,7 +31,7 @@ class IsotropicGaussianEncoder(ProjectionEncoder):
 
 
 class AsymmetricProjectionModel(ProjectionEncoder):
-    """Shared text base, separate heads of one shape for queries and documents, with an optional predictor.
+    """Shared base, separate heads of one shape for queries and documents, with an optional predictor.
 
     Heads that start from the base start alike; random ones start apart, so that queries and documents have no common
     space before training. Arguments as of `ProjectionEncoder`.
@@ -44,6 +42,12 @@ class AsymmetricProjectionModel(ProjectionEncoder):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.documents: nn.Module = build_head(self.head.config)
+
+    @property
+    def document_head(self) -> Head:
+        """The head of documents."""
+        assert isinstance(self.documents, Head)
+        return self.documents
 
     def freeze_side(self, side: Role) -> None:
         """Freeze the head of queries or of documents."""
@@ -58,15 +62,8 @@ class AsymmetricProjectionModel(ProjectionEncoder):
         """
         if self.head.config.kind != "linear":
             raise ValueError(f"a shift belongs to a linear head, not {self.head.config.kind!r}")
-        layer = self.head.layers[0]
-        assert isinstance(layer, nn.Linear)
+        layer = self.head.linears[0]
         layer.bias.copy_(-layer.weight @ shift.to(layer.weight))
-
-    @property
-    def document_head(self) -> Head:
-        """The head of documents."""
-        assert isinstance(self.documents, Head)
-        return self.documents
 
 
 class MPNetLeJEPAIG(ProjectionEncoder):
@@ -104,17 +101,17 @@ class MPNetLeJEPAIG(ProjectionEncoder):
                 target.eval()
         return self
 
-    def start_from(self, vectors: Tensor) -> None:
+    def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start the head as its kind does, and the target as the head."""
         super().start_from(vectors)
-        self.after_step(0.0)
-
-    def start_calibrated(self, calibration: Calibration) -> None:
-        """Start the head as a calibration, and the target as the head."""
-        super().start_calibrated(calibration)
         self.target_head = following(self.head)
 
-    def training_views(self, batch: PairBatch) -> Views:
+    def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
+        """Start the head as ``W x``, and the target as the head."""
+        super().start_as(weight, query_shift)
+        self.target_head = following(self.head)
+
+    def forward(self, batch: PairBatch) -> Views:
         """Project online, predict from the query, and let the target embed the positive."""
         shown = self.project(batch)
         assert self.predictor is not None
@@ -143,12 +140,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
 
 def following(online: Part, share_frozen: bool = False) -> Part:
-    """Return a copy that is never trained and in evaluation mode.
-
-    Args:
-        online: the original.
-        share_frozen: whether the copy uses the very weights that are frozen in `online`.
-    """
+    """Return a copy that is never trained and in evaluation mode; it may share the weights that are frozen."""
     frozen: dict[int, Any] = {id(weight): weight for weight in online.parameters() if not weight.requires_grad}
     return copy.deepcopy(online, frozen if share_frozen else {}).requires_grad_(False).eval()
 
@@ -175,7 +167,7 @@ class ResidualPredictor(Stackable):
         ValueError: delta is itself a residual network.
     """
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, config: HeadShape) -> None:
         super().__init__()
         if config.kind == "residual":
             raise ValueError("the correction of a residual predictor is an mlp or linear network, not 'residual'")
@@ -211,8 +203,9 @@ class ResidualPredictorEncoder(ProjectionEncoder):
     system = "respred"
     always_predicts = True
     predictor_kind = "mlp"
+    predictor: ResidualPredictor
 
-    def make_predictor(self, config: HeadConfig) -> Stackable:
+    def make_predictor(self, config: HeadShape) -> Stackable:
         """Build the residual predictor."""
         return ResidualPredictor(config)
 
@@ -221,10 +214,9 @@ class ResidualPredictorEncoder(ProjectionEncoder):
         """Names of the optional fields of `Views` that this encoder fills."""
         return super().shows | {"residual"}
 
-    def training_views(self, batch: PairBatch) -> Views:
+    def forward(self, batch: PairBatch) -> Views:
         """Project, and predict the positive from the query by a bounded correction."""
         shown = self.project(batch)
-        assert isinstance(self.predictor, ResidualPredictor)
         delta = self.predictor.delta(shown["query"])
         predicted = self.predictor.corrected(shown["query"], delta)
         return Views(**shown, predicted=predicted, target=shown["positive"], residual=delta)
@@ -232,7 +224,6 @@ class ResidualPredictorEncoder(ProjectionEncoder):
     @torch.no_grad()
     def diagnostics(self, views: Views) -> dict[str, float]:
         """Return mean and largest ‖delta‖, alpha, and the largest ‖prediction − query‖ of the batch."""
-        assert isinstance(self.predictor, ResidualPredictor)
         assert views.residual is not None
         assert views.predicted is not None
         norms = views.residual.float().norm(dim=1)

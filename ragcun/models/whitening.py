@@ -1,4 +1,4 @@
-"""Calibration: a linear head in closed form, from vectors of the corpus and of queries alone, without training."""
+"""Soft whitening: a linear head in closed form, from vectors of the corpus and of queries alone, without training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ragcun.models.systems import AsymmetricProjectionModel
 
 Vectors = NDArray[np.float64]
 EXPONENT = 0.15
-SHORTEST = 1e-12
-LEAST_VARIANCE = 1e-12
+TINY = 1e-12
+"""Smallest eps, length of a row and total variance."""
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Whitening:
     """The maps ``x ↦ W x / ‖W x‖`` of documents and ``x ↦ W(x − g) / ‖W(x − g)‖`` of queries, of vectors of length 1.
 
     Attributes:
@@ -43,7 +43,7 @@ class Calibration:
         """Return the same maps as an encoder: a linear head for queries, one for documents, and length 1.
 
         Args:
-            base: the base, or its name, whose vectors were calibrated.
+            base: the base, or its name, whose vectors were whitened.
 
         Raises:
             ValueError: the base does not normalise its vectors, or they have another length.
@@ -51,13 +51,13 @@ class Calibration:
         base = TextBase.load(base) if isinstance(base, str) else base
         output_dim, dim = self.weight.shape
         if base.dimension != dim:
-            raise ValueError(f"the calibration is of vectors of length {dim}, the base gives {base.dimension}")
+            raise ValueError(f"the whitening is of vectors of length {dim}, the base gives {base.dimension}")
         model = AsymmetricProjectionModel(base, output_dim=output_dim, head="linear", normalize_output=True)
-        model.start_calibrated(self)
+        model.start_as(self.weight, self.query_shift)
         return model.to(base.model.device).eval()
 
 
-def calibrate(
+def fit_whitening(
     document_vectors: ArrayLike,
     query_vectors: ArrayLike | None = None,
     exponent: float = EXPONENT,
@@ -65,7 +65,7 @@ def calibrate(
     shrinkage: float = 5,
     output_dim: int | None = None,
     ordered: bool = False,
-) -> Calibration:
+) -> Whitening:
     """Return the soft whitening of a corpus, and a shift of queries towards its documents; all in float64.
 
     With the documents' vectors scaled to length 1 and ``C = V Λ Vᵀ`` their covariance about their mean,
@@ -80,13 +80,13 @@ def calibrate(
     Source: soft (fractional) ZCA whitening as tried in the founding notes; exponent 1/2 and eps → 0 is the
     whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and the mean, which is taken off there.
 
-    >>> calibrate([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
+    >>> fit_whitening([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
     [0.094, -0.23]
 
     Args:
         document_vectors: base vectors of the corpus ``(n, dim)``; their lengths do not matter.
         query_vectors: base vectors of queries ``(n, dim)``; without any, queries are not moved.
-        exponent: a; 0 gives queries their shift alone, 1/2 whitens.
+        exponent: 0 gives queries their shift alone, 1/2 whitens.
         eps: added to each variance; vectors of length 1 have variances that sum to less than 1.
         shrinkage: how many queries without a gap count beside those given.
         output_dim: length of the embeddings; None keeps that of the vectors.
@@ -105,16 +105,20 @@ def calibrate(
     queries = np.empty((0, dim)) if query_vectors is None else _as_matrix(query_vectors, "query_vectors", columns=dim)
     shift = _query_shift(_unit_rows(queries), documents, shrinkage) if len(queries) else np.zeros(dim)
     variances, axes = (tensor.numpy() for tensor in principal_axes(torch.from_numpy(documents)))
-    if variances.sum() < LEAST_VARIANCE:
-        raise ValueError("document_vectors are all the same, so they have no covariance to calibrate by")
+    if variances.sum() < TINY:
+        raise ValueError("document_vectors are all the same, so they have no covariance to whiten by")
     kept = dim if output_dim is None else output_dim
     variances, axes = np.maximum(variances[:kept], 0), axes[:kept]
     scales = ((variances + eps) / (variances[0] + eps)) ** -exponent
     scales *= np.sqrt(variances.sum() / (variances * scales**2).sum())
     weight = scales[:, None] * axes
     if ordered or kept < dim:
-        return Calibration(weight, shift)
-    return Calibration(axes.T @ weight if exponent else np.eye(dim), shift)
+        return Whitening(weight, shift)
+    return Whitening(axes.T @ weight if exponent else np.eye(dim), shift)
+
+
+Calibration = Whitening
+calibrate = fit_whitening
 
 
 def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
@@ -124,7 +128,7 @@ def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
     one variance σ² and ``(dim − 2)·σ²`` is taken; here they differ, and the sum of all of them is.
 
     Args:
-        gap: a sample's mean minus the point that it is drawn to.
+        gap: a sample's mean minus the point that it is shrunk to.
         variance: total variance of the sampled vectors (the trace of their covariance).
         count: size of the sample.
     """
@@ -133,15 +137,15 @@ def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
 
 
 def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: int | None, dim: int) -> None:
-    """Check the settings of `calibrate` for vectors of length `dim`.
+    """Check the settings of `fit_whitening` for vectors of length `dim`.
 
     Raises:
         ValueError: a setting is out of range.
     """
     if not 0 <= exponent <= 1:
         raise ValueError(f"exponent must be 0 to 1, got {exponent}")
-    if not SHORTEST <= eps < float("inf"):
-        raise ValueError(f"eps must be at least {SHORTEST} and finite, got {eps}")
+    if not TINY <= eps < float("inf"):
+        raise ValueError(f"eps must be at least {TINY} and finite, got {eps}")
     if not (isfinite(shrinkage) and shrinkage >= 0):
         raise ValueError(f"shrinkage must be at least 0 and finite, got {shrinkage}")
     if output_dim is not None and not 1 <= output_dim <= dim:
@@ -171,4 +175,4 @@ def _as_matrix(vectors: ArrayLike, name: str, columns: int | None = None) -> Vec
 
 def _unit_rows(rows: Vectors) -> Vectors:
     """Scale rows to length 1; one of length 0 stays."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), SHORTEST)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY)

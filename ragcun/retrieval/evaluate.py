@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ragcun.data.beir import Collection
 from ragcun.distance import Distance
-from ragcun.models.encoder import document_rows
+from ragcun.models.cached_encoder import document_rows
 from ragcun.retrieval.bm25 import bm25_run
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat

@@ -9,8 +9,8 @@ from typing import Any
 
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json
+from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
-from ragcun.models.encoder import CachedEncoder
 from ragcun.retrieval.bm25 import K1, B
 from ragcun.retrieval.comparison import BASE, HIDDEN, MODEL, TESTED, Contest
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever

@@ -13,8 +13,9 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import read_json
+from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.checkpoint import is_checkpoint
-from ragcun.models.encoder import CachedEncoder, RetrievalEncoder
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
 from ragcun.retrieval.quantization import Precision, VectorFormat
 from ragcun.retrieval.runs import runs_folder

@@ -16,8 +16,9 @@ from ragcun.embeddings.base import Base, VectorSource
 from ragcun.errors import InputError
 from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
-from ragcun.models.encoder import CachedEncoder, RetrievalEncoder
-from ragcun.models.interpolation import mix_with_base
+from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.interpolation import interpolate_with_base
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
@@ -177,7 +178,7 @@ def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource,
         raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
     queries, documents = source.sides(MIXED_VECTORS, seed)
     try:
-        return mix_with_base(encoder, share, {"query": queries, "document": documents})
+        return interpolate_with_base(encoder, share, {"query": queries, "document": documents})
     except ValueError as error:
         raise InputError(f"--mix_with_base: {error}") from error
 

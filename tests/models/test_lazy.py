@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models import encoder
-from ragcun.models.encoder import CachedEncoder, EmbeddedRows, document_rows
+from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, HeadConfig
-from ragcun.models.interpolation import mix_with_base, mixed_config
+from ragcun.models.interpolation import interpolate_with_base, wider_shape
 from ragcun.models.projection import ProjectionEncoder
 
 DIM = 16
@@ -57,7 +57,7 @@ def test_squared_distances_are_interpolated_everywhere(
         encoder = encoder_of(tiny_bert, system, config, normalize)
         of_head = squared(encoder.encode_query(queries), encoder.encode_document(documents))
         base = squared(base_vectors(encoder, queries, "query"), base_vectors(encoder, documents, "document"))
-        mixed = mix_with_base(encoder, 0.3)
+        mixed = interpolate_with_base(encoder, 0.3)
         assert mixed.dimension == out_dim + DIM
         mixed.save_pretrained(tmp_path / "model")
         again = RetrievalEncoder.from_pretrained(tmp_path / "model", device="cpu")
@@ -69,7 +69,7 @@ def test_squared_distances_are_interpolated_everywhere(
 @pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
 def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share: float) -> None:
     encoder = encoder_of(tiny_bert, "asymmetric", HeadConfig("residual", DIM, 9))
-    mixed = mix_with_base(encoder, share).encode_query(texts[:20])
+    mixed = interpolate_with_base(encoder, share).encode_query(texts[:20])
     np.testing.assert_allclose(mixed[:, :9], (1 - share) ** 0.5 * encoder.encode_query(texts[:20]), atol=1e-6)
     expected = share**0.5 * base_vectors(encoder, texts[:20], "query").numpy()
     np.testing.assert_allclose(mixed[:, 9:], expected, atol=1e-6)
@@ -78,20 +78,20 @@ def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share:
 def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> None:
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig("linear", DIM, DIM))
     before = encoder.encode_query(texts[:5])
-    mixed = mix_with_base(encoder, 0.5)
+    mixed = interpolate_with_base(encoder, 0.5)
     with torch.no_grad():
         for weight in mixed.head.parameters():
             weight.zero_()
     np.testing.assert_array_equal(encoder.encode_query(texts[:5]), before)
     assert mixed.base is encoder.base
     assert type(mixed) is type(encoder)
-    assert mix_with_base(encoder, 0) is encoder
+    assert interpolate_with_base(encoder, 0) is encoder
 
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_mixed_encoder_can_be_mixed_again(tiny_bert: str, texts: list[str], kind: str) -> None:
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig(kind, DIM, DIM))
-    once, twice = mix_with_base(encoder, 0.75), mix_with_base(mix_with_base(encoder, 0.5), 0.5)
+    once, twice = interpolate_with_base(encoder, 0.75), interpolate_with_base(interpolate_with_base(encoder, 0.5), 0.5)
     found, expected = (squared(model.encode_query(texts[:9]), model.encode_query(texts[:9])) for model in (twice, once))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_unit_length_embeddings_mix_by_one_scale(
             "query": torch.cat([0.8**0.5 * encoder.head(query) / scale, 0.2**0.5 * query], dim=1),
             "document": torch.cat([0.8**0.5 * encoder.document_head(document) / scale, 0.2**0.5 * document], dim=1),
         }
-    mixed = mix_with_base(encoder.train(training), 0.2, vectors)  # type: ignore[arg-type]
+    mixed = interpolate_with_base(encoder.train(training), 0.2, vectors)  # type: ignore[arg-type]
     assert mixed.training == training
     mixed.save_pretrained(tmp_path / "model")
     for model in (mixed, SentenceTransformer(str(tmp_path / "model"), device="cpu")):
@@ -127,7 +127,7 @@ def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_b
     rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))).Q
     encoder.head.start_as(3 * rotation, torch.zeros(DIM))
     vectors = encoder.base.encode(texts, "document")
-    mixed = mix_with_base(encoder, 0.4, {"document": vectors})
+    mixed = interpolate_with_base(encoder, 0.4, {"document": vectors})
     of_head, base = encoder.encode_document(texts[:20]), base_vectors(encoder, texts[:20], "document")
     expected = 0.6 * squared(of_head, of_head) + 0.4 * squared(base, base)
     found = mixed.encode_document(texts[:20])
@@ -136,7 +136,7 @@ def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_b
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_mixed_head_still_learns(tiny_bert: str, kind: str) -> None:
-    mixed = mix_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig(kind, DIM, DIM)), 0.5)
+    mixed = interpolate_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig(kind, DIM, DIM)), 0.5)
     mixed.head(torch.eye(DIM)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in mixed.head.parameters())
 
@@ -145,7 +145,7 @@ def test_a_mixed_head_still_learns(tiny_bert: str, kind: str) -> None:
 def test_impossible_shares(tiny_bert: str, share: float) -> None:
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig("linear", DIM, DIM))
     with pytest.raises(ValueError, match=f"at least 0 and below 1, got {share}"):
-        mix_with_base(encoder, share)
+        interpolate_with_base(encoder, share)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -154,7 +154,7 @@ def test_predictors_cannot_be_mixed(tiny_bert: str, system: str) -> None:
     assert isinstance(encoder, ProjectionEncoder)
     for share in (0, 0.5):
         with pytest.raises(ValueError, match=f"a {system} encoder with a predictor"):
-            mix_with_base(encoder, share)
+            interpolate_with_base(encoder, share)
 
 
 def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
@@ -162,15 +162,15 @@ def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", config, normalize_output=True)
     for none in (None, {}, {"query": np.zeros((0, DIM), dtype=np.float32)}):
         with pytest.raises(ValueError, match="give vectors"):
-            mix_with_base(encoder, 0.5, none)  # type: ignore[arg-type]
+            interpolate_with_base(encoder, 0.5, none)  # type: ignore[arg-type]
     encoder.head.start_as(torch.zeros(DIM, DIM), torch.zeros(DIM))
     with pytest.raises(ValueError, match=r"above 0 and finite, got 0\.0"):
-        mix_with_base(encoder, 0.5, {"query": np.ones((3, DIM), dtype=np.float32)})
+        interpolate_with_base(encoder, 0.5, {"query": np.ones((3, DIM), dtype=np.float32)})
     raw = encoder_of(tiny_bert, "isotropic_gaussian", config, normalize=False, normalize_output=True)
     with pytest.raises(ValueError, match="normalize=True"):
-        mix_with_base(raw, 0.5, {"query": np.ones((3, DIM), dtype=np.float32)})
+        interpolate_with_base(raw, 0.5, {"query": np.ones((3, DIM), dtype=np.float32)})
 
 
 def test_mixed_shapes() -> None:
-    assert mixed_config(HeadConfig("linear", 8, 5)) == HeadConfig("linear", 8, 13)
-    assert mixed_config(HeadConfig("mlp", 8, 5, 3)) == HeadConfig("residual", 8, 13, 3, matrix_skip=True)
+    assert wider_shape(HeadConfig("linear", 8, 5)) == HeadConfig("linear", 8, 13)
+    assert wider_shape(HeadConfig("mlp", 8, 5, 3)) == HeadConfig("residual", 8, 13, 3, matrix_skip=True)

@@ -22,7 +22,7 @@ from ragcun import (
 )
 from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.models.encoder import CachedEncoder
+from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.mteb import (
     METRICS,

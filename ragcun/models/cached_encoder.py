@@ -1,0 +1,82 @@
+"""An encoder on cached base vectors, and its embeddings of a corpus block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ragcun.batch import Role
+from ragcun.embeddings.base import Vectors, VectorSource
+from ragcun.models.encoder import BLOCK, RetrievalEncoder
+
+
+class CachedEncoder:
+    """An encoder whose base vectors come from a cache or store; without an encoder, the untouched base itself."""
+
+    def __init__(self, cache: VectorSource, encoder: RetrievalEncoder | None = None) -> None:
+        self.cache = cache
+        self.encoder = encoder
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Encode queries to ``(n, dim)``."""
+        return self.embed(self.cache.encode(texts, "query"), "query")
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        """Encode documents to ``(n, dim)``."""
+        return self.embed(self.cache.encode(texts, "document"), "document")
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return self.cache.dimension if self.encoder is None else self.encoder.dimension
+
+    def embed(self, vectors: Vectors, role: Role) -> Vectors:
+        """Turn base vectors into embeddings."""
+        if self.encoder is None:
+            return self.cache.base.untouched_array(vectors)
+        return self.encoder.embed(vectors, role)
+
+
+class EmbeddedRows:
+    """The embeddings of texts as a matrix that is read by slices; only base vectors lie on disk.
+
+    A slice is made of whole blocks of the encoder's own size, so that the embedding of a row does not depend on how
+    the matrix is cut up: matrix products of other shapes would differ in their last bits.
+
+    Args:
+        encoder: gives the base's vectors, which it encodes at once where they are missing, and the embeddings.
+        texts: of the rows.
+        role: queries or documents.
+    """
+
+    def __init__(self, encoder: CachedEncoder, texts: Sequence[str], role: Role) -> None:
+        self.encoder = encoder
+        self.role = role
+        self.shape = (len(texts), encoder.dimension)
+        self.dtype = np.dtype(np.float32)
+        self._rows = encoder.cache.rows(texts, role)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice) -> Vectors:
+        """Return consecutive rows ``(n, dim)``."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"rows are read one after the other, got a step of {step}")
+        out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
+        for first in range(start - start % BLOCK, stop, BLOCK):
+            block = self.encoder.embed(self.encoder.cache.vectors[self._rows[first : first + BLOCK]], self.role)
+            low, high = max(first, start), min(first + BLOCK, stop)
+            out[low - start : high - start] = block[low - first : high - first]
+        return out
+
+
+def document_rows(encoder: Any, texts: list[str]) -> Any:
+    """Return the embeddings of documents: made when they are asked for where base vectors are cached, else an array."""
+    if isinstance(encoder, CachedEncoder):
+        return EmbeddedRows(encoder, texts, "document")
+    return encoder.encode_document(texts)
