@@ -194,7 +194,7 @@ def test_a_hostile_checkpoint_with_fitting_checksums_is_refused(
     name: str, healthy: Path, tmp_path: Path, evil: Path
 ) -> None:
     """Whoever changes a checkpoint can write new checksums: these are no defence, the other rules are."""
-    from ragcun.models.checkpoint import _file_hashes
+    from ragcun.models.checkpoint import file_digests
 
     folder = tmp_path / "model"
     shutil.copytree(healthy, folder)
@@ -202,7 +202,7 @@ def test_a_hostile_checkpoint_with_fitting_checksums_is_refused(
     change(folder)
 
     def sign(description: dict[str, object]) -> dict[str, object]:
-        signed = {**description, "files_blake2b": {**description["files_blake2b"], **_file_hashes(folder)}}
+        signed = {**description, "files_blake2b": {**description["files_blake2b"], **file_digests(folder)}}
         return {**signed, OWN_SUM: description_digest(signed)}
 
     edit(folder / CONFIG, sign)

@@ -80,8 +80,7 @@ def write_folder(
             write_json(temporary / SEEN, sorted(seen))
         if held_out is not None:
             write_json(temporary / HELD_OUT, held_out.to_dict())
-        digests = {name: file_digest(temporary / name) for name in _files(temporary) if name != CARD}
-        whole = {"format": FORMAT, "files_blake2b": digests, **description}
+        whole = {"format": FORMAT, "files_blake2b": file_digests(temporary), **description}
         write_json(temporary / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
         write_text(temporary / CARD, card)
 
@@ -131,6 +130,11 @@ def description_digest(description: Mapping[str, Any]) -> str:
     """Return the digest of what `CONFIG` holds, but for the digest itself, whatever its layout."""
     described = {key: value for key, value in description.items() if key != OWN_SUM}
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=32).hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file that decides what the model computes: all but the card and `CONFIG`."""
+    return {name: file_digest(folder / name) for name in _files(folder) if name not in (CARD, CONFIG)}
 
 
 def _files(folder: Path) -> list[str]:
