@@ -12,16 +12,16 @@ from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, read_qrels
 from ragcun.data.beir_sets import CollectionFolder
-from ragcun.embeddings.precomputed import _read_matrix
+from ragcun.embeddings.precomputed import open_matrix
 from ragcun.errors import InputError
 from ragcun.reporting.plots import loss_figure
 from ragcun.reporting.results_files import read_results
 
 STEP = '{"kind": "step", "step": 1, "total": 0.5, "terms": '
 CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
-    "an indented header": (_read_matrix, b"\x93NUMPY\x01\x00\x0d\x00\n      {\n{} \n", "is not a .npy file of vectors"),
-    "a header with NUL": (_read_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00\x00\x00{", "is not a .npy file"),
-    "a header that never ends": (_read_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00'''", "is not a .npy file"),
+    "an indented header": (open_matrix, b"\x93NUMPY\x01\x00\x0d\x00\n      {\n{} \n", "is not a .npy file of vectors"),
+    "a header with NUL": (open_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00\x00\x00{", "is not a .npy file"),
+    "a header that never ends": (open_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00'''", "is not a .npy file"),
     "a term that is a list": (loss_figure, f'{STEP}{{"a": []}}}}\n'.encode(), "'a' is [] where a number is expected"),
     "terms that are a list": (loss_figure, f"{STEP}[1]}}\n".encode(), "'terms' is [1] where an object is expected"),
     "a step of 400 digits": (loss_figure, b'{"kind": "step", "step": ' + b"9" * 400 + b"}\n", "a number is expected"),
