@@ -1,249 +1,312 @@
-"""TrainConfig: every setting of a training run, once. Flags, YAML files and the saved run all come from it."""
+"""Every setting of a training run, its default and its help text, exactly once, in five groups."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
-from ragcun.cli.parser import flag
 from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
+from ragcun.options import check_bounds, flag
 
-SYSTEMS = ("isotropic_gaussian", "jepa", "respred", "asymmetric")
-PRECISIONS = ("no", "fp16", "bf16", "auto")
-TRACKERS = ("none", "tensorboard", "wandb")
-HEAD_INITS = ("identity", "calibrated", "random")
-RATES = ("learning_rate", "base_learning_rate", "projection_learning_rate", "predictor_learning_rate")
-COUNTS = (
-    *("positives_per_query", "freeze_early_layers", "grad_cache_size"),
-    *("save_interval", "state_interval", "collapse_checks", "max_skipped", "seed"),
-)
+WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
 LARGEST_SEED = 2**32 - 1
 
 
+def names(kind: str) -> Callable[[], Iterable[str]]:
+    """Return a function that reads the names of a setting's values beside what they name, when they are asked for."""
+
+    def read() -> Iterable[str]:
+        from ragcun.plugins import registered
+
+        return registered(kind)
+
+    return read
+
+
 @dataclass
-class TrainConfig:
-    """Settings of `ragcun.fit` and ``scripts/train.py``; each field is a flag of the same name.
+class DataConfig:
+    """Where training pairs and held-out data come from."""
+
+    title: ClassVar[str] = "data"
+    train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder with training qrels")
+    documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
+    corpus: str | None = flag(
+        None,
+        "adapt to these documents: mine negatives in them and, without --train_data, make the pairs from them too",
+        metavar="PATH",
+    )
+    queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
+    hold_out_documents: float = flag(
+        0.0, "hide this share of the documents from training; they are evaluated apart", at_least=0, below=1
+    )
+    pair_method: str = flag("first_sentence", "how pairs are made from --documents")
+    val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
+    dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it", metavar="DIR")
+    dev_split: str = flag("dev", "split of --dev_beir")
+    dev_fraction: float = flag(
+        0.0,
+        "hold out this share of a BEIR folder's training queries and choose the epoch by NDCG@10 on them",
+        at_least=0,
+        below=1,
+    )
+    never_worse: bool | None = flag(
+        None,
+        "keep the initial weights, or the base, where the trained model is worse on held-out data (default: only with "
+        "--corpus and no labels)",
+        bare=True,
+        off=False,
+    )
+    cache_dir: str | None = flag(None, "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
+
+
+@dataclass
+class ModelConfig:
+    """The base and the encoder system on it."""
+
+    title: ClassVar[str] = "model"
+    system: str = flag("asymmetric", "encoder system", choices=names("system"))
+    base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
+    vectors: str | None = flag(
+        None, "vectors in place of a base model: documents.npy, queries.npy, and their ids in .txt", metavar="DIR"
+    )
+    base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
+    load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
+    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
+    freeze_early_layers: int = flag(
+        0, "freeze token embeddings and the first N transformer layers; 4 without N", bare=4, off=0, at_least=0
+    )
+    normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
+
+
+@dataclass
+class HeadConfig:
+    """The head on the base's vectors, and the predictor."""
+
+    title: ClassVar[str] = "head"
+    head: str = flag("linear", "kind of projection head", choices=names("head"))
+    head_init: str | None = flag(
+        None,
+        "identity, calibrated (the whitening that calibrate computes) or random (default: calibrated; identity with "
+        "--normalize_embeddings False or --train_side document; mlp: random)",
+        choices=("identity", "calibrated", "random"),
+    )
+    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
+    head_depth: int = flag(2, "linear layers of a residual or mlp head, 2 to 4", at_least=2, at_most=4)
+    head_expansion: float = flag(
+        2.0, "hidden width as a multiple of the base's dimension, 1 to 4", at_least=1, at_most=4
+    )
+    activation: str = flag("gelu", "activation of head and predictor", choices=names("activation"))
+    dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
+    normalize_output: bool | None = flag(
+        None, "scale embeddings to length 1 (default: unless there is a predictor)", bare=True, off=False
+    )
+    use_predictor: bool | None = flag(
+        None, "add a predictor from query to document embedding (default: by --system)", bare=True, off=False
+    )
+    predictor: str | None = flag(None, "kind of predictor (default: residual; respred: mlp)", choices=names("head"))
+    query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
+    train_side: str = flag(
+        "both",
+        "side whose head is trained; the other keeps the base's vectors",
+        choices=("both", "query", "document"),
+    )
+    mix_with_base: float = flag(
+        0.0, "share of the base in the distances: its vector is appended to the head's output", at_least=0, below=1
+    )
+
+
+@dataclass
+class ObjectiveConfig:
+    """What is minimised: loss weights λ, and the losses they weigh."""
+
+    title: ClassVar[str] = "objective"
+    lambda_contrastive: float = flag(1.0, "weight of the contrastive loss", at_least=0)
+    lambda_isotropy: float = flag(0.0, "weight of the isotropy loss", at_least=0)
+    lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0)
+    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)", at_least=0)
+    lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
+    contrastive: str = flag("infonce", "contrastive loss", choices=names("contrastive"))
+    isotropy: str = flag("covariance", "isotropy loss", choices=names("isotropy"))
+    isotropy_form: str = flag("scale_free", "covariance loss: scale_free, or absolute", choices=names("isotropy_form"))
+    isotropy_transform: str = flag(
+        "none",
+        "transform of the embeddings before the isotropy loss",
+        choices=names("isotropy_transform"),
+    )
+    isotropy_rows: str = flag(
+        "together", "isotropy of queries and documents together, or of each side", choices=names("isotropy_rows")
+    )
+    num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
+    knots: str = flag("reference", "integration knots of SIGReg", choices=names("knots"))
+    margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
+    temperature: float = flag(0.1, "temperature of InfoNCE")
+    distance: str = flag("euclidean", "distance of InfoNCE", choices=names("distance"))
+    symmetric: bool = flag(False, "InfoNCE also from documents to queries")
+    soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
+    nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)
+    stopgrad: bool = flag(True, "no gradient through the predictor's target")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.temperature > 0:
+            raise InputError(f"--temperature must be above 0, got {self.temperature}")
+        for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"--{name} must be finite, got {getattr(self, name)}")
+        if not self.weights:
+            raise InputError(f"no loss is active; raise one of {', '.join(f'--lambda_{term}' for term in WEIGHTS)}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ of each active term by the term's name."""
+        off = {"isotropy"} if self.isotropy == "none" else set()
+        values = {term: float(getattr(self, f"lambda_{term}")) for term in WEIGHTS if term not in off}
+        return {term: value for term, value in values.items() if value != 0}
+
+
+@dataclass
+class OptimizationConfig:
+    """Steps, rates, precision and memory, and mined negatives."""
+
+    title: ClassVar[str] = "optimisation"
+    epochs: int | None = flag(None, "passes over the training pairs (default: as many as --steps takes)", at_least=1)
+    steps: int = flag(150, "optimizer steps, rounded to whole epochs, where --epochs is not given", at_least=1)
+    batch_size: int = flag(128, "pairs of one step and process", at_least=2)
+    gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
+    positives_per_query: int = flag(
+        1, "pairs of each query in an epoch, drawn anew in each; 0 takes all pairs", at_least=0
+    )
+    mined_negatives: int | None = flag(
+        None,
+        "mined hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)",
+        at_least=0,
+    )
+    mined_first: int | None = flag(
+        None, "first rank that is mined, positives left out (default: 0; without labels 10)", at_least=0
+    )
+    mined_last: int = flag(100, "rank at which mining ends")
+    trained_share: float | None = flag(
+        None,
+        "share of the trained weights in the final ones, the rest being the initial ones (default: .7 n / (n + 100) for "
+        "n training queries, .25 without labels; 1 for random initial weights, a trained base or a predictor)",
+        at_least=0,
+        at_most=1,
+    )
+    average_decay: float = flag(
+        0.99, "decay of the moving average of the weights that is evaluated and kept; 0 is off", at_least=0, below=1
+    )
+    ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
+    ema_schedule: str = flag(
+        "constant", "course of --ema_decay; the others rise to 1", choices=("constant", "cosine", "linear")
+    )
+    learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given", at_least=0)
+    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)", at_least=0)
+    projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)", at_least=0)
+    predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)", at_least=0)
+    weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices", at_least=0)
+    warmup_steps: int | None = flag(
+        None, "steps of linear warm-up before the cosine (default: a tenth of all)", at_least=0
+    )
+    max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 is off", at_least=0)
+    mixed_precision: str = flag(
+        "no",
+        "fp16, bf16, or auto: what a GPU does natively",
+        bare="auto",
+        off="no",
+        choices=("no", "fp16", "bf16", "auto"),
+    )
+    gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
+    grad_cache_size: int = flag(
+        0, "gradient caching: embed at most N pairs of a batch at a time to save memory; 0 is off", at_least=0
+    )
+    compile: bool = flag(False, "compile head and predictor with torch.compile")
+    device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
+    encode_batch_size: int = flag(1024, "maximum batch size of a frozen base (smaller for long texts)", at_least=1)
+
+
+@dataclass
+class RunConfig:
+    """The run folder, logging, and what to do when something goes wrong."""
+
+    title: ClassVar[str] = "run"
+    output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
+    seed: int = flag(42, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
+    tracker: str = flag(
+        "none", "also send the rows of metrics.jsonl to this tracker", choices=("none", "tensorboard", "wandb")
+    )
+    log_interval: int = flag(10, "steps between rows of metrics.jsonl", at_least=1)
+    save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best", at_least=0)
+    state_interval: int = flag(
+        0, "steps between resume checkpoints inside an epoch; 0 makes one after each epoch", at_least=0
+    )
+    on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
+    collapse_checks: int = flag(10, "number of collapse checks per run; 0 is off", at_least=0)
+    on_nan: str = flag("stop", "what to do when a loss or gradient is not finite", choices=("stop", "skip"))
+    max_skipped: int = flag(10, "steps that --on_nan skip leaves out; one more ends the run", at_least=0)
+    resume: bool = flag(False, "resume from the newest checkpoint in --output_dir, or start where there is none")
+    overwrite: bool = flag(False, "replace an earlier run in --output_dir")
+
+
+@dataclass
+class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, ModelConfig, DataConfig):
+    """Settings of `ragcun.fit` and ``ragcun train``; each field is a flag of the same name.
 
     A rate that is not given is `learning_rate` where that is given, else its own default. The base is frozen unless
     ``freeze_base`` is False or ``freeze_early_layers`` asks for a part of it only.
     """
 
-    # data
-    train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder whose training qrels to use")
-    output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
-    documents: str | None = flag(None, "make training pairs from these documents instead of --train_data")
-    corpus: str | None = flag(
-        None, "adapt to these documents: mine negatives in them and, without --train_data, make the pairs from them too"
-    )
-    queries: str | None = flag(None, "queries without labels, as --corpus takes documents, for a calibrated start")
-    hold_out_documents: float = flag(
-        0.0, "hide this share of the documents from training; evaluate_beir.py ranks them apart"
-    )
-    pair_method: str = flag("first_sentence", "how pairs are made from --documents")
-    val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
-    dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it")
-    dev_split: str = flag("dev", "split of --dev_beir")
-    dev_fraction: float = flag(
-        0.0, "hold out this share of a BEIR folder's training queries, choose by NDCG@10 on them"
-    )
-    never_worse: bool | None = flag(
-        None,
-        "keep the start, or the base, where the trained model is worse on held-out data (default: with --corpus alone)",
-        bare=True,
-        off=False,
-    )
-    cache_dir: str | None = flag(None, "folder of cached base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
-    # model
-    system: str = flag("asymmetric", "encoder system", choices=SYSTEMS)
-    vectors: str | None = flag(
-        None, "folder of vectors in place of a base model: documents.npy, queries.npy, and their ids in .txt"
-    )
-    base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
-    base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
-    load_checkpoint: str | None = flag(None, "go on from this checkpoint's weights; its model settings apply")
-    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
-    freeze_early_layers: int = flag(0, "freeze token embeddings and the first N transformer layers", bare=4, off=0)
-    normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
-    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)")
-    normalize_output: bool | None = flag(
-        None, "scale embeddings to length 1 (default: unless there is a predictor)", bare=True, off=False
-    )
-    nested_dims: tuple[int, ...] = flag((), "sizes below the full one at which embeddings are to serve, cut short")
-    head: str = flag("linear", "kind of projection head", choices=("residual", "linear", "mlp"))
-    head_init: str | None = flag(
-        None,
-        "where the head starts: as the base, as the closed form of calibrate.py, or at random (default: calibrated; "
-        "identity with --normalize_embeddings False or --train_side document; mlp: random)",
-        choices=HEAD_INITS,
-    )
-    train_side: str = flag(
-        "both", "whose head is trained; the other side's vectors stay the base's", choices=("both", "query", "document")
-    )
-    mix_with_base: float = flag(
-        0.0, "share of the base in the distances: embeddings get the base's vector beside the head's output"
-    )
-    head_depth: int = flag(2, "linear layers of the head's network, 2 to 4")
-    head_expansion: float = flag(2.0, "hidden width as a multiple of the base's dimension, 1 to 4")
-    activation: str = flag("gelu", "activation of head and predictor", choices=("gelu", "relu", "silu", "tanh"))
-    dropout: float = flag(0.0, "dropout of head and predictor")
-    use_predictor: bool | None = flag(
-        None,
-        "have a predictor from query to document embedding (default: as the system is defined)",
-        bare=True,
-        off=False,
-    )
-    predictor: str | None = flag(
-        None, "kind of predictor, as --head (default: residual; respred: mlp)", choices=("residual", "linear", "mlp")
-    )
-    query_embedding: str = flag(
-        "projection", "what a query's embedding is in retrieval", choices=("projection", "prediction")
-    )
-    ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per optimiser step")
-    ema_schedule: str = flag(
-        "constant", "course of the decay; the others rise to 1", choices=("constant", "cosine", "linear")
-    )
-    # objective
-    lambda_contrastive: float = flag(1.0, "weight of the contrastive loss")
-    lambda_isotropy: float = flag(0.0, "weight of the isotropy loss")
-    lambda_reg: float = flag(0.0, "weight of the variance regularisation (std - 1)^2")
-    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)")
-    lambda_residual: float = flag(0.0, "weight of the size of respred's correction (the founding notes: .01)")
-    contrastive: str = flag("infonce", "contrastive loss", choices=("infonce", "margin", "in_batch_margin"))
-    margin: float = flag(1.0, "margin of the margin losses")
-    temperature: float = flag(0.1, "temperature of InfoNCE")
-    symmetric: bool = flag(False, "InfoNCE from documents to queries too")
-    soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else others are masked")
-    mined_negatives: int | None = flag(
-        None, "mined hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)"
-    )
-    mined_first: int | None = flag(
-        None, "first rank in the start's ranking, positives left out, that is mined (default: 0; without labels 10)"
-    )
-    mined_last: int = flag(100, "rank at which mining ends")
-    positives_per_query: int = flag(1, "pairs of each query in an epoch, drawn anew in each; 0 shows all pairs")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices=("euclidean", "cosine", "dot"))
-    isotropy: str = flag("covariance", "isotropy loss", choices=("covariance", "sigreg", "gor", "vicreg", "none"))
-    isotropy_form: str = flag(
-        "scale_free", "scale_free, or absolute (as in the founding notes)", choices=("scale_free", "absolute")
-    )
-    isotropy_transform: str = flag(
-        "none",
-        "what is done to embeddings before the isotropy loss",
-        choices=("none", "standardize", "standardize_l2", "unit_scale", "sqrt_dim"),
-    )
-    isotropy_rows: str = flag(
-        "together", "isotropy of queries and documents together, or of each side", choices=("together", "each")
-    )
-    num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step")
-    knots: str = flag("reference", "integration knots of SIGReg", choices=("reference", "paper"))
-    stopgrad: bool = flag(True, "hold the predictor's target constant")
-    # optimisation
-    epochs: int | None = flag(None, "passes over the training pairs (default: as many as --steps takes)")
-    steps: int = flag(150, "optimiser steps of the run, rounded to whole epochs, where --epochs is not given")
-    trained_share: float | None = flag(
-        None,
-        "share of the trained weights in the final ones, the rest being the start's (default: .7 n / (n + 100) for n "
-        "training queries, .25 without labels; 1 for parts that start at random, with a trained base or a predictor)",
-    )
-    average_decay: float = flag(0.99, "decay of the average of the weights that is judged and kept; 0 keeps the last")
-    batch_size: int = flag(128, "pairs of one step and process")
-    gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step")
-    learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given")
-    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)")
-    projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)")
-    predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)")
-    weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices")
-    warmup_steps: int | None = flag(None, "steps of linear warm-up before the cosine (default: a tenth of all)")
-    max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 does not clip")
-    mixed_precision: str = flag(
-        "no", "fp16, bf16, or auto: what a GPU does natively", bare="auto", off="no", choices=PRECISIONS
-    )
-    gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
-    grad_cache_size: int = flag(
-        0, "embed at most so many pairs of a batch at a time, by gradient caching, to save memory; 0 is off"
-    )
-    compile: bool = flag(False, "compile head and predictor with torch.compile")
-    device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
-    encode_batch_size: int = flag(1024, "texts encoded at a time with a frozen base, at most: of long ones fewer")
-    # the run
-    seed: int = flag(42, "seed of everything random")
-    tracker: str = flag("none", "also send the rows of metrics.jsonl to this tracker", choices=TRACKERS)
-    log_interval: int = flag(10, "steps between rows of metrics.jsonl")
-    save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best")
-    on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
-    on_nan: str = flag("stop", "what to do when a loss or gradient is not finite", choices=("stop", "skip"))
-    max_skipped: int = flag(10, "steps that --on_nan skip leaves out in a run; one more ends it")
-    collapse_checks: int = flag(10, "looks for a collapse in a run; 0 looks never")
-    state_interval: int = flag(0, "steps between resume points inside an epoch; 0 makes one after each epoch")
-    resume: bool = flag(False, "go on from the newest resume point in --output_dir, or start where there is none")
-    overwrite: bool = flag(False, "replace an earlier run in --output_dir")
+    title: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if self.freeze_base is None:
             self.freeze_base = self.freeze_early_layers == 0
-        if self.train_data and self.documents:
-            raise InputError("--train_data and --documents both say where pairs come from; give one of them")
-        if not (self.train_data or self.documents or self.corpus):
-            raise InputError(
-                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --corpus"
-            )
+        self._check_data()
         self._check_base()
+        super().__post_init__()
         first, last = self.mined_ranks
-        if not 0 <= first < last:
+        if not first < last:
             raise InputError(f"--mined_last must be above --mined_first, {first}, got {last}")
-        if self.hold_out_documents and self.documents:
-            raise InputError("--hold_out_documents goes with --train_data or --corpus, not with --documents")
-        self._at_least("batch_size", 2)
-        if self.epochs is not None:
-            self._at_least("epochs", 1)
-        if self.mined_negatives is not None:
-            self._at_least("mined_negatives", 0)
-        for name in ("mix_with_base", "hold_out_documents", "average_decay", "dev_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.trained_share is not None and not 0 <= self.trained_share <= 1:
-            raise InputError(f"--trained_share must be from 0 to 1, got {self.trained_share}")
-        for name in ("steps", "gradient_accumulation_steps", "log_interval", "encode_batch_size", "num_slices"):
-            self._at_least(name, 1)
-        for name in (*COUNTS, "max_grad_norm", "weight_decay"):
-            self._at_least(name, 0)
-        for name in ("warmup_steps", *RATES):
-            if getattr(self, name) is not None:
-                self._at_least(name, 0)
-        if self.seed > LARGEST_SEED:
-            raise InputError(f"--seed must be at most {LARGEST_SEED}, got {self.seed}")
-        if self.dev_fraction and self.dev_beir:
-            raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
-        if not 0 <= self.ema_decay <= 1:
-            raise InputError(f"--ema_decay must be from 0 to 1, got {self.ema_decay}")
         if self.never_worse and not self.freeze_base:
             raise InputError("--never_worse compares heads on one frozen base; leave it out, or freeze the base")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; give one of them")
 
+    def _check_data(self) -> None:
+        if self.train_data and self.documents:
+            raise InputError("--train_data and --documents both name the pairs; give one of them")
+        if not (self.train_data or self.documents or self.corpus):
+            raise InputError(
+                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --corpus"
+            )
+        if self.hold_out_documents and self.documents:
+            raise InputError("--hold_out_documents goes with --train_data or --corpus, not with --documents")
+        if self.dev_fraction and self.dev_beir:
+            raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
+
     def _check_base(self) -> None:
         if self.base_dtype != "float32" and not self.freeze_base:
-            raise InputError(
-                "--base_dtype is of a frozen base, and a trained one stays float32; leave it out (--mixed_precision "
-                "speeds training up)"
-            )
-        for name in ("documents", "corpus", "queries", "val_data") if self.vectors else ():
+            raise InputError("--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)")
+        if self.vectors is None:
+            return
+        for name in ("documents", "corpus", "queries", "val_data"):
             if getattr(self, name):
                 raise InputError(f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone")
-        if self.vectors and self.base_model != "minilm":
+        if self.base_model != "minilm":
             raise InputError("--vectors and --base_model both name a base; give one of them")
-        if self.vectors and not self.freeze_base:
+        if not self.freeze_base:
             raise InputError("--vectors cannot be trained, only heads on them; leave the base frozen")
 
-    def _at_least(self, name: str, least: float) -> None:
-        value = getattr(self, name)
-        if not value >= least:
-            raise InputError(f"--{name} must be at least {least}, got {value}")
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """The part of the settings that the objective needs."""
+        return ObjectiveConfig(**{field.name: getattr(self, field.name) for field in fields(ObjectiveConfig)})
 
     @property
     def start(self) -> str:
-        """Where the head starts: identity, calibrated or random."""
+        """Initial head: identity, calibrated (whitening) or random."""
         if self.head_init is not None:
             return self.head_init
         if self.head == "mlp":

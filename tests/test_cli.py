@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ragcun.cli.parser import flag, from_mapping, parse_config, read_yaml, run_script
+from ragcun.cli.parser import parse_config, run_script
 from ragcun.errors import InputError
+from ragcun.options import flag, from_mapping, read_yaml
 
 
 @dataclasses.dataclass

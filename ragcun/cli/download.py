@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragcun.cli.parser import ArgumentParser, flag
+from ragcun.cli.parser import ArgumentParser
 from ragcun.errors import InputError
+from ragcun.options import flag
 
 if TYPE_CHECKING:
     from ragcun.data.msmarco import Gathered

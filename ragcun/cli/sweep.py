@@ -7,8 +7,9 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from ragcun.cli.parser import FLAGS, ArgumentParser, add_flags, flag, from_mapping
+from ragcun.cli.parser import ArgumentParser, add_flags
 from ragcun.errors import InputError
+from ragcun.options import FLAGS, flag, from_mapping
 
 
 @dataclass

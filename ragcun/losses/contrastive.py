@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from ragcun.batch import Views
+from ragcun.config import ObjectiveConfig
 from ragcun.distance import Distance, euclidean_pairwise, squared_euclidean
 from ragcun.losses.covariance import in_full_precision
+from ragcun.losses.registry import register_loss
 
 _SIMILARITY: dict[str, Callable[[Float[Tensor, "n dim"], Float[Tensor, "m dim"]], Float[Tensor, "n m"]]] = {
     "euclidean": lambda query, documents: squared_euclidean(query, documents) / -2,
@@ -76,7 +80,7 @@ def margin_loss(
     negative: Float[Tensor, "batch dim"] | None = None,
     negative_mask: Bool[Tensor, " batch"] | None = None,
     relevant: Bool[Tensor, "batch batch"] | None = None,
-    margin: float = 1.0,
+    margin: float = ObjectiveConfig.margin,
 ) -> Float[Tensor, ""]:
     """Triplet margin loss on Euclidean distances: mean of max(0, ‖q − p‖ − ‖q − n‖ + margin).
 
@@ -113,7 +117,7 @@ def in_batch_margin_loss(
     query: Float[Tensor, "batch dim"],
     positive: Float[Tensor, "batch dim"],
     relevant: Bool[Tensor, "batch batch"] | None = None,
-    margin: float = 1.0,
+    margin: float = ObjectiveConfig.margin,
 ) -> Float[Tensor, ""]:
     """`margin_loss` in which every row takes its hardest in-batch negative.
 
@@ -130,12 +134,12 @@ def info_nce(
     negative: Float[Tensor, "batch dim"] | None = None,
     negative_mask: Bool[Tensor, " batch"] | None = None,
     relevant: Bool[Tensor, "batch batch"] | None = None,
-    temperature: float = 0.05,
+    temperature: float = ObjectiveConfig.temperature,
     distance: Distance = "euclidean",
     symmetric: bool = False,
     pool: Float[Tensor, "pool dim"] | None = None,
     pool_relevant: Bool[Tensor, "batch pool"] | None = None,
-    soft: bool = False,
+    soft: bool = ObjectiveConfig.soft_targets,
 ) -> Float[Tensor, ""]:
     """InfoNCE: mean over queries i of −Σ_p y(i, p)·log( exp(s(qᵢ, p)/τ) / Σ_d exp(s(qᵢ, d)/τ) ), in nats.
 
@@ -182,3 +186,23 @@ def _cross_entropy(
     others = known.clone()
     others[own, own] = False
     return F.cross_entropy(logits.masked_fill(others, -torch.inf), own)
+
+
+def _infonce(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    rows = views.query, views.positive, views.negative, views.negative_mask, views.relevant
+    options = config.temperature, cast("Distance", config.distance), config.symmetric
+    return info_nce(*rows, *options, views.pool, views.pool_relevant, config.soft_targets)
+
+
+def _margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    rows = views.query, views.positive, views.negative, views.negative_mask, views.relevant
+    return margin_loss(*rows, config.margin)
+
+
+def _in_batch_margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    return in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin)
+
+
+register_loss("infonce", _infonce, "contrastive")
+register_loss("margin", _margin, "contrastive")
+register_loss("in_batch_margin", _in_batch_margin, "contrastive")

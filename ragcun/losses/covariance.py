@@ -11,6 +11,8 @@ from typing import Any, ParamSpec
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ragcun.losses.registry import register_loss
 from torch.autograd.function import once_differentiable
 
 _Parameters = ParamSpec("_Parameters")
@@ -158,3 +160,6 @@ def variance_regularisation(z: Float[Tensor, "n dim"], eps: float = 1e-12) -> Fl
     """
     _require_two_rows(z)
     return ((z.var(0) + eps).sqrt() - 1).square().mean()
+
+
+register_loss("covariance", lambda z, config, step: covariance_isotropy(z, config.isotropy_form))

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ragcun.losses.covariance import _require_two_rows, in_full_precision
+from ragcun.losses.registry import register_loss
 from ragcun.losses.transforms import unit_rows
 
 
@@ -43,3 +44,6 @@ def global_orthogonal_regularization(z: Float[Tensor, "n dim"]) -> Float[Tensor,
     mean = (rows.sum(0).square().sum() - own.sum()) / pairs
     second_moment = (squared_gram_norm(rows) - own.square().sum()) / pairs
     return mean.square() + (second_moment - 1 / z.shape[1]).relu()
+
+
+register_loss("gor", lambda z, config, step: global_orthogonal_regularization(z))

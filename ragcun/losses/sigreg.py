@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ragcun.config import ObjectiveConfig
 from ragcun.losses.characteristic import KNOTS, check_arguments, epps_pulley, statistic_
 from ragcun.losses.covariance import in_full_precision
 from ragcun.losses.gather import world_size
+from ragcun.losses.registry import register_loss
 
 __all__ = ["KNOTS", "SIGReg", "epps_pulley", "mean_epps_pulley", "random_slices", "sigreg"]
 
@@ -75,7 +77,7 @@ def random_slices(
 def mean_epps_pulley(
     z: Float[Tensor, "n dim"],
     directions: Float[Tensor, "dim slices"],
-    knots: str = "reference",
+    knots: str = ObjectiveConfig.knots,
     n_free: bool = False,
 ) -> Float[Tensor, ""]:
     """Mean over slices of `epps_pulley(z @ directions)`, without gradient by `directions` and in less memory.
@@ -95,8 +97,8 @@ def mean_epps_pulley(
 def sigreg(
     z: Float[Tensor, "n dim"],
     step: int,
-    num_slices: int = 256,
-    knots: str = "reference",
+    num_slices: int = ObjectiveConfig.num_slices,
+    knots: str = ObjectiveConfig.knots,
     n_free: bool = False,
     seed: int = 0,
 ) -> Float[Tensor, ""]:
@@ -126,10 +128,19 @@ class SIGReg(nn.Module):
         seed: a second number beside the step to draw the directions from.
     """
 
-    def __init__(self, num_slices: int = 256, knots: str = "reference", n_free: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_slices: int = ObjectiveConfig.num_slices,
+        knots: str = ObjectiveConfig.knots,
+        n_free: bool = False,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.num_slices, self.knots, self.n_free, self.seed = num_slices, knots, n_free, seed
 
     def forward(self, z: Float[Tensor, "n dim"], step: int) -> Float[Tensor, ""]:
         """Give the loss of the rows of `z` on the slices of this step."""
         return sigreg(z, step, self.num_slices, self.knots, self.n_free, self.seed)
+
+
+register_loss("sigreg", lambda z, config, step: sigreg(z, step, config.num_slices, config.knots, n_free=True))

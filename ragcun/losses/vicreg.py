@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ragcun.losses.covariance import _require_two_rows, in_full_precision
 from ragcun.losses.orthogonal import squared_gram_norm
+from ragcun.losses.registry import register_loss
 
 EPS = 1e-4  # of the paper: keeps the root's gradient finite
 
@@ -68,3 +69,6 @@ def variance_covariance(
     0.99
     """
     return variance_weight * variance_hinge(z, gamma) + covariance_weight * off_diagonal_covariance(z)
+
+
+register_loss("vicreg", lambda z, config, step: variance_covariance(z))

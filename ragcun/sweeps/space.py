@@ -12,17 +12,16 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ragcun.cli.parser import flag, from_mapping, read_yaml
-from ragcun.config import TrainConfig
+from ragcun.config import ObjectiveConfig, TrainConfig
 from ragcun.errors import InputError
-from ragcun.losses.objective import Objective
+from ragcun.options import flag, from_mapping, read_yaml
 from ragcun.training.setup import build_data, build_encoder
 
 RESERVED = dict.fromkeys(("output_dir", "resume", "overwrite"), "a flag of sweep.py")
 RESERVED |= {"seed": "set by the sweep: list the seeds under seeds"}
 CRITERIA = ("val_data", "dev_beir", "dev_split", "dev_fraction")
 """Settings that say what a configuration is judged by."""
-OBJECTIVE = {field.name for field in dataclasses.fields(Objective)} | {"batch_size"}
+OBJECTIVE = {field.name for field in dataclasses.fields(ObjectiveConfig)} | {"batch_size"}
 """Settings that change the validation objective itself."""
 
 

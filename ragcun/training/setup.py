@@ -137,18 +137,15 @@ def _read(path: str) -> PairDataset:
 
 
 def build_objective(config: TrainConfig) -> Objective:
-    """Return the objective that a configuration describes; fields of one name mean one thing.
+    """Return the objective that a configuration describes.
 
     Raises:
         InputError: the weights and names do not make an objective, or it has no use for mined negatives.
     """
     if config.mines and config.contrastive != "infonce":
         raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
-    names = {field.name for field in dataclasses.fields(Objective)} & {
-        field.name for field in dataclasses.fields(config)
-    }
     try:
-        return Objective(**{name: getattr(config, name) for name in names})
+        return Objective(config.objective)
     except ValueError as error:
         raise InputError(f"objective: {error}") from error
 

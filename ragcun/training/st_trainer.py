@@ -192,7 +192,7 @@ class ObjectiveLoss(nn.Module):
         """Return the settings, for the model card."""
         predictor = None if self.predictor is None else self.predictor.config.to_dict()
         own = {"predictor": predictor, "ema_decay": self.ema_decay, "ema_schedule": self.ema_schedule}
-        return asdict(self.objective) | own
+        return asdict(self.objective.config) | own
 
 
 STATE_NAME = "loss_state.safetensors"

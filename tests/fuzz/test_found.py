@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, read_qrels
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.precomputed import open_matrix
 from ragcun.errors import InputError
+from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.plots import loss_figure
 from ragcun.reporting.results_files import read_results
 

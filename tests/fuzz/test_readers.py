@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Document, load_collection, read_qrels, write_collection, write_qrels
 from ragcun.data.overlap import read_held_out, read_seen
@@ -21,6 +20,7 @@ from ragcun.data.pairs import FIELDS, read_pairs
 from ragcun.data.records import is_encodable, read_documents
 from ragcun.embeddings.precomputed import read_vectors
 from ragcun.errors import InputError
+from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.html.gather import _read_results
 from ragcun.reporting.isotropy_file import read_isotropy

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.cli.parser import add_flags, from_mapping, parse_config, read_yaml
+from ragcun.cli.parser import add_flags, parse_config
 from ragcun.config import TrainConfig
 from ragcun.distance import DISTANCES
 from ragcun.errors import InputError
@@ -22,6 +22,7 @@ from ragcun.losses.transforms import TRANSFORMS
 from ragcun.models import encoder
 from ragcun.models.heads import ACTIVATIONS, HEADS
 from ragcun.models.projection import QUERY_EMBEDDINGS
+from ragcun.options import from_mapping, read_yaml
 from ragcun.training.schedule import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"

@@ -711,7 +711,7 @@ def test_negatives_from_a_file_are_used(train: Train, tmp_path: Path, texts: lis
 
 
 def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
-    from ragcun.cli.parser import from_mapping, read_yaml
+    from ragcun.options import from_mapping, read_yaml
 
     result = train(seed=11, epochs=2)
     run = tmp_path / "run"

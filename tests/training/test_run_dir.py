@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.cli.parser import from_mapping, read_yaml
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
+from ragcun.options import from_mapping, read_yaml
 from ragcun.training.run_dir import PACKAGES, RunFolder, environment
 
 

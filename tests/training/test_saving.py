@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.cli.parser import from_mapping
 from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.options import from_mapping
 from ragcun.training.loop import fit
 from ragcun.training.saving import FitResult, model_card, write_scores
 

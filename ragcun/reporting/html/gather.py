@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ragcun.cli.parser import read_yaml
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
+from ragcun.options import read_yaml
 from ragcun.reporting.isotropy_file import read_isotropy
 from ragcun.reporting.results_files import ResultsFile, is_results, read_results
 from ragcun.reporting.tables import all_systems, results_table

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from ragcun.cli.parser import parse_config, read_yaml, run_script
+from ragcun.cli.parser import parse_config, run_script
 from ragcun.cli.train import train
 from ragcun.config import TrainConfig
+from ragcun.options import read_yaml
 
 RUN = {"pair_method": "mask_mixed", "output_dir": "checkpoints/isotropic_gaussian/xy_masked"}
 DEFAULTS = read_yaml(Path(__file__).with_name("notes.yaml")) | RUN

@@ -1,0 +1,46 @@
+"""Names of losses by kind, and the way to add one from outside the package."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ragcun.batch import Views
+    from ragcun.config import ObjectiveConfig
+
+Kind = Literal["isotropy", "contrastive"]
+IsotropyLoss = Callable[[Float[Tensor, "rows dim"], "ObjectiveConfig", int], Float[Tensor, ""]]
+ContrastiveLoss = Callable[["Views", "ObjectiveConfig"], Float[Tensor, ""]]
+
+ISOTROPY: dict[str, IsotropyLoss] = {"none": lambda z, config, step: z.new_zeros(())}
+CONTRASTIVE: dict[str, ContrastiveLoss] = {}
+_LOSSES: dict[str, dict[str, Any]] = {"isotropy": ISOTROPY, "contrastive": CONTRASTIVE}
+
+
+def register_loss(name: str, function: Callable[..., Float[Tensor, ""]], kind: Kind = "isotropy") -> None:
+    """Make a loss known by name, for ``--isotropy`` or ``--contrastive`` and `ObjectiveConfig`.
+
+    An isotropy loss is called with the embeddings ``(rows, dim)`` of queries and positives, the `ObjectiveConfig` and
+    the step; a contrastive one with the `Views` of the batch and the `ObjectiveConfig`. It returns a scalar.
+
+    Raises:
+        ValueError: the kind is unknown, or the name is taken by another function.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    losses = _LOSSES[kind]
+    if losses.get(name, function) is not function:
+        raise ValueError(f"{kind} loss {name!r} is registered already; choose another name")
+    losses[name] = function
+
+
+def load_losses() -> None:
+    """Import every module of this package: each registers its own losses."""
+    for module in pkgutil.iter_modules(importlib.import_module("ragcun.losses").__path__):
+        importlib.import_module(f"ragcun.losses.{module.name}")
