@@ -190,8 +190,8 @@ class OptimizationConfig:
     mined_last: int = flag(100, "rank at which mining ends")
     trained_share: float | None = flag(
         None,
-        "share of the trained weights in the final ones, the rest being the initial ones (default: .7 n / (n + 100) for "
-        "n training queries, .25 without labels; 1 for random initial weights, a trained base or a predictor)",
+        "share of the trained weights in the final ones, the rest being the initial ones (default: .7 n / (n + 100) "
+        "for n training queries; .25 without labels; 1 for random weights, a trained base or a predictor)",
         at_least=0,
         at_most=1,
     )

@@ -11,9 +11,9 @@ from typing import Any, ParamSpec
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ragcun.losses.registry import register_loss
-from torch.autograd.function import once_differentiable
 
 _Parameters = ParamSpec("_Parameters")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import product
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ragcun.config import ObjectiveConfig
 from ragcun.distance import DISTANCES
-from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss, similarity_logits
+from ragcun.losses import contrastive
+from ragcun.losses.contrastive import in_batch_margin_loss, margin_loss, similarity_logits
 
+info_nce = functools.partial(contrastive.info_nce, soft=False)
 BATCH, DIM = 6, 4
 
 
@@ -117,7 +121,7 @@ def test_logits_match_a_loop(distance):
 def test_on_unit_vectors_every_distance_is_cross_entropy_on_cosines(distance):
     query, positive, negative = (F.normalize(rows, dim=1) for rows in embeddings())
     cosines = query @ torch.cat([positive, negative]).T
-    expected = F.cross_entropy(cosines / 0.05, torch.arange(BATCH))
+    expected = F.cross_entropy(cosines / ObjectiveConfig.temperature, torch.arange(BATCH))
     torch.testing.assert_close(info_nce(query, positive, negative, distance=distance), expected)
 
 

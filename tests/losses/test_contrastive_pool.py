@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from ragcun.config import ObjectiveConfig
 from ragcun.distance import DISTANCES
 from ragcun.losses.contrastive import info_nce
 
@@ -141,7 +142,7 @@ def test_a_known_positive_of_the_pool_is_no_candidate_of_its_query_alone() -> No
     query.requires_grad_()
     marked = torch.zeros(BATCH, 1) > 0
     marked[2] = True
-    with_row = info_nce(query, positive, pool=pool[:1], pool_relevant=marked, temperature=2.0)
+    with_row = info_nce(query, positive, pool=pool[:1], pool_relevant=marked, temperature=2.0, soft=False)
     without = info_nce(query, positive, temperature=2.0)
     (gradient,) = torch.autograd.grad(with_row - without, query)
     assert gradient[2].abs().max() < 1e-12
@@ -162,13 +163,19 @@ def test_a_known_positive_of_the_pool_is_a_target_of_its_query_if_soft() -> None
 def test_all_of_the_pool_known_equals_no_pool() -> None:
     query, positive, negative, pool = random_rows(7)
     everything = torch.ones(BATCH, POOL) > 0
-    found = info_nce(query, positive, negative, pool=pool, pool_relevant=everything)
+    found = info_nce(query, positive, negative, pool=pool, pool_relevant=everything, soft=False)
     torch.testing.assert_close(found, info_nce(query, positive, negative))
 
 
 def test_a_pool_makes_a_batch_of_one_row_possible() -> None:
     query, positive, _, pool = (rows[:1] for rows in random_rows(8))
-    expected = nll([similarity(query[0].tolist(), row[0].tolist(), "dot") / 0.05 for row in (positive, pool)], 0)
+    expected = nll(
+        [
+            similarity(query[0].tolist(), row[0].tolist(), "dot") / ObjectiveConfig.temperature
+            for row in (positive, pool)
+        ],
+        0,
+    )
     assert info_nce(query, positive, pool=pool, distance="dot").item() == pytest.approx(expected)
     for empty in (None, pool[:0]):
         with pytest.raises(ValueError, match="at least 2 rows, got 1"):

@@ -37,11 +37,17 @@ OBJECTIVES = {
     "absolute": Objective(lambda_isotropy=0.5, isotropy_form="absolute", **BOTH),
 } | {
     f"{name} {transform} {rows}": Objective(
-        0.0, 1.0, isotropy=name, isotropy_transform=transform, isotropy_rows=rows, num_slices=9
+        lambda_contrastive=0.0,
+        lambda_isotropy=1.0,
+        isotropy=name,
+        isotropy_transform=transform,
+        isotropy_rows=rows,
+        num_slices=9,
     )
     for name, transform, rows in product(ISOTROPY, TRANSFORMS, ("together", "each"))
     if name != "none"
 }
+ISOTROPY_ALONE = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)
 
 
 def inputs() -> dict[str, Tensor]:
@@ -114,7 +120,9 @@ def helpers(rank: int) -> dict[str, Tensor]:
     found = {"world": torch.tensor(world_size()), "sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
     with alone():
         found |= {"alone": torch.tensor(world_size()), "alone sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
-        found["alone loss"] = Objective(0.0, 1.0)(Tiny()(share_of(rank, "even"))).total.detach()
+        found["alone loss"] = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)(
+            Tiny()(share_of(rank, "even"))
+        ).total.detach()
     weight, frozen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([rank, 4.0])
     average_gradients([weight, frozen])
@@ -174,7 +182,7 @@ def test_alone_nothing_is_sent(ranks: list[dict[str, Tensor]]) -> None:
     for number, rank in enumerate(ranks):
         assert (rank["world"], rank["alone"]) == (2, 1)
         assert (rank["sum"], rank["alone sum"]) == (3, number + 1)
-        own = Objective(0.0, 1.0)(Tiny()(share_of(number, "even"))).total.detach()
+        own = ISOTROPY_ALONE(Tiny()(share_of(number, "even"))).total.detach()
         torch.testing.assert_close(rank["alone loss"], own)
     assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
 
