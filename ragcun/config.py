@@ -156,8 +156,6 @@ class ObjectiveConfig:
         for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"--{name} must be finite, got {getattr(self, name)}")
-        if not self.weights:
-            raise InputError(f"no loss is active; raise one of {', '.join(f'--lambda_{term}' for term in WEIGHTS)}")
 
     @property
     def weights(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ class Objective:
         **settings: fields of `ObjectiveConfig`, in place of `config`.
 
     Raises:
-        ValueError: an unknown name, or `config` and settings together.
+        ValueError: an unknown name, no active term, or `config` and settings together.
 
     >>> Objective(lambda_isotropy=0.5).weights
     {'contrastive': 1.0, 'isotropy': 0.5}
@@ -50,6 +50,9 @@ class Objective:
         for option, known in CHOICES.items():
             if getattr(self.config, option) not in known:
                 raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self.config, option)!r}")
+
+        if not self.weights:
+            raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
     @property
     def weights(self) -> dict[str, float]:

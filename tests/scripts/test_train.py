@@ -101,7 +101,7 @@ def test_bad_pairs_name_their_line_and_leave_nothing(fails_clearly, arguments, t
         (("--output_dim", "0"), "output_dim"),
         (("--head_depth", "9"), "depth"),
         (("--epochs", "0"), "--epochs must be at least 1"),
-        (("--lambda_contrastive", "0", "--lambda_isotropy", "0"), "no term is active"),
+        (("--lambda_contrastive", "0", "--lambda_isotropy", "0"), "no loss is active"),
         (("--lambda_predictive", "1"), "--use_predictor"),
         (("--freeze_base", "False", "--freeze_early_layers", "99"), "3 transformer layers"),
         (("--load_checkpoint", "nowhere"), "nowhere"),

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
+from ragcun.options import choices_of
 from ragcun.sweeps.space import read_space
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -48,9 +49,9 @@ def test_values_take_their_fields_type(write_sweep: Callable[..., Path]) -> None
 
 
 def test_every_setting_with_choices_can_be_varied(write_sweep: Callable[..., Path]) -> None:
-    fields = [field for field in dataclasses.fields(TrainConfig) if field.metadata["choices"]]
+    fields = [field for field in dataclasses.fields(TrainConfig) if choices_of(field)]
     assert fields
-    entries = {field.name: {"values": list(field.metadata["choices"])} for field in fields}
+    entries = {field.name: {"values": list(choices_of(field))} for field in fields}
     assert read_space(write_sweep(parameters=entries)).parameters.keys() == entries.keys()
 
 
