@@ -1,13 +1,16 @@
-"""Measures of directions, that is of rows scaled to length 1: mean cosine, uniformity, alignment."""
+"""Measures of directions: mean cosine, uniformity, alignment, the partition function, and SIGReg."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
-from ragcun.isotropy.moments import Moments
-from ragcun.isotropy.rows import squared_norms, unit_rows
+from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, Moments, Rows, squared_norms, unit_rows
+from ragcun.isotropy.spectrum import UndefinedMeasure
+
+NUM_SLICES = 256
 
 
 def mean_cosine(moments: Moments) -> float:
@@ -47,3 +50,59 @@ def log_mean_kernel(total: float, n: int) -> float:
 def squared_gaps(q: NDArray[np.float64], p: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """‖q̂ − p̂‖^alpha of every pair of rows scaled to length 1: (n,)."""
     return np.asarray(squared_norms(unit_rows(q) - unit_rows(p)) ** (alpha / 2))
+
+
+def log_partition(
+    rows: Rows,
+    axes: NDArray[np.float64],
+    group_of: NDArray[np.int64],
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+) -> NDArray[np.float64]:
+    """Log of Z(c) = Σ exp(x·c) over the rows of each group, for every axis c and its opposite −c.
+
+    Shapes: axes (dim, a), one per column, group_of (n,) with groups 0…G − 1, returns (G, 2a).
+    """
+    found = np.full((int(group_of.max()) + 1, 2 * axes.shape[1]), -np.inf)
+    for start, block in rows.blocks(memory_budget_bytes, "partition"):
+        groups = group_of[start : start + len(block)]
+        for group in np.unique(groups):
+            projected = block[groups == group] @ axes
+            both = np.concatenate([_log_sum(projected), _log_sum(-projected)])
+            found[group] = np.logaddexp(found[group], both)
+    return found
+
+
+def _log_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the sum of exponentials down each column; faster than scipy's."""
+    largest = values.max(axis=0)
+    return np.log(np.exp(values - largest).sum(axis=0)) + largest
+
+
+def partition_ratio(log_sums: NDArray[np.float64]) -> float:
+    """Smallest over largest Z(c), from log Z of groups ``(G, axes)``."""
+    total = logsumexp(log_sums, axis=0)
+    return float(np.exp(total.min() - total.max()))
+
+
+def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
+    """`ragcun.losses.sigreg` of T/N of the rows less their mean, over √(mean variance of a dimension).
+
+    Rows of any mean and scale are so compared with the isotropic normal law that has theirs. In float32, over
+    `num_slices` directions drawn from `seed`. N(0, I) gives about `isotropic_sigreg`; 0 is only reached by that law in
+    an infinite sample, and the larger the value the less normal or the less isotropic.
+
+    Raises:
+        UndefinedMeasure: all rows are equal.
+    """
+    import torch
+
+    from ragcun.losses.sigreg import sigreg
+
+    centred = x - x[0]
+    centred -= centred.mean(axis=0)
+    largest = float(np.abs(centred).max())
+    if largest == 0:
+        raise UndefinedMeasure("SIGReg cannot scale rows to unit variance: all rows are equal")
+    centred /= largest
+    centred *= np.sqrt(centred.size / np.square(centred).sum())
+    return float(sigreg(torch.from_numpy(centred.astype(np.float32)), 0, num_slices, n_free=True, seed=seed))

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.isotropy.errors import UndefinedMeasure
-from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES, squared_norms
+from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, squared_norms
+from ragcun.isotropy.spectrum import UndefinedMeasure
 
 ARRAYS_AT_ONCE = 16
+PAIRS_AT_ONCE = 4096
 
 
 def nearest_rows(
@@ -29,7 +30,6 @@ def nearest_rows(
     centred = x - x.mean(axis=0)
     squares = squared_norms(centred)
     slack = 8 * (dim + 4) * np.finfo(np.float64).eps * (squares + squares.max())
-    first_of, same = _distinct(x)
     found, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k))
     size = max(1, memory_budget_bytes // (8 * ARRAYS_AT_ONCE * n))
     for start in tqdm(range(0, n, size), desc="neighbours", unit="block", delay=2, leave=False):
@@ -41,7 +41,7 @@ def nearest_rows(
         rough[np.arange(len(rows)), rows] = np.inf
         limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + slack[rows]
         local, candidate = np.nonzero(rough <= limit[:, None])
-        exact = _exact(x, rows[local], candidate, first_of, same)
+        exact = _exact(x, rows[local], candidate)
         order = np.lexsort((candidate, exact, local))
         firsts = np.searchsorted(local, np.arange(len(rows)))
         chosen = order[firsts[:, None] + np.arange(k)]
@@ -49,28 +49,10 @@ def nearest_rows(
     return found, distances
 
 
-def _distinct(x: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first row of each distinct one, and for each row which distinct one it is."""
-    whole = np.ascontiguousarray(x + 0.0).view(np.dtype((np.void, x.shape[1] * x.itemsize))).ravel()
-    _, first_of, same = np.unique(whole, return_index=True, return_inverse=True)
-    return first_of, same
-
-
-def _exact(
-    x: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    candidates: NDArray[np.int64],
-    first_of: NDArray[np.int64],
-    same: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Squared distances of pairs of rows as sums of squared differences, those of equal pairs computed once."""
-    key, back = np.unique(same[rows] * len(first_of) + same[candidates], return_inverse=True)
-    left, right = first_of[key // len(first_of)], first_of[key % len(first_of)]
-    values = np.empty(len(key))
-    for start in range(0, len(key), 4096):
-        part = slice(start, start + 4096)
-        values[part] = np.square(x[left[part]] - x[right[part]]).sum(axis=1)
-    return values[back]
+def _exact(x: NDArray[np.float64], rows: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Squared distances of pairs of rows as sums of squared differences."""
+    parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(rows), PAIRS_AT_ONCE)]
+    return np.concatenate([np.square(x[rows[part]] - x[candidates[part]]).sum(axis=1) for part in parts])
 
 
 def k_occurrence(neighbours: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -1,55 +1,57 @@
-"""The partition function of a matrix along its own axes."""
+"""Figures with their intervals, and the settings that all figures of a report share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logsumexp, stdtrit
+from scipy.special import stdtrit
 
-from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES, Rows
+from ragcun.isotropy.moments import GROUPS, MEMORY_BUDGET_BYTES
 
-
-def log_partition(
-    rows: Rows,
-    axes: NDArray[np.float64],
-    group_of: NDArray[np.int64],
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
-) -> NDArray[np.float64]:
-    """Log of Z(c) = Σ exp(x·c) over the rows of each group, for every axis c and its opposite −c.
-
-    Shapes: axes (dim, a), one per column, group_of (n,) with groups 0…G − 1, returns (G, 2a).
-    """
-    found = np.full((int(group_of.max()) + 1, 2 * axes.shape[1]), -np.inf)
-    for start, block in rows.blocks(memory_budget_bytes, "partition"):
-        groups = group_of[start : start + len(block)]
-        for group in np.unique(groups):
-            projected = block[np.flatnonzero(groups == group)] @ axes
-            both = np.concatenate([_log_sum(projected), _log_sum(-projected)])
-            found[group] = np.logaddexp(found[group], both)
-    return found
-
-
-def partition_ratio(log_sums: NDArray[np.float64]) -> float:
-    """Smallest over largest Z(c), from log Z of groups ``(G, axes)``."""
-    total = logsumexp(log_sums, axis=0)
-    return float(np.exp(total.min() - total.max()))
-
-
-def _log_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of the sum of exponentials down each column."""
-    largest = values.max(axis=0)
-    return np.log(np.exp(values - largest).sum(axis=0)) + largest
-
-
-GROUPS = 50
+SAMPLE = 20_000
+K = 10
 LEVEL = 0.95
+Values = Mapping[str, float | None]
 
 
-def random_groups(n: int, groups: int, seed: int) -> NDArray[np.int64]:
-    """Give each of `n` rows one of at most `groups` groups at random, whose sizes differ by at most 1: ``(n,)``."""
-    return np.random.default_rng(seed).permutation(n) % min(groups, n)
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How a matrix is measured.
+
+    Attributes:
+        seed: of all that is drawn.
+        groups: how many random groups of rows are left out in turn for an interval.
+        k: of k-occurrence.
+        sample: rows at most for what compares all pairs of rows, and pairs at most for a distribution of distances.
+        memory_budget_bytes: bound on working memory, beside the sample itself.
+    """
+
+    seed: int = 0
+    groups: int = GROUPS
+    k: int = K
+    sample: int = SAMPLE
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure.
+
+    Attributes:
+        value: None where undefined.
+        low: lower end of its 95 % `interval`, None where there is none.
+        high: its upper end.
+        n: rows, or pairs, that it was computed on.
+        isotropic: what as many rows of N(0, I) give; None where that says nothing.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    isotropic: float | None
 
 
 def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -58,23 +60,27 @@ def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[floa
     value ± t·se with se² = (G − 1)/G · Σ_g (v_g − v̄)², the delete-group jackknife, and t the 97.5 % point of Student's
     law with G − 1 degrees of freedom. The se² of strata that were sampled apart, as queries and documents, add up, and
     the fewest groups give t. The interval is for the expected value of the measure at this number of rows, and is not
-    cut to the range of the measure.
+    cut to the range of the measure. (None, None) where the value or one of those left is undefined, or a stratum has
+    fewer than 2 groups.
 
-    Not a bootstrap: a resample of rows holds only 63 % distinct ones, and measures of a spectrum or of neighbours
-    depend on that number, so percentiles would lie beside the value, and the spread of resamples is too large where
-    spectra are flat: in simulations 2 to 6 times the true one for isotropic rows, against 1.2 to 1.6 times here, and
-    both close to it for anisotropic rows. The square of se is never too small on average (Efron and Stein 1981).
-
-    (None, None) where the value or one of those left is undefined, or a stratum has fewer than 2 groups.
+    Not a bootstrap: a resample holds only 63 % distinct rows, and measures of a spectrum or of neighbours depend on
+    that number. In simulations the spread of resamples is 2 to 6 times the true one for isotropic rows, against 1.2 to
+    1.6 times here. The square of se is never too small on average (Efron and Stein 1981).
 
     Source: Quenouille 1956; Efron and Stein 1981, *The jackknife estimate of variance*; Shao and Wu 1989.
     """
     left = [[one for one in values if one is not None] for values in strata]
-    if value is None or any(len(a) < len(b) for a, b in zip(left, strata, strict=True)):
-        return None, None
     groups = min(map(len, left))
-    if groups < 2:
+    if value is None or groups < 2 or any(len(a) < len(b) for a, b in zip(left, strata, strict=True)):
         return None, None
     variance = sum((len(values) - 1) * float(np.var(values)) for values in left)
     half = float(stdtrit(groups - 1, (1 + LEVEL) / 2)) * variance**0.5
     return value - half, value + half
+
+
+def join(values: Values, left: Sequence[Values], n: int, isotropic: Values) -> dict[str, Measure]:
+    """Join values, those with a group left out, and those of N(0, I)."""
+    return {
+        name: Measure(value, *interval(value, [one[name] for one in left]), n, isotropic.get(name))
+        for name, value in values.items()
+    }

@@ -7,14 +7,15 @@ rows of finite real numbers, and `UndefinedMeasure`, a ValueError too, where its
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragcun.isotropy import directions, hubness, normality, spectrum
-from ragcun.isotropy.figures import SAMPLE, K
-from ragcun.isotropy.intervals import GROUPS, log_partition, partition_ratio
-from ragcun.isotropy.moments import Moments, grouped_moments
-from ragcun.isotropy.rows import Rows, as_rows, sample_rows
+from ragcun.isotropy import directions, hubness, spectrum
+from ragcun.isotropy.directions import NUM_SLICES
+from ragcun.isotropy.intervals import SAMPLE, K
+from ragcun.isotropy.moments import GROUPS, Moments, Rows, as_rows, grouped_moments, sample_rows
 
 
 def moments(x: Rows | ArrayLike) -> Moments:
@@ -22,28 +23,20 @@ def moments(x: Rows | ArrayLike) -> Moments:
     return grouped_moments(x, groups=1).total
 
 
-def isotropy_score(x: Rows | ArrayLike) -> float:
-    """One minus the coefficient of variation of the covariance's eigenvalues: `spectrum.isotropy_score`."""
-    return spectrum.isotropy_score(moments(x).covariance_eigenvalues())
+def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Rows | ArrayLike], float]:
+    def of_rows(x: Rows | ArrayLike) -> float:
+        return measure(moments(x).covariance_eigenvalues())
+
+    of_rows.__doc__ = f"`spectrum.{measure.__name__}` of the covariance's eigenvalues."
+    return of_rows
 
 
-def isoscore(x: Rows | ArrayLike) -> float:
-    """IsoScore: `spectrum.isoscore`.
-
-    >>> round(isoscore([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 6)
-    1.0
-    """
-    return spectrum.isoscore(moments(x).covariance_eigenvalues())
-
-
-def participation_ratio(x: Rows | ArrayLike) -> float:
-    """Participation ratio of the covariance: `spectrum.participation_ratio`."""
-    return spectrum.participation_ratio(moments(x).covariance_eigenvalues())
-
-
-def effective_rank(x: Rows | ArrayLike) -> float:
-    """Effective rank of the centred matrix: `spectrum.effective_rank`."""
-    return spectrum.effective_rank(moments(x).covariance_eigenvalues())
+isotropy_score = _of_covariance(spectrum.isotropy_score)
+isoscore = _of_covariance(spectrum.isoscore)
+participation_ratio = _of_covariance(spectrum.participation_ratio)
+effective_rank = _of_covariance(spectrum.effective_rank)
+condition_number = _of_covariance(spectrum.condition_number)
+alpha_req = _of_covariance(spectrum.alpha_req)
 
 
 def rankme(x: Rows | ArrayLike, eps: float = 1e-7) -> float:
@@ -57,16 +50,6 @@ def stable_rank(x: Rows | ArrayLike) -> float:
     return spectrum.stable_rank(moments(x).second_eigenvalues())
 
 
-def condition_number(x: Rows | ArrayLike) -> float:
-    """Condition number of the covariance: `spectrum.condition_number`."""
-    return spectrum.condition_number(moments(x).covariance_eigenvalues())
-
-
-def alpha_req(x: Rows | ArrayLike) -> float:
-    """Exponent of the power law of the covariance's eigenvalues: `spectrum.alpha_req`."""
-    return spectrum.alpha_req(moments(x).covariance_eigenvalues())
-
-
 def partition(x: Rows | ArrayLike) -> float:
     """Isotropy of the partition function: I(X) = min Z(c)/max Z(c), Z(c) = Σ exp(x·c), over ± the eigenvectors of XᵀX.
 
@@ -78,7 +61,7 @@ def partition(x: Rows | ArrayLike) -> float:
     """
     rows = as_rows(x)
     axes = np.linalg.eigh(moments(rows).second)[1]
-    return partition_ratio(log_partition(rows, axes, np.zeros(len(rows), dtype=np.int64)))
+    return directions.partition_ratio(directions.log_partition(rows, axes, np.zeros(len(rows), dtype=np.int64)))
 
 
 def mean_cosine(x: Rows | ArrayLike) -> float:
@@ -116,9 +99,9 @@ def alignment(q: ArrayLike, p: ArrayLike, alpha: float = 2) -> float:
     return float(directions.squared_gaps(left, right, alpha).mean())
 
 
-def sigreg(x: Rows | ArrayLike, num_slices: int = normality.NUM_SLICES, sample: int = SAMPLE, seed: int = 0) -> float:
-    """SIGReg of the rows, centred and scaled to unit mean variance, over their number: `normality.sigreg_statistic`."""
-    return normality.sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
+def sigreg(x: Rows | ArrayLike, num_slices: int = NUM_SLICES, sample: int = SAMPLE, seed: int = 0) -> float:
+    """SIGReg over the number of rows, centred and scaled: `directions.sigreg_statistic`."""
+    return directions.sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
 
 
 def k_occurrence(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> NDArray[np.int64]:

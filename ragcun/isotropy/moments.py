@@ -1,18 +1,132 @@
-"""First and second moments of rows, group by group, in one pass and bounded memory."""
+"""Rows of matrices, possibly on disk, and their first and second moments by group, in one pass and bounded memory."""
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm.auto import tqdm
 
-from ragcun.isotropy.intervals import GROUPS, random_groups
-from ragcun.isotropy.rows import MEMORY_BUDGET_BYTES, Rows, as_rows, squared_norms
 from ragcun.isotropy.spectrum import eigenvalues
 
-LEAST_GROUPS = 10
+MEMORY_BUDGET_BYTES = 1 << 30
+BLOCKS_AT_ONCE = 8
+ROWS_AT_ONCE = 1024
+LARGEST_BLOCK_BYTES = 1 << 25
+GROUPS, LEAST_GROUPS = 50, 10
+
+
+class Rows:
+    """Matrices of one width as the rows of a single one, checked when they are read.
+
+    Args:
+        parts: name, for messages, and matrix ``(n, dim)`` of real numbers, possibly a memory map.
+
+    Raises:
+        ValueError: a part is not a matrix of real numbers, widths differ, there are fewer than 2 rows in all, or, when
+            it is read, a row or its squared length is not finite.
+    """
+
+    def __init__(self, parts: Mapping[str, ArrayLike]) -> None:
+        self.parts = {name: _matrix(part, name) for name, part in parts.items()}
+        (first, dim), *others = [(name, part.shape[1]) for name, part in self.parts.items()]
+        for name, columns in others:
+            if columns != dim:
+                raise ValueError(f"{name} has {columns} columns, {first} has {dim}")
+        self.dim = dim
+        self.ends = np.cumsum([len(part) for part in self.parts.values()])
+        if len(self) < 2:
+            raise ValueError(f"{' and '.join(self.parts)} must have at least 2 rows, got {len(self)}")
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def blocks(
+        self, memory_budget_bytes: int = MEMORY_BUDGET_BYTES, title: str | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield the row at which a block starts, and the block ``(rows, dim)``.
+
+        A block takes an eighth of the budget and 32 MiB at most, but one row at least.
+        """
+        size = max(1, min(memory_budget_bytes // BLOCKS_AT_ONCE, LARGEST_BLOCK_BYTES) // (8 * self.dim))
+        with tqdm(total=len(self), desc=title, unit="row", delay=2, leave=False) as progress:
+            for (name, part), end in zip(self.parts.items(), self.ends, strict=True):
+                for start in range(0, len(part), size):
+                    block = np.array(part[start : start + size], dtype=np.float64)
+                    _release(part)
+                    _check_finite(block, np.arange(start, start + len(block)), name)
+                    yield int(end) - len(part) + start, block
+                    progress.update(len(block))
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return a copy of these rows ``(len(rows), dim)``."""
+        out = np.empty((len(rows), self.dim))
+        part_of = np.searchsorted(self.ends, rows, side="right")
+        for index, (name, part) in enumerate(self.parts.items()):
+            places = np.flatnonzero(part_of == index)
+            for start in range(0, len(places), ROWS_AT_ONCE):
+                here = places[start : start + ROWS_AT_ONCE]
+                local = rows[here] - (self.ends[index] - len(part))
+                out[here] = part[local]
+                _release(part)
+                _check_finite(out[here], local, name)
+        return out
+
+
+def _matrix(values: ArrayLike, name: str) -> NDArray[np.generic]:
+    array = np.asanyarray(values)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} must have the shape (n, dim), got {array.shape}")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
+    return array
+
+
+def _check_finite(block: NDArray[np.float64], rows: NDArray[np.int64], name: str) -> None:
+    finite = np.isfinite(squared_norms(block))
+    if not finite.all():
+        row = int(rows[np.argmin(finite)])
+        raise ValueError(f"{name}: row {row} is not finite (NaN, infinity, or a squared length beyond float64)")
+
+
+def _release(part: NDArray[np.generic]) -> None:
+    """Drop the pages of a shared memory map from this process; what they hold stays in the file."""
+    mapped = getattr(part, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and getattr(part, "mode", None) in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def as_rows(x: Rows | ArrayLike) -> Rows:
+    """Return a matrix as `Rows`, and `Rows` as they are."""
+    return x if isinstance(x, Rows) else Rows({"the matrix": x})
+
+
+def sample_rows(n: int, size: int, seed: int) -> NDArray[np.int64]:
+    """Draw `size` of `n` rows without replacement, ascending; all where there are no more."""
+    return np.arange(n) if n <= size else np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+
+
+def random_groups(n: int, groups: int, seed: int) -> NDArray[np.int64]:
+    """Give each of `n` rows one of at most `groups` groups at random, whose sizes differ by at most 1: ``(n,)``."""
+    return np.random.default_rng(seed).permutation(n) % min(groups, n)
+
+
+def squared_norms(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared Euclidean norm of every row ``(n,)``."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.einsum("ij,ij->i", x, x)
+
+
+def unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale every row to length 1; a row of zeros stays one."""
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    scaled = x / np.where(largest == 0, 1, largest)
+    norms = np.sqrt(squared_norms(scaled))[:, None]
+    return scaled / np.where(norms == 0, 1, norms)
 
 
 @dataclass(frozen=True)
@@ -34,23 +148,19 @@ class Moments:
     nonzero: int
 
     def __add__(self, other: Moments) -> Moments:
-        n, apart = self.count + other.count, other.mean - self.mean
-        return Moments(
-            n,
-            self.mean + apart * (other.count / n),
-            self.scatter + other.scatter + np.outer(apart, apart) * (self.count * other.count / n),
-            self.directions + other.directions,
-            self.nonzero + other.nonzero,
-        )
+        return self._with(other, 1)
 
     def __sub__(self, part: Moments) -> Moments:
-        n, apart = self.count - part.count, part.mean - self.mean
+        return self._with(part, -1)
+
+    def _with(self, other: Moments, sign: int) -> Moments:
+        n, apart = self.count + sign * other.count, other.mean - self.mean
         return Moments(
             n,
-            self.mean - apart * (part.count / n),
-            self.scatter - part.scatter - np.outer(apart, apart) * (self.count * part.count / n),
-            self.directions - part.directions,
-            self.nonzero - part.nonzero,
+            self.mean + sign * apart * (other.count / n),
+            self.scatter + sign * other.scatter + sign * np.outer(apart, apart) * (self.count * other.count / n),
+            self.directions + sign * other.directions,
+            self.nonzero + sign * other.nonzero,
         )
 
     @property
@@ -74,13 +184,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class GroupedMoments:
-    """Moments of disjoint random groups of rows, of all rows, and the rows' norms.
-
-    Attributes:
-        groups: those of each group.
-        total: those of all rows.
-        norms: (n,) Euclidean norms.
-    """
+    """Moments of disjoint random groups of rows, of all rows (`total`), and the rows' Euclidean norms ``(n,)``."""
 
     groups: tuple[Moments, ...]
     total: Moments
@@ -107,54 +211,27 @@ def grouped_moments(
     Products are taken in float64 of rows minus the first row, so that a large common vector costs no digits and rows
     that are all equal have a scatter of exactly 0. There are fewer groups than `groups` where their moments would take
     more than half the budget, but not fewer than 10 for that reason: 80·dim² bytes are needed at least.
-
-    Raises:
-        ValueError: not a matrix of at least 2 rows of real numbers, or a row is not finite; says which.
     """
     rows = as_rows(x)
     affordable = max(LEAST_GROUPS, memory_budget_bytes // (16 * rows.dim**2))
     group_of = random_groups(len(rows), min(groups, affordable), seed)
-    sums = _Sums(int(group_of.max()) + 1, rows.dim)
+    number, dim = int(group_of.max()) + 1, rows.dim
+    nonzero, firsts, directions = np.zeros(number, dtype=np.int64), np.zeros((number, dim)), np.zeros((number, dim))
+    products = np.zeros((number, dim, dim))
     norms, shift = np.empty(len(rows)), rows.take(np.array([0]))[0]
     for start, block in rows.blocks(memory_budget_bytes, "moments"):
-        here = slice(start, start + len(block))
-        norms[here] = np.sqrt(squared_norms(block))
-        sums.add(block, norms[here], shift, group_of[here])
-    parts = tuple(sums.moments(shift))
-    return GroupedMoments(parts, reduce(Moments.__add__, parts), norms)
-
-
-class _Sums:
-    """Sums over groups of rows minus a shift, of their products, and of their directions."""
-
-    def __init__(self, groups: int, dim: int) -> None:
-        self.counts, self.nonzero = np.zeros(groups, dtype=np.int64), np.zeros(groups, dtype=np.int64)
-        self.firsts, self.directions = np.zeros((groups, dim)), np.zeros((groups, dim))
-        self.products = np.zeros((groups, dim, dim))
-
-    def add(
-        self,
-        block: NDArray[np.float64],
-        norms: NDArray[np.float64],
-        shift: NDArray[np.float64],
-        group_of: NDArray[np.int64],
-    ) -> None:
-        for group in np.unique(group_of):
-            places = np.flatnonzero(group_of == group)
-            rows, lengths = block[places], norms[places]
-            self.counts[group] += len(rows)
-            self.nonzero[group] += np.count_nonzero(lengths)
-            self.directions[group] += np.divide(1, lengths, out=np.zeros(len(rows)), where=lengths > 0) @ rows
-            rows -= shift
-            self.firsts[group] += rows.sum(axis=0)
-            self.products[group] += rows.T @ rows
-
-    def moments(self, shift: NDArray[np.float64]) -> list[Moments]:
-        """Turn the sums into moments, in place."""
-        found = []
-        for group, count in enumerate(self.counts.tolist()):
-            mean, scatter = self.firsts[group] / count, self.products[group]
-            scatter -= count * np.outer(mean, mean)
-            directions, nonzero = self.directions[group], int(self.nonzero[group])
-            found.append(Moments(count, shift + mean, scatter, directions, nonzero))
-        return found
+        lengths, here = np.sqrt(squared_norms(block)), group_of[start : start + len(block)]
+        norms[start : start + len(block)] = lengths
+        for group in np.unique(here):
+            members, long = block[here == group], lengths[here == group]
+            nonzero[group] += np.count_nonzero(long)
+            directions[group] += np.divide(1, long, out=np.zeros(len(long)), where=long > 0) @ members
+            members -= shift
+            firsts[group] += members.sum(axis=0)
+            products[group] += members.T @ members
+    parts = []
+    for group, count in enumerate(np.bincount(group_of).tolist()):
+        mean, scatter = firsts[group] / count, products[group]
+        scatter -= count * np.outer(mean, mean)
+        parts.append(Moments(count, shift + mean, scatter, directions[group], int(nonzero[group])))
+    return GroupedMoments(tuple(parts), reduce(Moments.__add__, parts), norms)

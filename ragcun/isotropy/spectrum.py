@@ -1,6 +1,7 @@
 """Measures of a spectrum: how evenly variance is spread over directions. Each is a function of eigenvalues.
 
 Where nothing else is said the eigenvalues λ₁ ≥ … ≥ λ_d are those of the covariance; a factor on them changes nothing.
+Each raises ValueError where they are not a vector of finite numbers of at least 0.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragcun.isotropy.errors import UndefinedMeasure
-
 LEAST_POINTS = 3
+
+
+class UndefinedMeasure(ValueError):  # noqa: N818 - a property of the data, not a mistake
+    """A measure that has no value for this matrix, as a ratio of 0 to 0; a report holds null in its place."""
 
 
 def eigenvalues(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -30,7 +33,6 @@ def isotropy_score(eigenvalues: ArrayLike) -> float:
     participation ratio, it is negative once PR < d/2.
 
     Raises:
-        ValueError: not a vector of finite numbers of at least 0.
         UndefinedMeasure: all eigenvalues are 0.
     """
     values = _scaled(eigenvalues, "the isotropy score")
@@ -46,7 +48,6 @@ def isoscore(eigenvalues: ArrayLike) -> float:
     Source: Rudman et al. 2022, *IsoScore: Measuring the Uniformity of Embedding Space Utilization*, arXiv:2108.07344.
 
     Raises:
-        ValueError: not a vector of finite numbers of at least 0.
         UndefinedMeasure: all eigenvalues are 0, or there is one dimension.
 
     >>> isoscore([1.0, 1.0, 0.0])
@@ -59,20 +60,13 @@ def isoscore(eigenvalues: ArrayLike) -> float:
 
 
 def participation_ratio(eigenvalues: ArrayLike) -> float:
-    """Participation ratio (Σλ)²/Σλ²: how many directions share the variance, 1 to d; 0 where there is none.
-
-    Raises:
-        ValueError: not a vector of finite numbers of at least 0.
-    """
+    """Participation ratio (Σλ)²/Σλ²: how many directions share the variance, 1 to d; 0 where there is none."""
     values = _checked(eigenvalues)
     return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0
 
 
 def entropy_rank(weights: ArrayLike) -> float:
     """Exponential of the entropy of weights over their sum, exp(−Σ p log p), 1 to their number; 0 where all are 0.
-
-    Raises:
-        ValueError: not a vector of finite numbers of at least 0.
 
     >>> round(entropy_rank([2.0, 2.0, 0.0]), 6)
     2.0
@@ -88,9 +82,6 @@ def effective_rank(eigenvalues: ArrayLike) -> float:
     """Effective rank: `entropy_rank` of the singular values √λ of the centred matrix, 1 to d; 0 for equal rows.
 
     Source: Roy and Vetterli 2007, *The effective rank*, of the centred matrix here.
-
-    Raises:
-        ValueError: not a vector of finite numbers of at least 0.
     """
     return entropy_rank(np.sqrt(_checked(eigenvalues)))
 
@@ -108,7 +99,7 @@ def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
     Source: Garrido et al. 2023, *RankMe*, arXiv:2210.02885, equations 1 and 2.
 
     Raises:
-        ValueError: not a vector of finite numbers of at least 0, or no rows.
+        ValueError: no rows.
     """
     if n < 1:
         raise ValueError(f"RankMe needs at least 1 row, got {n}")
@@ -123,9 +114,6 @@ def stable_rank(second_eigenvalues: ArrayLike) -> float:
     """Stable rank ‖X‖_F²/‖X‖₂² = Σλ/λ₁ of the matrix as it is, not centred, from the eigenvalues of XᵀX; 0 for zeros.
 
     Source: Rudelson and Vershynin 2007, arXiv:math/0503442.
-
-    Raises:
-        ValueError: not a vector of finite numbers of at least 0.
     """
     values = _checked(second_eigenvalues)
     return float(values.sum() / values.max()) if values.any() else 0.0
@@ -135,7 +123,6 @@ def condition_number(eigenvalues: ArrayLike) -> float:
     """Condition number λ₁/λ_d of the covariance.
 
     Raises:
-        ValueError: not a vector of finite numbers of at least 0.
         UndefinedMeasure: the smallest eigenvalue is 0, as for fewer rows than dimensions.
     """
     values = _scaled(eigenvalues, "the condition number")
@@ -154,7 +141,6 @@ def alpha_req(eigenvalues: ArrayLike) -> float:
     Source: Agrawal et al. 2022, *α-ReQ: Assessing representation quality*; which eigenvalues to take is ours.
 
     Raises:
-        ValueError: not a vector of finite numbers of at least 0.
         UndefinedMeasure: fewer than 3 eigenvalues remain, that is fewer than 6 are above 0.
     """
     values = np.sort(_checked(eigenvalues))[::-1]

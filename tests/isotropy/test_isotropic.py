@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from ragcun.isotropy import UndefinedMeasure, measures
-from ragcun.isotropy.isotropic import isotropic_hubness, isotropic_spectrum, wishart_eigenvalues
-from ragcun.isotropy.normality import isotropic_sigreg, sigreg_statistic
+from ragcun.isotropy.directions import sigreg_statistic
+from ragcun.isotropy.gaussian_reference import (
+    isotropic_hubness,
+    isotropic_sigreg,
+    isotropic_spectrum,
+    wishart_eigenvalues,
+)
 from ragcun.losses.sigreg import sigreg
 
 

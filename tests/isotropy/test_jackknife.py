@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binom, t
 
 from ragcun.isotropy import directions, spectrum
-from ragcun.isotropy.intervals import interval, random_groups
-from ragcun.isotropy.moments import grouped_moments
+from ragcun.isotropy.intervals import interval
+from ragcun.isotropy.moments import grouped_moments, random_groups
 
 
 def participation_ratio(moments):

@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ragcun.isotropy import IsotropyReport, MeasureSettings, measure_space, measure_system, measures
-from ragcun.isotropy.intervals import interval, random_groups
-from ragcun.isotropy.moments import grouped_moments
+from ragcun.isotropy.intervals import interval
+from ragcun.isotropy.moments import grouped_moments, random_groups
 from ragcun.isotropy.pairs import principal_plane
-from ragcun.isotropy.space import NAMES
+from ragcun.isotropy.report import NAMES
 
 SMALL = MeasureSettings(sample=60, k=5)
 
@@ -169,13 +169,18 @@ def test_plane_shows_60_queries_and_signs_do_not_flip():
     assert_allclose(principal_plane(grouped_moments(np.ones((5, 1))).total)[0], [[1, 0]])
 
 
+def measured_without_warning(*arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = measure_system("toy", *arguments, settings=SMALL).to_dict()
+    json.dumps(report, allow_nan=False)
+    return report
+
+
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_constant_rows_have_nulls_and_no_warning(value):
     point = np.full((30, 4), value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        report = measure_system("toy", point, point[:20], [[0, 1]], settings=SMALL).to_dict()
-    json.dumps(report, allow_nan=False)
+    report = measured_without_warning(point, point[:20], [[0, 1]])
     found = report["spaces"]["documents"]["measures"]
     for name in ("isotropy_score", "isoscore", "condition_number", "alpha_req", "sigreg"):
         assert found[name]["value"] is None, name
@@ -187,24 +192,20 @@ def test_constant_rows_have_nulls_and_no_warning(value):
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 1), (5, 400), (12, 2)])
 def test_few_rows_and_odd_shapes_are_measured(shape):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        report = measure_system("toy", rows(*shape), rows(2, shape[1], seed=2), [[1, 1]], settings=SMALL).to_dict()
-    json.dumps(report, allow_nan=False)
-    found = report["spaces"]["documents"]["measures"]
-    assert found["mean_cosine"]["value"] is not None
+    found = measured_without_warning(rows(*shape), rows(2, shape[1], seed=2), [[1, 1]])["spaces"]["documents"]
+    assert found["measures"]["mean_cosine"]["value"] is not None
     if shape[0] <= shape[1]:
-        assert found["condition_number"]["value"] is None
+        assert found["measures"]["condition_number"]["value"] is None
 
 
 def test_rank_one_rows_are_measured():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = measure_space(np.outer(np.arange(1.0, 80), np.ones(6))).measures
-    assert found["isoscore"].value == pytest.approx(0, abs=1e-12)
-    assert found["isotropy_score"].value == pytest.approx(1 - math.sqrt(5))
-    assert found["condition_number"].value is found["alpha_req"].value is None
-    assert 0 <= found["partition"].value < 1e-30
+    found = measured_without_warning(np.outer(np.arange(1.0, 80), np.ones(6)))["spaces"]["documents"]["measures"]
+    assert found["isoscore"]["value"] == pytest.approx(0, abs=1e-12)
+    assert found["isotropy_score"]["value"] == pytest.approx(1 - math.sqrt(5))
+    assert found["condition_number"]["value"] is found["alpha_req"]["value"] is None
+    assert found["effective_rank"]["value"] == found["participation_ratio"]["value"] == 1
+    assert found["stable_rank"]["value"] == 1
+    assert 0 <= found["partition"]["value"] < 1e-30
 
 
 def test_rows_of_one_length_are_compared_with_directions():

@@ -52,17 +52,13 @@ def test_ranges_and_relations(values):
 
 
 @settings(deadline=None)
-@given(SPECTRA, st.floats(1e-3, 1e3), st.randoms(use_true_random=False))
+@given(SPECTRA, st.sampled_from([1e-200, 1e-3, 7.0, 1e200]), st.randoms(use_true_random=False))
 def test_neither_scale_nor_order_of_eigenvalues_matters(values, scale, random):
+    """Nor do squares of eigenvalues overflow or vanish."""
     shuffled = values.tolist()
     random.shuffle(shuffled)
     for name, measure in ALL.items():
         assert measure(scale * np.array(shuffled)) == pytest.approx(measure(values), rel=1e-7, abs=1e-7), name
-
-
-@pytest.mark.parametrize("scale", [1e-200, 1e200])
-def test_squares_of_eigenvalues_neither_overflow_nor_vanish(scale):
-    assert spectrum.participation_ratio(scale * np.array([1.0, 1.0, 0.0])) == pytest.approx(2)
 
 
 def test_entropies_by_a_float64_loop():
@@ -108,15 +104,6 @@ def test_zero_eigenvalues():
 def test_what_is_no_spectrum_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         spectrum.participation_ratio(wrong)
-
-
-def test_rank_one_rows_in_float64():
-    x = np.outer(np.arange(1.0, 30), np.arange(1.0, 9))
-    assert measures.isoscore(x) == pytest.approx(0, abs=1e-12)
-    assert measures.isotropy_score(x) == pytest.approx(1 - math.sqrt(7))
-    assert measures.effective_rank(x) == measures.participation_ratio(x) == measures.stable_rank(x) == 1
-    with pytest.raises(UndefinedMeasure):
-        measures.condition_number(x)
 
 
 def test_matrix_measures_of_a_known_spectrum():
