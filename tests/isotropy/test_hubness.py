@@ -62,7 +62,7 @@ def test_extremes_of_n_k():
     assert hubness.robin_hood(level) == hubness.antihub_share(level) == 0
     with pytest.raises(UndefinedMeasure):
         hubness.hubness_skewness(level)
-    with pytest.raises(ValueError, match="1 to 4.*, got 5"):
+    with pytest.raises(ValueError, match=r"1 to 4.*, got 5"):
         measures.k_occurrence(np.random.default_rng(0).standard_normal((5, 2)), 5)
 
 
