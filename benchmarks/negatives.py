@@ -63,7 +63,8 @@ def measure(source: Path, prepared: Path, run: Path, settings: dict, seed: int) 
     )
     model = open_system(str(result.checkpoint), EncodingOptions())
     baselines = [open_system("bm25", EncodingOptions())] if not settings.get("method") and seed == 1 else []
-    return run_benchmark(model, baselines, [ragcun.load_collection(source, "test")], run / "results.json", {})
+    run_benchmark(model, baselines, [ragcun.load_collection(source, "test")], run / "results.json", {})
+    return read_json(run / "results.json")
 
 
 def table(rows: list[dict]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ragcun.cli.encoding_flags import add_encoding_flags
 from ragcun.cli.parser import ArgumentParser
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ragcun.data.beir_sets import CollectionFolder
+    from ragcun.results import Results
     from ragcun.retrieval.systems import System
 
 
@@ -78,16 +79,14 @@ def evaluate(flags: argparse.Namespace) -> str:
     output = Path(flags.output_file)
     manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir), "base_dtype": flags.base_dtype}
 
-    def report(results: dict[str, Any]) -> None:
-        write_text(output.with_suffix(".md"), _tables(results) + "\n")
+    def report(results: Results) -> None:
+        write_text(output.with_suffix(".md"), _tables(output) + "\n")
 
-    results = run_benchmark(
-        model, baselines, folders, output, manifest, seed=flags.seed, resume=flags.resume, report=report
-    )
+    run_benchmark(model, baselines, folders, output, manifest, seed=flags.seed, resume=flags.resume, report=report)
     if flags.update_card:
-        write_scores(flags.model_path or flags.model, _tables(results))
+        write_scores(flags.model_path or flags.model, _tables(output))
     places = f"report: {output.with_suffix('.md')}, figures: {output}, run files: {runs_folder(output)}"
-    return f"{_tables(results)}\n\n{places}"
+    return f"{_tables(output)}\n\n{places}"
 
 
 def _open(flags: argparse.Namespace, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
@@ -115,10 +114,12 @@ def _find(flags: argparse.Namespace) -> list[CollectionFolder]:
     return find_sets(flags.data_dir, flags.datasets, flags.split, fetch)
 
 
-def _tables(results: dict[str, Any]) -> str:
+def _tables(output: Path) -> str:
+    from ragcun.io import read_json
     from ragcun.reporting.heldout_table import held_out_table
     from ragcun.reporting.tables import results_table
 
+    results = read_json(output)
     return "\n\n".join(filter(None, (results_table(results), held_out_table(results))))
 
 

@@ -1,24 +1,24 @@
-"""A model, its untouched base and baselines on several collections: one table, with significance, and all on disk."""
+"""A model, its untouched base and baselines on several collections, with significance; resumable set by set."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ragcun.data.beir import Collection
-from ragcun.data.beir_sets import PART_OF, CollectionFolder
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
-from ragcun.io import write_json
-from ragcun.retrieval.comparison import BASE, HIDDEN, MODEL, TESTED, Contest, Figures, Measured, describe
+from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
+from ragcun.retrieval.comparison import BASE, MODEL, Compared, Comparison, average_parts, facts_of
 from ragcun.retrieval.evaluate import CUTOFFS
-from ragcun.retrieval.macro_average import set_of, whole
-from ragcun.retrieval.resume import SETTINGS, read_earlier, require_same, settings_of
 from ragcun.retrieval.systems import System
 
 Source = Collection | CollectionFolder
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Results], None]
 
 
 def run_benchmark(
@@ -31,21 +31,19 @@ def run_benchmark(
     seed: int = 0,
     resume: bool = False,
     report: Report | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Evaluate every system on every collection and write results, per-query values and run files.
 
-    ``output_file`` holds ``model, distance, datasets, average, untouched_base, baselines, manifest``; beside it, in
-    ``<name>.runs/<dataset>/``, lie ``<system>.trec`` and ``<system>.per_query.json``. Figures under ``untouched_base``
-    and each baseline carry the paired tests of the model's NDCG@10 against theirs. Where the model is a checkpoint that
-    knows its training positives, every system's figures on a collection also hold ``seen`` and ``unseen``: the same
-    on the queries that have a relevant document among those positives, and on those that have none.
+    Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json``. Scores of
+    the untouched base and each baseline carry the paired tests of the model's NDCG@10 against theirs. Where the model
+    is a checkpoint that knows its training positives, all scores on a collection also hold ``seen`` and ``unseen``: the
+    same on the queries that have a relevant document among those positives, and on those that have none. Where
+    documents were hidden from training (`HoldOut`), they also hold ``held_out``: the same where only the hidden
+    documents of the collection are ranked, for the queries that have a relevant one among them; their files are
+    ``<system>.held_out.trec`` and ``<system>.held_out.per_query.json``.
 
-    Where documents were hidden from the checkpoint's training (`HoldOut`), figures also hold ``held_out``: the same
-    where only the hidden documents of the collection are ranked, for the queries that have a relevant one among them.
-    Their files are ``<system>.held_out.trec`` and ``<system>.held_out.per_query.json``.
-
-    Collections named ``SET/PART`` are parts of a set, which has figures of its own (`whole`); the average counts the
-    set once and not its parts. A `CollectionFolder` is read when its turn comes, and let go before the next one.
+    Collections named ``SET/PART`` are parts of a set, which has scores of its own (`average_parts`); the average counts
+    the set once and not its parts. A `CollectionFolder` is read when its turn comes, and let go before the next one.
     The results file is written after each set, so that what is done stays when a later one fails.
 
     Args:
@@ -63,111 +61,134 @@ def run_benchmark(
         What was written to `output_file`.
 
     Raises:
-        InputError: a collection is wrong, or what is to be gone on with is another evaluation.
+        InputError: a collection is wrong, or `output_file` is of another evaluation.
     """
-    contest = Contest.between(model, baselines, output_file, cutoffs, seed)
-    settings = settings_of(contest, model.distance)
-    book = _Book(contest, model.distance, {**manifest, SETTINGS: settings}, {slug: {} for slug in contest.systems}, {})
-    earlier = read_earlier(output_file, settings) if resume else None
-    if earlier is not None:
-        book.take(earlier)
+    comparison = Comparison.between(model, baselines, output_file, cutoffs, seed)
+    settings = settings_of(comparison, model.distance)
+    held_out = settings["held_out"]
+    recorded = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": held_out}
+    benchmark = _Benchmark(comparison, model.distance, recorded, {slug: {} for slug in comparison.systems}, {})
+    if resume and output_file.exists():
+        benchmark.restore(settings)
+    sets: dict[str, list[Source]] = {}
+    for source in collections:
+        sets.setdefault(source.name.partition("/")[0], []).append(source)
     try:
-        book.fill(collections, report)
+        for name, sources in sets.items():
+            benchmark.evaluate(name, sources, report)
     except InputError as error:
-        if not book.about:
+        done = ", ".join(name for name, facts in benchmark.collections.items() if facts.part_of is None)
+        if not done:
             raise
-        done = ", ".join(dict.fromkeys(map(set_of, book.about)))
-        raise InputError(f"{error} (done and kept in {output_file}: {done}; go on with --resume)") from error
-    return book.write(report)
+        raise InputError(f"{error} (done and kept in {output_file}: {done}; continue with --resume)") from error
+    return benchmark.write(report)
 
 
 @dataclass(frozen=True)
-class _Book:
+class _Benchmark:
     """What is known so far.
 
     Attributes:
-        contest: who takes part.
+        comparison: the systems.
         distance: what the model compares by.
-        manifest: what is recorded beside the figures.
-        figures: by slug and collection.
-        about: what tells each collection from another one.
+        manifest: what is recorded beside the scores.
+        scores: by slug and collection.
+        collections: facts of each collection.
     """
 
-    contest: Contest
+    comparison: Comparison
     distance: str
     manifest: dict[str, Any]
-    figures: dict[str, dict[str, Figures]]
-    about: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, Scores]]
+    collections: dict[str, CollectionFacts]
 
-    def take(self, earlier: Mapping[str, Any]) -> None:
-        """Take over the figures of an earlier evaluation of the same systems, and remember how it was made."""
-        parts = {MODEL: earlier, BASE: earlier[BASE], **earlier["baselines"]}
-        for slug, figures in self.figures.items():
-            figures.update(parts[slug]["datasets"])
-        made = {key: value for key, value in earlier["manifest"].items() if key not in ("collections", "earlier")}
-        self.about.update(earlier["manifest"]["collections"])
-        self.manifest["earlier"] = [*earlier["manifest"].get("earlier", []), made]
+    def restore(self, settings: Mapping[str, Any]) -> None:
+        """Take over the scores of an earlier evaluation with the same settings, and record how it was made.
 
-    def fill(self, collections: Sequence[Source], report: Report | None) -> None:
-        """Evaluate what is not known yet, and write after each set.
+        Raises:
+            InputError: the file holds no results, or those of another evaluation; names what differs.
+        """
+        path = self.comparison.output_file
+        earlier = Results.read(path)
+        before = earlier.manifest.get("settings")
+        if not isinstance(before, dict):
+            raise InputError(f"{path} has no settings and cannot be resumed; leave out --resume, or name another file")
+        for key in {**before, **settings}:
+            if before.get(key) != settings.get(key):
+                raise InputError(
+                    f"{path} is of another evaluation: {key} is {before.get(key)!r} there and {settings.get(key)!r} "
+                    "now; evaluate as it was, or name another --output_file"
+                )
+        systems = {MODEL: earlier.model, BASE: earlier.untouched_base, **earlier.baselines}
+        for slug, scores in self.scores.items():
+            if (system := systems.get(slug)) is not None:
+                scores.update(system.datasets)
+        self.collections.update(earlier.collections)
+        made = {key: value for key, value in earlier.manifest.items() if key != "earlier"}
+        self.manifest["earlier"] = [*earlier.manifest.get("earlier", []), made]
+
+    def evaluate(self, name: str, sources: Sequence[Source], report: Report | None) -> None:
+        """Evaluate a set of one or more collections and write the results; one that is known is only checked.
 
         Raises:
             InputError: a collection is wrong, or not the one of that name that is known.
         """
-        for name, sources in _by_set(collections).items():
-            if name in self.about:
-                _require_unchanged(self.about, sources, self.contest.output_file)
-                continue
-            self.add(name, {source.name: self.contest.on(_loaded(source)) for source in sources})
-            self.write(report)
+        if name in self.collections:
+            for source in sources:
+                self._require_unchanged(source)
+            return
+        parts = {source.name: self.comparison.on(_loaded(source)) for source in sources}
+        for each, compared in parts.items():
+            self._add(each, compared, None if each == name else name)
+        if set(parts) != {name}:
+            self._add(name, average_parts(parts, self.comparison.seed), None)
+        self.write(report)
 
-    def add(self, name: str, measured: Mapping[str, Measured]) -> None:
-        """Enter a set: its parts, and itself where it has some."""
-        is_split = set(measured) != {name}
-        for each, part in {**measured, **({name: whole(measured, self.contest.seed)} if is_split else {})}.items():
-            self.about[each] = part.about | ({PART_OF: name} if each != name else {})
-            for slug, values in part.figures.items():
-                self.figures[slug][each] = values
-
-    def write(self, report: Report | None) -> dict[str, Any]:
-        """Write the results file, tell `report`, and return what the file holds."""
-        results = self._results()
-        write_json(self.contest.output_file, results)
+    def write(self, report: Report | None) -> Results:
+        """Write the results, pass them to `report`, and return them."""
+        systems = {slug: self._system(slug) for slug in self.scores}
+        model, base = systems.pop(MODEL), systems.pop(BASE, None)
+        results = Results(model, self.distance, base, systems, dict(self.collections), self.manifest)
+        results.write(self.comparison.output_file)
         if report is not None:
             report(results)
         return results
 
-    def _results(self) -> dict[str, Any]:
-        parts = {slug: self._part(slug) for slug in self.contest.systems}
-        held_out = self.contest.held_out and self.contest.held_out.to_dict()
-        protocol = {"seed": self.contest.seed, "tested": TESTED, HIDDEN: held_out}
-        return {
-            **parts.pop(MODEL),
-            "distance": self.distance,
-            BASE: parts.pop(BASE, None),
-            "baselines": parts,
-            "manifest": {**self.manifest, "collections": dict(self.about), **protocol},
-        }
+    def _add(self, name: str, compared: Compared, part_of: str | None) -> None:
+        self.collections[name] = replace(compared.facts, part_of=part_of)
+        for slug, scores in compared.scores.items():
+            self.scores[slug][name] = scores
 
-    def _part(self, slug: str) -> dict[str, Any]:
-        retriever, datasets = self.contest.systems[slug], dict(self.figures[slug])
-        counted = [values for name, values in datasets.items() if PART_OF not in self.about[name]]
-        shared = [metric for metric in next(iter(counted), {}) if "@" in metric]
-        average = {metric: sum(values[metric] for values in counted) / len(counted) for metric in shared}
-        return {"model": retriever.name, **retriever.size, "datasets": datasets, "average": average}
+    def _system(self, slug: str) -> SystemScores:
+        retriever, datasets = self.comparison.systems[slug], dict(self.scores[slug])
+        counted = [each.metrics for name, each in datasets.items() if self.collections[name].part_of is None]
+        average = {metric: fmean(each[metric] for each in counted) for metric in (counted[0] if counted else ())}
+        return SystemScores(retriever.name, datasets, average, **retriever.size)
+
+    def _require_unchanged(self, source: Source) -> None:
+        before = asdict(self.collections.get(source.name, CollectionFacts(0, 0)))
+        for fact, value in asdict(facts_of(_loaded(source))).items():
+            if fact != "part_of" and before[fact] != value:
+                raise InputError(
+                    f"{source.name} is not what {self.comparison.output_file} has scores of: {fact} is "
+                    f"{before[fact]!r} there and {value!r} now; restore that collection, or evaluate without --resume"
+                )
 
 
-def _by_set(collections: Sequence[Source]) -> dict[str, list[Source]]:
-    sets: dict[str, list[Source]] = {}
-    for source in collections:
-        sets.setdefault(set_of(source.name), []).append(source)
-    return sets
+def settings_of(comparison: Comparison, distance: str) -> dict[str, Any]:
+    """Return all that decides scores beside the collections, as JSON has it; a system by its fingerprint, or name."""
+    settings = {
+        "model": comparison.model.name,
+        "distance": distance,
+        "vectors": dict(comparison.model.size),
+        "cutoffs": list(comparison.cutoffs),
+        "tested": METRIC,
+        "seed": comparison.seed,
+        "held_out": comparison.held_out and comparison.held_out.to_dict(),
+        **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in comparison.systems.items()},
+    }
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _loaded(source: Source) -> Collection:
     return source if isinstance(source, Collection) else source.load()
-
-
-def _require_unchanged(about: Mapping[str, Mapping[str, Any]], sources: Sequence[Source], output_file: Path) -> None:
-    for source in sources:
-        require_same(source.name, about.get(source.name, {}), describe(_loaded(source)), output_file)

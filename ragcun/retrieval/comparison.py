@@ -1,19 +1,22 @@
-"""A model and what it is compared with on one collection: figures, paired tests, and the files of each system."""
+"""A model and the systems it is compared with on one collection: scores, paired tests and run files."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ragcun.data.beir import Collection
 from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
 from ragcun.io import write_json
-from ragcun.retrieval.evaluate import Evaluation, Retriever, StoredRetriever, evaluate_retriever
-from ragcun.retrieval.quantization import titled
+from ragcun.results import METRIC, CollectionFacts, Scores, SystemScores
+from ragcun.retrieval.evaluate import Retriever, StoredRetriever, evaluate_retriever
+from ragcun.retrieval.metrics import mean
 from ragcun.retrieval.runs import runs_folder, write_run
 from ragcun.retrieval.significance import paired_tests
 from ragcun.retrieval.systems import System
@@ -21,42 +24,32 @@ from ragcun.retrieval.systems import System
 logger = logging.getLogger(__name__)
 
 MODEL, BASE = "model", "untouched_base"
-TESTED = "NDCG@10"
-HIDDEN = "held_out"
-Figures = dict[str, Any]
-"""Metrics and tests on one collection; under ``seen`` and ``unseen`` the same on a part of its queries, and under
-``held_out`` among a part of its documents."""
+PerQuery = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What came of one collection.
+class Compared:
+    """What systems score on one collection.
 
     Attributes:
-        about: split, number of queries and documents, SHA-256.
-        figures: of each system, by slug.
-        tested: what is tested, for each query, by slug.
+        facts: what distinguishes the collection.
+        scores: of each system, by slug.
+        tested: each system's NDCG@10 for each query.
     """
 
-    about: dict[str, Any]
-    figures: dict[str, Figures]
+    facts: CollectionFacts
+    scores: dict[str, Scores]
     tested: Mapping[str, Mapping[str, float]]
 
 
-def describe(collection: Collection) -> dict[str, Any]:
-    """Return what tells a collection from another one: split, number of queries and documents, SHA-256."""
-    counts = {"queries": len(collection.qrels), "documents": len(collection.documents)}
-    return {"split": collection.split, **counts, "sha256": collection.sha256()}
-
-
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """A model, what it is compared with, and how.
 
     Attributes:
         model: what is evaluated.
         others: untouched base and baselines, by slug.
-        output_file: the results file, beside which run files lie.
+        output_file: the results file, beside which run files are written.
         cutoffs: of the metrics.
         seed: of the randomisation test.
         seen: hashes of the documents that training saw; None where that is unknown.
@@ -74,20 +67,20 @@ class Contest:
     @classmethod
     def between(
         cls, model: System, baselines: Sequence[System], output_file: Path, cutoffs: Sequence[int], seed: int
-    ) -> Contest:
-        """Return the contest of a model with its untouched base and baselines; a checkpoint's records are read.
+    ) -> Comparison:
+        """Compare a model with its untouched base and baselines; a checkpoint's records of documents are read.
 
         Raises:
             InputError: the checkpoint's record of seen or hidden documents is wrong.
         """
         seen = read_seen(model.retriever.name) if model.trained else None
         held_out = read_held_out(model.retriever.name) if model.trained else None
-        others = _others(model, baselines)
-        if held_out is not None:
-            for slug in sorted(others.keys() - _rankers(others).keys()):
-                logger.warning(
-                    "%s: an earlier run cannot rank hidden documents alone; it has no held-out figures", slug
-                )
+        others: dict[str, Retriever] = {} if model.untouched_base is None else {BASE: model.untouched_base}
+        for system in baselines:
+            others[_slug(system.retriever, {MODEL, *others})] = system.retriever
+        for slug, retriever in others.items():
+            if held_out is not None and isinstance(retriever, StoredRetriever):
+                logger.warning("%s: an earlier run cannot rank hidden documents alone; it has no held-out scores", slug)
         return cls(model.retriever, others, output_file, tuple(cutoffs), seed, seen, held_out)
 
     @property
@@ -95,49 +88,64 @@ class Contest:
         """The model and the others, by slug."""
         return {MODEL: self.model, **self.others}
 
-    def on(self, collection: Collection) -> Measured:
-        """Evaluate every system on a collection, and write run files and per-query values."""
-        sides, figures, tested = _sides(collection, self.seen), {}, {}
-        for slug, ours, theirs in self._evaluate(collection):
-            figures[slug] = _figures(ours, theirs, self.seed) | _by_side(ours, theirs, sides, self.seed)
-            tested[slug] = (theirs or ours).per_query[TESTED]
-        hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
-        if hidden is not None:
-            for slug, values in replace(self, others=_rankers(self.others))._on_hidden(hidden).items():
-                figures[slug][HIDDEN] = values
-        summary = ", ".join(f"{slug} {values[TESTED]:.4f}" for slug, values in figures.items())
-        logger.info("%s: %s", collection.name, summary)
-        return Measured(describe(collection), figures, tested)
+    def on(self, collection: Collection) -> Compared:
+        """Evaluate every system on a collection; write run files and per-query values."""
+        per_query = self._evaluate(collection, self.systems)
+        scores = {slug: self._scores(per_query, slug) for slug in per_query}
+        if self.seen is not None:
+            seen = seen_queries(collection, self.seen)
+            unseen = per_query[MODEL][METRIC].keys() - seen
+            for slug, whole in scores.items():
+                sides = [self._scores(per_query, slug, queries) for queries in (seen, unseen)]
+                scores[slug] = replace(whole, seen=sides[0], unseen=sides[1])
+        for slug, held_out in self._held_out(collection).items():
+            scores[slug] = replace(scores[slug], held_out=held_out)
+        logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
+        return Compared(facts_of(collection), scores, {slug: values[METRIC] for slug, values in per_query.items()})
 
-    def _on_hidden(self, hidden: Collection) -> dict[str, Figures]:
-        """Return each system's figures on the hidden part of a collection."""
+    def _held_out(self, collection: Collection) -> dict[str, Scores]:
+        """Score the systems where hidden documents alone are ranked, without stored rankings, which end at a depth."""
+        hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
+        if hidden is None:
+            return {}
+        systems = {slug: each for slug, each in self.systems.items() if not isinstance(each, StoredRetriever)}
         if not hidden.qrels:
-            return {slug: {"n_queries": 0} for slug in self.systems}
-        return {
-            slug: {"n_documents": len(hidden.documents)} | _block(ours, theirs, self.seed)
-            for slug, ours, theirs in self._evaluate(hidden, f".{HIDDEN}")
-        }
+            return dict.fromkeys(systems, Scores({}, n_queries=0))
+        per_query = self._evaluate(hidden, systems, ".held_out")
+        queries, count = per_query[MODEL][METRIC].keys(), len(hidden.documents)
+        return {slug: replace(self._scores(per_query, slug, queries), n_documents=count) for slug in systems}
 
     def _evaluate(
-        self, collection: Collection, suffix: str = ""
-    ) -> Iterator[tuple[str, Evaluation, Evaluation | None]]:
-        """Yield the model's own evaluation, then that of each other system beside the model's; write each."""
-        ours = evaluate_retriever(self.model, collection, self.cutoffs)
-        self._write(collection.name, f"{MODEL}{suffix}", ours)
-        yield MODEL, ours, None
-        for slug, retriever in self.others.items():
-            theirs = evaluate_retriever(retriever, collection, self.cutoffs)
-            self._write(collection.name, f"{slug}{suffix}", theirs)
-            yield slug, ours, theirs
+        self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
+    ) -> dict[str, PerQuery]:
+        """Evaluate systems and write the files of each; return the values of each metric for each query."""
+        folder, per_query = runs_folder(self.output_file) / collection.name, {}
+        for slug, retriever in systems.items():
+            evaluation = evaluate_retriever(retriever, collection, self.cutoffs)
+            write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
+            write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
+            per_query[slug] = evaluation.per_query
+        return per_query
 
-    def _write(self, collection: str, slug: str, evaluation: Evaluation) -> None:
-        folder = runs_folder(self.output_file) / collection
-        write_run(folder / f"{slug}.trec", evaluation.run, slug)
-        write_json(folder / f"{slug}.per_query.json", evaluation.per_query)
+    def _scores(self, per_query: Mapping[str, PerQuery], slug: str, queries: Set[str] | None = None) -> Scores:
+        """Average a system's metrics over some queries, or all, and test it against the model."""
+        ours, theirs = (
+            {m: {q: v for q, v in values.items() if queries is None or q in queries} for m, values in system.items()}
+            for system in (per_query[MODEL], per_query[slug])
+        )
+        if slug != MODEL and theirs[METRIC]:
+            return Scores(mean(theirs), **tests_of(ours[METRIC], theirs[METRIC], self.seed))
+        count = None if queries is None else len(ours[METRIC])
+        return Scores({} if count == 0 else mean(ours), n_queries=count)
 
 
-def figures_of_tests(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, float]:
-    """Return the paired tests of a metric by query as figures; of fewer than 2 queries their number alone."""
+def facts_of(collection: Collection) -> CollectionFacts:
+    """Return what distinguishes a collection."""
+    return CollectionFacts(len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
+
+
+def tests_of(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """Return the paired tests of a metric as fields of `Scores`; of a single query their number alone."""
     if len(ours) < 2:
         return {"n_queries": len(ours)}
     tests = paired_tests(ours, theirs, seed=seed)
@@ -145,53 +153,43 @@ def figures_of_tests(ours: Mapping[str, float], theirs: Mapping[str, float], see
     return {"n_queries": tests.n, "mean_difference": tests.mean_difference, **p_values}
 
 
-def _others(model: System, baselines: Sequence[System]) -> dict[str, Retriever]:
-    others: dict[str, Retriever] = {}
-    if model.untouched_base is not None:
-        others[BASE] = model.untouched_base
-    for system in baselines:
-        others[_unique(_slug(titled(system.retriever.name, system.retriever.size)), others)] = system.retriever
-    return others
+def average_parts(parts: Mapping[str, Compared], seed: int) -> Compared:
+    """Average over the parts of a set (CQADupStack's forums), each counting the same whatever its number of queries.
+
+    A metric's difference between two systems is ``Σ_parts Σ_queries d_q / (P · n_part)``, a weighted sum over queries,
+    so its randomisation test flips the sign of each query's difference. There is no t-test, which knows no weights, and
+    there are no scores on seen, unseen or held-out queries or documents.
+
+    Raises:
+        ValueError: there are no parts.
+    """
+    if not parts:
+        raise ValueError("a set must have at least 1 part, got 0")
+    first, *_ = each = list(parts.values())
+    weighted = {slug: _weighted({name: part.tested[slug] for name, part in parts.items()}) for slug in first.scores}
+    scores = {}
+    for slug in first.scores:
+        metrics = {name: fmean(part.scores[slug].metrics[name] for part in each) for name in first.scores[slug].metrics}
+        tests = {} if slug == MODEL else tests_of(weighted[MODEL], weighted[slug], seed)
+        scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None})
+    queries, documents = sum(part.facts.queries for part in each), sum(part.facts.documents for part in each)
+    digest = hashlib.sha256("".join(str(part.facts.sha256) for part in each).encode()).hexdigest()
+    return Compared(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
 
 
-def _rankers(others: Mapping[str, Retriever]) -> dict[str, Retriever]:
-    """Leave out stored rankings: they end at a depth, so that the hidden documents below it are not in them."""
-    return {slug: retriever for slug, retriever in others.items() if not isinstance(retriever, StoredRetriever)}
-
-
-def _sides(collection: Collection, seen: frozenset[str] | None) -> dict[str, Set[str]]:
-    """Return the judged queries on either side, nothing where the seen documents are unknown."""
-    if seen is None:
-        return {}
-    known = seen_queries(collection, seen)
-    return {"seen": known, "unseen": {query for query, judged in collection.qrels.items() if judged} - known}
-
-
-def _by_side(
-    ours: Evaluation, theirs: Evaluation | None, sides: Mapping[str, Set[str]], seed: int
-) -> dict[str, Figures]:
+def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return all queries' values, weighted so that their plain mean is the mean over parts of the parts' means."""
+    total = sum(len(values) for values in parts.values())
     return {
-        side: _block(ours.among(queries), theirs and theirs.among(queries), seed) if queries else {"n_queries": 0}
-        for side, queries in sides.items()
+        f"{name} {query}": value * total / (len(parts) * len(values))
+        for name, values in parts.items()
+        for query, value in values.items()
     }
 
 
-def _figures(ours: Evaluation, theirs: Evaluation | None, seed: int) -> Figures:
-    if theirs is None:
-        return dict(ours.mean)
-    return dict(theirs.mean) | figures_of_tests(ours.per_query[TESTED], theirs.per_query[TESTED], seed)
-
-
-def _block(ours: Evaluation, theirs: Evaluation | None, seed: int) -> Figures:
-    return {"n_queries": len(ours.per_query[TESTED])} | _figures(ours, theirs, seed)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "system"
-
-
-def _unique(slug: str, taken: Mapping[str, Any]) -> str:
-    reserved = {*taken, MODEL}
-    return next(
-        name for n in range(1, len(reserved) + 2) if (name := slug if n == 1 else f"{slug}-{n}") not in reserved
-    )
+def _slug(retriever: Retriever, taken: Set[str]) -> str:
+    """Return a name for files, unlike those taken."""
+    title = SystemScores(retriever.name, {}, {}, **retriever.size).title
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "system"
+    candidates = [slug, *(f"{slug}-{number}" for number in range(2, len(taken) + 2))]
+    return next(each for each in candidates if each not in taken)

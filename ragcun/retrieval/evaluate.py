@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from ragcun.data.beir import Collection
 from ragcun.distance import Distance
-from ragcun.models.cached_encoder import document_rows
-from ragcun.retrieval.bm25 import bm25_run
+from ragcun.io import file_digest, read_json
+from ragcun.models.cached_encoder import CachedEncoder, document_rows
+from ragcun.models.checkpoint import CONFIG, is_checkpoint
+from ragcun.retrieval.bm25 import K1, B, bm25_run
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, read_run
@@ -60,6 +63,14 @@ class DenseRetriever:
         """The record of `vectors`."""
         return {} if self.vectors is None else self.vectors.record()
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the base and, of a checkpoint, of the file that holds the checksums of all others."""
+        if not isinstance(self.encoder, CachedEncoder):
+            return f"{type(self).__name__} {self.name} {json.dumps(self.size)}"
+        own = file_digest(Path(self.name) / CONFIG) if is_checkpoint(self.name) else ""
+        return f"{self.encoder.cache.fingerprint} {own} {self.distance} {json.dumps(self.size)}"
+
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Encode the collection, search, and drop documents of the query's own id; equal scores rank by id."""
         documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
@@ -78,26 +89,33 @@ class BM25Retriever:
     """BM25 over title and text."""
 
     name: str = "bm25"
+    size: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def size(self) -> Mapping[str, Any]:
-        """Nothing: there are no vectors."""
-        return {}
+    def fingerprint(self) -> str:
+        """The parameters."""
+        return f"bm25 k1={K1} b={B}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Rank by BM25."""
-        return bm25_run(
-            {name: document.content for name, document in collection.documents.items()}, collection.queries, k
-        )
+        texts = {name: document.content for name, document in collection.documents.items()}
+        return bm25_run(texts, collection.queries, k)
 
 
 @dataclass
 class StoredRetriever:
-    """The rankings that an earlier evaluation wrote, read from its TREC run files."""
+    """The rankings of an earlier evaluation, read from its TREC run files."""
 
     name: str
     folder: Path
     size: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the earlier evaluation recorded of its model."""
+        manifest = read_json(self.folder.with_suffix(".json")).get("manifest") or {}
+        recorded = (manifest.get("settings") or {}).get("system model", "")
+        return f"earlier evaluation of {self.name} {recorded} {json.dumps(self.size)}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Read the run of this collection."""
@@ -106,10 +124,10 @@ class StoredRetriever:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rankings of one system on one collection, and what they are worth.
+    """Rankings of one system on one collection, and their metrics.
 
     Attributes:
-        run: score of each document found, by query.
+        run: score of each retrieved document, by query.
         per_query: value of each metric for each judged query.
         mean: mean of each metric over all judged queries.
     """
@@ -117,20 +135,6 @@ class Evaluation:
     run: Run
     per_query: Mapping[str, Mapping[str, float]]
     mean: Mapping[str, float]
-
-    def among(self, queries: Set[str]) -> Evaluation:
-        """Return what the same rankings are worth on some of the queries.
-
-        Raises:
-            ValueError: none of `queries` is judged.
-        """
-        per_query = {
-            metric: {query: value for query, value in values.items() if query in queries}
-            for metric, values in self.per_query.items()
-        }
-        if not all(per_query.values()):
-            raise ValueError(f"none of the {len(queries)} queries is judged")
-        return Evaluation({query: self.run[query] for query in self.run.keys() & queries}, per_query, mean(per_query))
 
 
 def evaluate_retriever(retriever: Retriever, collection: Collection, cutoffs: Sequence[int] = CUTOFFS) -> Evaluation:

@@ -12,10 +12,10 @@ from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.io import read_json
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.checkpoint import is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.results import Results
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
 from ragcun.retrieval.quantization import Precision, VectorFormat
 from ragcun.retrieval.runs import runs_folder
@@ -138,8 +138,12 @@ def _cache(base: Base, options: EncodingOptions) -> VectorSource:
 
 
 def _stored(path: Path) -> System:
-    results = read_json(path)
-    if not isinstance(results, dict) or "model" not in results or "datasets" not in results:
-        raise InputError(f"{path} is not a results file of evaluate_beir.py; give one, a folder, a model name, or bm25")
-    size = {key: results[key] for key in ("precision", "truncate_dim", "bytes_per_vector") if key in results}
-    return System(StoredRetriever(str(results["model"]), runs_folder(path), size), str(results.get("distance")))
+    results = Results.read(path)
+    model = results.model
+    size = {
+        "precision": model.precision,
+        "truncate_dim": model.truncate_dim,
+        "bytes_per_vector": model.bytes_per_vector,
+    }
+    size = {} if model.precision is None else size
+    return System(StoredRetriever(model.name, runs_folder(path), size), results.distance)

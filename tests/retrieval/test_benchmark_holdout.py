@@ -69,7 +69,8 @@ def checkpoint(save: Callable[..., Path]) -> Path:
 def evaluate(checkpoint: Path, collections: list[Collection], out: Path, baselines: tuple[str, ...] = ("bm25",)) -> Any:
     options = EncodingOptions(device="cpu")
     systems = [open_system(spec, options) for spec in baselines]
-    return run_benchmark(open_system(str(checkpoint), options), systems, collections, out, {})
+    run_benchmark(open_system(str(checkpoint), options), systems, collections, out, {})
+    return json.loads(out.read_text())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -122,7 +123,7 @@ def by_hand(collection: Collection, checkpoint: Path, tiny_bert: str) -> dict[st
     return rankings | {"bm25": {query: list(documents) for query, documents in found.items()}}
 
 
-def test_figures_are_those_of_ranking_the_hidden_documents_by_hand(
+def test_scores_are_those_of_ranking_the_hidden_documents_by_hand(
     collection: Collection, checkpoint: Path, by_hand: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
     results = blocks(evaluate(checkpoint, [collection], tmp_path / "r.json"))

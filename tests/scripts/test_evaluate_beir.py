@@ -36,7 +36,7 @@ def test_a_checkpoint_is_shown_beside_its_untouched_base(run_script, checkpoint,
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "r.json").read_text())
     assert {"model", "datasets", "average", "distance", "untouched_base", "baselines", "manifest"} <= set(results)
-    assert {"precision", "truncate_dim", "bytes_per_vector"} <= set(results)
+    assert (results["precision"], results["bytes_per_vector"]) == ("float32", 64)
     base = results["untouched_base"]["datasets"]["toy"]
     assert {"NDCG@10", "MRR@10", "Recall@100", "MAP@100", "P@10", "p_randomisation", "p_t"} <= set(base)
     assert base["n_queries"] == 20
@@ -64,17 +64,9 @@ def test_run_files_reproduce_the_figures(run_script, checkpoint, flags, collecti
         assert figures["toy"]["NDCG@10"] == pytest.approx(np.mean(list(per_query.values())), abs=1e-12)
 
 
-def test_the_untouched_base_is_the_base(run_script, checkpoint, tiny_bert, flags, tmp_path):
-    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
-    beside = json.loads((tmp_path / "r.json").read_text())["untouched_base"]["datasets"]["toy"]["NDCG@10"]
+def test_an_earlier_result_of_the_base_serves_as_baseline(run_script, checkpoint, tiny_bert, flags, tmp_path):
     assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
-    alone = json.loads((tmp_path / "r.json").read_text())
-    assert alone["datasets"]["toy"]["NDCG@10"] == beside
-    assert alone["untouched_base"] is None
-
-
-def test_an_earlier_result_serves_as_baseline(run_script, checkpoint, tiny_bert, flags, tmp_path):
-    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["untouched_base"] is None
     now = (*flags[:-1], tmp_path / "now.json")
     assert run_script("evaluate_beir", "--model_path", checkpoint, *now, "--baseline", tmp_path / "r.json").code == 0
     results = json.loads((tmp_path / "now.json").read_text())
@@ -120,21 +112,11 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
     assert not (tmp_path / "r.runs").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
-def test_a_corrupt_checkpoint_is_one_sentence(fails_clearly, checkpoint, flags, tmp_path, damage):
-    broken = tmp_path / "broken"
-    shutil.copytree(checkpoint, broken)
-    weights = broken / "ragcun" / "parts.safetensors"
-    content = bytearray(weights.read_bytes())
-    if damage == "truncate":
-        weights.write_bytes(content[: len(content) // 2])
-    elif damage == "flip":
-        content[-3] ^= 0xFF
-        weights.write_bytes(content)
-    else:
-        weights.unlink()
-    message = fails_clearly("evaluate_beir", "--model_path", broken, *flags)
-    assert "broken" in message
+def test_a_corrupt_checkpoint_is_one_sentence(fails_clearly, checkpoint, flags, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = tmp_path / "broken" / "ragcun" / "parts.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3] + b"xyz")
+    assert "broken" in fails_clearly("evaluate_beir", "--model_path", tmp_path / "broken", *flags)
     assert not (tmp_path / "r.json").exists()
 
 
@@ -200,15 +182,11 @@ def test_a_checkpoint_without_its_seen_documents_says_so_once(
     assert "unknown" not in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["changed", "deleted"])
-def test_damaged_seen_documents_are_refused(fails_clearly, train_on, flags, tmp_path, damage):
+def test_damaged_seen_documents_are_refused(fails_clearly, train_on, flags, tmp_path):
     kept = train_on("run", range(5)) / "ragcun" / "seen_documents.json"
     hashes = json.loads(kept.read_text())
     assert len(hashes) == 5
-    if damage == "changed":
-        kept.write_text(json.dumps(hashes[:4]))
-    else:
-        kept.unlink()
+    kept.write_text(json.dumps(hashes[:4]))
     assert "seen_documents.json" in fails_clearly("evaluate_beir", "--model_path", kept.parents[1], *flags)
     assert not (tmp_path / "r.json").exists()
 

@@ -26,8 +26,8 @@ def measured(config: TrainConfig, collection: Path, folder: Path) -> tuple[dict[
     checkpoint = fit(config).checkpoint
     model = open_system(str(checkpoint), EncodingOptions())
     test = load_collection(collection, "test")
-    results = run_benchmark(model, model.companions, [test], folder / "results.json", {}, seed=0)
-    assert json.loads((folder / "results.json").read_text())["datasets"] == results["datasets"]
+    run_benchmark(model, model.companions, [test], folder / "results.json", {}, seed=0)
+    results = json.loads((folder / "results.json").read_text())
     return results["datasets"][test.name], results["untouched_base"]["datasets"][test.name]
 
 

@@ -104,7 +104,7 @@ def evaluate_run(
     system = System(Ranking(str(model), list(ranks[1])), "euclidean", base)
     bm25 = System(Ranking("bm25", [5]), "bm25")
     output = where.get("output", run / "results.json")
-    return run_benchmark(system, [bm25], collections, output, {"data_dir": str(data_dir)})
+    run_benchmark(system, [bm25], collections, output, {"data_dir": str(data_dir)})
 
 
 def distribution(values) -> dict[str, Any]:
