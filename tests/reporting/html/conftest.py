@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,7 @@ def evaluate_run(
     bm25 = System(Ranking("bm25", [5]), "bm25")
     output = where.get("output", run / "results.json")
     run_benchmark(system, [bm25], collections, output, {"data_dir": str(data_dir)})
+    return json.loads(output.read_text())
 
 
 def distribution(values) -> dict[str, Any]:
