@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_runs_end_as_one_that_was_left_alone() -> None:
     """The same weights, optimiser, random state, rows and checkpoint, bit for bit; and nothing on disk is half written.
 

@@ -223,12 +223,6 @@ def test_validation_pairs_choose_the_lowest_objective(
     assert -result.score == pytest.approx(np.average(totals, weights=[len(batch) for batch in batches]), rel=1e-4)
 
 
-def test_dev_fraction_holds_queries_out(train: Train) -> None:
-    result = train(dev_fraction=0.3, epochs=1, batch_size=7)
-    assert result.criterion == "dev NDCG@10"
-    assert result.steps == 3
-
-
 def test_every_loss_part_is_recorded_unweighted(train: Train) -> None:
     weights = {"contrastive": 0.5, "isotropy": 0.2, "reg": 0.1, "predictive": 2.0}
     flags: dict[str, Any] = {f"lambda_{name}": weight for name, weight in weights.items()}
@@ -257,31 +251,31 @@ def test_rates_follow_the_schedule_each_step(train: Train) -> None:
 @pytest.mark.parametrize(
     ("stop_after", "changes"),
     [
-        (2, {}),
         (5, {}),
-        (6, {"state_interval": 1}),
-        (7, {"state_interval": 2, "dropout": 0.3, "lambda_predictive": 0.5}),
-        (11, {"state_interval": 2, "output_dim": 8, "gradient_accumulation_steps": 2, "epochs": 6}),
-        (6, {"state_interval": 1, "freeze_base": False, "base_learning_rate": 1e-3, "dropout": 0.3}),
-        (5, {"freeze_early_layers": 1, "base_learning_rate": 1e-3}),
-        (7, {"system": "jepa", "state_interval": 2, "ema_decay": 0.9, "lambda_predictive": 1.0, "dropout": 0.3}),
-        (5, {"system": "jepa", "freeze_base": False, "base_learning_rate": 1e-3, "ema_schedule": "cosine"}),
+        (
+            7,
+            {
+                "state_interval": 2,
+                "dropout": 0.3,
+                "lambda_predictive": 0.5,
+                "gradient_accumulation_steps": 2,
+                "epochs": 5,
+            },
+        ),
+        (6, {"state_interval": 1, "freeze_early_layers": 1, "base_learning_rate": 1e-3, "dropout": 0.3}),
+        (
+            7,
+            {"system": "jepa", "state_interval": 2, "ema_schedule": "cosine", "lambda_predictive": 1.0, "dropout": 0.3},
+        ),
+        (5, {"system": "jepa", "freeze_base": False, "base_learning_rate": 1e-3, "ema_decay": 0.9}),
         (7, {"system": "respred", "state_interval": 2, "lambda_predictive": 1.0, "lambda_residual": 0.01}),
         (7, {"system": "asymmetric", "state_interval": 2, "query_embedding": "prediction", "lambda_predictive": 1.0}),
-        (2, DEFAULTS),
-        (5, DEFAULTS),
-        (6, DEFAULTS | {"state_interval": 1, "epochs": None, "steps": 11}),
-        (7, DEFAULTS | {"state_interval": 2, "dropout": 0.3, "head": "residual"}),
-        (69, DEFAULTS | {"epochs": 20}),
-        (70, DEFAULTS | {"epochs": 20, "state_interval": 3}),
-        (6, DEFAULTS | {"state_interval": 1, "trained_share": 1.0, "mined_first": 5, "mined_last": 20}),
-        (6, DEFAULTS | {"state_interval": 1, "average_decay": 0.0, "mined_negatives": 30}),
+        (6, DEFAULTS | {"state_interval": 1, "epochs": None, "steps": 11, "head": "residual", "dropout": 0.3}),
+        (37, DEFAULTS | {"epochs": 20, "batch_size": 15}),
         (7, DEFAULTS | {"state_interval": 2, "train_side": "query", "output_dim": 8, "mix_with_base": 0.3}),
         (6, DEFAULTS | {"state_interval": 1, "freeze_base": False, "trained_share": 0.5, "mined_negatives": 2}),
-        (7, DEFAULTS | {"state_interval": 2, "system": "jepa", "lambda_predictive": 1.0, "trained_share": 0.5}),
-        (7, DEFAULTS | {"state_interval": 2, "train_data": SEVERAL, "batch_size": 4}),
         (13, DEFAULTS | {"state_interval": 1, "train_data": SEVERAL, "batch_size": 4, "positives_per_query": 2}),
-        (7, DEFAULTS | {"state_interval": 2, "never_worse": True}),
+        (7, DEFAULTS | {"state_interval": 2, "never_worse": True, "average_decay": 0.0}),
     ],
     ids=label,
 )
@@ -313,8 +307,8 @@ def test_resume_equals_uninterrupted(
     assert any("exp_avg" in name for name in tensors_of(newest(tmp_path / "parts")))
 
 
-@pytest.mark.parametrize(("decay", "share"), [(0.9, 1.0), (0.0, 0.3), (0.9, 0.3), (0.99, None), (0.9, 0.0)], ids=str)
-def test_what_is_kept_is_the_mean_drawn_to_the_start_and_training_does_not_notice(
+@pytest.mark.parametrize(("decay", "share"), [(0.9, 0.3), (0.99, None)], ids=str)
+def test_what_is_saved_is_the_average_interpolated_and_training_does_not_notice(
     train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, decay: float, share: Any
 ) -> None:
     weights: list[torch.Tensor] = []
@@ -369,16 +363,7 @@ def test_the_calibrated_start_is_what_is_judged_first(train: Train, collection_f
     np.testing.assert_allclose(chosen.encode_document(some), closed.embed_documents(documents), atol=1e-5)
 
 
-def test_a_run_of_many_epochs_looks_fifteen_times(train: Train, collection_folder: Path) -> None:
-    result = train(dev_beir=str(collection_folder), epochs=None, steps=161)
-    epochs = [row["epoch"] for row in rows_of(result.checkpoint.parent, "epoch")]
-    assert result.steps == 160
-    assert epochs == [0, *range(3, 40, 3), 40]
-    assert len(epochs) - 1 <= 15
-
-
-@pytest.mark.parametrize("accumulated", [1, 3])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize(("accumulated", "schedule"), [(1, "constant"), (3, "cosine")])
 def test_the_target_follows_every_optimiser_step_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
 ) -> None:
@@ -432,27 +417,17 @@ def test_resume_without_a_resume_point_starts_afresh(
         assert rows_of(tmp_path / "whole") == rows_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": 1.0}, {"batch_size": 9}, {"seed": 1}, {"lambda_reg": 1.0}])
-def test_resume_with_other_settings_is_refused(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_resume_with_other_settings_or_data_is_refused(train: Train, tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "other.jsonl", [(texts[i], texts[i + 1], None) for i in range(30)])
     train(epochs=1)
     before = tensors_of(tmp_path / "run")
-    with pytest.raises(InputError, match=next(iter(changes))):
-        train(resume=True, epochs=1, **changes)
+    for name, value in {"learning_rate": 1.0, "lambda_reg": 1.0, "train_data": str(tmp_path / "other.jsonl")}.items():
+        with pytest.raises(InputError, match=rf"{name}|data ="):
+            train(resume=True, epochs=1, **{name: value})
     assert before.keys() == tensors_of(tmp_path / "run").keys()
 
 
-def test_resume_with_other_data_is_refused(
-    train: Train, tmp_path: Path, collection_folder: Path, texts: list[str]
-) -> None:
-    pairs = list(pairs_from_collection(load_collection(collection_folder, "dev")).rows())
-    write_pairs(tmp_path / "t.jsonl", pairs)
-    train(epochs=1, train_data=str(tmp_path / "t.jsonl"))
-    write_pairs(tmp_path / "t.jsonl", [*pairs[:-1], (texts[0], texts[1], None)])
-    with pytest.raises(InputError, match="data"):
-        train(epochs=1, train_data=str(tmp_path / "t.jsonl"), resume=True)
-
-
-@pytest.mark.parametrize("accumulated", [1, 2, 4])
+@pytest.mark.parametrize("accumulated", [1, 3])
 def test_accumulated_gradients_are_the_mean_of_the_batches(
     train: Train, settings: dict[str, Any], collection_folder: Path, accumulated: int
 ) -> None:
@@ -489,9 +464,8 @@ def test_clipping(train: Train, tmp_path: Path) -> None:
     assert norms[0] > 1e-2
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_early_layers_stay_and_later_ones_move(train: Train, tiny_bert: str, checkpointing: bool) -> None:
-    result = train(freeze_early_layers=2, base_learning_rate=1e-3, epochs=1, gradient_checkpointing=checkpointing)
+def test_early_layers_stay_and_later_ones_move(train: Train, tiny_bert: str) -> None:
+    result = train(freeze_early_layers=2, base_learning_rate=1e-3, epochs=1, gradient_checkpointing=True)
     before = TextBase.load(tiny_bert, device="cpu").state_dict()
     after = RetrievalEncoder.from_pretrained(result.checkpoint, "cpu").base.state_dict()
     assert before.keys() == after.keys()
@@ -514,12 +488,7 @@ def test_a_frozen_base_stays_bit_for_bit(train: Train, tiny_bert: str, texts: li
     assert not np.allclose(trained.encode_query(texts[:3]), base.untouched_array(base.encode(texts[:3], "query")))
 
 
-def test_too_many_frozen_layers(train: Train) -> None:
-    with pytest.raises(InputError, match="3 transformer layers"):
-        train(freeze_early_layers=4)
-
-
-def test_a_checkpoint_is_gone_on_from(train: Train, tmp_path: Path, collection_folder: Path) -> None:
+def test_training_continues_from_a_checkpoint(train: Train, tmp_path: Path, collection_folder: Path) -> None:
     common = {"output_dim": 8, "use_predictor": True, "lambda_predictive": 0.5}
     first = train("first", **common)
     dev = str(collection_folder)
@@ -531,40 +500,6 @@ def test_a_checkpoint_is_gone_on_from(train: Train, tmp_path: Path, collection_f
     parts = [load_file(run.checkpoint / WEIGHTS) for run in (first, third)]
     assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
     assert second.steps == 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"output_dim": 12}, "output_dim 12 .* 8"),
-        ({"head": "mlp"}, "head mlp .* residual"),
-        ({"base_model": "other"}, "base_model other"),
-        ({"lambda_predictive": 1.0}, "add --use_predictor"),
-    ],
-)
-def test_a_checkpoint_of_another_shape_is_refused(train: Train, changes: dict[str, Any], message: str) -> None:
-    first = train("first", output_dim=8, epochs=1)
-    with pytest.raises(InputError, match=message):
-        train("second", load_checkpoint=str(first.checkpoint), **changes)
-
-
-def test_a_checkpoint_of_length_1_grows_no_predictor(train: Train) -> None:
-    first = train("first", **DEFAULTS, epochs=1)
-    with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
-        train("second", load_checkpoint=str(first.checkpoint), **DEFAULTS | {"use_predictor": True})
-
-
-def test_a_checkpoint_can_grow_a_predictor(train: Train, tmp_path: Path) -> None:
-    first = train("first", output_dim=8, epochs=1)
-    options = {"use_predictor": True, "lambda_predictive": 1.0, "learning_rate": 1e-3}
-    second = train("second", load_checkpoint=str(first.checkpoint), **options)
-    assert RetrievalEncoder.from_pretrained(second.checkpoint).to_config()["predictor"] is not None
-
-
-def test_missing_and_foreign_checkpoints(train: Train, tiny_bert: str, tmp_path: Path) -> None:
-    for path in (tmp_path / "missing", Path(tiny_bert)):
-        with pytest.raises(InputError, match="checkpoint"):
-            train(load_checkpoint=str(path))
 
 
 def test_an_earlier_run_is_not_overwritten(train: Train, tmp_path: Path) -> None:
@@ -598,6 +533,7 @@ def test_half_precision_on_a_cpu(train: Train, tmp_path: Path, changes: dict[str
     assert_same(tmp_path / "full", tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="torch.compile needs a C++ compiler"
 )
@@ -614,9 +550,8 @@ def test_compiling_changes_nothing(train: Train, tmp_path: Path) -> None:
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("changes", [{"freeze_base": False}, {"freeze_early_layers": 1}], ids=str)
-def test_gradient_checkpointing_gives_the_same_weights(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
-    common = {"base_learning_rate": 1e-3, "epochs": 1, "dropout": 0.0, **changes}
+def test_gradient_checkpointing_gives_the_same_weights(train: Train, tmp_path: Path) -> None:
+    common = {"base_learning_rate": 1e-3, "epochs": 1, "dropout": 0.0, "freeze_early_layers": 1}
     train("plain", **common)
     train("checkpointed", gradient_checkpointing=True, **common)
     one, other = (tensors_of(tmp_path / name / "best_model") for name in ("plain", "checkpointed"))
@@ -649,21 +584,7 @@ def test_kept_checkpoints_load(train: Train, tmp_path: Path, texts: list[str]) -
     assert not np.array_equal(four, best)
 
 
-def test_one_pair_is_not_enough(train: Train, tmp_path: Path, texts: list[str]) -> None:
-    write_pairs(tmp_path / "one.jsonl", [(texts[0], texts[1], None)])
-    with pytest.raises(InputError, match="has 1 pair"):
-        train(train_data=str(tmp_path / "one.jsonl"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_two_pairs_are_enough(train: Train, tmp_path: Path, texts: list[str]) -> None:
-    write_pairs(tmp_path / "few.jsonl", [(texts[i], texts[i + 9], None) for i in range(2)])
-    result = train(train_data=str(tmp_path / "few.jsonl"), batch_size=2, lambda_isotropy=1.0, lambda_reg=1.0)
-    assert result.best_epoch == 3
-    assert all(math.isfinite(row["total"]) for row in rows_of(tmp_path / "run", "step"))
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(3, 2), (4, 1)])
+@pytest.mark.parametrize(("count", "batch_size"), [(2, 2), (3, 2), (4, 1)])
 def test_a_batch_of_one_pair_trains_or_is_one_sentence(
     train: Train, tmp_path: Path, texts: list[str], count: int, batch_size: int
 ) -> None:
@@ -673,14 +594,7 @@ def test_a_batch_of_one_pair_trains_or_is_one_sentence(
         assert train(train_data=str(tmp_path / "few.jsonl"), batch_size=batch_size).best_epoch == 3
 
 
-def test_one_validation_pair_is_judged_or_is_one_sentence(train: Train, tmp_path: Path, texts: list[str]) -> None:
-    write_pairs(tmp_path / "one.jsonl", [(texts[0], texts[1], None)])
-    with contextlib.suppress(InputError):
-        assert train(val_data=str(tmp_path / "one.jsonl"), epochs=1).criterion == "validation objective"
-
-
-@pytest.mark.parametrize("selection", ["none", "dev", "val"])
-@pytest.mark.parametrize("log_interval", [1, 100])
+@pytest.mark.parametrize(("selection", "log_interval"), [("none", 1), ("dev", 100), ("val", 100)])
 def test_a_loss_that_explodes_is_one_sentence(
     train: Train, tmp_path: Path, collection_folder: Path, selection: str, log_interval: int
 ) -> None:
@@ -691,13 +605,6 @@ def test_a_loss_that_explodes_is_one_sentence(
     assert "learning_rate" in str(caught.value)
     assert not (tmp_path / "run" / "best_model").exists()
     assert not (tmp_path / "run" / "state").exists()
-
-
-def test_weights_that_are_not_finite_are_not_written(train: Train, tmp_path: Path) -> None:
-    """The loss of the last step is that before its update, so it does not show what the update did."""
-    with pytest.raises(InputError):
-        train(learning_rate=1e39, projection_learning_rate=1e39, epochs=1, batch_size=30)
-    assert not (tmp_path / "run" / "best_model").exists()
 
 
 def test_negatives_from_a_file_are_used(train: Train, tmp_path: Path, texts: list[str]) -> None:
@@ -729,12 +636,6 @@ def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict
     assert 0 < manifest["result"]["seconds"] == result.seconds
     saved = from_mapping(TrainConfig, read_yaml(run / "config.yaml"), "saved")
     assert saved == TrainConfig(**settings | {"seed": 11, "epochs": 2, "output_dir": str(run)})
-
-
-def test_dev_data_enters_the_manifest(train: Train, tmp_path: Path, collection_folder: Path) -> None:
-    train(dev_beir=str(collection_folder), epochs=1)
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert {"train", "dev"} <= set(manifest["data_sha256"])
 
 
 def test_texts_are_encoded_once_for_all_runs(

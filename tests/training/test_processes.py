@@ -39,21 +39,21 @@ TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **S
 PLAIN: dict[str, Any] = {"head_init": "identity", "normalize_output": False}
 SAME: dict[str, dict[str, Any]] = {
     "defaults": SIGREG,
-    "covariance": PLAIN | {"lambda_isotropy": 1.0, "lambda_reg": 0.5, "symmetric": True},
-    "gor": PLAIN
-    | {"lambda_isotropy": 1.0, "isotropy": "gor", "isotropy_rows": "each", "isotropy_transform": "sqrt_dim"},
-    "vicreg": PLAIN | {"lambda_isotropy": 1.0, "isotropy": "vicreg", "isotropy_transform": "standardize"},
-    "margin": PLAIN | {"train_data": "several.jsonl", "contrastive": "margin", "positives_per_query": 0},
     "in_batch_margin": PLAIN | {"contrastive": "in_batch_margin", "gradient_accumulation_steps": 2},
-    "several": {"train_data": "several.jsonl", "positives_per_query": 0, "nested_dims": (4, 8), **SIGREG},
+    "several": {
+        "train_data": "several.jsonl",
+        "positives_per_query": 0,
+        "nested_dims": (4, 8),
+        "use_predictor": True,
+        **SIGREG,
+    },
     "respred": {"system": "respred", "lambda_predictive": 1.0, "lambda_residual": 0.1, **SIGREG},
-    "unused predictor": {"use_predictor": True, **SIGREG},
     "validation": {"dev_beir": None, "val_data": "several.jsonl", **SIGREG},
     "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2},
     "jepa": TRAINED | {"system": "jepa", "lambda_predictive": 1.0},
     "gradient cache": TRAINED | {"grad_cache_size": 3},
 }
-"""Runs that are to end alike in one process and in two."""
+"""Runs that are to end alike in one process and in two; `tests/losses` has every term in two processes."""
 TOLERANCE = 1e-5
 
 
@@ -214,6 +214,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_end_as_one(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], name: str
@@ -242,12 +243,14 @@ def test_two_processes_end_as_one(
             assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_are_encoded_once(together: list[dict[str, dict[str, Any]]]) -> None:
     """The first run fills the cache: the main process encodes, the other finds all there."""
     assert together[0]["defaults"]["encoded"] > 0
     assert together[1]["defaults"]["encoded"] == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
 ) -> None:
@@ -261,6 +264,7 @@ def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
     assert rows_of(folder / "resumed") == rows_of(folder / "through")
 
 
+@pytest.mark.slow
 def test_one_process_does_not_go_on_where_two_stopped(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
 ) -> None:
@@ -268,6 +272,7 @@ def test_one_process_does_not_go_on_where_two_stopped(
         fit(config_of(settings, "resumed", **SIGREG, resume=True, state_interval=1))
 
 
+@pytest.mark.slow
 def test_what_stops_the_main_process_stops_the_other(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
 ) -> None:
@@ -282,6 +287,7 @@ def test_what_stops_the_main_process_stops_the_other(
     assert sum(row["kind"] == "collapse" for row in rows) >= 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None:
     """With an exit code other than 0, within a minute, though only the second has embeddings that are no numbers."""
     assert json.loads((ended / "codes.json").read_text()) == [3, 3]
@@ -290,6 +296,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None
         assert found["error"].startswith("the loss is nan by contrastive nan, isotropy nan at step 1")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
 ) -> None:
@@ -303,6 +310,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
         assert torch.equal(value, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_a_step_that_is_no_number_in_one_process_is_left_out_by_both(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
 ) -> None:

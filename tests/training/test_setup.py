@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from ragcun.config import TrainConfig
 from ragcun.data.pairs import write_pairs
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
@@ -67,6 +69,13 @@ def test_missing_data(settings: dict[str, Any], collection_folder: Path, changes
     with pytest.raises(InputError, match=message) as caught:
         build_data(TrainConfig(**settings | changes))
     assert "\n" not in str(caught.value)
+
+
+def test_one_pair_is_not_enough(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
+    write_pairs(tmp_path / "one.jsonl", [(texts[0], texts[1], None)])
+    for name in ("train_data", "val_data"):
+        with pytest.raises(InputError, match="has 1 pair"):
+            build_data(TrainConfig(**settings | {name: str(tmp_path / "one.jsonl")}))
 
 
 def test_a_file_has_no_queries_to_hold_out(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
@@ -182,6 +191,51 @@ def test_an_impossible_encoder(settings: dict[str, Any], changes: dict[str, Any]
     with pytest.raises(InputError, match=message) as caught:
         build_encoder(TrainConfig(**settings | changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Save an encoder of 8 dimensions and return its folder."""
+
+    def save(**changes: Any) -> str:
+        folder = tmp_path_factory.mktemp("checkpoint") / "model"
+        IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8, **changes).save_pretrained(
+            folder
+        )
+        return str(folder)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_dim": 12}, "output_dim 12 .* 8"),
+        ({"head": "mlp"}, "head mlp .* residual"),
+        ({"base_model": "other"}, "base_model other"),
+        ({"lambda_predictive": 1.0}, "add --use_predictor"),
+        ({"load_checkpoint": "/no/such/folder"}, "checkpoint"),
+        ({"load_checkpoint": "base"}, "checkpoint"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_shape_is_refused(
+    settings: dict[str, Any], checkpoint: Callable[..., str], changes: dict[str, Any], message: str
+) -> None:
+    settings |= {"system": "isotropic_gaussian", "load_checkpoint": checkpoint()} | changes
+    if settings["load_checkpoint"] == "base":
+        settings["load_checkpoint"] = settings["base_model"]
+    with pytest.raises(InputError, match=message):
+        build_encoder(TrainConfig(**settings))
+
+
+def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
+    settings: dict[str, Any], checkpoint: Callable[..., str]
+) -> None:
+    settings |= {"system": "isotropic_gaussian", "use_predictor": True, "lambda_predictive": 1.0}
+    assert build_encoder(TrainConfig(**settings, load_checkpoint=checkpoint())).to_config()["predictor"] is not None
+    with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
+        build_encoder(TrainConfig(**settings, load_checkpoint=checkpoint(normalize_output=True)))
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,7 @@ def rank_run(tiny_bert: str, texts: list[str], folder: Path, seed: int, accumula
     return contiguous(everything(loss))
 
 
+@pytest.mark.slow
 def test_two_ranks_stay_together_and_equal_one(tiny_bert, texts, tmp_path):
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     run = [sys.executable, __file__, tiny_bert, str(tmp_path)]
