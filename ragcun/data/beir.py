@@ -25,15 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Collection:
-    """A corpus with the judged queries of one split.
-
-    Attributes:
-        name: the name of its folder.
-        documents: the corpus, by document id.
-        queries: the text of the queries that the split judges, by query id, in the order of ``queries.jsonl``.
-        qrels: the split's judgments: query id → document id → relevance.
-        split: the name of the split.
-    """
+    """A corpus with the judged queries of one split: documents, query texts and relevance scores by id."""
 
     name: str
     documents: dict[str, Document]
@@ -53,10 +45,10 @@ class Collection:
 def load_collection(folder: str | Path, split: str = "test") -> Collection:
     """Read a BEIR folder and the judgments of one split of it.
 
-    Judged documents that the corpus lacks stay in the qrels and lower recall, as in BEIR; a warning counts them.
+    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them.
 
     Raises:
-        InputError: a file is missing or wrong (with the line), there are no judgments, or a judged query has no text.
+        InputError: a file is missing or wrong (with the line), or a judged query has no text.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -106,8 +98,7 @@ def write_collection(
 def pairs_from_collection(collection: Collection, whole_corpus: bool = False) -> PairDataset:
     """Return every (query, relevant document) of the split as a training pair; relevant means a score above 0.
 
-    Documents that are empty or not in the corpus make no pair. With `whole_corpus` the dataset holds the other
-    documents too.
+    With `whole_corpus` the dataset holds the other documents too.
 
     Raises:
         InputError: no query has a relevant document.

@@ -1,10 +1,10 @@
-"""What mining hard negatives gave, and what its guards dropped."""
+"""Choosing hard negatives among candidates: what must never be one, the margin, and what each guard left out."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,24 +19,22 @@ from ragcun.errors import InputError
 
 @dataclass(frozen=True)
 class MiningReport:
-    """What was mined, and what the guards dropped.
+    """What was mined, and what the guards left out.
 
     Attributes:
-        pool: how many distinct documents could be negatives.
-        repeated: how many documents of the pool repeat another one and were left out.
-        queries: how many queries.
-        pairs: how many distinct pairs of query and positive.
-        asked: how many negatives were asked for: per query and pair, times pairs.
-        mined: how many were found.
+        pool: distinct documents that could be negatives.
+        repeated: documents of the pool left out because they repeat another one.
+        queries, pairs: distinct queries, and distinct pairs of query and positive.
+        asked: negatives asked for: per query and pair, times pairs.
+        mined: negatives found.
         known_positives: candidates of a query left out because they are known to answer it.
-        duplicates: candidates of a query left out because they repeat an answer but for case and blanks, or answer a
-            query that differs in these only.
-        given: candidates of a query left out because a pair of it has them as a negative already.
+        duplicates: … because they repeat an answer but for case and blanks, or answer a query that differs in these.
+        given: … because a pair of the query has them as a negative already.
         candidates: candidates of pairs at the ranks asked for, without those.
-        margin: how many of these were left out because they score too near the pair's positive.
-        pairs_with_fewer: pairs with fewer negatives than asked for, those with none among them.
+        margin: of these, left out because they score too near the pair's positive.
+        pairs_with_fewer: pairs with fewer negatives than asked for.
         pairs_with_none: pairs without a mined negative.
-        queries_with_fewer: queries with such a pair.
+        queries_with_fewer: queries with a pair that has fewer.
     """
 
     pool: int
@@ -73,27 +71,6 @@ class MinedPairs(NamedTuple):
     report: MiningReport
 
 
-Rows = NDArray[np.int64]
-NOWHERE = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Links:
-    """Lists of numbers, one after another: those of `i` are ``values[starts[i] : starts[i + 1]]``, ascending."""
-
-    starts: Rows
-    values: Rows
-
-    @classmethod
-    def of(cls, keys: Rows, values: Rows, size: int) -> Links:
-        """Link each of `keys`, below `size`, with the number at its place in `values`; each link counts once."""
-        links = np.unique(np.stack([keys, values], axis=1), axis=0)
-        return cls(np.searchsorted(links[:, 0], np.arange(size + 1)), links[:, 1])
-
-    def __getitem__(self, key: int) -> Rows:
-        return self.values[self.starts[key] : self.starts[key + 1]]
-
-
 @dataclass(frozen=True, eq=False)
 class MiningTask:
     """Pairs that are to have hard negatives, and the documents that these may come from.
@@ -103,16 +80,16 @@ class MiningTask:
         pool: rows of ``data.documents`` that may be negatives, no two the same but for case and blanks, in its order.
         repeated: how many documents of the pool are left out of it because they repeat another one.
         known: query → rows that are known to answer it.
-        given: query → rows that a pair of it has as a negative.
         alike: query → rows of the pool that are the same as an answer of the query, or of one like it.
+        given: query → rows of the pool that a pair of it has as a negative.
     """
 
     data: PairDataset
-    pool: Rows
+    pool: NDArray[np.int64]
     repeated: int
-    known: Links
-    given: Links
-    alike: Links
+    known: dict[int, set[int]]
+    alike: dict[int, set[int]]
+    given: dict[int, set[int]]
 
     @classmethod
     def from_rows(
@@ -122,76 +99,48 @@ class MiningTask:
         pool: Iterable[str] | None = None,
         known: Iterable[tuple[str, str]] = (),
     ) -> MiningTask:
-        """Build the task.
-
-        Args:
-            rows: the pairs, perhaps with negatives already.
-            source: where they come from.
-            pool: texts that may be negatives; None takes the positives of all pairs. Blank ones are left out.
-            known: further ``(query, text)`` of which the text must not be a negative of the query.
+        """Build the task from pairs, perhaps with negatives, texts that may be negatives, and further known answers.
 
         Raises:
             InputError: there are no pairs, or the pool is empty.
         """
-        known, listed = list(known), None if pool is None else [text for text in pool if text.strip()]
+        more, listed = list(known), None if pool is None else [text for text in pool if text.strip()]
         if listed is not None and not listed:
             raise InputError(f"{source}: the pool of negatives holds no text; give documents that are not blank")
-        data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in known)))
-        queries, answers = _answers(data, known)
+        data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in more)))
         row_of = {text: row for row, text in enumerate(data.documents)}
+        query_of = {text: query for query, text in enumerate(data.queries)}
         texts = [data.documents[row] for row in np.unique(data.positive_ids)] if listed is None else listed
-        like = text_classes(data.documents)
-        distinct = _first_of_each_class(like, np.array([row_of[text] for text in texts], dtype=np.int64))
-        member = np.full(len(data.documents), NOWHERE, dtype=np.int64)
-        member[like[distinct]] = distinct
-        size, has_negative = len(data.queries), data.negative_ids >= 0
-        return cls(
-            data,
-            distinct,
-            len(texts) - len(distinct),
-            known=Links.of(queries, answers, size),
-            given=Links.of(data.query_ids[has_negative], member[like[data.negative_ids[has_negative]]], size),
-            alike=_of_queries_alike(text_classes(data.queries), queries, member[like[answers]]),
-        )
+        document_class, query_class = text_classes(data.documents).tolist(), text_classes(data.queries).tolist()
+        member: dict[int, int] = {}
+        for text in texts:
+            member.setdefault(document_class[row_of[text]], row_of[text])
 
-    def barred(self, query: int) -> Rows:
-        """Return the rows of the pool that must not be mined for a query."""
-        rows = np.union1d(self.alike[query], self.given[query])
-        return rows[rows != NOWHERE]
+        answered: defaultdict[int, set[int]] = defaultdict(set)
+        of_class: defaultdict[int, set[int]] = defaultdict(set)
+        given: defaultdict[int, set[int]] = defaultdict(set)
+        answers = list(zip(data.query_ids.tolist(), data.positive_ids.tolist(), strict=True))
+        answers += [(query_of[query], row_of[text]) for query, text in more if query in query_of]
+        for query, row in answers:
+            answered[query].add(row)
+            if document_class[row] in member:
+                of_class[query_class[query]].add(member[document_class[row]])
+        for query, row in zip(data.query_ids.tolist(), data.negative_ids.tolist(), strict=True):
+            if row >= 0 and document_class[row] in member:
+                given[query].add(member[document_class[row]])
+        alike = {query: of_class[like] for query, like in enumerate(query_class)}
+        distinct = np.fromiter(member.values(), dtype=np.int64, count=len(member))
+        return cls(data, distinct, len(texts) - len(distinct), dict(answered), alike, dict(given))
+
+    def barred(self, query: int) -> dict[int, str]:
+        """Return the rows of the pool that must not be mined for a query, each with the reason, a count's name."""
+        reasons = dict.fromkeys(self.given.get(query, ()), "given")
+        known = self.known[query]
+        return reasons | {row: "known_positives" if row in known else "duplicates" for row in self.alike[query]}
 
     def most_barred(self) -> int:
         """Return the largest number of rows that a query bars."""
-        return int((np.diff(self.alike.starts) + np.diff(self.given.starts)).max())
-
-    def reasons(self, query: int, rows: Rows) -> dict[str, int]:
-        """Count why rows that are barred for a query are: the first of known positive, duplicate, given negative."""
-        known = int(np.isin(rows, self.known[query]).sum())
-        alike = int(np.isin(rows, self.alike[query]).sum())
-        return {"known_positives": known, "duplicates": alike - known, "given": len(rows) - alike}
-
-
-def _answers(data: PairDataset, known: list[tuple[str, str]]) -> tuple[Rows, Rows]:
-    """Return all known ``(query, answer)``, as two columns of rows."""
-    query_of = {text: row for row, text in enumerate(data.queries)}
-    row_of = {text: row for row, text in enumerate(data.documents)}
-    more = [(query_of[query], row_of[text]) for query, text in known if query in query_of]
-    columns = np.array(more, dtype=np.int64).reshape(-1, 2).T
-    return np.concatenate([data.query_ids, columns[0]]), np.concatenate([data.positive_ids, columns[1]])
-
-
-def _first_of_each_class(classes: Rows, rows: Rows) -> Rows:
-    """Return the first of some rows in each class, in their order."""
-    _, first = np.unique(classes[rows], return_index=True)
-    return rows[np.sort(first)]
-
-
-def _of_queries_alike(classes: Rows, queries: Rows, answers: Rows) -> Links:
-    """Link each query with the answers of all queries of its class, those that are nowhere left out."""
-    there = answers != NOWHERE
-    of_class = Links.of(classes[queries[there]], answers[there], len(classes))
-    sizes = np.diff(of_class.starts)[classes]
-    rows = np.concatenate([of_class[query_class] for query_class in classes.tolist()])
-    return Links.of(np.repeat(np.arange(len(classes)), sizes), rows, len(classes))
+        return max(len(self.barred(query)) for query in range(len(self.data.queries)))
 
 
 Method = Literal["random", "bm25", "dense"]
@@ -278,65 +227,62 @@ def choose_negatives(
         rankings: the candidates of each query of ``task.data``, in its order; None for the method `random`.
     """
     counts: Counter[str] = Counter()
-    chosen: list[list[tuple[int, list[int]]]] = []
-    if rankings is None:
-        chosen.extend(_drawn_from_pool(task, settings, query, counts) for query in range(len(task.data.queries)))
-    else:
-        chosen.extend(_chosen(task, settings, query, ranking, counts) for query, ranking in enumerate(rankings))
-    by_pair = {(query, answer): found for query, pairs in enumerate(chosen) for answer, found in pairs}
-    rows = list(_rows(task, by_pair))
-    missing = {pair: settings.per_query - len(found) for pair, found in by_pair.items()}
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for query, ranking in enumerate(rankings if rankings is not None else [None] * len(task.data.queries)):
+        if ranking is None:
+            chosen.update(_drawn_from_pool(task, settings, query, counts))
+        else:
+            chosen.update(_chosen(task, settings, query, ranking, counts))
+    missing = {pair: settings.per_query - len(found) for pair, found in chosen.items()}
     report = MiningReport(
         pool=len(task.pool),
         repeated=task.repeated,
         queries=len(task.data.queries),
-        pairs=len(by_pair),
-        asked=settings.per_query * len(by_pair),
-        mined=sum(map(len, by_pair.values())),
+        pairs=len(chosen),
+        asked=settings.per_query * len(chosen),
+        mined=sum(map(len, chosen.values())),
         **{name: counts[name] for name in ("known_positives", "duplicates", "given", "candidates", "margin")},
         pairs_with_fewer=sum(count > 0 for count in missing.values()),
-        pairs_with_none=sum(not found for found in by_pair.values()),
+        pairs_with_none=sum(not found for found in chosen.values()),
         queries_with_fewer=len({query for (query, _), count in missing.items() if count}),
     )
-    return MinedPairs(rows, report)
+    return MinedPairs(list(_rows(task, chosen)), report)
 
 
-def _chosen(
-    task: MiningTask, settings: MiningSettings, query: int, ranking: Ranking, counts: Counter[str]
-) -> list[tuple[int, list[int]]]:
-    """Return for each known positive of a query the negatives chosen among its candidates."""
+Choices = Iterator[tuple[tuple[int, int], list[int]]]
+
+
+def _chosen(task: MiningTask, settings: MiningSettings, query: int, ranking: Ranking, counts: Counter[str]) -> Choices:
+    """Yield for each known positive of a query, as a pair with it, the negatives chosen among its candidates."""
     barred = task.barred(query)
-    free = ~np.isin(ranking.documents, barred)
-    end = int(np.searchsorted(np.cumsum(free), settings.last)) + 1
-    counts.update(task.reasons(query, ranking.documents[:end][~free[:end]]))
-    window = np.flatnonzero(free)[settings.first : settings.last]
-    candidates, scores = ranking.documents[window].tolist(), ranking.scores[window].tolist()
-    pairs = []
+    free: list[tuple[int, float]] = []
+    for document, score in zip(ranking.documents.tolist(), ranking.scores.tolist(), strict=True):
+        if len(free) == settings.last:
+            break
+        if document in barred:
+            counts[barred[document]] += 1
+        else:
+            free.append((document, score))
+    candidates = free[settings.first :]
     for answer, score in zip(task.data.answers(query).tolist(), ranking.positive_scores.tolist(), strict=True):
         most = settings.threshold(score)
-        left = [document for document, other in zip(candidates, scores, strict=True) if other <= most]
+        left = [document for document, other in candidates if other <= most]
         counts.update(candidates=len(candidates), margin=len(candidates) - len(left))
         count = min(settings.per_query, len(left))
         hardest = settings.choice == "hardest"
-        pairs.append((answer, left[:count] if hardest else _random(task, settings, query, answer).sample(left, count)))
-    return pairs
+        yield (query, answer), left[:count] if hardest else _random(task, settings, query, answer).sample(left, count)
 
 
-def _drawn_from_pool(
-    task: MiningTask, settings: MiningSettings, query: int, counts: Counter[str]
-) -> list[tuple[int, list[int]]]:
-    """Return for each known positive of a query negatives drawn from the whole pool."""
+def _drawn_from_pool(task: MiningTask, settings: MiningSettings, query: int, counts: Counter[str]) -> Choices:
+    """Yield for each known positive of a query, as a pair with it, negatives drawn from the whole pool."""
     barred = task.barred(query)
-    pairs = []
     for answer in task.data.answers(query).tolist():
         size = min(len(task.pool), settings.per_query + len(barred))
-        drawn = task.pool[_random(task, settings, query, answer).sample(range(len(task.pool)), size)]
-        free = ~np.isin(drawn, barred)
-        if not free.all():
-            counts.update(task.reasons(query, drawn[~free]))
-        counts.update(candidates=int(free.sum()))
-        pairs.append((answer, drawn[free][: settings.per_query].tolist()))
-    return pairs
+        drawn = task.pool[_random(task, settings, query, answer).sample(range(len(task.pool)), size)].tolist()
+        free = [row for row in drawn if row not in barred]
+        counts.update(barred[row] for row in drawn if row in barred)
+        counts.update(candidates=len(free))
+        yield (query, answer), free[: settings.per_query]
 
 
 def _random(task: MiningTask, settings: MiningSettings, query: int, answer: int) -> random.Random:
@@ -344,12 +290,12 @@ def _random(task: MiningTask, settings: MiningSettings, query: int, answer: int)
     return random.Random(texts.encode(errors="surrogatepass"))
 
 
-def _rows(task: MiningTask, by_pair: dict[tuple[int, int], list[int]]) -> Iterator[Row]:
+def _rows(task: MiningTask, chosen: dict[tuple[int, int], list[int]]) -> Iterator[Row]:
     """Yield the rows of each pair, in the order in which the pairs first stand in the data."""
     data = task.data
     given: dict[tuple[int, int], list[int]] = {}
     for query, positive, negative in zip(data.query_ids, data.positive_ids, data.negative_ids, strict=True):
         given.setdefault((int(query), int(positive)), []).extend([int(negative)] if negative >= 0 else [])
     for (query, positive), negatives in given.items():
-        texts = [data.documents[row] for row in (*negatives, *by_pair[query, positive])]
+        texts = [data.documents[row] for row in (*negatives, *chosen[query, positive])]
         yield from ((data.queries[query], data.documents[positive], text) for text in texts or (None,))

@@ -1,7 +1,7 @@
-"""Which documents a model has seen: hashes of the texts that were training positives, kept with a checkpoint.
+"""Training overlap: which documents a model was trained on (hashes of texts), and which were hidden from training.
 
 Documents are the same where their texts are once white space is collapsed, whatever their ids or collections. A hash is
-16 bytes of BLAKE2b, so that two of ten million texts share one with probability 1.5e-25.
+16 bytes of BLAKE2b.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ _HASH = re.compile(r"[0-9a-f]{32}")
 
 
 def normalised_bytes(text: str) -> bytes:
-    r"""Return what tells a document's text from another one's: white space collapsed, in UTF-8.
-
-    >>> normalised_bytes(" Heat  flow\n")
-    b'Heat flow'
-    """
+    """Return a text in UTF-8, white space collapsed."""
     return " ".join(text.split()).encode(errors="surrogatepass")
 
 
@@ -55,11 +51,8 @@ def training_documents(
 ) -> frozenset[str] | None:
     """Return the hashes of the documents that a model has seen after training on `train`, None where that is unknown.
 
-    Args:
-        train: the training pairs; their positives count, their hard negatives do not.
-        documents: what the pairs were made from, if from documents. Its documents all count: a positive is only a part.
-        checkpoint: the checkpoint folder that training goes on from; what it has seen stays seen.
-        held_out: which of `documents` made no pairs and so do not count; `train` is taken as it is.
+    These are the positives of `train` (not its hard negatives), the `documents` that pairs were made from (a positive
+    is only a part) but for those in `held_out`, and what the `checkpoint` that training starts from has seen.
 
     Raises:
         InputError: `documents` or the checkpoint's file of hashes cannot be read.
@@ -118,12 +111,8 @@ class HoldOut:
     A document is hidden where the first 8 bytes of the BLAKE2b hash of its text, keyed with the seed, are below
     ``fraction · 2^64`` as a big-endian integer. With one seed, what a smaller fraction hides a larger one hides too.
 
-    Attributes:
-        fraction: share of the documents that is hidden, above 0 and below 1.
-        seed: of the draw; a whole number of 64 bits.
-
     Raises:
-        ValueError: fraction or seed is out of range.
+        ValueError: the fraction is not between 0 and 1, or the seed has more than 64 bits.
     """
 
     fraction: float
@@ -136,7 +125,7 @@ class HoldOut:
             raise ValueError(f"seed must be a whole number of 64 bits, got {self.seed}")
 
     def hides(self, content: str) -> bool:
-        r"""Whether a document is hidden, given its content; the amount of white space in it is passed over.
+        r"""Return whether a document is hidden, given its content; the amount of white space does not matter.
 
         >>> HoldOut(0.5, seed=0).hides("Heat  flow\n") == HoldOut(0.5, seed=0).hides("Heat flow")
         True
@@ -174,11 +163,7 @@ class HoldOut:
         return visible
 
     def hidden_only(self, collection: Collection) -> Collection:
-        """Return a collection of the hidden documents alone, with the queries that have a relevant one among them.
-
-        Judgments of other documents go, those of documents that the corpus lacks too. Relevant means a score above 0.
-        Where nothing of a collection is hidden, the result has neither documents nor queries.
-        """
+        """Return the hidden documents, the queries that have a relevant one (score above 0) among them, their qrels."""
         documents = {key: value for key, value in collection.documents.items() if self.hides(value.content)}
         restricted = (
             (query, {key: score for key, score in judged.items() if key in documents})
@@ -189,10 +174,7 @@ class HoldOut:
         return replace(collection, documents=documents, queries=queries, qrels=qrels)
 
     def unseen_part(self, collection: Collection, seen: frozenset[str]) -> Collection | None:
-        """Return `hidden_only`, or None (and a warning) where a hidden document is among the seen ones after all.
-
-        So it is where a checkpoint goes on from another one that was trained on these documents.
-        """
+        """Return `hidden_only`, or None (and a warning) where an earlier training has seen a hidden document."""
         hidden = self.hidden_only(collection)
         known = sum(is_seen(document, seen) for document in hidden.documents.values()) if seen else 0
         if known:
@@ -221,9 +203,7 @@ class HoldOut:
 
 
 def read_held_out(checkpoint: str | Path) -> HoldOut | None:
-    """Return which documents were hidden from a checkpoint's training, None where it was told to hide none.
-
-    Loading the checkpoint checks the file against its checksum; this does not.
+    """Return which documents were hidden from a checkpoint's training, None where none were.
 
     Raises:
         InputError: the file does not hold a `HoldOut`.

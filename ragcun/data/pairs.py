@@ -86,9 +86,8 @@ class PairDataset:
     def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Return the (b, b) matrix of known answers among the pairs in `rows`.
 
-        Its [i, j] says that the positive of pair ``rows[j]`` answers the query of pair ``rows[i]`` according to any
-        pair of the dataset; its diagonal is True. None where no other entry can be: every query and every positive of
-        the dataset is in one pair only.
+        Its [i, j] says that the positive of pair ``rows[j]`` is a positive of the query of pair ``rows[i]`` in any pair
+        of the dataset. None where only the diagonal can be True: no query and no positive is in two pairs.
         """
         return None if self._all_distinct else self.known(self.query_ids[rows], self.positive_ids[rows])
 
@@ -142,13 +141,11 @@ class PairDataset:
 def read_pairs(path: str | Path) -> PairDataset:
     """Read training pairs from a JSON array (.json), JSON lines (.jsonl, .ndjson) or CSV with a header (.csv).
 
-    The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none);
-    other fields are ignored. Self-supervised pairs may be written with the fields `x` and `y`, or in JSON as the list
-    ``[x, y]``: x is a whole text and y what masking left of it, so y is read as the query and x as its positive.
+    The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none). Pairs
+    may also be objects with `x` and `y` or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
 
     Raises:
-        InputError: the file cannot be read as its extension says, holds no pairs, or has wrong rows (the first is
-            named with its line, the others are counted).
+        InputError: the file cannot be read, holds no pairs, or has wrong rows.
     """
     path = Path(path)
     if path.is_dir():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ragcun.data.beir import hold_out_queries, load_collection, pairs_from_collection, write_collection
 from ragcun.data.negatives import MinedPairs
@@ -23,31 +23,22 @@ FILES = {"train": "train.json", "dev": "val.json", "test": "test_eval.json"}
 STATISTICS = "statistics.json"
 
 
-class Miner(Protocol):
-    """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
-
-    def __call__(
-        self, rows: Iterable[Row], source: str, pool: Iterable[str] | None = None, known: Iterable[tuple[str, str]] = ()
-    ) -> MinedPairs:
-        """Return the pairs with negatives from `pool` (None: all positives), none of them a known answer."""
+Miner = Callable[..., MinedPairs]
+"""What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where pairs go.
-
-    Attributes:
-        folder: of the pairs files in `FILES`, each written even where its split is empty, and of `STATISTICS`.
-        file: of all pairs, .json or .jsonl, split after split.
-        settings: what the statistics say of how the pairs were made.
+    """Where pairs go: a folder of the files in `FILES` and of `STATISTICS`, a file of all pairs, or both.
 
     Raises:
-        InputError: the extension of `file` is another one.
+        InputError: the extension of `file` is not one of JSON.
     """
 
     folder: Path | None = None
     file: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the statistics say of how the pairs were made."""
 
     def __post_init__(self) -> None:
         if self.file is not None:
@@ -62,19 +53,12 @@ class SplitPairs:
     counts: dict[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        rows: list[Row],
-        source: str,
-        miner: Miner | None,
-        pool: Iterable[str] | None = None,
-        known: Iterable[tuple[str, str]] = (),
-    ) -> SplitPairs:
-        """Return the pairs with the negatives that `miner` adds; the other arguments are its own."""
+    def of(cls, rows: list[Row], source: str, miner: Miner | None, **mining: Any) -> SplitPairs:
+        """Return the pairs with the negatives that `miner` adds; `mining` are its pool and known answers."""
         pairs = len({(query, positive) for query, positive, _ in rows})
         if miner is None or not rows:
             return cls(rows, {"pairs": pairs, "rows": len(rows)})
-        mined = miner(rows, source, pool, known)
+        mined = miner(rows, source, **mining)
         return cls(mined.rows, {"pairs": pairs, "rows": len(mined.rows), "negatives": mined.report.to_dict()})
 
     def __str__(self) -> str:
@@ -161,7 +145,8 @@ def prepare_collection(folder: Path, split: str, outputs: Outputs, miner: Miner)
     """
     _check_folder(folder)
     pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
-    return write_splits({"all": SplitPairs.of(list(pairs.rows()), pairs.source, miner, pairs.documents)}, outputs, {})
+    mined = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)
+    return write_splits({"all": mined}, outputs, {})
 
 
 def prepare_generated(
@@ -174,19 +159,9 @@ def prepare_generated(
     near_duplicates: float | None = None,
     miner: Miner | None = None,
 ) -> list[str]:
-    """Write pairs made from documents (see `generate_pairs`), split by document.
+    """Write pairs made from documents, split by document; the arguments are those of `generate_pairs`.
 
     Negatives of a split are positives of the same split that come from other documents than the pair.
-
-    Args:
-        documents: what `read_documents` reads.
-        maker: makes a pair of a document.
-        split: fractions of the documents in train, dev and test.
-        seed: of all that is drawn.
-        num_pairs: how many pairs in all; None takes one from each document.
-        outputs: where they go.
-        near_duplicates: similarity from which documents count as near duplicates, of which one stays; None keeps all.
-        miner: adds negatives.
 
     Raises:
         InputError: the documents cannot be read, none is long enough, or split or number is not possible.
@@ -217,14 +192,7 @@ def prepare_pairs(
 ) -> list[str]:
     """Write the pairs of a file, split where `outputs` names a folder (see `split_pairs`), with negatives.
 
-    Args:
-        pairs: what `read_pairs` reads.
-        split: fractions of the pairs in train, dev and test.
-        seed: of the split.
-        outputs: where they go.
-        pool: documents that negatives come from, as `read_documents` reads them, where the pairs are not split; None
-            takes the positives of the same split, or of the file.
-        miner: adds negatives.
+    Negatives come from the documents in `pool` where pairs are not split, else from the positives of the same split.
 
     Raises:
         InputError: a file cannot be read, or the split is not possible.
@@ -232,7 +200,7 @@ def prepare_pairs(
     data = read_pairs(pairs)
     if outputs.folder is None:
         texts = None if pool is None else [document.content for document in read_documents(pool)]
-        return write_splits({"all": SplitPairs.of(list(data.rows()), data.source, miner, texts)}, outputs, {})
+        return write_splits({"all": SplitPairs.of(list(data.rows()), data.source, miner, pool=texts)}, outputs, {})
     places = split_pairs(data, split, seed)
     data, leaks = without_leaks(data, places)
     splits = {
@@ -252,7 +220,7 @@ def _write_pairs_of(output_dir: Path, splits: Iterable[str], miner: Miner | None
     for name in splits:
         pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)
         pool = pairs.documents if whole_corpus else None
-        split = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool)
+        split = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool=pool)
         path = output_dir / "pairs" / f"{name}.jsonl"
         write_pairs(path, split.rows)
         report.append(f"  {path}: {split}")

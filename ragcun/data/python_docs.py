@@ -1,8 +1,9 @@
-"""The docstrings of a Python source file, parsed and never imported, each split into its summary and the rest."""
+"""A corpus of the docstrings of installed Python sources, parsed and never imported: the summary is the query."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -24,10 +25,15 @@ from ragcun.data.records import is_encodable
 from ragcun.data.splits import split_by_shares
 from ragcun.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 SUMMARY_WORDS = range(4, 31)
 """How many words a summary may have: fewer do not say what is sought, more are no query."""
 FEWEST_REST_WORDS = 15
-"""How many words the rest of a docstring must have for a document to be worth finding."""
+FILES_PER_PROCESS = 256
+"""How many source files make a further process worth its start."""
+
+_TEST_NAMES = ("test", "tests", "testing", "conftest")
 
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?]\s+(?=[A-Z`\"'(*])")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -107,14 +113,6 @@ def _signature(node: _Definition) -> str:
     return f"{node.name}({re.sub(r'^(self|cls)(, |$)', '', ast.unparse(function.args))})"
 
 
-logger = logging.getLogger(__name__)
-
-FILES_PER_PROCESS = 256
-"""How many source files make a further process worth its start."""
-
-_TEST_NAMES = ("test", "tests", "testing", "conftest")
-
-
 class DocCollection(NamedTuple):
     """Documents and queries by id, and qrels by split."""
 
@@ -132,11 +130,11 @@ def python_doc_roots() -> list[Path]:
 def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) -> list[DocEntry]:
     """Return the documentation of the public functions, classes and methods under `roots`, by qualified name.
 
-    Left out are test modules, private names, nested functions, sources that do not parse as UTF-8 Python, summaries
-    outside `SUMMARY_WORDS` words, rests under `FEWEST_REST_WORDS` words, and what `distinct` leaves out.
+    Test modules, private names, nested functions, sources that do not parse, and very short or long docstrings are left
+    out, and what `distinct` leaves out.
 
     Args:
-        roots: folders that hold top-level modules and packages, as on ``sys.path``; the first wins where names meet.
+        roots: folders as on ``sys.path``; the first wins where names meet.
         packages: the top-level names to take; None takes all.
 
     Raises:
@@ -147,12 +145,13 @@ def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) 
     if absent:
         raise InputError(f"no Python sources of the package {absent[0]!r} are installed; name installed packages")
     processes = min(os.cpu_count() or 1, 1 + len(files) // FILES_PER_PROCESS)
-    if processes == 1:
-        entries = list(_progress(map(module_entries, files.items()), len(files)))
-    else:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            entries = list(_progress(pool.map(module_entries, files.items(), chunksize=16), len(files)))
-    found = distinct(entry for of_file in entries for entry in of_file)
+    with contextlib.ExitStack() as stack:
+        parsed: Iterator[list[DocEntry]] = map(module_entries, files.items())
+        if processes > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
+            parsed = pool.map(module_entries, files.items(), chunksize=16)
+        of_files = tqdm(parsed, desc="parse", total=len(files), unit="file", delay=2, leave=False)
+        found = distinct(entry for entries in of_files for entry in entries)
     if not found:
         raise InputError(f"no documented public function or class under {', '.join(map(str, roots))}")
     logger.info("%d source files, %d documents", len(files), len(found))
@@ -187,9 +186,8 @@ def build(
 ) -> DocCollection:
     """Return the corpus, its queries, and qrels for train, dev and test, split by document.
 
-    The order in which documents are taken and split is that of a hash of seed and name, so that a sample of n is part
-    of every larger one. Splits that get no document are absent. A query's id is ``query:`` and its document's id,
-    because BEIR passes over documents with the id of the query.
+    Documents are taken in the order of a hash of seed and name, so that a sample is part of every larger one. Splits
+    without documents are absent. A query's id is ``query:NAME``, because BEIR skips documents with the query's id.
 
     Raises:
         InputError: `split` is not three fractions that sum to 1, or `max_documents` is below 1.
@@ -208,10 +206,6 @@ def build(
         {f"query:{entry.name}": entry.summary for entry in drawn},
         qrels_by_split,
     )
-
-
-def _progress(results: Iterable[list[DocEntry]], total: int) -> Iterable[list[DocEntry]]:
-    return tqdm(results, desc="parse", total=total, unit="file", delay=2, leave=False)
 
 
 def _module_files(roots: Sequence[str | Path], packages: Sequence[str] | None) -> dict[str, Path]:

@@ -40,13 +40,12 @@ def split_by_shares(items: Sequence[Item], shares: Sequence[float]) -> dict[str,
 
 
 class GeneratedPairs(NamedTuple):
-    """Pairs made from documents, and what became of every document.
+    """Pairs made from documents.
 
     Attributes:
         by_document: split → for each document that made pairs, its pairs.
-        documents: how many documents there were (`read`), and of these how many repeat another one's content
-            (`repeated`), nearly repeat it (`near_duplicates`), were too short for a pair (`too_short`), made only pairs
-            that share a text with an earlier document's (`shared`), were not needed (`unused`) and made pairs (`used`).
+        documents: how many documents were `read`, and how many of these were `repeated`, `near_duplicates`, `too_short`
+            for a pair, made only pairs that share a text with an earlier document's (`shared`), `unused` and `used`.
     """
 
     by_document: dict[str, list[list[Row]]]
@@ -55,19 +54,6 @@ class GeneratedPairs(NamedTuple):
     def rows(self, split: str) -> list[Row]:
         """Return the pairs of one split, document after document."""
         return list(chain.from_iterable(self.by_document[split]))
-
-
-def pairs_by_split(
-    documents: Iterable[Document],
-    maker: PairMaker,
-    seed: int,
-    shares: Sequence[float],
-    num_pairs: int | None = None,
-    near_duplicates: float | None = None,
-) -> dict[str, list[Row]]:
-    """Return the pairs of `generate_pairs`, by split."""
-    generated = generate_pairs(documents, maker, seed, shares, num_pairs, near_duplicates)
-    return {name: generated.rows(name) for name in generated.by_document}
 
 
 def generate_pairs(
@@ -80,31 +66,32 @@ def generate_pairs(
 ) -> GeneratedPairs:
     """Make pairs from documents and split them by document, so that no text is in two splits.
 
-    Documents are taken in the order of a hash of seed and content. A pair of which a text is in a pair of an earlier
-    document already (but for case and blanks) is left out, because its query would have two answers, one of them
-    perhaps in another split. Texts that contain one another are not looked for.
+    Documents are taken in the order of a hash of seed and content, each content once. A pair that shares a text (but
+    for case and blanks) with a pair of an earlier document is left out: its query would have two answers, one of them
+    perhaps in another split.
 
     Args:
-        documents: what pairs are made from; those with the same content count once.
-        maker: how.
+        documents: what pairs are made from.
+        maker: makes a pair of a document.
         seed: of the order and of all that the maker draws.
         shares: fractions of the documents that make pairs in train, dev and test.
-        num_pairs: how many pairs to return. Where there are more documents, the first in order are used; where there
-            are fewer, several pairs are drawn from each, and first ones come before second ones. None draws one from
-            each document.
-        near_duplicates: similarity from which a document goes that nearly repeats an earlier one in that order (see
-            `first_of_near_duplicates`); None keeps all.
+        num_pairs: how many pairs: of the first documents, or several of each where there are too few; None draws one
+            from each document.
+        near_duplicates: similarity from which a document is dropped that nearly repeats an earlier one in that order
+            (see `first_of_near_duplicates`); None keeps all.
 
     Raises:
         InputError: `shares` or `num_pairs` is not possible.
-        ValueError: `near_duplicates` is out of range.
     """
     split_by_shares([], shares)
     if num_pairs is not None and num_pairs < 1:
         raise InputError(f"at least 1 pair must be asked for, got {num_pairs}")
     read = list(documents)
     distinct = [document for _, document in sorted({document_digest(item, seed): item for item in read}.items())]
-    fresh = distinct if near_duplicates is None else _without_near_duplicates(distinct, near_duplicates, seed)
+    fresh = distinct
+    if near_duplicates is not None:
+        contents = [document.content for document in distinct]
+        fresh = list(compress(distinct, first_of_near_duplicates(contents, near_duplicates, seed).tolist()))
     limit = len(fresh) if num_pairs is None else num_pairs
     by_document, counts = _unshared_pairs(fresh, maker, seed, limit)
     drawn = sorted((draw, place) for place, pairs in enumerate(by_document) for draw in range(len(pairs)))[:limit]
@@ -121,16 +108,11 @@ def generate_pairs(
 def split_pairs(data: PairDataset, shares: Sequence[float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Split pairs so that no query and no positive is in two splits, also but for case and blanks.
 
-    Pairs that share a query or a positive, directly or through others, stay together. Such groups are taken in a random
-    order, and go whole to where the share of their first pair lies; with large groups the shares are met roughly.
-
-    Args:
-        data: the pairs.
-        shares: fractions of the pairs in train, dev and test.
-        seed: of the order of the groups; within a split, pairs keep the order of `data`.
+    Pairs that share a query or a positive, directly or through others, stay together: such groups are taken in a random
+    order, and go whole to where the share of their first pair lies. Hard negatives are left to `without_leaks`.
 
     Returns:
-        Rows of `data`, by split. Hard negatives are not looked at: see `without_leaks`.
+        Rows of `data`, ascending, by split.
 
     Raises:
         InputError: `shares` is not three fractions that sum to 1.
@@ -164,11 +146,6 @@ def without_leaks(data: PairDataset, splits: Mapping[str, NDArray[np.int64]]) ->
     owner = np.where(data.negative_ids >= 0, split_of_class[documents[data.negative_ids]], -1)
     leaks = (owner >= 0) & (owner != split_of_row)
     return replace(data, negative_ids=np.where(leaks, -1, data.negative_ids)), int(leaks.sum())
-
-
-def _without_near_duplicates(documents: list[Document], threshold: float, seed: int) -> list[Document]:
-    kept = first_of_near_duplicates([document.content for document in documents], threshold, seed)
-    return list(compress(documents, kept.tolist()))
 
 
 def _unshared_pairs(

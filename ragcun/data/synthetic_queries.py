@@ -1,4 +1,4 @@
-"""Masking: a text of which some words are hidden."""
+"""Training pairs made from documents alone: parts of a document, or a masked document and the whole."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from ragcun.data.records import read_documents
 from ragcun.data.sentences import sentence_spans
 from ragcun.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 MASKS = ("tokens", "spans", "prefix", "suffix", "mixed")
 FEWEST_WORDS = 3
 """How many words each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
 
-_BLANKS = re.compile(r"(\s+)")
+_BLANKS, _WORD = re.compile(r"(\s+)"), re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Makes the pair (masked text, whole text) of a document.
-
-    The masked text is the query: the predictor's task is then to guess the whole from what is left of it, as a
-    retriever's is to find a document from the little that a query says. What is masked is `Document.content`.
+    """Makes the pair (masked text, whole text) of a document's content; the predictor learns to infer the whole.
 
     Attributes:
         method: ``tokens`` (single words, anywhere), ``spans`` (runs of `span_words` words, which may meet), ``prefix``,
@@ -62,17 +61,17 @@ class Mask:
 
     def masked(self, text: str, rng: random.Random) -> str | None:
         """Return the text with words masked and all else as it was, None where too few would be left."""
-        pieces = _BLANKS.split(text.strip())
-        words = len(pieces) // 2 + 1
+        parts = _BLANKS.split(text.strip())  # words, with the blanks between them
+        words = len(parts) // 2 + 1
         count = max(1, round(self.share * words))
         if words - count < FEWEST_WORDS:
             return None
         for word in self.positions(words, count, rng):
             if self.mask.strip():
-                pieces[2 * word] = self.mask
+                parts[2 * word] = self.mask
             else:
-                pieces[2 * word : 2 * word + 2] = [""] * len(pieces[2 * word : 2 * word + 2])
-        return "".join(pieces).strip()
+                parts[2 * word : 2 * word + 2] = [""] * len(parts[2 * word : 2 * word + 2])
+        return "".join(parts).strip()
 
     def positions(self, words: int, count: int, rng: random.Random) -> set[int]:
         """Return which `count` of `words` words are masked."""
@@ -99,12 +98,8 @@ def spread(words: int, count: int, length: int, rng: random.Random) -> set[int]:
     return positions
 
 
-logger = logging.getLogger(__name__)
-
 PairMaker = Callable[[Document, random.Random], "tuple[str, str] | None"]
 """From a document to ``(query, positive)``, None where the document is too short."""
-
-_WORD = re.compile(r"\S+")
 
 
 def title_body(document: Document, rng: random.Random) -> tuple[str, str] | None:
@@ -120,8 +115,7 @@ def first_sentence(document: Document, rng: random.Random) -> tuple[str, str] | 
 def sentence(document: Document, rng: random.Random) -> tuple[str, str] | None:
     """Pair a drawn sentence of the text with the document without it: the inverse cloze task (Lee et al., 2019).
 
-    There the sentence stays in the document in a tenth of the pairs; here it never does, and one that the rest of the
-    document repeats is not drawn.
+    Unlike there, the sentence never stays in the document, and one that the rest repeats is not drawn.
     """
     spans = list(sentence_spans(document.text))
     pairs = (_without(document, span) for span in rng.sample(spans, len(spans)))
@@ -196,15 +190,9 @@ def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: in
 
 
 def make_pairs(documents: Iterable[Document], method: str | PairMaker, seed: int, per_document: int = 1) -> list[Row]:
-    """Return pairs ``(query, positive, None)`` made from documents, in their order.
+    """Return pairs ``(query, positive, None)`` of documents, in their order, up to `per_document` of each.
 
-    Documents that are too short for the method are left out and counted in the log.
-
-    Args:
-        documents: what pairs are made from.
-        method: a name in `PAIR_MAKERS`, or a maker such as ``Mask("spans", share=0.3)``.
-        seed: of all that is drawn; a document's pairs follow from it and the document's text alone.
-        per_document: how many pairs to draw from each document; what a method draws twice is kept once.
+    A document's pairs follow from the seed and its text alone. Documents that are too short are left out and counted.
 
     Raises:
         InputError: there is no such method.

@@ -19,12 +19,9 @@ STAND_INS = 2000
 
 
 def read_queries(path: str | Path, split: str | None = None) -> list[str]:
-    """Read the texts of queries, in the order of the file; blank ones are passed over.
+    """Read the texts of queries from a file as `read_documents` takes it, or a BEIR folder; blank ones are skipped.
 
-    Args:
-        path: a file as `read_documents` takes it (.txt with one query a line, or records with the field `text`), or a
-            BEIR folder, which means its ``queries.jsonl``.
-        split: of a BEIR folder, take the queries that this split judges; None takes all.
+    Of a BEIR folder the queries that `split` judges are read; None reads all.
 
     Raises:
         InputError: there is no such file or split, it holds no queries, or has wrong records.
@@ -88,8 +85,8 @@ class Adaptation:
 def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Adaptation:
     """Make `Adaptation` from documents; a tenth of them, at most 1,000, is held out of the pairs.
 
-    The positive is the document as it will be searched, so that its vector is the one that is computed anyway. What is
-    drawn follows from the seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used.
+    The positive is the document as it will be searched, whose vector is computed anyway. What is drawn follows from the
+    seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used.
 
     Raises:
         InputError: there are fewer than 20 documents with text.

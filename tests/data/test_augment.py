@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import Document, write_collection
 from ragcun.data.sentences import sentence_spans, split_sentences
-from ragcun.data.splits import pairs_by_split, split_by_shares
+from ragcun.data.splits import SPLITS, generate_pairs, split_by_shares
 from ragcun.data.synthetic_queries import (
     FEWEST_WORDS,
     MASKS,
@@ -32,6 +32,11 @@ TEXT = st.text(st.sampled_from("ab. !?Z\n\u3000é。1") | st.characters(), max_s
 DOCUMENT = st.builds(Document, st.text(max_size=8), TEXT)
 MASK_METHODS = st.sampled_from(MASKS)
 SHARES = st.floats(0.01, 0.99)
+
+
+def pairs_by_split(documents, maker, *arguments):
+    made = generate_pairs(documents, maker, *arguments)
+    return {name: made.rows(name) for name in SPLITS}
 
 
 def words(n):

@@ -16,7 +16,7 @@ from ragcun.data.dedup import jaccard, shingles
 from ragcun.data.negatives import MARGINS, MiningSettings
 from ragcun.data.pairs import PairDataset, read_pairs, write_pairs
 from ragcun.data.prepare import FILES, STATISTICS, Outputs, prepare_generated, prepare_pairs
-from ragcun.data.splits import SPLITS, generate_pairs, pairs_by_split, split_pairs, without_leaks
+from ragcun.data.splits import SPLITS, generate_pairs, split_pairs, without_leaks
 from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.errors import InputError
 from ragcun.retrieval.negatives import mine_negatives
@@ -113,7 +113,7 @@ def test_no_near_duplicate_is_in_another_split(seed):
 
 def test_near_duplicates_do_not_depend_on_the_order():
     arguments = (PAIR_MAKERS["half"], 3, SHARES, 30, 0.9)
-    assert pairs_by_split(documents(), *arguments) == pairs_by_split(documents()[::-1], *arguments)
+    assert generate_pairs(documents(), *arguments) == generate_pairs(documents()[::-1], *arguments)
 
 
 @pytest.mark.parametrize("num_pairs", [None, 10, 200])
