@@ -132,27 +132,29 @@ class Gatherable(Protocol):
         """Return a copy of these rows."""
 
 
-class VectorSource(Protocol):
-    """Where base vectors of texts come from: a cache that encodes what is missing, or a store that has them all."""
+class VectorSource(abc.ABC):
+    """Where base vectors of texts come from: a cache that encodes what is missing, or a store that has them all.
+
+    Attributes:
+        base: the base whose vectors these are.
+        dimension: length of the vectors.
+        fingerprint: digest of what decides them.
+    """
+
+    base: Base
+    dimension: int
+    fingerprint: str
 
     @property
-    def base(self) -> Base:
-        """The base whose vectors these are."""
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of what decides the vectors."""
-
-    @property
+    @abc.abstractmethod
     def vectors(self) -> Gatherable:
         """All rows there are."""
 
+    @abc.abstractmethod
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
         """Return the row of each text."""
 
     def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``."""
+        rows = self.rows(texts, role)
+        return np.asarray(self.vectors[rows])

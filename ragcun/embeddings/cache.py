@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ragcun.batch import Role
-from ragcun.embeddings.base import Base, Rows, Vectors
+from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS, blocks, progress_bar
 from ragcun.errors import InputError
 from ragcun.io import naming_failed_writes, read_json, write_json
@@ -28,7 +28,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("RAGCUN_CACHE") or Path.home() / ".cache" / "ragcun").expanduser()
 
 
-class EmbeddingCache:
+class EmbeddingCache(VectorSource):
     """Pooled vectors of one base, in two files that only grow, row by row: ``vectors.bin`` and ``keys.bin``.
 
     A key is a hash of prompt and text; the folder's name is the base's fingerprint, so another base, or the same one
@@ -79,11 +79,6 @@ class EmbeddingCache:
             return np.empty((0, self.dimension), dtype=np.float32)
         shape = (self._count, self.dimension)
         return np.memmap(self.folder / "vectors.bin", dtype=np.float32, mode="r", shape=shape)
-
-    def encode(self, texts: Sequence[str], role: Role) -> Vectors:
-        """Return the vectors of texts ``(len(texts), dimension)``, encoding what is missing."""
-        rows = self.rows(texts, role)
-        return np.asarray(self.vectors[rows])
 
     def _keys(self, texts: Sequence[str], role: Role) -> list[bytes]:
         prefix = f"{self.base.prompt(role)}\0{role if self.base.routes_roles else ''}\0".encode()

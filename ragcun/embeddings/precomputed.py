@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ragcun.data.beir import Collection
-from ragcun.embeddings.base import Base, Rows, Vectors
+from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.errors import InputError
 from ragcun.io import existing_file, read_lines
 
@@ -64,7 +64,7 @@ class VectorBase(Base):
         return self.digest
 
 
-class VectorStore:
+class VectorStore(VectorSource):
     """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
 
     Args:
@@ -78,21 +78,21 @@ class VectorStore:
         self, documents: Sequence[Named], queries: Sequence[Named], normalize: bool = True, place: str = "vectors"
     ) -> None:
         sets = [*documents, *queries]
-        self.vectors = Stacked([vectors for _, vectors in sets])
+        self._vectors = Stacked([vectors for _, vectors in sets])
         self.place = place
-        self.dimension = int(sets[0][1].shape[1])
-        self.base = VectorBase(self.dimension, normalize, self.vectors.digest())
+        self.dimension, self.fingerprint = int(sets[0][1].shape[1]), self._vectors.digest()
+        self.base = VectorBase(self.dimension, normalize, self.fingerprint)
         self._row_of: dict[str, dict[str, int]] = {"document": {}, "query": {}}
         for i, (names, vectors) in enumerate(sets):
             row_of = self._row_of["document" if i < len(documents) else "query"]
-            for row, name in enumerate(names, start=int(self.vectors.ends[i]) - len(vectors)):
+            for row, name in enumerate(names, start=int(self._vectors.ends[i]) - len(vectors)):
                 if name is not None:
                     row_of.setdefault(name, row)
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of the vectors."""
-        return self.base.digest
+    def vectors(self) -> Stacked:
+        """All rows there are."""
+        return self._vectors
 
     def require_fit(self, base: Base) -> None:
         """Check that heads on `base` can stand on these vectors.
@@ -120,10 +120,6 @@ class VectorStore:
             first = texts[int(np.argmax(rows < 0))]
             raise InputError(f"{self.place} holds no vector for {(rows < 0).sum()} {role} texts, first {first!r:.60}")
         return rows
-
-    def encode(self, texts: Sequence[str], role: Role) -> Vectors:
-        """Return the vectors of texts ``(len(texts), dimension)``."""
-        return self.vectors[self.rows(texts, role)]
 
 
 class Stacked:
