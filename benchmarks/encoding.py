@@ -17,8 +17,8 @@ PUBLISHED = "sentence-transformers"
 
 
 def ways(base, documents: list[str], budgets: list[int]) -> dict[str, Callable]:
-    from ragcun.dtype import native_dtype
     from ragcun.embeddings import encode as encoding
+    from ragcun.embeddings.encode import native_dtype
 
     def ours(dtype: str, tokens: int) -> Callable:
         def encode():
@@ -73,7 +73,7 @@ def measure(flags: argparse.Namespace) -> str:
 def hardware(device) -> str:
     import torch
 
-    from ragcun.dtype import bfloat16_features, native_dtype
+    from ragcun.embeddings.encode import bfloat16_features, native_dtype
 
     known = torch.cpu.get_capabilities()
     vectors = [name for name in ("avx2", "avx512_f", "avx512_vnni") if known.get(name, False)]

@@ -98,7 +98,7 @@ def machine() -> str:
     """Say what the figures were measured on."""
     import torch
 
-    from ragcun.dtype import bfloat16_features
+    from ragcun.embeddings.encode import bfloat16_features
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     features = ", ".join(bfloat16_features()) or "no native bfloat16"

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, flag
 
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
+BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+BASE_DTYPE_HELP = (
+    "dtype of a frozen base's matrix products; float16 needs a GPU, auto is what the hardware does natively"
+)
 LARGEST_SEED = 2**32 - 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ragcun.dtype import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES
 
 
 def add_encoding_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ragcun.batch import Features, Role
+from ragcun.config import BASE_DTYPES
 from ragcun.embeddings.base import Rows
+from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ragcun.dtype import Dtype
-
+Dtype = Literal["float32", "bfloat16", "float16"]
 Preprocess = Callable[[list[str]], Features]
 
 ROWS = 1024
@@ -28,6 +29,9 @@ CPU_TOKENS, GPU_TOKENS = 2048, 32768
 """Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``)."""
 BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096
 """Texts tokenised at a time: characters, were all as long as the longest, and how many."""
+
+BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
+"""What a processor must name, by ``torch.cpu.get_capabilities``, to multiply matrices of bfloat16 natively."""
 
 
 class Batch(NamedTuple):
@@ -135,3 +139,35 @@ def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dty
     with torch.autocast(device.type, dtype=getattr(torch, dtype) if half else None, enabled=half):
         vectors = model(batch_to_device(dict(features), device), task=role)["sentence_embedding"]
     return vectors[:, : model.truncate_dim].float()
+
+
+def resolve_dtype(asked: str, device: torch.device) -> Dtype:
+    """Return the arithmetic on a device: the one asked for, or for ``auto`` its native one.
+
+    Raises:
+        InputError: there is no such arithmetic, or float16 is asked for on a CPU.
+    """
+    if asked not in BASE_DTYPES:
+        raise InputError(f"--base_dtype must be one of {', '.join(BASE_DTYPES)}, got {asked!r}")
+    if asked == "float16" and device.type == "cpu":
+        raise InputError("--base_dtype float16 needs a GPU; use bfloat16, auto or float32 on a CPU")
+    return native_dtype(device) if asked == "auto" else cast("Dtype", asked)
+
+
+def native_dtype(device: torch.device) -> Dtype:
+    """Return the fastest arithmetic that a device does natively; float32 where that is not known.
+
+    A CPU has bfloat16 where it has AVX512-BF16 or AMX, and torch has oneDNN, which uses them. A GPU has bfloat16
+    where it need not be emulated, else float16.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_features():
+        return "bfloat16"
+    return "float32"
+
+
+def bfloat16_features() -> list[str]:
+    """Return the names of this processor's instructions for products of bfloat16 matrices; it may have none."""
+    found = torch.cpu.get_capabilities()
+    return [name for name in BFLOAT16_FEATURES if found.get(name, False)]

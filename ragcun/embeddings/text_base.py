@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
 from ragcun.distance import DISTANCES, Distance
-from ragcun.dtype import Dtype, resolve_dtype
 from ragcun.embeddings.base import Base
-from ragcun.embeddings.encode import ROWS, batches, evaluating, pooled, token_budget
+from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, pooled, resolve_dtype, token_budget
 from ragcun.embeddings.hub import load_by_name
 from ragcun.errors import InputError
 from ragcun.tensors import tensors_digest

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ragcun.config import HeadConfig as HeadSettings
 from ragcun.models.st_export import Stack, unit_pairs
 
 HEADS = ("residual", "linear", "mlp")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 STARTS = ("preserving", "random")
+DEFAULTS = HeadSettings()
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ class HeadShape:
 
 @dataclass(frozen=True)
 class HeadConfig(HeadShape):
-    """A `HeadShape` with defaults."""
+    """A `HeadShape` whose fields default to the settings of a training run."""
 
-    depth: int = 2
-    expansion: float = 2.0
-    activation: str = "gelu"
-    dropout: float = 0.1
+    depth: int = DEFAULTS.head_depth
+    expansion: float = DEFAULTS.head_expansion
+    activation: str = DEFAULTS.activation
+    dropout: float = DEFAULTS.dropout
     matrix_skip: bool = False
     start: str = "preserving"
 

@@ -16,7 +16,7 @@ from ragcun.batch import PairBatch, Views
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head, HeadConfig, HeadShape, Stackable, build_head
+from ragcun.models.heads import DEFAULTS, Head, HeadConfig, HeadShape, Stackable, build_head
 from ragcun.models.st_export import dense_modules, normalize_modules, routed
 
 QueryEmbedding = Literal["projection", "prediction"]
@@ -47,10 +47,10 @@ class ProjectionEncoder(RetrievalEncoder):
         self,
         base: Base | str = "minilm",
         output_dim: int | None = None,
-        head: str | HeadShape = "residual",
+        head: str | HeadShape = DEFAULTS.head,
         use_predictor: bool | None = None,
         predictor: str | HeadShape | None = None,
-        query_embedding: str = "projection",
+        query_embedding: str = DEFAULTS.query_embedding,
         normalize_output: bool = False,
     ) -> None:
         super().__init__(TextBase.load(base) if isinstance(base, str) else base)

@@ -24,7 +24,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import HeadConfig, Stackable
+from ragcun.models.heads import HeadShape, Stackable
 from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
 
 logger = logging.getLogger(__name__)
@@ -192,10 +192,14 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
         out = config.output_dim if config.output_dim is not None else dim
         start = "random" if config.start == "random" else "preserving"
         matrix = config.start == "calibrated" and config.head == "residual"
-        head = HeadConfig(config.head, dim, out, *shape, matrix_skip=matrix, start=start)
+        head = HeadShape(config.head, dim, out, *shape, matrix, start)
         system = SYSTEMS[config.system]
         predicts = system.always_predicts if config.use_predictor is None else config.use_predictor
-        predictor = HeadConfig(config.predictor or system.predictor_kind, out, out, *shape) if predicts else None
+        predictor = (
+            HeadShape(config.predictor or system.predictor_kind, out, out, *shape, False, "preserving")
+            if predicts
+            else None
+        )
         parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
         normalize = predictor is None if config.normalize_output is None else config.normalize_output
         rest = {"query_embedding": config.query_embedding, "normalize_output": normalize}
@@ -234,7 +238,7 @@ def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder
     asked = dict(loaded)
     if config.use_predictor and loaded["predictor"] is None:
         out, kind = encoder.dimension, config.predictor or encoder.predictor_kind
-        shape = dataclasses.replace(HeadConfig(**loaded["head"]), kind=kind, input_dim=out, output_dim=out)
+        shape = dataclasses.replace(HeadShape(**loaded["head"]), kind=kind, input_dim=out, output_dim=out)
         shape = dataclasses.replace(shape, matrix_skip=False, start="preserving")
         asked["predictor"] = shape.to_dict()
     if config.query_embedding == "prediction":

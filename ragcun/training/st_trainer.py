@@ -24,7 +24,7 @@ from ragcun.errors import InputError
 from ragcun.io import replacing_file
 from ragcun.losses.gather import sum_over_ranks_, world_size
 from ragcun.losses.objective import Objective
-from ragcun.models.heads import HeadConfig, Stackable, build_head
+from ragcun.models.heads import HeadShape, Stackable, build_head
 from ragcun.models.systems import ResidualPredictor, follow, following
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
 from ragcun.training.schedule import EMA_SCHEDULES, ema_decay
@@ -65,14 +65,14 @@ class ObjectiveLoss(nn.Module):
         self,
         model: SentenceTransformer,
         objective: Objective,
-        predictor: HeadConfig | Stackable | None = None,
+        predictor: HeadShape | Stackable | None = None,
         ema_decay: float | None = None,
         ema_schedule: str = "constant",
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
-        self.predictor = build_head(predictor) if isinstance(predictor, HeadConfig) else predictor
+        self.predictor = build_head(predictor) if isinstance(predictor, HeadShape) else predictor
         self.ema_decay, self.ema_schedule = ema_decay, ema_schedule
         self._check()
         self.target = None if ema_decay is None else following(model, share_frozen=True)

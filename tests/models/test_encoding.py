@@ -18,8 +18,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import ragcun.embeddings.encode as encoding
 from ragcun.config import TrainConfig
-from ragcun.dtype import bfloat16_features, native_dtype, resolve_dtype
 from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.encode import bfloat16_features, native_dtype, resolve_dtype
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
