@@ -28,7 +28,7 @@ def encoder(tiny_bert: str) -> IsotropicGaussianEncoder:
     torch.manual_seed(0)
     base = TextBase.load(tiny_bert, device="cpu")
     base.freeze(True)
-    return moved(IsotropicGaussianEncoder(base, output_dim=10, use_predictor=True))
+    return moved(IsotropicGaussianEncoder(base, output_dim=10, head="residual", use_predictor=True))
 
 
 def test_text_and_list_array_and_tensor(encoder: IsotropicGaussianEncoder, texts: list[str]) -> None:
