@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Calibration": "ragcun.models.whitening",
@@ -19,11 +19,13 @@ _HOME = {
     "EmbeddingCache": "ragcun.embeddings.cache",
     "FitResult": "ragcun.training.saving",
     "FittedHead": "ragcun.training.fit_head",
-    "HeadConfig": "ragcun.models.heads",
+    "HeadConfig": "ragcun.config",
+    "HeadShape": "ragcun.models.heads",
     "InputError": "ragcun.errors",
     "IsotropicGaussianEncoder": "ragcun.models.systems",
     "LossOutput": "ragcun.losses.objective",
     "ObjectiveLoss": "ragcun.training.st_trainer",
+    "ObjectiveConfig": "ragcun.config",
     "Objective": "ragcun.losses.objective",
     "PairDataset": "ragcun.data.pairs",
     "RetrievalEncoder": "ragcun.models.encoder",
@@ -35,6 +37,8 @@ _HOME = {
     "fit_head": "ragcun.training.fit_head",
     "load_collection": "ragcun.data.beir",
     "load_head": "ragcun.training.fit_head",
+    "register_loss": "ragcun.losses.registry",
+    "register_system": "ragcun.models.encoder",
     "read_pairs": "ragcun.data.pairs",
     "top_k": "ragcun.retrieval.search",
 }
@@ -47,11 +51,13 @@ __all__ = [
     "FitResult",
     "FittedHead",
     "HeadConfig",
+    "HeadShape",
     "InputError",
     "IsotropicGaussianEncoder",
     "LossOutput",
     "MPNetLeJEPAIG",
     "Objective",
+    "ObjectiveConfig",
     "ObjectiveLoss",
     "PairDataset",
     "ResidualPredictorEncoder",
@@ -66,20 +72,23 @@ __all__ = [
     "load_collection",
     "load_head",
     "read_pairs",
+    "register_loss",
+    "register_system",
     "top_k",
 ]
 
 if TYPE_CHECKING:
     from ragcun.batch import Views
-    from ragcun.config import TrainConfig
+    from ragcun.config import HeadConfig, ObjectiveConfig, TrainConfig
     from ragcun.data.beir import Collection, load_collection
     from ragcun.data.pairs import PairDataset, read_pairs
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
     from ragcun.errors import InputError
     from ragcun.losses.objective import LossOutput, Objective
-    from ragcun.models.encoder import RetrievalEncoder
-    from ragcun.models.heads import HeadConfig
+    from ragcun.losses.registry import register_loss
+    from ragcun.models.encoder import RetrievalEncoder, register_system
+    from ragcun.models.heads import HeadShape
     from ragcun.models.systems import (
         AsymmetricProjectionModel,
         IsotropicGaussianEncoder,

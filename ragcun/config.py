@@ -16,6 +16,8 @@ BASE_DTYPE_HELP = (
     "dtype of a frozen base's matrix products; float16 needs a GPU, auto is what the hardware does natively"
 )
 LARGEST_SEED = 2**32 - 1
+SWITCH: dict[str, Any] = {"bare": True, "off": False}
+"""Of a boolean that may also be None."""
 
 
 def names(kind: str) -> Callable[[], Iterable[str]]:
@@ -37,30 +39,17 @@ class DataConfig:
     train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder with training qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
     corpus: str | None = flag(
-        None,
-        "adapt to these documents: mine negatives in them and, without --train_data, make the pairs from them too",
-        metavar="PATH",
+        None, "adapt to these documents: they give negatives, and pairs if no others", metavar="PATH"
     )
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
-    hold_out_documents: float = flag(
-        0.0, "hide this share of the documents from training; they are evaluated apart", at_least=0, below=1
-    )
+    hold_out_documents: float = flag(0.0, "share of the documents hidden from training", at_least=0, below=1)
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")
     val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it", metavar="DIR")
     dev_split: str = flag("dev", "split of --dev_beir")
-    dev_fraction: float = flag(
-        0.0,
-        "hold out this share of a BEIR folder's training queries and choose the epoch by NDCG@10 on them",
-        at_least=0,
-        below=1,
-    )
+    dev_fraction: float = flag(0.0, "share of the training queries held out for NDCG@10", at_least=0, below=1)
     never_worse: bool | None = flag(
-        None,
-        "keep the initial weights, or the base, where the trained model is worse on held-out data (default: only with "
-        "--corpus and no labels)",
-        bare=True,
-        off=False,
+        None, "keep base or initial weights where they are better on held-out data (default: without labels)", **SWITCH
     )
     cache_dir: str | None = flag(None, "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
 
@@ -72,15 +61,11 @@ class ModelConfig:
     title: ClassVar[str] = "model"
     system: str = flag("asymmetric", "encoder system", choices=names("system"))
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
-    vectors: str | None = flag(
-        None, "vectors in place of a base model: documents.npy, queries.npy, and their ids in .txt", metavar="DIR"
-    )
+    vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
-    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", bare=True, off=False)
-    freeze_early_layers: int = flag(
-        0, "freeze token embeddings and the first N transformer layers; 4 without N", bare=4, off=0, at_least=0
-    )
+    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", **SWITCH)
+    freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
 
 
@@ -92,33 +77,21 @@ class HeadConfig:
     head: str = flag("linear", "kind of projection head", choices=names("head"))
     head_init: str | None = flag(
         None,
-        "identity, calibrated (the whitening that calibrate computes) or random (default: calibrated; identity with "
-        "--normalize_embeddings False or --train_side document; mlp: random)",
+        "initial head: identity, calibrated (whitening) or random (default: calibrated; identity with "
+        "--normalize_embeddings False or --train_side document; random for mlp)",
         choices=("identity", "calibrated", "random"),
     )
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     head_depth: int = flag(2, "linear layers of a residual or mlp head, 2 to 4", at_least=2, at_most=4)
-    head_expansion: float = flag(
-        2.0, "hidden width as a multiple of the base's dimension, 1 to 4", at_least=1, at_most=4
-    )
+    head_expansion: float = flag(2.0, "hidden width over the base's dimension, 1 to 4", at_least=1, at_most=4)
     activation: str = flag("gelu", "activation of head and predictor", choices=names("activation"))
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
-    normalize_output: bool | None = flag(
-        None, "scale embeddings to length 1 (default: unless there is a predictor)", bare=True, off=False
-    )
-    use_predictor: bool | None = flag(
-        None, "add a predictor from query to document embedding (default: by --system)", bare=True, off=False
-    )
+    normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)", **SWITCH)
+    use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)", **SWITCH)
     predictor: str | None = flag(None, "kind of predictor (default: residual; respred: mlp)", choices=names("head"))
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
-    train_side: str = flag(
-        "both",
-        "side whose head is trained; the other keeps the base's vectors",
-        choices=("both", "query", "document"),
-    )
-    mix_with_base: float = flag(
-        0.0, "share of the base in the distances: its vector is appended to the head's output", at_least=0, below=1
-    )
+    train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
+    mix_with_base: float = flag(0.0, "share of the base in the distances, appended to embeddings", at_least=0, below=1)
 
 
 @dataclass
@@ -134,14 +107,8 @@ class ObjectiveConfig:
     contrastive: str = flag("infonce", "contrastive loss", choices=names("contrastive"))
     isotropy: str = flag("covariance", "isotropy loss", choices=names("isotropy"))
     isotropy_form: str = flag("scale_free", "covariance loss: scale_free, or absolute", choices=names("isotropy_form"))
-    isotropy_transform: str = flag(
-        "none",
-        "transform of the embeddings before the isotropy loss",
-        choices=names("isotropy_transform"),
-    )
-    isotropy_rows: str = flag(
-        "together", "isotropy of queries and documents together, or of each side", choices=names("isotropy_rows")
-    )
+    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices=names("isotropy_transform"))
+    isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices=names("isotropy_rows"))
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
     knots: str = flag("reference", "integration knots of SIGReg", choices=names("knots"))
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
@@ -177,17 +144,11 @@ class OptimizationConfig:
     steps: int = flag(150, "optimizer steps, rounded to whole epochs, where --epochs is not given", at_least=1)
     batch_size: int = flag(128, "pairs of one step and process", at_least=2)
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
-    positives_per_query: int = flag(
-        1, "pairs of each query in an epoch, drawn anew in each; 0 takes all pairs", at_least=0
-    )
+    positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
     mined_negatives: int | None = flag(
-        None,
-        "mined hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)",
-        at_least=0,
+        None, "hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
     )
-    mined_first: int | None = flag(
-        None, "first rank that is mined, positives left out (default: 0; without labels 10)", at_least=0
-    )
+    mined_first: int | None = flag(None, "first rank that is mined (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "rank at which mining ends")
     trained_share: float | None = flag(
         None,
@@ -196,33 +157,21 @@ class OptimizationConfig:
         at_least=0,
         at_most=1,
     )
-    average_decay: float = flag(
-        0.99, "decay of the moving average of the weights that is evaluated and kept; 0 is off", at_least=0, below=1
-    )
+    average_decay: float = flag(0.99, "decay of the moving average of the weights; 0 is off", at_least=0, below=1)
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
-    ema_schedule: str = flag(
-        "constant", "course of --ema_decay; the others rise to 1", choices=("constant", "cosine", "linear")
-    )
+    ema_schedule: str = flag("constant", "course of --ema_decay, to 1", choices=("constant", "cosine", "linear"))
     learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given", at_least=0)
     base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)", at_least=0)
     projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)", at_least=0)
     predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)", at_least=0)
     weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices", at_least=0)
-    warmup_steps: int | None = flag(
-        None, "steps of linear warm-up before the cosine (default: a tenth of all)", at_least=0
-    )
+    warmup_steps: int | None = flag(None, "steps of linear warm-up (default: a tenth of all)", at_least=0)
     max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 is off", at_least=0)
     mixed_precision: str = flag(
-        "no",
-        "fp16, bf16, or auto: what a GPU does natively",
-        bare="auto",
-        off="no",
-        choices=("no", "fp16", "bf16", "auto"),
+        "no", "auto: what a GPU does natively", bare="auto", off="no", choices=("no", "fp16", "bf16", "auto")
     )
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
-    grad_cache_size: int = flag(
-        0, "gradient caching: embed at most N pairs of a batch at a time to save memory; 0 is off", at_least=0
-    )
+    grad_cache_size: int = flag(0, "gradient caching, N pairs at a time, to save memory; 0 is off", at_least=0)
     compile: bool = flag(False, "compile head and predictor with torch.compile")
     device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
     encode_batch_size: int = flag(1024, "maximum batch size of a frozen base (smaller for long texts)", at_least=1)
@@ -235,14 +184,10 @@ class RunConfig:
     title: ClassVar[str] = "run"
     output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
     seed: int = flag(42, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
-    tracker: str = flag(
-        "none", "also send the rows of metrics.jsonl to this tracker", choices=("none", "tensorboard", "wandb")
-    )
+    tracker: str = flag("none", "also send metrics.jsonl to this tracker", choices=("none", "tensorboard", "wandb"))
     log_interval: int = flag(10, "steps between rows of metrics.jsonl", at_least=1)
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best", at_least=0)
-    state_interval: int = flag(
-        0, "steps between resume checkpoints inside an epoch; 0 makes one after each epoch", at_least=0
-    )
+    state_interval: int = flag(0, "steps between resume checkpoints; 0 makes one after each epoch", at_least=0)
     on_collapse: str = flag("warn", "what to do when embeddings collapse", choices=("warn", "stop"))
     collapse_checks: int = flag(10, "number of collapse checks per run; 0 is off", at_least=0)
     on_nan: str = flag("stop", "what to do when a loss or gradient is not finite", choices=("stop", "skip"))

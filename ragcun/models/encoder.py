@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,22 @@ SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
 """The encoder systems by name; the only place where a name becomes a class."""
 
 
+System = TypeVar("System", bound="type[RetrievalEncoder]")
+
+
+def register_system(cls: System) -> System:
+    """Make an encoder system known by its ``system``, for ``--system`` and for loading its checkpoints; a decorator.
+
+    Raises:
+        ValueError: the class has no name of its own, or the name is another class's.
+    """
+    name = vars(cls).get("system")
+    if not name or SYSTEMS.get(name, cls).__qualname__ != cls.__qualname__:
+        raise ValueError(f"{cls.__name__} needs a `system` of its own, beside {', '.join(SYSTEMS)}; got {name!r}")
+    SYSTEMS[name] = cls
+    return cls
+
+
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
 
@@ -47,11 +63,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     system: ClassVar[str]
     always_predicts: ClassVar[bool] = False
     predictor_kind: ClassVar[str] = "residual"
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "system" in vars(cls):
-            SYSTEMS[cls.system] = cls
 
     def __init__(self, base: Base) -> None:
         super().__init__()

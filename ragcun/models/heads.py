@@ -11,18 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ragcun.config import HeadConfig as HeadSettings
+from ragcun.config import HeadConfig
 from ragcun.models.st_export import Stack, unit_pairs
 
 HEADS = ("residual", "linear", "mlp")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 STARTS = ("preserving", "random")
-DEFAULTS = HeadSettings()
 
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Architecture of a head, as a checkpoint records it.
+    """Architecture of a head, as a checkpoint records it; what is not given is as in training by default.
 
     Attributes:
         kind: ``residual`` (skip + network whose last layer starts at 0), ``linear`` or ``mlp`` (random start).
@@ -40,12 +39,12 @@ class HeadShape:
     kind: str
     input_dim: int
     output_dim: int
-    depth: int
-    expansion: float
-    activation: str
-    dropout: float
-    matrix_skip: bool
-    start: str
+    depth: int = HeadConfig.head_depth
+    expansion: float = HeadConfig.head_expansion
+    activation: str = HeadConfig.activation
+    dropout: float = HeadConfig.dropout
+    matrix_skip: bool = False
+    start: str = "preserving"
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
@@ -66,8 +65,7 @@ class HeadShape:
     @classmethod
     def from_dict(cls, recorded: dict[str, Any]) -> HeadShape:
         """Read `to_dict`'s value; checkpoints from before there were other skips and starts do not name them."""
-        fields: dict[str, Any] = {"matrix_skip": False, "start": "preserving", **recorded}
-        return HeadShape(**fields)
+        return cls(**recorded)
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
@@ -77,18 +75,6 @@ class HeadShape:
     def hidden_dim(self) -> int:
         """Width of the hidden layers."""
         return round(self.input_dim * self.expansion)
-
-
-@dataclass(frozen=True)
-class HeadConfig(HeadShape):
-    """A `HeadShape` whose fields default to the settings of a training run."""
-
-    depth: int = DEFAULTS.head_depth
-    expansion: float = DEFAULTS.head_expansion
-    activation: str = DEFAULTS.activation
-    dropout: float = DEFAULTS.dropout
-    matrix_skip: bool = False
-    start: str = "preserving"
 
 
 class Stackable(nn.Module, abc.ABC):

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ragcun.batch import PairBatch, Views
+from ragcun.config import HeadConfig
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import DEFAULTS, Head, HeadConfig, HeadShape, Stackable, build_head
+from ragcun.models.heads import Head, HeadShape, Stackable, build_head
 from ragcun.models.st_export import dense_modules, normalize_modules, routed
 
 QueryEmbedding = Literal["projection", "prediction"]
@@ -47,15 +48,15 @@ class ProjectionEncoder(RetrievalEncoder):
         self,
         base: Base | str = "minilm",
         output_dim: int | None = None,
-        head: str | HeadShape = DEFAULTS.head,
+        head: str | HeadShape = HeadConfig.head,
         use_predictor: bool | None = None,
         predictor: str | HeadShape | None = None,
-        query_embedding: str = DEFAULTS.query_embedding,
+        query_embedding: str = HeadConfig.query_embedding,
         normalize_output: bool = False,
     ) -> None:
         super().__init__(TextBase.load(base) if isinstance(base, str) else base)
         dim = self.base.dimension
-        shape = HeadConfig(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
+        shape = HeadShape(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
         if shape.input_dim != dim:
             raise ValueError(f"the head takes vectors of length {shape.input_dim}, the base gives {dim}")
         predicts = self.always_predicts if use_predictor is None else use_predictor

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.embeddings.base import Base
+from ragcun.models.encoder import register_system
 from ragcun.models.heads import Head, HeadShape, Stackable, build_head
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.st_export import Stack
@@ -21,6 +22,7 @@ ALPHA_AT_START = 0.1
 Part = TypeVar("Part", bound=nn.Module)
 
 
+@register_system
 class IsotropicGaussianEncoder(ProjectionEncoder):
     """Base → projection head → embedding, shared by queries and documents.
 
@@ -30,6 +32,7 @@ class IsotropicGaussianEncoder(ProjectionEncoder):
     system = "isotropic_gaussian"
 
 
+@register_system
 class AsymmetricProjectionModel(ProjectionEncoder):
     """Shared base, separate heads of one shape for queries and documents, with an optional predictor.
 
@@ -66,6 +69,7 @@ class AsymmetricProjectionModel(ProjectionEncoder):
         layer.bias.copy_(-layer.weight @ shift.to(layer.weight))
 
 
+@register_system
 class MPNetLeJEPAIG(ProjectionEncoder):
     """Joint-embedding predictive system: predictor(online(query)) is to meet target(document).
 
@@ -193,6 +197,7 @@ class ResidualPredictor(Stackable):
         return Stack(layers, [*inner.activations, nn.Tanh()], eye)
 
 
+@register_system
 class ResidualPredictorEncoder(ProjectionEncoder):
     """Projection head shared by queries and documents, and a `ResidualPredictor`.
 

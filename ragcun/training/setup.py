@@ -192,14 +192,10 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
         out = config.output_dim if config.output_dim is not None else dim
         start = "random" if config.start == "random" else "preserving"
         matrix = config.start == "calibrated" and config.head == "residual"
-        head = HeadShape(config.head, dim, out, *shape, matrix, start)
+        head = HeadShape(config.head, dim, out, *shape, matrix_skip=matrix, start=start)
         system = SYSTEMS[config.system]
         predicts = system.always_predicts if config.use_predictor is None else config.use_predictor
-        predictor = (
-            HeadShape(config.predictor or system.predictor_kind, out, out, *shape, False, "preserving")
-            if predicts
-            else None
-        )
+        predictor = HeadShape(config.predictor or system.predictor_kind, out, out, *shape) if predicts else None
         parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
         normalize = predictor is None if config.normalize_output is None else config.normalize_output
         rest = {"query_embedding": config.query_embedding, "normalize_output": normalize}

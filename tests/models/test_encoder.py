@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import BLOCK, PairBatch
-from ragcun.models.heads import HeadConfig
+from ragcun.models.heads import HeadShape
 from ragcun.models.systems import IsotropicGaussianEncoder
 
 
@@ -139,7 +139,7 @@ def test_frozen_parameters_are_in_no_group(encoder: IsotropicGaussianEncoder) ->
 
 def test_trained_state_holds_what_training_changes(encoder: IsotropicGaussianEncoder) -> None:
     own = set(encoder.own_state())
-    assert "head.skip" in own
+    assert "head.layers.0.weight" in own
     assert not any(name.startswith("base.") for name in own)
     assert set(encoder.trained_state()) == own
     encoder.base.freeze(False, 2)
@@ -151,7 +151,7 @@ def test_trained_state_holds_what_training_changes(encoder: IsotropicGaussianEnc
 def test_head_and_base_must_fit(tiny_bert: str) -> None:
     base = TextBase.load(tiny_bert, device="cpu")
     with pytest.raises(ValueError, match=r"length 9.* 16"):
-        IsotropicGaussianEncoder(base, head=HeadConfig("residual", 9, 9))
+        IsotropicGaussianEncoder(base, head=HeadShape("residual", 9, 9))
 
 
 def test_output_dim_of_nothing_is_refused(tiny_bert: str) -> None:

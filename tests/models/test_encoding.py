@@ -291,6 +291,6 @@ def test_vectors_have_no_arithmetic() -> None:
     [{"freeze_base": False, "base_dtype": "auto"}, {"freeze_early_layers": 1, "base_dtype": "bfloat16"}],
 )
 def test_training_takes_it_for_a_frozen_base_alone(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"--base_dtype .* frozen base"):
+    with pytest.raises(InputError, match="frozen base"):
         TrainConfig(train_data="pairs.jsonl", **settings)
     assert TrainConfig(train_data="pairs.jsonl", base_dtype="bfloat16").base_dtype == "bfloat16"

@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from ragcun.models.heads import ACTIVATIONS, HEADS, Head, HeadConfig, build_head
+from ragcun.models.heads import ACTIVATIONS, HEADS, Head, HeadShape, build_head
 from ragcun.models.st_export import dense_modules
 
 
-def perturbed(config: HeadConfig, scale: float) -> Head:
+def perturbed(config: HeadShape, scale: float) -> Head:
     """Return the head away from its start, in evaluation mode."""
     generator = torch.Generator().manual_seed(3)
     head = build_head(config).eval()
@@ -38,7 +38,7 @@ def test_dense_modules_equal_the_head(kind: str, activation: str) -> None:
     generator = torch.Generator().manual_seed(0)
     unit = torch.nn.functional.normalize(torch.randn(64, 24, generator=generator), dim=1)
     for depth, out_dim, expansion in itertools.product((2, 3, 4), (7, 24, 40), (1.0, 2.0)):
-        config = HeadConfig(kind, 24, out_dim, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
+        config = HeadShape(kind, 24, out_dim, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
         head = perturbed(config, 0.1)
         for length in (1.0, 5.0):
             assert relative_error(head, unit * length) < 1e-5, (depth, out_dim, expansion, length)
@@ -48,19 +48,19 @@ def test_dense_modules_equal_the_head(kind: str, activation: str) -> None:
 def test_dense_modules_equal_the_head_at_full_width(activation: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 384, generator=generator) * 5 / 384**0.5
-    assert relative_error(perturbed(HeadConfig("residual", 384, 384, activation=activation), 0.01), x) < 1e-5
+    assert relative_error(perturbed(HeadShape("residual", 384, 384, activation=activation), 0.01), x) < 1e-5
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_head_at_its_start_exports_as_the_identity(activation: str) -> None:
     x = 5 * torch.nn.functional.normalize(torch.randn(32, 24, generator=torch.Generator().manual_seed(0)), dim=1)
     for depth in (2, 3, 4):
-        head = build_head(HeadConfig("residual", 24, 24, depth=depth, activation=activation)).eval()
+        head = build_head(HeadShape("residual", 24, 24, depth=depth, activation=activation)).eval()
         assert relative_error(head, x) < 1e-6
 
 
 def test_modules_do_not_share_memory_with_the_head() -> None:
-    head = perturbed(HeadConfig("linear", 4, 4), 0.1)
+    head = perturbed(HeadShape("linear", 4, 4), 0.1)
     before = head.layers[0].weight.clone()
     with torch.no_grad():
         for module in dense_modules(head.stack()):

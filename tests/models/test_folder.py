@@ -22,7 +22,7 @@ from ragcun.errors import InputError
 from ragcun.models import encoder as encoders
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import HeadConfig
+from ragcun.models.heads import HeadShape
 from ragcun.models.systems import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
@@ -30,8 +30,8 @@ SENTENCES = ["How do I open a file?", "Return the sum of a list.", "Remove a dir
 SYSTEMS: dict[str, dict[str, Any]] = {
     "residual": {"head": "residual"},
     "linear": {"head": "linear", "output_dim": 20},
-    "mlp": {"head": HeadConfig("mlp", 16, 10, depth=3, activation="silu")},
-    "tanh": {"head": HeadConfig("residual", 16, 12, depth=4, activation="tanh")},
+    "mlp": {"head": HeadShape("mlp", 16, 10, depth=3, activation="silu")},
+    "tanh": {"head": HeadShape("residual", 16, 12, depth=4, activation="tanh")},
     "raw": {"head": "residual", "use_predictor": True},
     "minilm": {"head": "residual", "use_predictor": True},
     "prediction": {"head": "residual", "use_predictor": True, "query_embedding": "prediction"},

@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 
 from ragcun.distance import DISTANCES
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadConfig, build_head, preserving_projection
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadShape, build_head, preserving_projection
 from ragcun.retrieval.search import top_k
 
 STARTS_AS_IDENTITY = ("residual", "linear")
@@ -51,14 +51,14 @@ def minilm_vectors() -> torch.Tensor:
 def test_start_is_the_identity_bit_for_bit(kind: str, depth: int, activation: str, mode: bool) -> None:
     x = vectors_of(20, 10)
     for expansion in (1.0, 1.5, 2.0, 4.0):
-        config = HeadConfig(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
+        config = HeadShape(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
         assert torch.equal(build_head(config).train(mode)(x), x)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
 def test_start_keeps_the_ranking_of_minilm(kind: str, distance: str, minilm_vectors: torch.Tensor) -> None:
-    head = build_head(HeadConfig(kind, 384, 384)).eval()
+    head = build_head(HeadShape(kind, 384, 384)).eval()
     with torch.no_grad():
         out = head(minilm_vectors)
     assert torch.equal(out, minilm_vectors)
@@ -72,7 +72,7 @@ def test_start_keeps_the_ranking_of_minilm(kind: str, distance: str, minilm_vect
 def test_start_keeps_the_ranking_of_random_vectors(kind: str) -> None:
     x = vectors_of(200, 32)
     with torch.no_grad():
-        out = build_head(HeadConfig(kind, 32, 32))(x)
+        out = build_head(HeadShape(kind, 32, 32))(x)
     before, after = top_k(x[:40].numpy(), x.numpy(), 50), top_k(out[:40].numpy(), out.numpy(), 50)
     assert np.array_equal(before.indices, after.indices)
 
@@ -80,7 +80,7 @@ def test_start_keeps_the_ranking_of_random_vectors(kind: str) -> None:
 def test_a_random_head_changes_the_ranking(minilm_vectors: torch.Tensor) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        out = build_head(HeadConfig("mlp", 384, 384)).eval()(minilm_vectors).numpy()
+        out = build_head(HeadShape("mlp", 384, 384)).eval()(minilm_vectors).numpy()
     x = minilm_vectors.numpy()
     assert not np.array_equal(top_k(x, x, 10).indices, top_k(out, out, 10).indices)
 
@@ -88,7 +88,7 @@ def test_a_random_head_changes_the_ranking(minilm_vectors: torch.Tensor) -> None
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
 def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind: str) -> None:
     x = vectors_of(50, 12)
-    head = build_head(HeadConfig(kind, 12, 30))
+    head = build_head(HeadShape(kind, 12, 30))
     head.start_from(x)
     with torch.no_grad():
         out = head(x)
@@ -101,7 +101,7 @@ def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind: str) -> Non
 @pytest.mark.parametrize("out_dim", [1, 5, 11])
 def test_fewer_dimensions_keep_most_of_the_distances(kind: str, out_dim: int) -> None:
     x = vectors_of(120, 12)
-    head = build_head(HeadConfig(kind, 12, out_dim)).eval()
+    head = build_head(HeadShape(kind, 12, out_dim)).eval()
     head.start_from(x)
     with torch.no_grad():
         kept = squared_distances(head(x))
@@ -139,7 +139,7 @@ def test_projection_refuses_what_has_no_answer(count: int, out_dim: int) -> None
 def test_start_from_leaves_random_and_uncut_heads_alone() -> None:
     x = vectors_of(30, 8)
     for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
-        head = build_head(HeadConfig(kind, 8, out_dim))
+        head = build_head(HeadShape(kind, 8, out_dim))
         before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
         head.start_from(x)
         assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
@@ -149,7 +149,7 @@ def test_start_from_leaves_random_and_uncut_heads_alone() -> None:
 def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind: str) -> None:
     x = vectors_of(6, 8)
     for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
-        head = build_head(HeadConfig(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
+        head = build_head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
         linears = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
         assert len(linears) == (1 if kind == "linear" else depth)
         assert all(layer.out_features == round(8 * expansion) for layer in linears[:-1])
@@ -178,25 +178,25 @@ def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind: str) 
 def test_impossible_shapes_are_refused(changes: dict[str, object], message: str) -> None:
     values: dict[str, object] = {"kind": "residual", "input_dim": 8, "output_dim": 8}
     with pytest.raises(ValueError, match=message):
-        HeadConfig(**(values | changes))  # type: ignore[arg-type]
+        HeadShape(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_wrong_input_length_states_both_numbers(kind: str) -> None:
     with pytest.raises(ValueError, match="length 8, got 9"):
-        build_head(HeadConfig(kind, 8, 4))(torch.zeros(2, 9))
+        build_head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
 def test_config_survives_its_dictionary() -> None:
     shape = {"depth": 3, "expansion": 1.5, "activation": "tanh", "dropout": 0.2}
-    config = HeadConfig("mlp", 8, 4, matrix_skip=True, start="random", **shape)  # type: ignore[arg-type]
-    assert HeadConfig(**config.to_dict()) == config  # type: ignore[arg-type]
+    config = HeadShape("mlp", 8, 4, matrix_skip=True, start="random", **shape)  # type: ignore[arg-type]
+    assert HeadShape(**config.to_dict()) == config  # type: ignore[arg-type]
 
 
 def test_which_starts_keep_the_base() -> None:
     cases = itertools.product(HEADS, STARTS)
-    kept = {(kind, start): build_head(HeadConfig(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
+    kept = {(kind, start): build_head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
     assert {case for case, keeps in kept.items() if keeps} == {("residual", "preserving"), ("linear", "preserving")}
     x = vectors_of(5, 8)
     for (kind, start), keeps in kept.items():
-        assert torch.equal(build_head(HeadConfig(kind, 8, 8, start=start)).eval()(x), x) == keeps
+        assert torch.equal(build_head(HeadShape(kind, 8, 8, start=start)).eval()(x), x) == keeps

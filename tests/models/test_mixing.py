@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import ACTIVATIONS, HeadConfig
+from ragcun.models.heads import ACTIVATIONS, HeadShape
 from ragcun.models.interpolation import interpolate_with_base, wider_shape
 from ragcun.models.projection import ProjectionEncoder
 
@@ -23,7 +23,7 @@ SHAPES = [("linear", "gelu", 2), *itertools.product(["residual", "mlp"], ACTIVAT
 
 
 def encoder_of(
-    tiny_bert: str, system: str, config: HeadConfig, normalize: bool = True, normalize_output: bool = False
+    tiny_bert: str, system: str, config: HeadShape, normalize: bool = True, normalize_output: bool = False
 ) -> ProjectionEncoder:
     """Return an encoder whose heads have moved from their start, each its own way."""
     base = TextBase.load(tiny_bert, normalize=normalize, device="cpu")
@@ -53,7 +53,7 @@ def test_squared_distances_are_interpolated_everywhere(
 ) -> None:
     queries, documents = texts[:12], texts[12:40]
     for out_dim, normalize in ((DIM, True), (7, False)):
-        config = HeadConfig(kind, DIM, out_dim, depth, activation=activation)
+        config = HeadShape(kind, DIM, out_dim, depth, activation=activation)
         encoder = encoder_of(tiny_bert, system, config, normalize)
         of_head = squared(encoder.encode_query(queries), encoder.encode_document(documents))
         base = squared(base_vectors(encoder, queries, "query"), base_vectors(encoder, documents, "document"))
@@ -68,7 +68,7 @@ def test_squared_distances_are_interpolated_everywhere(
 
 @pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
 def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share: float) -> None:
-    encoder = encoder_of(tiny_bert, "asymmetric", HeadConfig("residual", DIM, 9))
+    encoder = encoder_of(tiny_bert, "asymmetric", HeadShape("residual", DIM, 9))
     mixed = interpolate_with_base(encoder, share).encode_query(texts[:20])
     np.testing.assert_allclose(mixed[:, :9], (1 - share) ** 0.5 * encoder.encode_query(texts[:20]), atol=1e-6)
     expected = share**0.5 * base_vectors(encoder, texts[:20], "query").numpy()
@@ -76,7 +76,7 @@ def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share:
 
 
 def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> None:
-    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig("linear", DIM, DIM))
+    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM))
     before = encoder.encode_query(texts[:5])
     mixed = interpolate_with_base(encoder, 0.5)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> N
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_mixed_encoder_can_be_mixed_again(tiny_bert: str, texts: list[str], kind: str) -> None:
-    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig(kind, DIM, DIM))
+    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM))
     once, twice = interpolate_with_base(encoder, 0.75), interpolate_with_base(interpolate_with_base(encoder, 0.5), 0.5)
     found, expected = (squared(model.encode_query(texts[:9]), model.encode_query(texts[:9])) for model in (twice, once))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -101,7 +101,7 @@ def test_unit_length_embeddings_mix_by_one_scale(
     tiny_bert: str, texts: list[str], training: bool, tmp_path: Path
 ) -> None:
     """The reference: both sides' mean lengths averaged, the parts put together, the whole scaled to length 1."""
-    config = HeadConfig("mlp", DIM, 7, dropout=0.5)
+    config = HeadShape("mlp", DIM, 7, dropout=0.5)
     encoder = encoder_of(tiny_bert, "asymmetric", config, normalize_output=True)
     vectors = {"query": encoder.base.encode(texts[:30], "query"), "document": encoder.base.encode(texts, "document")}
     query, document = (base_vectors(encoder, texts[:30], role) for role in ("query", "document"))
@@ -123,7 +123,7 @@ def test_unit_length_embeddings_mix_by_one_scale(
 
 def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_bert: str, texts: list[str]) -> None:
     """An orthogonal head times 3: cosines of head and base agree with the mixture's."""
-    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig("linear", DIM, DIM), normalize_output=True)
+    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM), normalize_output=True)
     rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))).Q
     encoder.head.start_as(3 * rotation, torch.zeros(DIM))
     vectors = encoder.base.encode(texts, "document")
@@ -136,14 +136,14 @@ def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_b
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_mixed_head_still_learns(tiny_bert: str, kind: str) -> None:
-    mixed = interpolate_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig(kind, DIM, DIM)), 0.5)
+    mixed = interpolate_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM)), 0.5)
     mixed.head(torch.eye(DIM)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in mixed.head.parameters())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan")])
 def test_impossible_shares(tiny_bert: str, share: float) -> None:
-    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadConfig("linear", DIM, DIM))
+    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM))
     with pytest.raises(ValueError, match=f"at least 0 and below 1, got {share}"):
         interpolate_with_base(encoder, share)
 
@@ -158,7 +158,7 @@ def test_predictors_cannot_be_mixed(tiny_bert: str, system: str) -> None:
 
 
 def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
-    config = HeadConfig("linear", DIM, DIM)
+    config = HeadShape("linear", DIM, DIM)
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", config, normalize_output=True)
     for none in (None, {}, {"query": np.zeros((0, DIM), dtype=np.float32)}):
         with pytest.raises(ValueError, match="give vectors"):
@@ -172,5 +172,5 @@ def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
 
 
 def test_mixed_shapes() -> None:
-    assert wider_shape(HeadConfig("linear", 8, 5)) == HeadConfig("linear", 8, 13)
-    assert wider_shape(HeadConfig("mlp", 8, 5, 3)) == HeadConfig("residual", 8, 13, 3, matrix_skip=True)
+    assert wider_shape(HeadShape("linear", 8, 5)) == HeadShape("linear", 8, 13)
+    assert wider_shape(HeadShape("mlp", 8, 5, 3)) == HeadShape("residual", 8, 13, 3, matrix_skip=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import ACTIVATIONS, Head, HeadConfig, build_head
+from ragcun.models.heads import ACTIVATIONS, Head, HeadShape, build_head
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.st_export import dense_modules
 from ragcun.models.systems import MPNetLeJEPAIG
@@ -53,7 +53,7 @@ def calibration(tiny_bert: str, texts: list[str]) -> Calibration:
     return calibration
 
 
-def made(tiny_bert: str, system: str, head: str | HeadConfig = "residual") -> ProjectionEncoder:
+def made(tiny_bert: str, system: str, head: str | HeadShape = "residual") -> ProjectionEncoder:
     torch.manual_seed(0)
     encoder = SYSTEMS[system](TextBase.load(tiny_bert, device="cpu"), head=head).eval()  # type: ignore[call-arg]
     assert isinstance(encoder, ProjectionEncoder)
@@ -65,7 +65,7 @@ def made(tiny_bert: str, system: str, head: str | HeadConfig = "residual") -> Pr
 def test_a_head_starts_as_the_matrix_it_is_given(kind: str, activation: str, depth: int, out_dim: int) -> None:
     weight, bias, x = normal(out_dim, 12) / 12**0.5, normal(out_dim, seed=1), unit(30, 12, seed=2)
     for expansion in (2.0, 3.5):
-        head = build_head(HeadConfig(kind, 12, out_dim, depth, expansion, activation, dropout=0.3)).eval()
+        head = build_head(HeadShape(kind, 12, out_dim, depth, expansion, activation, dropout=0.3)).eval()
         head.start_as(weight.double(), bias.double())
         with torch.no_grad():
             torch.testing.assert_close(head(x), x @ weight.T + bias, rtol=0, atol=1e-6)
@@ -76,7 +76,7 @@ def test_a_head_starts_as_the_matrix_it_is_given(kind: str, activation: str, dep
 @pytest.mark.parametrize(("kind", "activation", "depth"), STARTABLE)
 def test_a_started_head_learns_in_every_layer(kind: str, activation: str, depth: int, start: str) -> None:
     torch.manual_seed(0)
-    head = build_head(HeadConfig(kind, 8, 8, depth, 3.0, activation, dropout=0.0, start=start))
+    head = build_head(HeadShape(kind, 8, 8, depth, 3.0, activation, dropout=0.0, start=start))
     head.start_as(normal(8, 8), torch.zeros(8))
     optimiser = torch.optim.SGD(head.parameters(), lr=0.1)
     x, wanted, before = unit(64, 8), unit(64, 8, seed=5), [weight.clone() for weight in head.parameters()]
@@ -93,7 +93,7 @@ def test_a_started_head_learns_in_every_layer(kind: str, activation: str, depth:
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_an_mlp_keeps_what_goes_into_its_other_units(depth: int) -> None:
-    head = build_head(HeadConfig("mlp", 6, 6, depth, 3.0))
+    head = build_head(HeadShape("mlp", 6, 6, depth, 3.0))
     before = [layer.weight.clone() for layer in head.linears]
     head.start_as(torch.eye(6), torch.zeros(6))
     for old, layer in zip(before[:-1], head.linears[:-1], strict=True):
@@ -109,7 +109,7 @@ def test_an_mlp_keeps_what_goes_into_its_other_units(depth: int) -> None:
     ],
 )
 def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes: dict[str, object], message: str) -> None:
-    head = build_head(HeadConfig(**({"kind": "mlp", "input_dim": 8, "output_dim": 8} | changes)))  # type: ignore[arg-type]
+    head = build_head(HeadShape(**({"kind": "mlp", "input_dim": 8, "output_dim": 8} | changes)))  # type: ignore[arg-type]
     before = [weight.clone() for weight in head.parameters()]
     with pytest.raises(ValueError, match=message):
         head.start_as(torch.eye(8), torch.zeros(8))
@@ -120,11 +120,11 @@ def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes: dict[str, o
 def test_wrong_shapes_state_both(weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
     for kind in ("linear", "residual", "mlp"):
         with pytest.raises(ValueError, match=r"must be \(5, 8\) and \(5,\), got"):
-            build_head(HeadConfig(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
+            build_head(HeadShape(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
 
 
 def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state() -> None:
-    plain, matrix = (build_head(HeadConfig("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
+    plain, matrix = (build_head(HeadShape("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
     assert "skip" not in plain.state_dict()
     assert torch.equal(matrix.state_dict()["skip"], torch.eye(8))
     assert torch.equal(matrix(unit(5, 8)), plain(unit(5, 8)))
@@ -136,17 +136,17 @@ def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state() -> None
 
 def test_configurations_from_before_these_fields_still_load() -> None:
     old = {"kind": "residual", "input_dim": 8, "output_dim": 8, "depth": 2, "expansion": 2.0}
-    config = HeadConfig(**(old | {"activation": "gelu", "dropout": 0.1}))  # type: ignore[arg-type]
+    config = HeadShape(**(old | {"activation": "gelu", "dropout": 0.1}))  # type: ignore[arg-type]
     assert (config.matrix_skip, config.start) == (False, "preserving")
     with pytest.raises(ValueError, match="start must be one of preserving, random, got 'zero'"):
-        HeadConfig("linear", 8, 8, start="zero")
+        HeadShape("linear", 8, 8, start="zero")
 
 
 @pytest.mark.parametrize("out_dim", [8, 5])
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_random_start_is_that_of_pytorch(kind: str, out_dim: int) -> None:
     torch.manual_seed(3)
-    head = build_head(HeadConfig(kind, 8, out_dim, start="random"))
+    head = build_head(HeadShape(kind, 8, out_dim, start="random"))
     torch.manual_seed(3)
     for layer in head.linears:
         expected = torch.nn.Linear(layer.in_features, layer.out_features)
@@ -185,7 +185,7 @@ def test_one_head_starts_as_the_documents_part(tiny_bert: str, calibration: Cali
 
 @pytest.mark.parametrize("matrix_skip", [True, False])
 def test_the_target_follows_a_calibrated_start(tiny_bert: str, calibration: Calibration, matrix_skip: bool) -> None:
-    encoder = made(tiny_bert, "jepa", HeadConfig("residual", DIM, DIM, matrix_skip=matrix_skip))
+    encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=matrix_skip))
     assert isinstance(encoder, MPNetLeJEPAIG)
     encoder.start_calibrated(calibration)
     torch.testing.assert_close(encoder.target_head(unit(4, DIM)), encoder.head(unit(4, DIM)), rtol=0, atol=0)
@@ -198,7 +198,7 @@ def test_the_target_follows_a_calibrated_start(tiny_bert: str, calibration: Cali
 
 
 def test_a_predictor_has_no_matrix_skip_of_its_own(tiny_bert: str) -> None:
-    encoder = made(tiny_bert, "jepa", HeadConfig("residual", DIM, DIM, matrix_skip=True, start="random"))
+    encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=True, start="random"))
     assert encoder.predictor is not None
     assert torch.equal(encoder.predictor(unit(3, DIM)), unit(3, DIM))
     assert "predictor.skip" not in encoder.state_dict()

@@ -17,7 +17,7 @@ from ragcun.models import (
     ResidualPredictorEncoder,
 )
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
-from ragcun.models.heads import HeadConfig
+from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import ALPHA_AT_START, ResidualPredictor
 
@@ -83,7 +83,7 @@ def test_the_prediction_can_be_the_query_embedding(tiny_bert, system):
         ("jepa", {"use_predictor": False}, "always has a predictor"),
         ("respred", {"use_predictor": False}, "always has a predictor"),
         ("respred", {"predictor": "residual"}, "not 'residual'"),
-        ("jepa", {"head": HeadConfig("linear", 5, 5)}, "length 5, the base gives 16"),
+        ("jepa", {"head": HeadShape("linear", 5, 5)}, "length 5, the base gives 16"),
     ],
 )
 def test_impossible_settings(tiny_bert, system, settings, message):
@@ -131,7 +131,7 @@ class TestJepa:
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_the_target_is_never_trained_and_always_evaluating(self, tiny_bert, frozen, texts):
-        shape = HeadConfig("mlp", DIM, DIM, dropout=0.5)
+        shape = HeadShape("mlp", DIM, DIM, dropout=0.5)
         encoder = MPNetLeJEPAIG(base(tiny_bert), head=shape)
         encoder.freeze_base(frozen)
         encoder.train()
@@ -180,7 +180,7 @@ class TestJepa:
 class TestResidualPredictor:
     def predictor(self, **shape: Any) -> ResidualPredictor:
         torch.manual_seed(0)
-        return ResidualPredictor(HeadConfig("mlp", DIM, DIM, dropout=0.0, **shape))
+        return ResidualPredictor(HeadShape("mlp", DIM, DIM, dropout=0.0, **shape))
 
     def test_its_formula(self):
         predictor = self.predictor()

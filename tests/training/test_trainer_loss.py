@@ -29,15 +29,15 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, PairBatch
-from ragcun.models.heads import HeadConfig
+from ragcun.models.heads import HeadShape
 from ragcun.models.systems import ResidualPredictor
 from ragcun.tensors import contiguous
 from ragcun.training.schedule import ema_decay
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 
 DIM = 16
-PREDICTOR = HeadConfig("mlp", DIM, DIM)
-STILL = HeadConfig("mlp", DIM, DIM, dropout=0.0)
+PREDICTOR = HeadShape("mlp", DIM, DIM)
+STILL = HeadShape("mlp", DIM, DIM, dropout=0.0)
 PAIRWISE = Objective(lambda_contrastive=0.0, lambda_predictive=1.0)
 FULL = Objective(lambda_isotropy=0.5, isotropy="sigreg", num_slices=8, lambda_predictive=2.0, lambda_reg=0.1)
 
@@ -230,7 +230,7 @@ def test_resume_without_the_right_state_stops(tiny_bert, texts, tmp_path, uninte
     elif fault == "other model":
         save_file(load_file(path), path, {"step": "4", "model": "0"})
     else:
-        settings["predictor"] = HeadConfig("mlp", DIM, DIM, expansion=1.0)
+        settings["predictor"] = HeadShape("mlp", DIM, DIM, expansion=1.0)
     loss = a_loss(tiny_bert, **settings)
     trainer, _ = make_trainer(loss, texts, tmp_path, save_only_model=True, **RUN)
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()  # its shapes would be refused first
@@ -308,7 +308,7 @@ def test_without_predictor_the_loss_owns_and_writes_nothing(tiny_bert, texts, tm
         ({"predictor": None}, "lambda_predictive needs a predictor"),
         ({"objective": Objective()}, "a predictor needs lambda_predictive above 0"),
         ({"objective": Objective(lambda_predictive=1.0, lambda_residual=1.0)}, "needs a ResidualPredictor"),
-        ({"predictor": HeadConfig("mlp", DIM, 8)}, "must map 16 dimensions to 16, got 16 to 8"),
+        ({"predictor": HeadShape("mlp", DIM, 8)}, "must map 16 dimensions to 16, got 16 to 8"),
         ({"ema_decay": 1.5}, "ema_decay must be 0 to 1, got 1.5"),
         ({"ema_schedule": "slow"}, "ema_schedule must be one of"),
         ({"objective": Objective(), "predictor": None}, "ema_decay needs a predictor"),
