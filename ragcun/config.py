@@ -38,9 +38,7 @@ class DataConfig:
     title: ClassVar[str] = "data"
     train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder with training qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
-    corpus: str | None = flag(
-        None, "adapt to these documents: they give negatives, and pairs if no others", metavar="PATH"
-    )
+    corpus: str | None = flag(None, "adapt to these documents: they give negatives, and pairs", metavar="PATH")
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
     hold_out_documents: float = flag(0.0, "share of the documents hidden from training", at_least=0, below=1)
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")

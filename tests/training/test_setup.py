@@ -211,7 +211,7 @@ def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Call
     ("changes", "message"),
     [
         ({"output_dim": 12}, "output_dim 12 .* 8"),
-        ({"head": "mlp"}, "head mlp .* residual"),
+        ({"head": "mlp"}, "head mlp .* linear"),
         ({"base_model": "other"}, "base_model other"),
         ({"lambda_predictive": 1.0}, "add --use_predictor"),
         ({"load_checkpoint": "/no/such/folder"}, "checkpoint"),
