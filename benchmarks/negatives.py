@@ -45,6 +45,7 @@ def prepare(source: Path, folder: Path, method: str | None) -> Path:
 def measure(source: Path, prepared: Path, run: Path, settings: dict, seed: int) -> dict:
     """Train, and return the results on the test queries."""
     import ragcun
+    from ragcun.io import read_json
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.systems import EncodingOptions, open_system
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ragcun.cli.parser import ArgumentParser
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A model that is evaluated.
-
-    Attributes:
-        title: what the table calls it.
-        name: what mteb calls it.
-        model: the model.
-    """
-
-    title: str
-    name: str
-    model: SentenceTransformer
 
 
 def parse_mteb(description: str | None) -> argparse.Namespace:
@@ -63,13 +48,15 @@ def evaluate_in_mteb(flags: argparse.Namespace) -> str:
     require_mteb()
     _check(flags)
     logging.getLogger("mteb").setLevel(logging.WARNING)
-    entrants = _entrants(flags)
-    figures: dict[str, dict[str, Any]] = {each.name: {} for each in entrants}
-    for title, task in _tasks(flags):
-        for each in entrants:
-            scores = evaluate_task(each.model, task, flags.output_dir, flags.batch_size)
-            figures[each.name][title] = {"task": task.metadata.name, **scores}
-    return _write(flags, entrants, figures)
+    models = _models(flags)
+    scores: dict[str, dict[str, Any]] = {title: {} for title in models}
+    for name, task in _tasks(flags):
+        for title, model in models.items():
+            scores[title][name] = {
+                "task": task.metadata.name,
+                **evaluate_task(model, task, flags.output_dir, flags.batch_size),
+            }
+    return _write(flags, models, scores)
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -82,27 +69,26 @@ def _check(flags: argparse.Namespace) -> None:
         raise InputError(f"{spec} has no embeddings; name a checkpoint or an embedding model")
 
 
-def _entrants(flags: argparse.Namespace) -> list[Entrant]:
-    """Return the model as its folder holds it and its untouched base; of a published model that one alone."""
+def _models(flags: argparse.Namespace) -> dict[str, SentenceTransformer]:
+    """Return by title, named for mteb, the untouched base of a checkpoint and the checkpoint; or the one model."""
     from ragcun.embeddings.hub import load_sentence_transformer
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
-    from ragcun.retrieval.mteb import name_for_mteb, published_model
+    from ragcun.retrieval.mteb import name_for_mteb, untouched_model
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
     spec = flags.model_path or flags.model
     if is_checkpoint(spec) and not has_text_model(spec):
         raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use evaluate_beir.py --vectors")
     system = open_system(spec, EncodingOptions(batch_size=flags.batch_size, device=flags.device))
-    shown: Any = system.untouched_base or system.retriever
-    base = shown.encoder.cache.base
-    loaded = [(base.name, published_model(base))]
+    before: Any = system.untouched_base or system.retriever
+    base = before.encoder.cache.base
+    title = spec if system.untouched_base is None else f"{base.name} (untouched)"
+    models = {title: untouched_model(base)}
+    name_for_mteb(models[title], base.name)
     if system.untouched_base is not None:
-        loaded.append((spec, load_sentence_transformer(spec, spec, flags.device)))
-    titles = [f"{base.name} (untouched)" if len(loaded) > 1 else spec, spec]
-    return [
-        Entrant(title, name_for_mteb(model, known), model)
-        for title, (known, model) in zip(titles, loaded, strict=False)
-    ]
+        models[spec] = load_sentence_transformer(spec, spec, flags.device)
+        name_for_mteb(models[spec], spec)
+    return models
 
 
 def _tasks(flags: argparse.Namespace) -> Iterator[tuple[str, AbsTask]]:
@@ -117,40 +103,40 @@ def _tasks(flags: argparse.Namespace) -> Iterator[tuple[str, AbsTask]]:
         yield folder.name, collection_task(folder.load())
 
 
-def _write(flags: argparse.Namespace, entrants: list[Entrant], figures: dict[str, dict[str, Any]]) -> str:
+def _write(flags: argparse.Namespace, models: dict[str, SentenceTransformer], scores: dict[str, dict[str, Any]]) -> str:
+    """Write scores and table, and return the table and where they are."""
     import importlib.metadata
 
     from ragcun.io import write_json, write_text
     from ragcun.training.run_dir import environment
 
-    *bases, model = entrants
+    parts: list[dict[str, Any]] = [
+        {
+            "model": title,
+            "name": model.model_card_data.model_name,
+            "distance": model.similarity_fn_name,
+            "tasks": scores[title],
+        }
+        for title, model in models.items()
+    ]
+    base, part = parts[0] if len(parts) > 1 else None, parts[-1]
     manifest = environment(flags.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
-    results = {"format": FORMAT, **_part(model, figures)}
-    results["untouched_base"] = _part(bases[0], figures) if bases else None
-    output = flags.output_dir / f"{model.name.removeprefix('ragcun/')}.json"
-    table = _table(entrants, figures)
-    write_json(output, {**results, "manifest": manifest})
+    output = flags.output_dir / f"{part['name'].removeprefix('ragcun/')}.json"
+    table = _table(scores)
+    write_json(output, {"format": FORMAT, **part, "untouched_base": base, "manifest": manifest})
     write_text(output.with_suffix(".md"), table)
     return f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {flags.output_dir}"
 
 
-def _part(entrant: Entrant, figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    distance = entrant.model.similarity_fn_name
-    return {"model": entrant.title, "name": entrant.name, "distance": distance, "tasks": figures[entrant.name]}
-
-
-def _table(entrants: list[Entrant], figures: dict[str, dict[str, Any]]) -> str:
+def _table(scores: dict[str, dict[str, Any]]) -> str:
     """Lay out the main score of every model on every task, and their mean where there are several."""
     from ragcun.reporting.tables import markdown_table
 
-    tasks = figures[entrants[0].name]
-    header = [
-        "system",
-        *(title if each["metric"] == "ndcg_at_10" else f"{title} ({each['metric']})" for title, each in tasks.items()),
-    ]
+    tasks = next(iter(scores.values()))
+    metrics = [name if task["metric"] == "ndcg_at_10" else f"{name} ({task['metric']})" for name, task in tasks.items()]
     rows = []
-    for entrant in entrants:
-        values = [scores["main_score"] for scores in figures[entrant.name].values()]
-        means = [sum(values) / len(values)] if len(values) > 1 else []
-        rows.append([entrant.title, *(f"{value:.4f}" for value in [*values, *means])])
-    return "NDCG@10 as mteb computes it\n\n" + markdown_table([*header, *(["mean"] if len(tasks) > 1 else [])], rows)
+    for title, by_task in scores.items():
+        values = [task["main_score"] for task in by_task.values()]
+        rows.append([title, *(f"{value:.4f}" for value in [*values, *([fmean(values)] if len(values) > 1 else [])])])
+    header = ["system", *metrics, *(["mean"] if len(tasks) > 1 else [])]
+    return "NDCG@10 as mteb computes it\n\n" + markdown_table(header, rows)

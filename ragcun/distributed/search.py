@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -83,21 +84,17 @@ class OpenModel:
         self.dimension = (self.encoder or self.base).dimension
         self.distance: Distance = "euclidean" if self.encoder else self.base.distance
         own = file_digest(Path(name) / CONFIG) if self.encoder else ""
-        self.fingerprint = digest(
-            [self.base.fingerprint(), self.base.prompt("query"), self.base.prompt("document"), own]
-        )
+        prompts = [self.base.prompt("query"), self.base.prompt("document")]
+        self.fingerprint = digest([self.base.fingerprint(), *prompts, own])
 
     def encode(self, texts: Sequence[str], role: Role) -> Iterator[NDArray[np.float32]]:
         """Yield the embeddings ``(rows, dimension)`` of one block of texts after the other."""
-        for start in range(0, len(texts), self.search.block_rows):
-            vectors = self.base.encode(
-                list(texts[start : start + self.search.block_rows]), role, self.search.batch_size
-            )
+        for start in range(0, len(texts), rows := self.search.block_rows):
+            vectors = self.base.encode(list(texts[start : start + rows]), role, self.search.batch_size)
             yield self.encoder.embed(vectors, role) if self.encoder else self.base.untouched_array(vectors)
 
 
-opened = functools.lru_cache(maxsize=1)(OpenModel)
-"""The model of this process, opened once for all its shards."""
+opened = functools.lru_cache(maxsize=1)(OpenModel)  # one per process, for all its shards
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,8 @@ class Shard:
 
     Attributes:
         number: of this shard, from 1.
-        search: how the collection is searched, its distance known.
+        search: how the collection is searched.
+        distance: what is compared.
         start: first row in the corpus.
         order: ranks of the rows among equal scores.
         made_from: what the vectors are made from; equal records mean equal vectors.
@@ -115,31 +113,31 @@ class Shard:
 
     number: int
     search: ShardedSearch
+    distance: Distance
     start: int
     order: NDArray[np.int64]
     made_from: dict[str, Any]
     searched_for: str
 
-    def file(self, kind: str) -> Path:
+    def file(self, name: str, suffix: str) -> Path:
         """Return the path of a file of this shard, such as ``documents-00003-of-00016.npy``."""
-        name, suffix = kind.split(".")
         return self.search.folder / f"{name}-{self.number:05d}-of-{self.search.shards:05d}.{suffix}"
 
     @property
     def result_record(self) -> dict[str, Any]:
         """Return what the result is made from."""
-        search = self.search
-        return {**self.made_from, "k": search.k, "distance": search.distance, "searched_for": self.searched_for}
+        searched = {"k": self.search.k, "distance": self.distance, "searched_for": self.searched_for}
+        return {**self.made_from, **searched}
 
     @property
     def is_encoded(self) -> bool:
         """Whether the vectors are there."""
-        return _record(self.file("documents.npy")) == self.made_from
+        return _record(self.file("documents", "npy")) == self.made_from
 
     @property
     def is_done(self) -> bool:
         """Whether vectors and result are there."""
-        return self.is_encoded and _record(self.file("result.npz")) == self.result_record
+        return self.is_encoded and _record(self.file("result", "npz")) == self.result_record
 
     def run(self) -> None:
         """Encode and search the shard, or what of it is left to do.
@@ -154,23 +152,26 @@ class Shard:
                 self._search()
 
     def _encode(self) -> None:
-        texts = [row["text"] for _, row in read_json_lines(self.file("texts.jsonl"))]
+        texts = [row["text"] for _, row in read_json_lines(self.file("texts", "jsonl"))]
         model = opened(self.search)
         if model.fingerprint != self.made_from["model"]:
             raise InputError(
                 f"the model {self.search.model} on {platform.node()} is not the one that the search was started "
                 "with; bring the same files to every machine"
             )
-        with _writing(self.file("documents.npy"), self.made_from) as file:
+        with _writing(self.file("documents", "npy"), self.made_from) as file:
             _write_matrix(file, model.encode(texts, "document"), (len(texts), model.dimension))
-        self.file("texts.jsonl").unlink()
+        self.file("texts", "jsonl").unlink()
 
     def _search(self) -> None:
         search = self.search
-        queries, documents = np.load(search.folder / "queries.npy"), np.load(self.file("documents.npy"), mmap_mode="r")
-        how = (search.k + 1, search.distance or "euclidean", search.memory_budget_bytes, search.device)
-        found = top_k(queries, documents, *how, order=self.order)
-        with _writing(self.file("result.npz"), self.result_record) as file, file.open("wb") as stream:
+        queries, documents = (
+            np.load(search.folder / "queries.npy"),
+            np.load(self.file("documents", "npy"), mmap_mode="r"),
+        )
+        budget, device = search.memory_budget_bytes, search.device
+        found = top_k(queries, documents, search.k + 1, self.distance, budget, device, order=self.order)
+        with _writing(self.file("result", "npz"), self.result_record) as file, file.open("wb") as stream:
             np.savez(stream, scores=found.scores, indices=found.indices + self.start)
 
 
@@ -186,12 +187,10 @@ def run_here(shards: Sequence[Shard]) -> None:
 def search_collection(source: CollectionFolder, search: ShardedSearch, runner: Runner = run_here) -> tuple[Run, Qrels]:
     """Search a collection in shards, and return its run and judgments; finished shards are not run again.
 
-    The run is the same for any number of shards and any runner. A document of the query's own id is left out, as BEIR
-    does; equal scores rank by document id.
+    The run is the same for any number of shards and any runner; equal scores rank by document id.
 
     Raises:
-        InputError: the model or the collection is wrong, there are more shards than blocks, another process works in
-            the folder, it holds vectors of something else, or a task failed.
+        InputError: the input is wrong, another process works in the folder or it holds other vectors, or a task failed.
     """
     with _locked(search.folder):
         query_ids, document_ids, qrels, shards = _prepare(source, search)
@@ -199,7 +198,7 @@ def search_collection(source: CollectionFolder, search: ShardedSearch, runner: R
             runner(left)
         best, order = SearchResult.empty(len(query_ids), min(search.k + 1, len(document_ids))), id_order(document_ids)
         for shard in shards:
-            with np.load(shard.file("result.npz")) as part:
+            with np.load(shard.file("result", "npz")) as part:
                 best.update(SearchResult(part["scores"], part["indices"]), order)
         return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
 
@@ -213,17 +212,16 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
     texts = list(collection.queries.values())
     with replacing_file(search.folder / "queries.npy") as file, _torch_threads(search.threads):
         _write_matrix(file, model.encode(texts, "query"), (len(texts), model.dimension))
-    order = id_order(document_ids)
-    search = replace(search, distance=search.distance or model.distance)
+    order, distance = id_order(document_ids), search.distance or model.distance
     settings = {key: getattr(search, key) for key in ("device", "base_dtype", "batch_size", "block_rows", "threads")}
     searched_for, documents, shards = digest([*texts, *document_ids]), iter(collection.documents.values()), []
     for number, (start, stop) in enumerate(cut_shards(len(document_ids), search), start=1):
         texts = [document.content for document in islice(documents, stop - start)]
         record = {"model": model.fingerprint, "texts": digest(texts), "rows": len(texts), **settings}
-        shard = Shard(number, search, start, order[start:stop], record, searched_for)
-        _require_same(shard.file("documents.npy"), record)
+        shard = Shard(number, search, distance, start, order[start:stop], record, searched_for)
+        _require_same(shard.file("documents", "npy"), record)
         if not shard.is_encoded:
-            write_json_lines(shard.file("texts.jsonl"), ({"text": text} for text in texts))
+            write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)
     return query_ids, document_ids, collection.qrels, shards
 
@@ -238,17 +236,12 @@ def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:
     blocks = -(-rows // size)
     if blocks < shards:
         raise InputError(f"--shards: {rows} rows are {blocks} blocks of {size}; give at most {blocks}, not {shards}")
-    bounds = [min(rows, number * blocks // shards * size) for number in range(shards + 1)]
-    return list(pairwise(bounds))
+    return list(pairwise(min(rows, number * blocks // shards * size) for number in range(shards + 1)))
 
 
-def digest(texts: Iterable[str]) -> str:
-    """Return the BLAKE2b digest of texts in their order, the length of each included."""
-    summed = hashlib.blake2b(digest_size=32)
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        summed.update(len(data).to_bytes(8, "little") + data)
-    return summed.hexdigest()
+def digest(texts: Sequence[str]) -> str:
+    """Return a digest of texts in their order."""
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=32).hexdigest()
 
 
 @contextlib.contextmanager
@@ -261,26 +254,25 @@ def _writing(file: Path, record: dict[str, Any]) -> Iterator[Path]:
 
 
 def _record(file: Path) -> dict[str, Any] | None:
-    """Return the record of a finished file, None where it is not there."""
     record = file.with_suffix(".json")
     return dict(read_json(record)) if record.is_file() and file.is_file() else None
 
 
 def _require_same(file: Path, record: dict[str, Any]) -> None:
     before = _record(file) or record
-    for key in record:
-        if before.get(key) != record[key]:
+    for key, value in record.items():
+        if before.get(key) != value:
             raise InputError(
-                f"{file} was made from something else: {key} is {before.get(key)!r} there and {record[key]!r} now; "
+                f"{file} was made from something else: {key} is {before.get(key)!r} there and {value!r} now; "
                 "name another --work_dir, or delete that folder"
             )
 
 
 def _write_matrix(file: Path, blocks: Iterable[NDArray[np.float32]], shape: tuple[int, int]) -> None:
-    matrix, filled = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape), 0
+    matrix, start = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape), 0
     for block in blocks:
-        matrix[filled : filled + len(block)] = block
-        filled += len(block)
+        matrix[start : start + len(block)] = block
+        start += len(block)
     matrix.flush()
 
 

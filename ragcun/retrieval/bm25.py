@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 import bm25s
 import numpy as np
@@ -39,11 +40,11 @@ class BM25:
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
             self._index.index(tokens, show_progress=False)
 
-    def run(self, queries: Mapping[str, str], k: int = 100, ignore_identical_ids: bool = True) -> Run:
+    def run(self, queries: Mapping[str, str], k: int = 100) -> Run:
         """Rank the documents that share a word with a query, by (score descending, order of the documents).
 
-        A query of which no word occurs in the documents has an empty result. With `ignore_identical_ids`, a document
-        whose id is the query's own is left out, as BEIR does.
+        A query of which no word occurs in the documents has an empty result. A document whose id is the query's own is
+        left out, as BEIR does.
 
         Raises:
             ValueError: `k` is below 1.
@@ -54,9 +55,9 @@ class BM25:
         query_tokens = tokenize(queries.values())
         for query_id, tokens in tqdm(zip(queries, query_tokens, strict=True), "BM25", len(queries), delay=2):
             scores = self.scores(tokens)
-            found = [(self.document_ids[row], float(scores[row])) for row in best_rows(scores, k + 1)]
-            kept = [item for item in found if not (ignore_identical_ids and item[0] == query_id)]
-            run[query_id] = dict(kept[:k])
+            ranking = {self.document_ids[row]: float(scores[row]) for row in best_rows(scores, k + 1)}
+            ranking.pop(query_id, None)
+            run[query_id] = dict(islice(ranking.items(), k))
         return run
 
     def scores(self, tokens: list[str]) -> NDArray[np.float32]:
@@ -67,15 +68,13 @@ class BM25:
         return self._index.get_scores_from_ids(known)
 
 
-def bm25_run(
-    documents: Mapping[str, str], queries: Mapping[str, str], k: int = 100, ignore_identical_ids: bool = True
-) -> Run:
+def bm25_run(documents: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
     """Rank `documents` for every query by BM25; see `BM25`.
 
     >>> bm25_run({"a": "cats and dogs", "b": "running cats", "c": ""}, {"q": "a cat runs"}).keys()
     dict_keys(['q'])
     """
-    return BM25(documents).run(queries, k, ignore_identical_ids)
+    return BM25(documents).run(queries, k)
 
 
 def tokenize(texts: Iterable[str]) -> list[list[str]]:

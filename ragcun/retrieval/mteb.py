@@ -1,4 +1,4 @@
-"""Models in mteb: named so that no two share cached scores, on mteb's own retrieval tasks or on BEIR collections."""
+"""Models in mteb, under names that no two share, on mteb's own retrieval tasks or on BEIR collections."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from ragcun.errors import InputError
 from ragcun.models.st_export import normalize_modules
 
 if TYPE_CHECKING:
-    from mteb import TaskResult
     from mteb.abstasks import AbsTask
     from sentence_transformers import SentenceTransformer
 
 METRICS = {"NDCG@10": "ndcg_at_10", "MAP@100": "map_at_100", "Recall@100": "recall_at_100", "MRR@10": "mrr_at_10"}
-"""Metrics that are kept of mteb's, by our names."""
+"""Metrics recorded of mteb's, by our names."""
 DIGITS = 12
 
 
 def require_mteb() -> None:
-    """Check that mteb is there.
+    """Check that mteb is installed.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not.
     """
     if importlib.util.find_spec("mteb") is None:
         raise InputError("mteb is not installed; install it with: pip install 'ragcun[mteb]'")
 
 
-def published_model(base: Base) -> SentenceTransformer:
-    """Return a base as published: its own normalisation, prompts and distance.
+def untouched_model(base: Base) -> SentenceTransformer:
+    """Return a base as it is without ragcun: its own normalisation, prompts and distance.
 
     Raises:
         InputError: the base has no text model.
@@ -59,9 +58,8 @@ def published_model(base: Base) -> SentenceTransformer:
 def name_for_mteb(model: SentenceTransformer, spec: str) -> str:
     """Name a model ``ragcun/<run>-<digest>``, set the name where mteb looks for it, and return it.
 
-    mteb keeps scores by a model's name alone, and has one name for all models without: a second one is given the first
-    one's scores. The digest is of all that decides a score: weights, modules, tokenizer, length limit, prompts and
-    distance. So another training under an old path has a name of its own, and the same checkpoint its old one.
+    mteb stores scores by a model's name, and all models without one share a name. The digest is of all that decides a
+    score: weights, modules, tokenizer, length limit, prompts and distance.
 
     Args:
         model: the model.
@@ -69,91 +67,75 @@ def name_for_mteb(model: SentenceTransformer, spec: str) -> str:
     """
     place = Path(spec).resolve() if Path(spec).exists() else Path(spec)
     run = re.sub(r"[^\w.-]+", "-", "-".join(place.parts[-2:])).strip("-")
-    settings = [model.prompts, model.default_prompt_name, model.similarity_fn_name]
-    digest = hashlib.sha256((model_digest(model) + json.dumps(settings, sort_keys=True)).encode()).hexdigest()
-    name = f"ragcun/{run}-{digest[:DIGITS]}"
-    model.model_card_data.model_name = name
-    return name
+    settings = json.dumps([model.prompts, model.default_prompt_name, model.similarity_fn_name], sort_keys=True)
+    digest = hashlib.sha256((model_digest(model) + settings).encode()).hexdigest()
+    model.model_card_data.model_name = f"ragcun/{run}-{digest[:DIGITS]}"
+    return model.model_card_data.model_name
 
 
 def find_task(name: str, split: str | None = None) -> AbsTask:
-    """Return one of mteb's own retrieval tasks; mteb fetches its data when it runs.
-
-    Args:
-        name: as in mteb's registry.
-        split: the split to evaluate; None takes the task's own.
+    """Return one of mteb's own text retrieval tasks, on one of its splits or on those it is evaluated on.
 
     Raises:
-        InputError: mteb has no such task, it is none of retrieval, or it has no such split.
+        InputError: mteb has no such task, it is not one of text retrieval, or it has no such split.
     """
     import mteb
 
     try:
         task = mteb.get_task(name)
     except KeyError as error:
-        known = re.search(r"Did you mean: '(.+)'", str(error))
-        guess = f"did you mean {known[1]!r}? " if known else ""
+        suggested = re.search(r"Did you mean: '(.+)'", str(error))
+        guess = f"did you mean {suggested[1]!r}? " if suggested else ""
         raise InputError(f"mteb has no task {name!r}; {guess}for a local collection use --datasets") from error
     if task.metadata.type != "Retrieval" or task.metadata.modalities != ["text"]:
-        raise InputError(f"{name} is a task of {task.metadata.type}; name retrieval tasks of text, such as SciFact")
-    if split is not None:
-        if split not in task.metadata.eval_splits:
-            there = ", ".join(task.metadata.eval_splits)
-            raise InputError(f"mteb evaluates {name} on {there}, not on {split!r}; leave out --split or name that one")
-        task.filter_eval_splits([split])
-    return task
+        raise InputError(f"{name} is a task of {task.metadata.type}; name text retrieval tasks, such as SciFact")
+    if split is None:
+        return task
+    if split not in task.metadata.eval_splits:
+        splits = ", ".join(task.metadata.eval_splits)
+        raise InputError(f"mteb evaluates {name} on {splits}, not on {split!r}; leave out --split or name that one")
+    return task.filter_eval_splits([split])
 
 
 def collection_task(collection: Collection) -> AbsTask:
-    """Turn a collection into a task of mteb.
+    """Turn a collection into a task of mteb, without documents of a query's own id, as BEIR has it.
 
-    mteb reads title, a blank and text, as `Document.content` is. Documents of a query's own id are left out, as
-    BEIR and `evaluate_retriever` do. The task's name ends in a digest of documents, queries and judgments, so that
-    scores cached for another collection of the name are not used. mteb asks for a language and is told English.
+    Its name ends in a digest of documents, queries and judgments, so that scores cached for another collection of the
+    name are not used. mteb requires a language and is told English.
     """
+    from datasets import Dataset
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    digest = collection.sha256()
+    digest, split, documents = collection.sha256(), str(collection.split), collection.documents
 
     class CollectionTask(AbsTaskRetrieval):
         """The collection."""
 
         ignore_identical_ids = True
         metadata = TaskMetadata(
-            name=f"{collection.name.replace('/', '-')}-{collection.split}-{digest[:DIGITS]}",
-            description=f"The collection {collection.name}, judged by its split {collection.split}.",
+            name=f"{collection.name.replace('/', '-')}-{split}-{digest[:DIGITS]}",
+            description=f"The collection {collection.name}, judged by its split {split}.",
             dataset={"path": collection.name, "revision": digest},
             type="Retrieval",
             category="t2t",
             modalities=["text"],
-            eval_splits=[collection.split],
+            eval_splits=[split],
             eval_langs=["eng-Latn"],
             main_score="ndcg_at_10",
         )
 
-    task: Any = CollectionTask()
-    task.dataset = {"default": {collection.split: _task_data(collection)}}
-    task.data_loaded = True
-    return task
-
-
-def _task_data(collection: Collection) -> dict[str, Any]:
-    from datasets import Dataset
-
-    documents = collection.documents
-    columns = {
-        "id": list(documents),
-        "title": [document.title for document in documents.values()],
-        "text": [document.text for document in documents.values()],
-    }
+    titles, texts = zip(*((document.title, document.text) for document in documents.values()), strict=True)
     queries = {"id": list(collection.queries), "text": list(collection.queries.values())}
-    return {
-        "corpus": Dataset.from_dict(columns),
+    data = {
+        "corpus": Dataset.from_dict({"id": list(documents), "title": list(titles), "text": list(texts)}),
         "queries": Dataset.from_dict(queries),
         "relevant_docs": {query: dict(judged) for query, judged in collection.qrels.items()},
         "top_ranked": None,
     }
+    task: Any = CollectionTask()
+    task.dataset, task.data_loaded = {"default": {split: data}}, True
+    return task
 
 
 def evaluate_task(
@@ -167,10 +149,10 @@ def evaluate_task(
         model: a model that `name_for_mteb` named.
         task: what `find_task` or `collection_task` returned.
         cache_dir: where mteb keeps its results.
-        batch_size: texts encoded at a time.
+        batch_size: of texts encoded.
 
     Raises:
-        InputError: the task's data cannot be had.
+        InputError: the task's data is not available.
         ValueError: the model was not named.
     """
     import mteb
@@ -179,21 +161,15 @@ def evaluate_task(
         raise ValueError("the model has no name of its own in mteb; call name_for_mteb first")
     options: Any = {"encode_kwargs": {"batch_size": batch_size}, "co2_tracker": False}
     try:
-        with warnings.catch_warnings():
-            # mteb calls names that it and sentence-transformers have since renamed
+        with warnings.catch_warnings():  # of names that mteb has since renamed, and of prompts that it does use
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            # of prompts named as sentence-transformers names them ("passage"), which it does put before documents
             warnings.filterwarnings("ignore", "Task name .* is not valid|Some prompts are not", UserWarning)
-            found = mteb.evaluate(model, task, cache=mteb.ResultCache(Path(cache_dir)), **options)
+            (result,) = mteb.evaluate(model, task, cache=mteb.ResultCache(Path(cache_dir)), **options).task_results
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"mteb cannot run {task.metadata.name}: {reason}; for local data use --datasets") from error
-    (result,) = found.task_results
-    return {"metric": task.metadata.main_score, "main_score": float(result.get_score()), **_figures(result)}
-
-
-def _figures(result: TaskResult) -> dict[str, float]:
     parts = [part for split in result.scores.values() for part in split]
-    kept = {name: theirs for name, theirs in METRICS.items() if all(theirs in part for part in parts)}
-    return {name: float(result.get_score(getter=itemgetter(theirs))) for name, theirs in kept.items()}
+    known = {name: theirs for name, theirs in METRICS.items() if all(theirs in part for part in parts)}
+    scores = {name: float(result.get_score(getter=itemgetter(theirs))) for name, theirs in known.items()}
+    return {"metric": task.metadata.main_score, "main_score": float(result.get_score()), **scores}

@@ -21,33 +21,19 @@ UNIT_TOLERANCE = 1e-3
 
 
 def bytes_per_vector(dim: int, precision: Precision) -> int:
-    """Count the bytes of one stored vector: float32 4·dim, int8 dim, binary ⌈dim/8⌉.
-
-    The ranges of int8 are not counted: 8·dim bytes for a whole collection.
+    """Count the bytes of one stored vector, without the ranges of int8: 8·dim bytes for a whole collection.
 
     >>> [bytes_per_vector(100, precision) for precision in PRECISIONS]
     [400, 100, 13]
-
-    Raises:
-        ValueError: `dim` is below 1, or the precision is unknown.
     """
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, got {dim}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     return {"float32": 4 * dim, "int8": dim, "binary": -(-dim // 8)}[precision]
 
 
 def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """Keep the first `dim` dimensions, and bring rows back to length 1 where the embeddings had length 1.
+    """Keep the first `dim` dimensions of ``(n, dimension)``, normalised again where all rows had length 1 (or 0).
 
-    The embeddings themselves say so: every row has length 1 (or 0, which normalising leaves alone). Those of an encoder
-    that does not normalise keep the lengths that the cut leaves them, since under Euclidean distance or dot product
-    length counts.
-
-    Args:
-        embeddings: (n, dimension).
-        dim: how many to keep; all of them returns the embeddings as they are.
+    Rows of an encoder that does not normalise keep the lengths that the cut leaves them, since under Euclidean distance
+    or dot product length counts.
 
     Raises:
         ValueError: `dim` is below 1 or exceeds the dimension.
@@ -56,17 +42,11 @@ def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
         raise ValueError(f"dim must be 1 to {embeddings.shape[1]}, got {dim}")
     if dim == embeddings.shape[1]:
         return embeddings
-    kept = np.ascontiguousarray(embeddings[:, :dim])
-    if not _have_length_one(embeddings):
-        return kept
-    lengths = np.linalg.norm(kept, axis=1, keepdims=True)
-    return np.asarray(kept / np.where(lengths == 0, 1, lengths), dtype=np.float32)
-
-
-def _have_length_one(embeddings: NDArray[np.float32]) -> bool:
-    lengths = np.linalg.norm(embeddings, axis=1)
-    lengths = lengths[lengths > 0]
-    return lengths.size > 0 and bool((np.abs(lengths - 1) <= UNIT_TOLERANCE).all())
+    cut, lengths = np.ascontiguousarray(embeddings[:, :dim]), np.linalg.norm(embeddings, axis=1)
+    if not lengths.any() or (np.abs(lengths[lengths > 0] - 1) > UNIT_TOLERANCE).any():
+        return cut
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.asarray(cut / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,28 +82,23 @@ class StoredVectors:
 
 
 def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors:
-    """Quantise document vectors, by ``quantize_embeddings`` of sentence-transformers.
+    """Quantise document vectors ``(n, dim)`` by ``quantize_embeddings`` of sentence-transformers.
 
     int8 divides the range of each dimension, from its smallest to its largest value among these documents, into 255
     steps. binary keeps signs (above 0, or not) and packs eight to a byte.
 
-    Args:
-        documents: (n, dim), at least one.
-        precision: ``float32`` stores them as they are.
-
     Raises:
-        ValueError: the precision is unknown, there are no documents, or a value is not finite.
+        ValueError: there are no documents, or a value is not finite.
     """
-    bytes_per_vector(documents.shape[1], precision)
     if precision == "float32":
         return StoredVectors(documents, precision, documents.shape[1])
     if len(documents) == 0 or not np.isfinite(documents).all():
         raise ValueError(f"documents to quantise must be finite and at least 1, got shape {documents.shape}")
     from sentence_transformers.util import quantize_embeddings
 
-    ranges = None
-    if precision == "int8":
-        ranges = np.stack([documents.min(axis=0), documents.max(axis=0)]).astype(np.float32)
+    ranges = (
+        np.stack([documents.min(axis=0), documents.max(axis=0)]).astype(np.float32) if precision == "int8" else None
+    )
     codes = quantize_embeddings(documents, precision, ranges=ranges)
     return StoredVectors(np.asarray(codes), precision, documents.shape[1], ranges)
 
@@ -139,7 +114,6 @@ class VectorFormat:
 
     Raises:
         InputError: `truncate_dim` is below 1 or exceeds the dimension.
-        ValueError: the precision is unknown.
     """
 
     dimension: int
@@ -147,7 +121,6 @@ class VectorFormat:
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
-        bytes_per_vector(self.dimension, self.precision)
         if not 1 <= self.kept <= self.dimension:
             raise InputError(
                 f"--truncate_dim {self.kept} is not possible: the embeddings have {self.dimension} dimensions; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,18 @@ def make_run(
     scores: NDArray[Any],
     indices: NDArray[Any],
     k: int,
-    ignore_identical_ids: bool = True,
 ) -> Run:
     """Turn the result of a search into a run of at most `k` documents a query.
 
-    With `ignore_identical_ids`, a document whose id is the query's own is dropped first, as BEIR does (ArguAna and
-    Quora hold their queries among their documents); search for ``k + 1`` so that `k` remain.
+    A document whose id is the query's own is dropped first, as BEIR does (ArguAna and Quora hold their queries among
+    their documents); search for ``k + 1`` so that `k` remain.
 
     Args:
         query_ids: id of each row of `scores`.
         document_ids: id of each row of the corpus.
-        scores: (queries, found), best first.
-        indices: (queries, found), rows of the corpus.
+        scores: (queries, retrieved), best first.
+        indices: (queries, retrieved), rows of the corpus.
         k: how many documents to keep.
-        ignore_identical_ids: whether a query may not find the document of its own id.
 
     Raises:
         ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
@@ -46,9 +45,9 @@ def make_run(
         raise ValueError(f"{len(query_ids)} query ids, of which {len(set(query_ids))} differ")
     run: Run = {}
     for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
-        found = ((document_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True))
-        kept = [(document, score) for document, score in found if not (ignore_identical_ids and document == query_id)]
-        run[query_id] = dict(kept[:k])
+        ranking = {document_ids[index]: score for index, score in zip(row_indices, row_scores, strict=True)}
+        ranking.pop(query_id, None)
+        run[query_id] = dict(islice(ranking.items(), k))
     check_finite(run)
     return run
 
@@ -128,9 +127,7 @@ def _score(text: str, path: str | Path, number: int) -> float:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise InputError(
-            f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; mend that line"
-        )
+        raise InputError(f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; fix that line")
     return score
 
 

@@ -8,9 +8,8 @@ equal documents), all documents of the block are scored, so that ties rank by `o
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -229,23 +228,16 @@ def _candidates(
 
     def find(queries: NDArray[np.float32]) -> NDArray[np.int64]:
         """Rank by q·x, Euclidean distances by q·x − ‖x‖²/2."""
-        with _full_float32(vectors.device.type):
-            keys = torch.addmm(offsets, torch.tensor(queries, device=device), vectors.T)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # no TF32 or bfloat16, whatever the process prefers
+        try:
+            with torch.autocast(vectors.device.type, enabled=False):
+                keys = torch.addmm(offsets, torch.tensor(queries, device=device), vectors.T)
+        finally:
+            torch.set_float32_matmul_precision(precision)
         return keys.topk(count, dim=1).indices.cpu().numpy()
 
     return find
-
-
-@contextlib.contextmanager
-def _full_float32(device_type: str) -> Iterator[None]:
-    """Multiply without TF32, bfloat16 or autocast, whatever the process has chosen elsewhere."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def _read(matrix: Matrix, start: int, stop: int, name: str) -> NDArray[np.float32]:

@@ -23,10 +23,16 @@ from ragcun.retrieval.runs import runs_folder
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How texts become vectors: where those of the base are cached, how many at a time at most, on which device.
+    """How texts become vectors, and how document vectors are stored.
 
-    And how document vectors are stored: with what precision, and how many of their dimensions (None keeps all). And
-    the vectors of texts, for checkpoints without a text model; and in which arithmetic a base computes.
+    Attributes:
+        cache_dir: where vectors of bases are cached; None takes the default place.
+        batch_size: maximum batch size.
+        device: where models compute; None takes a GPU where there is one.
+        precision: of stored document vectors.
+        truncate_dim: dimensions kept of them; None keeps all.
+        vectors: of texts, for checkpoints without a text model.
+        base_dtype: arithmetic of the base.
     """
 
     cache_dir: str | None = None
@@ -49,8 +55,8 @@ class System:
     Attributes:
         retriever: what ranks documents.
         distance: what it compares by.
-        untouched_base: for a checkpoint of ours, or a model of which vectors are made small, the model as published.
-        companions: further rows; where a checkpoint's vectors are made small, its base made small in the same way.
+        untouched_base: the untouched base of a checkpoint, or the model whose vectors are made small at full size.
+        companions: further rows: where a checkpoint's vectors are made small, its base made small in the same way.
     """
 
     retriever: Retriever
@@ -60,7 +66,7 @@ class System:
 
     @property
     def trained(self) -> bool:
-        """Whether this is a checkpoint of ours, and no published model with its vectors made small."""
+        """Whether this is a checkpoint, not an untouched model with its vectors made small."""
         return self.untouched_base is not None and self.untouched_base.name != self.retriever.name
 
 
@@ -70,63 +76,44 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     Args:
         spec: what the user typed.
         options: how texts are encoded and vectors stored.
-        distance: overrides the model's own: Euclidean for our checkpoints, else what the model was published with.
+        distance: overrides the model's own: Euclidean for our checkpoints, else that of the untouched model.
 
     Raises:
         InputError: there is no such thing, it cannot be read, or it has no vectors of the size asked for.
     """
     if spec == "bm25" or spec.endswith(".json"):
-        _require_full_size(spec, options)
+        if options.precision != "float32" or options.truncate_dim is not None:
+            raise InputError(
+                f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
+                "evaluate a checkpoint or an embedding model"
+            )
         return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
-    if is_checkpoint(spec):
-        encoder = RetrievalEncoder.from_pretrained(spec, options.device)
-        cache = _cache(encoder.base, options)
-        vectors = VectorFormat(encoder.dimension, options.precision, options.truncate_dim)
-        model = _dense(spec, CachedEncoder(cache, encoder), distance or "euclidean", vectors)
-        base = _published(encoder.base, options)
-        before = cache if base is encoder.base else _cache(base, options)
-        return System(model, vectors.compared(model.distance), *_bases(base, before, vectors))
-    base = TextBase.load(spec, device=options.device)
+    encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None
+    base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
     cache = _cache(base, options)
-    vectors = VectorFormat(base.dimension, options.precision, options.truncate_dim)
-    model = _dense(spec, CachedEncoder(cache), distance or base.distance, vectors)
-    untouched = None if vectors.is_full else _bases(base, cache, vectors)[0]
-    return System(model, vectors.compared(model.distance), untouched)
+    vectors = VectorFormat((encoder or base).dimension, options.precision, options.truncate_dim)
+    own: Distance = base.distance if encoder is None else "euclidean"
+    model = DenseRetriever(spec, CachedEncoder(cache, encoder), distance or own, vectors=vectors)
+    compared = vectors.compared(model.distance)
+    if encoder is None and vectors.is_full:
+        return System(model, compared)
+    if isinstance(base, TextBase) and base.trained:
+        base = _before_training(base, options)
+        cache = _cache(base, options)
+    small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
+    untouched, reduced = (
+        DenseRetriever(base.name, CachedEncoder(cache), base.distance, vectors=each)
+        for each in (VectorFormat(base.dimension), small)
+    )
+    is_alone = encoder is None or vectors.is_full or small.is_full
+    return System(model, compared, untouched, () if is_alone else (System(reduced, small.compared(base.distance)),))
 
 
-def _published(base: Base, options: EncodingOptions) -> Base:
-    """Return a base as it was before any training: itself, or where training changed it, the model of its name."""
-    if not (isinstance(base, TextBase) and base.trained):
-        return base
+def _before_training(base: TextBase, options: EncodingOptions) -> Base:
     try:
         return TextBase.load(base.name, device=options.device)
     except InputError as error:
         raise InputError(f"the base of this checkpoint was trained, and cannot be shown untouched: {error}") from error
-
-
-def _dense(name: str, encoder: CachedEncoder, distance: Distance, vectors: VectorFormat) -> DenseRetriever:
-    return DenseRetriever(name, encoder, distance, vectors=vectors)
-
-
-def _bases(base: Base, cache: VectorSource, vectors: VectorFormat) -> tuple[DenseRetriever, tuple[System, ...]]:
-    """Return a base as published, and made small as the model's `vectors` are; nothing where that is the same.
-
-    A base of fewer dimensions than the model's vectors keep, keeps all it has.
-    """
-    small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
-    full = VectorFormat(base.dimension)
-    untouched, reduced = (_dense(base.name, CachedEncoder(cache), base.distance, each) for each in (full, small))
-    if vectors.is_full or small.is_full:
-        return untouched, ()
-    return untouched, (System(reduced, small.compared(base.distance)),)
-
-
-def _require_full_size(spec: str, options: EncodingOptions) -> None:
-    if options.precision != "float32" or options.truncate_dim is not None:
-        raise InputError(
-            f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
-            "evaluate a checkpoint or an embedding model"
-        )
 
 
 def _cache(base: Base, options: EncodingOptions) -> VectorSource:
@@ -139,11 +126,6 @@ def _cache(base: Base, options: EncodingOptions) -> VectorSource:
 
 def _stored(path: Path) -> System:
     results = Results.read(path)
-    model = results.model
-    size = {
-        "precision": model.precision,
-        "truncate_dim": model.truncate_dim,
-        "bytes_per_vector": model.bytes_per_vector,
-    }
-    size = {} if model.precision is None else size
+    model, keys = results.model, ("precision", "truncate_dim", "bytes_per_vector")
+    size = {} if model.precision is None else {key: getattr(model, key) for key in keys}
     return System(StoredRetriever(model.name, runs_folder(path), size), results.distance)

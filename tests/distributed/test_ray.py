@@ -63,7 +63,7 @@ def test_a_worker_that_keeps_dying_is_one_sentence_and_its_vectors_are_kept(on_r
 
 def test_wrong_input_in_a_worker_is_one_sentence(on_ray, toy, search_in, tmp_path):
     def missing_texts(shards):
-        shards[0].file("texts.jsonl").unlink()
+        shards[0].file("texts", "jsonl").unlink()
         on_ray(shards)
 
     with pytest.raises(InputError, match=r"texts-00001-of-00002.jsonl"):

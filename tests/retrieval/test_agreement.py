@@ -12,28 +12,29 @@ import pytest
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run
 
-METRICS = ("NDCG@10", "MRR@10", "MAP@100", "Recall@100")
+METRICS = ("NDCG@10", "MRR@10", "MAP@100", "Recall@100", "P@10")
 QUERIES, DOCUMENTS = 30, 250
 UNANSWERED = {"q3", "q17", "q29"}
 
 
 def by_hand(ranking: list[str], judged: dict[str, int]) -> dict[str, float]:
-    """The four metrics of one query, summed document by document in float64."""
+    """The metrics of one query, summed document by document in float64."""
     relevant = {document for document, grade in judged.items() if grade >= 1}
     dcg = reciprocal = precisions = 0.0
-    hits = 0
+    hits = first_hits = 0
     for rank, document in enumerate(ranking[:100], start=1):
         if document in relevant:
             hits += 1
             precisions += hits / rank
             if rank <= 10:
+                first_hits += 1
                 reciprocal = reciprocal or 1 / rank
                 dcg += judged[document] / math.log2(rank + 1)
     best = sorted((judged[document] for document in relevant), reverse=True)[:10]
     ideal = sum(grade / math.log2(rank + 1) for rank, grade in enumerate(best, start=1))
     count = len(relevant)
-    values = (dcg / ideal if count else 0.0, reciprocal, precisions / count if count else 0.0, hits / max(count, 1))
-    return dict(zip(METRICS, values, strict=True))
+    means = (precisions / count if count else 0.0, hits / max(count, 1), first_hits / 10)
+    return dict(zip(METRICS, (dcg / ideal if count else 0.0, reciprocal, *means), strict=True))
 
 
 @pytest.fixture(params=range(3))
@@ -73,7 +74,7 @@ def ours(file: Path, qrels) -> dict[str, dict[str, float]]:
 
 def by_ir_measures(file: Path, qrels) -> dict[str, dict[str, float]]:
     measures = pytest.importorskip("ir_measures")
-    named = dict(zip(METRICS, ("nDCG@10", "RR@10", "AP@100", "R@100"), strict=True))
+    named = dict(zip(METRICS, ("nDCG@10", "RR@10", "AP@100", "R@100", "P@10"), strict=True))
     judgments = file.with_name("qrels.txt")
     judgments.write_text("".join(f"{q} 0 {d} {grade}\n" for q, judged in qrels.items() for d, grade in judged.items()))
     wanted = {measures.parse_measure(theirs): name for name, theirs in named.items()}
@@ -110,7 +111,7 @@ def test_shared_scores_leave_the_order_to_each_program_and_ours_is_the_files(cas
     there = by_ir_measures(tied, qrels)
     lines = [line.split() for line in tied.read_text().splitlines()]
     ordered = tied.with_name("ordered.trec")
-    for names, last_first in ((("NDCG@10", "MAP@100", "Recall@100"), True), (("MRR@10",), False)):
+    for names, last_first in ((("NDCG@10", "MAP@100", "Recall@100", "P@10"), True), (("MRR@10",), False)):
         lines.sort(key=lambda line: line[2], reverse=last_first)
         lines.sort(key=lambda line: -float(line[4]))
         ordered.write_text("".join(" ".join(line) + "\n" for line in lines))

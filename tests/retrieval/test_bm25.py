@@ -61,7 +61,6 @@ def test_ties_follow_the_order_of_the_documents_at_every_cutoff():
 def test_document_of_the_same_id_is_left_out_and_k_remain():
     index = BM25(DOCUMENTS)
     assert list(index.run({"c": "tiger"}, k=2)["c"]) == ["e", "b"]
-    assert list(index.run({"c": "tiger"}, k=2, ignore_identical_ids=False)["c"]) == ["c", "e"]
     with pytest.raises(ValueError, match="at least 1, got 0"):
         index.run({"c": "tiger"}, k=0)
 

@@ -1,64 +1,8 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from ragcun.retrieval.metrics import evaluate_run, mean
-
-CUTOFFS = (1, 3, 5, 10, 100)
-
-
-def reference(run, qrels, k):
-    """All five metrics at `k` from their definitions, in float64."""
-    values = {name: {} for name in ("NDCG", "MAP", "Recall", "P", "MRR")}
-    for query, judgments in qrels.items():
-        order = sorted(run.get(query, {}), key=lambda document: -run[query][document])[:k]
-        gains = np.array([max(judgments.get(document, 0), 0) for document in order] + [0.0])
-        ideal = np.array(sorted(judgments.values(), reverse=True)[:k], dtype=float).clip(0)
-        relevant = sum(grade > 0 for grade in judgments.values())
-        hits = gains > 0
-        ranks = np.arange(1, len(gains) + 1)
-        best = (ideal / np.log2(np.arange(2, len(ideal) + 2))).sum()
-        values["NDCG"][query] = (gains / np.log2(ranks + 1)).sum() / best if best else 0.0
-        values["MAP"][query] = (hits * np.cumsum(hits) / ranks).sum() / relevant if relevant else 0.0
-        values["Recall"][query] = hits.sum() / relevant if relevant else 0.0
-        values["P"][query] = hits.sum() / k
-        values["MRR"][query] = (hits / ranks).max()
-    return values
-
-
-def random_run(seed, queries=12, documents=40, empty=True):
-    rng = np.random.default_rng(seed)
-    names = [f"d{i}" for i in range(documents)]
-    run, qrels = {}, {}
-    for i in range(queries):
-        judged = rng.choice(names, rng.integers(1, 25), replace=False)
-        qrels[f"q{i}"] = {str(document): int(rng.integers(0, 4)) for document in judged}
-        if empty and i % 5 == 4:
-            continue
-        found = rng.choice(names, rng.integers(1, 30), replace=False)
-        run[f"q{i}"] = {str(document): rng.normal() for document in found}
-    return run, qrels
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_matches_the_definitions(seed):
-    run, qrels = random_run(seed)
-    measured = evaluate_run(run, qrels, CUTOFFS)
-    for k in CUTOFFS:
-        expected = reference(run, qrels, k)
-        for name in ("NDCG", "MAP", "Recall", "P", *(("MRR",) if k == 10 else ())):
-            assert measured[f"{name}@{k}"] == pytest.approx(expected[name], abs=1e-6), f"{name}@{k}"
-
-
-def test_matches_beir_where_every_query_is_answered():
-    evaluation = pytest.importorskip("beir.retrieval.evaluation")
-    run, qrels = random_run(9, empty=False)
-    expected = {}
-    for part in evaluation.EvaluateRetrieval.evaluate(qrels, run, list(CUTOFFS)):
-        expected.update(part)
-    measured = mean(evaluate_run(run, qrels, CUTOFFS))
-    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1.1e-5)
 
 
 def test_judged_queries_that_the_run_lacks_score_zero():
@@ -85,7 +29,7 @@ def test_scores_that_float32_cannot_tell_apart_keep_their_order():
 
 
 def test_only_the_cutoffs_asked_for_are_measured():
-    run, qrels = random_run(1)
+    run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}}
     assert set(evaluate_run(run, qrels, (3,))) == {"NDCG@3", "MAP@3", "Recall@3", "P@3"}
     assert set(evaluate_run(run, qrels, (10,))) == {"NDCG@10", "MAP@10", "Recall@10", "P@10", "MRR@10"}
 

@@ -30,8 +30,8 @@ from ragcun.retrieval.mteb import (
     evaluate_task,
     find_task,
     name_for_mteb,
-    published_model,
     require_mteb,
+    untouched_model,
 )
 
 pytest.importorskip("mteb")
@@ -102,7 +102,7 @@ def test_an_untouched_base_scores_in_mteb_what_it_scores_here(distance, unit, ba
     base.ends_normalized = unit
     encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
     here = evaluate_retriever(DenseRetriever("base", encoder, base.distance), collection).mean
-    model = published_model(base)
+    model = untouched_model(base)
     assert model.similarity_fn_name == distance
     name_for_mteb(model, "base")
     there = evaluate_task(model, collection_task(collection), tmp_path / "cache")
@@ -170,7 +170,7 @@ def test_documents_of_a_querys_own_id_are_left_out(tiny_bert, tmp_path):
     base = TextBase.load(tiny_bert, device="cpu")
     encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
     here = evaluate_retriever(DenseRetriever("base", encoder, "cosine"), twins).mean["NDCG@10"]
-    model = published_model(base)
+    model = untouched_model(base)
     name_for_mteb(model, "base")
     there = evaluate_task(model, collection_task(twins), tmp_path / "cache")["NDCG@10"]
     assert there == pytest.approx(here, abs=1e-3)

@@ -38,7 +38,6 @@ def test_float32_scores_survive_exactly(tmp_path):
 def test_identical_id_is_dropped_before_the_cut():
     scores, indices = np.array([[3.0, 2.0, 1.0]], np.float32), np.array([[1, 0, 2]])
     assert make_run(["b"], ["a", "b", "c"], scores, indices, 2) == {"b": {"a": 2.0, "c": 1.0}}
-    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2, False) == {"b": {"b": 3.0, "a": 2.0}}
     assert make_run(["x"], ["a", "b", "c"], scores, indices, 2) == {"x": {"b": 3.0, "a": 2.0}}
 
 
