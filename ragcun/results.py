@@ -159,6 +159,9 @@ class Results:
         """Say what does not fit together, first things first."""
         if not self.model.datasets:
             yield "datasets is empty"
+        for key, kind in (("data_dir", str), ("command", str), ("seed", int)):
+            if not isinstance(self.manifest.get(key, kind()), kind):
+                yield f"manifest.{key} is {self.manifest[key]!r:.60}"
         for name in {**self.model.datasets, **self.collections}:
             if not is_dataset_name(name):
                 yield f"{name!r:.60} is not the name of a dataset"

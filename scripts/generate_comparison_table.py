@@ -4,7 +4,7 @@ from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:
-    from ragcun.reporting.paper import LABEL, SUFFIXES, comparison_table
+    from ragcun.reporting.formats import LABEL, SUFFIXES, comparison_table
 
     parser = ArgumentParser(description=__doc__)
     files = "results files, each FILE, NAME=FILE, or NAME=FILE,FILE,… for seeds (default: all in results/)"

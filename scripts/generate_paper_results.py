@@ -4,7 +4,7 @@ from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:
-    from ragcun.reporting.paper import LABEL, paper_tables
+    from ragcun.reporting.formats import LABEL, paper_tables
 
     parser = ArgumentParser(description=__doc__)
     files = "results files, each FILE, NAME=FILE, or NAME=FILE,FILE,… for seeds"

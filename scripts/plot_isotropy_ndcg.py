@@ -4,7 +4,7 @@ from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:
-    from ragcun.reporting.pays_plot import plot_isotropy_against_ndcg
+    from ragcun.reporting.tradeoffs import plot_isotropy_against_ndcg
 
     parser = ArgumentParser(description=__doc__)
     files = {"nargs": "+", "required": True}

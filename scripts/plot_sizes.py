@@ -4,7 +4,7 @@ from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:
-    from ragcun.reporting.size_plot import plot_sizes
+    from ragcun.reporting.tradeoffs import plot_sizes
 
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", metavar="RESULTS.json", help="results files of evaluate_beir.py")

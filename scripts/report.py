@@ -4,7 +4,7 @@ from ragcun.cli.parser import ArgumentParser, run_script
 
 
 def main() -> None:
-    from ragcun.reporting.html.page import write_report
+    from ragcun.reporting.html import write_report
 
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="run folders of train.py")

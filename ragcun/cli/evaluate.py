@@ -69,6 +69,7 @@ def evaluate(flags: argparse.Namespace) -> str:
         InputError: a model, a collection or an earlier result is missing or wrong.
     """
     from ragcun.io import write_text
+    from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.runs import runs_folder
     from ragcun.training.run_dir import environment
@@ -80,13 +81,16 @@ def evaluate(flags: argparse.Namespace) -> str:
     manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir), "base_dtype": flags.base_dtype}
 
     def report(results: Results) -> None:
-        write_text(output.with_suffix(".md"), _tables(output) + "\n")
+        write_text(output.with_suffix(".md"), results_table(results))
 
-    run_benchmark(model, baselines, folders, output, manifest, seed=flags.seed, resume=flags.resume, report=report)
+    results = run_benchmark(
+        model, baselines, folders, output, manifest, seed=flags.seed, resume=flags.resume, report=report
+    )
+    table = results_table(results)
     if flags.update_card:
-        write_scores(flags.model_path or flags.model, _tables(output))
+        write_scores(flags.model_path or flags.model, table)
     places = f"report: {output.with_suffix('.md')}, figures: {output}, run files: {runs_folder(output)}"
-    return f"{_tables(output)}\n\n{places}"
+    return f"{table}\n{places}"
 
 
 def _open(flags: argparse.Namespace, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
@@ -112,15 +116,6 @@ def _find(flags: argparse.Namespace) -> list[CollectionFolder]:
 
     fetch = fetch_from(flags.mirror, Path(flags.data_dir)) if flags.download or flags.mirror else None
     return find_sets(flags.data_dir, flags.datasets, flags.split, fetch)
-
-
-def _tables(output: Path) -> str:
-    from ragcun.io import read_json
-    from ragcun.reporting.heldout_table import held_out_table
-    from ragcun.reporting.tables import results_table
-
-    results = read_json(output)
-    return "\n\n".join(filter(None, (results_table(results), held_out_table(results))))
 
 
 def _require_vector_head(spec: str | None) -> None:

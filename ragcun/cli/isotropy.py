@@ -177,13 +177,13 @@ def _write(
 ) -> str:
     from ragcun.io import write_json, write_text
     from ragcun.isotropy.report import IsotropyReport
+    from ragcun.reporting.isotropy import isotropy_table
     from ragcun.reporting.isotropy_plots import plot_isotropy
-    from ragcun.reporting.isotropy_table import isotropy_table
     from ragcun.training.run_dir import environment
 
-    report = IsotropyReport(name, *sizes, systems, settings, environment("cpu")).to_dict()
+    report = IsotropyReport(name, *sizes, systems, settings, environment("cpu"))
     table = isotropy_table(report)
-    write_json(folder / "isotropy.json", report)
+    write_json(folder / "isotropy.json", report.to_dict())
     write_text(folder / "isotropy.md", table)
     pictures = plot_isotropy(folder / "isotropy.json", folder)
     names = ", ".join(path.name for path in pictures)

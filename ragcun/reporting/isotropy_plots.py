@@ -1,15 +1,13 @@
-"""Figures of what systems' embeddings look like: spectrum, norms, distances, hubness, and queries by their documents.
+"""Figures of what systems' embeddings look like: spectrum, lengths, distances, hubness, and queries by their documents.
 
-All take the ``systems`` of an ``isotropy.json`` as `read_isotropy` returns them. The untouched base comes first in each
-figure, and is grey where systems share a panel.
+The untouched base comes first in each figure, and is grey where systems share a panel.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,18 +15,28 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
-from ragcun.reporting.histogram import WIDTH, draw_histogram, frame_constants
-from ragcun.reporting.isotropy_file import read_isotropy
-from ragcun.reporting.plots import BLUE, VERMILLION, write_png
-from ragcun.reporting.size_plot import COLOURS
-from ragcun.reporting.system_style import Look, legend_below, printed_grid, with_looks
+from ragcun.reporting.plots import (
+    BLUE,
+    GREEN,
+    LIGHT_GREY,
+    PURPLE,
+    VERMILLION,
+    Look,
+    finish,
+    looks,
+    printed_grid,
+    write_png,
+)
 
-System = Mapping[str, Any]
-GREEN, PURPLE, LIGHT_GREY = COLOURS[2], COLOURS[3], "#999999"
-SIDES = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
-TITLE_CHARACTERS = 39
+if TYPE_CHECKING:
+    from ragcun.isotropy.pairs import Distribution
+    from ragcun.isotropy.report import SystemReport
+
 ZERO = 1e-12
 """An eigenvalue below this share of the mean is what rounding leaves of 0; a log axis has no place for it."""
+CONSTANT = 1e-4
+"""Values whose range is below this share of their mean are drawn as one line: bins would show rounding."""
+SIDES = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
 
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
@@ -44,20 +52,18 @@ def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]
     Raises:
         InputError: the file is missing or is no isotropy report, or holds more systems than can be told apart.
     """
-    systems = read_isotropy(report_path)["systems"]
-    figures: dict[str, Callable[[Sequence[System]], Figure]] = {
-        "spectrum": spectrum_figure, "norms": norms_figure, "distances": distances_figure, "hubness": hubness_figure,
-    }  # fmt: skip
-    if any("pairs" in system for system in systems):
-        figures["pca"] = pca_figure
+    from ragcun.reporting.isotropy import read_isotropy
+
+    systems = read_isotropy(report_path).systems
     written = []
-    for name, draw in figures.items():
-        written.append(Path(output_dir) / f"{name}.png")
-        write_png(draw(systems), written[-1])
+    for name, draw in FIGURES.items():
+        if name != "pca" or any(system.pairs for system in systems):
+            written.append(Path(output_dir) / f"{name}.png")
+            write_png(draw(systems), written[-1])
     return written
 
 
-def spectrum_figure(systems: Sequence[System], space: str = "documents") -> Figure:
+def spectrum_figure(systems: Sequence[SystemReport], space: str = "documents") -> Figure:
     """Draw each system's covariance eigenvalues over their mean λᵢ / λ̄ (log axis) against their index i, from 1.
 
     A grey line at 1 is the isotropic spectrum. Eigenvalues of 0 are left out and counted in the legend.
@@ -68,7 +74,7 @@ def spectrum_figure(systems: Sequence[System], space: str = "documents") -> Figu
     figure, (axes,) = printed_grid(1, 4.0)
     axes.axhline(1, color=LIGHT_GREY, linestyle=(0, (2, 1)), linewidth=1.2, label="isotropic: all are equal")
     for look, system in _having(systems, space):
-        eigenvalues = np.asarray(system["spaces"][space]["spectrum"], dtype=np.float64)
+        eigenvalues = np.asarray(system.spaces[space].spectrum, dtype=np.float64)
         mean = eigenvalues.mean()
         shown = eigenvalues > ZERO * mean
         scaled = np.where(shown, eigenvalues, np.nan) / (mean or 1.0)
@@ -76,11 +82,10 @@ def spectrum_figure(systems: Sequence[System], space: str = "documents") -> Figu
         _line(axes, np.arange(1, len(scaled) + 1), scaled, look, zeros)
     axes.set_yscale("log")
     axes.set(xlabel=f"index of the eigenvalue (dimension), {space}", ylabel="eigenvalue / mean eigenvalue (log scale)")
-    legend_below(figure)
-    return figure
+    return finish(figure)
 
 
-def hubness_figure(systems: Sequence[System], space: str = "documents") -> Figure:
+def hubness_figure(systems: Sequence[SystemReport], space: str = "documents") -> Figure:
     """Draw the share of rows that are among the k nearest of at least x others, against x, both axes logarithmic.
 
     The complementary cumulative distribution needs no bins, and its log-log form shows hubs, which are few and far out.
@@ -92,58 +97,48 @@ def hubness_figure(systems: Sequence[System], space: str = "documents") -> Figur
     figure, (axes,) = printed_grid(1, 4.0)
     chosen = _having(systems, space)
     for look, system in chosen:
-        occurrence = system["spaces"][space]["k_occurrence"]
-        by_times = dict(sorted((int(times), rows) for times, rows in occurrence["counts"].items()))
-        share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence["n"]
+        occurrence = system.spaces[space].k_occurrence
+        by_times = dict(sorted((int(times), rows) for times, rows in occurrence.counts.items()))
+        share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence.n
         times = np.array(list(by_times))
-        antihubs = f", {by_times.get(0, 0) / occurrence['n']:.1%} never"
+        antihubs = f", {by_times.get(0, 0) / occurrence.n:.1%} never"
         _line(axes, times[times > 0], share[times > 0], look, antihubs)
-    for k in sorted({system["spaces"][space]["k_occurrence"]["k"] for _, system in chosen}):
+    for k in sorted({system.spaces[space].k_occurrence.k for _, system in chosen}):
         axes.axvline(k, color=LIGHT_GREY, linestyle=(0, (2, 1)), linewidth=1.2, label=f"mean of all: k = {k}")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("x: times among the k nearest of others (log scale)")
+    axes.set(xscale="log", yscale="log", xlabel="x: times among the k nearest of others (log scale)")
     axes.set_ylabel(f"share of {space} with x or more (log scale)")
-    legend_below(figure)
-    return figure
+    return finish(figure)
 
 
-def norms_figure(systems: Sequence[System]) -> Figure:
+def norms_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw the distribution of the lengths of queries and documents, a panel for each system, each on its own scale."""
-    found = with_looks(systems)
-    figure, grid = printed_grid(len(found))
-    for axes, (look, system) in zip(grid, found, strict=True):
-        spaces = {side: system["spaces"][side]["norms"] for side in SIDES if side in system["spaces"]}
-        for side, norms in spaces.items():
-            draw_histogram(axes, norms, side, *SIDES[side])
-        axes.set(title=look.name, xlabel="Euclidean length", ylabel="density (per unit of length)")
-        frame_constants(axes)
-    return _finish(figure)
+    return _histograms(
+        systems,
+        "length",
+        lambda system: [(side, system.spaces[side].norms, *SIDES[side]) for side in SIDES if side in system.spaces],
+    )
 
 
-def distances_figure(systems: Sequence[System]) -> Figure:
+def distances_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw distributions of Euclidean distances, a panel for each system, each on its own scale.
 
     Relevant and random pairs of query and document where there are judged queries, else random pairs of documents;
     beside them, from each document to its nearest other one.
     """
-    found = with_looks(systems)
-    figure, grid = printed_grid(len(found))
-    for axes, (look, system) in zip(grid, found, strict=True):
-        among = system["spaces"]["documents"]["distances"]
-        if "pairs" in system:
-            pairs = system["pairs"]["distances"]
-            draw_histogram(axes, pairs["relevant"], "query to relevant document", BLUE, "-")
-            draw_histogram(axes, pairs["random"], "query to random document", VERMILLION, "--")
-        else:
-            draw_histogram(axes, among["random"], "document to random document", PURPLE, "-.")
-        draw_histogram(axes, among["nearest"], "document to nearest document", GREEN, ":")
-        axes.set(title=look.name, xlabel="Euclidean distance", ylabel="density (per unit of distance)")
-        frame_constants(axes)
-    return _finish(figure)
+
+    def distributions(system: SystemReport) -> list[tuple[str, Distribution, str, str]]:
+        among = system.spaces["documents"].distances
+        shown = [("document to random document", among["random"], PURPLE, "-.")]
+        if system.pairs is not None:
+            pairs = system.pairs.distances
+            shown = [("query to relevant document", pairs["relevant"], BLUE, "-")]
+            shown.append(("query to random document", pairs["random"], VERMILLION, "--"))
+        return [*shown, ("document to nearest document", among["nearest"], GREEN, ":")]
+
+    return _histograms(systems, "distance", distributions)
 
 
-def pca_figure(systems: Sequence[System]) -> Figure:
+def pca_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw judged queries, linked to their relevant documents, on the first two principal axes; a panel per system.
 
     Both axes of a panel have one scale. Their names say the share of the documents' variance that they hold.
@@ -151,38 +146,76 @@ def pca_figure(systems: Sequence[System]) -> Figure:
     Raises:
         InputError: no system has judged queries.
     """
-    found = [(look, system["pairs"]["pca"]) for look, system in with_looks(systems) if "pairs" in system]
+    found = [(look, system.pairs.pca) for look, system in _with_looks(systems) if system.pairs is not None]
     if not found:
         raise InputError("no system has judged queries to draw; measure with a collection that has qrels")
     figure, grid = printed_grid(len(found), 3.4)
     for axes, (look, pca) in zip(grid, found, strict=True):
-        queries, documents = (
-            np.asarray(pca[side], dtype=np.float64).reshape(-1, 2) for side in ("queries", "documents")
-        )
-        links = [(queries[query], documents[document]) for query, document in pca["links"]]
+        queries, documents = (np.asarray(rows, dtype=np.float64) for rows in (pca.queries, pca.documents))
+        links = [(queries[query], documents[document]) for query, document in pca.links]
         axes.add_collection(LineCollection(links, colors=LIGHT_GREY, linewidths=0.8, zorder=1))
         axes.plot(*documents.T, "o", color=BLUE, markersize=4, label="relevant document", zorder=2)
         axes.plot(*queries.T, "^", color=VERMILLION, markersize=6.5, markeredgecolor="white", label="query", zorder=3)
-        first, second = (f"principal axis {i} ({share:.1%} of variance)" for i, share in enumerate(pca["explained"], 1))
+        first, second = (f"principal axis {i} ({share:.1%} of variance)" for i, share in enumerate(pca.explained, 1))
         axes.set(title=look.name, xlabel=first, ylabel=second)
         axes.set_aspect("equal", adjustable="datalim")
-    return _finish(figure)
+    return finish(figure)
 
 
-def _having(systems: Sequence[System], space: str) -> list[tuple[Look, System]]:
-    found = [(look, system) for look, system in with_looks(systems) if space in system["spaces"]]
-    if not found:
-        raise InputError(f"no system has embeddings of {space}; measure with a collection that has queries")
-    return found
+FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
+    "spectrum": spectrum_figure, "norms": norms_figure, "distances": distances_figure, "hubness": hubness_figure,
+    "pca": pca_figure,
+}  # fmt: skip
+
+
+def _histograms(
+    systems: Sequence[SystemReport],
+    quantity: str,
+    distributions: Callable[[SystemReport], list[tuple[str, Distribution, str, str]]],
+) -> Figure:
+    """Draw distributions as densities, a panel for each system; a panel of constants says so."""
+    found = _with_looks(systems)
+    figure, grid = printed_grid(len(found))
+    for axes, (look, system) in zip(grid, found, strict=True):
+        for label, values, colour, line in distributions(system):
+            _outline(axes, values, label, colour, line)
+        axes.set(title=look.name, xlabel=f"Euclidean {quantity}", ylabel=f"density (per unit of {quantity})")
+        if not axes.patches:
+            places = [float(np.asarray(line.get_xdata())[0]) for line in axes.lines]
+            room = 0.1 * max(map(abs, places)) or 1.0
+            axes.set(xlim=(min(places) - room, max(places) + room), yticks=[], ylabel="no spread (all are equal)")
+    return finish(figure)
+
+
+def _outline(axes: Axes, values: Distribution, label: str, colour: str, line: str) -> None:
+    """Draw a distribution's outline as density, or one vertical line where all values are the same.
+
+    Neighbouring bins are joined until there are at most 2∛n of them (the Rice rule), as few values in many bins show
+    noise.
+    """
+    if values.max - values.min <= CONSTANT * abs(values.mean):
+        axes.axvline(values.mean, color=colour, linestyle=line, linewidth=1.6, label=label)
+        return
+    counts, edges = np.asarray(values.counts, dtype=np.float64), np.asarray(values.edges)
+    n, bins = counts.sum(), len(counts)
+    joined = next(each for each in range(1, bins + 1) if bins % each == 0 and bins / each <= max(1, 2 * n ** (1 / 3)))
+    counts, edges = counts.reshape(-1, joined).sum(1), edges[::joined]
+    axes.stairs(counts / (n * np.diff(edges)), edges, color=colour, linestyle=line, linewidth=1.6, label=label)
 
 
 def _line(axes: Axes, x: Any, y: Any, look: Look, note: str) -> None:
-    axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=WIDTH, label=f"{look.name}{note}")
+    axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.6, label=f"{look.name}{note}")
 
 
-def _finish(figure: Figure) -> Figure:
-    """Break long titles into lines, and add the legend."""
-    for axes in figure.axes:
-        axes.set_title(textwrap.fill(axes.get_title(), TITLE_CHARACTERS), fontsize=9)
-    legend_below(figure)
-    return figure
+def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemReport]]:
+    """Return the systems, untouched bases first, each with its look."""
+    ordered = sorted(systems, key=lambda system: not system.untouched)
+    found = looks([system.model for system in ordered], [system.untouched for system in ordered])
+    return list(zip(found, ordered, strict=True))
+
+
+def _having(systems: Sequence[SystemReport], space: str) -> list[tuple[Look, SystemReport]]:
+    found = [(look, system) for look, system in _with_looks(systems) if space in system.spaces]
+    if not found:
+        raise InputError(f"no system has embeddings of {space}; measure with a collection that has queries")
+    return found

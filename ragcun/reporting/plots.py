@@ -1,123 +1,87 @@
-"""Plots of a training run from what it wrote to disk."""
+"""Plots of a training run, and how all plots look."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines, replacing_file
-from ragcun.reporting.results_form import is_number
+from ragcun.results import METRIC
+from ragcun.typed_json import typed
 
-DEV_METRIC = "NDCG@10"
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
-COLUMNS = 3
-PANEL_INCHES = (4.2, 3.0)
-RANK_INCHES = (6.0, 4.0)
+Row = TypeVar("Row")
 
-
-@dataclass
-class _Series:
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def add(self, step: int, value: float | None) -> None:
-        if value is not None:
-            self.steps.append(step)
-            self.values.append(float(value))
-
-
-@dataclass
-class _Curves:
-    total: _Series = field(default_factory=_Series)
-    terms: dict[str, _Series] = field(default_factory=dict)
-    validation: _Series = field(default_factory=_Series)
-    dev: _Series = field(default_factory=_Series)
-    base: float | None = None
+COLOURS = BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
+"""Of Okabe and Ito's palette, which colour-blind readers tell apart; grey is the untouched base."""
+GREY, LIGHT_GREY = "#555555", "#999999"
+LINES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST = math.lcm(len(COLOURS), len(LINES))
+"""Systems that differ from each other in colour or line; each differs from the next in both."""
+LONGEST_NAME, TITLE_CHARACTERS = 39, 39
+PRINTED_WIDTH = 6.8
+"""Inches between the margins of an A4 page: figures are not shrunk in print, and their letters keep their size."""
+LEGEND_CHARACTERS, LEGEND_LINE = 90, 0.19
+"""Characters that fit beside each other in a legend, and the inches that one of its lines takes."""
 
 
-@dataclass
-class _Ranks:
-    query: _Series = field(default_factory=_Series)
-    document: _Series = field(default_factory=_Series)
-    bound: float = 0.0
-    collapses: list[tuple[int, str]] = field(default_factory=list)
+@dataclass(frozen=True)
+class Look:
+    """What a system is called and how it is drawn; the untouched base is a solid grey line and a star."""
+
+    name: str
+    colour: str
+    line: Any
+    marker: str
+    untouched: bool
 
 
-def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
-    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent.
-
-    Raises:
-        InputError: as of `loss_figure`.
-    """
-    write_png(loss_figure(metrics_path), output)
-
-
-def loss_figure(metrics_path: str | Path) -> Figure:
-    """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
-
-    The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
-
-    Args:
-        metrics_path: the run's ``metrics.jsonl``; rows of other kinds than ``step``, ``epoch``, ``base`` are ignored.
+def looks(names: Sequence[str], untouched: Sequence[bool]) -> list[Look]:
+    """Give each system its look, in the order given; a long name is shown by its end.
 
     Raises:
-        InputError: the file is missing, holds no step, or a row lacks its step or total.
+        InputError: there are no systems, or more than can be told apart.
     """
-    curves = _read_curves(metrics_path)
-    panels = 1 + len(curves.terms) + bool(curves.dev.steps)
-    figure, grid = panel_grid(panels)
-    _draw(grid[0], "total loss", "loss", [("training", curves.total), ("validation", curves.validation)])
-    for axes, (name, series) in zip(grid[1:], curves.terms.items(), strict=False):
-        _draw(axes, f"{name} (unweighted)", "loss", [("training", series)])
-    if curves.dev.steps:
-        _draw_dev(grid[panels - 1], curves)
-    return figure
+    if not 1 <= len(names) <= MOST:
+        raise InputError(f"{len(names)} systems to draw; give 1 to {MOST}")
+    short = [_shortened(name) for name in names]
+    shown = short if len(set(short)) == len(set(names)) else names
+    titles = [name.replace("$", r"\$") for name in shown]
+    cycle = zip(itertools.cycle(COLOURS), itertools.cycle(LINES), itertools.cycle(MARKERS), strict=False)
+    return [
+        Look(f"{title} (untouched)", GREY, "-", "*", True) if base else Look(title, *next(cycle), False)
+        for title, base in zip(titles, untouched, strict=True)
+    ]
 
 
-def rank_figure(metrics_path: str | Path) -> Figure | None:
-    """Draw the effective rank of the probe's queries and documents over a run's steps; None where it never looked.
-
-    A grey line is the highest rank that the probe can show, an upright line with a marker a collapse that was found.
-
-    Args:
-        metrics_path: the run's ``metrics.jsonl``; rows of other kinds than ``probe`` and ``collapse`` are ignored.
-
-    Raises:
-        InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.
-    """
-    ranks = _read_ranks(metrics_path)
-    if not ranks.query.steps:
-        return None
-    figure, (axes,) = panel_grid(1, RANK_INCHES)
-    sides = ("queries", ranks.query, BLUE, "-o"), ("documents", ranks.document, VERMILLION, "--s")
-    for label, series, colour, style in sides:
-        axes.plot(series.steps, series.values, style, color=colour, label=label, linewidth=1.6, markersize=4.5)
-    axes.axhline(ranks.bound, color=GREY, linestyle=":", linewidth=1.4, label="highest rank the probe can show")
-    for (step, kind), marker in zip(ranks.collapses, itertools.cycle("vXDP"), strict=False):
-        label, across = f"{kind} collapse, step {step}", axes.get_xaxis_transform()
-        line = axes.plot(
-            [step, step], [0, 1], f"{marker}-.", color="black", transform=across, linewidth=1.2, label=label
-        )
-        line[0].set(clip_on=False, markevery=[1])
-    axes.set(title="effective rank of the probe's embeddings", xlabel="step", ylabel="effective rank (dimensions)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+def _shortened(name: str) -> str:
+    """Leave out the first folders of a long path; where that leaves little, or too much, the first letters."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    end = name[1 - LONGEST_NAME :]
+    whole_parts = end[end.find("/") :] if "/" in end else end
+    return f"…{whole_parts if len(whole_parts) > LONGEST_NAME // 2 else end}"
 
 
-def panel_grid(
-    panels: int, inches: tuple[float, float] = PANEL_INCHES, columns: int = COLUMNS
-) -> tuple[Figure, list[Axes]]:
+def panel_grid(panels: int, inches: tuple[float, float] = (4.2, 3.0), columns: int = 3) -> tuple[Figure, list[Axes]]:
     """Return a figure and its `panels` axes, each of a width and height in inches, up to `columns` in a row."""
     columns = min(columns, panels)
     rows = math.ceil(panels / columns)
@@ -128,84 +92,171 @@ def panel_grid(
     return figure, grid[:panels]
 
 
+def printed_grid(panels: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Return a figure of a page's width (one panel: nine tenths of it) and its panels, two in a row."""
+    width = PRINTED_WIDTH / 2 if panels > 1 else 0.9 * PRINTED_WIDTH
+    figure, grid = panel_grid(panels, (width, height), columns=2)
+    figure.set_dpi(200)
+    for axes in grid:
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=9)
+        axes.xaxis.label.set_fontsize(9.5)
+        axes.yaxis.label.set_fontsize(9.5)
+    return figure, grid
+
+
+def finish(figure: Figure) -> Figure:
+    """Break long titles into lines, and name each kind of line once below the panels of a higher figure."""
+    named: dict[str, Artist] = {}
+    for axes in figure.axes:
+        axes.set_title(textwrap.fill(axes.get_title(), TITLE_CHARACTERS), fontsize=9)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    columns = max(1, min(len(named), LEGEND_CHARACTERS // (8 + max(map(len, named), default=1))))
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_LINE * (math.ceil(len(named) / columns) + 1))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, fontsize=9)
+    return figure
+
+
 def write_png(figure: Figure, output: str | Path) -> None:
     """Write a figure as a PNG; the file is complete or absent."""
     with replacing_file(output) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-def _draw(axes: Axes, title: str, unit: str, lines: Sequence[tuple[str, _Series]]) -> None:
-    """Draw the first line plain, as it has many points, and the second with markers."""
-    for (label, series), colour, marker in zip(lines, (BLUE, VERMILLION), ("", "o"), strict=False):
-        if series.steps:
-            alone = "." if len(series.steps) == 1 else ""
-            axes.plot(series.steps, series.values, color=colour, marker=marker or alone, label=label, linewidth=1.4)
+@dataclass(frozen=True)
+class _Step:
+    step: int
+    total: float
+    terms: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    step: int
+    val_total: float | None = None
+    dev: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class _Base:
+    dev: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    rank_query: float
+    rank_document: float
+    rank_bound: float
+
+
+@dataclass(frozen=True)
+class _Probe:
+    step: int
+    figures: _Ranks
+
+
+@dataclass(frozen=True)
+class _Collapse:
+    step: int
+    collapse: str
+
+
+_KINDS = {"step": _Step, "epoch": _Epoch, "base": _Base, "probe": _Probe, "collapse": _Collapse}
+
+
+def _rows(path: str | Path, kind: type[Row]) -> list[Row]:
+    """Return the rows of one kind of a run's metrics."""
+    return [
+        typed(kind, row, f"{path}, line {number}")
+        for number, row in read_json_lines(path)
+        if _KINDS.get(str(row.get("kind"))) is kind
+    ]
+
+
+def loss_figure(metrics_path: str | Path) -> Figure:
+    """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
+
+    The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
+
+    Args:
+        metrics_path: the run's ``metrics.jsonl``.
+
+    Raises:
+        InputError: the file is missing, holds no step, or a row lacks its step or total.
+    """
+    steps, epochs, bases = _rows(metrics_path, _Step), _rows(metrics_path, _Epoch), _rows(metrics_path, _Base)
+    if not steps:
+        raise InputError(f"{metrics_path} holds no row of kind 'step'; train for at least one step before plotting")
+    terms = dict.fromkeys(name for row in steps for name in row.terms or {})
+    dev = [(row.step, (row.dev or {}).get(METRIC)) for row in epochs]
+    has_dev = any(value is not None for _, value in dev)
+    figure, grid = panel_grid(1 + len(terms) + has_dev)
+    total = [(row.step, row.total) for row in steps]
+    _curve(grid[0], "total loss", "loss", training=total, validation=[(row.step, row.val_total) for row in epochs])
+    for axes, name in zip(grid[1:], terms, strict=False):
+        values = [(row.step, (row.terms or {}).get(name)) for row in steps]
+        _curve(axes, f"{name} (unweighted)", "loss", training=values)
+    if has_dev:
+        _curve(grid[-1], f"dev {METRIC}", METRIC, "o", model=dev)
+        before = [(row.dev or {}).get(METRIC) for row in bases]
+        if before and before[-1] is not None:
+            grid[-1].axhline(before[-1], color=GREY, linestyle="--", label="untouched base")
+            grid[-1].legend()
+    return figure
+
+
+def _curve(axes: Axes, title: str, unit: str, marker: str = "", **lines: Sequence[tuple[int, float | None]]) -> None:
+    """Draw lines over steps: the first one plain, as it has many points, the second with markers."""
+    for (label, points), colour, each in zip(lines.items(), (BLUE, VERMILLION), (marker, "o"), strict=False):
+        shown = [point for point in points if point[1] is not None]
+        if shown:
+            alone = "." if len(shown) == 1 else ""
+            axes.plot(*zip(*shown, strict=True), color=colour, marker=each or alone, label=label, linewidth=1.4)
     axes.set(title=title, xlabel="step", ylabel=unit)
     axes.grid(alpha=0.3)
-    if len([series for _, series in lines if series.steps]) > 1:
+    if len(axes.lines) > 1:
         axes.legend()
 
 
-def _draw_dev(axes: Axes, curves: _Curves) -> None:
-    axes.plot(curves.dev.steps, curves.dev.values, color=BLUE, marker="o", label="model", linewidth=1.4)
-    if curves.base is not None:
-        axes.axhline(curves.base, color=GREY, linestyle="--", label="untouched base")
-    axes.set(title=f"dev {DEV_METRIC}", xlabel="step", ylabel=DEV_METRIC)
+def rank_figure(metrics_path: str | Path) -> Figure | None:
+    """Draw the effective rank of the monitored queries and documents over a run's steps; None without any check.
+
+    A grey line is the highest rank that the monitored batch can show, a vertical line with a marker a collapse.
+
+    Args:
+        metrics_path: the run's ``metrics.jsonl``.
+
+    Raises:
+        InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.
+    """
+    probes, collapses = _rows(metrics_path, _Probe), _rows(metrics_path, _Collapse)
+    if not probes:
+        return None
+    figure, (axes,) = panel_grid(1, (6.0, 4.0))
+    steps = [row.step for row in probes]
+    for label, style, colour in (("queries", "-o", BLUE), ("documents", "--s", VERMILLION)):
+        values = [row.figures.rank_query if label == "queries" else row.figures.rank_document for row in probes]
+        axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, markersize=4.5)
+    bound = max(row.figures.rank_bound for row in probes)
+    axes.axhline(bound, color=GREY, linestyle=":", linewidth=1.4, label="highest rank the batch can show")
+    for row, marker in zip(collapses, itertools.cycle("vXDP"), strict=False):
+        axes.plot(
+            [row.step, row.step], [0, 1], f"{marker}-.", color="black", transform=axes.get_xaxis_transform(),
+            linewidth=1.2, label=f"{row.collapse} collapse, step {row.step}", clip_on=False, markevery=[1],
+        )  # fmt: skip
+    axes.set(title="effective rank of the monitored embeddings", xlabel="step", ylabel="effective rank (dimensions)")
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
 
 
-def _read_curves(path: str | Path) -> _Curves:
-    curves = _Curves()
-    for number, row in read_json_lines(path):
-        kind = row.get("kind")
-        if kind == "step":
-            step = _required(row, "step", path, number)
-            curves.total.add(step, _required(row, "total", path, number))
-            terms = _object(row, "terms", path, number)
-            for name in terms:
-                curves.terms.setdefault(name, _Series()).add(step, _optional(terms, name, path, number))
-        elif kind == "epoch":
-            step = _required(row, "step", path, number)
-            curves.validation.add(step, _optional(row, "val_total", path, number))
-            curves.dev.add(step, _optional(_object(row, "dev", path, number), DEV_METRIC, path, number))
-        elif kind == "base":
-            curves.base = _optional(_object(row, "dev", path, number), DEV_METRIC, path, number)
-    if not curves.total.steps:
-        raise InputError(f"{path} holds no row of kind 'step'; train for at least one step before plotting")
-    return curves
+def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
+    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent.
 
-
-def _read_ranks(path: str | Path) -> _Ranks:
-    ranks = _Ranks()
-    for number, row in read_json_lines(path):
-        if row.get("kind") == "probe":
-            step, figures = _required(row, "step", path, number), _object(row, "figures", path, number)
-            ranks.query.add(step, _required(figures, "rank_query", path, number))
-            ranks.document.add(step, _required(figures, "rank_document", path, number))
-            ranks.bound = max(ranks.bound, _required(figures, "rank_bound", path, number))
-        elif row.get("kind") == "collapse":
-            if not isinstance(row.get("collapse"), str):
-                raise InputError(f"{path}, line {number}: 'collapse' is {row.get('collapse')!r:.60}; mend that line")
-            ranks.collapses.append((_required(row, "step", path, number), row["collapse"]))
-    return ranks
-
-
-def _required(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Any:
-    value = row.get(key)
-    if not is_number(value):
-        raise InputError(
-            f"{path}, line {number}: {key!r:.60} is {value!r:.60} where a number is expected; mend that line"
-        )
-    return value
-
-
-def _optional(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Any:
-    return None if row.get(key) is None else _required(row, key, path, number)
-
-
-def _object(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> Mapping[str, Any]:
-    value = row.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: {key!r} is {value!r:.60} where an object is expected; mend that line")
-    return value or {}
+    Raises:
+        InputError: as of `loss_figure`.
+    """
+    write_png(loss_figure(metrics_path), output)

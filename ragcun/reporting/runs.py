@@ -1,30 +1,22 @@
-"""What a page is about: run folders, and the results and isotropy files that belong to their checkpoints."""
+"""What a report is about: run folders, and the results and isotropy files that belong to their checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
+from ragcun.isotropy.report import IsotropyReport
 from ragcun.options import read_yaml
-from ragcun.reporting.isotropy_file import read_isotropy
-from ragcun.reporting.results_files import ResultsFile, is_results, read_results
-from ragcun.reporting.tables import all_systems, results_table
+from ragcun.reporting.files import ResultsFile, read_results_file
+from ragcun.reporting.isotropy import read_isotropy
+from ragcun.results import is_results
 
 ISOTROPY = "isotropy.json"
 OUR_FILES = frozenset(("manifest.json", ISOTROPY))
-Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class IsotropyFile:
-    """One isotropy.json: its path, and what it holds."""
-
-    path: Path
-    content: Document
 
 
 @dataclass(frozen=True)
@@ -35,21 +27,21 @@ class Run:
         folder: its folder, as it was given.
         name: what the page calls it.
         config: its settings.
-        config_text: the file that holds them, as it is.
-        manifest: what it was made of; empty where the file is missing.
+        config_text: the file that holds them.
+        manifest: how it was made; empty where the file is missing.
         rows: the rows of its metrics, by kind.
         evaluations: results of its checkpoint.
-        isotropy: measures of its embeddings' geometry.
+        isotropy: measures of its embeddings' geometry, with their file.
     """
 
     folder: Path
     name: str
-    config: Document
+    config: dict[str, Any]
     config_text: str
-    manifest: Document
-    rows: Mapping[str, Sequence[Document]]
+    manifest: dict[str, Any]
+    rows: dict[str, list[dict[str, Any]]]
     evaluations: list[ResultsFile] = field(default_factory=list)
-    isotropy: list[IsotropyFile] = field(default_factory=list)
+    isotropy: list[tuple[Path, IsotropyReport]] = field(default_factory=list)
 
     @property
     def checkpoint(self) -> Path:
@@ -57,13 +49,13 @@ class Run:
         return self.folder / "best_model"
 
     @property
-    def metrics(self) -> Path:
-        """Its metrics, one JSON object a line."""
-        return self.folder / "metrics.jsonl"
+    def result(self) -> dict[str, Any]:
+        """What training came to; empty for an unfinished run."""
+        return self.manifest.get("result") or {}
 
-    def holds(self, model: object) -> bool:
+    def holds(self, model: str) -> bool:
         """Whether `model`, as results name it, is this run's checkpoint; both paths are resolved."""
-        return isinstance(model, str) and "\0" not in model and Path(model).resolve() == self.checkpoint.resolve()
+        return "\0" not in model and Path(model).resolve() == self.checkpoint.resolve()
 
 
 def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequence[Path] = ()) -> list[Run]:
@@ -73,7 +65,7 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     ``isotropy/*/isotropy.json`` and ``isotropy.json``.
 
     Args:
-        folders: what ``train.py`` wrote.
+        folders: run folders of ``train.py``.
         results: further results files of ``evaluate_beir.py``.
         isotropy: further files of ``compute_isotropy.py``.
 
@@ -81,22 +73,21 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
         InputError: a folder is no run folder or is given twice, a file is missing or wrong, or it belongs to no run.
     """
     resolved = [folder.resolve() for folder in folders]
-    for number, folder in enumerate(resolved):
-        if folder in resolved[:number]:
-            raise InputError(f"the run {folders[number]} is given twice; name each run once")
+    if twice := [folder for folder in resolved if resolved.count(folder) > 1]:
+        raise InputError(f"the run {twice[0]} is given twice; name each run once")
     names = [path.name for path in resolved]
     runs = [
         read_run_folder(folder, path.name if names.count(path.name) == 1 else str(folder))
         for folder, path in zip(folders, resolved, strict=True)
     ]
     for path in _once([path for run in runs for path in _results_in(run.folder)], results):
-        file = _read_results(path)
-        for run in _owners(path, [file.content["model"]], runs):
+        file = read_results_file(path)
+        for run in _owners(path, [file.results.model.name], runs):
             run.evaluations.append(file)
     for path in _once([path for run in runs for path in _isotropy_in(run.folder)], isotropy):
-        measured = IsotropyFile(path, read_isotropy(path))
-        for run in _owners(path, [system["model"] for system in measured.content["systems"]], runs):
-            run.isotropy.append(measured)
+        report = read_isotropy(path)
+        for run in _owners(path, [system.model for system in report.systems], runs):
+            run.isotropy.append((path, report))
     return runs
 
 
@@ -106,14 +97,13 @@ def read_run_folder(folder: Path, name: str) -> Run:
     Raises:
         InputError: it is no run folder, or a file in it is wrong.
     """
-    config = folder / "config.yaml"
+    config, manifest, metrics = (folder / file for file in ("config.yaml", "manifest.json", "metrics.jsonl"))
     if not config.is_file():
         raise InputError(f"{folder} is no run folder: it has no config.yaml; name a folder that train.py wrote")
-    manifest, rows = folder / "manifest.json", dict[str, list[Document]]()
     content = read_json(manifest) if manifest.exists() else {}
-    if not isinstance(content, dict):
-        raise InputError(f"{manifest}: expected a JSON object, got {type(content).__name__}; train again")
-    metrics = folder / "metrics.jsonl"
+    if not isinstance(content, dict) or not isinstance(content.get("result") or {}, dict):
+        raise InputError(f"{manifest} is not the manifest of a run; train again")
+    rows: dict[str, list[dict[str, Any]]] = {}
     for _, row in read_json_lines(metrics) if metrics.exists() else ():
         rows.setdefault(str(row.get("kind")), []).append(row)
     return Run(folder, name, read_yaml(config), read_text(config), content, rows)
@@ -130,47 +120,18 @@ def _isotropy_in(folder: Path) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def _read_results(path: Path) -> ResultsFile:
-    """Read a results file; what stands in the page as a number has to be one, and a dataset a folder's name."""
-    file = read_results(path)
-    for _, system in all_systems(file.content):
-        for figures in system["datasets"].values():
-            _check_numbers(figures, path)
-    for name in file.datasets:
-        if not name or Path(name).name != name:
-            raise InputError(f"{path}: the dataset {name!r} is no folder's name; evaluate again")
-    try:
-        results_table(file.content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return file
-
-
-def _check_numbers(figures: Document, path: Path) -> None:
-    """Demand numbers, and those of the parts of a dataset likewise."""
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            _check_numbers(value, path)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{path}: {name!r:.60} is {value!r:.40} where a number is expected; evaluate again")
-
-
 def _once(found: Iterable[Path], given: Iterable[Path]) -> list[Path]:
     """Return each file once, those in run folders first."""
-    paths: dict[Path, Path] = {}
-    for path in (*found, *given):
-        paths.setdefault(path.resolve(), path)
-    return list(paths.values())
+    return list({path.resolve(): path for path in reversed([*found, *given])}.values())[::-1]
 
 
-def _owners(path: Path, models: Sequence[object], runs: Sequence[Run]) -> list[Run]:
+def _owners(path: Path, models: Sequence[str], runs: Sequence[Run]) -> list[Run]:
     """Return the runs that a file is about."""
     owners = [run for run in runs if any(run.holds(model) for model in models)]
     if not owners:
-        about = " and ".join(str(model) for model in models) or "nothing"
         checkpoints = " or ".join(str(run.checkpoint) for run in runs)
         raise InputError(
-            f"{path} is about {about}, not {checkpoints} (relative paths start at {Path.cwd()}); "
+            f"{path} is about {' and '.join(models)}, not {checkpoints} (relative paths start at {Path.cwd()}); "
             "leave it out (move it elsewhere), or evaluate that checkpoint"
         )
     return owners

@@ -1,0 +1,155 @@
+"""Results files by name, and the per-query values beside them; which of them can be in one table."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from ragcun.errors import InputError
+from ragcun.io import read_json
+from ragcun.results import METRIC, Results, is_results
+from ragcun.retrieval.runs import runs_folder
+
+logger = logging.getLogger(__name__)
+
+SAME = 1e-6
+"""How far two values of one system may differ and still be the same."""
+FACTS = ("split", "queries", "documents", "sha256")
+
+
+class ResultsFile(NamedTuple):
+    """One results file: its path, and what it holds."""
+
+    path: Path
+    results: Results
+
+    def per_query(self, dataset: str, slug: str, metric: str = METRIC) -> dict[str, float]:
+        """Read a metric by query of ``model`` or ``untouched_base``; its mean must be the one in the results.
+
+        Raises:
+            InputError: the file is missing, lacks the metric, or is of other results.
+        """
+        path = runs_folder(self.path) / dataset / f"{slug}.per_query.json"
+        content = read_json(path)
+        values = content.get(metric) if isinstance(content, dict) else None
+        if not isinstance(values, dict) or not all(isinstance(value, (int, float)) for value in values.values()):
+            raise InputError(f"{path} lacks {metric} by query; evaluate again")
+        system = self.results.model if slug == "model" else self.results.untouched_base
+        mean = math.nan if system is None else system.datasets[dataset].metrics.get(metric, math.nan)
+        if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
+            raise InputError(f"{path} is not of {self.path}: its mean {metric} is another one; evaluate again")
+        return values
+
+
+class NamedResults(NamedTuple):
+    """The results files of one row, several where seeds are averaged, and the row's name; None keeps the model's."""
+
+    files: tuple[ResultsFile, ...]
+    name: str | None = None
+
+
+def read_results_file(path: str | Path) -> ResultsFile:
+    """Read a results file.
+
+    Raises:
+        InputError: as of `Results.read`.
+    """
+    return ResultsFile(Path(path), Results.read(path))
+
+
+def read_named(spec: str) -> NamedResults:
+    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system.
+
+    Raises:
+        InputError: a file is missing or no results file, a name is missing, or a file is given twice.
+    """
+    if Path(spec).exists():
+        return NamedResults((read_results_file(spec),))
+    name, is_named, listed = spec.partition("=") if "=" in spec else ("", "", spec)
+    paths = [path.strip() for path in listed.split(",")]
+    if len(paths) > 1 and not is_named:
+        raise InputError(f"{spec}: several files of one system need a name; write NAME={spec}")
+    if (is_named and not name.strip()) or not all(paths):
+        raise InputError(f"{spec!r} is not of the form NAME=FILE or NAME=FILE,FILE; give a name and files")
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError(f"{spec}: a file is given twice, and would count as two seeds; leave one out")
+    return NamedResults(tuple(map(read_results_file, paths)), " ".join(name.split()) or None)
+
+
+def results_in(folder: str | Path) -> list[NamedResults]:
+    """Read all results files of a folder, by name; other JSON files are skipped with a line in the log.
+
+    Raises:
+        InputError: there are none, or one is damaged.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        if is_results(read_json(path)):
+            found.append(NamedResults((read_results_file(path),)))
+        else:
+            logger.info("%s is not a results file of evaluate_beir.py; skipped", path)
+    if not found:
+        raise InputError(f"no results files in {folder}; name some, or write them with evaluate_beir.py")
+    return found
+
+
+def shared_metrics(files: Sequence[ResultsFile]) -> list[str]:
+    """Return the metrics that every system of every file has on each of its datasets."""
+    scores = [each for file in files for _, system in file.results.systems for each in system.datasets.values()]
+    return [name for name in scores[0].metrics if all(name in each.metrics for each in scores)] if scores else []
+
+
+def check_alike(files: Sequence[ResultsFile], metric: str) -> None:
+    """Refuse files whose collections of one name differ, or of which one lacks a metric.
+
+    Raises:
+        InputError: both files and what differs, or the file and the metrics that all have.
+    """
+    for one, other in itertools.combinations(files, 2):
+        for name in one.results.collections.keys() & other.results.collections.keys():
+            for fact in FACTS:
+                ours, theirs = (getattr(file.results.collections[name], fact) for file in (one, other))
+                if None not in (ours, theirs) and ours != theirs:
+                    raise InputError(
+                        f"{one.path} and {other.path} are of different versions of {name}: {fact} is {ours} in the "
+                        f"first and {theirs} in the second; evaluate both on the same data"
+                    )
+    for file in files:
+        if metric not in shared_metrics([file]):
+            shared = ", ".join(shared_metrics(files)) or "none"
+            raise InputError(f"{file.path} lacks {metric}; choose one that all files have: {shared}")
+
+
+def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float:
+    """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
+
+    The results file has it for NDCG@10. For other metrics it is computed here by the same test and seed from the
+    per-query values beside the file.
+
+    Returns:
+        NaN where nothing can be tested: one query, or no per-query files.
+
+    Raises:
+        InputError: per-query files do not belong to the results.
+    """
+    base = file.results.untouched_base
+    if base is None or base.datasets[dataset].n_queries == 1:
+        return math.nan
+    if metric == METRIC:
+        p = base.datasets[dataset].p_randomisation
+        return math.nan if p is None else p
+    folder = runs_folder(file.path) / dataset
+    if not all((folder / f"{slug}.per_query.json").is_file() for slug in ("model", "untouched_base")):
+        return math.nan
+    from ragcun.retrieval.significance import paired_tests
+
+    ours, theirs = (file.per_query(dataset, slug, metric) for slug in ("model", "untouched_base"))
+    try:
+        return paired_tests(ours, theirs, seed=int(file.results.manifest.get("seed", 0))).p_randomisation
+    except ValueError as error:
+        raise InputError(f"{folder}: {metric} of model and untouched base: {error}; evaluate again") from error

@@ -1,0 +1,262 @@
+"""A comparison as Markdown, CSV and LaTeX, with notes that say how to read it; tables written to disk."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ragcun.errors import InputError
+from ragcun.io import write_text
+from ragcun.reporting.comparison import AVERAGE, LEVELS, Comparison, compare
+from ragcun.reporting.files import NamedResults, read_named, results_in, shared_metrics
+from ragcun.reporting.tables import ABSENT, markdown_table
+from ragcun.results import METRIC
+
+logger = logging.getLogger(__name__)
+
+BETTER, WORSE = "↑", "↓"
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
+FURTHER = ("MRR@10", "Recall@100", "MAP@100")
+RESULTS, LABEL = "results", "tab:results"
+CSV_COLUMNS = ["system", "kind", "metric", "dataset", "queries", "value", "sd", "seeds", "p", "marks"]
+FORMULA = ("=", "+", "-", "@")
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "{}$&#%_"},
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "[": "{[}", "*": "{*}", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+}  # fmt: skip
+
+
+def comparison_table(
+    specs: Sequence[str],
+    metric: str = METRIC,
+    layout: str | None = None,
+    output: str | Path | None = None,
+    caption: str | None = None,
+    label: str = LABEL,
+) -> str:
+    """Compare results files and return the table, which is also written to `output` where that is given.
+
+    Args:
+        specs: ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``; none takes all results files in ``results``.
+        metric: what is compared.
+        layout: markdown, latex or csv; None goes by the suffix of `output`, and without one takes markdown.
+        output: the file to write.
+        caption: of a LaTeX table.
+        label: of a LaTeX table.
+
+    Raises:
+        InputError: files cannot be read or compared, the format is unclear, or `output` would replace an input.
+    """
+    if layout is None and output is not None and Path(output).suffix not in SUFFIXES:
+        raise InputError(f"--output {output}: the format is unclear; give --format, or end the name in .md, .tex, .csv")
+    layout = layout or (SUFFIXES[Path(output).suffix] if output else "markdown")
+    if layout not in SUFFIXES.values():
+        raise ValueError(f"layout must be one of {', '.join(SUFFIXES.values())}, got {layout!r}")
+    results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
+    if output is not None:
+        _require_free(Path(output), results)
+    comparison = compare(results, metric)
+    if layout == "latex":
+        text = latex_comparison(comparison, caption, label)
+    else:
+        text = markdown_comparison(comparison) if layout == "markdown" else csv_comparison([comparison])
+    if output is not None:
+        write_text(output, text)
+    return text
+
+
+def paper_tables(
+    specs: Sequence[str], output: str | Path, caption: str | None = None, label: str = LABEL
+) -> list[Path]:
+    """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it.
+
+    NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: files cannot be read or compared, or `output` is no ``.tex`` or would replace an input.
+    """
+    output = Path(output)
+    if output.suffix != ".tex":
+        raise InputError(f"--output {output} is a LaTeX file; let its name end in .tex")
+    places = [output, output.with_suffix(".md"), output.with_suffix(".csv")]
+    results = [read_named(spec) for spec in specs]
+    for place in places:
+        _require_free(place, results)
+    shared = shared_metrics([file for named in results for file in named.files])
+    for metric in FURTHER:
+        if metric not in shared:
+            logger.info("%s: not in all files; its table is left out", metric)
+    comparisons = [compare(results, metric) for metric in (METRIC, *(each for each in FURTHER if each in shared))]
+    labels = [label, *(f"{label}-{each.metric.replace('@', '').lower()}" for each in comparisons[1:])]
+    tex = "\n".join(
+        latex_comparison(each, caption and f"{caption} ({each.metric})", name)
+        for each, name in zip(comparisons, labels, strict=True)
+    )
+    markdown = "\n".join(f"## {each.metric}\n\n{markdown_comparison(each)}" for each in comparisons)
+    for place, text in zip(places, (tex, markdown, csv_comparison(comparisons)), strict=True):
+        write_text(place, text)
+    return places
+
+
+def markdown_comparison(comparison: Comparison) -> str:
+    """Lay out a comparison as a Markdown table, the best value of a column in bold, and its notes."""
+    table = _layout(comparison, _markdown_cell)
+    header = [f"{name} ({comparison.queries[name]:,} queries)" if name != AVERAGE else name for name in table]
+    rows = [[str(title), *texts] for title, *texts in table.itertuples()]
+    notes = "".join(f"- {' '.join(note.split())}\n" for note in notes_of(comparison))
+    return f"{markdown_table(['system', *header], rows)}\n{notes}"
+
+
+def csv_comparison(comparisons: Sequence[Comparison]) -> str:
+    """Lay out comparisons as CSV: a line for each system, metric and dataset, values in full precision.
+
+    ``marks`` is 1 or 2 where the model is better than its untouched base, −1 or −2 where it is worse. A name that a
+    spreadsheet would take for a formula gets a leading apostrophe.
+    """
+    frame = pd.concat([each.cells.assign(metric=each.metric) for each in comparisons])[CSV_COLUMNS]
+    frame[["system", "dataset"]] = frame[["system", "dataset"]].map(_plain)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def latex_comparison(comparison: Comparison, caption: str | None = None, label: str = LABEL) -> str:
+    r"""Lay out a comparison as a complete ``table`` environment; the preamble needs ``\usepackage{booktabs}``.
+
+    A rule separates untouched bases and baselines from models; the notes are below the table.
+
+    Args:
+        comparison: what to lay out.
+        caption: plain text; None names the metric.
+        label: of the table, for ``\ref``.
+
+    Raises:
+        InputError: the label has characters that a label cannot have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._-]*", label):
+        raise InputError(f"--label {label!r}: a label is made of letters, digits and :._-; give another one")
+    table = _layout(comparison, _latex_cell)
+    counts = [f"{comparison.queries[name]:,} queries" if name != AVERAGE else "" for name in table]
+    table.columns = pd.MultiIndex.from_tuples(
+        [(escape(name), count) for name, count in zip(table, counts, strict=True)]
+    )
+    titles = [escape(title) for title in table.index]
+    others = len(titles) - len(comparison.bases)
+    if comparison.bases:
+        titles[others] = f"\\midrule\n{titles[others]}"
+    table.index = pd.Index(titles)
+    text = str(
+        table.style.to_latex(
+            column_format="l" * (len(counts) + 1), position="t", position_float="centering", hrules=True, label=label,
+            caption=escape(caption or f"{comparison.metric} on each dataset."), multicol_align="l",
+        )
+    )  # fmt: skip
+    notes = ["\\par\\smallskip", "\\begin{minipage}{\\linewidth}", "\\footnotesize", *map(escape, notes_of(comparison))]
+    return text.replace("\\end{table}", "\n".join([*notes, "\\end{minipage}", "\\end{table}"]))
+
+
+def escape(text: str) -> str:
+    r"""Write text so that LaTeX prints it as it is; white space becomes one blank.
+
+    >>> print(escape("50 % of a_b"))
+    50 \% of a\_b
+    """
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def notes_of(comparison: Comparison) -> list[str]:
+    """Say in sentences what the table shows, over which queries, and what its marks mean."""
+    counted = ", ".join(f"{name} {count:,}" for name, count in comparison.queries.items())
+    notes = [f"{comparison.metric}, best of a column in bold. Queries: {counted}."]
+    return [*notes, *_average_notes(comparison), *_mark_notes(comparison), *_seed_notes(comparison)]
+
+
+def _layout(comparison: Comparison, text: Callable[[Any], str]) -> pd.DataFrame:
+    """Return a table of texts, systems × datasets."""
+    texts = comparison.cells.assign(text=[text(cell) for cell in comparison.cells.itertuples()])
+    table = texts.pivot(index="system", columns="dataset", values="text")
+    return table.reindex(index=texts["system"].unique(), columns=comparison.columns).fillna(ABSENT)
+
+
+def _marks(cell: Any) -> str:
+    return (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
+
+
+def _markdown_cell(cell: Any) -> str:
+    spread, marks = "" if pd.isna(cell.sd) else f" ± {cell.sd:.4f}", f" ({_marks(cell)})" if cell.marks else ""
+    text = f"{cell.value:.4f}{spread}{marks}"
+    return f"**{text}**" if cell.best else text
+
+
+def _latex_cell(cell: Any) -> str:
+    spread = "" if pd.isna(cell.sd) else f" {escape(f'± {cell.sd:.4f}')}"
+    marks = f"$^{{{escape(_marks(cell)).replace('$', '')}}}$" if cell.marks else ""
+    return (f"\\textbf{{{cell.value:.4f}}}" if cell.best else f"{cell.value:.4f}") + spread + marks
+
+
+def _plain(name: str) -> str:
+    """Keep a spreadsheet from taking a name for a formula."""
+    name = " ".join(name.split())
+    return f"'{name}" if name.startswith(FORMULA) else name
+
+
+def _average_notes(comparison: Comparison) -> Iterator[str]:
+    every, shared = len(comparison.queries), comparison.averaged
+    if len(shared) > 1:
+        which = f"{', '.join(shared)} ({len(shared)} of {every})"
+        yield f"Average over the datasets that all rows have, each of equal weight: {which}."
+    elif every > 1:
+        yield f"No average: all rows share {f'only {shared[0]}' if shared else 'no dataset'}."
+    if len(shared) < every:
+        yield f"{ABSENT}: not evaluated."
+
+
+def _mark_notes(comparison: Comparison) -> Iterator[str]:
+    if not comparison.bases:
+        return
+    one, two = LEVELS
+    yield (
+        f"{BETTER} better, {WORSE} worse than the model's own untouched base at p < {one}; {BETTER * 2}, {WORSE * 2} "
+        f"at p < {two}: two-sided paired randomisation test over queries, not corrected for the number of tests."
+    )
+    if len(set(comparison.bases.values())) > 1:
+        pairs = (f"{model} against {base}" for model, base in comparison.bases.items())
+        yield f"Tested against: {'; '.join(pairs)}."
+    models = comparison.cells[(comparison.cells["kind"] == "model") & (comparison.cells["dataset"] != AVERAGE)]
+    if untested := [f"{cell.system} on {cell.dataset}" for cell in models[models["p"].isna()].itertuples()]:
+        yield f"Not tested: {', '.join(untested)}."
+    if seen := [
+        f"{cell.system} on {cell.dataset} {cell.seen:,} of {comparison.queries[cell.dataset]:,}"
+        for cell in models[models["seen"] > 0].itertuples()
+    ]:
+        yield f"Queries with a relevant document that was a training positive: {'; '.join(seen)}."
+
+
+def _seed_notes(comparison: Comparison) -> Iterator[str]:
+    counts = []
+    cells = comparison.cells[comparison.cells["dataset"] != AVERAGE]
+    for title, seeds in cells[cells["kind"] == "model"].groupby("system", sort=False)[["dataset", "seeds"]]:
+        if seeds["seeds"].nunique() > 1:
+            counts.append(f"{title} {', '.join(f'{cell.seeds} on {cell.dataset}' for cell in seeds.itertuples())}")
+        elif seeds["seeds"].max() > 1:
+            counts.append(f"{title} {seeds['seeds'].max()}")
+    if counts:
+        yield (
+            f"Mean ± sample standard deviation over seeds ({'; '.join(counts)}); marked where every seed by itself is "
+            "significant in that direction."
+        )
+
+
+def _require_free(output: Path, results: Sequence[NamedResults]) -> None:
+    """Refuse to replace a results file or the report beside it."""
+    for file in (file for named in results for file in named.files):
+        if output.resolve() in (file.path.resolve(), file.path.resolve().with_suffix(".md")):
+            raise InputError(f"{output} would replace what evaluate_beir.py wrote; give --output another name")
