@@ -174,6 +174,8 @@ class Results:
         for title, system in self.systems:
             if METRIC not in system.average:
                 yield f"the average of {title:.60} lacks {METRIC!r}"
+            for name in system.datasets.keys() - self.model.datasets.keys():
+                yield f"datasets of {title:.60} holds {name!r:.60}, on which the model was not evaluated"
         base = self.untouched_base
         for name in self.model.datasets if base is not None else ():
             if base is not None and name not in base.datasets:

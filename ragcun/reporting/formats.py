@@ -143,7 +143,7 @@ def latex_comparison(comparison: Comparison, caption: str | None = None, label: 
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._-]*", label):
         raise InputError(f"--label {label!r}: a label is made of letters, digits and :._-; give another one")
-    table = _layout(comparison, _latex_cell)
+    table = _layout(comparison, _latex_cell).replace(ABSENT, escape(ABSENT))
     counts = [f"{comparison.queries[name]:,} queries" if name != AVERAGE else "" for name in table]
     table.columns = pd.MultiIndex.from_tuples(
         [(escape(name), count) for name, count in zip(table, counts, strict=True)]

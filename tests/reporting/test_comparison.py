@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import random
@@ -14,120 +12,89 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
-from ragcun.reporting.layout import csv_comparison, markdown_comparison, marks_text, notes_of
-from ragcun.reporting.results_files import read_named, results_in
+from ragcun.reporting.files import read_named, results_in
+from ragcun.reporting.formats import notes_of
 from ragcun.retrieval.significance import paired_tests
-
-SIZES = {"scifact": (300, 5183), "nfcorpus": (323, 3633), "cranfield": (225, 1400)}
-BASE = {"scifact": 0.645, "nfcorpus": 0.316, "cranfield": 0.395}
-
-
-def part(name, values, p=None, metric="NDCG@10", **record):
-    tests = {} if p is None else {"n_queries": 300, "p_randomisation": p, "p_t": p}
-    return {"model": name, **record, "datasets": {key: {metric: value, **tests} for key, value in values.items()}}
-
-
-def described(name, sha256="a"):
-    queries, documents = SIZES[name]
-    return {"split": "test", "queries": queries, "documents": documents, "sha256": f"{name}-{sha256}"}
-
-
-def results(model, values, base="minilm", p=0.2, base_values=BASE, baselines=(), distance="euclidean", **manifest):
-    """Content of a results file; `base` None is a model without one beside it."""
-    before = {name: base_values[name] for name in values}
-    collections = {name: described(name) for name in values}
-    return {
-        **part(model, values),
-        "distance": distance,
-        "untouched_base": None if base is None else part(base, before, p),
-        "baselines": {f"b{place}": baseline for place, baseline in enumerate(baselines)},
-        "manifest": {"tested": "NDCG@10", "seed": 0, "collections": collections} | manifest,
-    }
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write results under a name; return the path as text."""
-
-    def to_file(name, *arguments, **options):
-        content = arguments[0] if isinstance(arguments[0], dict) else results(*arguments, **options)
-        (tmp_path / name).write_text(json.dumps(content))
-        return str(tmp_path / name)
-
-    return to_file
+from tests.reporting.samples import BASE, results, system
 
 
 def compared(*specs, metric="NDCG@10"):
     return compare([read_named(spec) for spec in specs], metric)
 
 
-def by_title(comparison):
-    return {row.title: row for row in comparison.rows}
+def rows(comparison):
+    """Return the systems and their kinds, in order."""
+    return list(dict.fromkeys(zip(comparison.cells["system"], comparison.cells["kind"], strict=True)))
 
 
-def test_bases_and_baselines_stand_once_before_the_models(write):
-    bm25 = part("bm25", {"scifact": 0.676}, 0.1)
-    one = write("a.json", "run/a", {"scifact": 0.65}, baselines=[bm25])
-    two = write("b.json", "run/b", {"nfcorpus": 0.33, "scifact": 0.66}, baselines=[bm25, part("old", {"scifact": 0.5})])
+def cell(comparison, title, dataset="scifact"):
+    cells = comparison.cells
+    (found,) = cells[(cells["system"] == title) & (cells["dataset"] == dataset)].itertuples()
+    return found
+
+
+def datasets(comparison, title):
+    return set(comparison.cells.loc[comparison.cells["system"] == title, "dataset"]) - {"average"}
+
+
+def notes(comparison):
+    return " ".join(notes_of(comparison))
+
+
+def test_bases_and_baselines_come_once_before_the_models(write):
+    bm25 = system("bm25", {"scifact": 0.676}, 0.1)
+    one = write("a.json", "run/a", {"scifact": 0.65}, baselines=(bm25,))
+    two = write(
+        "b.json", "run/b", {"nfcorpus": 0.33, "scifact": 0.66}, baselines=(bm25, system("old", {"scifact": 0.5}))
+    )
     other = write("c.json", "run/c", {"scifact": 0.7}, base="mpnet", base_values={"scifact": 0.69})
     comparison = compared(one, two, other)
-    assert [(row.title, row.kind) for row in comparison.rows] == [
+    assert rows(comparison) == [
         ("minilm (untouched)", "base"), ("mpnet (untouched)", "base"), ("bm25", "baseline"), ("old", "baseline"),
         ("run/a", "model"), ("run/b", "model"), ("run/c", "model"),
     ]  # fmt: skip
     assert comparison.queries == {"scifact": 300, "nfcorpus": 323}
-    rows = by_title(comparison)
-    assert {name: cell.value for name, cell in rows["minilm (untouched)"].cells.items()} == {
-        name: BASE[name] for name in ("scifact", "nfcorpus")
-    }
-    assert set(rows["run/a"].cells) == {"scifact"}
-    assert "Tested against: run/a against minilm (untouched); run/b" in " ".join(notes_of(comparison))
+    assert cell(comparison, "minilm (untouched)", "nfcorpus").value == BASE["nfcorpus"]
+    assert datasets(comparison, "run/a") == {"scifact"}
+    assert "Tested against: run/a against minilm (untouched); run/b" in notes(comparison)
 
 
-def test_published_models_are_bases_and_bm25_is_a_baseline(write):
+def test_untouched_models_are_bases_and_bm25_is_a_baseline(write):
     alone = write("minilm.json", "minilm", BASE, base=None)
     bm25 = write("bm25.json", "bm25", {"scifact": 0.676}, base=None, distance="bm25")
-    run = write("run.json", "run", {"scifact": 0.7}, baselines=[part("minilm", {"cranfield": BASE["cranfield"]})])
+    run = write(
+        "run.json", "run", {"scifact": 0.7}, base="mpnet", baselines=(system("minilm", {"scifact": BASE["scifact"]}),)
+    )
     comparison = compared(run, bm25, alone)
-    assert [(row.title, row.kind) for row in comparison.rows] == [
-        ("minilm (untouched)", "base"), ("bm25", "baseline"), ("run", "model"),
-    ]  # fmt: skip
-    assert set(by_title(comparison)["minilm (untouched)"].cells) == set(BASE)
-
-
-def test_names_on_the_command_line_are_the_rows_names(write):
-    bare = write("minilm.json", "minilm", {"scifact": BASE["scifact"]}, base=None)
-    bm25 = write("bm25.json", "bm25", {"scifact": 0.6}, base=None, distance="bm25")
-    run = write("run.json", "run", {"scifact": 0.7})
-    comparison = compared(f"MiniLM={bare}", f"BM25={bm25}", f"ours={run}")
-    assert [row.title for row in comparison.rows] == ["MiniLM (untouched)", "BM25", "ours"]
-    assert by_title(comparison)["ours"].base == "MiniLM (untouched)"
+    assert [title for title, _ in rows(comparison)] == ["mpnet (untouched)", "minilm (untouched)", "bm25", "run"]
+    assert datasets(comparison, "minilm (untouched)") == set(BASE)
+    named = compared(f"MiniLM={alone}", f"BM25={bm25}", f"ours={run}")
+    assert [title for title, _ in rows(named)] == ["MiniLM (untouched)", "mpnet (untouched)", "BM25", "ours"]
+    beside = write("beside.json", "run", {"scifact": 0.7})
+    assert compared(f"MiniLM={alone}", beside).bases == {"run": "MiniLM (untouched)"}
 
 
 def test_a_table_without_an_untouched_base_is_refused(write):
     bm25 = write("bm25.json", "bm25", {"scifact": 0.6}, base=None, distance="bm25")
-    with pytest.raises(InputError, match=r"bm25\.json and the other files hold no untouched base; evaluate"):
+    with pytest.raises(InputError, match=r"bm25\.json .*no untouched base"):
         compared(bm25)
 
 
 def test_a_trained_model_cannot_pass_for_an_untouched_one(write):
     stored = write("s.json", "run", {"scifact": 0.7}, base=None, command="scripts/evaluate_beir.py --model run.json -x")
-    with pytest.raises(InputError, match=r"s\.json has no untouched base beside run; evaluate again"):
+    with pytest.raises(InputError, match=r"s\.json has no untouched base beside run"):
         compared(stored)
-    small = results("minilm", {"scifact": 0.6}, base=None) | {"precision": "int8", "truncate_dim": None}
+    small = results("minilm", {"scifact": 0.6}, base=None) | {"precision": "int8"}
     with pytest.raises(InputError, match=r"small\.json has no untouched base beside minilm, int8"):
         compared(write("small.json", small))
-    alone = write("alone.json", "run", {"scifact": 0.7}, base=None)
-    beside = write("beside.json", "run", {"scifact": 0.7})
-    with pytest.raises(InputError, match=r"run is trained in .*beside\.json and an untouched base in another"):
+    alone, beside = write("alone.json", "run", {"scifact": 0.7}, base=None), write("b.json", "run", {"scifact": 0.7})
+    with pytest.raises(InputError, match=r"run is trained in .*b\.json and an untouched base in another"):
         compared(alone, beside)
 
 
 def test_a_model_with_small_vectors_is_tested_against_itself_untouched(write):
     small = results("minilm", {"scifact": 0.6}, p=0.001) | {"precision": "int8", "truncate_dim": 128}
-    comparison = compared(write("small.json", small))
-    assert [row.title for row in comparison.rows] == ["minilm (untouched)", "minilm, 128 dimensions, int8"]
-    assert comparison.rows[1].cells["scifact"].marks == -2
+    assert cell(compared(write("small.json", small)), "minilm, 128 dimensions, int8").marks == -2
 
 
 @pytest.mark.parametrize(
@@ -136,21 +103,20 @@ def test_a_model_with_small_vectors_is_tested_against_itself_untouched(write):
      (0.02, 0.6, -1), (0.001, 0.6, -2), (0.5, 0.6, 0), (0.0, BASE["scifact"], 0)],
 )  # fmt: skip
 def test_marks_tell_level_and_direction(write, p, value, marks):
-    cell = compared(write("a.json", "run", {"scifact": value}, p=p)).rows[-1].cells["scifact"]
-    assert (cell.marks, cell.p) == (marks, p)
-    assert marks_text(cell) == {2: "↑↑", 1: "↑", 0: "", -1: "↓", -2: "↓↓"}[marks]
+    found = cell(compared(write("a.json", "run", {"scifact": value}, p=p)), "run")
+    assert (found.marks, found.p) == (marks, p)
 
 
 def test_the_average_is_over_the_datasets_of_all_rows(write):
-    bm25 = part("bm25", {"scifact": 0.676, "cranfield": 0.358})
-    one = write("a.json", "run", {"scifact": 0.65, "nfcorpus": 0.3, "cranfield": 0.4}, baselines=[bm25])
-    comparison = compared(one)
-    assert comparison.averaged == ("scifact", "cranfield")
-    averages = [row.average.value for row in comparison.rows]
-    assert averages == pytest.approx([(0.645 + 0.395) / 2, (0.676 + 0.358) / 2, (0.65 + 0.4) / 2], abs=1e-15)
-    notes = notes_of(comparison)
-    assert "Average over the datasets that all rows have, each of equal weight: scifact, cranfield (2 of 3)." in notes
-    assert "–: not evaluated." in notes
+    bm25 = system("bm25", {"scifact": 0.676, "cranfield": 0.358})
+    comparison = compared(
+        write("a.json", "run", {"scifact": 0.65, "nfcorpus": 0.3, "cranfield": 0.4}, baselines=(bm25,))
+    )
+    assert comparison.averaged == ["scifact", "cranfield"]
+    found = [cell(comparison, title, "average").value for title, _ in rows(comparison)]
+    assert found == pytest.approx([(0.645 + 0.395) / 2, (0.676 + 0.358) / 2, (0.65 + 0.4) / 2], abs=1e-15)
+    assert "scifact, cranfield (2 of 3)" in notes(comparison)
+    assert "–: not evaluated" in notes(comparison)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +124,17 @@ def test_the_average_is_over_the_datasets_of_all_rows(write):
 )
 def test_no_average_over_fewer_than_two_datasets(write, second, note):
     comparison = compared(write("a.json", "one", {"scifact": 0.65}), write("b.json", "two", second))
-    assert all(row.average is None for row in comparison.rows)
-    assert f"No average: all rows share {note}." in notes_of(comparison)
+    assert "average" not in set(comparison.cells["dataset"])
+    assert f"all rows share {note}" in notes(comparison)
+
+
+def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write):
+    values = {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.1}
+    content = results("run", values, base_values=dict.fromkeys(values, 0.3))
+    content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
+    comparison = compared(write("a.json", content))
+    assert comparison.columns == ["scifact", "cqadupstack", "average"]
+    assert cell(comparison, "run", "average").value == pytest.approx(0.55)
 
 
 def test_seeds_become_mean_and_sample_deviation(write):
@@ -169,18 +144,13 @@ def test_seeds_become_mean_and_sample_deviation(write):
         for seed, (scifact, nfcorpus) in enumerate(values)
     ]
     comparison = compared(f"ours={','.join(files)}")
-    row = by_title(comparison)["ours"]
-    cell = row.cells["scifact"]
-    mean = (0.70 + 0.73 + 0.71) / 3
-    assert cell.value == pytest.approx(mean, abs=1e-12)
-    assert cell.sd == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v, _ in values) / 2), abs=1e-12)
-    assert (cell.seeds, cell.p, cell.marks) == (3, 0.01, 1)
-    halves = [(scifact + nfcorpus) / 2 for scifact, nfcorpus in values]
-    mean = sum(halves) / 3
-    assert row.average.value == pytest.approx(mean, abs=1e-12)
-    assert row.average.sd == pytest.approx(math.sqrt(sum((half - mean) ** 2 for half in halves) / 2), abs=1e-12)
-    assert "over seeds (ours 3); marked where every seed" in " ".join(notes_of(comparison))
-    assert "0.7133 ± 0.0153 (↑)" in markdown_comparison(comparison)
+    for dataset, each in (("scifact", [one for one, _ in values]), ("average", [sum(both) / 2 for both in values])):
+        found, mean = cell(comparison, "ours", dataset), sum(each) / 3
+        assert found.value == pytest.approx(mean, abs=1e-12)
+        assert found.sd == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in each) / 2), abs=1e-12)
+        assert found.seeds == 3
+    assert (cell(comparison, "ours").p, cell(comparison, "ours").marks) == (0.01, 1)
+    assert "over seeds (ours 3)" in notes(comparison)
 
 
 @pytest.mark.parametrize(
@@ -189,20 +159,8 @@ def test_seeds_become_mean_and_sample_deviation(write):
 )
 def test_seeds_are_marked_only_where_all_agree(write, seeds, marks):
     files = [write(f"{i}.json", f"run{i}", {"scifact": value}, p=p) for i, (value, p) in enumerate(seeds)]
-    cell = by_title(compared(f"x={','.join(files)}"))["x"].cells["scifact"]
-    assert cell.marks == marks
-    assert cell.p == max(p for _, p in seeds)
-
-
-def test_queries_answered_by_training_positives_are_counted(write):
-    contents = [results(f"run{seed}", {"scifact": 0.8, "nfcorpus": 0.3}) for seed in (1, 2)]
-    for content, seen in zip(contents, (196, 190), strict=True):
-        content["datasets"]["scifact"]["seen"] = {"n_queries": seen, "NDCG@10": 0.9}
-        content["datasets"]["nfcorpus"]["seen"] = {"n_queries": 0}
-    files = [write(f"{seed}.json", content) for seed, content in enumerate(contents)]
-    notes = notes_of(compared(f"ours={','.join(files)}"))
-    assert notes[-1] == "Queries with a relevant document that was a training positive: ours on scifact 196 of 300."
-    assert "training positive" not in " ".join(notes_of(compared(write("x.json", "x", {"scifact": 0.8}))))
+    found = cell(compared(f"x={','.join(files)}"), "x")
+    assert (found.marks, found.p) == (marks, max(p for _, p in seeds))
 
 
 def test_seeds_of_different_datasets_are_counted_apart(write):
@@ -211,117 +169,97 @@ def test_seeds_of_different_datasets_are_counted_apart(write):
         write("n1.json", "n1", {"nfcorpus": 0.33}),
     ]  # fmt: skip
     comparison = compared(f"ours={','.join(files)}")
-    row = by_title(comparison)["ours"]
-    assert {name: (cell.seeds, cell.sd is None) for name, cell in row.cells.items()} == {
-        "scifact": (2, False), "nfcorpus": (1, True),
-    }  # fmt: skip
-    assert row.average.value == pytest.approx((0.71 + 0.33) / 2, abs=1e-12)
-    assert row.average.sd is None
-    assert "ours 2 on scifact, 1 on nfcorpus" in " ".join(notes_of(comparison))
+    assert [cell(comparison, "ours", name).seeds for name in ("scifact", "nfcorpus")] == [2, 1]
+    assert cell(comparison, "ours", "average").value == pytest.approx((0.71 + 0.33) / 2, abs=1e-12)
+    assert "ours 2 on scifact, 1 on nfcorpus" in notes(comparison)
     files.append(write("n2.json", "n2", {"nfcorpus": 0.35}))
-    row = by_title(compared(f"ours={','.join(files)}"))["ours"]
-    assert {cell.seeds for cell in row.cells.values()} == {2}
-    assert row.average.value == pytest.approx((0.71 + 0.34) / 2, abs=1e-12)
-    assert row.average.sd is None
+    average = cell(compared(f"ours={','.join(files)}"), "ours", "average")
+    assert average.value == pytest.approx((0.71 + 0.34) / 2, abs=1e-12)
+    assert math.isnan(average.sd)
 
 
-def test_the_best_of_a_column_is_bold_ties_at_four_decimals_alike(write):
+def test_queries_answered_by_training_positives_are_counted(write):
+    contents = [results(f"run{seed}", {"scifact": 0.8, "nfcorpus": 0.3}) for seed in (1, 2)]
+    for content, seen in zip(contents, (196, 190), strict=True):
+        content["datasets"]["scifact"]["seen"] = {"n_queries": seen, "NDCG@10": 0.9}
+        content["datasets"]["nfcorpus"]["seen"] = {"n_queries": 0}
+    files = [write(f"{seed}.json", content) for seed, content in enumerate(contents)]
+    assert "training positive: ours on scifact 196 of 300." in notes(compared(f"ours={','.join(files)}"))
+    assert "training positive" not in notes(compared(write("x.json", "x", {"scifact": 0.8})))
+
+
+def test_the_best_of_a_column_at_four_decimals(write):
     one = write("a.json", "one", {"scifact": 0.70001, "nfcorpus": 0.3})
     two = write("b.json", "two", {"scifact": 0.70004, "nfcorpus": 0.2})
-    comparison = compared(one, two)
-    rows = by_title(comparison)
-    assert [row.cells["scifact"].best for row in comparison.rows] == [False, True, True]
-    assert [row.cells["nfcorpus"].best for row in comparison.rows] == [True, False, False]
-    assert [row.average.best for row in comparison.rows] == [False, True, False]
-    table = markdown_comparison(comparison).split("\n\n")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
-    assert cells[0] == ["system", "scifact (300 queries)", "nfcorpus (323 queries)", "average"]
-    assert cells[2] == ["minilm (untouched)", "0.6450", "**0.3160**", "0.4805"]
-    assert cells[3] == ["one", "**0.7000**", "0.3000", "**0.5000**"]
-    assert rows["one"].cells["scifact"].value == 0.70001
-
-
-def test_the_csv_holds_every_cell_in_full_and_no_formula(write):
-    values = {"scifact": 0.1 + 0.2, "nfcorpus": 1 / 3}
-    for name in ("=1+1", "@x", "+x", "-x", 'a,"b"'):
-        content = results(name, values, p=0.03)
-        rows = list(csv.DictReader(io.StringIO(csv_comparison([compared(write("b.json", content))]))))
-        shown = name if name[0] == "a" else f"'{name}"
-        assert [(row["system"], row["kind"], row["dataset"]) for row in rows[3:]] == [
-            (shown, "model", "scifact"), (shown, "model", "nfcorpus"), (shown, "model", "average"),
-        ]  # fmt: skip
-        assert [float(row["value"]) for row in rows[3:5]] == list(values.values())
-        assert [(row["queries"], row["p"], row["marks"]) for row in rows[3:]] == [
-            ("300", "0.03", "-1"), ("323", "0.03", "1"), ("", "", "0"),
-        ]  # fmt: skip
+    best = compared(one, two).cells.groupby("dataset")["best"].agg(list)
+    assert best.to_dict() == {
+        "scifact": [False, True, True], "nfcorpus": [True, False, False], "average": [False, True, False],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
-    [({"sha256": "other"}, "sha256 is scifact-a in the first and other"), ({"split": "dev"}, "split is test in"),
-     ({"queries": 299, "sha256": None}, "queries is 300 in the first and 299"),
-     ({"documents": 5, "sha256": None}, "documents is 5183 in the first and 5")],
+    [({"sha256": "other"}, "sha256 is scifact-a .* other"), ({"split": "dev"}, "split is test"),
+     ({"queries": 299, "sha256": None}, "queries is 300 .* 299"),
+     ({"documents": 5, "sha256": None}, "documents is 5183 .* 5 ")],
 )  # fmt: skip
 def test_versions_of_a_dataset_are_not_mixed(write, change, found):
     content = results("two", {"scifact": 0.6})
     content["manifest"]["collections"]["scifact"] |= change
-    with pytest.raises(InputError, match=rf"a\.json and .*b\.json are of different versions of scifact: {found}"):
+    with pytest.raises(InputError, match=rf"a\.json and .*b\.json .* of scifact: {found}"):
         compared(write("a.json", "one", {"scifact": 0.65}), write("b.json", content))
 
 
-def test_a_hash_that_two_files_lack_does_not_hide_that_others_differ(write):
+def test_a_hash_that_one_file_lacks_does_not_hide_that_others_differ(write):
     old, new = results("old", {"scifact": 0.6}), results("new", {"scifact": 0.7})
-    old["manifest"]["collections"]["scifact"]["sha256"] = None
+    del old["manifest"]["collections"]["scifact"]["sha256"]
     new["manifest"]["collections"]["scifact"]["sha256"] = "other"
-    assert len(compared(write("o.json", old), write("a.json", "a", {"scifact": 0.65})).rows) == 3
+    files = write("o.json", old), write("a.json", "a", {"scifact": 0.65})
+    assert len(rows(compared(*files))) == 3
     with pytest.raises(InputError, match=r"a\.json and .*n\.json are of different versions"):
-        compared(write("o.json", old), write("a.json", "a", {"scifact": 0.65}), write("n.json", new))
+        compared(*files, write("n.json", new))
 
 
 def test_a_metric_that_a_file_lacks_is_refused_with_those_that_all_have(write):
     one, two = results("one", {"scifact": 0.65}), results("two", {"scifact": 0.66})
-    for system in (one, one["untouched_base"]):
-        system["datasets"]["scifact"]["MRR@10"] = 0.5
-    files = write("one.json", one), write("two.json", two)
-    with pytest.raises(InputError, match=r"two\.json lacks MRR@10, which .*one\.json has; .* all files have: NDCG@10"):
-        compared(*files, metric="MRR@10")
-    with pytest.raises(InputError, match=r"one\.json lacks NDCG@7; choose one"):
-        compared(*files, metric="NDCG@7")
+    for each in (one, one["untouched_base"]):
+        each["datasets"]["scifact"]["MRR@10"] = 0.5
+    with pytest.raises(InputError, match=r"two\.json lacks MRR@10; .*: NDCG@10"):
+        compared(write("one.json", one), write("two.json", two), metric="MRR@10")
 
 
 @pytest.mark.parametrize("kind", ["base", "baseline", "model"])
 def test_systems_of_one_name_must_agree(write, kind):
-    bm25 = [part("bm25", {"scifact": value}) for value in (0.676, 0.677 if kind == "baseline" else 0.676)]
-    one = write("a.json", "run", {"scifact": 0.65}, baselines=bm25[:1])
+    bm25 = [system("bm25", {"scifact": value}) for value in (0.676, 0.677 if kind == "baseline" else 0.676)]
+    one = write("a.json", "run", {"scifact": 0.65}, baselines=(bm25[0],))
     value, base = (0.66 if kind == "model" else 0.65), (0.646 if kind == "base" else 0.645)
-    two = write("b.json", "run", {"scifact": value}, base_values={"scifact": base}, baselines=bm25[1:])
+    two = write("b.json", "run", {"scifact": value}, base_values={"scifact": base}, baselines=(bm25[1],))
     title = {"base": r"minilm \(untouched\)", "baseline": "bm25", "model": "run"}[kind]
     with pytest.raises(InputError, match=rf"a\.json and .*b\.json disagree on NDCG@10 of {title} on scifact"):
         compared(one, two)
     if kind == "model":
-        assert [row.title for row in compared(f"one={one}", f"two={two}").rows[2:]] == ["one", "two"]
+        assert [title for title, _ in rows(compared(f"one={one}", f"two={two}"))[2:]] == ["one", "two"]
 
 
 def test_a_base_that_another_file_has_as_a_baseline_must_agree(write):
     alone = write("a.json", "run", {"scifact": 0.65})
-    other = write("b.json", "x", {"scifact": 0.6}, base="mpnet", baselines=[part("minilm", {"scifact": 0.6})])
+    other = write("b.json", "x", {"scifact": 0.6}, base="mpnet", baselines=(system("minilm", {"scifact": 0.6}),))
     with pytest.raises(InputError, match="disagree on NDCG@10 of minilm"):
         compared(alone, other)
 
 
 def test_seeds_have_one_base_and_are_trained(write):
-    one = write("a.json", "a", {"scifact": 0.65})
-    two = write("b.json", "b", {"scifact": 0.65}, base="mpnet")
+    one, two = write("a.json", "a", {"scifact": 0.65}), write("b.json", "b", {"scifact": 0.65}, base="mpnet")
     with pytest.raises(InputError, match=r"b\.json: x has two untouched bases"):
         compared(f"x={one},{two}")
     alone = write("c.json", "minilm", {"scifact": BASE["scifact"]}, base=None)
-    with pytest.raises(InputError, match=r"c\.json: minilm was not trained and has no seeds"):
+    with pytest.raises(InputError, match=r"c\.json: minilm was not trained"):
         compared(f"x={one},{alone}")
 
 
 def test_names_are_used_once(write):
     one, two = write("a.json", "a", {"scifact": 0.65}), write("b.json", "b", {"scifact": 0.66})
-    with pytest.raises(InputError, match="the name 'x' stands twice"):
+    with pytest.raises(InputError, match="name 'x'"):
         compared(f"x={one}", f"x={two}")
     with pytest.raises(InputError, match="two rows would have the name 'b'"):
         compared(f"b={one}", two)
@@ -329,7 +267,7 @@ def test_names_are_used_once(write):
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("{a},{a}", "need a name; write NAME="), ("x={a},{a}", "stands twice"), ("={a}", "is not of the form"),
+    [("{a},{a}", "write NAME="), ("x={a},{a}", "given twice"), ("={a}", "is not of the form"),
      ("x={a},", "is not of the form"), ("x=", "is not of the form"), ("nowhere.json", "no such file: nowhere.json")],
 )  # fmt: skip
 def test_wrong_names_are_refused(write, spec, message):
@@ -337,41 +275,7 @@ def test_wrong_names_are_refused(write, spec, message):
         read_named(spec.format(a=write("a.json", "a", {"scifact": 0.65})))
 
 
-@pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf")])
-def test_values_are_numbers(write, value):
-    with pytest.raises(InputError, match=r"a\.json: NDCG@10 of run on scifact is"):
-        compared(write("a.json", part_changed("datasets", "scifact", "NDCG@10", value)))
-
-
-@pytest.mark.parametrize("p", [None, "0.1", 1.5, -0.1])
-def test_p_values_are_probabilities(write, p):
-    content = part_changed("untouched_base", "datasets", "scifact", "p_randomisation", p)
-    with pytest.raises(InputError, match=r"a\.json: p_randomisation of untouched_base on scifact is"):
-        compared(write("a.json", content))
-
-
-def part_changed(*path_and_value):
-    *path, key, value = path_and_value
-    content = inner = results("run", {"scifact": 0.65})
-    for name in path:
-        inner = inner[name]
-    inner[key] = value
-    return content
-
-
-def test_files_that_are_no_results_are_named(write, tmp_path):
-    (tmp_path / "bad.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"bad\.json is not a results file"):
-        read_named(str(tmp_path / "bad.json"))
-    with pytest.raises(InputError, match=r"a\.json does not say how many queries and documents scifact has"):
-        read_named(write("a.json", results("run", {"scifact": 0.65}, collections={})))
-    with pytest.raises(InputError, match=r"a\.json holds figures on no dataset"):
-        read_named(write("a.json", results("run", {})))
-    with pytest.raises(InputError, match="no results to compare"):
-        compare([])
-
-
-def test_a_folders_results_are_found_and_other_files_passed_over(write, tmp_path, caplog):
+def test_a_folders_results_are_found_and_other_files_skipped(write, tmp_path, caplog):
     with pytest.raises(InputError, match="no results files in"):
         results_in(tmp_path)
     (tmp_path / "isotropy.json").write_text('{"format": 1}')
@@ -380,11 +284,13 @@ def test_a_folders_results_are_found_and_other_files_passed_over(write, tmp_path
     with caplog.at_level("INFO"):
         found = results_in(tmp_path)
     assert [named.files[0].path.name for named in found] == ["a.json", "b.json"]
-    assert "isotropy.json is not a results file" in caplog.text
+    assert "isotropy.json" in caplog.text
+    with pytest.raises(InputError, match="no results to compare"):
+        compare([])
 
 
-def per_query(tmp_path, name, ours, theirs):
-    folder = tmp_path / f"{name}.runs" / "scifact"
+def per_query(tmp_path, ours, theirs):
+    folder = tmp_path / "a.runs" / "scifact"
     folder.mkdir(parents=True, exist_ok=True)
     for slug, values in (("model", ours), ("untouched_base", theirs)):
         (folder / f"{slug}.per_query.json").write_text(json.dumps({"MRR@10": values}))
@@ -394,24 +300,22 @@ def test_other_metrics_are_tested_by_query(write, tmp_path):
     rng = random.Random(0)
     theirs = {f"q{i}": rng.random() * 0.8 for i in range(60)}
     ours = {query: value + rng.gauss(0.05, 0.1) for query, value in theirs.items()}
-    means = [sum(values.values()) / 60 for values in (ours, theirs)]
     content = results("run", {"scifact": 0.65}, p=0.9)
-    for system, value in zip((content, content["untouched_base"]), means, strict=True):
-        system["datasets"]["scifact"]["MRR@10"] = value
+    for each, values in ((content, ours), (content["untouched_base"], theirs)):
+        each["datasets"]["scifact"]["MRR@10"] = sum(values.values()) / 60
     path = write("a.json", content)
     untested = compared(path, metric="MRR@10")
-    assert untested.rows[-1].cells["scifact"].p is None
-    assert "Not tested: run on scifact." in notes_of(untested)
-    per_query(tmp_path, "a", ours, theirs)
-    cell = compared(path, metric="MRR@10").rows[-1].cells["scifact"]
-    assert cell.p == paired_tests(ours, theirs).p_randomisation
-    assert cell.p < 0.01
-    assert cell.marks == 2
-    per_query(tmp_path, "a", {**ours, "q0": ours["q0"] + 0.1}, theirs)
+    assert math.isnan(cell(untested, "run").p)
+    assert "Not tested: run on scifact." in notes(untested)
+    per_query(tmp_path, ours, theirs)
+    found = cell(compared(path, metric="MRR@10"), "run")
+    assert found.p == paired_tests(ours, theirs).p_randomisation < 0.01
+    assert found.marks == 2
+    per_query(tmp_path, {**ours, "q0": ours["q0"] + 0.1}, theirs)
     with pytest.raises(InputError, match=r"model\.per_query\.json is not of .*a\.json"):
         compared(path, metric="MRR@10")
-    per_query(tmp_path, "a", {("x" if query == "q0" else query): value for query, value in ours.items()}, theirs)
-    with pytest.raises(InputError, match="the runs have different queries"):
+    per_query(tmp_path, {("x" if query == "q0" else query): value for query, value in ours.items()}, theirs)
+    with pytest.raises(InputError, match="different queries"):
         compared(path, metric="MRR@10")
 
 
@@ -419,23 +323,11 @@ def test_one_query_is_not_tested(write):
     content = results("run", {"scifact": 0.65})
     content["untouched_base"]["datasets"]["scifact"] = {"NDCG@10": 0.645, "n_queries": 1}
     one, other = write("a.json", content), write("b.json", "b", {"scifact": 0.7}, p=0.001)
-    assert compared(one).rows[-1].cells["scifact"].p is None
-    cell = by_title(compared(f"x={one},{other}"))["x"].cells["scifact"]
-    assert (cell.p, cell.marks) == (None, 0)
+    found = cell(compared(f"x={one},{other}"), "x")
+    assert (math.isnan(found.p), found.marks) == (True, 0)
 
 
+@pytest.mark.slow
 def test_tables_import_neither_torch_nor_matplotlib():
-    code = "import sys, ragcun.reporting.paper; sys.exit(bool({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    code = "import sys, ragcun.reporting.formats; sys.exit(bool({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write, monkeypatch):
-    monkeypatch.setitem(SIZES, "cqadupstack", (2, 10))
-    monkeypatch.setitem(SIZES, "cqadupstack/android", (2, 10))
-    values = {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.1}
-    content = results("run", values, base_values=dict.fromkeys(values, 0.3))
-    content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
-    comparison = compared(write("a.json", content))
-    assert list(comparison.queries) == ["scifact", "cqadupstack"]
-    assert comparison.averaged == ("scifact", "cqadupstack")
-    assert by_title(comparison)["run"].average.value == pytest.approx(0.55)

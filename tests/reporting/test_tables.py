@@ -1,41 +1,41 @@
-from __future__ import annotations
+"""Markdown tables of one evaluation."""
 
-import json
+from __future__ import annotations
 
 import pytest
 
-from ragcun.errors import InputError
-from ragcun.reporting.tables import markdown_table, results_table, seen_table
-
-
-def system(model, scifact, nfcorpus, **p_values):
-    return {
-        "model": model,
-        "datasets": {"scifact": {"NDCG@10": scifact, **p_values}, "nfcorpus": {"NDCG@10": nfcorpus, **p_values}},
-        "average": {"NDCG@10": (scifact + nfcorpus) / 2},
-    }
+from ragcun.reporting.tables import markdown_table, results_table
+from ragcun.results import Results
+from tests.reporting.samples import results, system
 
 
 @pytest.fixture
-def results():
-    tests = {"p_randomisation": 0.0312, "p_t": 0.03, "n_queries": 300}
-    base = system("minilm", 0.6450, 0.3162, **tests)
-    base["datasets"]["nfcorpus"]["p_randomisation"] = 0.00001
-    return {
-        **system("checkpoints/run", 0.6600, 0.31616),
-        "distance": "euclidean",
-        "untouched_base": base,
-        "baselines": {"BM25": system("runs/BM25", 0.6762, 0.3102, **tests)},
-        "manifest": {},
-    }
+def content():
+    """Results of a model, its base and BM25 on two collections."""
+    values = {"scifact": 0.66, "nfcorpus": 0.31616}
+    bm25 = system("runs/BM25", {"scifact": 0.6762, "nfcorpus": 0.3102}, 0.0312)
+    base = {"scifact": 0.6450, "nfcorpus": 0.3162}
+    found = results("checkpoints/run", values, p=0.03125, base_values=base, baselines=(bm25,))
+    found["untouched_base"]["datasets"]["nfcorpus"]["p_randomisation"] = 0.00001
+    return found
 
 
-def cells(table):
-    return [[cell.strip() for cell in line.strip("|\n").split(" | ")] for line in table.splitlines()]
+@pytest.fixture
+def tables(write):
+    """Lay out content; return each table as lists of cells."""
+
+    def of(content):
+        text = results_table(Results.read(write("r.json", content)))
+        return [
+            [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+            for table in text.split("\n\n")
+        ]
+
+    return of
 
 
-def test_rows_are_base_baselines_model_with_the_best_in_bold(results):
-    header, rule, base, bm25, model = cells(results_table(json.loads(json.dumps(results))))
+def test_rows_are_base_baselines_model_with_the_best_in_bold(content, tables):
+    ((header, rule, base, bm25, model),) = tables(content)
     assert header == [
         "system", "scifact", "nfcorpus", "mean NDCG@10", "scifact Δ vs base (p)", "nfcorpus Δ vs base (p)",
     ]  # fmt: skip
@@ -45,46 +45,41 @@ def test_rows_are_base_baselines_model_with_the_best_in_bold(results):
     assert [cell.endswith(":") for cell in rule] == [False, True, True, True, True, True]
 
 
-def test_baselines_of_one_title_are_told_apart(results):
-    results["baselines"]["runs-BM25-2"] = results["baselines"]["BM25"]
-    assert [row[0] for row in cells(results_table(results))[3:5]] == ["runs/BM25", "runs-BM25-2"]
-
-
-def test_without_a_base_there_are_no_differences(results):
-    results |= {"untouched_base": None, "baselines": {}}
-    header, _, model = cells(results_table(results))
+def test_without_a_base_there_are_no_differences_and_a_baseline_may_lack_a_dataset(content, tables):
+    content["untouched_base"] = None
+    del content["baselines"]["b0"]["datasets"]["nfcorpus"]
+    content["baselines"]["b1"] = content["baselines"]["b0"]
+    ((header, _, bm25, second, model),) = tables(content)
     assert header == ["system", "scifact", "nfcorpus", "mean NDCG@10"]
-    assert model == ["checkpoints/run", "**0.6600**", "**0.3162**", "**0.4881**"]
+    assert [row[0] for row in (bm25, second)] == ["runs/BM25", "b1"]
+    assert bm25[2] == "–"
+    assert model[2] == "**0.3162**"
 
 
-def test_a_baseline_may_lack_a_dataset(results):
-    del results["baselines"]["BM25"]["datasets"]["nfcorpus"]
-    assert cells(results_table(results))[3][2] == "–"
+def test_bytes_per_vector_are_shown_where_they_differ(content, tables):
+    content["untouched_base"]["bytes_per_vector"] = 1536
+    ((header, *_),) = tables(content | {"bytes_per_vector": 1536})
+    assert "bytes per vector" not in header
+    ((header, _, base, bm25, model),) = tables(content | {"bytes_per_vector": 48, "precision": "binary"})
+    assert [row[1] for row in (header, base, bm25, model)] == ["bytes per vector", "1,536", "–", "48"]
+    assert model[0] == "checkpoints/run, binary"
 
 
-@pytest.mark.parametrize("key", ["datasets", "average", "model"])
-def test_missing_parts_are_named(results, key):
-    del results[key]
-    with pytest.raises(InputError, match=f"lack '{key}'"):
-        results_table(results)
+def split(system, name, p=None, **parts):
+    for part, (value, queries) in parts.items():
+        scores = {} if value is None else {"NDCG@10": value} | ({} if p is None else {"p_randomisation": p})
+        system["datasets"][name][part] = {"n_queries": queries, **scores}
 
 
-def split(system, name, seen, unseen, p=None):
-    for side, (value, queries) in {"seen": seen, "unseen": unseen}.items():
-        figures = {"n_queries": queries} | ({} if value is None else {"NDCG@10": value})
-        system["datasets"][name][side] = figures | ({} if p is None else {"p_randomisation": p})
-
-
-def test_seen_and_unseen_documents_get_a_table_of_their_own(results):
-    before = results_table(results)
-    split(results, "scifact", (0.79, 196), (0.6505, 104))
-    split(results["untouched_base"], "scifact", (0.6288, 196), (0.6758, 104), p=0.25)
-    split(results["baselines"]["BM25"], "scifact", (0.6759, 196), (0.6758, 104), p=0.5)
-    for system in (results, results["untouched_base"], results["baselines"]["BM25"]):
-        split(system, "nfcorpus", (None, 0), (0.3, 323))
-    all_queries, of_sides = results_table(results).split("\n\n")
-    assert all_queries + "\n" == before
-    header, _, seen, unseen = cells(of_sides)
+def test_seen_and_unseen_documents_get_a_table_of_their_own(content, tables):
+    before = tables(content)
+    split(content, "scifact", seen=(0.79, 196), unseen=(0.6505, 104))
+    split(content["untouched_base"], "scifact", 0.25, seen=(0.6288, 196), unseen=(0.6758, 104))
+    split(content["baselines"]["b0"], "scifact", 0.5, seen=(0.6759, 196), unseen=(0.6758, 104))
+    for each in (content, content["untouched_base"], content["baselines"]["b0"]):
+        split(each, "nfcorpus", 0.5, seen=(None, 0), unseen=(0.3, 323))
+    whole, (header, _, seen, unseen) = tables(content)
+    assert [whole] == before
     assert header == [
         "relevant documents", "queries", "minilm (untouched)", "runs/BM25", "checkpoints/run", "Δ vs base (p)",
     ]  # fmt: skip
@@ -92,20 +87,36 @@ def test_seen_and_unseen_documents_get_a_table_of_their_own(results):
     assert unseen == ["scifact, unseen", "104", "**0.6758**", "**0.6758**", "0.6505", "-0.0253 (0.2500)"]
 
 
-def test_a_side_of_one_query_is_shown_without_a_p_value(results):
-    split(results, "scifact", (1.0, 1), (0.5, 104))
-    split(results["untouched_base"], "scifact", (0.5, 1), (0.5, 104))
-    results["untouched_base"]["datasets"]["scifact"]["unseen"]["p_randomisation"] = 1.0
-    _, _, seen, unseen = cells(seen_table(results))
+def test_a_side_of_one_query_is_shown_without_a_p_value(content, tables):
+    split(content, "scifact", seen=(1.0, 1), unseen=(0.5, 104))
+    split(content["untouched_base"], "scifact", 1.0, unseen=(0.5, 104))
+    split(content["untouched_base"], "scifact", seen=(0.5, 1))
+    _, (_, _, seen, unseen) = tables(content)
     assert seen == ["scifact, seen", "1", "0.5000", "–", "**1.0000**", "+0.5000"]
     assert unseen[-1] == "+0.0000 (1.0000)"
 
 
-@pytest.mark.parametrize("counts", [(0, 300), (300, 0)])
-def test_no_table_where_a_side_is_empty_or_unknown(results, counts):
-    assert seen_table(results) == ""
-    split(results, "scifact", (None, counts[0]), (None, counts[1]))
-    assert seen_table(results) == ""
+def test_hidden_documents_get_a_table_of_their_own(content, tables):
+    for each, value, p in ((content, 0.7, None), (content["untouched_base"], 0.66, 0.03125)):
+        split(each, "scifact", p, held_out=(value, 310))
+        split(each, "nfcorpus", p, held_out=(None, 0))
+        each["datasets"]["scifact"]["held_out"]["n_documents"] = 1800
+    _, (header, _, *rows) = tables(content)
+    assert header == [
+        "hidden documents", "documents", "queries", "minilm (untouched)", "runs/BM25", "checkpoints/run",
+        "Δ vs base (p)",
+    ]  # fmt: skip
+    assert rows == [["scifact", "1,800", "310", "0.6600", "–", "**0.7000**", "+0.0400 (0.0312)"]]
+
+
+def test_parts_of_a_set_have_rows_and_no_columns(tables):
+    values = {"scifact": 0.5, "cqadupstack": 0.5, "cqadupstack/android": 0.6}
+    found = results("run", values, base_values=dict.fromkeys(values, 0.25), p=0.5)
+    found["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
+    whole, (header, _, android) = tables(found)
+    assert whole[0][:4] == ["system", "scifact", "cqadupstack", "mean NDCG@10"]
+    assert header == ["part", "queries", "minilm (untouched)", "run", "Δ vs base (p)"]
+    assert android == ["cqadupstack/android", "300", "0.2500", "**0.6000**", "+0.3500 (0.5000)"]
 
 
 def test_every_line_is_as_wide_and_cells_cannot_break_it():
@@ -114,6 +125,7 @@ def test_every_line_is_as_wide_and_cells_cannot_break_it():
     assert "a\\|b" in table
     assert "two lines" in table
     assert table.splitlines()[1].endswith("---: |")
+    assert len(markdown_table(["a", "b"], []).splitlines()) == 2
 
 
 @pytest.mark.parametrize(("cell", "right"), [("0.5", True), ("**+0.01 (0.2)**", True), ("<0.001", True), ("1e-5", True),
@@ -122,27 +134,6 @@ def test_numbers_go_to_the_right(cell, right):
     assert markdown_table(["h"], [[cell]]).splitlines()[1].endswith(": |") is right
 
 
-def test_a_table_without_rows_is_a_header():
-    assert len(markdown_table(["a", "b"], []).splitlines()) == 2
-
-
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="row 2 has 1 cells, the header 2"):
         markdown_table(["a", "b"], [["1", "2"], ["3"]])
-
-
-def test_parts_of_a_set_have_rows_and_no_columns(results):
-    for each, value in ((results, 0.5), (results["untouched_base"], 0.25)):
-        tests = {} if each is results else {"p_randomisation": 0.5, "n_queries": 7}
-        for name, more in (("cqadupstack", 0.0), ("cqadupstack/android", 0.1), ("cqadupstack/tex", -0.1)):
-            each["datasets"][name] = {"NDCG@10": value + more, **tests}
-    about = {name: {"queries": 7} for name in results["datasets"]}
-    for forum in ("cqadupstack/android", "cqadupstack/tex"):
-        about[forum]["part_of"] = "cqadupstack"
-    results["manifest"] = {"collections": about}
-    whole, parts = results_table(results).split("\n\n")
-    assert cells(whole)[0][:5] == ["system", "scifact", "nfcorpus", "cqadupstack", "mean NDCG@10"]
-    header, _, android, tex = cells(parts)
-    assert header == ["part", "queries", "minilm (untouched)", "runs/BM25", "checkpoints/run", "Δ vs base (p)"]
-    assert android == ["cqadupstack/android", "7", "0.3500", "–", "**0.6000**", "+0.2500 (0.5000)"]
-    assert tex == ["cqadupstack/tex", "7", "0.1500", "–", "**0.4000**", "+0.2500 (0.5000)"]
