@@ -60,7 +60,7 @@ def _object(hint: Any, value: dict[str, Any], path: str | Path, key: str) -> Any
         elif name in value:
             found[field.name] = typed(hints[field.name], value[name], path, _join(key, name))
         elif field.default is field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{path}: {key or 'the file'} lacks {name!r}; write it again")
+            raise InputError(f"{path}: {f'{key} ' if key else ''}lacks {name!r}; write it again")
     try:
         return hint(**found)
     except InputError:

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import logging
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
 STYLES = [(colour, line) for line, colour in itertools.product(("-", "--", "-."), COLOURS)]
 PAIRS = "pairs"
+MEASURED = ["model", "name", "dataset", "value", "low", "high", "untouched", "file", "order"]
 LEAST = 4
 """Fewer points have no rank correlation worth a number."""
 WIDE = 100.0
@@ -159,7 +160,9 @@ def isotropy_points(
     """
     keys = ["model", "dataset"]
     scores = _once(pd.DataFrame(_scores(results)), keys, "ndcg", METRIC)
-    measured = _once(pd.DataFrame(_measures(isotropy, measure, space)), keys, "value", f"{measure} of {space}")
+    measured = _once(
+        pd.DataFrame(_measures(isotropy, measure, space), columns=MEASURED), keys, "value", f"{measure} of {space}"
+    )
     joined = measured.merge(scores, on=keys, how="outer", sort=False, suffixes=("", "_scored"), indicator=True)
     both = joined[joined["_merge"] == "both"].copy()
     if both.empty:
@@ -260,14 +263,14 @@ def _measures(paths: Sequence[str | Path], measure: str, space: str) -> list[dic
 
 def _once(points: pd.DataFrame, keys: list[str], value: str, what: str) -> pd.DataFrame:
     """Keep one point of each key; where two files differ on one, say so."""
-    for _, found in points.groupby(keys, sort=False, dropna=False) if len(points) else ():
+    for _, found in points.groupby(keys, sort=False, dropna=False):
         first = found.iloc[0]
         for _, other in found[(found[value] - first[value]).abs() > SAME * max(1.0, abs(first[value]))].iterrows():
             raise InputError(
                 f"{first['file']} and {other['file']} disagree on {what} of {first['model']} on {first['dataset']} "
                 f"({first[value]:.6g} and {other[value]:.6g}); leave one out"
             )
-    return points.drop_duplicates(keys) if len(points) else points
+    return points.drop_duplicates(keys)
 
 
 def _identity(model: str) -> str:
@@ -275,5 +278,4 @@ def _identity(model: str) -> str:
 
 
 def _listed(points: pd.DataFrame) -> str:
-    names: Iterable[str] = (f"{point.model} on {point.dataset}" for point in points.itertuples()) if len(points) else ()
-    return ", ".join(names) or "nothing"
+    return ", ".join(f"{point.model} on {point.dataset}" for point in points.itertuples()) or "nothing"

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+
+from ragcun.isotropy import MeasureSettings
+from ragcun.isotropy.report import IsotropyReport, SystemReport, measure_system
 
 SIZES = {"scifact": (300, 5183), "nfcorpus": (323, 3633), "cranfield": (225, 1400)}
 BASE = {"scifact": 0.645, "nfcorpus": 0.316, "cranfield": 0.395}
@@ -42,3 +48,25 @@ def results(
         "baselines": {f"b{place}": baseline for place, baseline in enumerate(baselines)},
         "manifest": {"seed": 0, "tested": "NDCG@10", "collections": {name: about(name) for name in values}} | manifest,
     }
+
+
+def measured(
+    name: str, scales: Any, untouched: bool = False, unit: bool = False, judged: bool = True, n: int = 150
+) -> SystemReport:
+    """Measure random vectors of `scales` along their axes, of length 1 where `unit` is set."""
+    rng = np.random.default_rng(len(name))
+    documents = rng.normal(size=(n, len(scales))) * scales
+    queries = documents[:30] + 0.5 * rng.normal(size=(30, len(scales))) * scales
+    if unit:
+        documents, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, queries))
+    settings = MeasureSettings(groups=5, k=5)
+    if not judged:
+        return measure_system(name, documents, untouched=untouched, settings=settings)
+    pairs = [(query, query) for query in range(30)]
+    return measure_system(name, documents, queries, pairs, untouched=untouched, settings=settings)
+
+
+def isotropy_report(*systems: SystemReport, data: str = "scifact") -> dict[str, Any]:
+    """Return the content of an ``isotropy.json``."""
+    n_queries = 0 if systems[0].pairs is None else 30
+    return json.loads(json.dumps(IsotropyReport(data, 150, n_queries, list(systems)).to_dict()))

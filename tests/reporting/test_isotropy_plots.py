@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
 import itertools
-import json
 import subprocess
 import sys
 
@@ -16,8 +15,9 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from ragcun.errors import InputError
-from ragcun.reporting.isotropy_file import read_isotropy
+from ragcun.isotropy.distributions import distribution
 from ragcun.reporting.isotropy_plots import (
+    FIGURES,
     distances_figure,
     hubness_figure,
     norms_figure,
@@ -25,69 +25,27 @@ from ragcun.reporting.isotropy_plots import (
     plot_isotropy,
     spectrum_figure,
 )
-from ragcun.reporting.plots import GREY
-from ragcun.reporting.system_style import LONGEST, MOST, looks
+from ragcun.reporting.plots import GREY, LONGEST_NAME, MOST, looks
+from tests.reporting.samples import isotropy_report, measured
 
-DRAW = {
-    "spectrum": spectrum_figure, "norms": norms_figure, "distances": distances_figure, "hubness": hubness_figure,
-    "pca": pca_figure,
-}  # fmt: skip
 K = 5
 
 
-def distribution(values):
-    low, high = (values.min(), values.max()) if np.ptp(values) > 1e-9 else (values[0] - 0.5, values[0] + 0.5)
-    counts, edges = np.histogram(values, 40, (low, high))
-    quantiles = {str(share): float(np.quantile(values, share)) for share in (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)}
-    summary = {"n": len(values), "mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
-    return {**summary, "quantiles": quantiles, "edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def distances(left, right):
-    return np.linalg.norm(left[:, None] - right[None], axis=-1)
-
-
-def space_of(rows):
-    between = distances(rows, rows) + np.diag(np.full(len(rows), np.inf))
-    times = np.bincount(np.argsort(between, axis=1)[:, :K].ravel(), minlength=len(rows))
-    counts = {str(value): int((times == value).sum()) for value in np.unique(times)}
-    measure = {"value": 0.5, "low": 0.4, "high": None, "n": len(rows), "isotropic": None}
-    return {
-        "n": len(rows), "dim": rows.shape[1], "measures": {"isoscore": measure},
-        "spectrum": np.linalg.eigvalsh(np.cov(rows.T))[::-1].clip(0).tolist(),
-        "norms": distribution(np.linalg.norm(rows, axis=1)),
-        "distances": {"random": distribution(between[np.isfinite(between)]), "nearest": distribution(between.min(1))},
-        "k_occurrence": {"k": K, "n": len(rows), "counts": counts},
-    }  # fmt: skip
-
-
-def system_of(name, scales, untouched=False, unit=False, judged=True):
-    rng = np.random.default_rng(len(name))
-    documents = rng.normal(size=(150, len(scales))) * scales
-    queries = documents[:30] + 0.5 * rng.normal(size=(30, len(scales))) * scales
-    if unit:
-        documents, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, queries))
-    system = {"model": name, "untouched": untouched, "distance": "euclidean"}
-    system["spaces"] = {"documents": space_of(documents)}
-    if not judged:
-        return system
-    system["spaces"] |= {"queries": space_of(queries), "together": space_of(np.vstack([queries, documents]))}
-    between = distances(queries, documents)
-    pca = {"queries": queries[:9, :2].tolist(), "documents": documents[:8, :2].tolist(), "explained": [0.21, 0.134]}
-    pca["links"] = [[0, 3], [1, 2], [8, 7], [8, 0]]
-    pairs = {"relevant": distribution(np.diagonal(between).copy()), "random": distribution(between.ravel())}
-    return {**system, "pairs": {"measures": {}, "distances": pairs, "pca": pca}}
+def with_documents(system, **values):
+    """Return a measured system with other values in its space of documents."""
+    space = dataclasses.replace(system.spaces["documents"], **values)
+    return dataclasses.replace(system, spaces={**system.spaces, "documents": space})
 
 
 @functools.cache
 def systems_of(count):
-    """Systems in an order that the figures have to mend: the untouched base is the second of several."""
-    base = system_of("minilm", np.geomspace(1, 0.1, 12), untouched=True, unit=True)
+    """Systems in an order that the figures have to change: the untouched base is the second of several."""
+    base = measured("minilm", np.geomspace(1, 0.1, 12), untouched=True, unit=True)
     flat = np.r_[np.ones(8), np.zeros(4)]
     others = [
-        system_of("runs/2026-01-05/a-head-with-a-name/best_model", np.ones(12)),
-        system_of("sentence-transformers/all-mpnet-base-v2", flat),
-        system_of("$x$ and _y_", np.geomspace(9, 1, 12)),
+        measured("runs/2026-01-05/a-head-with-a-name/best_model", np.ones(12)),
+        measured("sentence-transformers/all-mpnet-base-v2", flat),
+        measured("$x$ and _y_", np.geomspace(9, 1, 12)),
     ]
     return [base] if count == 1 else [others[0], base, *others[1 : count - 1]]
 
@@ -95,7 +53,7 @@ def systems_of(count):
 @functools.cache
 def figure_of(name, count):
     """Draw once what several tests read."""
-    return DRAW[name](systems_of(count))
+    return FIGURES[name](systems_of(count))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +85,7 @@ def test_spectra_are_the_reports_over_their_mean(four):
     named = lines_of(axes)
     assert axes.get_yscale() == "log"
     for system, start in zip(four, ("…/a-head", "minilm (untouched)", "sentence", r"\$x"), strict=True):
-        eigenvalues = np.array(system["spaces"]["documents"]["spectrum"])
+        eigenvalues = np.array(system.spaces["documents"].spectrum)
         line = starting_with(named, start)
         expected = np.where(eigenvalues > 1e-12 * eigenvalues.mean(), eigenvalues / eigenvalues.mean(), np.nan)
         np.testing.assert_allclose(line.get_ydata(), expected)
@@ -139,13 +97,12 @@ def test_zero_eigenvalues_are_counted_and_do_not_stretch_the_axis():
     (axes,) = figure_of("spectrum", 4).axes
     assert "sentence-transformers/all-mpnet-base-v2, 4 of 12 are 0" in lines_of(axes)
     assert axes.get_ylim()[0] > 1e-4
-    constant = system_of("constant", np.zeros(12), judged=False)
+    constant = with_documents(measured("constant", np.ones(12), judged=False), spectrum=[0.0] * 12)
     assert "constant, 12 of 12 are 0" in legend_of(spectrum_figure([constant]))
 
 
 def test_scale_does_not_move_a_spectrum(four):
-    larger = copy.deepcopy(four[1])
-    larger["spaces"]["documents"]["spectrum"] = [100 * value for value in larger["spaces"]["documents"]["spectrum"]]
+    larger = with_documents(four[1], spectrum=[100 * value for value in four[1].spaces["documents"].spectrum])
     drawn = [spectrum_figure([system]).axes[0].lines[1].get_ydata() for system in (four[1], larger)]
     np.testing.assert_allclose(*drawn)
 
@@ -153,8 +110,8 @@ def test_scale_does_not_move_a_spectrum(four):
 @pytest.mark.parametrize("space", ["documents", "queries"])
 def test_hubness_is_the_share_of_rows_that_occur_so_often_or_oftener(four, space):
     (axes,) = hubness_figure(four, space).axes
-    occurrence = four[1]["spaces"][space]["k_occurrence"]
-    times = np.repeat([int(value) for value in occurrence["counts"]], list(occurrence["counts"].values()))
+    occurrence = four[1].spaces[space].k_occurrence
+    times = np.repeat([int(value) for value in occurrence.counts], list(occurrence.counts.values()))
     line = starting_with(lines_of(axes), "minilm")
     np.testing.assert_allclose(line.get_ydata(), [(times >= x).mean() for x in line.get_xdata()])
     assert set(line.get_xdata()) == set(times) - {0}
@@ -171,26 +128,24 @@ def outline(axes, label):
 @pytest.mark.parametrize("side", ["documents", "queries"])
 def test_norms_are_a_density_of_the_reports_counts(four, side):
     """Joined bins keep their rows: each one's area is the share of the rows between its edges."""
-    axes = figure_of("norms", 4).axes[1]
-    norms = four[0]["spaces"][side]["norms"]
-    density, edges, _ = outline(axes, side)
-    assert len(density) <= 2 * norms["n"] ** (1 / 3) < 40
-    np.testing.assert_allclose((density * np.diff(edges)).sum(), 1)
-    assert set(edges) <= set(norms["edges"])
-    assert (edges[0], edges[-1]) == (norms["edges"][0], norms["edges"][-1])
-    below = np.cumsum(norms["counts"])[[norms["edges"].index(edge) - 1 for edge in edges[1:]]]
-    np.testing.assert_allclose(np.cumsum(density * np.diff(edges)), below / norms["n"])
+    norms = four[0].spaces[side].norms
+    density, edges, _ = outline(figure_of("norms", 4).axes[1], side)
+    assert len(density) <= 2 * norms.n ** (1 / 3) < 40
+    assert set(edges) <= set(norms.edges)
+    assert (edges[0], edges[-1]) == (norms.edges[0], norms.edges[-1])
+    below = np.cumsum(norms.counts)[[norms.edges.index(edge) - 1 for edge in edges[1:]]]
+    np.testing.assert_allclose(np.cumsum(density * np.diff(edges)), below / norms.n)
 
 
 def test_many_values_keep_their_bins():
-    many = system_of("many", np.ones(3), judged=False)
-    norms = many["spaces"]["documents"]["norms"] = distribution(np.random.default_rng(0).normal(9, 1, 9000))
+    norms = distribution(np.random.default_rng(0).normal(9, 1, 9000))
+    many = with_documents(measured("many", np.ones(3), judged=False), norms=norms)
     density, edges, _ = outline(norms_figure([many]).axes[0], "documents")
-    assert list(edges) == norms["edges"]
-    np.testing.assert_allclose(density, np.array(norms["counts"]) / 9000 / np.diff(edges))
+    assert list(edges) == norms.edges
+    np.testing.assert_allclose(density, np.array(norms.counts) / 9000 / np.diff(edges))
 
 
-def test_norms_of_unit_vectors_are_an_upright_line_inside_the_panel():
+def test_norms_of_unit_vectors_are_a_vertical_line_inside_the_panel():
     axes = figure_of("norms", 4).axes[0]
     assert axes.get_title() == "minilm (untouched)"
     assert [line.get_label() for line in axes.lines] == ["documents", "queries"]
@@ -200,15 +155,12 @@ def test_norms_of_unit_vectors_are_an_upright_line_inside_the_panel():
 
 
 def test_distances_are_of_pairs_where_there_are_judged_queries(four):
-    documents_only = system_of("documents only", np.ones(5), judged=False)
+    documents_only = measured("documents only", np.ones(5), judged=False)
     figure = distances_figure([*four, documents_only])
-    pairs = four[0]["pairs"]["distances"]
-    for label, values in (
-        ("query to relevant document", pairs["relevant"]),
-        ("query to random document", pairs["random"]),
-    ):
+    pairs = four[0].pairs.distances
+    for label, values in (("query to relevant document", "relevant"), ("query to random document", "random")):
         density, edges, _ = outline(figure.axes[1], label)
-        assert (edges[0], edges[-1]) == (values["min"], values["max"])
+        assert (edges[0], edges[-1]) == (pairs[values].min, pairs[values].max)
         np.testing.assert_allclose((density * np.diff(edges)).sum(), 1)
     labels = [patch.get_label() for patch in figure.axes[-1].patches]
     assert labels == ["document to random document", "document to nearest document"]
@@ -217,22 +169,20 @@ def test_distances_are_of_pairs_where_there_are_judged_queries(four):
 def test_pca_links_queries_to_their_documents_on_equal_scales(four):
     figure = figure_of("pca", 4)
     assert len(figure.axes) == 4
-    axes, pca = figure.axes[1], four[0]["pairs"]["pca"]
+    axes, pca = figure.axes[1], four[0].pairs.pca
     named = lines_of(axes)
-    np.testing.assert_allclose(named["query"].get_xydata(), pca["queries"])
-    np.testing.assert_allclose(named["relevant document"].get_xydata(), pca["documents"])
+    np.testing.assert_allclose(named["query"].get_xydata(), pca.queries)
+    np.testing.assert_allclose(named["relevant document"].get_xydata(), pca.documents)
     (links,) = axes.collections
-    ends = [[pca["queries"][query], pca["documents"][document]] for query, document in pca["links"]]
+    ends = [[pca.queries[query], pca.documents[document]] for query, document in pca.links]
     np.testing.assert_allclose(links.get_segments(), ends)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == (
-        "principal axis 1 (21.0% of variance)",
-        "principal axis 2 (13.4% of variance)",
-    )
+    for place, (share, label) in enumerate(zip(pca.explained, (axes.get_xlabel(), axes.get_ylabel()), strict=True), 1):
+        assert label == f"principal axis {place} ({share:.1%} of variance)"
     assert axes.get_aspect() == 1
     assert named["query"].get_marker() != named["relevant document"].get_marker()
 
 
-@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("count", [1, 4])
 def test_all_systems_are_named_and_the_untouched_base_comes_first(name, count):
     figure = figure_of(name, count)
@@ -259,7 +209,7 @@ def test_systems_in_one_panel_differ_in_colour_and_in_line(name):
     assert all(abs(luminance(GREY) - luminance(line.get_color())) > 0.04 for line in shown if line is not base)
 
 
-@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("count", [1, 4])
 def test_letters_are_large_enough_for_print_and_inside_the_picture(name, count):
     figure = figure_of(name, count)
@@ -280,7 +230,7 @@ def test_letters_are_large_enough_for_print_and_inside_the_picture(name, count):
     assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in figure.axes)
 
 
-@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("name", FIGURES)
 def test_axes_are_named_with_units(name):
     units = {
         "spectrum": ("dimension", "mean eigenvalue (log scale)"), "norms": ("Euclidean length", "per unit of length"),
@@ -293,7 +243,7 @@ def test_axes_are_named_with_units(name):
 
 
 def test_figures_without_data_say_so():
-    documents_only = [system_of("documents only", np.ones(5), judged=False)]
+    documents_only = [measured("documents only", np.ones(5), judged=False)]
     with pytest.raises(InputError, match="no system has embeddings of queries"):
         spectrum_figure(documents_only, "queries")
     with pytest.raises(InputError, match="no system has embeddings of together"):
@@ -317,7 +267,7 @@ def test_looks_are_all_different_and_limited():
     [
         ("sentence-transformers/all-mpnet-base-v2", "sentence-transformers/all-mpnet-base-v2"),
         ("/home/me/runs/2026/a-head-with-a-name/best_model", "…/2026/a-head-with-a-name/best_model"),
-        (f"runs/{'w' * 60}/best_model", f"…{'w' * (LONGEST - 12)}/best_model"),
+        (f"runs/{'w' * 60}/best_model", f"…{'w' * (LONGEST_NAME - 12)}/best_model"),
         ("_a $1", r"_a \$1"),
     ],
 )
@@ -327,100 +277,27 @@ def test_long_names_are_shown_by_their_ends(name, shown):
 
 
 def test_names_that_would_be_shortened_to_one_stay_whole():
-    names = [f"{run}/{'x' * LONGEST}" for run in "ab"]
+    names = [f"{run}/{'x' * LONGEST_NAME}" for run in "ab"]
     assert [look.name for look in looks(names, [False, False])] == names
 
 
-def report_of(systems):
-    return {"format": 1, "data": {"name": "scifact", "n_documents": 150, "n_queries": 30}, "systems": systems}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def to_file(report):
-        (tmp_path / "isotropy.json").write_text(json.dumps(report))
-        return tmp_path / "isotropy.json"
-
-    return to_file
-
-
 def test_all_files_are_written_complete(write, tmp_path, four):
-    written = plot_isotropy(write(report_of(four[:2])), tmp_path / "plots")
-    assert [path.name for path in written] == [f"{name}.png" for name in DRAW]
+    written = plot_isotropy(write("isotropy.json", isotropy_report(*four[:2])), tmp_path / "plots")
+    assert [path.name for path in written] == [f"{name}.png" for name in FIGURES]
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == sorted(path.name for path in written)
     for path in written:
         height, width = imread(path).shape[:2]
-        assert width > 1000
-        assert height > 500
+        assert (width > 1000, height > 500) == (True, True)
 
 
 def test_there_is_no_pca_without_judged_queries(write, tmp_path):
-    documents_only = system_of("documents only", np.ones(5), judged=False)
-    written = plot_isotropy(write(report_of([documents_only])), tmp_path / "plots")
+    report = isotropy_report(measured("documents only", np.ones(5), judged=False))
+    written = plot_isotropy(write("isotropy.json", report), tmp_path / "plots")
     assert [path.stem for path in written] == ["spectrum", "norms", "distances", "hubness"]
 
 
-def without(report, *path):
-    report = copy.deepcopy(report)
-    block = report
-    for key in path[:-1]:
-        block = block[key]
-    del block[path[-1]]
-    return report
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (["format"], r"not an isotropy report of format 1 \('format'\)"),
-        (["data"], "the report lacks 'data'"),
-        (["systems"], "the report lacks 'systems'"),
-        (["systems", 0], "'systems' is empty"),
-        (["systems", 0, "model"], r"systems\[0\] lacks 'model'"),
-        (["systems", 0, "untouched"], r"systems\[0\] lacks 'untouched'"),
-        (["systems", 0, "spaces", "documents"], r"systems\[0\]\.spaces lacks 'documents'"),
-        (["systems", 0, "spaces", "queries", "spectrum"], r"systems\[0\]\.spaces\.queries lacks 'spectrum'"),
-        (["systems", 0, "spaces", "documents", "norms", "counts", 0], r"documents\.norms has 41 edges for 39 counts"),
-        (["systems", 0, "spaces", "together", "k_occurrence", "counts"], r"together\.k_occurrence lacks 'counts'"),
-        (["systems", 0, "spaces", "documents", "measures", "isoscore", "value"], r"measures\.isoscore lacks 'value'"),
-        (["systems", 0, "pairs", "pca", "explained"], r"systems\[0\]\.pairs\.pca lacks 'explained'"),
-    ],
-)
-def test_a_missing_key_is_named_with_its_file(write, tmp_path, four, path, message):
-    file = write(without(report_of(four[:1]), *path))
-    with pytest.raises(InputError, match=message) as error:
-        plot_isotropy(file, tmp_path / "plots")
-    assert str(error.value).startswith(str(file))
-    assert "compute_isotropy.py" in str(error.value)
-    assert not (tmp_path / "plots").exists()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("spectrum", 3, r"spectrum is int where list is expected"),
-        ("spectrum", [1.0, "2"], r"spectrum\[1\] is str where int or float is expected"),
-        ("spectrum", [1.0, float("nan")], r"spectrum\[1\] is nan where a finite number is expected"),
-        ("spectrum", [True], r"spectrum\[0\] is bool"),
-        ("dim", 2.5, r"dim is float where int is expected"),
-        ("norms", None, r"norms is NoneType where dict is expected"),
-    ],
-)
-def test_a_value_of_another_kind_is_named(write, four, key, value, message):
-    report = copy.deepcopy(report_of(four[:1]))
-    report["systems"][0]["spaces"]["documents"][key] = value
-    with pytest.raises(InputError, match=r"isotropy\.json: systems\[0\]\.spaces\.documents\." + message):
-        read_isotropy(write(report))
-
-
-@pytest.mark.parametrize("content", ["[1]", "3", '{"format": 2, "systems": []}', "{}"])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-    (tmp_path / "other.json").write_text(content)
-    with pytest.raises(InputError, match=r"other\.json is not an isotropy report"):
-        read_isotropy(tmp_path / "other.json")
-
-
+@pytest.mark.slow
 def test_drawing_needs_neither_torch_nor_pyplot():
-    code = "import sys, ragcun.reporting.isotropy_plots, ragcun.reporting.pays_plot as p; "
-    code += "sys.exit(sum(name in sys.modules for name in ('torch', 'matplotlib.pyplot', 'scipy')))"
+    code = "import sys, ragcun.reporting.isotropy_plots, ragcun.reporting.tradeoffs; "
+    code += "sys.exit(sum(name in sys.modules for name in ('torch', 'matplotlib.pyplot')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

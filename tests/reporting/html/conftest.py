@@ -19,6 +19,7 @@ import yaml
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.overlap import SEEN, text_hashes
 from ragcun.io import write_json, write_json_lines, write_text
+from tests.reporting.samples import isotropy_report, measured
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -109,55 +110,17 @@ def evaluate_run(
     return json.loads(output.read_text())
 
 
-def distribution(values) -> dict[str, Any]:
-    values = np.asarray(values, dtype=float).ravel()
-    counts, edges = np.histogram(values, bins=40)
-    quantiles = {str(q): float(np.quantile(values, q)) for q in (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)}
-    moments = {"n": len(values), "mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
-    return {**moments, "quantiles": quantiles, "edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def isotropy_system(model: str, untouched: bool, seed: int, judged: bool = True) -> dict[str, Any]:
-    """Describe random vectors as ``isotropy.json`` does."""
-    generator = np.random.default_rng(seed)
-    rows = generator.normal(size=(50, 8)) * np.linspace(1, 3, 8)
-    spectrum = np.sort(np.linalg.eigvalsh(np.cov(rows.T)))[::-1]
-    gaps = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-    measures = {
-        "effective_rank": {"value": 6.25, "low": 5.5, "high": 6.75, "n": 50, "isotropic": 7.875},
-        "condition_number": {"value": None, "low": None, "high": None, "n": 50, "isotropic": None},
-        "a_new_measure": {"value": seed + 0.5, "low": None, "high": None, "n": 40, "isotropic": None},
-    }
-    space = {
-        "n": 50, "dim": 8, "measures": measures, "spectrum": spectrum.tolist(),
-        "norms": distribution(np.linalg.norm(rows, axis=1)),
-        "distances": {"random": distribution(gaps[gaps > 0]), "nearest": distribution(np.sort(gaps)[:, 1])},
-        "k_occurrence": {"k": 10, "n": 50, "counts": {"0": 5, "5": 20, "15": 25}},
-    }  # fmt: skip
-    points = rows[:, :2].tolist()
-    pca = {
-        "queries": points[:9],
-        "documents": points[9:18],
-        "links": [[i, i] for i in range(9)],
-        "explained": [0.3, 0.2],
-    }
-    pairs = {
-        "measures": {"gap": {"value": 1.0, "low": 0.5, "high": 1.5, "n": 9, "isotropic": 0.0}},
-        "distances": {"relevant": space["norms"], "random": space["norms"]},
-        "pca": pca,
-    }
-    system = {"model": model, "untouched": untouched, "distance": "euclidean", "spaces": {"documents": space}}
-    more = {"spaces": {"documents": space, "queries": space, "together": space}, "pairs": pairs}
-    return system | (more if judged else {})
-
-
 def write_isotropy_file(path: Path, *models: str, judged: bool = True) -> Path:
-    """Write an ``isotropy.json`` of an untouched base and of `models`."""
-    systems = [isotropy_system("minilm", True, 0, judged)]
-    systems += [isotropy_system(model, False, number, judged) for number, model in enumerate(models, start=1)]
-    data = {"name": "plain", "n_documents": 50, "n_queries": 9 if judged else 0}
-    settings = {"seed": 0, "resamples": 200, "k": 10, "sample": 20000}
-    write_json(path, {"format": 1, "data": data, "systems": systems, "settings": settings, "manifest": {}})
+    """Write an ``isotropy.json`` of an untouched base and of `models`, with a measure that no table knows."""
+    systems = [measured("minilm", np.linspace(1, 3, 8), untouched=True, judged=judged, n=50)]
+    systems += [measured(model, np.linspace(1, 3, 8), judged=judged, n=50) for model in models]
+    report = isotropy_report(*systems, data="plain")
+    for number, system in enumerate(report["systems"]):
+        measures = system["spaces"]["documents"]["measures"]
+        measures["a_new_measure"] = {"value": number + 0.5, "low": None, "high": None, "n": 40, "isotropic": None}
+        measures["effective_rank"] = {"value": 6.25, "low": 5.5, "high": 6.75, "n": 50, "isotropic": 7.875}
+        measures["condition_number"] = {"value": None, "low": None, "high": None, "n": 50, "isotropic": None}
+    write_json(path, report)
     return path
 
 
@@ -173,7 +136,7 @@ def whole_run(tmp_path_factory, data_dir) -> Path:
 @pytest.fixture(scope="session")
 def whole_page(whole_run, tmp_path_factory) -> Path:
     """The page about `whole_run`."""
-    from ragcun.reporting.html.page import write_report
+    from ragcun.reporting.html import write_report
 
     return write_report([whole_run], tmp_path_factory.mktemp("pages") / "page.html")
 

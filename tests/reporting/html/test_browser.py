@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ragcun.reporting.html.page import write_report
+from ragcun.reporting.html import write_report
 
+pytestmark = pytest.mark.slow
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 SMALLEST = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from ragcun.data.beir import load_collection
 from ragcun.errors import InputError
 from ragcun.io import write_json
-from ragcun.reporting.html.examples import Examples, NoExamples, examples, extremes
-from ragcun.reporting.html.gather import gather
-from ragcun.reporting.html.texts import excerpt, visible
-from ragcun.reporting.results_files import read_results
+from ragcun.reporting.examples import examples, excerpt, extremes, visible
+from ragcun.reporting.files import read_results_file
+from ragcun.reporting.runs import gather
 from ragcun.retrieval.runs import read_run
 
 
@@ -32,17 +31,12 @@ def test_extremes_are_the_largest_differences(values, count):
         assert found == sorted((sign * d for d in differences.values() if sign * d > 0), reverse=True)[:count]
 
 
-def test_queries_must_be_the_same():
-    with pytest.raises(ValueError, match="1 queries of the base and 2"):
-        extremes({"a": 0.0}, {"a": 0.0, "b": 0.0})
-
-
 def test_examples_come_from_the_run_files(whole_run, data_dir):
     (run,) = gather([whole_run])
     found = examples(run.evaluations[0])
     assert [each.dataset for each in found] == ["hostile", "plain"]
     plain, collection = found[1], load_collection(data_dir / "plain")
-    assert isinstance(plain, Examples)
+    assert plain.missing is None
     assert plain.without_texts is None
     folder = whole_run / "results.runs" / "plain"
     values = {
@@ -50,22 +44,23 @@ def test_examples_come_from_the_run_files(whole_run, data_dir):
         for name in ("model", "untouched_base")
     }
     differences = [values["model"][query] - values["untouched_base"][query] for query in collection.queries]
+    gains, losses = plain.chosen.values()
     assert plain.counts == tuple(
         sum(test)
         for test in ([d > 0 for d in differences], [d < 0 for d in differences], [d == 0 for d in differences])
     )
-    assert [example.difference for example in plain.gains] == sorted(differences)[::-1][:5]
-    assert [example.difference for example in plain.losses] == sorted(differences)[:5]
+    assert [each.values[1] - each.values[0] for each in gains] == sorted(differences)[::-1][:5]
+    assert [each.values[1] - each.values[0] for each in losses] == sorted(differences)[:5]
     runs = {name: read_run(folder / f"{name}.trec") for name in ("model", "untouched_base")}
-    for example in (*plain.gains, *plain.losses):
+    for example in (*gains, *losses):
         assert example.text == collection.queries[example.query]
-        for name, documents in (("untouched_base", example.base_documents), ("model", example.model_documents)):
+        for name, documents in zip(("untouched_base", "model"), example.documents, strict=True):
             assert [each.document for each in documents] == list(runs[name][example.query])[:3]
             for each in documents:
                 assert each.grade == collection.qrels[example.query].get(each.document, 0)
                 assert collection.documents[each.document].text.startswith(each.text.removesuffix("…"))
                 assert len(each.text) <= 301
-    assert any(each.grade == 2 for example in plain.gains for each in example.model_documents)
+    assert any(each.grade == 2 for example in gains for each in example.documents[1])
 
 
 def moved(whole_run, tmp_path, **manifest):
@@ -74,7 +69,7 @@ def moved(whole_run, tmp_path, **manifest):
     content = json.loads((whole_run / "results.json").read_text())
     content["manifest"] = {**content["manifest"], **manifest}
     write_json(tmp_path / "results.json", content)
-    return read_results(tmp_path / "results.json")
+    return read_results_file(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize("place", [None, "/no/such/folder"])
@@ -82,8 +77,9 @@ def test_without_texts_there_are_ids_and_the_reason(whole_run, tmp_path, place):
     found = examples(moved(whole_run, tmp_path, data_dir=place))[1]
     assert "--data_dir" in found.without_texts
     assert place is None or place in found.without_texts
-    assert found.gains[0].text is None
-    documents = found.gains[0].model_documents
+    (example, *_) = found.chosen["Largest gains"]
+    assert example.text is None
+    documents = example.documents[1]
     assert len(documents) == 3
     assert {(each.title, each.text, each.grade) for each in documents} == {("", "", None)}
 
@@ -99,22 +95,21 @@ def test_texts_of_a_changed_collection_are_not_shown(whole_run, tmp_path, data_d
         file.write('{"_id": "more", "title": "", "text": "more"}\n')
     found = examples(moved(whole_run, tmp_path), tmp_path)[1]
     assert "not the one that was evaluated" in found.without_texts
-    assert found.gains[0].text is None
+    assert found.chosen["Largest gains"][0].text is None
 
 
 def test_without_run_files_the_missing_one_is_named(whole_run, tmp_path):
     file = moved(whole_run, tmp_path)
     (tmp_path / "results.runs" / "plain" / "untouched_base.trec").unlink()
     hostile, plain = examples(file)
-    assert isinstance(hostile, Examples)
-    assert isinstance(plain, NoExamples)
-    assert "untouched_base.trec" in plain.reason
+    assert hostile.missing is None
+    assert "untouched_base.trec" in plain.missing
 
 
-def test_run_files_of_other_queries_are_refused(whole_run, tmp_path):
+def test_run_files_of_other_results_are_refused(whole_run, tmp_path):
     file = moved(whole_run, tmp_path)
     write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"NDCG@10": {"q1": 1.0}})
-    with pytest.raises(InputError, match="other queries"):
+    with pytest.raises(InputError, match=r"model\.per_query\.json is not of"):
         examples(file)
     write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"MRR@10": {"q1": 1.0}})
     with pytest.raises(InputError, match="lacks NDCG@10"):
@@ -147,8 +142,3 @@ def test_what_is_invisible_or_turns_others_round_is_named():
         assert visible(f"a{letter}b") == f"a⟨U+{ord(letter):04X}⟩b"
     for text in ("a\n\tb", "naïve Ünïcödé", "שלום", "👩‍🔬", "日本語", "x² ≤ ½"):
         assert visible(text) == text
-
-
-def test_a_limit_must_leave_something():
-    with pytest.raises(ValueError, match="got 0"):
-        excerpt("a", 0)

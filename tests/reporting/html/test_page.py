@@ -12,7 +12,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines, write_text
-from ragcun.reporting.html.page import environment, write_report
+from ragcun.reporting.html import environment, write_report
 
 ADDRESSES = ("href", "src", "srcset", "action", "data", "poster", "background", "xlink:href", "formaction", "cite")
 
@@ -88,12 +88,12 @@ def test_a_run_with_everything_says_everything(page, whole_run):
     assert "".join(config.split()) in "".join(text.split())
     for part in ("minilm", "asymmetric", "epoch 2, chosen by dev NDCG@10", "a" * 40, "b" * 64, "torch 2.13.0"):
         assert part in text
-    assert "No collapse was seen in 3 looks" in text
+    assert "No collapse was seen in 3 checks" in text
     assert "was not evaluated" not in text
     assert "It was not measured" not in text
     assert "effective rank" in text
     assert "a_new_measure" in text
-    assert "5.5 to 6.75" in text
+    assert "6.25 (5.5 … 6.75)" in text
 
 
 def test_hostile_texts_are_shown_and_do_nothing(page, whole_page):
@@ -124,7 +124,7 @@ def test_every_expression_is_escaped_whatever_template_writes_it():
     made = environment().from_string("<p title='{{ x }}'>{{ x }}{{ [x]|join }}</p>").render(x="'<\x1b>\u202e")
     assert made == "<p title='" + "&#39;&lt;⟨U+001B⟩&gt;⟨U+202E⟩" + "'>" + 2 * "&#39;&lt;⟨U+001B⟩&gt;⟨U+202E⟩" + "</p>"
     sources = [environment().loader.get_source(environment(), name)[0] for name in environment().list_templates()]
-    assert len(sources) >= 5
+    assert len(sources) >= 3
     assert not [source for source in sources if re.search(r"\|\s*safe|Markup|autoescape", source)]
 
 
@@ -147,7 +147,7 @@ def test_an_unfinished_run_is_called_so(make_run, parse):
     assert "--resume" in page.text
     assert "evaluate_beir.py" not in page.text
     assert "has not recorded a training step" in page.text
-    assert "were not watched" in page.text
+    assert "were not monitored" in page.text
 
 
 def test_a_run_without_a_manifest_or_a_gain_says_so(make_run, parse):
@@ -224,7 +224,8 @@ def test_wrong_places_are_refused(make_run, tmp_path):
         write_report([run], tmp_path)
 
 
+@pytest.mark.slow
 def test_it_imports_no_torch():
-    code = "import sys, ragcun.reporting.html.page; print('torch' in sys.modules)"
+    code = "import sys, ragcun.reporting.html; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

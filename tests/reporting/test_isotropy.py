@@ -1,0 +1,87 @@
+"""Isotropy reports: what is read, what is refused by file and key, and tables."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from ragcun.errors import InputError
+from ragcun.isotropy.report import IsotropyReport
+from ragcun.reporting.isotropy import isotropy_table, measure_tables, read_isotropy
+from tests.reporting.samples import isotropy_report, measured
+
+
+@pytest.fixture(scope="module")
+def systems():
+    return [measured("minilm", np.geomspace(1, 0.1, 6), untouched=True), measured("run", np.ones(6))]
+
+
+def test_a_report_is_read_as_it_was_measured(write, systems):
+    report = read_isotropy(write("isotropy.json", isotropy_report(*systems)))
+    assert (report.name, report.n_documents, report.n_queries) == ("scifact", 150, 30)
+    assert report.systems == systems
+
+
+def test_tables_hold_every_measure_of_every_system(systems):
+    tables = measure_tables(systems)
+    assert [table.heading.split(",")[0] for table in tables] == [
+        "documents", "queries", "together", "queries and their relevant documents",
+    ]  # fmt: skip
+    assert tables[0].header == ["minilm (untouched)", "run", "isotropic", "rows"]
+    measure = systems[1].spaces["documents"].measures["isoscore"]
+    assert tables[0].rows["isoscore"][1] == f"{measure.value:.4g} ({measure.low:.4g} … {measure.high:.4g})"
+    assert tables[0].rows["isoscore"][3] == "150"
+    markdown = isotropy_table(IsotropyReport("scifact", 150, 30, systems))
+    assert markdown.count("scifact: ") == 4
+    assert "| IsoScore" in markdown
+
+
+def changed(report, path, value):
+    whole = inner = copy.deepcopy(report)
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return whole
+
+
+DOCUMENTS = ("systems", 0, "spaces", "documents")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["format"], ..., "not an isotropy report of format 1"),
+        (["format"], 2, "not an isotropy report of format 1"),
+        (["data"], ..., "data is None"),
+        (["systems"], ..., "systems is None"),
+        (["systems"], [], "systems is empty"),
+        (["systems", 0, "model"], ..., r"systems\[0\] lacks 'model'"),
+        (["systems", 0, "spaces", "documents"], ..., r"systems\[0\]\.spaces lacks 'documents'"),
+        ([*DOCUMENTS, "distances", "nearest"], ..., r"documents\.distances lacks 'nearest'"),
+        ([*DOCUMENTS, "norms", "counts", 0], ..., r"documents\.norms has 41 edges for 39 counts"),
+        ([*DOCUMENTS, "k_occurrence", "counts"], ..., r"documents\.k_occurrence lacks 'counts'"),
+        ([*DOCUMENTS, "measures", "isoscore", "value"], ..., r"measures\.isoscore lacks 'value'"),
+        (["systems", 0, "pairs", "pca", "explained"], ..., r"systems\[0\]\.pairs\.pca lacks 'explained'"),
+        (["systems", 0, "pairs", "pca", "links", 0], [0, 999], "pca links a row that is not there"),
+        ([*DOCUMENTS, "spectrum"], 3, "documents.spectrum is 3"),
+        ([*DOCUMENTS, "spectrum"], [1.0, "2"], r"documents\.spectrum\[1\] is '2'"),
+        ([*DOCUMENTS, "spectrum"], [1.0, float("nan")], r"documents\.spectrum\[1\] is nan"),
+        ([*DOCUMENTS, "spectrum"], [True], r"documents\.spectrum\[0\] is True"),
+        ([*DOCUMENTS, "dim"], 2.5, "documents.dim is 2.5"),
+        ([*DOCUMENTS, "norms"], None, "documents.norms is None"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(write, systems, path, value, message):
+    with pytest.raises(InputError, match=rf"isotropy\.json.*{message}"):
+        read_isotropy(write("isotropy.json", changed(isotropy_report(*systems), path, value)))
+
+
+@pytest.mark.parametrize("content", [[1], 3, {}])
+def test_a_file_of_another_kind_is_refused(write, content):
+    with pytest.raises(InputError, match=r"other\.json is not an isotropy report"):
+        read_isotropy(write("other.json", content))

@@ -1,0 +1,299 @@
+"""NDCG@10 against bytes per vector and against isotropy: what is read and joined, and what is drawn where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from ragcun.errors import InputError
+from ragcun.isotropy.figures import Measure
+from ragcun.reporting.isotropy import LABELS
+from ragcun.reporting.plots import GREY
+from ragcun.reporting.tradeoffs import (
+    STYLES,
+    isotropy_ndcg_figure,
+    isotropy_points,
+    plot_isotropy_against_ndcg,
+    plot_sizes,
+    size_figure,
+    size_points,
+)
+from tests.reporting.samples import isotropy_report, measured, results, system
+
+BASE = {"scifact": 0.64, "nfcorpus": 0.31}
+
+
+def sized(content, precision="float32", cut=None):
+    """Add how the vectors of a system with 384 dimensions are stored."""
+    size = int({"float32": 4, "int8": 1, "binary": 0.125}[precision] * (cut or 384))
+    return content | {"precision": precision, "truncate_dim": cut, "bytes_per_vector": size}
+
+
+@pytest.fixture
+def evaluated(write):
+    """Write results of a model with vectors beside the base, BM25 and baselines."""
+
+    def to_file(name, model, values, *vectors, baselines=()):
+        bm25 = system("bm25", dict.fromkeys(values, 0.3))
+        content = results(model, values, base_values=BASE, baselines=(bm25, *baselines))
+        content["untouched_base"] = sized(content["untouched_base"])
+        return write(name, sized(content, *vectors))
+
+    return to_file
+
+
+@pytest.fixture
+def several(evaluated):
+    small = sized(system("minilm", {"scifact": 0.62, "nfcorpus": 0.29}), "binary")
+    return [
+        evaluated("full.json", "head", {"scifact": 0.70, "nfcorpus": 0.33}),
+        evaluated("cut.json", "head", {"scifact": 0.60, "nfcorpus": 0.30}, "float32", 128),
+        evaluated("binary.json", "head", {"scifact": 0.66, "nfcorpus": 0.32}, "binary", baselines=(small,)),
+    ]
+
+
+def lines(axes, label):
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines if line.get_label() == label]
+
+
+def test_all_systems_with_vectors_are_read(several):
+    found = size_points(several[2:])[["model", "dataset", "precision", "size", "ndcg", "untouched"]]
+    assert set(found.itertuples(index=False, name=None)) == {
+        ("minilm", "scifact", "float32", 1536, 0.64, True), ("minilm", "nfcorpus", "float32", 1536, 0.31, True),
+        ("minilm", "scifact", "binary", 48, 0.62, False), ("minilm", "nfcorpus", "binary", 48, 0.29, False),
+        ("head", "scifact", "binary", 48, 0.66, False), ("head", "nfcorpus", "binary", 48, 0.32, False),
+    }  # fmt: skip
+
+
+def test_sizes_have_a_panel_for_each_dataset_with_ticks_on_a_log_axis(several):
+    figure = size_figure(size_points(several))
+    assert [axes.get_title() for axes in figure.axes] == ["scifact", "nfcorpus"]
+    for axes in figure.axes:
+        assert (axes.get_xscale(), axes.get_ylabel()) == ("log", "NDCG@10")
+        assert [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()] == ["48", "512", "1536"]
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == ["binary", "float32", "head", "int8", "minilm", "minilm (untouched)"]
+
+
+def test_a_models_line_joins_the_best_for_so_many_bytes_and_the_base_is_a_star(several):
+    """128 dimensions (512 bytes, 0.60) are worse than signs (48 bytes, 0.66): a point, and not on the line."""
+    scifact = size_figure(size_points(several)).axes[0]
+    assert lines(scifact, "head") == [([48, 1536], [0.66, 0.70])]
+    assert any(list(line.get_xydata()[0]) == [512, 0.60] for line in scifact.lines if line.get_marker() == "o")
+    assert lines(scifact, "minilm") == [([48, 1536], [0.62, 0.64])]
+    assert lines(scifact, "minilm (untouched)") == [([1536], [0.64])]
+    assert [line.get_marker() for line in scifact.lines if line.get_label() == "minilm (untouched)"] == ["*"]
+    assert [line.get_color() for line in scifact.lines if list(line.get_ydata()) == [0.64, 0.64]] == [GREY]
+
+
+def test_models_are_told_apart_up_to_a_number(evaluated):
+    many = [evaluated(f"{i}.json", f"m{i}", {"scifact": 0.5 + i / 100}, "int8") for i in range(len(STYLES))]
+    scifact = size_figure(size_points(many)).axes[0]
+    styles = {(line.get_color(), line.get_linestyle()) for line in scifact.lines if line.get_label().startswith("m")}
+    assert len(styles - {(GREY, ":")}) == len(STYLES)
+    with pytest.raises(InputError, match=f"{len(STYLES) + 1} models"):
+        size_figure(size_points([*many, evaluated("more.json", "one-more", {"scifact": 0.4})]))
+
+
+def test_sizes_that_contradict_each_other_are_refused(evaluated, tmp_path, several):
+    plot_sizes([*several, several[0]], tmp_path / "plot.png")
+    assert imread(tmp_path / "plot.png").shape[1] > 100
+    other = evaluated("other.json", "head", {"scifact": 0.71})
+    with pytest.raises(InputError, match=r"full\.json and .*other\.json disagree on NDCG@10 of head on scifact"):
+        plot_sizes([*several, other], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_results_that_do_not_say_sizes_are_named(write):
+    with pytest.raises(InputError, match=r"old\.json does not say how large the vectors of minilm are"):
+        size_points([write("old.json", "head", BASE)])
+    content = sized(results("head", BASE, base=None)) | {"precision": "int4"}
+    with pytest.raises(InputError, match=r"odd\.json: precision 'int4' of head"):
+        size_points([write("odd.json", content)])
+
+
+def embedded(name, untouched=False, **values):
+    """Return a measured system with given values of measures of its documents."""
+    found = measured(name, np.ones(3), untouched, judged=False, n=30)
+    measures = {measure: Measure(value, None, None, 12, None) for measure, value in values.items()}
+    space = dataclasses.replace(found.spaces["documents"], measures=measures)
+    return dataclasses.replace(found, spaces={"documents": space})
+
+
+@pytest.fixture
+def isotropy(write):
+    return lambda name, data, *systems: write(name, isotropy_report(*systems, data=data))
+
+
+@pytest.fixture
+def files(write, isotropy):
+    """Two models and their base on two collections; reports of both."""
+    small = sized(system("a", {"scifact": 0.5, "nfcorpus": 0.2}), "int8")
+    found = [
+        write("a.json", "a", {"scifact": 0.70, "nfcorpus": 0.33}, base_values=BASE, baselines=(small,)),
+        write("b.json", "b", {"scifact": 0.60, "nfcorpus": 0.34}, base_values=BASE),
+    ]
+    scifact = embedded("minilm", True, isoscore=0.2), embedded("a", isoscore=0.5), embedded("b", isoscore=0.1)
+    nfcorpus = embedded("a", isoscore=0.4), embedded("c", isoscore=0.9)
+    return found, [isotropy("s.json", "scifact", *scifact), isotropy("n.json", "nfcorpus", *nfcorpus)]
+
+
+def test_systems_are_joined_by_model_and_dataset(files):
+    points = isotropy_points(*files, "isoscore", "documents")
+    found = points[["name", "dataset", "value", "ndcg", "untouched"]].itertuples(index=False, name=None)
+    assert list(found) == [
+        ("minilm", "scifact", 0.2, 0.64, True), ("a", "scifact", 0.5, 0.70, False), ("b", "scifact", 0.1, 0.60, False),
+        ("a", "nfcorpus", 0.4, 0.33, False),
+    ]  # fmt: skip
+
+
+def test_a_folder_is_the_same_model_however_it_is_written(write, isotropy, tmp_path, monkeypatch):
+    (tmp_path / "best_model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    report = isotropy("i.json", "scifact", embedded("best_model", isoscore=0.2))
+    ours = write("r.json", str(tmp_path / "best_model"), {"scifact": 0.7})
+    points = isotropy_points([ours], [report], "isoscore", "documents")
+    assert list(points[["name", "ndcg"]].itertuples(index=False, name=None)) == [("best_model", 0.7)]
+
+
+@pytest.mark.parametrize("side", ["results", "isotropy"])
+def test_a_base_is_untouched_where_either_side_says_so(write, isotropy, side):
+    beside = write("r.json", "a", {"scifact": 0.7}, base_values=BASE)
+    alone = write("alone.json", "minilm", {"scifact": 0.64}, base=None)
+    report = isotropy("i.json", "scifact", embedded("minilm", side == "isotropy", isoscore=0.2))
+    points = isotropy_points([beside if side == "results" else alone], [report], "isoscore", "documents")
+    assert list(points["untouched"]) == [True]
+
+
+def test_other_spaces_and_pairs_have_measures_of_their_own(write, isotropy):
+    ours, found = [write("r.json", "a", {"scifact": 0.7})], measured("a", np.ones(4))
+    report = [isotropy("i.json", "scifact", found)]
+    for measure, space, measures in (
+        ("isoscore", "documents", found.spaces["documents"].measures),
+        ("isoscore", "queries", found.spaces["queries"].measures), ("gap", "pairs", found.pairs.measures),
+    ):  # fmt: skip
+        assert list(isotropy_points(ours, report, measure, space)["value"]) == [measures[measure].value]
+
+
+def points(*rows, dataset="scifact"):
+    """Return points of (name, value, ndcg), the first one untouched where it is called base."""
+    frame = pd.DataFrame(
+        [(*row[:3], *(row[3:] or (None, None))) for row in rows], columns=["name", "value", "ndcg", "low", "high"]
+    )
+    return frame.assign(dataset=dataset, untouched=frame["name"] == "base")
+
+
+def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
+    scifact, nfcorpus = (
+        figure := isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "IsoScore")
+    ).axes
+    first, second = (
+        {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0], line.get_color(), line.get_marker())
+         for line in axes.lines if not line.get_label().startswith("_")}
+        for axes in (scifact, nfcorpus)
+    )  # fmt: skip
+    assert {name: place[:2] for name, place in first.items()} == {
+        "minilm (untouched)": (0.2, 0.64), "a": (0.5, 0.70), "b": (0.1, 0.60),
+    }  # fmt: skip
+    assert second["a"] == (0.4, 0.33, *first["a"][2:])
+    assert len({place[2] for place in first.values()}) == len({place[3] for place in first.values()}) == 3
+    assert first["minilm (untouched)"][2:] == (GREY, "*")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["minilm (untouched)", "a", "b"]
+    assert (scifact.get_xlabel(), scifact.get_ylabel()) == ("IsoScore", "NDCG@10")
+    dashed = [
+        (list(line.get_xdata()), list(line.get_ydata())) for line in scifact.lines if line.get_linestyle() == "--"
+    ]
+    assert dashed == [([0, 1], [0.64, 0.64]), ([0.2, 0.2], [0, 1])]
+    assert not [line for line in nfcorpus.lines if line.get_linestyle() == "--"]
+
+
+def test_intervals_are_drawn_where_there_are_any():
+    (axes,) = isotropy_ndcg_figure(points(("a", 0.5, 0.7, 0.4, 0.65), ("b", 0.3, 0.6)), "IsoScore").axes
+    bars = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in bars] == [([0.4, 0.65], [0.7, 0.7])]
+
+
+def test_the_title_has_the_rank_correlation_from_four_systems_on():
+    """By hand: with ranks 1 2 3 4 against 1 2 4 3, ρ = 1 − 6·(0 + 0 + 1 + 1) / (4·15) = 0.8."""
+    rows = [("a", 1, 0.1), ("b", 2, 0.2), ("c", 30, 0.9), ("d", 40, 0.3)]
+
+    def title(*rows):
+        return isotropy_ndcg_figure(points(*rows), "x").axes[0].get_title().replace("\n", " ")
+
+    assert title(*rows) == "scifact: Spearman's ρ = +0.80, n = 4"
+    assert "ρ = −1.00, n = 4" in title(("a", -1, 0.1), ("b", -2, 0.2), ("c", -3, 0.9), ("d", -4, 1))
+    assert title(*rows[:3]) == "scifact: n = 3"
+    assert "no rank correlation" in title(*((name, 1, ndcg) for name, _, ndcg in rows))
+
+
+@pytest.mark.parametrize(("values", "scale"), [((1, 500), "log"), ((1, 50), "linear"), ((0, 500), "linear")])
+def test_values_far_apart_get_a_log_axis(values, scale):
+    (axes,) = isotropy_ndcg_figure(points(*((str(value), value, 0.5) for value in values)), "condition number").axes
+    assert axes.get_xscale() == scale
+    assert ("log scale" in axes.get_xlabel()) == (scale == "log")
+
+
+def test_the_longest_axis_names_fit_under_their_panels():
+    names = sorted((f"{label.title} ({label.unit})" for label in LABELS.values()), key=len)[-4:]
+    both = pd.concat([points(("a", 1, 0.1)), points(("b", 2000, 0.1), ("a", 1, 0.3), dataset="nfcorpus")])
+    for name in names:
+        figure = isotropy_ndcg_figure(both, f"{name}, documents")
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert (box.x0 >= 0, box.x1 <= figure.bbox.x1, box.width < figure.bbox.width / 2) == (True,) * 3, name
+
+
+def test_nothing_in_common_names_both_sides(files, write):
+    other = write("other.json", "d", {"fiqa": 0.3}, base=None)
+    with pytest.raises(InputError, match="results are of d on fiqa, the isotropy reports of a on nfcorpus, c on nfcor"):
+        isotropy_points([other], files[1][1:], "isoscore", "documents")
+
+
+@pytest.mark.parametrize(
+    ("measure", "space", "message"),
+    [("isoscor", "documents", "'isoscor' of documents; did you mean 'isoscore'"),
+     ("zzz", "documents", "'zzz' of documents; possible are isoscore"),
+     ("isoscore", "queries", r"s\.json, .*n\.json has measures of queries")],
+)  # fmt: skip
+def test_wrong_measures_and_spaces_are_named(files, measure, space, message):
+    with pytest.raises(InputError, match=message):
+        isotropy_points(*files, measure, space)
+
+
+def test_systems_without_a_value_are_left_out(write, isotropy):
+    ours = [write(f"{name}.json", name, {"scifact": 0.7}) for name in "ab"]
+    report = isotropy("i.json", "scifact", embedded("a", alpha_req=None), embedded("b", alpha_req=1.0))
+    assert list(isotropy_points(ours, [report], "alpha_req", "documents")["name"]) == ["b"]
+    with pytest.raises(InputError, match="the isotropy reports of nothing"):
+        isotropy_points(ours, [isotropy("i.json", "scifact", embedded("a", alpha_req=None))], "alpha_req", "documents")
+
+
+def test_files_that_contradict_each_other_or_are_of_another_kind_are_refused(files, write, isotropy):
+    other = write("other.json", "a", {"scifact": 0.71}, base_values=BASE)
+    with pytest.raises(
+        InputError, match=r"a\.json and .*other\.json disagree on NDCG@10 of a on scifact .*0\.7 .*0\.71"
+    ):
+        isotropy_points([*files[0], other], files[1], "isoscore", "documents")
+    again = isotropy("again.json", "scifact", embedded("b", isoscore=0.11))
+    with pytest.raises(
+        InputError, match=r"s\.json and .*again\.json disagree on isoscore of documents of b on scifact"
+    ):
+        isotropy_points(files[0], [*files[1], again], "isoscore", "documents")
+    with pytest.raises(InputError, match=r"s\.json is not a results file"):
+        isotropy_points(files[1], files[1], "isoscore", "documents")
+    with pytest.raises(InputError, match=r"a\.json is not an isotropy report"):
+        isotropy_points(files[0], files[0], "isoscore", "documents")
+
+
+def test_the_isotropy_plot_is_complete_or_absent(files, tmp_path):
+    plot_isotropy_against_ndcg(*files, tmp_path / "plots" / "isotropy.png")
+    assert np.ptp(imread(tmp_path / "plots" / "isotropy.png")) == 1
+    with pytest.raises(InputError, match="isoscore"):
+        plot_isotropy_against_ndcg(*files, tmp_path / "none.png", "isoscor")
+    assert not (tmp_path / "none.png").exists()
