@@ -160,7 +160,7 @@ class Results:
         if not self.model.datasets:
             yield "datasets is empty"
         for key, kind in (("data_dir", str), ("command", str), ("seed", int)):
-            if not isinstance(self.manifest.get(key, kind()), kind):
+            if not isinstance(self.manifest.get(key), kind | None):
                 yield f"manifest.{key} is {self.manifest[key]!r:.60}"
         for name in {**self.model.datasets, **self.collections}:
             if not is_dataset_name(name):

@@ -22,13 +22,13 @@ from ragcun.embeddings.precomputed import read_vectors
 from ragcun.errors import InputError
 from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.comparison import compare
-from ragcun.reporting.html.gather import _read_results
-from ragcun.reporting.isotropy_file import read_isotropy
-from ragcun.reporting.latex import latex_table
-from ragcun.reporting.layout import csv_comparison, markdown_comparison
+from ragcun.reporting.files import read_named
+from ragcun.reporting.formats import csv_comparison, latex_comparison, markdown_comparison
+from ragcun.reporting.isotropy import measure_tables, read_isotropy
 from ragcun.reporting.plots import loss_figure, rank_figure
-from ragcun.reporting.results_files import read_named
 from ragcun.reporting.tables import results_table
+from ragcun.reporting.verdicts import metric_tables, verdicts
+from ragcun.results import Results
 from ragcun.retrieval.runs import read_run, write_run
 from tests.fuzz.hostile import FUZZ, hostile
 
@@ -201,25 +201,35 @@ RESULTS = {
 @FUZZ
 @given(content=hostile(json.dumps(RESULTS).encode(), RESULTS))
 def test_results_and_all_tables_of_them(content: bytes, tmp_path: Path) -> None:
-    """The page's reader also demands that all figures are numbers, as the page shows them all."""
-
     def tables(path: Path) -> str:
         comparison = compare([read_named(str(path))])
-        parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_table(comparison))
-        return "".join((*parts, results_table(_read_results(path).content)))
+        parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_comparison(comparison))
+        results = Results.read(path)
+        assert metric_tables(results)
+        return "".join((*parts, results_table(results), *(each.sentence for each in verdicts(results))))
 
     text = read_or_refused(tmp_path / "a.json", content, tables, names_itself=False)
     assert text is None or text
 
 
-DISTRIBUTION = {"mean": 1.0, "min": 0, "max": 2.0, "edges": [0.0, 1.0, 2.0], "counts": [1, 2]}
-SPACE = {"n": 3, "dim": 2, "measures": {"a": {"value": 0.5, "low": None, "high": 1}}, "spectrum": [1.0, 0.5],
+DISTRIBUTION = {
+    "n": 3,
+    "mean": 1.0,
+    "std": 1.0,
+    "min": 0,
+    "max": 2.0,
+    "quantiles": {"0.5": 1.0},
+    "edges": [0.0, 1.0, 2.0],
+    "counts": [1, 2],
+}
+MEASURES = {"a": {"value": 0.5, "low": None, "high": 1, "n": 3, "isotropic": 0.5}}
+SPACE = {"n": 3, "dim": 2, "measures": MEASURES, "spectrum": [1.0, 0.5],
          "norms": DISTRIBUTION, "distances": {"random": DISTRIBUTION, "nearest": DISTRIBUTION},
          "k_occurrence": {"k": 1, "n": 3, "counts": {"0": 3}}}  # fmt: skip
 ISOTROPY = {
     "format": 1,
-    "data": {"name": "toy"},
-    "systems": [{"model": "m", "untouched": True, "spaces": {"documents": SPACE}}],
+    "data": {"name": "toy", "n_documents": 3, "n_queries": 0},
+    "systems": [{"model": "m", "untouched": True, "distance": "dot", "spaces": {"documents": SPACE}}],
 }
 
 
@@ -227,7 +237,7 @@ ISOTROPY = {
 @given(content=hostile(json.dumps(ISOTROPY).encode(), ISOTROPY))
 def test_isotropy_reports(content: bytes, tmp_path: Path) -> None:
     report = read_or_refused(tmp_path / "a.json", content, read_isotropy)
-    assert report is None or report["systems"]
+    assert report is None or measure_tables(report.systems)
 
 
 METRICS = [

@@ -9,7 +9,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
-from ragcun.reporting.isotropy import isotropy_table, measure_tables, read_isotropy
+from ragcun.reporting.isotropy import LABELS, isotropy_table, measure_tables, read_isotropy
 from tests.reporting.samples import isotropy_report, measured
 
 
@@ -36,6 +36,7 @@ def test_tables_hold_every_measure_of_every_system(systems):
     markdown = isotropy_table(IsotropyReport("scifact", 150, 30, systems))
     assert markdown.count("scifact: ") == 4
     assert "| IsoScore" in markdown
+    assert {name for table in tables for name in table.rows} == LABELS.keys()
 
 
 def changed(report, path, value):

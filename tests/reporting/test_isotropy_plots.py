@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from ragcun.errors import InputError
-from ragcun.isotropy.distributions import distribution
+from ragcun.isotropy.pairs import distribution
 from ragcun.reporting.isotropy_plots import (
     FIGURES,
     distances_figure,

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from ragcun.errors import InputError
-from ragcun.isotropy.figures import Measure
+from ragcun.isotropy.intervals import Measure
 from ragcun.reporting.isotropy import LABELS
 from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import (
