@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import Document, write_collection
 from ragcun.data.sentences import sentence_spans, split_sentences
-from ragcun.data.splits import SPLITS, generate_pairs, split_by_shares
 from ragcun.data.synthetic_queries import (
     FEWEST_WORDS,
     MASKS,
@@ -32,11 +31,6 @@ TEXT = st.text(st.sampled_from("ab. !?Z\n\u3000é。1") | st.characters(), max_s
 DOCUMENT = st.builds(Document, st.text(max_size=8), TEXT)
 MASK_METHODS = st.sampled_from(MASKS)
 SHARES = st.floats(0.01, 0.99)
-
-
-def pairs_by_split(documents, maker, *arguments):
-    made = generate_pairs(documents, maker, *arguments)
-    return {name: made.rows(name) for name in SPLITS}
 
 
 def words(n):
@@ -272,13 +266,6 @@ def test_pairs_depend_on_seed_and_document_alone(method):
         assert make_pairs(documents, method, 2) != alone
 
 
-def test_documents_of_one_length_are_not_cut_alike():
-    documents = [Document("", " ".join(f"d{i}w{j}" for j in range(20))) for i in range(100)]
-    cuts = Counter(len(query.split()) for query, _, _ in make_pairs(documents, "random", 0))
-    assert set(cuts) == set(range(5, 16))  # 11 (1 - 1/11)^100 < 1e-3 that one is missed, for this seed none is
-    assert max(cuts.values()) < 30
-
-
 @pytest.mark.parametrize("method", PAIR_MAKERS)
 def test_more_pairs_begin_with_fewer_and_none_is_repeated(method):
     (document,) = prose(1)
@@ -324,64 +311,3 @@ def test_pairs_from_a_file(tmp_path):
         pairs_from_documents(tmp_path / "short.txt", "half", 0)
     with pytest.raises(InputError, match="unknown method 'no'"):
         pairs_from_documents(tmp_path / "absent", "no", 0)
-
-
-# splits
-
-
-def texts_of(rows):
-    return {" ".join(text.split()).casefold() for query, positive, _ in rows for text in (query, positive)}
-
-
-@pytest.mark.parametrize("method", PAIR_MAKERS)
-@pytest.mark.parametrize("num_pairs", [None, 30, 200])
-def test_no_text_is_in_two_splits(method, num_pairs):
-    documents = prose(60)
-    shared = [Document("Title 0", f"{a.text} {b.text}") for a, b in pairwise(documents[:10])]
-    shared += [Document("Title", d.text.upper()) for d in documents[:20]] + documents[:10]
-    splits = pairs_by_split([*documents, *shared], PAIR_MAKERS[method], 0, (0.6, 0.2, 0.2), num_pairs)
-    assert all(splits[name] for name in ("train", "dev", "test"))
-    for one, other in combinations(splits.values(), 2):
-        assert not texts_of(one) & texts_of(other)
-
-
-@pytest.mark.parametrize(("num_pairs", "sizes"), [(None, [80, 10, 10]), (50, [40, 5, 5]), (1, [1, 0, 0])])
-def test_splits_have_their_shares(num_pairs, sizes):
-    splits = pairs_by_split(prose(100), PAIR_MAKERS["half"], 0, (0.8, 0.1, 0.1), num_pairs)
-    assert [len(rows) for rows in splits.values()] == sizes
-    assert list(splits) == ["train", "dev", "test"]
-
-
-def test_several_pairs_of_a_document_are_in_one_split_and_first_ones_come_first():
-    documents = prose(10)
-    splits = pairs_by_split(documents, PAIR_MAKERS["mask_tokens"], 0, (0.5, 0.3, 0.2), 25)
-    counts = {name: Counter(positive for _, positive, _ in rows) for name, rows in splits.items()}
-    assert [len(count) for count in counts.values()] == [5, 3, 2]
-    assert sorted(sum(counts.values(), Counter()).values()) == [2] * 5 + [3] * 5
-
-
-def test_splits_do_not_depend_on_the_order_and_do_on_the_seed():
-    documents = prose(30)
-    arguments = (PAIR_MAKERS["sentence"], 0, (0.8, 0.1, 0.1), 20)
-    splits = pairs_by_split(documents, *arguments)
-    assert pairs_by_split([*documents[::-1], documents[3]], *arguments) == splits
-    assert pairs_by_split(documents, PAIR_MAKERS["sentence"], 1, (0.8, 0.1, 0.1), 20) != splits
-
-
-def test_too_few_documents_are_told(caplog):
-    splits = pairs_by_split(prose(4), PAIR_MAKERS["half"], 0, (1, 0, 0), 10)
-    assert [len(rows) for rows in splits.values()] == [4, 0, 0]
-    assert "10 pairs were asked for, the documents give 4" in caplog.text
-
-
-@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)])
-def test_impossible_shares_are_refused(shares):
-    with pytest.raises(InputError, match="three fractions that sum to 1"):
-        split_by_shares([1, 2, 3], shares)
-    with pytest.raises(InputError, match="three fractions"):
-        pairs_by_split(prose(3), PAIR_MAKERS["half"], 0, shares)
-
-
-def test_no_pairs_cannot_be_asked_for():
-    with pytest.raises(InputError, match="at least 1 pair must be asked for, got 0"):
-        pairs_by_split(prose(3), PAIR_MAKERS["half"], 0, (1, 0, 0), 0)

@@ -6,8 +6,6 @@ import json
 import random
 from collections import Counter
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ragcun.data.dedup import text_key
@@ -15,6 +13,7 @@ from ragcun.data.hub import open_rows
 from ragcun.data.msmarco import DevSplit, gather, write_split_pairs
 from ragcun.data.pairs import read_pairs
 from ragcun.errors import InputError
+from tests.parquet import write_split
 
 
 def passages_row(query, passages):
@@ -22,17 +21,6 @@ def passages_row(query, passages):
     texts = [text.removeprefix("*") for text in passages]
     fields = {"is_selected": [int(text.startswith("*")) for text in passages], "passage_text": texts}
     return {"query": query, "query_id": 1, "passages": {**fields, "url": ["u"] * len(texts)}, "answers": ["a"]}
-
-
-def write_folder(folder, rows, n_files=1, split="train"):
-    """Write rows into parquet files, in small row groups."""
-    folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.Table.from_pylist(rows).schema
-    for place in range(n_files):
-        part = rows[len(rows) * place // n_files : len(rows) * (place + 1) // n_files]
-        path = folder / f"{split}-{place:05d}-of-{n_files:05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(part, schema), path, row_group_size=4)
-    return folder
 
 
 def some_rows(count, seed=0):
@@ -62,7 +50,7 @@ def test_selected_passages_are_positives_and_the_others_are_offered(tmp_path):
         passages_row("only blanks", ["* ", "b"]),
         passages_row("and", ["*one", "", "one", "ONE ", "two", "two"]),
     ]
-    found = keep(write_folder(tmp_path / "d", rows))
+    found = keep(write_split(tmp_path / "d", rows))
     assert found.given(2) == [
         ("wie heiß?", "sehr heiß 🔥\u2028ja", "cold"),
         ("wie heiß?", "sehr heiß 🔥\u2028ja", "warm"),
@@ -86,8 +74,8 @@ def test_passages_may_be_a_list_of_objects(tmp_path):
         }
         for row in rows
     ]
-    fields = keep(write_folder(tmp_path / "fields", rows))
-    objects = keep(write_folder(tmp_path / "objects", turned))
+    fields = keep(write_split(tmp_path / "fields", rows))
+    objects = keep(write_split(tmp_path / "objects", turned))
     assert fields == objects
     assert fields.given(1) == [("q", "b", "a"), ("r", "d", None)]
 
@@ -98,18 +86,18 @@ def test_triplets_have_one_or_several_negatives(tmp_path, query):
         {query: "q1", "positive": "p1", **{f"negative_{i}": f"n{i}" for i in range(1, 12)}},
         {query: "q1", "positive": "p2", **{f"negative_{i}": "p1" if i == 1 else None for i in range(1, 12)}},
     ]
-    found = keep(write_folder(tmp_path / "d", rows))
+    found = keep(write_split(tmp_path / "d", rows))
     in_order = [("q1", "p1", f"n{i}") for i in range(1, 12)]
     assert found.given(20) == [*in_order, ("q1", "p2", None)]
     single = [{query: "q", "positive": "p", "negative": "n"}, {query: "Q ", "positive": "P", "negative": "m"}]
-    found = keep(write_folder(tmp_path / "s", single))
+    found = keep(write_split(tmp_path / "s", single))
     assert found.given(1) == [("q", "p", "n")]
     assert found.counts["repeated_pairs"] == 1
 
 
 def test_what_a_row_offers_is_never_a_known_answer_of_its_query(tmp_path):
     rows = some_rows(300)
-    found = keep(write_folder(tmp_path / "d", rows))
+    found = keep(write_split(tmp_path / "d", rows))
     answers = {
         (text_key(row["query"]), text_key(text))
         for row in rows
@@ -125,7 +113,7 @@ def test_what_a_row_offers_is_never_a_known_answer_of_its_query(tmp_path):
 
 @pytest.mark.parametrize("held_out", [{"fraction": 0.3}, {"number": 25}])
 def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, held_out):
-    found = keep(write_folder(tmp_path / "d", some_rows(300)), DevSplit(3, **held_out))
+    found = keep(write_split(tmp_path / "d", some_rows(300)), DevSplit(3, **held_out))
     made = write_split_pairs(tmp_path, found.given(1), found.dev, {})
     train, dev = (read_pairs(tmp_path / f"{name}.jsonl") for name in ("train", "dev"))
     queries = [{text_key(query) for query in data.queries} for data in (train, dev)]
@@ -157,20 +145,20 @@ def test_who_is_held_out_does_not_depend_on_the_order():
 def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
     rows = some_rows(400)
     dev = DevSplit(0, 0.1, number)
-    found = keep(write_folder(tmp_path / "d", rows, n_files=3), dev, wanted)
+    found = keep(write_split(tmp_path / "d", rows, n_files=3), dev, wanted)
     train = [pair for pair in found.pairs if text_key(pair[0]) not in found.dev]
     assert len(train) == wanted
     assert found.counts["rows_read"] < 250
-    whole = keep(write_folder(tmp_path / "cut", rows[: found.counts["rows_read"]]), dev)
+    whole = keep(write_split(tmp_path / "cut", rows[: found.counts["rows_read"]]), dev)
     assert whole.dev == found.dev
     assert train == [pair for pair in whole.pairs if text_key(pair[0]) not in whole.dev][:wanted]
-    shorter = keep(write_folder(tmp_path / "shorter", rows[: found.counts["rows_read"] - 1]), dev)
+    shorter = keep(write_split(tmp_path / "shorter", rows[: found.counts["rows_read"] - 1]), dev)
     assert len([pair for pair in shorter.pairs if text_key(pair[0]) not in shorter.dev]) < wanted
 
 
 def test_rows_of_both_formats_are_the_same(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(9)]
-    parquet = keep(write_folder(tmp_path / "p", rows, 2))
+    parquet = keep(write_split(tmp_path / "p", rows, 2))
     (tmp_path / "j").mkdir()
     (tmp_path / "j" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert keep(tmp_path / "j") == parquet
@@ -178,10 +166,10 @@ def test_rows_of_both_formats_are_the_same(tmp_path):
 
 def test_a_split_is_found_by_the_names_of_its_files(tmp_path):
     for split in ("train", "validation"):
-        write_folder(tmp_path / "d" / "v1.1", [passages_row(split, ["*a"])], split=split)
+        write_split(tmp_path / "d" / "v1.1", [passages_row(split, ["*a"])], split=split)
     for split in ("train", "validation"):
         assert [row["query"] for row in open_rows(str(tmp_path / "d"), "v1.1", split)] == [split]
-    write_folder(tmp_path / "e" / "data", [passages_row("data", ["*a"])])
+    write_split(tmp_path / "e" / "data", [passages_row("data", ["*a"])])
     assert [row["query"] for row in open_rows(str(tmp_path / "e"), None, "train")] == ["data"]
     with pytest.raises(InputError, match=r"cannot open .* v1.1 test.*train"):
         open_rows(str(tmp_path / "d"), "v1.1", "test")
@@ -197,11 +185,11 @@ def test_a_split_is_found_by_the_names_of_its_files(tmp_path):
 )
 def test_wrong_columns_are_named_with_those_expected(tmp_path, row, message):
     with pytest.raises(InputError, match=message):
-        keep(write_folder(tmp_path / "d", [row]))
+        keep(write_split(tmp_path / "d", [row]))
 
 
 def test_damaged_files_are_input_errors(tmp_path):
-    folder = write_folder(tmp_path / "d", some_rows(40), n_files=2)
+    folder = write_split(tmp_path / "d", some_rows(40), n_files=2)
     first, second = sorted(folder.iterdir())
     second.write_bytes(second.read_bytes()[:-40])
     with pytest.raises(InputError, match=f"{folder} train cannot be read"):
@@ -212,7 +200,7 @@ def test_damaged_files_are_input_errors(tmp_path):
 
 
 def test_nothing_left_for_training_is_an_input_error(tmp_path):
-    found = keep(write_folder(tmp_path / "d", [passages_row("q", ["*a"])]), DevSplit(0, 0.0, 5))
+    found = keep(write_split(tmp_path / "d", [passages_row("q", ["*a"])]), DevSplit(0, 0.0, 5))
     with pytest.raises(InputError, match="none of the 1 pairs"):
         write_split_pairs(tmp_path, found.given(1), found.dev, {})
     assert not (tmp_path / "train.jsonl").exists()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragcun.data.beir import Collection, Document, pairs_from_collection
 from ragcun.data.pairs import PairDataset, read_pairs, write_pairs
 from ragcun.errors import InputError
 
@@ -60,14 +63,6 @@ def test_written_pairs_are_read_back_exactly(rows, tmp_path_factory):
     read = read_pairs(path)
     assert list(read.rows()) == list(pairs.rows()) == list(dict.fromkeys(rows))
     assert read.sha256() == pairs.sha256()
-
-
-@settings(deadline=None, max_examples=50)
-@given(rows=ROWS)
-def test_json_array_holds_any_text(rows, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "p.json"
-    path.write_text(json.dumps([{"query": q, "positive": p, "negative": n} for q, p, n in rows], indent=1))
-    assert list(read_pairs(path).rows()) == list(dict.fromkeys(rows))
 
 
 @pytest.mark.parametrize("extension", FIRST_LINE)
@@ -214,11 +209,6 @@ def test_pairs_written_as_an_array_stand_one_a_line(rows, tmp_path_factory):
     assert len(json.loads("\n".join(lines))) == len(pairs) == len(lines) - 3
 
 
-def test_no_pairs_are_written_as_an_empty_array(tmp_path):
-    write_pairs(tmp_path / "p.json", [])
-    assert json.loads((tmp_path / "p.json").read_text()) == []
-
-
 def test_repeated_pairs_are_kept_once_and_counted(caplog):
     caplog.set_level("INFO")
     pairs = PairDataset.from_rows([("q", "p", None), ("q", "p", None), ("q", "p", "n"), ("q", "p", None)], "x")
@@ -226,32 +216,9 @@ def test_repeated_pairs_are_kept_once_and_counted(caplog):
     assert "2 repeated pairs left out" in caplog.text
 
 
-def test_no_rows_are_refused():
-    with pytest.raises(InputError, match="no pairs"):
-        PairDataset.from_rows([], "x")
-
-
-@pytest.mark.parametrize(("n_queries", "n_documents"), [(1, 1), (3, 4), (20, 10), (200, 300)])
-def test_relevant_equals_a_double_loop(n_queries, n_documents):
-    rng = np.random.default_rng(n_queries)
-    rows = [
-        (f"q{q}", f"d{d}", f"n{d}" if d % 2 else None)
-        for q, d in zip(rng.integers(0, n_queries, 300), rng.integers(0, n_documents, 300), strict=True)
-    ]
-    pairs = PairDataset.from_rows(rows, "x")
-    known = {(query, positive) for query, positive, _ in pairs.rows()}
-    listed = list(pairs.rows())
-    for size in (1, 2, 32):
-        batch = rng.integers(0, len(pairs), size)
-        expected = [[(listed[i][0], listed[j][1]) in known for j in batch] for i in batch]
-        relevant = pairs.relevant(batch)
-        assert relevant is not None or len({query for query, _ in known}) == len(known)
-        assert relevant is None or (relevant.tolist() == expected and relevant.diagonal().all())
-
-
-def test_relevant_knows_pairs_outside_the_batch():
-    pairs = PairDataset.from_rows([("a", "x", None), ("b", "y", None), ("a", "y", None)], "x")
-    assert pairs.relevant(np.array([0, 1])).tolist() == [[True, True], [False, True]]
+def test_no_rows_are_refused_whatever_the_corpus():
+    with pytest.raises(InputError, match="x holds no pairs"):
+        PairDataset.from_rows([], "x", corpus=["e1"])
 
 
 @pytest.mark.parametrize(
@@ -281,3 +248,80 @@ def test_shared_pairs_are_read(shared_data):
     distinct = {tuple(json.loads(line).get(field) for field in ("query", "positive", "negative")) for line in lines}
     assert set(pairs.rows()) == distinct
     assert (pairs.negative_ids >= 0).any()
+
+
+SOME_ROWS = [("q1", "d1", None), ("q2", "d2", "d3"), ("q1", "d4", None), ("q1", "d1", "d2")]
+
+
+def test_texts_of_the_corpus_follow_those_of_the_pairs_each_once() -> None:
+    data = PairDataset.from_rows(SOME_ROWS, "made", corpus=["e1", "d2", "e2", "e1", "d1", "e3"])
+    assert data.documents == ["d1", "d2", "d3", "d4", "e1", "e2", "e3"]
+    assert data.unpaired() == ["e1", "e2", "e3"]
+
+
+def test_a_corpus_leaves_the_pairs_and_their_digest_alone() -> None:
+    without = PairDataset.from_rows(SOME_ROWS, "made")
+    data = PairDataset.from_rows(SOME_ROWS, "made", corpus=(f"e{i}" for i in range(5)))
+    assert list(data.rows()) == list(without.rows()) == SOME_ROWS
+    assert (data.queries, data.sha256(), len(data)) == (without.queries, without.sha256(), len(without))
+    for name in ("query_ids", "positive_ids", "negative_ids"):
+        np.testing.assert_array_equal(getattr(data, name), getattr(without, name))
+
+
+def some_pairs(seed: int) -> PairDataset:
+    """Pairs of 9 queries and 12 documents, some with many answers, and 5 documents that answer nothing."""
+    drawn = random.Random(seed)
+    rows = [(f"q{drawn.randrange(9)}", f"d{drawn.randrange(12)}", drawn.choice([None, "n1", "d3"])) for _ in range(30)]
+    return PairDataset.from_rows([row for row in rows if row[1] != row[2]], "made", (f"e{i}" for i in range(5)))
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 4)), st.lists(st.integers(0, 9)))
+def test_known_is_what_the_pairs_say(seed: int, queries: list[int], documents: list[int]) -> None:
+    """Against the set of (query, positive); indices may repeat, and either side may be empty."""
+    data = some_pairs(seed)
+    pairs = {(query, positive) for query, positive, _ in data.rows()}
+    asked = np.array(queries, dtype=np.int64), np.array(documents, dtype=np.int64)
+    found = data.known(*asked)
+    assert found.shape == (len(queries), len(documents))
+    expected = [[(data.queries[i], data.documents[j]) in pairs for j in documents] for i in queries]
+    assert found.tolist() == expected
+
+
+@given(st.integers(0, 10**6))
+def test_answers_are_the_distinct_positives_of_a_query(seed: int) -> None:
+    data = some_pairs(seed)
+    for place, text in enumerate(data.queries):
+        answers = data.answers(place).tolist()
+        assert len(answers) == len(set(answers))
+        assert {data.documents[answer] for answer in answers} == {p for q, p, _ in data.rows() if q == text}
+
+
+@given(st.integers(0, 10**6))
+def test_relevant_is_known_of_the_rows_own_queries_and_positives(seed: int) -> None:
+    data = some_pairs(seed)
+    rows = np.random.default_rng(seed).permutation(len(data))[:8]
+    relevant, known = data.relevant(rows), data.known(data.query_ids[rows], data.positive_ids[rows])
+    assert relevant is None or np.array_equal(relevant, known)
+    assert known.diagonal().all()
+
+
+@pytest.fixture
+def collection() -> Collection:
+    """Two training queries; one judgment is 0, one document has no text, one judged document is missing."""
+    documents = {f"d{i}": Document(f"title {i}", f"text {i}") for i in range(5)} | {"empty": Document("", "")}
+    qrels = {"q1": {"d1": 1, "d2": 0, "empty": 1}, "q2": {"d1": 2, "d3": 1, "gone": 1}}
+    return Collection("made", documents, {"q1": "one", "q2": "two"}, qrels, "train")
+
+
+def test_the_whole_corpus_comes_along_where_asked(collection: Collection) -> None:
+    pairs, whole = (pairs_from_collection(collection, whole_corpus=asked) for asked in (False, True))
+    assert list(whole.rows()) == list(pairs.rows())
+    assert len(whole) == 3
+    assert pairs.unpaired() == []
+    assert set(whole.documents) == {document.content for document in collection.documents.values()} - {""}
+    assert whole.unpaired() == [collection.documents[key].content for key in ("d0", "d2", "d4")]
+
+
+def test_documents_of_one_text_are_one(collection: Collection) -> None:
+    twin = replace(collection, documents=collection.documents | {"twin": collection.documents["d4"]})
+    assert pairs_from_collection(twin, True).documents == pairs_from_collection(collection, True).documents

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from ragcun.data.hub import open_rows
 from ragcun.data.records import read_documents
 from ragcun.data.wikipedia import is_list_page, read_passages, split_passages, write_passages
 from ragcun.errors import InputError
+from tests.parquet import write_split
 
 WORDS = st.sampled_from(["heat", "flows.", "Why?", "Dr.", "Über", "3.5", "(so)", "e.g.", "naïve!", "東京"])
 TEXTS = st.lists(st.tuples(WORDS, st.sampled_from([" ", " ", " ", "\n", "\n\n", "  "])), max_size=80).map(
@@ -84,16 +83,6 @@ def test_pages_that_only_point_to_others_are_known(title, text, expected):
     assert is_list_page(title, text) is expected
 
 
-def write_folder(folder, rows, n_files=1):
-    folder.mkdir()
-    schema = pa.Table.from_pylist(rows).schema
-    for place in range(n_files):
-        part = rows[len(rows) * place // n_files : len(rows) * (place + 1) // n_files]
-        path = folder / f"train-{place:05d}-of-{n_files:05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(part, schema), path, row_group_size=3)
-    return folder
-
-
 def test_what_is_left_out_is_counted(tmp_path):
     rows = [
         article(1, f"{words(8)}.\n\n{words(9, 'other')}.\n\nToo short.", "Zwölf"),
@@ -103,7 +92,7 @@ def test_what_is_left_out_is_counted(tmp_path):
         article(5, None, None),
     ]
     counts = Counter()
-    stream = open_rows(str(write_folder(tmp_path / "w", rows)), None, "train")
+    stream = open_rows(str(write_split(tmp_path / "w", rows)), None, "train")
     kept = list(read_passages(stream, 100, 10, 5, counts))
     assert [(each["_id"], each["title"]) for each in kept] == [("1-0", "Zwölf"), ("1-1", "Zwölf"), ("2-0", "Title")]
     assert kept[2]["text"] == f"{words(6, 'new')}."
@@ -116,7 +105,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 def test_exactly_as_many_passages_as_wanted(tmp_path):
     rows = [article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}") for key in range(4)]
     counts = Counter()
-    stream = open_rows(str(write_folder(tmp_path / "w", rows)), None, "train")
+    stream = open_rows(str(write_split(tmp_path / "w", rows)), None, "train")
     assert len(list(read_passages(stream, 3, 5, 1, counts))) == counts["passages"] == 3
     assert counts["rows_read"] == 2
 
@@ -131,7 +120,7 @@ def test_every_format_gives_the_same_documents(tmp_path, suffix):
 
 
 def test_the_seed_orders_the_files_and_every_row_comes_once(tmp_path):
-    folder = write_folder(tmp_path / "w", [article(i, "text") for i in range(64)], 8)
+    folder = write_split(tmp_path / "w", [article(i, "text") for i in range(64)], 8)
     orders = {seed: [row["id"] for row in open_rows(str(folder), None, "train", seed=seed)] for seed in (None, 0, 1)}
     assert orders[None] == [str(i) for i in range(64)]
     assert orders[0] != orders[1]
@@ -146,6 +135,6 @@ def test_the_seed_orders_the_files_and_every_row_comes_once(tmp_path):
     [({"id": "1", "body": "text"}, "columns id, body; expected: id, title, text"), (article(1, "a b"), "5 words")],
 )
 def test_rows_without_passages_are_refused(tmp_path, row, message):
-    stream = open_rows(str(write_folder(tmp_path / "w", [row])), None, "train")
+    stream = open_rows(str(write_split(tmp_path / "w", [row])), None, "train")
     with pytest.raises(InputError, match=message):
         list(read_passages(stream, 1, 9, 5, Counter()))

@@ -14,14 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ragcun.cli.download import WikiOptions, download_wiki
 from ragcun.data.pairs import read_pairs
 from ragcun.errors import InputError
 from ragcun.io import file_digest
+from tests.parquet import write_split
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_NAMES = {"microsoft/ms_marco": "marco", "wikimedia/wikipedia": "wiki"}
@@ -58,16 +57,6 @@ for call in json.loads(sys.argv[1]):
     except InputError as error:
         print(f"InputError: {error}")
 """
-
-
-def write_split(folder, rows, n_files):
-    """Write rows into parquet files named as the hub names them."""
-    folder.mkdir(parents=True)
-    schema = pa.Table.from_pylist(rows).schema
-    for place in range(n_files):
-        part = rows[len(rows) * place // n_files : len(rows) * (place + 1) // n_files]
-        path = folder / f"train-{place:05d}-of-{n_files:05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(part, schema), path, row_group_size=8)
 
 
 def sentence(draw):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,16 @@ SCRIPT = ROOT / "scripts" / "prepare_data.py"
 GENERATE = ("--documents", "wiki", "--generate_pairs", "--output_dir", "out")
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+@pytest.fixture
+def run(run_script):
+    """Run the script, which has to succeed; return what it says."""
+
+    def run(*arguments: object) -> str:
+        done = run_script("prepare_data", *arguments)
+        assert done.code == 0, done.err
+        return done.out
+
+    return run
 
 
 @pytest.fixture
@@ -34,10 +39,9 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-def test_python_docs_become_a_beir_folder_with_pairs(tmp_path):
+def test_python_docs_become_a_beir_folder_with_pairs(run, tmp_path):
     arguments = ("--documents", "python_docs", "--packages", "statistics", "argparse", "tqdm", "--max_documents", 20)
-    result = run(*arguments, "--output_dir", tmp_path / "docs")
-    assert result.returncode == 0, result.stderr
+    said = run(*arguments, "--output_dir", tmp_path / "docs")
     splits = {split: load_collection(tmp_path / "docs", split) for split in ("train", "dev", "test")}
     assert [len(collection.queries) for collection in splits.values()] == [16, 2, 2]
     assert all(len(collection.documents) == 20 for collection in splits.values())
@@ -45,21 +49,20 @@ def test_python_docs_become_a_beir_folder_with_pairs(tmp_path):
         pairs = read_pairs(tmp_path / "docs" / "pairs" / f"{split}.jsonl")
         assert list(pairs.rows()) == list(pairs_from_collection(splits[split]).rows())
     assert not (tmp_path / "docs" / "pairs" / "test.jsonl").exists()
-    assert "20 documents" in result.stdout
+    assert "20 documents" in said
     files = {path: path.read_bytes() for path in (tmp_path / "docs").rglob("*") if path.is_file()}
-    assert run(*arguments, "--output_dir", tmp_path / "docs").returncode == 0
+    run(*arguments, "--output_dir", tmp_path / "docs")
     assert {path: path.read_bytes() for path in (tmp_path / "docs").rglob("*") if path.is_file()} == files
 
 
-def test_held_out_queries_are_the_dev_split(source, tmp_path):
-    result = run("--documents", source, "--split_name", "train", "--hold_out", 0.2, "--output_dir", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+def test_held_out_queries_are_the_dev_split(run, source, tmp_path):
+    said = run("--documents", source, "--split_name", "train", "--hold_out", 0.2, "--output_dir", tmp_path / "out")
     train, dev = load_collection(tmp_path / "out", "train"), load_collection(tmp_path / "out", "dev")
     assert train.qrels | dev.qrels == load_collection(source, "train").qrels
     assert (len(train.qrels), len(dev.qrels)) == (16, 4)
     assert sorted(path.name for path in (tmp_path / "out" / "qrels").iterdir()) == ["dev.tsv", "train.tsv"]
     assert set(read_pairs(tmp_path / "out" / "pairs" / "train.jsonl").queries) == set(train.queries.values())
-    assert "16 in train, 4 in dev" in result.stdout
+    assert "16 in train, 4 in dev" in said
 
 
 @pytest.fixture
@@ -69,11 +72,10 @@ def passages(tmp_path):
     return tmp_path / "wiki.txt"
 
 
-def test_pairs_are_generated_from_documents_and_split_by_document(passages, tmp_path):
+def test_pairs_are_generated_from_documents_and_split_by_document(run, passages, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
     generate = ("--documents", passages, "--generate_pairs", "--output", whole, "--output_dir", out)
-    result = run(*generate, "--num_pairs", 40, "--split", 0.8, 0.1, 0.1)
-    assert result.returncode == 0, result.stderr
+    said = run(*generate, "--num_pairs", 40, "--split", 0.8, 0.1, 0.1)
     sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
     assert [len(rows) for rows in sets] == [32, 4, 4]
     rows = [row for rows in sets for row in rows]
@@ -84,18 +86,17 @@ def test_pairs_are_generated_from_documents_and_split_by_document(passages, tmp_
         assert query == f"Passage {number} is first."
         assert positive == f"Then the {number}th fact comes. It ends with {number} here."
         assert negative is None
-    assert f"{out / 'train.json'}: 32 pairs" in result.stdout
+    assert f"{out / 'train.json'}: 32 pairs" in said
     files = {path: path.read_bytes() for path in out.iterdir()}
-    assert run(*generate, "--num_pairs", 40).returncode == 0
+    run(*generate, "--num_pairs", 40)
     assert {path: path.read_bytes() for path in out.iterdir()} == files
-    assert run(*generate, "--num_pairs", 40, "--seed", 1).returncode == 0
+    run(*generate, "--num_pairs", 40, "--seed", 1)
     assert whole.read_bytes() != files[whole]
 
 
-def test_every_method_and_a_file_alone(passages, source, tmp_path):
+def test_every_method_and_a_file_alone(run, passages, source, tmp_path):
     masking = ("--method", "mask_suffix", "--masked_share", 0.5, "--mask", "", "--split", 1, 0, 0)
-    result = run("--documents", passages, "--generate_pairs", *masking, "--output", tmp_path / "all.jsonl")
-    assert result.returncode == 0, result.stderr
+    run("--documents", passages, "--generate_pairs", *masking, "--output", tmp_path / "all.jsonl")
     pairs = read_pairs(tmp_path / "all.jsonl")
     assert len(pairs) == 50
     assert all(positive.startswith(f"{query} ") for query, positive, _ in pairs.rows())
@@ -103,14 +104,13 @@ def test_every_method_and_a_file_alone(passages, source, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_split(tmp_path):
+def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_split(run, tmp_path):
     lines = [f"Study {i} treats the wing. The wing of study {i} has lift. It ends with {i}." for i in range(10, 60)]
     (tmp_path / "wiki.txt").write_text("\n".join(lines))
     out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
     command = ("--documents", tmp_path / "wiki.txt", "--generate_pairs", "--num_pairs", 40, "--add_negatives")
     command += ("--split", 0.8, 0.1, 0.1, "--output", whole, "--output_dir", out)
-    result = run(*command)
-    assert result.returncode == 0, result.stderr
+    said = run(*command)
     sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
     assert [len(rows) for rows in sets] == [32, 4, 4]
     for rows in sets:
@@ -122,20 +122,18 @@ def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_spli
     assert statistics["documents"] == {"read": 50, **counts}
     assert statistics["splits"]["train"]["negatives"]["mined"] == 32
     assert statistics["settings"]["add_negatives"] == "bm25"
-    assert f"{out / 'train.json'}: 32 pairs; 32 of 32 negatives" in result.stdout
+    assert f"{out / 'train.json'}: 32 pairs; 32 of 32 negatives" in said
     files = {path: path.read_bytes() for path in out.iterdir()}
-    assert run(*command).returncode == 0
+    run(*command)
     assert {path: path.read_bytes() for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize("method", ["random", "bm25", "dense"])
-def test_a_beir_folder_and_a_pairs_file_get_negatives(method, run_script, collection_folder, tiny_bert, tmp_path):
+def test_a_beir_folder_and_a_pairs_file_get_negatives(method, run, collection_folder, tiny_bert, tmp_path):
     more = ("--base_model", tiny_bert) if method == "dense" else ()
     free = () if method == "random" else ("--negative_margin", "none")
     add = ("--add_negatives", method, "--negatives_per_query", 2, *free, *more)
-    assert (
-        run_script("prepare_data", "--documents", collection_folder, *add, "--output", tmp_path / "a.jsonl").code == 0
-    )
+    run("--documents", collection_folder, *add, "--output", tmp_path / "a.jsonl")
     train = load_collection(collection_folder, "train")
     contents = {document.content for document in train.documents.values()}
     rows = list(read_pairs(tmp_path / "a.jsonl").rows())
@@ -146,31 +144,28 @@ def test_a_beir_folder_and_a_pairs_file_get_negatives(method, run_script, collec
     (tmp_path / "pool.txt").write_text("\n".join(sorted(contents)[:40]))
     write_pairs(tmp_path / "p.json", sorted(known, key=repr))
     pairs = ("--pairs", tmp_path / "p.json", "--pool", tmp_path / "pool.txt", *add, "--output", tmp_path / "b.json")
-    done = run_script("prepare_data", *pairs)
-    assert done.code == 0, done.err
+    said = run(*pairs)
     rows = list(read_pairs(tmp_path / "b.json").rows())
     assert {negative for *_, negative in rows if negative} <= set(sorted(contents)[:40])
-    assert f"{tmp_path / 'b.json'}: {len(known)} pairs" in done.out
+    assert f"{tmp_path / 'b.json'}: {len(known)} pairs" in said
 
 
-def test_held_out_and_python_docs_pairs_get_negatives(source, run_script, tmp_path):
+def test_held_out_and_python_docs_pairs_get_negatives(source, run, tmp_path):
     add = ("--add_negatives", "random", "--negatives_per_query", 2)
-    assert run_script("prepare_data", "--documents", source, *add, "--output_dir", tmp_path / "out").code == 0
+    run("--documents", source, *add, "--output_dir", tmp_path / "out")
     pairs = read_pairs(tmp_path / "out" / "pairs" / "train.jsonl")
     assert len(pairs) == 32
     assert (pairs.negative_ids >= 0).all()
     packages = ("--packages", "statistics", "argparse", "--max_documents", 20)
-    done = run_script("prepare_data", "--documents", "python_docs", *packages, *add, "--output_dir", tmp_path / "docs")
-    assert done.code == 0, done.err
+    run("--documents", "python_docs", *packages, *add, "--output_dir", tmp_path / "docs")
     pairs = read_pairs(tmp_path / "docs" / "pairs" / "train.jsonl")
     assert len(pairs) == 32
     assert set(pairs.negative_ids.tolist()) <= set(pairs.positive_ids.tolist())
 
 
-def test_a_pairs_file_is_split(run_script, tmp_path):
+def test_a_pairs_file_is_split(run, tmp_path):
     write_pairs(tmp_path / "p.jsonl", [(f"q{i}", f"d{i}", None) for i in range(20)])
-    done = run_script("prepare_data", "--pairs", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
-    assert done.code == 0, done.err
+    run("--pairs", tmp_path / "p.jsonl", "--output_dir", tmp_path / "out")
     sizes = [len(read_pairs(tmp_path / "out" / name)) for name in ("train.json", "val.json", "test_eval.json")]
     assert sizes == [16, 2, 2]
     assert json.loads((tmp_path / "out" / "statistics.json").read_text())["splits"]["dev"]["pairs"] == 2
@@ -214,21 +209,6 @@ def test_a_pairs_file_is_split(run_script, tmp_path):
         ((*GENERATE, "--add_negatives", "dense", "--base_model", "./absent"), "no such model folder: ./absent"),
         (("--documents", "absent.txt", "--generate_pairs", "--output_dir", "out"), "no such file: absent.txt"),
         (("--documents", "bad", "--generate_pairs", "--output_dir", "out"), "bad.jsonl, line 2"),
-    ],
-)
-def test_wrong_input_for_generated_pairs(fails_clearly, passages, tmp_path, arguments, message):
-    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
-    places = {"wiki": passages, "bad": tmp_path / "bad.jsonl", "out": tmp_path / "out"}
-    places["pairs"] = tmp_path / "pairs.jsonl"
-    places |= {f"out/x{extension}": tmp_path / "out" / f"x{extension}" for extension in (".json", ".csv")}
-    assert message in fails_clearly("prepare_data", *(places.get(argument, argument) for argument in arguments))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
         (("--documents", "absent", "--output_dir", "out"), "no such folder: absent"),
         (("--documents", "python_docs", "--packages", "no_such", "--output_dir", "out"), "'no_such'"),
         (("--documents", "SOURCE", "--output_dir", "SOURCE"), "is the folder that is read"),
@@ -236,23 +216,19 @@ def test_wrong_input_for_generated_pairs(fails_clearly, passages, tmp_path, argu
         (("--documents", "SOURCE", "--output_dir", "out", "--hold_out", "1.5"), "cannot hold out 1.5"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_code_2(source, tmp_path, arguments, message):
-    places = {"SOURCE": str(source), "out": str(tmp_path / "out")}
-    result = run(*(places.get(argument, argument) for argument in arguments))
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_wrong_input_is_one_sentence(fails_clearly, passages, source, tmp_path, arguments, message):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
+    places = {"wiki": passages, "bad": tmp_path / "bad.jsonl", "out": tmp_path / "out"}
+    places |= {"pairs": tmp_path / "pairs.jsonl", "SOURCE": source}
+    places |= {f"out/x{extension}": tmp_path / "out" / f"x{extension}" for extension in (".json", ".csv")}
+    assert message in fails_clearly("prepare_data", *(places.get(argument, argument) for argument in arguments))
     assert not (tmp_path / "out").exists()
 
 
-def test_help_names_every_flag_without_heavy_imports():
-    program = f"import runpy, sys; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    code = f"try:\n    exec({program!r})\nexcept SystemExit:\n    print('torch' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", f"import sys\n{code}"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    named = "documents output_dir seed max_documents packages split split_name hold_out"
-    named += " pairs pool near_duplicates add_negatives negatives_per_query negative_ranks negative_margin base_model"
-    for flag in f"{named} generate_pairs method num_pairs masked_share mask output".split():
-        assert f"--{flag} " in result.stdout
-    assert result.stdout.splitlines()[-1] == "False"
+@pytest.mark.slow
+def test_help_imports_nothing_heavy():
+    code = f"import runpy, sys; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    code = f"try:\n    {code}\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "False"
