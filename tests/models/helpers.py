@@ -1,0 +1,21 @@
+"""Encoders away from their start."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+from ragcun.models.encoder import RetrievalEncoder
+
+Encoder = TypeVar("Encoder", bound=RetrievalEncoder)
+
+
+def moved(encoder: Encoder, scale: float = 0.1, seed: int = 5) -> Encoder:
+    """Move all parts away from their start, buffers too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in encoder.parts().values():
+            for tensor in (*part.parameters(), *part.buffers()):
+                tensor.add_(scale * torch.randn(tensor.shape, generator=generator))
+    return encoder
