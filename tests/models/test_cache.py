@@ -18,8 +18,6 @@ from ragcun.embeddings import cache as cache_module
 from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.models.systems import IsotropicGaussianEncoder
 
 PROMPTS = {"query": "word1 ", "document": "word2 "}
 
@@ -65,30 +63,22 @@ def test_vectors_are_those_of_the_base(base: WatchedBase, texts: list[str], tmp_
 
 
 def test_each_text_is_encoded_once(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
-    cache = EmbeddingCache(base, tmp_path)
+    """By instances that were open before and ones opened later alike."""
+    other, later = watched(tiny_bert), watched(tiny_bert)
+    cache, beside = EmbeddingCache(base, tmp_path), EmbeddingCache(other, tmp_path)
     cache.encode(texts[:20] * 2, "document")
     cache.encode(texts[10:30], "document")
-    assert sorted(base.seen) == texts[:30]
-    later = watched(tiny_bert)
+    beside.encode(texts[25:35], "document")
+    cache.encode(texts[:36], "document")
     again = EmbeddingCache(later, tmp_path)
-    assert len(again) == 30
-    np.testing.assert_array_equal(again.encode(texts[:30], "document"), cache.encode(texts[:30], "document"))
-    again.encode(texts[:35], "document")
-    assert sorted(later.seen) == texts[30:35]
-
-
-def test_instances_see_each_others_rows(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
-    other = watched(tiny_bert)
-    first, second = EmbeddingCache(base, tmp_path), EmbeddingCache(other, tmp_path)
-    first.encode(texts[:10], "document")
-    np.testing.assert_array_equal(second.encode(texts[5:10], "document"), first.encode(texts[5:10], "document"))
-    assert other.seen == []
-    second.encode(texts[10:20], "document")
-    first.encode(texts[5:25], "document")
-    assert sorted(base.seen) == texts[:10] + texts[20:25]
-    for cache in (first, second):
-        expected = TextBase.encode(base, texts[:25], "document")
-        np.testing.assert_allclose(cache.encode(texts[:25], "document"), expected, atol=1e-6)
+    assert len(again) == 36
+    again.encode(texts[:37], "document")
+    assert sorted(base.seen) == texts[:30] + texts[35:36]
+    assert sorted(other.seen) == texts[30:35]
+    assert later.seen == texts[36:37]
+    expected = TextBase.encode(base, texts[:37], "document")
+    for each in (cache, beside, again):
+        np.testing.assert_allclose(each.encode(texts[:37], "document"), expected, atol=1e-6)
 
 
 def test_rows_stay_where_they_are(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
@@ -176,15 +166,6 @@ def test_another_base_has_another_folder(base: WatchedBase, tiny_bert: str, text
         np.testing.assert_allclose(cache.encode(texts[:4], "document"), expected, atol=1e-6)
 
 
-def test_a_base_that_was_used_before_finds_its_folder(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
-) -> None:
-    EmbeddingCache(base, tmp_path).encode(texts[:5], "document")
-    used = watched(tiny_bert)
-    used.encode(texts[:2], "query")
-    assert len(EmbeddingCache(used, tmp_path)) == 5
-
-
 def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
     prompted = watched(tiny_bert, prompts=PROMPTS)
     cache = EmbeddingCache(prompted, tmp_path)
@@ -193,12 +174,8 @@ def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert: str, texts: l
     np.testing.assert_allclose(queries, TextBase.encode(prompted, texts[:5], "query"), atol=1e-6)
     np.testing.assert_allclose(documents, TextBase.encode(prompted, texts[:5], "document"), atol=1e-6)
     assert not np.allclose(queries, documents, atol=1e-3)
-
-
-def test_roles_share_rows_where_prompts_are_equal(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
-    cache = EmbeddingCache(base, tmp_path)
-    np.testing.assert_array_equal(cache.rows(texts[:5], "query"), cache.rows(texts[:5], "document"))
-    assert len(base.seen) == 5
+    plain = EmbeddingCache(watched(tiny_bert), tmp_path / "plain")
+    np.testing.assert_array_equal(plain.rows(texts[:5], "query"), plain.rows(texts[:5], "document"))
 
 
 def test_a_prompt_is_not_confused_with_text(tiny_bert: str, tmp_path: Path) -> None:
@@ -227,22 +204,6 @@ def test_vectors_that_are_not_finite_are_refused(base: WatchedBase, texts: list[
     assert len(EmbeddingCache(base, tmp_path)) == 0
 
 
-def test_cached_encoder_equals_the_encoder(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    encoder = IsotropicGaussianEncoder(base, output_dim=10, head="mlp")
-    cached = CachedEncoder(EmbeddingCache(base, tmp_path), encoder)
-    np.testing.assert_allclose(cached.encode_query(texts[:9]), encoder.encode_query(texts[:9]), atol=1e-6)
-    np.testing.assert_allclose(cached.encode_document(texts[:9]), encoder.encode_document(texts[:9]), atol=1e-6)
-
-
-def test_cached_encoder_without_an_encoder_is_the_published_base(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
-) -> None:
-    cached = CachedEncoder(EmbeddingCache(base, tmp_path))
-    published = SentenceTransformer(tiny_bert, device="cpu")
-    np.testing.assert_allclose(cached.encode_query(texts[:9]), published.encode_query(texts[:9]), atol=1e-6)
-
-
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "here"))
     assert default_cache_dir() == tmp_path / "here"
@@ -251,6 +212,7 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert default_cache_dir() == tmp_path / ".cache" / "ragcun"
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(2)
@@ -278,6 +240,7 @@ def encode_when_started(model: str, folder: str, texts: list[str], ready: Any, s
     encoded.put(len(base.__dict__["seen"]))
 
 
+@pytest.mark.slow
 def test_a_process_that_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(
     tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

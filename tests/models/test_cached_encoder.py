@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_array_equal
+from sentence_transformers import SentenceTransformer
 
 from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.text_base import TextBase
-from ragcun.models import encoder
+from ragcun.models import cached_encoder, encoder
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
+from tests.models.helpers import moved
 
 TEXTS = [f"a text about {number} things, and {number % 7} more" for number in range(60)]
 
 
 @pytest.fixture
-def encoders(tiny_bert, tmp_path, monkeypatch):
-    base = TextBase.load(str(tiny_bert))
+def encoders(base, tmp_path, monkeypatch):
     cache = EmbeddingCache(base, tmp_path / "cache")
-    for module in (encoder,):
+    for module in (cached_encoder, encoder):
         monkeypatch.setattr(module, "BLOCK", 16)
     trained = IsotropicGaussianEncoder(base, head="linear")
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter.add_(0.01 * (torch.arange(parameter.numel()) % 5 - 2).view_as(parameter))
-    return CachedEncoder(cache), CachedEncoder(cache, trained)
+    return CachedEncoder(cache), CachedEncoder(cache, moved(trained))
 
 
 def test_every_slice_is_that_of_the_whole(encoders):
@@ -50,6 +46,13 @@ def test_search_in_them_is_search_in_the_whole(encoders, budget):
         expected = top_k(queries, each.encode_document(TEXTS), 12)
         assert_array_equal(found.indices, expected.indices)
         assert_array_equal(found.scores, expected.scores)
+
+
+def test_it_is_the_encoder_or_the_untouched_base(encoders, tiny_bert):
+    untouched, trained = encoders
+    published = SentenceTransformer(tiny_bert, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(untouched.encode_query(TEXTS), published, atol=1e-6)
+    np.testing.assert_allclose(trained.encode_query(TEXTS), trained.encoder.encode_query(TEXTS), atol=1e-6)
 
 
 def test_only_rows_in_their_order_can_be_read(encoders):

@@ -9,20 +9,9 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from ragcun.distance import DISTANCES
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadShape, build_head, preserving_projection
-from ragcun.retrieval.search import top_k
 
 STARTS_AS_IDENTITY = ("residual", "linear")
-SENTENCES = [
-    f"{verb} {thing} {place}"
-    for verb, thing, place in itertools.product(
-        ("Reads", "Copies", "Removes"),
-        ("a line of text", "the rows of a matrix", "an entry of a dictionary", "the lock of a file"),
-        ("from the disk", "in a loop", "without a warning"),
-    )
-]
 
 
 def vectors_of(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -38,12 +27,6 @@ def squared_distances(vectors: torch.Tensor) -> float:
     return float((pdist(vectors.double().numpy()) ** 2).sum())
 
 
-@pytest.fixture(scope="module")
-def minilm_vectors() -> torch.Tensor:
-    base = TextBase.load("minilm")
-    return torch.from_numpy(base.untouched_array(base.encode(SENTENCES, "document")))
-
-
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -53,36 +36,6 @@ def test_start_is_the_identity_bit_for_bit(kind: str, depth: int, activation: st
     for expansion in (1.0, 1.5, 2.0, 4.0):
         config = HeadShape(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
         assert torch.equal(build_head(config).train(mode)(x), x)
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_start_keeps_the_ranking_of_minilm(kind: str, distance: str, minilm_vectors: torch.Tensor) -> None:
-    head = build_head(HeadShape(kind, 384, 384)).eval()
-    with torch.no_grad():
-        out = head(minilm_vectors)
-    assert torch.equal(out, minilm_vectors)
-    base, moved = minilm_vectors.numpy(), out.numpy()
-    before, after = (top_k(v[::3], v, len(v), distance=distance) for v in (base, moved))
-    assert np.array_equal(before.indices, after.indices)
-    assert np.array_equal(before.scores, after.scores)
-
-
-@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_start_keeps_the_ranking_of_random_vectors(kind: str) -> None:
-    x = vectors_of(200, 32)
-    with torch.no_grad():
-        out = build_head(HeadShape(kind, 32, 32))(x)
-    before, after = top_k(x[:40].numpy(), x.numpy(), 50), top_k(out[:40].numpy(), out.numpy(), 50)
-    assert np.array_equal(before.indices, after.indices)
-
-
-def test_a_random_head_changes_the_ranking(minilm_vectors: torch.Tensor) -> None:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        out = build_head(HeadShape("mlp", 384, 384)).eval()(minilm_vectors).numpy()
-    x = minilm_vectors.numpy()
-    assert not np.array_equal(top_k(x, x, 10).indices, top_k(out, out, 10).indices)
 
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)

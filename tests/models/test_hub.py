@@ -1,28 +1,56 @@
-"""Hub names, through the hub's own client, against a server on 127.0.0.1 that has the hub's layout."""
+"""Models by hub name: a server on 127.0.0.1 with the hub's layout, the hub's own cache, and authors' conventions."""
+
+from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
+from sentence_transformers import SentenceTransformer
 
-from ragcun import TextBase
+from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of
+from ragcun.embeddings.text_base import TextBase
+from ragcun.errors import InputError
+from ragcun.models.encoder import RetrievalEncoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ENCODE = """
-import json, sys
-from ragcun import InputError, TextBase
-try:
-    base = TextBase.load(sys.argv[1])
-    print(json.dumps(base.encode(["word1 word2"], "query").tolist()))
-except InputError as error:
-    print(f"InputError: {error}")
+TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
+PLAIN, OWN, BGE = "intfloat/e5-small-v2", "intfloat/e5-base", "BAAI/bge-small-en-v1.5"
+E5_PROMPTS = ("query: ", "passage: ")
+ASK = """
+import json, logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+from ragcun import EmbeddingCache, IsotropicGaussianEncoder, TextBase
+names, folder, texts = json.loads(sys.argv[1])
+told = {}
+for name in names:
+    base = TextBase.load(name, device="cpu")
+    told[name] = {
+        "distance": base.distance,
+        "prompts": [base.prompt("query"), base.prompt("document")],
+        "vectors": [base.encode(texts, role).tolist() for role in ("query", "document")],
+        "untouched": base.untouched_array(base.encode(texts, "query")).tolist(),
+        "tokens": [base.features(texts, role)["input_ids"].tolist() for role in ("query", "document")],
+    }
+    if name == "intfloat/e5-small-v2":
+        cache = EmbeddingCache(base, folder + "/cache")
+        both = [cache.encode(texts, role).tolist() for role in ("query", "document")]
+        told[name] |= {"cached": both, "rows": len(cache)}
+        IsotropicGaussianEncoder(base).save_pretrained(folder + "/checkpoint")
+print(json.dumps(told))
 """
 
 
@@ -31,35 +59,29 @@ class StandIn(BaseHTTPRequestHandler):
 
     folder: Path
 
-    def files(self):
-        return [path for path in self.folder.rglob("*") if path.is_file()]
-
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self.answer(body=False)
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.answer(body=True)
 
-    def answer(self, body):
+    def answer(self, body: bool) -> None:
         path = self.path.split("?")[0]
         if path.startswith("/api/models/team/tiny"):
-            names = [{"rfilename": str(file.relative_to(self.folder))} for file in self.files()]
-            if "/tree/" in path:
-                value = [{"type": "file", "path": n["rfilename"], "size": 1, "oid": "0" * 40} for n in names]
-            else:
-                value = {"id": "team/tiny", "sha": COMMIT, "siblings": names, "private": False, "tags": []}
-            return self.send(json.dumps(value).encode(), "application/json", body)
-        prefix = "/team/tiny/resolve/"
-        if path.startswith(prefix):
-            file = self.folder / path.removeprefix(prefix).split("/", 1)[1]
-            if file.is_file():
-                return self.send(file.read_bytes(), "application/octet-stream", body)
-            return self.send(b"", "text/plain", body, status=404, error="EntryNotFound")
-        return self.send(b"{}", "application/json", body, status=404, error="RepoNotFound")
+            names = [str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file()]
+            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+            siblings = [{"rfilename": name} for name in names]
+            info = {"id": "team/tiny", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+            self.send(json.dumps(tree if "/tree/" in path else info).encode(), body)
+        elif path.startswith("/team/tiny/resolve/"):
+            file = self.folder / path.removeprefix("/team/tiny/resolve/").split("/", 1)[1]
+            self.send(file.read_bytes() if file.is_file() else b"", body, None if file.is_file() else "EntryNotFound")
+        else:
+            self.send(b"{}", body, "RepoNotFound")
 
-    def send(self, content, kind, body, status=200, error=None):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
+    def send(self, content: bytes, body: bool, error: str | None = None) -> None:
+        self.send_response(404 if error else 200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
@@ -69,45 +91,172 @@ class StandIn(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(content)
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
-@pytest.fixture
-def load_by_name(tiny_bert, tmp_path):
-    """Load a model by hub name in a fresh process whose hub is the stand-in; return what it printed."""
+@pytest.fixture(scope="module")
+def endpoint(tiny_bert: str) -> Iterator[str]:
     handler = type("Handler", (StandIn,), {"folder": Path(tiny_bert)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-
-    def load(name, **environment):
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", ENCODE, name],
-            env=os.environ | own | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
-
-    yield load
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def test_a_hub_name_gives_the_folders_model_and_then_works_offline(load_by_name, tiny_bert):
-    here = TextBase.load(tiny_bert).encode(["word1 word2"], "query")
-    np.testing.assert_allclose(json.loads(load_by_name("team/tiny")), here, atol=1e-6)
-    offline = load_by_name("team/tiny", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    np.testing.assert_allclose(json.loads(offline), here, atol=1e-6)
+def ask(names: list[str], folder: Path, **environment: str) -> tuple[dict[str, dict[str, Any]], str]:
+    """Load models by name in a process with a hub cache in a folder; return what it says of each, and its log."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps([names, str(folder), TEXTS])],
+        env=os.environ | {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
 
 
-def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(load_by_name):
-    assert load_by_name("team/other").startswith("InputError: the model hub does not give 'team/other' (404)")
-    assert "cannot be reached" in load_by_name("team/tiny", HF_ENDPOINT="http://127.0.0.1:9")
+def put_into_hub(cache: Path, name: str, folder: Path) -> None:
+    """Lay a model folder into a hub cache under a hub name."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / COMMIT)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(COMMIT)
 
 
-def test_an_alias_is_asked_for_under_its_hub_name(load_by_name):
-    assert load_by_name("contriever").startswith("InputError: the model hub does not give 'facebook/contriever' (404)")
+def silent(folder: str, place: Path, **settings: object) -> Path:
+    """Copy a model folder whose configuration then holds nothing but `settings`."""
+    shutil.copytree(folder, place)
+    file = place / "config_sentence_transformers.json"
+    versions = json.loads(file.read_text())["__version__"]
+    file.write_text(json.dumps({"__version__": versions, **settings}))
+    return place
+
+
+@pytest.fixture(scope="module")
+def online(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """What is said of a model that the server has; and a folder whose hub cache has it from then on."""
+    folder = tmp_path_factory.mktemp("hub")
+    return ask(["team/tiny"], folder, HF_ENDPOINT=endpoint)[0]["team/tiny"], folder
+
+
+@pytest.fixture(scope="module")
+def offline(tiny_bert: str, online: tuple[dict[str, Any], Path]) -> tuple[dict[str, dict[str, Any]], str, Path]:
+    """What a process without network says of each name; its log; and a folder that holds hub, cache and checkpoint."""
+    folder = online[1]
+    put_into_hub(folder / "hub", "facebook/contriever", Path(tiny_bert).parent / "bert")
+    put_into_hub(folder / "hub", PLAIN, silent(tiny_bert, folder / "plain"))
+    own = {"prompts": {"query": "word9 "}, "similarity_fn_name": "dot"}
+    put_into_hub(folder / "hub", OWN, silent(tiny_bert, folder / "own", **own))
+    put_into_hub(folder / "hub", BGE, silent(tiny_bert, folder / "bge"))
+    names = ["contriever", PLAIN, OWN, BGE, "team/tiny"]
+    return *ask(names, folder, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"), folder
+
+
+@pytest.mark.slow
+def test_a_hub_name_gives_the_folders_model_and_then_works_offline(online, offline, tiny_bert):
+    here = TextBase.load(tiny_bert, device="cpu").encode(TEXTS, "query")
+    for told in (online[0], offline[0]["team/tiny"]):
+        np.testing.assert_allclose(told["vectors"][0], here, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("team/other", "team/other"), ("contriever", "facebook/contriever")])
+def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, endpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    with pytest.raises(InputError, match=rf"'{asked}' \(404\)"):
+        TextBase.load(name)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="cannot be reached"):
+        TextBase.load(name)
+
+
+@pytest.mark.slow
+def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product(offline, tiny_bert):
+    from transformers import AutoModel, AutoTokenizer
+
+    told = offline[0]["contriever"]
+    bare = Path(tiny_bert).parent / "bert"
+    batch = AutoTokenizer.from_pretrained(bare)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        tokens = AutoModel.from_pretrained(bare)(**batch).last_hidden_state.double()
+    mask = batch["attention_mask"].double()[:, :, None]
+    assert 0 < mask.mean() < 1, "no padding: the mask would not matter"
+    expected = ((tokens * mask).sum(1) / mask.sum(1)).numpy()
+    assert told["distance"] == "dot"
+    assert told["prompts"] == ["", ""]
+    for vectors in (*told["vectors"], told["untouched"]):
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkpoint(offline, tiny_bert):
+    told, log, folder = offline[0][PLAIN], offline[1], offline[2]
+    assert told["prompts"] == list(E5_PROMPTS)
+    assert told["distance"] == "cosine"
+    bare = TextBase.load(tiny_bert, device="cpu")
+    for role, vectors, tokens in zip(E5_PROMPTS, told["vectors"], told["tokens"], strict=True):
+        by_hand = [role + text for text in TEXTS]
+        np.testing.assert_allclose(vectors, bare.encode(by_hand, "document"), atol=1e-6)
+        assert np.abs(vectors - bare.encode(TEXTS, "document")).max() > 0.01
+        assert tokens == bare.features(by_hand, "document")["input_ids"].tolist()
+    assert f"{PLAIN}: distance cosine; query prompt 'query: '" in log
+    assert told["rows"] == 2 * len(TEXTS)
+    np.testing.assert_array_equal(told["cached"], told["vectors"])
+    plain = SentenceTransformer(str(folder / "checkpoint"), device="cpu")
+    assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
+    base = RetrievalEncoder.from_pretrained(folder / "checkpoint", "cpu").base
+    np.testing.assert_allclose(base.encode(TEXTS, "query"), told["vectors"][0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_bge_asks_with_an_instruction_and_leaves_documents_alone(offline, tiny_bert):
+    assert offline[0][BGE]["prompts"] == [BGE_QUERY, ""]
+    bare = TextBase.load(tiny_bert, device="cpu")
+    np.testing.assert_allclose(offline[0][BGE]["vectors"][1], bare.encode(TEXTS, "document"), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_models_own_configuration_wins(offline):
+    told, log, _ = offline
+    assert told[OWN]["prompts"] == ["word9 ", ""]
+    assert told[OWN]["distance"] == "dot"
+    said = {line.split(":")[0] for line in log.splitlines() if "as its authors use it" in line}
+    assert said == {"facebook/contriever", PLAIN, BGE}
+
+
+@pytest.mark.parametrize("name", ["intfloat/e5-small-v2", "contriever"])
+def test_a_folder_of_a_published_name_is_only_a_folder(name, tiny_bert, tmp_path, monkeypatch, caplog):
+    silent(tiny_bert, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO, logger="ragcun"):
+        base = TextBase.load(name, device="cpu")
+    assert (base.prompt("query"), base.prompt("document"), base.distance) == ("", "", "cosine")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("names", "convention"),
+    [
+        (["facebook/contriever", "facebook/contriever-msmarco"], ("dot", "", "")),
+        (
+            [f"intfloat/e5-{size}{v}" for size in ("small", "base", "large") for v in ("", "-v2")],
+            ("cosine", *E5_PROMPTS),
+        ),
+        ([f"intfloat/multilingual-e5-{size}" for size in ("small", "base", "large")], ("cosine", *E5_PROMPTS)),
+        ([f"BAAI/bge-{size}-en{v}" for size in ("small", "large") for v in ("", "-v1.5")], ("cosine", BGE_QUERY, "")),
+        (["contriever", "e5-small", "someone/e5-small", "intfloat/e5-mistral-7b-instruct", "BAAI/bge-m3"], None),
+        (["intfloat/multilingual-e5-large-instruct", "BAAI/bge-small-zh-v1.5", "BAAI/bge-small-en-v1x5"], None),
+    ],
+)
+def test_known_names(names, convention):
+    for name in names:
+        found = convention_of(name)
+        assert (found and found[1:]) == convention, name
+
+
+def test_a_configured_cosine_is_not_taken_for_silence(tiny_bert):
+    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
+    apply_convention(model, "facebook/contriever")
+    assert model.similarity_fn_name == "cosine"
