@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
@@ -33,25 +32,22 @@ VALUES = st.recursive(WORDS, lambda inner: st.lists(inner, max_size=3) | st.dict
 
 @st.composite
 def spoilt(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Valid bytes with up to four wounds: cut, doubled, moved, flipped, or with something odd put in."""
+    """Valid bytes with up to four wounds: cut, doubled, ended, flipped, with something odd put in, lines moved."""
     content = valid
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
         stop = min(len(content), start + draw(st.integers(0, 40)))
+        before, after = content[:start], content[start:]
         way = draw(st.sampled_from(["cut", "double", "put", "flip", "end", "lines"]))
         if way == "put":
-            content = content[:start] + draw(st.sampled_from(ODD) | st.binary(max_size=6)) + content[start:]
-        elif way == "flip" and start < len(content):
-            content = content[:start] + bytes([content[start] ^ 1 << draw(st.integers(0, 7))]) + content[start + 1 :]
+            content = before + draw(st.sampled_from(ODD) | st.binary(max_size=6)) + after
+        elif way == "flip" and after:
+            content = before + bytes([after[0] ^ 1 << draw(st.integers(0, 7))]) + after[1:]
         elif way == "lines":
             lines = content.splitlines(keepends=True)
-            content = b"".join(
-                draw(st.permutations(lines)) + draw(st.lists(st.sampled_from(lines or [b""]), max_size=3))
-            )
+            content = b"".join([*draw(st.permutations(lines)), draw(st.sampled_from([*lines, b""]))])
         else:
-            content = {"cut": content[:start] + content[stop:], "double": content[:stop] + content[start:]}.get(
-                way, content[:start]
-            )
+            content = {"cut": before + content[stop:], "double": content[:stop] + after}.get(way, before)
     return content
 
 
@@ -78,8 +74,8 @@ def _places(value: Any) -> Any:
 def hostile(valid: bytes, as_json: Any = None, by_line: bool = False) -> st.SearchStrategy[bytes]:
     """Arbitrary bytes, spoilt valid ones, and where `as_json` is given, its value with other parts (one a line)."""
     ways = [st.binary(max_size=200), spoilt(valid), spoilt(valid)]
-    if as_json is not None:
-        lines: Callable[[Any], bytes] = lambda rows: b"\n".join(rows)  # noqa: E731
-        one = st.lists(st.sampled_from(as_json).flatmap(spoilt_json), min_size=1, max_size=4).map(lines)
-        ways += [one, one] if by_line else [spoilt_json(as_json), spoilt_json(as_json)]
+    if as_json is not None and by_line:
+        ways += 2 * [st.lists(st.sampled_from(as_json).flatmap(spoilt_json), min_size=1, max_size=4).map(b"\n".join)]
+    elif as_json is not None:
+        ways += 2 * [spoilt_json(as_json)]
     return st.one_of(ways)

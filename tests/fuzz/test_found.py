@@ -1,4 +1,4 @@
-"""What fuzzing found, kept so that it stays mended."""
+"""What fuzzing found, kept so that it stays fixed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from ragcun.errors import InputError
 from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.plots import loss_figure
 
+
+def settings(path: Path) -> TrainConfig:
+    return from_mapping(TrainConfig, read_yaml(path), str(path))
+
+
 STEP = '{"kind": "step", "step": 1, "total": 0.5, "terms": '
 CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
     "an indented header": (open_matrix, b"\x93NUMPY\x01\x00\x0d\x00\n      {\n{} \n", "is not a .npy file of vectors"),
@@ -24,11 +29,11 @@ CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
     "a term that is a list": (loss_figure, f'{STEP}{{"a": []}}}}\n'.encode(), "terms.a is [] where a finite number"),
     "terms that are a list": (loss_figure, f"{STEP}[1]}}\n".encode(), "terms is [1] where an object is expected"),
     "a step of 400 digits": (loss_figure, b'{"kind": "step", "step": ' + b"9" * 400 + b"}\n", "a count is expected"),
-    "a setting that is missing": (
-        lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)),
-        b"epochs: 3\n",
-        "--train_data is missing",
-    ),
+    "a setting that is missing": (settings, b"epochs: 3\n", "--train_data is missing"),
+    "lists too deep": (settings, b"[" * 5000, "YAML"),
+    "mappings too deep": (settings, b"{a: " * 5000, "YAML"),
+    "a date that is impossible": (settings, b"a: 2021-99-99", "YAML"),
+    "a number that is none": (settings, b"a: 0b", "a.txt"),
     "judgments with an empty id": (read_qrels, b"q\t \t1\n", "line 1: an id is empty"),
 }
 
@@ -60,11 +65,3 @@ def test_ids_that_no_run_file_can_hold_are_refused_before_anything_is_encoded(
         assert len(load_collection(tmp_path).documents) == 2
     with pytest.raises(InputError, match="white space" if reads else "the _id is empty"):
         CollectionFolder("toy", tmp_path, "test").load()
-
-
-@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "a: " + "[" * 5000 + "]" * 5000, "a: 2021-99-99", "a: 0b"])
-def test_settings_that_yaml_cannot_make_values_of_are_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"a\.yaml"):
-        from_mapping(TrainConfig, read_yaml(path), str(path))

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -32,154 +32,19 @@ from ragcun.results import Results
 from ragcun.retrieval.runs import read_run, write_run
 from tests.fuzz.hostile import FUZZ, hostile
 
-Value = TypeVar("Value")
-
-
-def read_or_refused(
-    path: Path, content: bytes, read: Callable[[Path], Value], place: Path | None = None, names_itself: bool = True
-) -> Value | None:
-    """Write a file and read it; None where it is refused, which has to be one short line that names the file.
-
-    Where a message names what a file calls its systems and sets, they may be long and hold line feeds, which
-    `run_script` turns into blanks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    try:
-        return read(path)
-    except InputError as error:
-        message = str(error)
-        assert str(place or path) in message
-        assert not names_itself or ("\n" not in message and len(message) < 2000)
-        return None
-
-
 PAIRS = [
     {"query": "one", "positive": "a b", "negative": "c"},
     {"query": "zwei é", "positive": "d"},
     {"x": "e", "y": "f"},
 ]
 CSV = b'query,positive,negative\none,"a, b",c\nzwei,"d\ne",\n'
-LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in PAIRS).encode()
-
-
-@pytest.mark.parametrize("extension", [".jsonl", ".json", ".csv"])
-def test_pairs(extension: str, tmp_path: Path) -> None:
-    valid = {".jsonl": LINES, ".json": json.dumps(PAIRS, indent=1).encode(), ".csv": CSV}[extension]
-    strategy = hostile(valid, None if extension == ".csv" else PAIRS, by_line=extension == ".jsonl")
-
-    @FUZZ
-    @given(strategy)
-    def check(content: bytes) -> None:
-        pairs = read_or_refused(tmp_path / f"a{extension}", content, read_pairs)
-        if pairs is None:
-            return
-        assert len(pairs) == len(list(pairs.rows())) >= 1
-        assert all(text.strip() and is_encodable(text) for text in (*pairs.queries, *pairs.documents))
-        assert pairs.negative_ids.max() < len(pairs.documents)
-
-    check()
-
-
-def test_the_fields_of_pairs_are_what_is_fuzzed() -> None:
-    assert {name for row in PAIRS for name in row} >= {name for names in FIELDS for name in names}
-
-
 DOCUMENTS = [{"_id": "1", "title": "A", "text": "b c"}, {"text": "d"}, {"title": None, "text": ""}]
-
-
-@pytest.mark.parametrize("extension", [".txt", ".jsonl", ".json", ".csv"])
-def test_documents(extension: str, tmp_path: Path) -> None:
-    lines = "\n".join(map(json.dumps, DOCUMENTS)).encode()
-    valid = {".jsonl": lines, ".json": json.dumps(DOCUMENTS).encode(), ".csv": b'title,text\nA,"b ""c"""\n,d\n'}
-    strategy = hostile(
-        valid.get(extension, b"one two\n\nthree\n"), DOCUMENTS if "j" in extension else None, extension == ".jsonl"
-    )
-
-    @FUZZ
-    @given(strategy)
-    def check(content: bytes) -> None:
-        documents = read_or_refused(tmp_path / f"a{extension}", content, read_documents)
-        if documents is None:
-            return
-        assert documents
-        for document in documents:
-            assert document.content == document.content.strip()
-            assert is_encodable(document.content)
-
-    check()
-
-
 CORPUS = [{"_id": f"d{i}", "title": "", "text": f"text {i}"} for i in range(3)]
 QUERIES = [{"_id": "q1", "text": "one"}, {"_id": "q2", "text": "two", "metadata": {}}]
 QRELS = b"query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t2\nq2\td0\t0\n"
-
-
-@pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
-def test_collections(file: str, tmp_path: Path) -> None:
-    folder = tmp_path / "toy"
-    documents = {row["_id"]: Document("", row["text"]) for row in CORPUS}
-    qrels = {"q1": {"d1": 1}, "q2": {"d2": 2, "d0": 0}}
-    write_collection(folder, documents, {row["_id"]: row["text"] for row in QUERIES}, {"test": qrels})
-    rows = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES}.get(file)
-    valid = QRELS if rows is None else "\n".join(map(json.dumps, rows)).encode()
-
-    @FUZZ
-    @given(hostile(valid, rows, by_line=True))
-    def check(content: bytes) -> None:
-        collection = read_or_refused(folder / file, content, lambda _: load_collection(folder), folder)
-        if collection is None:
-            return
-        assert collection.queries.keys() == collection.qrels.keys() != set()
-        assert all(text.strip() for text in collection.queries.values())
-        for key in (
-            *collection.documents,
-            *collection.queries,
-            *(key for each in collection.qrels.values() for key in each),
-        ):
-            assert key.strip()
-            assert is_encodable(key)
-        assert collection.sha256()
-
-    check()
-
-
-@FUZZ
-@given(content=hostile(QRELS))
-def test_qrels_survive_writing(content: bytes, tmp_path: Path) -> None:
-    qrels = read_or_refused(tmp_path / "a.tsv", content, read_qrels)
-    if qrels is not None:
-        write_qrels(tmp_path / "b.tsv", qrels)
-        assert read_qrels(tmp_path / "b.tsv") == qrels
-
-
 RUN = b"q1 Q0 d1 1 0.75 tag\nq1 Q0 d2 2 0.5 tag\nq2\tQ0\td1 1 -1e-3 tag\n"
-
-
-@FUZZ
-@given(content=hostile(RUN))
-def test_runs_survive_writing(content: bytes, tmp_path: Path) -> None:
-    run = read_or_refused(tmp_path / "a.trec", content, read_run)
-    if run is None:
-        return
-    assert all(math.isfinite(score) for documents in run.values() for score in documents.values())
-    write_run(tmp_path / "b.trec", run, "tag")
-    again = read_run(tmp_path / "b.trec")
-    assert again == run
-    assert [list(documents) for documents in again.values()] == [list(documents) for documents in run.values()]
-
-
 YAML = b"epochs: 3\noutput_dir: out\nlambda_contrastive: 1.0\nhead: linear\ntrain_data: a.json\nfreeze_base: true\n"
-
-
-@FUZZ
-@given(content=hostile(YAML, {"epochs": 3, "head": "linear", "output_dir": "x", "freeze_base": True, "seed": 1}))
-def test_configurations(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    config = read_or_refused(path, content, lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)))
-    assert config is None or config.epochs is None or config.epochs >= 0
-
-
+SETTINGS = {"epochs": 3, "head": "linear", "output_dir": "x", "freeze_base": True, "seed": 1}
 FIGURES = {
     "NDCG@10": 0.5, "n_queries": 3, "p_randomisation": 0.2, "p_t": 0.1, "mean_difference": 0.1,
     "seen": {"n_queries": 1, "NDCG@10": 0.5}, "unseen": {"n_queries": 2, "NDCG@10": 0.4, "p_randomisation": 0.3},
@@ -196,22 +61,6 @@ RESULTS = {
     "manifest": {"command": "x", "seed": 0, "tested": "NDCG@10", "held_out": None, "data_dir": "data",
                  "collections": {"toy": ABOUT, "set": ABOUT, "set/one": {**ABOUT, "part_of": "set"}}},
 }  # fmt: skip
-
-
-@FUZZ
-@given(content=hostile(json.dumps(RESULTS).encode(), RESULTS))
-def test_results_and_all_tables_of_them(content: bytes, tmp_path: Path) -> None:
-    def tables(path: Path) -> str:
-        comparison = compare([read_named(str(path))])
-        parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_comparison(comparison))
-        results = Results.read(path)
-        assert metric_tables(results)
-        return "".join((*parts, results_table(results), *(each.sentence for each in verdicts(results))))
-
-    text = read_or_refused(tmp_path / "a.json", content, tables, names_itself=False)
-    assert text is None or text
-
-
 DISTRIBUTION = {
     "n": 3,
     "mean": 1.0,
@@ -231,69 +80,204 @@ ISOTROPY = {
     "data": {"name": "toy", "n_documents": 3, "n_queries": 0},
     "systems": [{"model": "m", "untouched": True, "distance": "dot", "spaces": {"documents": SPACE}}],
 }
-
-
-@FUZZ
-@given(content=hostile(json.dumps(ISOTROPY).encode(), ISOTROPY))
-def test_isotropy_reports(content: bytes, tmp_path: Path) -> None:
-    report = read_or_refused(tmp_path / "a.json", content, read_isotropy)
-    assert report is None or measure_tables(report.systems)
-
-
 METRICS = [
     {"kind": "base", "dev": {"NDCG@10": 0.5}}, {"kind": "step", "step": 1, "total": 0.7, "terms": {"a": 0.5}},
     {"kind": "step", "step": 2, "total": 0.6, "terms": {"a": 0.4}}, {"kind": "collapse", "step": 2, "collapse": "full"},
     {"kind": "probe", "step": 2, "figures": {"rank_query": 3.0, "rank_document": 2.0, "rank_bound": 8}},
     {"kind": "epoch", "step": 2, "epoch": 1, "val_total": 0.5, "dev": {"NDCG@10": 0.6}},
 ]  # fmt: skip
+SEEN, HIDDEN = ["00112233445566778899aabbccddeeff"], {"fraction": 0.5, "seed": 1}
+DOCUMENT_TEXTS = {row["_id"]: Document("", row["text"]) for row in CORPUS}
 
 
-@FUZZ
-@given(content=hostile("\n".join(map(json.dumps, METRICS)).encode(), METRICS, by_line=True))
-def test_metrics_of_a_run(content: bytes, tmp_path: Path) -> None:
-    read_or_refused(tmp_path / "metrics.jsonl", content, loss_figure)
-    read_or_refused(tmp_path / "metrics.jsonl", content, rank_figure)
+def lines(rows: list[Any]) -> bytes:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
 
 
-def matrix_bytes(values: Any) -> bytes:
+def pairs_are_whole(pairs: Any, _: Path) -> None:
+    assert len(pairs) == len(list(pairs.rows())) >= 1
+    assert all(text.strip() and is_encodable(text) for text in (*pairs.queries, *pairs.documents))
+    assert pairs.negative_ids.max() < len(pairs.documents)
+
+
+def documents_are_text(documents: Any, _: Path) -> None:
+    assert documents
+    assert all(each.content == each.content.strip() and is_encodable(each.content) for each in documents)
+
+
+def make_collection(folder: Path) -> None:
+    qrels = {"q1": {"d1": 1}, "q2": {"d2": 2, "d0": 0}}
+    write_collection(folder / "toy", DOCUMENT_TEXTS, {row["_id"]: row["text"] for row in QUERIES}, {"test": qrels})
+
+
+def collection_is_whole(collection: Any, _: Path) -> None:
+    assert collection.queries.keys() == collection.qrels.keys() != set()
+    assert all(text.strip() for text in collection.queries.values())
+    judged = [key for each in collection.qrels.values() for key in each]
+    assert all(key.strip() and is_encodable(key) for key in (*collection.documents, *collection.queries, *judged))
+    assert collection.sha256()
+
+
+def qrels_survive(qrels: Any, folder: Path) -> None:
+    write_qrels(folder / "again.tsv", qrels)
+    assert read_qrels(folder / "again.tsv") == qrels
+
+
+def run_survives(run: Any, folder: Path) -> None:
+    assert all(math.isfinite(score) for documents in run.values() for score in documents.values())
+    write_run(folder / "again.trec", run, "tag")
+    again = read_run(folder / "again.trec")
+    assert again == run
+    assert [list(documents) for documents in again.values()] == [list(documents) for documents in run.values()]
+
+
+def tables(path: Path) -> str:
+    comparison = compare([read_named(str(path))])
+    parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_comparison(comparison))
+    results = Results.read(path)
+    assert metric_tables(results)
+    return "".join((*parts, results_table(results), *(each.sentence for each in verdicts(results))))
+
+
+def npy(values: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, values)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("file", ["documents.txt", "documents.npy", "queries.txt"])
-def test_folders_of_vectors(file: str, tmp_path: Path) -> None:
-    documents = {f"d{i}": Document("", f"text {i}") for i in range(3)}
-    write_collection(tmp_path / "toy", documents, {"q": "one"}, {"test": {"q": {"d1": 1}}})
-    collection, folder = load_collection(tmp_path / "toy"), tmp_path / "vectors"
-    matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
-    files = {"documents.txt": b"d0\nd1\nd2\n", "documents.npy": matrix_bytes(matrix),
-             "queries.txt": b"q\n", "queries.npy": matrix_bytes(matrix[:1])}  # fmt: skip
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
+VECTORS = {"documents.txt": b"d0\nd1\nd2\n", "documents.npy": npy(MATRIX), "queries.txt": b"q1\nq2\n"}
+VECTORS |= {"queries.npy": npy(MATRIX[:2])}
+
+
+def make_vectors(folder: Path) -> None:
+    make_collection(folder)
+    (folder / "vectors").mkdir()
+    for name, content in VECTORS.items():
+        (folder / "vectors" / name).write_bytes(content)
+
+
+def read_vectors_of(path: Path) -> Any:
+    return read_vectors(path.parent, [load_collection(path.parent.parent / "toy")])
+
+
+def vectors_are_finite(store: Any, _: Path) -> None:
+    found = store.encode([document.content for document in DOCUMENT_TEXTS.values()], "document")
+    assert found.shape == (3, store.base.dimension)
+    assert np.isfinite(found).all()
+
+
+def holds(condition: Callable[[Any], bool]) -> Callable[[Any, Path], None]:
+    def check(value: Any, _: Path) -> None:
+        assert condition(value)
+
+    return check
+
+
+class Kind(NamedTuple):
+    """A kind of file: its reader, what is valid in it, and what holds of all that is read.
+
+    Attributes:
+        valid: valid bytes.
+        json: the JSON value, or of `by_line` the values a line each, that is given other parts too.
+        make: makes the files beside it.
+        named: parts of the path above the file that a message may stop at.
+        short: messages name nothing that a file calls its systems and sets, which may be long and hold line feeds.
+    """
+
+    read: Callable[[Path], Any]
+    check: Callable[[Any, Path], None]
+    valid: bytes
+    json: Any = None
+    by_line: bool = False
+    make: Callable[[Path], None] = lambda folder: None
+    named: int = 0
+    short: bool = True
+
+
+def of_a_collection(rows: Any, valid: bytes, up: int) -> Kind:
+    def read(path: Path) -> Any:
+        return load_collection(path.parents[up - 1])
+
+    return Kind(read, collection_is_whole, valid, rows, True, make_collection, up)
+
+
+def of_vectors(name: str) -> Kind:
+    return Kind(read_vectors_of, vectors_are_finite, VECTORS[name], make=make_vectors, named=1)
+
+
+PASSES = holds(lambda value: True)
+KINDS = {
+    "pairs.jsonl": Kind(read_pairs, pairs_are_whole, lines(PAIRS), PAIRS, True),
+    "pairs.json": Kind(read_pairs, pairs_are_whole, json.dumps(PAIRS, indent=1).encode(), PAIRS),
+    "pairs.csv": Kind(read_pairs, pairs_are_whole, CSV),
+    "a.txt": Kind(read_documents, documents_are_text, b"one two\n\nthree\n"),
+    "a.jsonl": Kind(read_documents, documents_are_text, lines(DOCUMENTS), DOCUMENTS, True),
+    "a.json": Kind(read_documents, documents_are_text, json.dumps(DOCUMENTS).encode(), DOCUMENTS),
+    "a.csv": Kind(read_documents, documents_are_text, b'title,text\nA,"b ""c"""\n,d\n'),
+    "toy/corpus.jsonl": of_a_collection(CORPUS, lines(CORPUS), 1),
+    "toy/queries.jsonl": of_a_collection(QUERIES, lines(QUERIES), 1),
+    "toy/qrels/test.tsv": of_a_collection(None, QRELS, 2),
+    "a.tsv": Kind(read_qrels, qrels_survive, QRELS),
+    "a.trec": Kind(read_run, run_survives, RUN),
+    "a.yaml": Kind(
+        lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)),
+        holds(lambda config: config.epochs is None or config.epochs >= 0),
+        YAML,
+        SETTINGS,
+    ),
+    "results.json": Kind(tables, holds(bool), json.dumps(RESULTS).encode(), RESULTS, short=False),
+    "isotropy.json": Kind(
+        read_isotropy,
+        holds(lambda report: bool(measure_tables(report.systems))),
+        json.dumps(ISOTROPY).encode(),
+        ISOTROPY,
+    ),
+    "metrics.jsonl": Kind(lambda path: (loss_figure(path), rank_figure(path)), PASSES, lines(METRICS), METRICS, True),
+    "vectors/documents.txt": of_vectors("documents.txt"),
+    "vectors/documents.npy": of_vectors("documents.npy"),
+    "vectors/queries.txt": of_vectors("queries.txt"),
+    "ragcun/seen_documents.json": Kind(
+        lambda path: read_seen(path.parents[1]),
+        holds(lambda seen: all(len(digest) == 32 for digest in seen)),
+        json.dumps(SEEN).encode(),
+        SEEN,
+    ),
+    "ragcun/held_out.json": Kind(
+        lambda path: read_held_out(path.parents[1]),
+        holds(lambda held_out: 0 < held_out.fraction < 1),
+        json.dumps(HIDDEN).encode(),
+        HIDDEN,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_is_read_or_refused_in_a_line_that_names_it(name: str, tmp_path: Path) -> None:
+    kind, path = KINDS[name], tmp_path / name
+    kind.make(tmp_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = str([path, *path.parents][kind.named])
+
+    def read_or_refused(content: bytes) -> str | None:
+        path.write_bytes(content)
+        try:
+            value = kind.read(path)
+        except InputError as error:
+            return str(error)
+        kind.check(value, tmp_path)
+        return None
 
     @FUZZ
-    @given(hostile(files[file]))
+    @given(hostile(kind.valid, kind.json, kind.by_line))
     def check(content: bytes) -> None:
-        store = read_or_refused(folder / file, content, lambda _: read_vectors(folder, [collection]), folder)
-        if store is not None:
-            found = store.encode([document.content for document in collection.documents.values()], "document")
-            assert found.shape == (3, store.base.dimension)
-            assert np.isfinite(found).all()
+        message = read_or_refused(content)
+        assert message is None or place in message
+        assert message is None or not kind.short or ("\n" not in message and len(message) < 2000)
 
     check()
+    assert read_or_refused(kind.valid) is None
 
 
-@FUZZ
-@given(content=hostile(b'["00112233445566778899aabbccddeeff"]', ["00112233445566778899aabbccddeeff"]))
-def test_records_of_seen_documents(content: bytes, tmp_path: Path) -> None:
-    seen = read_or_refused(tmp_path / "ragcun" / "seen_documents.json", content, lambda _: read_seen(tmp_path))
-    assert seen is None or all(len(digest) == 32 for digest in seen)
-
-
-@FUZZ
-@given(content=hostile(b'{"fraction": 0.5, "seed": 1}', {"fraction": 0.5, "seed": 1}))
-def test_records_of_hidden_documents(content: bytes, tmp_path: Path) -> None:
-    held_out = read_or_refused(tmp_path / "ragcun" / "held_out.json", content, lambda _: read_held_out(tmp_path))
-    assert held_out is None or 0 < held_out.fraction < 1
+def test_the_fields_of_pairs_are_what_is_fuzzed() -> None:
+    assert {name for row in PAIRS for name in row} >= {name for names in FIELDS for name in names}

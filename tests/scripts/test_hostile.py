@@ -93,14 +93,10 @@ def test_a_hostile_corpus_does_nothing(run_script, tiny_bert, tmp_path, monkeypa
     ("line", "message"),
     [
         ('{"_id": "a b", "text": "x"}', "white space"),
-        ('{"_id": "a\\nb", "text": "x"}', "white space"),
-        ('{"_id": "a\\tb", "text": "x"}', "white space"),
-        ('{"_id": "", "text": "x"}', "the _id is empty"),
         ('{"_id": "a\\ud800", "text": "x"}', "unpaired surrogate"),
         ('{"_id": "a", "text": "\\udfff"}', "unpaired surrogate"),
         ('{"_id": "d0", "text": "x"}', "stands in line 1 already"),
         ('{"_id": "a", "text": ' + "[" * 200_000, "nested too deeply"),
-        ('{"_id": "a", "text": "x", "n": ' + "9" * 10_000 + "}", "too many digits"),
         ('{"_id": 3, "text": "x"}', 'field "_id" must be text'),
     ],
 )
@@ -121,12 +117,3 @@ def test_a_line_of_ten_megabytes_is_a_line(run_script, tmp_path):
     place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
     done = run_script("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "r.json")
     assert done.code == 0, done.err
-
-
-@pytest.mark.parametrize("name", ["../../etc", "/etc", "toy/../../../etc", "..", "toy\0"])
-@pytest.mark.parametrize("script", ["evaluate_beir", "compute_isotropy"])
-def test_names_of_sets_do_not_traverse(fails_clearly, tmp_path, tiny_bert, script, name):
-    write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["x"])
-    out = ("--output_file", tmp_path / "r.json") if script == "evaluate_beir" else ("--output_dir", tmp_path / "r")
-    place = ("--datasets", name, "--data_dir", tmp_path / "data", "--model", tiny_bert, "--device", "cpu")
-    assert "no collection" in fails_clearly(script, *place, *out)
