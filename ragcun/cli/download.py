@@ -49,7 +49,7 @@ class MsmarcoOptions:
     cache_dir: str | None = flag(None, "dense: folder of the model's cached vectors")
     device: str | None = flag(None, "dense: where the model runs, cpu or cuda")
     seed: int = flag(0, "of which queries are held out and which negatives are drawn")
-    resume: bool = flag(False, "leave a complete download as it is; an unfinished one is gone on with in any case")
+    resume: bool = flag(False, "leave a complete download as it is")
     overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class WikiOptions:
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     revision: str | None = flag(None, "commit, branch or tag on the hub; else the newest")
     seed: int = flag(0, "of the order in which the source's files are read")
-    resume: bool = flag(False, "leave a complete download as it is; an unfinished one is gone on with in any case")
+    resume: bool = flag(False, "leave a complete download as it is")
     overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
@@ -204,10 +204,10 @@ def _encoder(options: MsmarcoOptions) -> CachedEncoder:
 def parse_download(description: str | None) -> argparse.Namespace:
     """Parse the flags of `download_beir`."""
     parser = ArgumentParser(description=description)
-    names = "sets of BEIR, quick (5 small sets), or all (every one that can be had; default: quick)"
+    names = "sets of BEIR, quick (5 small sets), or all (every downloadable set; default: quick)"
     parser.add_argument("--datasets", nargs="+", default=["quick"], metavar="NAME", help=names)
     parser.add_argument("--data_dir", default="data", metavar="DIR", help="where folders are made (default: data)")
-    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR or BEIR's own)"
+    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub)"
     parser.add_argument("--mirror", metavar="URL", help=place)
     return parser.parse_args()
 
@@ -216,7 +216,7 @@ def download_beir(flags: argparse.Namespace) -> str:
     """Fetch the sets that are not there, and return where all of them are.
 
     Raises:
-        InputError: a set is unknown, or cannot be had.
+        InputError: a set is unknown, or cannot be downloaded.
     """
     from ragcun.data.beir_download import fetch_from
     from ragcun.data.beir_sets import find_sets

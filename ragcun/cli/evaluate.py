@@ -51,7 +51,7 @@ def _add_collections(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="qrels to use (default: test; dev of msmarco, as in BEIR)")
     fetched = "fetch sets of BEIR that are not in --data_dir; with all, every one that can be had"
     parser.add_argument("--download", action="store_true", help=fetched)
-    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR or BEIR's own); means --download"
+    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub); means --download"
     parser.add_argument("--mirror", metavar="URL", help=place)
 
 

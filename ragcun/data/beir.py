@@ -148,12 +148,12 @@ def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:
             if not isinstance(value, str):
                 raise InputError(f'{path}, line {line}: field "{field}" must be text, got {value!r:.40}')
             if not is_encodable(value):
-                raise InputError(f'{path}, line {line}: field "{field}" holds an unpaired surrogate; mend that line')
+                raise InputError(f'{path}, line {line}: field "{field}" holds an unpaired surrogate; fix that line')
         key = fields["_id"]
         if not key.strip():
             raise InputError(f"{path}, line {line}: the _id is empty; give the line one of its own")
         if key in lines:
-            raise InputError(f"{path}, line {line}: _id {key!r} stands in line {lines[key]} already; keep one of them")
+            raise InputError(f"{path}, line {line}: _id {key!r} is that of line {lines[key]}; keep one of them")
         lines[key] = line
         yield key, Document(fields["title"], fields["text"])
 

@@ -154,14 +154,13 @@ class MiningSettings:
     """How hard negatives are mined.
 
     Attributes:
-        method: where candidates come from: `random` documents, or the best of `bm25` or of an encoder (`dense`).
+        method: `random` documents, or the best by `bm25` or by an encoder (`dense`).
         per_query: how many negatives each pair gets, where there are so many.
-        first: ranks above this one are passed over, counted from 0 without the query's known positives.
-        last: the first rank that is no longer taken; 0 to 100 is the top 100. `random` has no ranks.
-        margin: m keeps candidates with score ≤ s − m·|s|, s being the score of the pair's positive: at most (1 − m)·s
-            where s is positive. None is `MARGINS`, minus infinity no guard.
-        choice: `drawn` from what is left, each as likely, or the `hardest` of it, in the order of the ranking.
-        seed: of what is drawn; a pair's draw follows from it, the pair's texts and its candidates alone.
+        first, last: candidates are ranks first to last - 1, counted from 0 without the query's known positives.
+        margin: m keeps candidates with score ≤ s − m·|s|, s being the score of the pair's positive; None is `MARGINS`,
+            minus infinity no guard.
+        choice: `drawn` from the candidates left, each as likely, or the `hardest`, in the order of the ranking.
+        seed: a pair's draw follows from it, the pair's texts and its candidates alone.
 
     Raises:
         ValueError: a setting is out of range.

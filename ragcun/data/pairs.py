@@ -83,14 +83,6 @@ class PairDataset:
         for query, positive, negative in zip(*chosen, strict=True):
             yield self.queries[query], self.documents[positive], self.documents[negative] if negative >= 0 else None
 
-    def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-        """Return the (b, b) matrix of known answers among the pairs in `rows`.
-
-        Its [i, j] says that the positive of pair ``rows[j]`` is a positive of the query of pair ``rows[i]`` in any pair
-        of the dataset. None where only the diagonal can be True: no query and no positive is in two pairs.
-        """
-        return None if self._all_distinct else self.known(self.query_ids[rows], self.positive_ids[rows])
-
     def known(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return the matrix of which of some documents is a known positive of which of some queries, both by index."""
         starts, answers = self._answers
@@ -127,7 +119,8 @@ class PairDataset:
         return answers[starts[query] : starts[query + 1]]
 
     @functools.cached_property
-    def _all_distinct(self) -> bool:
+    def all_distinct(self) -> bool:
+        """Whether no query and no positive is in two pairs."""
         return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)
 
     @functools.cached_property

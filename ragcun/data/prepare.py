@@ -138,7 +138,7 @@ def prepare_held_out(
 def prepare_collection(folder: Path, split: str, outputs: Outputs, miner: Miner) -> list[str]:
     """Write the pairs of one split of a BEIR folder, with negatives from its corpus, into the file of `outputs`.
 
-    Which documents other splits judge relevant is not looked at: to spare these would tell training what they are.
+    Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
 
     Raises:
         InputError: `folder` is none, has no such split, or the split has no pairs.

@@ -37,7 +37,7 @@ class Mask:
         method: ``tokens`` (single words, anywhere), ``spans`` (runs of `span_words` words, which may meet), ``prefix``,
             ``suffix``, or ``mixed``: one of these, drawn anew for each pair.
         share: how much of the words is masked, rounded to whole words and at least one.
-        mask: what stands in the place of each masked word; a blank one drops the word.
+        mask: replaces each masked word; a blank one drops the word.
         span_words: words of a span; the last one may be shorter.
     """
 

@@ -159,13 +159,12 @@ class PairSource(abc.ABC):
         queries, positives = data.query_ids[own], data.positive_ids[own]
         negatives, present = data.negative_ids[own], bool((data.negative_ids[rows] >= 0).any())
         real = negatives >= 0
-        distinct = data.relevant(rows[:1]) is None
         return PairBatch(
             query=self._inputs(queries, "query"),
             positive=self._inputs(positives, "document"),
             negative=self._inputs(np.where(real, negatives, positives), "document") if present else None,
             negative_mask=self._mask(real) if present else None,
-            relevant=None if distinct else self._mask(data.known(queries, data.positive_ids[rows])),
+            relevant=None if data.all_distinct else self._mask(data.known(queries, data.positive_ids[rows])),
             pool=self._inputs(pool, "document") if len(pool) else None,
             pool_relevant=self._mask(data.known(queries, drawn)) if len(drawn) else None,
         )

@@ -24,25 +24,6 @@ from tests.parquet import write_split
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_NAMES = {"microsoft/ms_marco": "marco", "wikimedia/wikipedia": "wiki"}
-FEATURES = """
-dataset_info:
-- config_name: v1.1
-  features:
-  - name: query
-    dtype: string
-  - name: query_id
-    dtype: int32
-  - name: answers
-    sequence: string
-  - name: passages
-    sequence:
-    - name: is_selected
-      dtype: int32
-    - name: passage_text
-      dtype: string
-    - name: url
-      dtype: string
-"""
 SEVERAL = """
 import json, sys
 from ragcun.cli.download import download_msmarco, download_wiki
@@ -87,8 +68,7 @@ def data_sets(tmp_path_factory):
     for name, subset, rows in (("marco", "v1.1", marco), ("wiki", "20231101.en", wiki)):
         write_split(root / name / subset, rows, 3)
         files = f"  data_files:\n  - split: train\n    path: {subset}/train-*\n"
-        features = FEATURES.strip() + "\n" if name == "marco" else ""
-        card = f"---\n{features}configs:\n- config_name: {subset}\n{files}---\n# Card\n"
+        card = f"---\nconfigs:\n- config_name: {subset}\n{files}---\n# Card\n"
         (root / name / "README.md").write_text(card)
     return root
 
