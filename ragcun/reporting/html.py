@@ -22,11 +22,11 @@ from ragcun.io import write_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.reporting import isotropy_plots
 from ragcun.reporting.examples import examples, visible
-from ragcun.reporting.isotropy import LABELS, MeasureTable, measure_table, measure_tables, title_of
+from ragcun.reporting.isotropy import LABELS, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, gather
-from ragcun.reporting.tables import ABSENT
-from ragcun.reporting.verdicts import Table, metric_tables, score_tables, summary, verdicts
+from ragcun.reporting.tables import ABSENT, Table
+from ragcun.reporting.verdicts import metric_tables, score_tables, summary, verdicts
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
 """Settings that decide nothing about a model."""
@@ -138,16 +138,15 @@ def html_picture(draw: Callable[[], Figure | None], alt: str, caption: str) -> M
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     """Return one run as ``run.html.j2`` shows it."""
     evaluations = [
-        {
-            "path": file.path,
-            "title": file.results.model.title,
-            "summary": summary(verdicts(file.results)),
-            "verdicts": [verdict.sentence for verdict in verdicts(file.results)],
-            "tables": [html_table(table) for table in metric_tables(file.results)],
-        }
-        for file in run.evaluations
+        (
+            path,
+            results.model.title,
+            verdicts(results),
+            summary(verdicts(results)),
+            map(html_table, metric_tables(results)),
+        )
+        for path, results in run.evaluations
     ]
-    found = [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)]
     return {
         "run": run,
         "anchor": f"run-{number}",
@@ -158,7 +157,7 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
         "curves": _curves(run),
         "collapses": [(shown(row.get("step")), shown(row.get("message"))) for row in run.rows.get("collapse", ())],
         "evaluations": evaluations,
-        "examples": found,
+        "examples": [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],
         "todo": _todo(run, data_dir),
     }
@@ -184,19 +183,19 @@ def _facts(run: Run) -> Facts:
     data = next((config[name] for name in ("train_data", "documents", "corpus") if config.get(name)), None)
     start = f", initialised by {config['head_init']}" if config.get("head_init") else ""
     frozen = "frozen" if config.get("freeze_base") else "trained in part or whole"
-    facts: list[tuple[str, object]] = [
-        ("base model", f"{shown(config.get('base_model'))}, {frozen}"),
-        ("system", config.get("system")),
-        ("head", f"{shown(config.get('head'))}{start}"),
-        ("training data", data),
-        ("seed", config.get("seed")),
-    ]
+    facts = {
+        "base model": f"{shown(config.get('base_model'))}, {frozen}",
+        "system": shown(config.get("system")),
+        "head": f"{shown(config.get('head'))}{start}",
+        "training data": shown(data),
+        "seed": shown(config.get("seed")),
+    }
     if result:
-        facts.append(("kept", f"epoch {shown(result.get('best_epoch'))}, chosen by {shown(result.get('criterion'))}"))
-        for name, title in (("score", "score of the kept epoch"), ("base_score", "score of the untouched base")):
-            facts.append((title, _score(result.get(name))))
-        facts.append(("training", f"{shown(result.get('steps'))} steps in {shown(result.get('seconds'))} s"))
-    return [(name, shown(value)) for name, value in facts]
+        facts["kept"] = f"epoch {shown(result.get('best_epoch'))}, chosen by {shown(result.get('criterion'))}"
+        facts["score of the kept epoch"] = _score(result.get("score"))
+        facts["score of the untouched base"] = _score(result.get("base_score"))
+        facts["training"] = f"{shown(result.get('steps'))} steps in {shown(result.get('seconds'))} s"
+    return list(facts.items())
 
 
 def _score(value: object) -> str:
@@ -249,12 +248,13 @@ def _commands(run: Run) -> Facts:
 def _curves(run: Run) -> list[Markup]:
     if not run.rows.get("step"):
         return [Markup('<p class="note">The run has not recorded a training step.</p>')]
+    figures = {
+        "Loss, its unweighted terms, and scores.": loss_figure,
+        "Effective rank of a fixed batch of training pairs.": rank_figure,
+    }
     metrics = run.folder / "metrics.jsonl"
-    loss = f"Training curves of {run.name} over steps: total loss, its terms, and the dev score where there is one"
-    ranks = f"Effective rank of queries and documents of {run.name} over steps"
     return [
-        html_picture(lambda: loss_figure(metrics), loss, "Loss, its unweighted terms, and scores."),
-        html_picture(lambda: rank_figure(metrics), ranks, "Effective rank of a fixed batch of training pairs."),
+        html_picture(partial(draw, metrics), f"{title[:-1]}, of {run.name}", title) for title, draw in figures.items()
     ]
 
 
@@ -263,7 +263,7 @@ def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, dict[str, Markup],
     systems = _own(report, run)
     queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
-    tables = {table.heading: html_table(_with_notes(table)) for table in measure_tables(systems)}
+    tables = {table.caption: html_table(_with_notes(table)) for table in measure_tables(systems)}
     names = ", ".join(system.model for system in systems)
     pictures = [
         html_picture(partial(isotropy_plots.FIGURES[name], systems), f"{caption[:-1]}, of {names}", caption)
@@ -276,14 +276,11 @@ def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:
     return [system for system in report.systems if system.untouched or run.holds(system.model)]
 
 
-def _with_notes(table: MeasureTable) -> Table:
-    rows = []
-    for name, texts in table.rows.items():
-        label = Markup.escape(visible(name))
-        if name in LABELS:
-            label = Markup("{}<small>{}</small>").format(LABELS[name].title, LABELS[name].note)
-        rows.append([label, *texts])
-    return Table(table.heading, ["measure", *table.header], rows)
+def _with_notes(table: Table) -> Table:
+    """Write below each measure's name how to read it."""
+    label = Markup("{0.title}<small>{0.note}</small>")
+    rows = [[label.format(LABELS[name]) if name in LABELS else name, *texts] for name, *texts in table.rows]
+    return Table(table.caption, table.header, rows)
 
 
 def _comparison(runs: Sequence[Run]) -> list[Markup]:

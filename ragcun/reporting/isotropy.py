@@ -10,7 +10,7 @@ from ragcun.errors import InputError
 from ragcun.io import read_json
 from ragcun.isotropy.intervals import Measure
 from ragcun.isotropy.report import FORMAT, IsotropyReport, SystemReport
-from ragcun.reporting.tables import ABSENT, markdown_table
+from ragcun.reporting.tables import ABSENT, Table, markdown_table
 from ragcun.typed_json import typed
 
 SPACES = ("documents", "queries", "together")
@@ -48,15 +48,6 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class MeasureTable:
-    """Measures of several systems: what of, a title for each column, and a row of texts for each measure by name."""
-
-    heading: str
-    header: Sequence[str]
-    rows: Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
 class _Data:
     name: str
     n_documents: int
@@ -91,7 +82,7 @@ def title_of(system: SystemReport) -> str:
     return f"{system.model}{' (untouched)' if system.untouched else ''}"
 
 
-def measure_tables(systems: Sequence[SystemReport]) -> list[MeasureTable]:
+def measure_tables(systems: Sequence[SystemReport]) -> list[Table]:
     """Lay out what was measured of all systems: a table for each space, and one for pairs.
 
     A column for each system, with the 95 % interval; what N(0, I) gives at the same size; and the rows measured.
@@ -109,23 +100,23 @@ def measure_tables(systems: Sequence[SystemReport]) -> list[MeasureTable]:
     return tables
 
 
-def measure_table(heading: str, titles: Sequence[str], measures: Sequence[Mapping[str, Measure]]) -> MeasureTable:
+def measure_table(caption: str, titles: Sequence[str], measures: Sequence[Mapping[str, Measure]]) -> Table:
     """Lay out measures by name, a column for each of `titles`."""
-    rows = {}
+    rows = []
     for name in dict.fromkeys(name for each in measures for name in each):
         found = [each[name] for each in measures if name in each]
         isotropic = " / ".join(dict.fromkeys(number(each.isotropic) for each in found))
         sizes = " / ".join(dict.fromkeys(f"{each.n:,}" for each in found))
-        rows[name] = [*(_cell(each.get(name)) for each in measures), isotropic, sizes]
-    return MeasureTable(heading, [*titles, "isotropic", "rows"], rows)
+        rows.append([name, *(_cell(each.get(name)) for each in measures), isotropic, sizes])
+    return Table(caption, ["measure", *titles, "isotropic", "rows"], rows)
 
 
 def isotropy_table(report: IsotropyReport) -> str:
     """Lay out a report as Markdown tables, as `measure_tables` does."""
     return "\n".join(
         markdown_table(
-            [f"{report.name}: {table.heading}", *table.header],
-            [[LABELS[name].title if name in LABELS else name, *texts] for name, texts in table.rows.items()],
+            [f"{report.name}: {table.caption}", *table.header[1:]],
+            [[LABELS[name].title if name in LABELS else name, *texts] for name, *texts in table.rows],
         )
         for table in measure_tables(report.systems)
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -20,16 +20,11 @@ from ragcun.io import read_json_lines, replacing_file
 from ragcun.results import METRIC
 from ragcun.typed_json import typed
 
-Row = TypeVar("Row")
+Points = dict[int, float | None]
+Values = dict[str, float | None]
 
-COLOURS = BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "#E69F00", "#56B4E9")
 """Of Okabe and Ito's palette, which colour-blind readers tell apart; grey is the untouched base."""
 GREY, LIGHT_GREY = "#555555", "#999999"
 LINES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)))
@@ -125,92 +120,55 @@ def write_png(figure: Figure, output: str | Path) -> None:
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-@dataclass(frozen=True)
-class _Step:
-    step: int
-    total: float
-    terms: dict[str, float | None] | None = None
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    step: int
-    val_total: float | None = None
-    dev: dict[str, float | None] | None = None
-
-
-@dataclass(frozen=True)
-class _Base:
-    dev: dict[str, float | None] | None = None
-
-
-@dataclass(frozen=True)
-class _Ranks:
-    rank_query: float
-    rank_document: float
-    rank_bound: float
-
-
-@dataclass(frozen=True)
-class _Probe:
-    step: int
-    figures: _Ranks
-
-
-@dataclass(frozen=True)
-class _Collapse:
-    step: int
-    collapse: str
-
-
-_KINDS = {"step": _Step, "epoch": _Epoch, "base": _Base, "probe": _Probe, "collapse": _Collapse}
-
-
-def _rows(path: str | Path, kind: type[Row]) -> list[Row]:
-    """Return the rows of one kind of a run's metrics."""
-    return [
-        typed(kind, row, f"{path}, line {number}")
-        for number, row in read_json_lines(path)
-        if _KINDS.get(str(row.get("kind"))) is kind
-    ]
-
-
 def loss_figure(metrics_path: str | Path) -> Figure:
     """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
 
     The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
 
-    Args:
-        metrics_path: the run's ``metrics.jsonl``.
-
     Raises:
         InputError: the file is missing, holds no step, or a row lacks its step or total.
     """
-    steps, epochs, bases = _rows(metrics_path, _Step), _rows(metrics_path, _Epoch), _rows(metrics_path, _Base)
-    if not steps:
+    total, validation, dev = Points(), Points(), Points()
+    terms: dict[str, Points] = {}
+    base: float | None = None
+    for place, row in _rows(metrics_path, "step", "epoch", "base"):
+        score = (typed(Values | None, row.get("dev"), place, "dev") or {}).get(METRIC)
+        if row["kind"] == "base":
+            base = score
+            continue
+        step = typed(int, row.get("step"), place, "step")
+        if row["kind"] == "epoch":
+            dev[step], validation[step] = score, typed(float | None, row.get("val_total"), place, "val_total")
+            continue
+        total[step] = typed(float, row.get("total"), place, "total")
+        for name, value in (typed(Values | None, row.get("terms"), place, "terms") or {}).items():
+            terms.setdefault(name, Points())[step] = value
+    if not total:
         raise InputError(f"{metrics_path} holds no row of kind 'step'; train for at least one step before plotting")
-    terms = dict.fromkeys(name for row in steps for name in row.terms or {})
-    dev = [(row.step, (row.dev or {}).get(METRIC)) for row in epochs]
-    has_dev = any(value is not None for _, value in dev)
+    has_dev = any(value is not None for value in dev.values())
     figure, grid = panel_grid(1 + len(terms) + has_dev)
-    total = [(row.step, row.total) for row in steps]
-    _curve(grid[0], "total loss", "loss", training=total, validation=[(row.step, row.val_total) for row in epochs])
-    for axes, name in zip(grid[1:], terms, strict=False):
-        values = [(row.step, (row.terms or {}).get(name)) for row in steps]
+    _curve(grid[0], "total loss", "loss", training=total, validation=validation)
+    for axes, (name, values) in zip(grid[1:], terms.items(), strict=False):
         _curve(axes, f"{name} (unweighted)", "loss", training=values)
     if has_dev:
         _curve(grid[-1], f"dev {METRIC}", METRIC, "o", model=dev)
-        before = [(row.dev or {}).get(METRIC) for row in bases]
-        if before and before[-1] is not None:
-            grid[-1].axhline(before[-1], color=GREY, linestyle="--", label="untouched base")
+        if base is not None:
+            grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
             grid[-1].legend()
     return figure
 
 
-def _curve(axes: Axes, title: str, unit: str, marker: str = "", **lines: Sequence[tuple[int, float | None]]) -> None:
+def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of some kinds of a run's metrics, each with its place for messages."""
+    for number, row in read_json_lines(path):
+        if row.get("kind") in kinds:
+            yield f"{path}, line {number}", row
+
+
+def _curve(axes: Axes, title: str, unit: str, marker: str = "", **lines: Points) -> None:
     """Draw lines over steps: the first one plain, as it has many points, the second with markers."""
     for (label, points), colour, each in zip(lines.items(), (BLUE, VERMILLION), (marker, "o"), strict=False):
-        shown = [point for point in points if point[1] is not None]
+        shown = [point for point in points.items() if point[1] is not None]
         if shown:
             alone = "." if len(shown) == 1 else ""
             axes.plot(*zip(*shown, strict=True), color=colour, marker=each or alone, label=label, linewidth=1.4)
@@ -225,26 +183,31 @@ def rank_figure(metrics_path: str | Path) -> Figure | None:
 
     A grey line is the highest rank that the monitored batch can show, a vertical line with a marker a collapse.
 
-    Args:
-        metrics_path: the run's ``metrics.jsonl``.
-
     Raises:
         InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.
     """
-    probes, collapses = _rows(metrics_path, _Probe), _rows(metrics_path, _Collapse)
-    if not probes:
+    names = ("rank_query", "rank_document", "rank_bound")
+    ranks: dict[str, list[float]] = {name: [] for name in names}
+    steps, collapses = [], []
+    for place, row in _rows(metrics_path, "probe", "collapse"):
+        step = typed(int, row.get("step"), place, "step")
+        if row["kind"] == "collapse":
+            collapses.append((step, typed(str, row.get("collapse"), place, "collapse")))
+            continue
+        found = typed(dict[str, Any], row.get("figures"), place, "figures")
+        for name in names:
+            ranks[name].append(typed(float, found.get(name), place, f"figures.{name}"))
+        steps.append(step)
+    if not steps:
         return None
     figure, (axes,) = panel_grid(1, (6.0, 4.0))
-    steps = [row.step for row in probes]
-    for label, style, colour in (("queries", "-o", BLUE), ("documents", "--s", VERMILLION)):
-        values = [row.figures.rank_query if label == "queries" else row.figures.rank_document for row in probes]
-        axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, markersize=4.5)
-    bound = max(row.figures.rank_bound for row in probes)
-    axes.axhline(bound, color=GREY, linestyle=":", linewidth=1.4, label="highest rank the batch can show")
-    for row, marker in zip(collapses, itertools.cycle("vXDP"), strict=False):
+    for name, label, style, colour in zip(names, ("queries", "documents"), ("-o", "--s"), COLOURS, strict=False):
+        axes.plot(steps, ranks[name], style, color=colour, label=label, linewidth=1.6, markersize=4.5)
+    axes.axhline(max(ranks["rank_bound"]), color=GREY, linestyle=":", label="highest rank the batch can show")
+    for (step, kind), marker in zip(collapses, itertools.cycle("vXDP"), strict=False):
         axes.plot(
-            [row.step, row.step], [0, 1], f"{marker}-.", color="black", transform=axes.get_xaxis_transform(),
-            linewidth=1.2, label=f"{row.collapse} collapse, step {row.step}", clip_on=False, markevery=[1],
+            [step, step], [0, 1], f"{marker}-.", color="black", transform=axes.get_xaxis_transform(), linewidth=1.2,
+            label=f"{kind} collapse, step {step}", clip_on=False, markevery=[1],
         )  # fmt: skip
     axes.set(title="effective rank of the monitored embeddings", xlabel="step", ylabel="effective rank (dimensions)")
     axes.set_ylim(bottom=0)

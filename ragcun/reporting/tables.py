@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ragcun.results import METRIC, PARTS, Part, Results, SystemScores
 
 ABSENT = "–"
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
 DIFFERENCE = "Δ vs base (p)"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its caption, a title for each column, and rows, whose first cell names the row."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

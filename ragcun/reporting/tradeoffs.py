@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import logging
 import textwrap
 from collections.abc import Sequence
@@ -11,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError
 from ragcun.reporting.files import SAME, check_alike, read_results_file
 from ragcun.reporting.isotropy import LABELS, read_isotropy
-from ragcun.reporting.plots import COLOURS, GREY, finish, looks, panel_grid, printed_grid, write_png
+from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid, printed_grid, write_png
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
 
 MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
-STYLES = [(colour, line) for line, colour in itertools.product(("-", "--", "-."), COLOURS)]
 PAIRS = "pairs"
 MEASURED = ["model", "name", "dataset", "value", "low", "high", "untouched", "file", "order"]
 LEAST = 4
@@ -84,15 +80,12 @@ def size_figure(points: pd.DataFrame) -> Figure:
     Raises:
         InputError: there are more models than can be told apart.
     """
-    bases = points.loc[points["untouched"], "model"].unique()
-    models = [name for name in points.sort_index()["model"].unique() if name not in bases]
-    if len(models) > len(STYLES):
-        raise InputError(f"{len(models)} models to draw; give results of 1 to {len(STYLES)}")
-    style = dict(zip(models, STYLES, strict=False))
+    untouched = points.groupby("model", sort=False)["untouched"].any().sort_values(ascending=False, kind="stable")
+    look = dict(zip(untouched.index, looks(list(untouched.index), list(untouched)), strict=True))
     figure, grid = panel_grid(points["dataset"].nunique(), (5.2, 4.2))
     for axes, (dataset, here) in zip(grid, points.groupby("dataset", sort=False), strict=True):
         for name, found in here.groupby("model", sort=False):
-            _draw_model(axes, str(name), found, *style.get(str(name), (GREY, "-")))
+            _draw_model(axes, str(name), found, look[name])
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sorted(here["size"].unique())))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -100,26 +93,24 @@ def size_figure(points: pd.DataFrame) -> Figure:
         axes.tick_params(axis="x", rotation=45)
         axes.set(title=dataset, xlabel="bytes per document vector (log scale)", ylabel=METRIC)
         axes.grid(alpha=0.3)
-    named: dict[str, Artist] = {}
-    for axes in figure.axes:
-        named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    named |= {name: Line2D([], [], color="black", marker=marker, linestyle="") for name, marker in MARKERS.items()}
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=3, fontsize="small")
-    return figure
+    for precision, marker in MARKERS.items():
+        grid[-1].plot([], [], color="black", marker=marker, linestyle="", label=precision)
+    return finish(figure)
 
 
-def _draw_model(axes: Axes, name: str, points: pd.DataFrame, colour: str, line: str) -> None:
+def _draw_model(axes: Axes, name: str, points: pd.DataFrame, look: Look) -> None:
     """Draw each point by its precision, a line through the best for so many bytes, and the untouched one as a star."""
     ordered = points.sort_values(["size", "ndcg"], ascending=[True, False])
     front = ordered[ordered["ndcg"] > ordered["ndcg"].cummax().shift(fill_value=-1)]
     made = points[~points["untouched"]]
     if len(made):
-        axes.plot(front["size"], front["ndcg"], color=colour, linestyle=line, linewidth=1.4, label=name)
+        label = name.replace("$", r"\$") if look.untouched else look.name
+        axes.plot(front["size"], front["ndcg"], color=look.colour, linestyle=look.line, linewidth=1.4, label=label)
     for point in made.itertuples():
-        axes.plot([point.size], [point.ndcg], color=colour, marker=MARKERS[point.precision], markersize=6)
+        axes.plot([point.size], [point.ndcg], color=look.colour, marker=MARKERS[point.precision], markersize=6)
     for point in points[points["untouched"]].itertuples():
         axes.axhline(point.ndcg, color=GREY, linestyle=":", linewidth=1.2)
-        axes.plot([point.size], [point.ndcg], "*:", color=GREY, markersize=13, label=f"{name} (untouched)")
+        axes.plot([point.size], [point.ndcg], "*:", color=GREY, markersize=13, label=look.name)
 
 
 def plot_isotropy_against_ndcg(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ragcun.reporting.files import ResultsFile
-from ragcun.reporting.tables import ABSENT, best_of, difference_of, n_queries, sizes_of, value_of
+from ragcun.reporting.tables import ABSENT, Table, best_of, difference_of, n_queries, sizes_of, value_of
 from ragcun.results import METRIC, PARTS, Part, Results
 
 METRICS = (METRIC, "MRR@10", "MAP@100", "Recall@100", "P@10")
@@ -25,15 +25,6 @@ OPENINGS: dict[Part | None, str] = {
     "unseen": "On queries whose relevant documents were no training positives",
     "held_out": "Among documents hidden from training",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its caption, a title for each column, and rows, whose first cell names the row."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
