@@ -16,12 +16,9 @@ FOLDER = "checkpoints/mine/best_model"
 
 def blocks() -> dict[str, str]:
     """Return the code of each section of the page, by its title; that before the first one is called encode."""
-    sections = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found = {"encode": sections[0], **dict(zip(sections[1::2], sections[2::2], strict=True))}
-    code = {
-        title: re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-        for title, text in found.items()
-    }
+    first, *rest = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = {"encode": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
+    code = {title: re.findall(r"(?ms)^```python\n(.*?)^```$", text) for title, text in sections.items()}
     return {title: "\n".join(parts) for title, parts in code.items() if parts}
 
 

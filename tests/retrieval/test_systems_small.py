@@ -85,12 +85,6 @@ def test_search_equals_brute_force_on_the_restored_vectors(collection, precision
         assert np.allclose(list(found.values()), [scores[row][names.index(d)] for d in found], atol=1e-5)
 
 
-def test_full_size_vectors_rank_as_without_a_format(collection):
-    plain = DenseRetriever("x", Fixed(False)).retrieve(collection, 10)
-    assert DenseRetriever("x", Fixed(False), vectors=VectorFormat(20)).retrieve(collection, 10) == plain
-    assert DenseRetriever("x", Fixed(False)).size == {}
-
-
 @pytest.mark.parametrize(("precision", "cut"), [("int8", None), ("binary", 5), ("float32", 9)])
 def test_a_checkpoints_base_stays_untouched_and_is_made_small_beside(checkpoint, options, collection, precision, cut):
     before = open_system(checkpoint, options)
@@ -135,12 +129,6 @@ def test_the_distance_given_is_the_models_alone(checkpoint, options):
 def test_what_has_no_vectors_cannot_be_made_small(options, spec, small):
     with pytest.raises(InputError, match=f"--precision and --truncate_dim .*{spec}"):
         open_system(spec, dataclasses.replace(options, **small))
-
-
-@pytest.mark.parametrize("cut", [0, -3, 25])
-def test_impossible_cuts_name_the_flag_and_the_dimensions(checkpoint, options, cut):
-    with pytest.raises(InputError, match=f"--truncate_dim {cut} .* 24 dimensions; give 1 to 24"):
-        open_system(checkpoint, dataclasses.replace(options, truncate_dim=cut))
 
 
 def test_an_earlier_result_keeps_its_size(tmp_path, options):

@@ -63,26 +63,27 @@ def test_a_published_model_stands_alone_with_one_mean_over_tasks(run_script, tin
     assert done.out.count("| /") == 1
 
 
-def test_what_is_wrong_is_said_at_the_door(fails_clearly, checkpoint, collection_folder, tmp_path, monkeypatch):
+def test_wrong_input_is_one_sentence_and_writes_nothing(
+    fails_clearly, checkpoint, collection_folder, tmp_path, monkeypatch
+):
     place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
-    toy = ("--datasets", "toy", *place)
-    assert "did you mean 'toy'" in fails_clearly(
-        "evaluate_mteb", "--model_path", checkpoint, "--datasets", "toi", *place
-    )
-    assert "did you mean 'SciFact'" in fails_clearly(
-        "evaluate_mteb", "--model_path", checkpoint, "--tasks", "SciFact", "Scifac", *place
-    )
-    assert "no embeddings" in fails_clearly("evaluate_mteb", "--model", "bm25", *toy)
-    assert "at least 1" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy, "--batch_size", "0")
-    assert "one of the arguments" in fails_clearly("evaluate_mteb", "--model_path", checkpoint)
-    (tmp_path / "file").write_text("")
-    assert "is a file" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy[:-1], tmp_path / "file")
-    headless = tmp_path / "heads"
+    model, toy = ("--model_path", checkpoint), ("--datasets", "toy")
+    headless, file = tmp_path / "heads", tmp_path / "file"
     write_json(headless / "ragcun" / "encoder.json", {})
-    assert "no text model" in fails_clearly("evaluate_mteb", "--model_path", headless, *toy)
-    assert not (tmp_path / "out").exists()
+    file.write_text("")
+    for flags, fact in (
+        ((*model, *place, "--datasets", "toi"), "'toy'"),
+        ((*model, *place, "--tasks", "SciFact", "Scifac"), "'SciFact'"),
+        (("--model", "bm25", *toy, *place), "no embeddings"),
+        ((*model, *toy, *place, "--batch_size", "0"), "--batch_size"),
+        ((*model, *place), "--tasks"),
+        ((*model, *toy, *place[:2], "--output_dir", file), str(file)),
+        (("--model_path", headless, *toy, *place), "no text model"),
+    ):
+        assert fact in fails_clearly("evaluate_mteb", *flags)
     monkeypatch.setitem(sys.modules, "mteb", None)
-    assert "ragcun[mteb]" in fails_clearly("evaluate_mteb", "--model_path", checkpoint, *toy)
+    assert "ragcun[mteb]" in fails_clearly("evaluate_mteb", *model, *toy, *place)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_task_whose_data_cannot_be_fetched_leaves_no_results(fails_clearly, checkpoint, tmp_path, monkeypatch):
