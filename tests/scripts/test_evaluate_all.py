@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase
-from ragcun.data.beir_sets import SETS
+from ragcun.data.beir_sets import FORUMS, SETS
 
 
 @pytest.fixture
@@ -54,45 +53,22 @@ def results(tmp_path: Path) -> dict[str, Any]:
 def test_sets_are_downloaded_once_and_evaluated(
     evaluate: Callable[..., Any], mirror: Callable[..., str], tmp_path: Path
 ):
-    url = mirror("scifact", "quora")
-    done = evaluate("--datasets", "quora", "scifact", "--mirror", url)
-    assert done.code == 0, done.err
-    assert list(results(tmp_path)["datasets"]) == ["quora", "scifact"]
-    shutil.rmtree(tmp_path / "mirror")
-    assert evaluate("--datasets", "quora", "scifact", "--mirror", url).code == 0
-    assert evaluate("--datasets", "all").code == 0
-
-
-def test_the_environment_names_a_mirror(
-    evaluate: Callable[..., Any], mirror: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.setenv("RAGCUN_BEIR_MIRROR", mirror("fiqa"))
-    assert evaluate("--datasets", "fiqa").code == 2
-    assert evaluate("--datasets", "fiqa", "--download").code == 0
-    assert list(results(tmp_path)["datasets"]) == ["fiqa"]
-
-
-def test_all_downloads_what_can_be_had_and_names_what_cannot(
-    evaluate: Callable[..., Any], mirror: Callable[..., str], caplog: pytest.LogCaptureFixture, tmp_path: Path
-):
-    caplog.set_level(logging.INFO, "ragcun")
-    free = [name for name, each in SETS.items() if each.md5 is not None]
-    done = evaluate("--download", "--mirror", mirror(*free))
+    """Of MS MARCO by dev, as BEIR does; of CQADupStack each forum, and their mean."""
+    names = ("quora", "msmarco", "cqadupstack")
+    url = mirror(*names)
+    done = evaluate("--datasets", *names, "--mirror", url)
     assert done.code == 0, done.err
     found = results(tmp_path)
-    assert {name for name in found["datasets"] if "/" not in name} == set(free)
-    assert len(found["datasets"]) == 15 + 12
+    scores = {name: each["NDCG@10"] for name, each in found["datasets"].items()}
+    forums = [f"cqadupstack/{forum}" for forum in FORUMS]
+    assert list(scores) == ["quora", "msmarco", *forums, "cqadupstack"]
+    assert scores["cqadupstack"] == pytest.approx(fmean(scores[forum] for forum in forums), abs=1e-12)
+    assert found["average"]["NDCG@10"] == pytest.approx(fmean(scores[name] for name in names), abs=1e-12)
     assert found["manifest"]["collections"]["msmarco"]["split"] == "dev"
-    assert caplog.text.count("is left out: it cannot be downloaded") == 4
-    values = [found["datasets"][name]["NDCG@10"] for name in free]
-    assert found["average"]["NDCG@10"] == pytest.approx(fmean(values), abs=1e-12)
-
-
-def test_a_split_that_is_given_wins(evaluate: Callable[..., Any], mirror: Callable[..., str], tmp_path: Path):
-    url = mirror("msmarco")
-    for flags, split in (((), "dev"), (("--split", "test"), "test")):
-        assert evaluate("--datasets", "msmarco", "--mirror", url, *flags).code == 0
-        assert results(tmp_path)["manifest"]["collections"]["msmarco"]["split"] == split
+    shutil.rmtree(tmp_path / "mirror")
+    assert evaluate("--datasets", "all", "--mirror", url).code == 2
+    assert evaluate("--datasets", "msmarco", "--split", "test").code == 0
+    assert results(tmp_path)["manifest"]["collections"]["msmarco"]["split"] == "test"
 
 
 @pytest.fixture

@@ -76,38 +76,17 @@ def test_an_earlier_result_of_the_base_serves_as_baseline(run_script, checkpoint
     assert stored["p_randomisation"] == untouched["p_randomisation"]
 
 
-def test_scores_go_into_the_model_card(run_script, tiny_bert, collection_folder, flags, tmp_path):
-    base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 1)
-    assert run_script("train", *base, "--output_dir", tmp_path / "run").code == 0
-    best = tmp_path / "run" / "best_model"
-    assert run_script("evaluate_beir", "--model_path", best, *flags, "--update_card").code == 0
-    table = (tmp_path / "r.md").read_text().strip()
-    card = (best / "README.md").read_text()
-    assert card.count(table) == 1
-    assert card.startswith("---\n")
-
-
-def test_bm25_alone_and_all_collections(run_script, collection_folder, tmp_path):
-    data = tmp_path / "data"
-    for name in ("a", "b"):
-        shutil.copytree(collection_folder, data / name)
-    done = run_script(
-        "evaluate_beir", "--model", "bm25", "--datasets", "all", "--data_dir", data, "--output", tmp_path / "x.json"
-    )
-    assert done.code == 0, done.err
-    assert set(json.loads((tmp_path / "x.json").read_text())["datasets"]) == {"a", "b"}
-
-
-def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, flags, collection_folder, tmp_path):
-    assert "toy" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, "--datasets", "tyo")
-    assert "nowhere" in fails_clearly("evaluate_beir", "--model_path", tmp_path / "nowhere", *flags)
-    assert "nowhere" in fails_clearly(
-        "evaluate_beir", "--model_path", checkpoint, *flags, "--data_dir", tmp_path / "nowhere"
-    )
-    assert "other" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, "--split", "other")
+def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, flags, tmp_path):
     (tmp_path / "bad.json").write_text("[1]")
-    bad = ("--baseline", tmp_path / "bad.json")
-    assert "bad.json" in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *bad)
+    nowhere = tmp_path / "nowhere"
+    for wrong, fact in (
+        (("--datasets", "tyo"), "toy"),
+        (("--model_path", nowhere), "nowhere"),
+        (("--data_dir", nowhere), "nowhere"),
+        (("--split", "other"), "other"),
+        (("--baseline", tmp_path / "bad.json"), "bad.json"),
+    ):
+        assert fact in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong)
     assert not (tmp_path / "r.json").exists()
     assert not (tmp_path / "r.runs").exists()
 
@@ -144,51 +123,18 @@ def train_on(run_script, tiny_bert, collection, tmp_path):
     return train
 
 
-def assert_seen(results_file, expected):
-    """The model's figures on seen queries are the mean over just the expected ones."""
-    figures = json.loads(results_file.read_text())["datasets"]["toy"]
-    per_query = json.loads((results_file.with_suffix(".runs") / "toy" / "model.per_query.json").read_text())
-    sides = {"seen": expected, "unseen": per_query["NDCG@10"].keys() - expected}
-    for side, queries in sides.items():
-        assert figures[side]["n_queries"] == len(queries)
-        for metric, values in per_query.items():
-            assert figures[side][metric] == pytest.approx(np.mean([values[query] for query in queries]), abs=1e-12)
-
-
 def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(run_script, train_on, flags, tmp_path):
     """Test queries q50 to q69 are each answered by the document of their number."""
     first = train_on("first", [*range(9), *range(50, 55)])
-    assert run_script("evaluate_beir", "--model_path", first, *flags).code == 0
-    assert_seen(tmp_path / "r.json", {f"q{i}" for i in range(50, 55)})
     second = train_on("second", range(53, 58), "--load_checkpoint", first)
-    done = run_script("evaluate_beir", "--model_path", second, *flags, "--baseline", "bm25")
-    assert_seen(tmp_path / "r.json", {f"q{i}" for i in range(50, 58)})
-    assert "toy, seen" in done.out
-    assert "toy, unseen" in done.out
-    results = json.loads((tmp_path / "r.json").read_text())
-    for system in (results["untouched_base"], results["baselines"]["bm25"]):
-        assert system["datasets"]["toy"]["seen"]["n_queries"] == 8
-        assert "p_randomisation" in system["datasets"]["toy"]["unseen"]
-
-
-def test_a_checkpoint_without_its_seen_documents_says_so_once(
-    run_script, checkpoint, tiny_bert, flags, tmp_path, caplog
-):
-    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
-    assert caplog.text.count("seen documents are unknown") == 1
-    assert "seen" not in json.loads((tmp_path / "r.json").read_text())["datasets"]["toy"]
-    caplog.clear()
-    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
-    assert "unknown" not in caplog.text
-
-
-def test_damaged_seen_documents_are_refused(fails_clearly, train_on, flags, tmp_path):
-    kept = train_on("run", range(5)) / "ragcun" / "seen_documents.json"
-    hashes = json.loads(kept.read_text())
-    assert len(hashes) == 5
-    kept.write_text(json.dumps(hashes[:4]))
-    assert "seen_documents.json" in fails_clearly("evaluate_beir", "--model_path", kept.parents[1], *flags)
-    assert not (tmp_path / "r.json").exists()
+    for checkpoint, seen in ((first, range(50, 55)), (second, range(50, 58))):
+        done = run_script("evaluate_beir", "--model_path", checkpoint, *flags)
+        assert done.code == 0, done.err
+        scores = json.loads((tmp_path / "r.json").read_text())["datasets"]["toy"]
+        per_query = json.loads((tmp_path / "r.runs" / "toy" / "model.per_query.json").read_text())["NDCG@10"]
+        assert (scores["seen"]["n_queries"], scores["unseen"]["n_queries"]) == (len(seen), 20 - len(seen))
+        assert scores["seen"]["NDCG@10"] == pytest.approx(np.mean([per_query[f"q{i}"] for i in seen]), abs=1e-12)
+        assert "toy, unseen" in done.out
 
 
 def test_published_figures_of_minilm_and_bm25(run_script, shared_data, cache_dir, tmp_path):

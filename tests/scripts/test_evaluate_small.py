@@ -54,7 +54,7 @@ def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint
     assert shown["bm25"] == "–"
 
 
-def test_a_published_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
+def test_a_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
     alone, printed = evaluate("--model", tiny_bert)
     assert alone["untouched_base"] is None
     assert size(alone) == ("float32", None, 64)
