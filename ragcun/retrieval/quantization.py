@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -156,14 +155,3 @@ class VectorFormat:
         cut = None if self.kept == self.dimension else self.kept
         size = bytes_per_vector(self.kept, self.precision)
         return {"precision": self.precision, "truncate_dim": cut, "bytes_per_vector": size}
-
-
-def titled(name: str, record: Mapping[str, Any]) -> str:
-    """Append to a system's name how its vectors are smaller than the encoder's, by their `VectorFormat.record`.
-
-    >>> titled("minilm", {"precision": "int8", "truncate_dim": 128})
-    'minilm, 128 dimensions, int8'
-    """
-    cut, precision = record.get("truncate_dim"), record.get("precision", "float32")
-    parts = [name, *([] if cut is None else [f"{cut} dimensions"]), *([] if precision == "float32" else [precision])]
-    return ", ".join(parts)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, bytes_per_vector, store, titled, truncate
+from ragcun.results import SystemScores
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, bytes_per_vector, store, truncate
 
 
 def drawn(n, dim, seed=0, unit=False):
@@ -128,5 +129,5 @@ def test_a_format_says_what_is_stored():
     assert VectorFormat(8).is_full
     assert VectorFormat(8, "float32", 8).is_full
     assert not any(form.is_full for form in (cut, VectorFormat(8, "int8"), VectorFormat(8, "float32", 7)))
-    assert titled("base", cut.record()) == "base, 100 dimensions, binary"
-    assert titled("base", VectorFormat(384).record()) == titled("base", {}) == "base"
+    title = SystemScores("base", {}, {}, **cut.record()).title
+    assert title == "base, 100 dimensions, binary"
