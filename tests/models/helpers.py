@@ -1,4 +1,4 @@
-"""Encoders away from their start."""
+"""Encoders away from their start, heads as they are exported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import Head
+from ragcun.models.st_export import dense_modules
 
 Encoder = TypeVar("Encoder", bound=RetrievalEncoder)
 
@@ -19,3 +21,12 @@ def moved(encoder: Encoder, scale: float = 0.1, seed: int = 5) -> Encoder:
             for tensor in (*part.parameters(), *part.buffers()):
                 tensor.add_(scale * torch.randn(tensor.shape, generator=generator))
     return encoder
+
+
+@torch.no_grad()
+def exported(head: Head, x: torch.Tensor) -> torch.Tensor:
+    """Map vectors by the modules that a head is exported as."""
+    features = {"sentence_embedding": x}
+    for module in dense_modules(head.stack()):
+        features = module(features)
+    return features["sentence_embedding"]

@@ -131,29 +131,6 @@ def test_torn_writes_are_cut_off(
     np.testing.assert_allclose(fresh.encode(several, "document"), expected, atol=1e-6)
 
 
-def test_a_write_that_fails_between_the_files_is_cut_off(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ragcun.embeddings.cache as module
-
-    cache = EmbeddingCache(base, tmp_path)
-    cache.encode(texts[:5], "document")
-    real = module._append_at
-
-    def fail(path: Path, *arguments: Any) -> None:
-        if path.name == "keys.bin":
-            raise OSError("the disk is full")
-        real(path, *arguments)
-
-    monkeypatch.setattr(module, "_append_at", fail)
-    with pytest.raises(OSError, match="disk is full"):
-        cache.encode(texts[5:10], "document")
-    monkeypatch.undo()
-    for each in (cache, EmbeddingCache(watched(tiny_bert), tmp_path)):
-        expected = TextBase.encode(base, texts[3:12], "document")
-        np.testing.assert_allclose(each.encode(texts[3:12], "document"), expected, atol=1e-6)
-
-
 def test_another_base_has_another_folder(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
     other, shorter = watched(tiny_bert), watched(tiny_bert)
     with torch.no_grad():

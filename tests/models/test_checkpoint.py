@@ -317,6 +317,7 @@ def test_the_description_keeps_its_form(tmp_path: Path, base: TextBase) -> None:
     config = json.loads((tmp_path / "model" / CONFIG).read_text())
     assert set(config) == {"format", "files_blake2b", "system", "base", "config", "dimension", OWN_SUM}
     assert set(config["base"]) == {"name", "modules", "normalize", "ends_normalized", "distance", "trained"}
+    assert config["config"]["normalize_output"] is False
     assert set(config["config"]) == {"head", "predictor", "query_embedding", "normalize_output", "target_base"}
     head = {"kind": "linear", "input_dim": 16, "output_dim": 5, "depth": 2, "expansion": 2.0, "activation": "gelu"}
     assert config["config"]["head"] == head | {"dropout": 0.0, "matrix_skip": False, "start": "preserving"}

@@ -9,7 +9,6 @@ from scipy.spatial.distance import cdist
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import BLOCK, PairBatch
-from ragcun.models.heads import HeadShape
 from ragcun.models.systems import IsotropicGaussianEncoder
 
 
@@ -148,17 +147,6 @@ def test_trained_state_holds_what_training_changes(encoder: IsotropicGaussianEnc
     assert all("layer.2" in name or "pooler" in name for name in more)
 
 
-def test_head_and_base_must_fit(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
-    with pytest.raises(ValueError, match=r"length 9.* 16"):
-        IsotropicGaussianEncoder(base, head=HeadShape("residual", 9, 9))
-
-
-def test_output_dim_of_nothing_is_refused(tiny_bert: str) -> None:
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=0)
-
-
 def test_a_new_encoder_is_the_base(tiny_bert: str, texts: list[str]) -> None:
     encoder = IsotropicGaussianEncoder(tiny_bert, use_predictor=True)
     assert encoder.dimension == 16
@@ -166,13 +154,3 @@ def test_a_new_encoder_is_the_base(tiny_bert: str, texts: list[str]) -> None:
     np.testing.assert_array_equal(encoder.encode_document(texts[:8]), encoder.base.untouched_array(vectors))
     guess = encoder.predictor(torch.from_numpy(vectors))
     assert torch.equal(guess, torch.from_numpy(vectors))
-
-
-def test_one_head_serves_both_roles(encoder: IsotropicGaussianEncoder, texts: list[str]) -> None:
-    np.testing.assert_array_equal(encoder.encode_query(texts[:4]), encoder.encode_document(texts[:4]))
-
-
-def test_config_builds_the_same_shape(encoder: IsotropicGaussianEncoder) -> None:
-    again = IsotropicGaussianEncoder.from_config(encoder.base, encoder.to_config())
-    assert again.to_config() == encoder.to_config()
-    assert {k: v.shape for k, v in again.own_state().items()} == {k: v.shape for k, v in encoder.own_state().items()}

@@ -9,6 +9,7 @@ import torch
 
 from ragcun.models.heads import ACTIVATIONS, HEADS, Head, HeadShape, build_head
 from ragcun.models.st_export import dense_modules
+from tests.models.helpers import exported
 
 
 def perturbed(config: HeadShape, scale: float) -> Head:
@@ -23,12 +24,9 @@ def perturbed(config: HeadShape, scale: float) -> Head:
 
 def relative_error(head: Head, x: torch.Tensor) -> float:
     """Return the largest distance between a head's row and its modules' row, relative to the row's length."""
-    features = {"sentence_embedding": x}
     with torch.no_grad():
-        for module in dense_modules(head.stack()):
-            features = module(features)
         expected = head(x)
-    distance = (features["sentence_embedding"] - expected).norm(dim=1)
+    distance = (exported(head, x) - expected).norm(dim=1)
     return float((distance / expected.norm(dim=1)).max())
 
 

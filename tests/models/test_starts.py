@@ -1,4 +1,4 @@
-"""Starts of heads and encoders from given matrices, from a calibration, and at random."""
+"""Starts of heads and encoders from given matrices, from a whitening, and at random."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import ACTIVATIONS, Head, HeadShape, build_head
+from ragcun.models.heads import ACTIVATIONS, HeadShape, build_head
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.st_export import dense_modules
 from ragcun.models.systems import MPNetLeJEPAIG
-from ragcun.models.whitening import Calibration, calibrate
+from ragcun.models.whitening import Whitening, fit_whitening
+from tests.models.helpers import exported
 
 DIM = 16
 CARRYING = ("gelu", "relu", "silu")
@@ -36,21 +36,14 @@ def unit(rows: int, dim: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(normal(rows, dim, seed=seed), dim=1)
 
 
-def exported(head: Head, x: Tensor) -> Tensor:
-    features = {"sentence_embedding": x}
-    for module in dense_modules(head.stack()):
-        features = module(features)
-    return features["sentence_embedding"]
-
-
 @pytest.fixture
-def calibration(tiny_bert: str, texts: list[str]) -> Calibration:
-    """A calibration of the tiny base whose queries are moved."""
+def whitening(tiny_bert: str, texts: list[str]) -> Whitening:
+    """A whitening of the tiny base whose queries are moved."""
     base = TextBase.load(tiny_bert, device="cpu")
     queries = base.encode(texts[200:260], "query") + 3 * base.encode(texts[:1], "query")
-    calibration = calibrate(base.encode(texts[:200], "document"), queries)
-    assert np.linalg.norm(calibration.query_shift) > 0.05
-    return calibration
+    whitening = fit_whitening(base.encode(texts[:200], "document"), queries)
+    assert np.linalg.norm(whitening.query_shift) > 0.05
+    return whitening
 
 
 def made(tiny_bert: str, system: str, head: str | HeadShape = "residual") -> ProjectionEncoder:
@@ -134,14 +127,6 @@ def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state() -> None
     assert torch.equal(again.eval()(unit(5, 8)), plain.eval()(unit(5, 8)))
 
 
-def test_configurations_from_before_these_fields_still_load() -> None:
-    old = {"kind": "residual", "input_dim": 8, "output_dim": 8, "depth": 2, "expansion": 2.0}
-    config = HeadShape(**(old | {"activation": "gelu", "dropout": 0.1}))  # type: ignore[arg-type]
-    assert (config.matrix_skip, config.start) == (False, "preserving")
-    with pytest.raises(ValueError, match="start must be one of preserving, random, got 'zero'"):
-        HeadShape("linear", 8, 8, start="zero")
-
-
 @pytest.mark.parametrize("out_dim", [8, 5])
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_random_start_is_that_of_pytorch(kind: str, out_dim: int) -> None:
@@ -159,14 +144,14 @@ def test_a_random_start_is_that_of_pytorch(kind: str, out_dim: int) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
-def test_separate_heads_start_as_the_whole_calibration(
-    tiny_bert: str, texts: list[str], calibration: Calibration, head: str, tmp_path: Path
+def test_separate_heads_start_as_the_whole_whitening(
+    tiny_bert: str, texts: list[str], whitening: Whitening, head: str, tmp_path: Path
 ) -> None:
     encoder = made(tiny_bert, "asymmetric", head)
-    encoder.start_calibrated(calibration)
+    encoder.start_as(whitening.weight, whitening.query_shift)
     vectors = encoder.base.encode(texts[:20], "query")
     rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = (rows - calibration.query_shift) @ calibration.weight.T, rows @ calibration.weight.T
+    expected = (rows - whitening.query_shift) @ whitening.weight.T, rows @ whitening.weight.T
     encoder.save_pretrained(tmp_path / "model")
     again = RetrievalEncoder.from_pretrained(tmp_path / "model", device="cpu")
     for model in (encoder, again, SentenceTransformer(str(tmp_path / "model"), device="cpu")):
@@ -175,25 +160,25 @@ def test_separate_heads_start_as_the_whole_calibration(
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "jepa", "respred"])
-def test_one_head_starts_as_the_documents_part(tiny_bert: str, calibration: Calibration, system: str) -> None:
+def test_one_head_starts_as_the_documents_part(tiny_bert: str, whitening: Whitening, system: str) -> None:
     encoder = made(tiny_bert, system)
-    encoder.start_calibrated(calibration)
-    expected = unit(9, DIM) @ torch.from_numpy(calibration.weight).float().T
+    encoder.start_as(whitening.weight, whitening.query_shift)
+    expected = unit(9, DIM) @ torch.from_numpy(whitening.weight).float().T
     for embed in (encoder.embed_query, encoder.embed_document):
         torch.testing.assert_close(embed(unit(9, DIM)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("matrix_skip", [True, False])
-def test_the_target_follows_a_calibrated_start(tiny_bert: str, calibration: Calibration, matrix_skip: bool) -> None:
+def test_the_target_follows_a_whitened_start(tiny_bert: str, whitening: Whitening, matrix_skip: bool) -> None:
     encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=matrix_skip))
     assert isinstance(encoder, MPNetLeJEPAIG)
-    encoder.start_calibrated(calibration)
+    encoder.start_as(whitening.weight, whitening.query_shift)
     torch.testing.assert_close(encoder.target_head(unit(4, DIM)), encoder.head(unit(4, DIM)), rtol=0, atol=0)
     assert not any(weight.requires_grad for weight in encoder.target_head.parameters())
     with torch.no_grad():
         encoder.head.linears[-1].bias.add_(1)
     encoder.after_step(0.5)
-    moved = encoder.target_head(unit(4, DIM)) - unit(4, DIM) @ torch.from_numpy(calibration.weight).float().T
+    moved = encoder.target_head(unit(4, DIM)) - unit(4, DIM) @ torch.from_numpy(whitening.weight).float().T
     torch.testing.assert_close(moved, torch.full((4, DIM), 0.5), rtol=0, atol=1e-5)
 
 
@@ -204,9 +189,9 @@ def test_a_predictor_has_no_matrix_skip_of_its_own(tiny_bert: str) -> None:
     assert "predictor.skip" not in encoder.state_dict()
 
 
-def test_a_calibrated_start_needs_base_vectors_of_length_one(tiny_bert: str, calibration: Calibration) -> None:
+def test_a_whitened_start_needs_base_vectors_of_length_one(tiny_bert: str, whitening: Whitening) -> None:
     base = TextBase.load(tiny_bert, normalize=False, device="cpu")
     encoder = SYSTEMS["asymmetric"](base)  # type: ignore[call-arg]
     assert isinstance(encoder, ProjectionEncoder)
     with pytest.raises(ValueError, match="normalize=True"):
-        encoder.start_calibrated(calibration)
+        encoder.start_as(whitening.weight, whitening.query_shift)

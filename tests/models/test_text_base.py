@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -42,12 +41,6 @@ def test_minilm_is_what_its_authors_published(minilm: TextBase) -> None:
     np.testing.assert_allclose(ours, published.encode(texts), atol=1e-6)
 
 
-def test_minilm_knows_its_neighbours(minilm: TextBase) -> None:
-    queries = minilm.untouched_array(minilm.encode(["delete a folder", "sum of numbers"], "query"))
-    documents = minilm.untouched_array(minilm.encode(["Add values together.", "Remove a directory."], "document"))
-    assert (queries @ documents.T).argmax(1).tolist() == [1, 0]
-
-
 def test_freezing_the_whole_base(tiny_bert: str) -> None:
     base = TextBase.load(tiny_bert, device="cpu")
     base.freeze(True)
@@ -57,31 +50,17 @@ def test_freezing_the_whole_base(tiny_bert: str) -> None:
     assert not any(module.training for module in base.model.modules())
 
 
-def test_freezing_nothing(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
-    base.freeze(True)
-    base.freeze(False)
-    assert trained_names(base) == {name for name, _ in base.named_parameters()}
-    assert not base.frozen
-    assert base.train().model.training
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_freezing_early_layers(tiny_bert: str, count: int) -> None:
     base = TextBase.load(tiny_bert, device="cpu")
+    base.freeze(True)
     base.freeze(False, count)
     frozen = {name for name, _ in base.named_parameters()} - trained_names(base)
-    early = ("embeddings.", *(f"layer.{i}." for i in range(count)))
+    early = ("embeddings.", *(f"layer.{i}." for i in range(count))) if count else ()
     assert frozen == {name for name, _ in base.named_parameters() if any(part in name for part in early)}
-    assert any("word_embeddings" in name for name in frozen)
+    assert any("word_embeddings" in name for name in frozen) == (count > 0)
     assert not base.frozen
     assert base.train().model.training
-
-
-def test_whole_wins_over_early_layers(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
-    base.freeze(True, 1)
-    assert base.frozen
 
 
 def test_too_many_layers_states_both_numbers(tiny_bert: str) -> None:
@@ -100,20 +79,6 @@ def test_missing_folder(name: str) -> None:
 def test_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither modules\.json nor config\.json"):
         TextBase.load(str(tmp_path))
-
-
-def test_folder_that_is_no_embedding_model(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-kind"}')
-    with pytest.raises(InputError, match="cannot load model") as caught:
-        TextBase.load(str(tmp_path))
-    assert "\n" not in str(caught.value)
-
-
-def test_file_that_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("x")
-    with pytest.raises(InputError) as caught:
-        TextBase.load(str(tmp_path / "model"))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["no-such-model-anywhere", "nobody/no-such-model", "not a name!"])
@@ -186,15 +151,6 @@ def test_raw_and_normalised(tiny_bert: str, texts: list[str]) -> None:
         np.testing.assert_allclose(base.untouched_array(pooled.numpy()), published, atol=1e-6)
 
 
-def test_a_base_without_normalize_stays_raw_when_untouched(tiny_bert: str, texts: list[str]) -> None:
-    model = SentenceTransformer(tiny_bert, device="cpu")
-    model = SentenceTransformer(modules=[model[0], model[1]], device="cpu")
-    published = model.encode(texts[:5])
-    base = TextBase(model, "raw")
-    assert not base.ends_normalized
-    assert np.array_equal(base.untouched_array(base.encode(texts[:5], "document")), published)
-
-
 @pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("prompts", [{}, PROMPTS, {"passage": "word3 "}], ids=["none", "both", "passage"])
@@ -236,13 +192,6 @@ def test_default_prompt_serves_a_role_without_its_own(tiny_bert: str, texts: lis
         np.testing.assert_allclose(live.numpy(), encode(texts[:4]), atol=1e-6)
 
 
-def test_encode_of_nothing_and_of_any_batch_size(tiny_bert: str, texts: list[str]) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
-    assert base.encode([], "query").shape == (0, 16)
-    one, many = (base.encode(texts[:15], "query", batch_size=size) for size in (1, 64))
-    np.testing.assert_allclose(one, many, atol=1e-6)
-
-
 @pytest.mark.parametrize("mode", [True, False])
 def test_encode_restores_the_mode(tiny_bert: str, texts: list[str], mode: bool) -> None:
     base = TextBase.load(tiny_bert, device="cpu")
@@ -257,16 +206,3 @@ def test_distance_is_the_published_one(tiny_bert: str) -> None:
     assert TextBase(model, "tiny").distance == "dot"
     model.similarity_fn_name = "manhattan"
     assert TextBase(model, "tiny").distance == "cosine"
-
-
-def test_remote_code_is_not_run(tiny_bert: str, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_bert, folder)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[1]["type"] = "evil.Module"
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "evil.py").write_text("open('ran', 'w').close()\nclass Module: pass\n")
-    with pytest.raises(InputError) as caught:
-        TextBase.load(str(folder))
-    assert "\n" not in str(caught.value)
-    assert not Path("ran").exists()

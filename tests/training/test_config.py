@@ -180,6 +180,8 @@ def test_precision_flags(line: str, precision: str) -> None:
         ({"train_data": ""}, "--train_data is missing"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "--batch_size must be at least 2, got 0"),
+        ({"freeze_base": False, "base_dtype": "auto"}, "--base_dtype is for a frozen base"),
+        ({"freeze_early_layers": 1, "base_dtype": "bfloat16"}, "--base_dtype is for a frozen base"),
         ({"gradient_accumulation_steps": 0}, "at least 1, got 0"),
         ({"log_interval": 0}, "at least 1, got 0"),
         ({"save_interval": -1}, "at least 0, got -1"),
