@@ -89,8 +89,7 @@ def fit_encoder(
         return select_final_model(mix(trained), mix(with_weights(trained, initial)), data.check, features, config.seed)
 
     final, comparison = on_main(select, (trained, None))
-    result = processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
-    return final, FitResult(run.best_model, **result)
+    return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
 
 
 def _initialize(
@@ -114,7 +113,7 @@ def _mine(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, pr
     """Mine hard negatives with the initial weights, in the main process."""
     if not config.mines:
         return None
-    mined = processes.array(lambda: mine_negatives(encoder, source, *config.mined_ranks))
+    mined = processes.on_main(lambda: mine_negatives(encoder, source, *config.mined_ranks))
     return Pools(mined, config.mines, config.seed)
 
 

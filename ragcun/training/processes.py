@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
@@ -30,8 +27,8 @@ FAILED = "the main process failed; its own message says why"
 class Processes:
     """The processes of a run; alone, each method just calls.
 
-    What the main process decides is sent through the CPU, as JSON, and waited for as long as it takes: an evaluation
-    may last longer than a GPU's collectives wait.
+    What the main process decides is sent through the CPU, and waited for as long as it takes: an evaluation may last
+    longer than a GPU's collectives wait.
 
     Args:
         accelerator: knows how many there are.
@@ -44,7 +41,7 @@ class Processes:
         self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
 
     def on_main(self, work: Callable[[], Any]) -> Any:
-        """Let the main process do `work`, and return its result, which JSON can hold, in all of them.
+        """Let the main process do `work`, and return its result in all of them.
 
         Raises:
             InputError: the work raised it, or, in the other processes, ended in any other exception.
@@ -59,7 +56,9 @@ class Processes:
             answer = {"error": str(error)}
             raise
         finally:
-            answer = self._from_main(answer)
+            box = [answer]
+            dist.broadcast_object_list(box, 0, group=self._group)
+            answer = box[0]
         if "error" in answer:
             raise InputError(answer["error"])
         return answer["result"]
@@ -92,31 +91,6 @@ class Processes:
     def settings(self) -> dict[str, int]:
         """Return how many processes there are, where a resumed run has to have as many."""
         return {"processes": self.count} if self.count > 1 else {}
-
-    def array(self, work: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Let the main process compute integers, and return them in all."""
-        made: list[NDArray[np.int64]] = []
-
-        def shape() -> list[int]:
-            made.append(work())
-            return list(made[0].shape)
-
-        size = self.on_main(shape)
-        if self.count > 1:
-            tensor = torch.from_numpy(made[0]).contiguous() if made else torch.empty(size, dtype=torch.int64)
-            dist.broadcast(tensor, 0, group=self._group)
-            return tensor.numpy()
-        return made[0]
-
-    def _from_main(self, answer: dict[str, Any]) -> dict[str, Any]:
-        text = torch.frombuffer(bytearray(json.dumps(answer).encode()), dtype=torch.uint8)
-        length = torch.tensor([len(text)])
-        dist.broadcast(length, 0, group=self._group)
-        if not self.main:
-            text = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(text, 0, group=self._group)
-        found: dict[str, Any] = json.loads(text.numpy().tobytes())
-        return found
 
 
 def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:

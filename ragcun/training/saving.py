@@ -105,8 +105,8 @@ class RunRecord:
             fresh = not trained and self.settings["load_checkpoint"] is None
             encoder.save_pretrained(folder, card, frozenset() if fresh else self.seen, self.hold_out)
 
-    def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: Comparison | None) -> dict[str, Any]:
-        """Write the final checkpoint and the manifest; return the result without the folder, as plain values."""
+    def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: Comparison | None) -> FitResult:
+        """Write the final checkpoint and the manifest; return the result with the comparison."""
         result = replace(result, comparison=None if comparison is None else str(comparison))
         self.save_model(self.run.best_model, encoder, result, comparison is None or comparison.kept == "trained")
         outcome = {name: value for name, value in asdict(result).items() if name != "checkpoint"}
@@ -114,7 +114,7 @@ class RunRecord:
         self.run.write_manifest(self.manifest | {"status": "finished", "result": outcome, "never_worse": compared})
         if result.best_epoch == 0:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
-        return outcome
+        return result
 
 
 def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:

@@ -42,7 +42,7 @@ def ema_decay(step: int, total_steps: int, start: float, schedule: str = "consta
     [0.625, 0.75, 1.0]
     """
     if schedule not in EMA_SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(EMA_SCHEDULES)}, got {schedule!r}")
+        raise ValueError(f"ema_schedule must be one of {', '.join(EMA_SCHEDULES)}, got {schedule!r}")
     return 1 - (1 - start) * EMA_SCHEDULES[schedule](min(1.0, step / max(1, total_steps)))
 
 

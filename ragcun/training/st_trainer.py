@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,20 +26,22 @@ from ragcun.losses.objective import Objective
 from ragcun.models.heads import HeadShape, Stackable, build_head
 from ragcun.models.systems import ResidualPredictor, follow, following
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
-from ragcun.training.schedule import EMA_SCHEDULES, ema_decay
+from ragcun.training.schedule import ema_decay
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerState, TrainingArguments
+
+STATE_NAME = "loss_state.safetensors"
 
 
 class ObjectiveLoss(nn.Module):
     """An `Objective` on the columns (query, positive[, negative]) of a `SentenceTransformerTrainer`.
 
-    The loss may own a predictor, which is trained and guesses the positive's embedding from the query's, and an EMA
-    target, a copy of the model that gives what is to be guessed. Frozen weights are shared with it, not copied, so
-    freeze before making the loss. The Trainer neither saves nor clips nor averages over ranks what a loss owns; the
-    callback does, and a training step without it is refused::
+    The loss may own a predictor, trained to predict the positive's embedding from the query's, and an EMA target, a
+    copy of the model that gives what is predicted. Frozen weights are shared with it, not copied, so freeze before
+    making the loss. The Trainer neither saves nor clips nor averages over ranks what a loss owns; the callback does,
+    and a training step without it is refused::
 
         loss = ObjectiveLoss(model, Objective(lambda_isotropy=0.1))
         SentenceTransformerTrainer(model, args, train_dataset, loss=loss, callbacks=[loss.callback()]).train()
@@ -50,8 +51,8 @@ class ObjectiveLoss(nn.Module):
         objective: the terms and their weights.
         predictor: the predictor, or the shape of one to build; needed for the terms "predictive" and "residual".
         ema_decay: m of θ′ ← m·θ′ + (1 − m)·θ, the target's update after every optimiser step; None means no target:
-            the positive's own embedding is to be guessed.
-        ema_schedule: how m goes on from there, a name in `EMA_SCHEDULES`.
+            the positive's own embedding is predicted.
+        ema_schedule: of m, a name in `EMA_SCHEDULES`.
 
     Attributes:
         step: number of the optimiser step that is being prepared, from 1; None outside training.
@@ -87,34 +88,29 @@ class ObjectiveLoss(nn.Module):
             raise ValueError("a predictor needs lambda_predictive above 0; raise it or leave the predictor out")
         if "residual" in weights and not isinstance(predictor, ResidualPredictor):
             raise ValueError("lambda_residual needs a ResidualPredictor as the predictor; give one or set it to 0")
-        if predictor is not None:
-            dims, dim = (predictor.config.input_dim, predictor.config.output_dim), self.model.get_embedding_dimension()
-            if dims != (dim, dim):
-                raise ValueError(f"the predictor must map {dim} dimensions to {dim}, got {dims[0]} to {dims[1]}")
-        if self.ema_schedule not in EMA_SCHEDULES:
-            raise ValueError(f"ema_schedule must be one of {', '.join(EMA_SCHEDULES)}, got {self.ema_schedule!r}")
+        dim, shape = self.model.get_embedding_dimension(), None if predictor is None else predictor.config
+        if shape is not None and (shape.input_dim, shape.output_dim) != (dim, dim):
+            raise ValueError(f"the predictor must map {dim} to {dim}, got {shape.input_dim} to {shape.output_dim}")
         if self.ema_decay is None:
             return
         if not 0 <= self.ema_decay <= 1:
             raise ValueError(f"ema_decay must be 0 to 1, got {self.ema_decay}")
+        ema_decay(0, 1, self.ema_decay, self.ema_schedule)
         if predictor is None:
             raise ValueError("ema_decay needs a predictor: without one, nothing is compared with the target")
         if any(p.requires_grad and p.dtype != torch.float32 for p in self.model.parameters()):
             raise ValueError("an EMA target needs trained weights in float32; load the model so, and train with bf16")
 
-    def forward(
-        self, sentence_features: Iterable[Features], labels: Tensor | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Return λ·term of each active term by its name; their sum is the objective's total.
 
         What is random in a term is drawn from the optimiser step's number, in evaluation from 0.
-
-        Raises:
-            ValueError: columns or labels other than expected, or a training step that the callback knows nothing of.
         """
         if labels is not None:
             raise ValueError("the objective takes no labels; keep only the columns query, positive and negative")
-        step = self._current_step()
+        step = self.step if self.online.training else 0
+        if step is None:
+            raise ValueError("no step has begun; give the trainer callbacks=[loss.callback()], or set loss.step")
         terms = self.objective(self.views(list(sentence_features)), step).terms
         return {name: weight * terms[name] for name, weight in self.objective.weights.items()}
 
@@ -138,13 +134,6 @@ class ObjectiveLoss(nn.Module):
             delta = self.predictor.delta(query)
             return Views(**shown, predicted=self.predictor.corrected(query, delta), target=target, residual=delta)
 
-    def _current_step(self) -> int:
-        if not self.online.training:
-            return 0
-        if self.step is None:
-            raise ValueError("no step has begun; give the trainer callbacks=[loss.callback()], or set loss.step")
-        return self.step
-
     @property
     def online(self) -> SentenceTransformer:
         """The model that is trained, without what the Trainer wraps it in."""
@@ -160,10 +149,9 @@ class ObjectiveLoss(nn.Module):
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """Move the target, where there is one, towards the model: θ′ ← decay·θ′ + (1 − decay)·θ; buffers are copied."""
-        if self.target is None:
-            return
-        self._followers()
-        follow(self.target, self.online, decay)
+        if self.target is not None:
+            self._followers()
+            follow(self.target, self.online, decay)
 
     def _followers(self) -> list[tuple[str, Tensor, Tensor]]:
         """Return name, target's and model's weight of each weight that the two do not share."""
@@ -184,8 +172,6 @@ class ObjectiveLoss(nn.Module):
 
     def callback(self, resume_from: str | Path | None = None) -> ObjectiveCallback:
         """Return the callback that belongs in the Trainer's `callbacks`; see `ObjectiveCallback`."""
-        from ragcun.training.st_trainer import ObjectiveCallback
-
         return ObjectiveCallback(self, resume_from)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -195,81 +181,66 @@ class ObjectiveLoss(nn.Module):
         return asdict(self.objective.config) | own
 
 
-STATE_NAME = "loss_state.safetensors"
-
-
 class ObjectiveCallback(TrainerCallback):
     """Lets a Trainer treat what an `ObjectiveLoss` owns as it treats the model; made by `ObjectiveLoss.callback`.
 
     - Every checkpoint folder gets ``loss_state.safetensors``: predictor, target, step and a digest of the model's
-      trained weights. A resumed run loads it, strictly, or stops.
+      trained weights; a resumed run loads it, strictly, or stops.
     - The target follows the model once after every optimiser step that was taken.
     - The gradient of model and predictor is clipped to `max_grad_norm` as one vector. The Trainer clips the model's
-      alone, and does so before `on_pre_optimizer_step`, when the model's norm before clipping can no longer be known;
-      so its own clipping is set aside from `on_step_begin` to there. With fp16 gradients are unscaled by then, because
-      the Trainer measures their norm even where it does not clip. The `grad_norm` that it logs is the model's alone.
-    - The predictor's gradient is averaged over ranks during the backward pass, where that of the model is too. Later
-      would be too late under fp16: a rank whose gradient alone overflowed would alone leave the step out.
+      alone, before `on_pre_optimizer_step`; so its own clipping is set aside from `on_step_begin` to there. With fp16
+      gradients are unscaled by then, because the Trainer measures their norm even where it does not clip. The
+      `grad_norm` that it logs is the model's alone.
+    - The predictor's gradient is averaged over ranks during the backward pass, as the model's is: later, under fp16, a
+      rank whose gradient alone overflowed would alone leave the step out.
 
     Args:
         loss: the loss; one for each Trainer.
-        resume_from: the checkpoint folder to resume from, where it is not ``checkpoint-N`` in the Trainer's output
-            folder.
+        resume_from: the checkpoint folder to resume from; None means ``checkpoint-N`` in the Trainer's output folder.
     """
 
     def __init__(self, loss: ObjectiveLoss, resume_from: str | Path | None = None) -> None:
-        self.loss = loss
-        self.resume_from = resume_from
+        self.loss, self.resume_from = loss, resume_from
         self._max_grad_norm = 0.0
         self._hooks: list[RemovableHandle] = []
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
-    ) -> None:
-        """Load what the loss owns, or start it alike on all ranks.
-
-        Raises:
-            InputError: the checkpoint has no usable state of the loss, or the weights are to be sharded.
-        """
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
+        """Load what the loss owns, or start it alike on all ranks; refuse sharded weights."""
         if args.fsdp or args.deepspeed:
             raise InputError("ObjectiveLoss needs whole weights on every rank; train without fsdp and deepspeed")
         loss = self.loss
         loss.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         if state.global_step > 0:
-            default = _checkpoint(args, state)
-            self._load(default if self.resume_from is None else Path(self.resume_from), state.global_step)
+            self._load(Path(self.resume_from or _checkpoint(args, state)), state.global_step)
         else:
-            # By now the model's weights are those of rank 0.
-            self._broadcast()
+            if world_size() > 1 and loss.predictor is not None:  # by now the model's weights are those of rank 0
+                for tensor in loss.predictor.state_dict().values():
+                    dist.broadcast(tensor, 0)
             loss.follow(0.0)
         self._unhook()
         if world_size() > 1 and loss.predictor is not None:
             trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
             self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Tell the loss the number of the step, and set the Trainer's clipping aside where it is too narrow."""
         self.loss.step = state.global_step + 1
         if self.loss.predictor is not None and args.max_grad_norm > 0:
             self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Clip the gradient of model and predictor together."""
         if self._max_grad_norm > 0:
             args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, 0.0
             clip_grad_norm_(self.loss.parameters(), args.max_grad_norm)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Let the target follow, unless an overflow under fp16 made the optimiser leave this step out."""
         if self.loss.ema_decay is not None and not others["optimizer"].step_was_skipped:
             decay = ema_decay(state.global_step, state.max_steps, self.loss.ema_decay, self.loss.ema_schedule)
             self.loss.follow(decay)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Write what the loss owns into the checkpoint folder; the file is complete or absent."""
         owned = self.loss.owned_state()
         if owned and args.should_save:
@@ -278,10 +249,8 @@ class ObjectiveCallback(TrainerCallback):
         if world_size() > 1:
             dist.barrier()  # the others may read the file at once
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
-    ) -> None:
-        """End the steps; where the Trainer has gone back to the best model, go back to what belonged to it."""
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
+        """End the steps; where the Trainer has loaded the best model, load what belongs to it."""
         self._unhook()
         self.loss.step = None
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
@@ -294,7 +263,7 @@ class ObjectiveCallback(TrainerCallback):
         path = folder / STATE_NAME
         if not path.is_file():
             raise InputError(
-                f"{path} is missing, so predictor and target cannot go on; resume a checkpoint that was trained with "
+                f"{path} is missing: predictor and target cannot be resumed; use a checkpoint that was trained with "
                 "this callback, and if it lies outside output_dir, give loss.callback(resume_from=FOLDER)"
             )
         try:
@@ -315,11 +284,6 @@ class ObjectiveCallback(TrainerCallback):
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
 
-    def _broadcast(self) -> None:
-        if world_size() > 1 and self.loss.predictor is not None:
-            for tensor in self.loss.predictor.state_dict().values():
-                dist.broadcast(tensor, 0)
-
     def _unhook(self) -> None:
         for hook in self._hooks:
             hook.remove()
@@ -331,9 +295,6 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _average_gradient(weight: Tensor) -> None:
-    """Replace a gradient by its mean over ranks.
-
-    With gradient accumulation the mean of earlier batches is in it already, on all ranks alike, and stays what it is.
-    """
+    """Replace a gradient by its mean over ranks; what accumulated before is alike on all ranks and stays the same."""
     if weight.grad is not None:
         sum_over_ranks_(weight.grad).div_(world_size())

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -333,8 +332,6 @@ def test_alone_each_method_just_calls(alone: Processes) -> None:
     assert alone.on_main(lambda: value) is value
     assert alone.main_first(lambda: value) is value
     assert alone.main_only(lambda: value, None) is value
-    numbers = np.arange(6).reshape(2, 3)
-    assert alone.array(lambda: numbers) is numbers
     assert alone.settings() == {}
     state = torch.get_rng_state()
     alone.seed(3)

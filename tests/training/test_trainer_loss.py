@@ -308,7 +308,7 @@ def test_without_predictor_the_loss_owns_and_writes_nothing(tiny_bert, texts, tm
         ({"predictor": None}, "lambda_predictive needs a predictor"),
         ({"objective": Objective()}, "a predictor needs lambda_predictive above 0"),
         ({"objective": Objective(lambda_predictive=1.0, lambda_residual=1.0)}, "needs a ResidualPredictor"),
-        ({"predictor": HeadShape("mlp", DIM, 8)}, "must map 16 dimensions to 16, got 16 to 8"),
+        ({"predictor": HeadShape("mlp", DIM, 8)}, "must map 16 to 16, got 16 to 8"),
         ({"ema_decay": 1.5}, "ema_decay must be 0 to 1, got 1.5"),
         ({"ema_schedule": "slow"}, "ema_schedule must be one of"),
         ({"objective": Objective(), "predictor": None}, "ema_decay needs a predictor"),
