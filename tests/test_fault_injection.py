@@ -48,7 +48,7 @@ WRITERS: dict[str, Callable[[Path, str], Any]] = {
     "run file": lambda path, word: write_run(path, {word: {f"d{i}": 1.0 / (i + 1) for i in range(4)}}, "tag"),
     "folder": make_folder,
     "collection": make_collection,
-    "configuration": lambda path, word: RunFolder(path, resume=True).write_config({"name": word}),
+    "configuration": lambda path, word: RunFolder(path).write_config({"name": word}),
 }
 
 

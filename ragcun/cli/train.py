@@ -32,7 +32,7 @@ def train(config: TrainConfig) -> str:
         raise SystemExit(stopped.code) from None
     if not PartialState().is_main_process:
         return ""
-    run = RunFolder(config.output_dir, resume=True)
+    run = RunFolder(config.output_dir)
     plot_loss_curves(run.metrics, run.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"

@@ -24,18 +24,8 @@ from ragcun.training.setup import TrainingData
 Pairs = Iterable[tuple[int, int]]
 IN_MEMORY = "vectors in memory"
 OF_TEXTS = (
-    "documents",
-    "corpus",
-    "queries",
-    "hold_out_documents",
-    "val_data",
-    "dev_beir",
-    "dev_fraction",
-    "load_checkpoint",
-    "freeze_early_layers",
-    "resume",
-    "vectors",
-    "save_interval",
+    *("documents", "corpus", "queries", "hold_out_documents", "val_data", "dev_beir", "dev_fraction"),
+    *("load_checkpoint", "freeze_early_layers", "resume", "vectors", "save_interval"),
 )
 """Settings that speak of texts, of files or of a base to be trained."""
 
@@ -143,11 +133,7 @@ def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConf
     Raises:
         ValueError: one of them speaks of texts.
     """
-    chosen = (
-        TrainConfig(**{"train_data": IN_MEMORY, **settings})
-        if config is None
-        else dataclasses.replace(config, **settings)
-    )
+    chosen = dataclasses.replace(config or TrainConfig(train_data=IN_MEMORY), **settings)
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
     for name in OF_TEXTS:
         if getattr(chosen, name) != defaults[name]:

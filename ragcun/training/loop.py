@@ -49,7 +49,9 @@ def fit(config: TrainConfig) -> FitResult:
     vectors = build_vectors(config, data)
 
     def open_run() -> RunFolder:
-        return RunFolder(config.output_dir, config.resume or not PartialState().is_main_process, config.overwrite)
+        return RunFolder.create(
+            config.output_dir, config.resume or not PartialState().is_main_process, config.overwrite
+        )
 
     return fit_encoder(config, data, vectors, open_run)[1]
 

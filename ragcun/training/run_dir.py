@@ -27,15 +27,7 @@ PLACES = ("kind", "step", "epoch")
 
 
 class RunFolder:
-    """A run's output folder.
-
-    Args:
-        path: the folder; it is made where it is missing.
-        resume: whether an earlier run there is to be continued.
-        overwrite: whether an earlier run there is to be replaced.
-
-    Raises:
-        InputError: an earlier run is there and neither `resume` nor `overwrite` is set, or the path is a file.
+    """The files of a run.
 
     Attributes:
         config: the resolved configuration.
@@ -52,18 +44,25 @@ class RunFolder:
     recorded = True
     """Whether anything is written to disk."""
 
-    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
-        self._name_parts(Path(path))
-        folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"), self.tracking, self.path / "isotropy")
-        files = (self.metrics, self.manifest, self.config, self.loss_curve, self.non_finite, self.path / "report.html")
-        claim_folder(self.path, "run", self.config, (*folders, *files), resume, overwrite)
-
-    def _name_parts(self, path: Path) -> None:
-        self.path = path
-        self.follower: Callable[[dict[str, Any]], None] = _ignore
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
         self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
         self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
         self.state, self.best_model, self.tracking = path / "state", path / "best_model", path / "tensorboard"
+        self.follower: Callable[[dict[str, Any]], None] = _ignore
+
+    @classmethod
+    def create(cls, path: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
+        """Make a run's folder, or continue or replace the earlier run in it.
+
+        Raises:
+            InputError: an earlier run is there and neither `resume` nor `overwrite` is set, or the path is a file.
+        """
+        run = cls(path)
+        folders = (run.state, run.best_model, *run.path.glob("epoch-[0-9]*"), run.tracking, run.path / "isotropy")
+        files = (run.metrics, run.manifest, run.config, run.loss_curve, run.non_finite, run.path / "report.html")
+        claim_folder(run.path, "run", run.config, (*folders, *files), resume, overwrite)
+        return run
 
     def epoch_model(self, epoch: int) -> Path:
         """Return the folder of an epoch's own checkpoint."""
@@ -103,7 +102,7 @@ class Unrecorded(RunFolder):
     recorded = False
 
     def __init__(self) -> None:
-        self._name_parts(Path(os.devnull))
+        super().__init__(os.devnull)
         self.rows: list[dict[str, Any]] = []
 
     def write_config(self, values: dict[str, Any]) -> None:

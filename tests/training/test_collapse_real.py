@@ -53,13 +53,10 @@ def collapses(rows: list[dict[str, Any]]) -> list[str]:
 
 HEALTHY: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "calibrated jepa": {"system": "jepa", "lambda_predictive": 1.0},
-    "residual": FROM_THE_BASE | {"system": "isotropic_gaussian"},
     "sigreg": FROM_THE_BASE
     | {"system": "isotropic_gaussian", "head": "linear", "isotropy": "sigreg", "lambda_isotropy": 0.1},
     "jepa": FROM_THE_BASE | {"system": "jepa", "lambda_predictive": 1.0},
     "respred": FROM_THE_BASE | {"system": "respred", "lambda_predictive": 1.0, "head": "linear"},
-    "asymmetric": FROM_THE_BASE | {"system": "asymmetric", "head": "linear"},
 }
 
 

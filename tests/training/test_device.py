@@ -59,28 +59,6 @@ def test_fp16_needs_a_gpu_and_emulated_bf16_is_named(caplog: pytest.LogCaptureFi
     assert "only emulates" in caplog.text
 
 
-class Recorded:
-    """Stands for a tensor, and notes how it is sent."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def pin_memory(self) -> Recorded:
-        self.calls.append(("pinned",))
-        return self
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> Recorded:
-        self.calls.append((device.type, non_blocking))
-        return self
-
-
-def test_a_gpu_is_sent_pinned_memory_without_waiting() -> None:
-    for name, calls in (("cuda", [("pinned",), ("cuda", True)]), ("cpu", [("cpu", False)])):
-        tensor = Recorded()
-        to_device(tensor, torch.device(name))  # type: ignore[arg-type]
-        assert tensor.calls == calls
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_copies_arrive_whole() -> None:
     numbers = torch.arange(2**22, dtype=torch.float32)
@@ -241,7 +219,7 @@ def test_a_gradient_whose_norm_overflows_is_no_overflow_of_the_scale(
 ) -> None:
     """Gradients near 1e30 are finite, the squares in their norm are not, and half the scale would not change that."""
     encoder, stepper = scaled(tiny_bert, texts, scale)
-    stepper.objective = replace(stepper.objective, lambda_predictive=1e30)
+    stepper.objective = Objective(replace(stepper.objective.config, lambda_predictive=1e30))
     before = weights(encoder)
     step = stepper([ROWS], 1)
     assert step.left_out == NOT_FINITE

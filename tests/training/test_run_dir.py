@@ -15,7 +15,7 @@ from ragcun.training.run_dir import PACKAGES, RunFolder, environment
 
 
 def filled(path: Path) -> RunFolder:
-    run = RunFolder(path)
+    run = RunFolder.create(path)
     run.write_config({"epochs": 3})
     run.write_manifest({"seed": 1})
     run.log({"a": 1})
@@ -31,31 +31,31 @@ def test_an_earlier_run_is_kept(tmp_path: Path) -> None:
     filled(tmp_path / "run")
     before = sorted((tmp_path / "run").rglob("*"))
     with pytest.raises(InputError, match="--resume, or --overwrite"):
-        RunFolder(tmp_path / "run")
-    RunFolder(tmp_path / "run", resume=True)
+        RunFolder.create(tmp_path / "run")
+    RunFolder.create(tmp_path / "run", resume=True)
     assert sorted((tmp_path / "run").rglob("*")) == before
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     filled(tmp_path / "run")
-    run = RunFolder(tmp_path / "run", overwrite=True)
+    run = RunFolder.create(tmp_path / "run", overwrite=True)
     assert [path.name for path in run.path.iterdir()] == ["epoch-notes.txt"]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
     with pytest.raises(InputError, match="is a file"):
-        RunFolder(tmp_path / "run")
+        RunFolder.create(tmp_path / "run")
 
 
 def test_a_folder_with_other_things_is_used(tmp_path: Path) -> None:
     (tmp_path / "run" / "deep").mkdir(parents=True)
-    assert RunFolder(tmp_path / "run").path.is_dir()
-    assert RunFolder(tmp_path / "a" / "b" / "c").path.is_dir()
+    assert RunFolder.create(tmp_path / "run").path.is_dir()
+    assert RunFolder.create(tmp_path / "a" / "b" / "c").path.is_dir()
 
 
 def test_metrics_are_lines_that_can_be_cut(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     assert run.count_rows() == 0
     run.keep_rows(0)
     for i in range(5):
@@ -67,7 +67,7 @@ def test_metrics_are_lines_that_can_be_cut(tmp_path: Path) -> None:
 
 
 def test_a_torn_row_is_cut(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.log({"step": 0})
     with run.metrics.open("a") as file:
         file.write('{"ste')
@@ -78,7 +78,7 @@ def test_a_torn_row_is_cut(tmp_path: Path) -> None:
 
 def test_configuration_is_taken_again(tmp_path: Path) -> None:
     config = TrainConfig("daten/ü.jsonl", freeze_early_layers=2, learning_rate=1e-5, mixed_precision="no")
-    run = RunFolder(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.write_config(config.to_dict())
     assert from_mapping(TrainConfig, read_yaml(run.config), "saved") == config
     assert "ü" in run.config.read_text(encoding="utf-8")

@@ -84,26 +84,6 @@ def test_a_file_has_no_queries_to_hold_out(settings: dict[str, Any], tmp_path: P
         build_data(TrainConfig(**settings | {"train_data": str(tmp_path / "t.jsonl"), "dev_fraction": 0.5}))
 
 
-def test_objective_has_the_settings_of_the_run() -> None:
-    config = TrainConfig(
-        "t",
-        lambda_contrastive=0.3,
-        lambda_isotropy=0.0,
-        lambda_reg=0.2,
-        contrastive="margin",
-        margin=3.0,
-        temperature=0.7,
-        symmetric=True,
-        distance="cosine",
-        isotropy_form="absolute",
-        stopgrad=False,
-    )
-    objective = build_objective(config)
-    assert objective.weights == {"contrastive": 0.3, "reg": 0.2}
-    for name in ("contrastive", "margin", "temperature", "symmetric", "distance", "isotropy_form", "stopgrad"):
-        assert getattr(objective.config, name) == getattr(config, name)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
