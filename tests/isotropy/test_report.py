@@ -48,9 +48,7 @@ def test_report_has_the_format_that_is_read_from_disk(system):
         assert occurrence["n"] == sum(occurrence["counts"].values()) == min(n, 60)
         assert sum(int(c) * m for c, m in occurrence["counts"].items()) == 5 * occurrence["n"]
     assert list(only["pairs"]) == ["measures", "distances", "pca"]
-    documents = IsotropyReport("toy", 150, 0, [measure_system("toy", rows(150), settings=SMALL)]).to_dict()["systems"][
-        0
-    ]
+    documents = measure_system("toy", rows(150), settings=SMALL).to_dict()
     assert list(documents) == ["model", "untouched", "distance", "spaces"]
     assert list(documents["spaces"]) == ["documents"]
 
@@ -216,22 +214,22 @@ def test_rows_of_one_length_are_compared_with_directions():
     assert unit["robin_hood"].value == pytest.approx(unit["robin_hood"].isotropic, rel=0.2)
 
 
-def test_what_cannot_be_measured_is_refused():
-    x, broken = rows(20), rows(20)
-    broken[7, 2] = np.nan
-    with pytest.raises(ValueError, match="documents: row 7 is not finite"):
-        measure_system("toy", broken, settings=SMALL)
-    with pytest.raises(ValueError, match="queries: row 7 is not finite"):
-        measure_system("toy", x, broken, settings=SMALL)
-    with pytest.raises(ValueError, match="documents has 8 columns, queries has 5"):
-        measure_system("toy", x, rows(20, 5), settings=SMALL)
-    with pytest.raises(ValueError, match="queries must have at least 2 rows, got 1"):
-        measure_system("toy", x, x[:1], settings=SMALL)
-    with pytest.raises(ValueError, match="without queries"):
-        measure_system("toy", x, pairs=[[0, 0]], settings=SMALL)
-    with pytest.raises(ValueError, match="document row 20, there are 20"):
-        measure_system("toy", x, x, [[0, 0], [1, 20]], settings=SMALL)
-    with pytest.raises(ValueError, match="query row -1, there are 20"):
-        measure_system("toy", x, x, [[-1, 0]], settings=SMALL)
-    with pytest.raises(ValueError, match=r"shape \(m, 2\)"):
-        measure_system("toy", x, x, [], settings=SMALL)
+BROKEN = np.where(np.arange(20)[:, None] == 7, np.nan, rows(20))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([BROKEN], "documents: row 7 is not finite"),
+        ([rows(20), BROKEN], "queries: row 7 is not finite"),
+        ([rows(20), rows(20, 5)], "documents has 8 columns, queries has 5"),
+        ([rows(20), rows(1)], "queries must have at least 2 rows, got 1"),
+        ([rows(20), None, [[0, 0]]], "without queries"),
+        ([rows(20), rows(20), [[0, 0], [1, 20]]], "document row 20, there are 20"),
+        ([rows(20), rows(20), [[-1, 0]]], "query row -1, there are 20"),
+        ([rows(20), rows(20), []], r"shape \(m, 2\)"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        measure_system("toy", *arguments, settings=SMALL)
