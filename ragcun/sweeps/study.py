@@ -58,7 +58,7 @@ def run_sweep(
             finished = study.get_trials(deepcopy=False)
             limit = space.settings.trials
             with tqdm(total=limit, initial=len(finished), desc=space.settings.study, unit="trial") as bar:
-                while len(finished) != limit and (chosen := propose(space, finished)) is not None:
+                while (limit is None or len(finished) < limit) and (chosen := propose(space, finished)) is not None:
                     run = folder / "runs" / f"trial-{len(finished):04d}"
                     study.add_trial(_measure(space, chosen, run))
                     finished = study.get_trials(deepcopy=False)
@@ -199,17 +199,7 @@ def markdown(figures: dict[str, Any]) -> str:
     """Lay out a sweep's figures."""
     rows, best, shares = figures["rows"], figures["best"], figures["importance"] or {}
     names = list(rows[0]["parameters"]) if rows else []
-    cells = [
-        [
-            str(row["trial"]),
-            *(_text(row["parameters"][name]) for name in names),
-            "failed" if row["message"] else _spread(row["score"], row["sd"]),
-            _spread(row["base_score"], None),
-            _spread(row["difference"], row["difference_sd"], "+"),
-            ", ".join(map(str, row["best_epochs"])) or ABSENT,
-        ]
-        for row in rows
-    ]
+    header = ["trial", *names, figures["criterion"], "base", "difference", "best epoch"]
     lead = f"""\
 # Sweep {figures["study"]}
 
@@ -217,27 +207,30 @@ def markdown(figures: dict[str, Any]) -> str:
 seeds {", ".join(map(str, figures["seeds"]))}, {figures["seconds"]:.0f} s. Means over seeds ± standard deviation; \
 differences from the untouched base are taken seed by seed; epoch 0 is the model before training.
 """
-    choice = (
-        ""
-        if best is None
-        else f"""
-Best: trial {best["trial"]}. Its score is too high, since it was chosen by it; measure it once on test queries.
-
-```
-{best["command"]}
-```
-"""
-    )
-    table = markdown_table(["trial", *names, figures["criterion"], "base", "difference", "best epoch"], cells)
+    advice = "Measure it once on test queries: the score by which it was chosen is too high."
+    command = best and f"{advice}\n\n```\n{best['command']}\n```\n"
+    table = markdown_table(header, [_cells(row) for row in rows])
     importances = markdown_table(["parameter", "share of variance"], [[name, f"{s:.3f}"] for name, s in shares.items()])
     failed = "".join(f"- {row['trial']}: {row['message']}\n" for row in rows if row["message"])
-    parts = {"Trials": table, "Importance of the parameters": shares and importances, "Failed trials": failed}
-    return lead + choice + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items() if text)
+    parts = {
+        "Best trial": command,
+        "Trials": table,
+        "Importance of the parameters": shares and importances,
+        "Failed trials": failed,
+    }
+    return lead + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items() if text)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        str(row["trial"]),
+        *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row["parameters"].values()),
+        "failed" if row["message"] else _spread(row["score"], row["sd"]),
+        _spread(row["base_score"], None),
+        _spread(row["difference"], row["difference_sd"], "+"),
+        ", ".join(map(str, row["best_epochs"])) or ABSENT,
+    ]
 
 
 def _spread(mean: float | None, sd: float | None, sign: str = "") -> str:
     return ABSENT if mean is None else f"{mean:{sign}.4f}" + ("" if sd is None else f" ± {sd:.4f}")
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

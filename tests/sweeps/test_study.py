@@ -99,7 +99,7 @@ def test_the_grid_is_run_once_for_each_seed(
     assert sorted((config.isotropy, config.seed) for config in runs) == list(wanted)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert not (tmp_path / "out" / "runs").exists()
-    assert len(run(path, tmp_path / "out")) == 2
+    assert len(run(path, tmp_path / "out")) == len(run(path, tmp_path / "out", trials=1)) == 2
     assert len(runs) == 4
 
 
