@@ -21,13 +21,13 @@ HINT = "give a name on the hub (owner/name), or a folder with .parquet or .jsonl
 def open_rows(
     name: str, subset: str | None, split: str, revision: str | None = None, seed: int | None = None
 ) -> RowStream:
-    """Open a split for streaming; of the hub, the revision is pinned. No code of the data set is run.
+    """Open a split for streaming; no code of the data set is run.
 
     Args:
         name: owner/name on the hub, or a folder.
         subset: the configuration, or a folder in the folder; None where there is only one.
         split: train, validation and so on.
-        revision: commit, branch or tag on the hub; None takes the newest.
+        revision: commit, branch or tag on the hub; None takes the newest. It is pinned to its commit.
         seed: shuffles the order of the split's files; None keeps it.
 
     Raises:

@@ -107,14 +107,14 @@ class DevSplit:
 
 
 class Gathered(NamedTuple):
-    """What was kept of the rows, ready for negatives.
+    """What was kept of the rows: pairs without negatives, and what these can be chosen from.
 
     Attributes:
-        pairs: ``(query, positive, None)``; those for training are the first ones, as many as are wanted.
-        offered: of each pair, the negatives that its row offers and that no row has as an answer of its query.
+        pairs: ``(query, positive, None)``, of the training queries as many as are wanted.
+        offered: for each pair, the negatives that its row offers and that no row has as an answer of its query.
         known: all pairs of query and positive.
         pool: all passages.
-        dev: the `text_key` of each query that is held out.
+        dev: the `text_key` of each held-out query.
         counts: rows, pairs, and why rows and passages were left out.
     """
 
@@ -225,9 +225,8 @@ def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts:
         write_pairs(path, found)
     shared = {text_key(row[1]) for row in splits["train"]} & {text_key(row[1]) for row in splits["dev"]}
     statistics = {name: _statistics(found) for name, found in splits.items()}
-    write_json(
-        folder / "statistics.json", {**facts, **statistics, "dev_positives_that_are_train_positives": len(shared)}
-    )
+    overlap = {"dev_positives_that_are_train_positives": len(shared)}
+    write_json(folder / "statistics.json", {**facts, **statistics, **overlap})
     return {path: len(found) for path, found in made.items()}
 
 

@@ -73,15 +73,15 @@ class MinedPairs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MiningTask:
-    """Pairs that are to have hard negatives, and the documents that these may come from.
+    """Pairs that are to have hard negatives, and the documents that these may come from; texts are rows of `data`.
 
     Attributes:
         data: the pairs; its documents are their texts, the pool and further known answers.
-        pool: rows of ``data.documents`` that may be negatives, no two the same but for case and blanks, in its order.
-        repeated: how many documents of the pool are left out of it because they repeat another one.
-        known: query → rows that are known to answer it.
-        alike: query → rows of the pool that are the same as an answer of the query, or of one like it.
-        given: query → rows of the pool that a pair of it has as a negative.
+        pool: the documents that may be negatives, no two the same but for case and blanks.
+        repeated: how many are left out of the pool because they repeat another one.
+        known: query → documents that are known to answer it.
+        alike: query → documents of the pool that are the same as an answer of the query, or of one like it.
+        given: query → documents of the pool that a pair of it has as a negative.
     """
 
     data: PairDataset
@@ -216,14 +216,9 @@ class Ranking(NamedTuple):
 def choose_negatives(
     task: MiningTask, settings: MiningSettings, rankings: Iterable[Ranking] | None = None
 ) -> MinedPairs:
-    """Return the pairs of a task with negatives: a row for each, those that a pair had first.
+    """Return the pairs of a task with negatives, a row for each, those that a pair had first; all pairs stay.
 
-    A pair for which there are none at all stays as one without.
-
-    Args:
-        task: the pairs, the pool, and what may never be mined.
-        settings: how to choose.
-        rankings: the candidates of each query of ``task.data``, in its order; None for the method `random`.
+    `rankings` are the candidates of each query of ``task.data``, in its order; None for the method `random`.
     """
     counts: Counter[str] = Counter()
     chosen: dict[tuple[int, int], list[int]] = {}

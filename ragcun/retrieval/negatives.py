@@ -34,7 +34,7 @@ def mine_negatives(
     margin's threshold (see `MiningSettings`). The result follows from the arguments alone.
 
     Args:
-        rows: pairs ``(query, positive, negative or None)``; negatives that they have stay, and are not mined again.
+        rows: the pairs; negatives that they have stay, and are not mined again.
         source: where they come from, for messages.
         pool: texts that may be negatives; None takes the positives of all pairs.
         known: further ``(query, text)`` of which the text must not be a negative of the query.
