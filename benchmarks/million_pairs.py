@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--format", choices=("json", "jsonl"), default="jsonl")
     parser.add_argument("--write", action="store_true", help="write the splits too")
-    parser.add_argument("--most_gb", type=float, default=1)
+    parser.add_argument("--most_gb", type=float, default=1.25)
     parser.add_argument("--child", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
