@@ -27,14 +27,7 @@ Named = tuple[Sequence[str | None], NDArray[Any]]
 
 
 class VectorBase(Base):
-    """Vectors of a model that is elsewhere: it passes them on, and cannot encode a text.
-
-    Args:
-        dimension: length of the vectors.
-        normalize: whether `forward` scales them to length 1.
-        digest: of the vectors, for the record.
-        name: what they are called.
-    """
+    """Vectors of a model that is elsewhere: it passes them on, and cannot encode a text; `digest` is theirs."""
 
     def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
         super().__init__()

@@ -40,23 +40,18 @@ class CachedEncoder:
 
 
 class EmbeddedRows:
-    """The embeddings of texts as a matrix that is read by slices; only base vectors lie on disk.
+    """The embeddings of documents as a matrix that is read by slices; only base vectors lie on disk.
 
-    A slice is made of whole blocks of the encoder's own size, so that the embedding of a row does not depend on how
-    the matrix is cut up: matrix products of other shapes would differ in their last bits.
-
-    Args:
-        encoder: gives the base's vectors, which it encodes at once where they are missing, and the embeddings.
-        texts: of the rows.
-        role: queries or documents.
+    Texts that the cache lacks are encoded at once. A slice is made of whole blocks of the encoder's own size, so that
+    the embedding of a row does not depend on how the matrix is cut up: matrix products of other shapes would differ in
+    their last bits.
     """
 
-    def __init__(self, encoder: CachedEncoder, texts: Sequence[str], role: Role) -> None:
+    def __init__(self, encoder: CachedEncoder, texts: Sequence[str]) -> None:
         self.encoder = encoder
-        self.role = role
         self.shape = (len(texts), encoder.dimension)
         self.dtype = np.dtype(np.float32)
-        self._rows = encoder.cache.rows(texts, role)
+        self._rows = encoder.cache.rows(texts, "document")
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -69,7 +64,7 @@ class EmbeddedRows:
             raise ValueError(f"rows are read one after the other, got a step of {step}")
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
         for first in range(start - start % BLOCK, stop, BLOCK):
-            block = self.encoder.embed(self.encoder.cache.vectors[self._rows[first : first + BLOCK]], self.role)
+            block = self.encoder.embed(self.encoder.cache.vectors[self._rows[first : first + BLOCK]], "document")
             low, high = max(first, start), min(first + BLOCK, stop)
             out[low - start : high - start] = block[low - first : high - first]
         return out
@@ -78,5 +73,5 @@ class EmbeddedRows:
 def document_rows(encoder: Any, texts: list[str]) -> Any:
     """Return the embeddings of documents: made when they are asked for where base vectors are cached, else an array."""
     if isinstance(encoder, CachedEncoder):
-        return EmbeddedRows(encoder, texts, "document")
+        return EmbeddedRows(encoder, texts)
     return encoder.encode_document(texts)

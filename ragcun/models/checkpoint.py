@@ -33,14 +33,7 @@ CARD = "README.md"
 
 
 class FolderContents(NamedTuple):
-    """What a checkpoint folder holds.
-
-    Attributes:
-        description: what `write_folder` was given as such.
-        model: the whole exported sentence-transformers model; None of heads on vectors, which have no text model.
-        parts: weights of the parts beside the base, as trained, by name.
-        device: where to compute.
-    """
+    """What `write_folder` was given, and the device to compute on; without a model where heads are on vectors."""
 
     description: dict[str, Any]
     model: SentenceTransformer | None
@@ -59,14 +52,8 @@ def write_folder(
 ) -> None:
     """Write a checkpoint folder, with the checksum of every file in it; it is complete or absent.
 
-    Args:
-        folder: where; an older folder there is replaced.
-        model: the exported model, of built-in modules; None of heads on vectors.
-        parts: weights of the parts beside the base, as trained.
-        description: what else is needed to build the encoder again, as plain values.
-        card: the model card.
-        seen: hashes of the documents that were training positives; None where that is unknown.
-        held_out: which documents were hidden from training; None where none were.
+    The exported `model` is None of heads on vectors; `parts` are the weights beside the base, and `description` is what
+    else is needed to build the encoder again, as plain values. The rest is as of `RetrievalEncoder.save_pretrained`.
 
     Raises:
         InputError: the disk is full, damaged or read-only; what was there before stays.

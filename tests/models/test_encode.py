@@ -163,8 +163,7 @@ def test_features_are_those_of_a_batch_tokenised_alone(make: Make, side: str, ti
             assert torch.equal(batch.features[name], value) if torch.is_tensor(value) else batch.features[name] == value
 
 
-def test_progress_counts_every_character_once(tiny_bert: str, texts: list[str]) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_progress_counts_every_character_once(base: TextBase, texts: list[str]) -> None:
     with encoding.progress_bar(texts, "document") as bar:
         base.encode(texts[:100], "document", progress=bar)
         assert bar.n == sum(map(len, texts[:100]))
@@ -172,8 +171,7 @@ def test_progress_counts_every_character_once(tiny_bert: str, texts: list[str]) 
         assert bar.n == bar.total
 
 
-def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(tiny_bert: str, texts: list[str]) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(base: TextBase, texts: list[str]) -> None:
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     exact = base.encode(texts, "document")
     base.compute_in("bfloat16")
@@ -189,15 +187,13 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(tiny_bert: str, t
     np.testing.assert_array_equal(base.encode(texts, "document"), exact)
 
 
-def test_vectors_do_not_depend_on_autocast_around_them(tiny_bert: str, texts: list[str]) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_vectors_do_not_depend_on_autocast_around_them(base: TextBase, texts: list[str]) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = base.encode(texts[:30], "query")
     np.testing.assert_array_equal(inside, base.encode(texts[:30], "query"))
 
 
-def test_the_cache_keeps_arithmetics_apart(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_the_cache_keeps_arithmetics_apart(base: TextBase, texts: list[str], tmp_path: Path) -> None:
     exact = EmbeddingCache(base, tmp_path)
     assert exact.folder.name == model_digest(base.model)[:32], "a folder of float32 vectors keeps its name"
     vectors = exact.encode(texts[:20], "document")
@@ -249,8 +245,7 @@ def test_auto_on_a_gpu_is_native_too(native: bool, monkeypatch: pytest.MonkeyPat
     assert resolve_dtype("float16", torch.device("cuda")) == "float16"
 
 
-def test_what_cannot_be_computed_is_refused(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_what_cannot_be_computed_is_refused(base: TextBase) -> None:
     with pytest.raises(InputError, match="float16 needs a GPU"):
         base.compute_in("float16")
     with pytest.raises(InputError, match="got 'int8'"):

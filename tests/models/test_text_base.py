@@ -41,8 +41,7 @@ def test_minilm_is_what_its_authors_published(minilm: TextBase) -> None:
     np.testing.assert_allclose(ours, published.encode(texts), atol=1e-6)
 
 
-def test_freezing_the_whole_base(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_freezing_the_whole_base(base: TextBase) -> None:
     base.freeze(True)
     assert not trained_names(base)
     assert base.frozen
@@ -51,8 +50,7 @@ def test_freezing_the_whole_base(tiny_bert: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_freezing_early_layers(tiny_bert: str, count: int) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_freezing_early_layers(base: TextBase, count: int) -> None:
     base.freeze(True)
     base.freeze(False, count)
     frozen = {name for name, _ in base.named_parameters()} - trained_names(base)
@@ -63,8 +61,7 @@ def test_freezing_early_layers(tiny_bert: str, count: int) -> None:
     assert base.train().model.training
 
 
-def test_too_many_layers_states_both_numbers(tiny_bert: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_too_many_layers_states_both_numbers(base: TextBase) -> None:
     assert len(transformer_layers(base.model)) == 3
     with pytest.raises(InputError, match=r"3 transformer layers.* 4"):
         base.freeze(False, 4)
@@ -109,8 +106,7 @@ def test_fingerprint_is_stable(tiny_bert: str, tmp_path: Path) -> None:
     assert base.train().fingerprint() == again.fingerprint()
 
 
-def test_fingerprint_does_not_depend_on_use(tiny_bert: str, texts: list[str]) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_fingerprint_does_not_depend_on_use(base: TextBase, texts: list[str]) -> None:
     before = base.fingerprint()
     base.encode(texts[:3], "query")
     base(base.features(texts[:5], "document"))
@@ -118,8 +114,7 @@ def test_fingerprint_does_not_depend_on_use(tiny_bert: str, texts: list[str]) ->
 
 
 @pytest.mark.parametrize("change", ["weight", "length", "pooling", "module", "tokenizer"])
-def test_fingerprint_sees_what_changes_vectors(tiny_bert: str, change: str) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_fingerprint_sees_what_changes_vectors(base: TextBase, change: str) -> None:
     before = base.fingerprint()
     if change == "weight":
         weight = base.model.state_dict()["0.model.encoder.layer.1.attention.self.query.weight"]
@@ -193,8 +188,7 @@ def test_default_prompt_serves_a_role_without_its_own(tiny_bert: str, texts: lis
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_encode_restores_the_mode(tiny_bert: str, texts: list[str], mode: bool) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_encode_restores_the_mode(base: TextBase, texts: list[str], mode: bool) -> None:
     base.freeze(False)
     base.train(mode)
     base.encode(texts[:2], "query")

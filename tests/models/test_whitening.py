@@ -198,9 +198,8 @@ def test_impossible_settings_and_vectors(documents: np.ndarray, arguments: dict[
 
 @pytest.mark.parametrize("output_dim", [None, 6])
 def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(
-    tiny_bert: str, texts: list[str], tmp_path: object, output_dim: int | None
+    base: TextBase, texts: list[str], tmp_path: object, output_dim: int | None
 ) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
     documents, queries = base.encode(texts[:200], "document"), base.encode(texts[200:230], "query")
     whitening = fit_whitening(documents, queries + 3 * documents[:1], output_dim=output_dim)
     encoder = whitening.encoder(base)
@@ -224,8 +223,7 @@ def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
-def test_normalised_output_has_length_one_everywhere(tiny_bert: str, system: str, tmp_path: object) -> None:
-    base = TextBase.load(tiny_bert, device="cpu")
+def test_normalised_output_has_length_one_everywhere(base: TextBase, system: str, tmp_path: object) -> None:
     encoder = SYSTEMS[system](base, output_dim=7, head="mlp", normalize_output=True).eval()  # type: ignore[call-arg]
     vectors = [torch.from_numpy(anisotropic(6, seed)).float() for seed in range(3)]
     views = encoder(PairBatch(*vectors))
