@@ -37,6 +37,8 @@ def flag(
     at_most: float | None = None,
     below: float | None = None,
     short: str | None = None,
+    count: int | None = None,
+    positional: bool = False,
 ) -> Any:
     """Declare a dataclass field that is also a command-line flag.
 
@@ -51,11 +53,14 @@ def flag(
         at_most: upper bound.
         below: upper bound that is itself too large.
         short: a further name of the flag.
+        count: how many values a tuple has (default: one or more).
+        positional: the values of a tuple stand on the command line without the flag's name.
     """
     if isinstance(default, bool):
         bare, off = True, False
     bounds = {"at least": at_least, "at most": at_most, "below": below}
     metadata = {"help": help, "bare": bare, "off": off, "choices": choices, "metavar": metavar, "short": short}
+    metadata |= {"count": count, "positional": positional}
     metadata["bounds"] = {name: bound for name, bound in bounds.items() if bound is not None}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -85,10 +90,23 @@ def check_bounds(options: Any) -> None:
                     raise InputError(f"--{name} must be {relation} {bound}, got {number}")
 
 
+def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
+    """Refuse fields of a dataclass that exclude each other and, where one is needed, that all are missing.
+
+    Raises:
+        InputError: more than one of them has a value, or none.
+    """
+    given = [f"--{name}" for name in names if getattr(options, name)]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} contradict each other; give one of them")
+    if needed and not given:
+        raise InputError(f"{' or '.join(f'--{name}' for name in names)} is missing; give one of them")
+
+
 def converters(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
     """Return, by field, the function that turns a flag's or a YAML file's value into the field's type.
 
-    It raises ``ValueError`` for a value that does not fit; its ``__name__`` is the type's, or "several values".
+    It raises ``ValueError`` for a value that does not fit. Its ``__name__`` is the type, or "several " and the type.
     """
     hints = typing.get_type_hints(config)
     return {name: _converter(field, hints[name]) for name, field in flags_of(config).items()}
@@ -100,6 +118,7 @@ def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in options
     kind = next(option for option in options if option is not type(None))
+    kind = str if typing.get_origin(kind) is typing.Literal else kind
     switch = {True: field.metadata["bare"], False: field.metadata["off"]}
 
     def convert(value: Any) -> Any:
@@ -118,12 +137,15 @@ def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
 
 def _list_converter(kind: type, field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     """Return a converter of several values: a YAML list, or what stands between blanks."""
+    count = field.metadata["count"]
 
     def convert(value: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else str(value).split()
+        if count not in (None, len(values)):
+            raise ValueError(f"{count} values are needed")
         return tuple(_chosen(_to_number_or_text(one, kind), field) for one in values)
 
-    convert.__name__ = "several values"
+    convert.__name__ = f"several {kind.__name__}"
     return convert
 
 
@@ -149,7 +171,7 @@ def _to_number_or_text(value: Any, kind: type) -> Any:
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError("must be a whole number")
     try:
-        return kind(value)
+        return kind(str(value) if kind is Path else value)
     except ValueError as error:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from error
 
@@ -202,8 +224,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
                     raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             return super().construct_mapping(node, deep)
 
+    text = read_text(path)
     try:
-        values = yaml.load(read_text(path), Loader)  # nosec B506
+        values = yaml.load(text, Loader)  # nosec B506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

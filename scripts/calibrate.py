@@ -1,12 +1,6 @@
-"""Fit a linear head to a corpus in closed form: soft whitening, and a shift of queries. No training."""
+"""``ragcun calibrate`` under its script's name."""
 
-from ragcun.cli.calibrate import calibrate, parse_calibration
-from ragcun.cli.parser import run_script
-
-
-def main() -> None:
-    print(calibrate(parse_calibration(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("calibrate")

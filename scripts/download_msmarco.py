@@ -1,12 +1,6 @@
-"""Download MS MARCO as training pairs with hard negatives, split by query; goes on where it stopped."""
+"""``ragcun download msmarco`` under its script's name."""
 
-from ragcun.cli.download import MsmarcoOptions, download_msmarco
-from ragcun.cli.parser import parse_config, run_script
-
-
-def main() -> None:
-    print(download_msmarco(parse_config(MsmarcoOptions, __doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("download msmarco")

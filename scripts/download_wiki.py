@@ -1,12 +1,6 @@
-"""Download Wikipedia as passages; goes on where it stopped."""
+"""``ragcun download wikipedia`` under its script's name."""
 
-from ragcun.cli.download import WikiOptions, download_wiki
-from ragcun.cli.parser import parse_config, run_script
-
-
-def main() -> None:
-    print(download_wiki(parse_config(WikiOptions, __doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("download wikipedia")

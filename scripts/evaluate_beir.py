@@ -1,12 +1,6 @@
-"""Evaluate a checkpoint or any model on BEIR collections, beside the untouched base and other baselines."""
+"""``ragcun evaluate`` under its script's name."""
 
-from ragcun.cli.evaluate import evaluate, parse_evaluation
-from ragcun.cli.parser import run_script
-
-
-def main() -> None:
-    print(evaluate(parse_evaluation(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("evaluate")

@@ -1,12 +1,6 @@
-"""Evaluate a checkpoint or a published model in mteb, beside the untouched base."""
+"""``ragcun mteb`` under its script's name."""
 
-from ragcun.cli.mteb import evaluate_in_mteb, parse_mteb
-from ragcun.cli.parser import run_script
-
-
-def main() -> None:
-    print(evaluate_in_mteb(parse_mteb(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("mteb")

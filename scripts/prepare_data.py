@@ -1,12 +1,6 @@
-"""Prepare training data: a BEIR folder of Python documentation, held-out queries, or pairs with hard negatives."""
+"""``ragcun prepare`` under its script's name."""
 
-from ragcun.cli.parser import run_script
-from ragcun.cli.prepare import parse_preparation, prepare
-
-
-def main() -> None:
-    print(prepare(parse_preparation(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("prepare")

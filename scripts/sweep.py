@@ -1,12 +1,6 @@
-"""Try the settings of a sweep's YAML file, choose by dev data, and report."""
+"""``ragcun sweep`` under its script's name."""
 
-from ragcun.cli.parser import run_script
-from ragcun.cli.sweep import parse_sweep, sweep
-
-
-def main() -> None:
-    print(sweep(parse_sweep(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("sweep")

@@ -1,230 +1,157 @@
-"""Flags from a dataclass, YAML under flags, and one sentence for wrong input."""
+"""The command ragcun: names of commands, their help, and every command of the founding notes."""
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
+import re
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ragcun.cli.parser import parse_config, run_script
-from ragcun.errors import InputError
-from ragcun.options import flag, from_mapping, read_yaml
+import ragcun
+from ragcun.cli.flags import DISTANCES
+from ragcun.cli.main import COMMANDS, main
+from ragcun.cli.parser import parse_config
+from ragcun.distance import DISTANCES as KNOWN_DISTANCES
 
-
-@dataclasses.dataclass
-class Settings:
-    """What the tests parse."""
-
-    name: str = flag(dataclasses.MISSING, "a name that is needed")
-    rate: float = flag(0.5, "a rate of 10 %")
-    rounds: int = flag(3, "how often")
-    layers: int = flag(0, "how many", bare=4, off=0)
-    loud: bool = flag(False, "whether to shout")
-    safe: bool = flag(True, "whether to be careful")
-    limit: float | None = flag(None, "an upper limit")
-    colour: str = flag("red", "a colour", choices=("red", "green"))
-
-    def __post_init__(self) -> None:
-        if self.rounds == 13:
-            raise ValueError("13 rounds bring bad luck")
-
-
-def parsed(*arguments: str) -> Settings:
-    return parse_config(Settings, "Try.", ["--name", "n", *arguments])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "loud", "safe"),
-    [
-        ((), False, True),
-        (("--loud",), True, True),
-        (("--loud", "True"), True, True),
-        (("--loud", "False"), False, True),
-        (("--loud=true",), True, True),
-        (("--loud", "yes"), True, True),
-        (("--loud", "0"), False, True),
-        (("--no_loud",), False, True),
-        (("--safe", "False"), False, False),
-        (("--no_safe",), False, False),
-        (("--safe", "--loud"), True, True),
-        (("--loud", "--no_loud"), False, True),
-        (("--no_loud", "--loud"), True, True),
+NOTES = {
+    "evaluate": [
+        "--model_path M --datasets scifact nfcorpus --output_file R",
+        "--model_path M --datasets all --output_file R",
+        "--model sentence-transformers/all-mpnet-base-v2 --datasets scifact nfcorpus --output_file R",
+        "--model bm25 --output R",
+        "--model contriever --output R",
+        "--model_path M --use_predictor --datasets scifact nfcorpus arguana",
     ],
-)
-def test_booleans(arguments: tuple[str, ...], loud: bool, safe: bool) -> None:
-    settings = parsed(*arguments)
-    assert (settings.loud, settings.safe) == (loud, safe)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "field", "value"),
-    [
-        (("--layers",), "layers", 4),
-        (("--layers", "--loud"), "layers", 4),
-        (("--layers", "7"), "layers", 7),
-        (("--layers", "False"), "layers", 0),
-        (("--no_layers",), "layers", 0),
-        (("--rate", "1e-5"), "rate", 1e-5),
-        (("--limit", "2"), "limit", 2.0),
-        (("--limit", "none"), "limit", None),
-        (("--colour", "green"), "colour", "green"),
-        (("--rate", "-3"), "rate", -3.0),
+    "isotropy": ["--model_path M --datasets scifact"],
+    "download msmarco": ["--output_dir D", "--output_dir D --split train"],
+    "download wikipedia": ["--num_passages 1000000 --output F.jsonl"],
+    "prepare": [
+        "--documents F --generate_pairs --num_pairs 9 --add_negatives --split 0.8 0.1 0.1 "
+        "--output J.json --output_dir D",
     ],
-)
-def test_values(arguments: tuple[str, ...], field: str, value: Any) -> None:
-    found = getattr(parsed(*arguments), field)
-    assert found == value
-    assert type(found) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--colour", "blue"), "red"),
-        (("--rounds", "3.5"), "rounds"),
-        (("--rounds",), "rounds"),
-        (("--loud", "perhaps"), "loud"),
-        (("--nothing", "3"), "nothing"),
-        (("--round", "3"), "--round"),
+    "tables comparison": [""],
+    "tables paper": ["--results R --output paper/results_table.tex"],
+    "train": [
+        "--train_data T --val_data V --base_model B --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 "
+        "--lambda_reg 0.0 --margin 0.1 --projection_learning_rate 5e-4 --epochs 2 --output_dir O",
+        "--train_data T --freeze_base False --base_learning_rate 1e-5 --projection_learning_rate 5e-4",
+        "--train_data T --freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
+        "--train_data T --load_checkpoint checkpoints/X/best_model --learning_rate 1e-5 --no_normalize_embeddings",
     ],
-)
-def test_wrong_flags_exit_with_the_reason(
-    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+}
+"""Flags of the founding notes' commands; those of train are compared value by value in training/test_config.py."""
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of a command that exits."""
     with pytest.raises(SystemExit) as caught:
-        parsed(*arguments)
-    assert caught.value.code == 2
-    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+        main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, *capsys.readouterr()
 
 
-def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "s.yaml"
-    file.write_text("rounds: 5\nlayers: 6\n")
-    defaults = {"name": "own", "rate": 0.25, "rounds": 4, "layers": 5}
-    assert parse_config(Settings, "Try.", [], defaults) == Settings("own", 0.25, 4, 5)
-    arguments = ["--config", str(file), "--layers", "7"]
-    assert parse_config(Settings, "Try.", arguments, defaults) == Settings("own", 0.25, 5, 7)
-    with pytest.raises(SystemExit):
-        parse_config(Settings, "Try.", ["--help"], defaults)
-    assert "a rate of 10 % (default: 0.25)" in " ".join(capsys.readouterr().out.split())
-
-
-def test_an_alias_sets_its_field(capsys: pytest.CaptureFixture[str]) -> None:
-    aliases = {"called": "name", "hue": "colour"}
-    assert parse_config(Settings, "Try.", ["--called", "x", "--hue", "green"], aliases=aliases) == Settings(
-        "x", colour="green"
-    )
-    assert parse_config(Settings, "Try.", ["--called", "x", "--name", "y"], aliases=aliases).name == "y"
-    with pytest.raises(SystemExit):
-        parse_config(Settings, "Try.", ["--hue", "blue", "--name", "n"], aliases=aliases)
-    assert "must be one of red, green" in capsys.readouterr().err
-
-
-def test_a_needed_flag_that_is_missing() -> None:
-    with pytest.raises(InputError, match="--name is missing: a name that is needed"):
-        parse_config(Settings, "Try.", [])
-
-
-def test_yaml_lies_under_flags(tmp_path: Path) -> None:
-    file = tmp_path / "s.yaml"
-    file.write_text("name: from file\nrate: 1e-5\nloud: true\nlimit: null\nlayers: no\ncolour: green\n")
-    settings = parse_config(Settings, "Try.", ["--config", str(file), "--no_loud", "--rounds", "9"])
-    assert settings == Settings("from file", 1e-5, 9, 0, False, True, None, "green")
-    assert type(settings.rate) is float
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, _ = ends(["--help"], capsys)
+    assert code == 0
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", shown, re.MULTILINE)
+    assert ends([], capsys)[0] == 2
+    code, shown, _ = ends(["download", "--help"], capsys)
+    assert code == 0
+    assert "download beir" in shown
+    assert "train" not in shown.split()
+    main(["--version"])
+    assert capsys.readouterr().out == f"ragcun {ragcun.__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("words", "near"),
     [
-        ("rouds: 3\n", "unknown setting 'rouds'; did you mean 'rounds'"),
-        ("zzz: 3\n", "unknown setting 'zzz'$"),
-        ("rounds: many\n", "rounds = 'many' is not possible"),
-        ("rounds: 2.5\n", r"rounds = 2\.5 is not possible: must be a whole number"),
-        ("rounds: [1]\n", "must be one int"),
-        ("rounds: true\n", "must be one int"),
-        ("rounds:\n", "rounds = None is not possible: a value is needed"),
-        ("colour: blue\n", "must be one of red, green"),
-        ("safe: 7\n", "must be True or False"),
-        ("rounds: 13\n", "13 rounds bring bad luck"),
+        (["trian", "--epochs", "3"], "'train'"),
+        (["download", "wiki"], "'download wikipedia'"),
+        (["tables", "papers", "--results", "x"], "'tables paper'"),
+        (["--epochs", "3"], "see ragcun --help"),
     ],
 )
-def test_wrong_settings_name_file_and_setting(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "s.yaml"
-    file.write_text("name: n\n" + text)
-    with pytest.raises(InputError, match=message) as caught:
-        parse_config(Settings, "Try.", ["--config", str(file)])
-    assert str(caught.value).startswith(str(file))
-    assert "\n" not in str(caught.value)
+def test_an_unknown_command_names_the_nearest(words: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = ends(words, capsys)
+    assert code == 2
+    assert near in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_refuses_a_wrong_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, _ = ends([*name.split(), "--help"], capsys)
+    assert code == 0
+    assert f"usage: ragcun {name} " in shown
+    helps = re.split(r"\n  (?=-|\w)", shown)[1:]
+    assert all(text.count("(default: ") <= 1 for text in helps)
+    for text in helps:
+        for metavar in re.findall(r"^--\w+ \[?([^\s\]]+)", text):
+            assert re.fullmatch(r"N|X|NAME|FILE|DIR|PATH|TEXT|URL|HOST:PORT|\{.*\}", metavar.rstrip(",")), text
+    code, _, said = ends([*name.split(), "--no_such_flag"], capsys)
+    assert code == 2
+    assert said.startswith(f"ragcun {name}: error: ")
+
+
+@pytest.mark.parametrize(("name", "flags"), [(name, flags) for name in NOTES for flags in NOTES[name]])
+def test_the_flags_of_the_founding_notes_parse(name: str, flags: str) -> None:
+    command = COMMANDS[name]
+    config = getattr(importlib.import_module(f"ragcun.cli.{command.module}"), command.options)
+    assert isinstance(parse_config(config, "", flags.split()), config)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("words", "facts"),
     [
-        ("name: n\nrate: [1, 2\nrounds: 3\n", "line [34]: not valid YAML"),
-        ("name: n\n\trate: 3\n", "line 2: not valid YAML"),
-        ("- a\n- b\n", "expected names and values"),
-        ("3: x\n", "expected names and values"),
-        ("name: !!python/object:os.system x\n", "line 1: not valid YAML"),
-        ("name: \x07\n", "not valid YAML"),
+        ("evaluate --model bm25 --model_path M", ("--model_path", "--model", "one")),
+        ("evaluate", ("--model_path or --model",)),
+        ("evaluate --model bm25 --batch_size 0", ("--batch_size", "at least 1", "0")),
+        ("isotropy --model minilm --embeddings E --datasets toy", ("--model", "--embeddings")),
+        ("search --model minilm --datasets toy --output_file R --workers 2 --address auto", ("--workers", "--address")),
+        ("mteb --model minilm --datasets toy --tasks SciFact", ("--tasks", "--datasets")),
+        ("calibrate --output_dir O", ("--corpus",)),
+        ("sweep --config C --output_dir O --resume --overwrite", ("--resume", "--overwrite")),
+        ("prepare --documents D --generate_pairs --output_dir O --split 0.5 0.5", ("--split", "3")),
+        ("download msmarco --output_dir O --dev_fraction 0.1 --num_dev 3", ("--dev_fraction", "--num_dev")),
+        ("tables paper", ("--results",)),
+        ("report", ("RUN_DIR",)),
     ],
 )
-def test_broken_yaml_names_the_line(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(InputError, match=message) as caught:
-        read_yaml(tmp_path / "s.yaml")
-    assert "\n" not in str(caught.value)
-
-
-def test_empty_and_missing_yaml(tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text("# nothing\n")
-    assert read_yaml(tmp_path / "s.yaml") == {}
-    with pytest.raises(InputError, match="yaml"):
-        read_yaml(tmp_path / "t.yaml")
-
-
-def test_mapping_round_trip() -> None:
-    settings = Settings("n", 1e-7, 4, 2, True, False, 3.0, "green")
-    assert from_mapping(Settings, dataclasses.asdict(settings), "here") == settings
-
-
-def test_percent_signs_survive_in_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parsed("--help")
-    assert "a rate of 10 % (default: 0.5)" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (InputError("file x,\nline 3: wrong"), 2, "tool.py: error: file x, line 3: wrong"),
-        (
-            FileNotFoundError(2, "No such file", "x"),
-            2,
-            "tool.py: error: x: No such file; check the path and its permissions",
-        ),
-        (KeyboardInterrupt(), 130, "tool.py: interrupted"),
-    ],
-)
-def test_scripts_end_in_one_sentence(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_flags_are_checked_before_anything_is_read(
+    words: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
-
-    def main() -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as caught:
-        run_script(main)
-    assert caught.value.code == code
-    assert capsys.readouterr().err == said + "\n"
+    code, _, said = ends(words.split(), capsys)
+    assert code == 2
+    assert len(said.splitlines()) == 1
+    assert all(fact in said for fact in facts), said
 
 
-def test_scripts_do_not_hide_bugs() -> None:
-    def main() -> None:
-        raise ZeroDivisionError
+@pytest.mark.slow
+def test_it_runs_as_a_module_and_as_a_script_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("metric: 3\nmetrics: 4\n")
+    for program, start in (
+        ([sys.executable, "-m", "ragcun.cli.main", "tables", "comparison"], "ragcun tables comparison: error: "),
+        ([sys.executable, str(SCRIPTS / "generate_comparison_table.py")], "generate_comparison_table.py: error: "),
+    ):
+        command = [*program, "--config", "bad.yaml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(start)
+        assert "did you mean 'metric'" in done.stderr
 
-    with pytest.raises(ZeroDivisionError):
-        run_script(main)
+
+def test_every_script_names_a_command() -> None:
+    scripts = [*SCRIPTS.glob("*.py"), *SCRIPTS.glob("by_model/*/*.py")]
+    named = {re.search(r'script\("([a-z ]+)"', path.read_text()) for path in scripts}
+    assert {match.group(1) for match in named if match} == set(COMMANDS)
+    assert None not in named
+
+
+def test_distances_are_what_search_knows() -> None:
+    assert DISTANCES == KNOWN_DISTANCES

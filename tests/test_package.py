@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import ragcun
+from ragcun.cli.main import COMMANDS, main
 
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(Path(ragcun.__file__).parent.rglob("*.py"))
 HEAVY = ("torch", "numpy", "scipy", "transformers", "sentence_transformers", "faiss", "bm25s", "accelerate", "yaml")
 
 
-def test_importing_is_cheap() -> None:
-    code = (
-        "import sys, json, ragcun, ragcun.cli.parser, ragcun.errors, ragcun.io; print(json.dumps(sorted(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(HEAVY) & set(json.loads(done.stdout))
+START = """
+import json, sys
+import ragcun
+from ragcun.cli.main import main
+for words in (["--help"], ["download", "--help"], *([*name, "--help"] for name in json.loads(sys.argv[1]))):
+    try:
+        main(words)
+    except SystemExit:
+        pass
+sys.stderr.write(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_importing_and_help_are_cheap() -> None:
+    """Only the choices of train, and of mining negatives, are read beside what they name."""
+    light = [name.split() for name in COMMANDS if name not in ("train", "prepare", "download msmarco")]
+    command = [sys.executable, "-c", START, json.dumps(light)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "usage: ragcun evaluate" in done.stdout
+    assert not set(HEAVY) & set(json.loads(done.stderr))
+
+
+def test_the_entry_point_is_the_command() -> None:
+    (declared,) = re.findall(r'^ragcun = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert EntryPoint("ragcun", declared, "console_scripts").load() is main
 
 
 def test_every_public_name_is_there() -> None:

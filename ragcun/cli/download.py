@@ -1,96 +1,85 @@
-"""Flags of ``scripts/download_msmarco.py`` and ``download_wiki.py``."""
+"""``ragcun download``: MS MARCO, Wikipedia and BEIR."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.parser import ArgumentParser
+from ragcun.cli.flags import MiningFlags, SetFlags
 from ragcun.errors import InputError
-from ragcun.options import flag
+from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.data.msmarco import Gathered
     from ragcun.data.pairs import Row
-    from ragcun.models.cached_encoder import CachedEncoder
 
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
 DEV_FRACTION = 0.02
+REVISION_HELP = "commit, branch or tag on the hub (default: the newest)"
+RESUME_HELP = "keep a complete download as it is"
 
 
-@dataclass
-class MsmarcoOptions:
-    """Flags of ``scripts/download_msmarco.py``."""
+@dataclass(kw_only=True)
+class MsmarcoOptions(MiningFlags):
+    """Flags of ``ragcun download msmarco``."""
 
-    output_dir: str = flag(dataclasses.MISSING, "folder to write train.jsonl, dev.jsonl and what was counted into")
+    title: ClassVar[str] = "data"
+    output_dir: str = flag(MISSING, "folder to write: train.jsonl, dev.jsonl, statistics and manifest")
     source: str = flag("ms_marco", "ms_marco, triplets, another data set of the hub (owner/name), or a folder")
     subset: str | None = flag(
-        None, "which set of the source, such as v2.1 or triplet-50; else v1.1, triplet, or the only one"
+        None, "set of the source, such as v2.1 or triplet-50 (default: v1.1, triplet, or the only one)"
     )
-    revision: str | None = flag(None, "commit, branch or tag on the hub; else the newest")
+    revision: str | None = flag(None, REVISION_HELP)
     split: str = flag("train", "split of the source")
-    max_train_samples: int | None = flag(None, "stop after this many pairs of query and positive for training")
-    dev_fraction: float | None = flag(None, f"fraction of the queries that is held out for dev; else {DEV_FRACTION}")
-    num_dev: int | None = flag(None, "number of queries that is held out for dev, instead of a fraction")
+    max_train_samples: int | None = flag(
+        None, "stop after this many pairs of query and positive for training", at_least=1
+    )
+    dev_fraction: float | None = flag(
+        None, f"share of the queries held out for dev (default: {DEV_FRACTION})", at_least=0, below=1
+    )
+    num_dev: int | None = flag(None, "number of queries held out for dev, instead of a share", at_least=0)
     negatives: str = flag("bm25", "where negatives come from; given: what the source's rows offer", choices=NEGATIVES)
-    negatives_per_query: int = flag(1, "how many negatives a pair gets, a line for each")
-    negative_ranks: tuple[int, ...] = flag((0, 100), "bm25, dense: take ranks A to B - 1, counted from 0")
-    negative_margin: str = flag("auto", "keep candidates up to (1 - margin) of the positive's score; none: all")
-    negative_choice: str = flag("drawn", "take the hardest of what is left, or draw", choices=("drawn", "hardest"))
-    base_model: str = flag("minilm", "dense: model that ranks; a hub name, a folder or minilm")
-    cache_dir: str | None = flag(None, "dense: folder of the model's cached vectors")
-    device: str | None = flag(None, "dense: where the model runs, cpu or cuda")
-    seed: int = flag(0, "of which queries are held out and which negatives are drawn")
-    resume: bool = flag(False, "leave a complete download as it is")
+    seed: int = flag(0, "seed of the held-out queries and the negatives")
+    resume: bool = flag(False, RESUME_HELP)
     overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
-        _check_common(self.source, self.revision, self.resume, self.overwrite)
+        check_bounds(self)
+        check_one_of(self, "resume", "overwrite", needed=False)
+        _check_revision(self.source, self.revision)
         if Path(self.output_dir).is_file():
             raise InputError(f"--output_dir {self.output_dir} is a file; give a folder")
         if self.dev_fraction is not None and self.num_dev is not None:
             raise InputError("--dev_fraction and --num_dev contradict each other; give one of them")
-        if self.dev_fraction is not None and not 0 <= self.dev_fraction < 1:
-            raise InputError(f"--dev_fraction must be at least 0 and below 1, got {self.dev_fraction}")
-        if self.num_dev is not None and self.num_dev < 0:
-            raise InputError(f"--num_dev must be at least 0, got {self.num_dev}")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise InputError(f"--max_train_samples must be at least 1, got {self.max_train_samples}")
-        if len(self.negative_ranks) != 2:
-            raise InputError(f"--negative_ranks are two numbers, such as 0 100, got {self.negative_ranks}")
-        if self.negatives_per_query < 1:
-            raise InputError(f"--negatives_per_query must be at least 1, got {self.negatives_per_query}")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class WikiOptions:
-    """Flags of ``scripts/download_wiki.py``."""
+    """Flags of ``ragcun download wikipedia``."""
 
-    output: str = flag(dataclasses.MISSING, "file to write: .jsonl, .json, or .txt with a passage a line")
-    num_passages: int = flag(1_000_000, "how many passages")
+    title: ClassVar[str] = "data"
+    output: str = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
+    num_passages: int = flag(1_000_000, "number of passages", at_least=1)
     max_length: int = flag(100, "most words of a passage")
-    min_length: int = flag(20, "fewest words of a passage; shorter ones are left out")
+    min_length: int = flag(20, "fewest words of a passage; shorter ones are left out", at_least=1)
     language: str = flag("en", "language of the articles, as the hub's subsets have it")
     date: str = flag("20231101", "date of the dump")
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
-    revision: str | None = flag(None, "commit, branch or tag on the hub; else the newest")
-    seed: int = flag(0, "of the order in which the source's files are read")
-    resume: bool = flag(False, "leave a complete download as it is")
+    revision: str | None = flag(None, REVISION_HELP)
+    seed: int = flag(0, "seed of the order in which the source's files are read")
+    resume: bool = flag(False, RESUME_HELP)
     overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
-        _check_common(self.source, self.revision, self.resume, self.overwrite)
-        if self.num_passages < 1:
-            raise InputError(f"--num_passages must be at least 1, got {self.num_passages}")
-        if not 1 <= self.min_length <= self.max_length:
+        check_bounds(self)
+        check_one_of(self, "resume", "overwrite", needed=False)
+        _check_revision(self.source, self.revision)
+        if self.min_length > self.max_length:
             raise InputError(f"--min_length must be 1 to --max_length, got {self.min_length} and {self.max_length}")
         if Path(self.output).suffix.lower() not in (".jsonl", ".ndjson", ".json", ".txt"):
             raise InputError(f"--output {self.output}: name the file .jsonl, .ndjson, .json or .txt")
@@ -98,9 +87,15 @@ class WikiOptions:
             raise InputError(f"--output {self.output} is a folder; name a file")
 
 
-def _check_common(source: str, revision: str | None, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other; give one of them")
+@dataclass
+class BeirOptions(SetFlags):
+    """Flags of ``ragcun download beir``."""
+
+    datasets: tuple[str, ...] = flag(("quick",), "sets of BEIR, quick (5 small sets), or all (every downloadable set)")
+    data_dir: str = flag("data", "folder in which the sets' folders are made")
+
+
+def _check_revision(source: str, revision: str | None) -> None:
     if revision is not None and Path(source).is_dir():
         raise InputError(f"--revision is of a data set on the hub, and {source} is a folder; leave it out")
 
@@ -111,7 +106,7 @@ NO_SETTINGS = ("output_dir", "output", "cache_dir", "device", "resume", "overwri
 """Flags that do not change what a download holds."""
 
 
-def download_msmarco(options: MsmarcoOptions) -> str:
+def msmarco(options: MsmarcoOptions) -> str:
     """Write pairs of MS MARCO, split by query, their statistics and a manifest, and return a summary.
 
     Raises:
@@ -138,7 +133,7 @@ def download_msmarco(options: MsmarcoOptions) -> str:
     return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])
 
 
-def download_wiki(options: WikiOptions) -> str:
+def wikipedia(options: WikiOptions) -> str:
     """Write passages of Wikipedia and a manifest beside them, and return a summary.
 
     Raises:
@@ -170,49 +165,20 @@ def _miner(options: MsmarcoOptions) -> Callable[[Gathered], tuple[list[Row], dic
     if options.negatives in ("given", "none"):
         count = options.negatives_per_query if options.negatives == "given" else 0
         return lambda found: (found.given(count), {})
-    from ragcun.data.negatives import MiningSettings
     from ragcun.retrieval.negatives import mine_negatives
 
-    words = {"auto": None, "none": -math.inf}
-    word = options.negative_margin.lower()
-    try:
-        margin = words[word] if word in words else float(word)
-        chosen = (options.negatives_per_query, *options.negative_ranks, margin, options.negative_choice, options.seed)
-        settings = MiningSettings(options.negatives, *chosen)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise InputError(f"negatives cannot be mined so: {error}") from error
-    encoder = _encoder(options) if options.negatives == "dense" else None
+    settings = options.mining_settings(options.negatives, options.seed)
+    encoder = options.mining_encoder() if options.negatives == "dense" else None
 
     def mine(found: Gathered) -> tuple[list[Row], dict[str, Any]]:
-        how = {"settings": settings, "encoder": encoder}
-        mined = mine_negatives(found.pairs, options.source, found.pool, found.known, **how)  # type: ignore[arg-type]
+        mined = mine_negatives(found.pairs, options.source, found.pool, found.known, settings=settings, encoder=encoder)
         logger.info("%s", mined.report)
         return mined.rows, {"mining": mined.report.to_dict()}
 
     return mine
 
 
-def _encoder(options: MsmarcoOptions) -> CachedEncoder:
-    from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.cached_encoder import CachedEncoder
-
-    base = TextBase.load(options.base_model, device=options.device)
-    return CachedEncoder(EmbeddingCache(base, options.cache_dir))
-
-
-def parse_download(description: str | None) -> argparse.Namespace:
-    """Parse the flags of `download_beir`."""
-    parser = ArgumentParser(description=description)
-    names = "sets of BEIR, quick (5 small sets), or all (every downloadable set; default: quick)"
-    parser.add_argument("--datasets", nargs="+", default=["quick"], metavar="NAME", help=names)
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="where folders are made (default: data)")
-    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub)"
-    parser.add_argument("--mirror", metavar="URL", help=place)
-    return parser.parse_args()
-
-
-def download_beir(flags: argparse.Namespace) -> str:
+def beir(options: BeirOptions) -> str:
     """Fetch the sets that are not there, and return where all of them are.
 
     Raises:
@@ -221,6 +187,6 @@ def download_beir(flags: argparse.Namespace) -> str:
     from ragcun.data.beir_download import fetch_from
     from ragcun.data.beir_sets import find_sets
 
-    data_dir = Path(flags.data_dir)
-    found = find_sets(data_dir, flags.datasets, fetch=fetch_from(flags.mirror, data_dir))
+    data_dir = Path(options.data_dir)
+    found = find_sets(data_dir, options.datasets, fetch=fetch_from(options.mirror, data_dir))
     return "\n".join(f"{folder.name}: {folder.path}, {folder.split}" for folder in found)

@@ -1,15 +1,14 @@
-"""What ``scripts/evaluate_beir.py`` does: its flags, the evaluation, and what is shown."""
+"""``ragcun evaluate``: a model beside its baselines on BEIR collections, results and report."""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ragcun.cli.encoding_flags import add_encoding_flags
-from ragcun.cli.parser import ArgumentParser
+from ragcun.cli.flags import DISTANCES, CollectionFlags, Distance, EncodingFlags, ModelFlags
 from ragcun.errors import InputError
+from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,50 +18,38 @@ if TYPE_CHECKING:
     from ragcun.retrieval.systems import System
 
 
-def parse_evaluation(description: str | None) -> argparse.Namespace:
-    """Parse the flags of `evaluate`."""
-    parser = ArgumentParser(description=description)
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model_path", metavar="DIR", help="checkpoint folder; its untouched base is evaluated too")
-    model.add_argument("--model", metavar="NAME", help="hub name, folder, minilm, contriever, or bm25")
-    _add_collections(parser)
-    results, place = "results/beir.json", "results, as JSON (default: %(default)s)"
-    parser.add_argument("--output_file", "--output", metavar="FILE", default=results, help=place)
-    kept = "keep what --output_file has of the same evaluation, and add the sets that it lacks"
-    parser.add_argument("--resume", action="store_true", help=kept)
-    more = "more rows to test against: bm25, models, result files"
-    parser.add_argument("--baseline", nargs="+", default=[], metavar="SPEC", help=more)
-    parser.add_argument("--distance", choices=("euclidean", "cosine", "dot"), help="of the model (default: its own)")
-    predicts = "fail unless the checkpoint has a predictor; how queries are embedded it knows itself"
-    parser.add_argument("--use_predictor", action="store_true", help=predicts)
-    vectors = "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)"
-    parser.add_argument("--vectors", metavar="DIR", help=vectors)
-    add_encoding_flags(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the randomisation test (default: 0)")
-    parser.add_argument("--update_card", action="store_true", help="write the table into the checkpoint's model card")
-    _add_small_vectors(parser)
-    return parser.parse_args()
+@dataclass(kw_only=True)
+class Options(EncodingFlags, CollectionFlags, ModelFlags):
+    """Flags of ``ragcun evaluate``."""
+
+    title: ClassVar[str] = "evaluation"
+    output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
+    resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
+    baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files")
+    distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=DISTANCES)
+    use_predictor: bool = flag(
+        False, "fail unless the checkpoint has a predictor; the query mode is read from the checkpoint"
+    )
+    vectors: str | None = flag(
+        None,
+        "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)",
+        metavar="DIR",
+    )
+    precision: Literal["float32", "int8", "binary"] = flag(
+        "float32",
+        "precision of the model's document vectors; queries stay float32",
+        choices=("float32", "int8", "binary"),
+    )
+    truncate_dim: int | None = flag(None, "keep the first N dimensions of the model's vectors (default: all)")
+    seed: int = flag(0, "seed of the randomisation test", at_least=0)
+    update_card: bool = flag(False, "write the table into the checkpoint's model card")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "model_path", "model")
 
 
-def _add_collections(parser: argparse.ArgumentParser) -> None:
-    names = "folders in --data_dir, sets of BEIR, quick (5 small sets), or all (default: all)"
-    parser.add_argument("--datasets", nargs="+", default=["all"], metavar="NAME", help=names)
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of BEIR collections (default: data)")
-    parser.add_argument("--split", help="qrels to use (default: test; dev of msmarco, as in BEIR)")
-    fetched = "fetch sets of BEIR that are not in --data_dir; with all, every one that can be had"
-    parser.add_argument("--download", action="store_true", help=fetched)
-    place = "where NAME.zip lie, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub); means --download"
-    parser.add_argument("--mirror", metavar="URL", help=place)
-
-
-def _add_small_vectors(parser: argparse.ArgumentParser) -> None:
-    bits = "of the model's document vectors (default: %(default)s); queries stay float32"
-    parser.add_argument("--precision", choices=("float32", "int8", "binary"), default="float32", help=bits)
-    cut = "keep the first N dimensions of the model's vectors (default: all)"
-    parser.add_argument("--truncate_dim", type=int, metavar="N", help=cut)
-
-
-def evaluate(flags: argparse.Namespace) -> str:
+def run(options: Options) -> str:
     """Evaluate a model beside its baselines, write results and report, and return the table and where they are.
 
     Raises:
@@ -75,47 +62,38 @@ def evaluate(flags: argparse.Namespace) -> str:
     from ragcun.training.run_dir import environment
     from ragcun.training.saving import write_scores
 
-    folders = _find(flags)
-    model, baselines = _open(flags, folders)
-    output = Path(flags.output_file)
-    manifest = environment(flags.device or "auto") | {"data_dir": str(flags.data_dir), "base_dtype": flags.base_dtype}
+    folders = options.collections()
+    model, baselines = _open(options, folders)
+    output = Path(options.output_file)
+    used = {"data_dir": options.data_dir, "base_dtype": options.base_dtype}
+    manifest = environment(options.device or "auto") | used
 
     def report(results: Results) -> None:
         write_text(output.with_suffix(".md"), results_table(results))
 
-    results = run_benchmark(
-        model, baselines, folders, output, manifest, seed=flags.seed, resume=flags.resume, report=report
-    )
+    seed, resume = options.seed, options.resume
+    results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
     table = results_table(results)
-    if flags.update_card:
-        write_scores(flags.model_path or flags.model, table)
+    if options.update_card:
+        write_scores(options.spec, table)
     places = f"report: {output.with_suffix('.md')}, figures: {output}, run files: {runs_folder(output)}"
     return f"{table}\n{places}"
 
 
-def _open(flags: argparse.Namespace, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
+def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
     """Return the model and what it is tested against."""
     from ragcun.embeddings.precomputed import read_vectors
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device, base_dtype=flags.base_dtype)
-    if flags.vectors:
-        _require_vector_head(flags.model_path)
-        options = replace(options, vectors=read_vectors(flags.vectors, [folder.load() for folder in folders]))
-    small = replace(options, precision=flags.precision, truncate_dim=flags.truncate_dim)
-    model = open_system(flags.model_path or flags.model, small, flags.distance)
-    if flags.use_predictor:
-        _require_predictor(flags.model_path or flags.model)
-    return model, [*model.companions, *(open_system(spec, options) for spec in flags.baseline)]
-
-
-def _find(flags: argparse.Namespace) -> list[CollectionFolder]:
-    """Return where the collections lie, after fetching those that are to be fetched."""
-    from ragcun.data.beir_download import fetch_from
-    from ragcun.data.beir_sets import find_sets
-
-    fetch = fetch_from(flags.mirror, Path(flags.data_dir)) if flags.download or flags.mirror else None
-    return find_sets(flags.data_dir, flags.datasets, flags.split, fetch)
+    encoding = EncodingOptions(options.cache_dir, options.batch_size, options.device, base_dtype=options.base_dtype)
+    if options.vectors:
+        _require_vector_head(options.model_path)
+        encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
+    small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
+    model = open_system(options.spec, small, options.distance)
+    if options.use_predictor:
+        _require_predictor(options.spec)
+    return model, [*model.companions, *(open_system(spec, encoding) for spec in options.baseline)]
 
 
 def _require_vector_head(spec: str | None) -> None:

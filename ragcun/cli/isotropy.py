@@ -1,24 +1,20 @@
-"""What ``scripts/compute_isotropy.py`` does: its flags, the measuring, and the files that it leaves."""
+"""``ragcun isotropy``: isotropy of a model beside its untouched base, or of a file of vectors."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.encoding_flags import add_encoding_flags
-from ragcun.cli.parser import ArgumentParser
+from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
 from ragcun.errors import InputError
+from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.isotropy import MeasureSettings
     from ragcun.isotropy.report import SystemReport
     from ragcun.retrieval.systems import System
-
-COUNTS = {"sample": 100, "k": 1, "batch_size": 1}
-"""Flags that count something, and the least that makes sense."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +34,42 @@ class Texts:
     pairs: list[tuple[int, int]]
 
 
-def parse_isotropy(description: str | None) -> argparse.Namespace:
-    """Parse the flags of `compute_isotropy`."""
-    parser = ArgumentParser(description=description)
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model_path", metavar="DIR", help="checkpoint folder; its untouched base is measured too")
-    model.add_argument("--model", metavar="NAME", help="hub name, folder, or minilm")
-    model.add_argument("--embeddings", metavar="FILE", help=".npy of embeddings of documents (n, dim), from any source")
-    parser.add_argument("--query_embeddings", metavar="FILE", help=".npy of embeddings of queries, with --embeddings")
-    texts = parser.add_mutually_exclusive_group()
-    texts.add_argument("--datasets", nargs="+", metavar="NAME", help="BEIR folders in --data_dir, or all")
-    texts.add_argument("--texts", metavar="FILE", help="documents: .txt (one a line), .json, .jsonl, .csv")
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of BEIR collections (default: data)")
-    parser.add_argument("--split", default="test", help="qrels whose queries are measured (default: test)")
-    place = "folder to write: isotropy.json, isotropy.md and pictures, in DIR/NAME with several datasets"
-    parser.add_argument("--output_dir", type=Path, default=Path("results/isotropy"), metavar="DIR", help=place)
-    sample = "rows at most for what compares all pairs of rows (default: %(default)s)"
-    parser.add_argument("--sample", type=int, default=20_000, metavar="N", help=sample)
-    parser.add_argument("--k", type=int, default=10, help="neighbours for hubness (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
-    add_encoding_flags(parser)
-    return parser.parse_args()
+@dataclass(kw_only=True)
+class Options(EncodingFlags, CollectionFlags, ModelFlags):
+    """Flags of ``ragcun isotropy``."""
+
+    title: ClassVar[str] = "measuring"
+    embeddings: str | None = flag(
+        None, "instead of a model: .npy of embeddings of documents (n, dim), from any source", metavar="FILE"
+    )
+    query_embeddings: str | None = flag(None, ".npy of embeddings of queries, with --embeddings", metavar="FILE")
+    datasets: tuple[str, ...] = flag((), "folders in --data_dir, sets of BEIR, quick, or all")
+    texts: str | None = flag(
+        None, "instead of --datasets: documents, .txt (one a line), .json, .jsonl, .csv", metavar="FILE"
+    )
+    output_dir: Path = flag(
+        Path("results/isotropy"),
+        "folder to write: isotropy.json, isotropy.md and plots, in DIR/NAME with several datasets",
+    )
+    sample: int = flag(20_000, "rows at most for what compares all pairs of rows", at_least=100)
+    k: int = flag(10, "neighbours for hubness", at_least=1)
+    seed: int = flag(0, "seed of everything random", at_least=0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "model_path", "model", "embeddings")
+        if self.embeddings and (self.datasets or self.texts):
+            raise InputError("--embeddings are measured as they are; leave out --datasets and --texts")
+        if self.query_embeddings and not self.embeddings:
+            raise InputError("--query_embeddings go with --embeddings, which is missing; name the documents' file")
+        if not self.embeddings:
+            check_one_of(self, "datasets", "texts")
+            self.require_embeddings()
+        if self.output_dir.is_file():
+            raise InputError(f"--output_dir {self.output_dir} is a file; name a folder")
 
 
-def compute_isotropy(flags: argparse.Namespace) -> str:
+def run(options: Options) -> str:
     """Measure a model beside its untouched base, write report and pictures, and return the tables and where they are.
 
     Raises:
@@ -69,47 +77,29 @@ def compute_isotropy(flags: argparse.Namespace) -> str:
     """
     from ragcun.isotropy import MeasureSettings
 
-    _check(flags)
-    settings = MeasureSettings(seed=flags.seed, k=flags.k, sample=flags.sample)
-    if flags.embeddings:
-        documents, queries = _read_matrix(flags.embeddings), None
-        if flags.query_embeddings:
-            queries = _read_matrix(flags.query_embeddings)
-        systems = [_measured(flags.embeddings, documents, queries, None, False, "euclidean", settings)]
+    settings = MeasureSettings(seed=options.seed, k=options.k, sample=options.sample)
+    if options.embeddings:
+        documents, queries = _read_matrix(options.embeddings), None
+        if options.query_embeddings:
+            queries = _read_matrix(options.query_embeddings)
+        systems = [_measured(options.embeddings, documents, queries, None, False, "euclidean", settings)]
         sizes = (len(documents), 0 if queries is None else len(queries))
-        return _write(flags.output_dir, Path(flags.embeddings).name, sizes, systems, settings)
-    model = _open(flags)
+        return _write(options.output_dir, Path(options.embeddings).name, sizes, systems, settings)
+    model = _open(options)
     shown = []
-    for texts in _read_texts(flags):
+    for texts in _read_texts(options):
         systems = [_embedded(each, texts, settings) for each in _with_base(model)]
-        several = flags.datasets and (len(flags.datasets) > 1 or flags.datasets == ["all"])
-        folder = flags.output_dir / texts.name if several else flags.output_dir
+        several = options.datasets and (len(options.datasets) > 1 or options.datasets == ("all",))
+        folder = options.output_dir / texts.name if several else options.output_dir
         shown.append(_write(folder, texts.name, (len(texts.documents), len(texts.queries)), systems, settings))
     return "\n\n".join(shown)
 
 
-def _check(flags: argparse.Namespace) -> None:
-    for name, least in COUNTS.items():
-        if getattr(flags, name) < least:
-            raise InputError(f"--{name} must be at least {least}, got {getattr(flags, name)}; give a larger number")
-    if flags.embeddings and (flags.datasets or flags.texts):
-        raise InputError("--embeddings are measured as they are; leave out --datasets and --texts")
-    if not flags.embeddings and not (flags.datasets or flags.texts):
-        raise InputError("nothing to embed: name BEIR folders in --datasets, or a file of documents in --texts")
-    if flags.query_embeddings and not flags.embeddings:
-        raise InputError("--query_embeddings go with --embeddings, which is missing; name the documents' file")
-    if flags.output_dir.exists() and not flags.output_dir.is_dir():
-        raise InputError(f"--output_dir {flags.output_dir} is a file; name a folder")
-
-
-def _open(flags: argparse.Namespace) -> System:
+def _open(options: Options) -> System:
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    spec = flags.model_path or flags.model
-    if spec == "bm25" or spec.endswith(".json"):
-        raise InputError(f"{spec} has no embeddings; name a checkpoint or an embedding model")
-    options = EncodingOptions(flags.cache_dir, flags.batch_size, flags.device, base_dtype=flags.base_dtype)
-    return open_system(spec, options)
+    encoding = EncodingOptions(options.cache_dir, options.batch_size, options.device, base_dtype=options.base_dtype)
+    return open_system(options.spec, encoding)
 
 
 def _with_base(model: System) -> Iterator[tuple[Any, bool]]:
@@ -119,16 +109,15 @@ def _with_base(model: System) -> Iterator[tuple[Any, bool]]:
     yield model.retriever, not model.trained
 
 
-def _read_texts(flags: argparse.Namespace) -> Iterator[Texts]:
+def _read_texts(options: Options) -> Iterator[Texts]:
     from ragcun.data.beir import load_collection
-    from ragcun.data.beir_sets import find_sets
     from ragcun.data.records import read_documents
 
-    if flags.texts:
-        documents = [document.content for document in read_documents(flags.texts) if document.content]
-        yield Texts(Path(flags.texts).name, documents, [], [])
+    if options.texts:
+        documents = [document.content for document in read_documents(options.texts) if document.content]
+        yield Texts(Path(options.texts).name, documents, [], [])
         return
-    for folder in find_sets(flags.data_dir, flags.datasets, flags.split):
+    for folder in options.collections():
         collection = load_collection(folder.path, folder.split)
         rows = {name: row for row, name in enumerate(collection.documents)}
         pairs = [

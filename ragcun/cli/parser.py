@@ -19,7 +19,7 @@ from ragcun.options import FLAGS, choices_of, converters, flags_of, from_mapping
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 NOISY = ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
-METAVARS = {"int": "N", "float": "X", "bool": "{true,false}", "str": "NAME"}
+METAVARS = {"int": "N", "float": "X", "bool": "{true,false}", "str": "NAME", "Path": "FILE"}
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,27 @@ def parse_config(
         aliases: former names of flags, each with the field that it sets.
         prog: name of the command in ``--help`` and messages.
     """
-    parser = ArgumentParser(description=description, prog=prog)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
-    parser.add_argument(
-        "--plugins", nargs="+", metavar="FILE", default=[], help="Python files with own losses or systems"
-    )
+    parser = ArgumentParser(description=description, prog=prog, usage=_usage(config))
+    if "config" not in flags_of(config):
+        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+    parser.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     words = list(sys.argv[1:] if arguments is None else arguments)
     load_plugins(words)
     add_flags(parser, config, defaults, aliases)
     flags = vars(parser.parse_args(words))
-    file, _ = flags.pop("config"), flags.pop("plugins")
+    flags.pop("plugins")
+    file = None if "config" in flags_of(config) else flags.pop("config")
     for alias, name in aliases.items():
         if any(word.split("=")[0] == f"--{alias}" for word in words):
             logger.info("--%s is now called --%s", alias, name)
     return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or FLAGS)
+
+
+def _usage(config: type[Any]) -> str:
+    places = [field for field in flags_of(config).values() if field.metadata["positional"]]
+    needed = {field.metadata["metavar"]: field.default is dataclasses.MISSING for field in places}
+    shown = [f"{place} ..." if needed[place] else f"[{place} ...]" for place in needed]
+    return " ".join(["%(prog)s", *shown, "[--FLAG [VALUE ...] ...]"])
 
 
 def load_plugins(words: Sequence[str]) -> None:
@@ -87,14 +94,17 @@ def add_flags(
 ) -> None:
     """Add one flag for each field of a dataclass, in a titled group for each class that it is composed of.
 
-    Booleans parse as ``--x``, ``--x False`` and ``--no_x``. A class names its group by a ``title``.
+    Booleans parse as ``--x``, ``--x False`` and ``--no_x``. A class names its group by a ``title``; a field that is
+    declared again stays in its group.
     """
-    convert = converters(config)
+    convert, fields, groups = converters(config), flags_of(config), dict[str | None, Any]()
     for part in reversed(config.__mro__):
-        own = [field for name, field in flags_of(config).items() if name in vars(part).get("__annotations__", {})]
+        own = [fields.pop(name) for name in vars(part).get("__annotations__", {}) if name in fields]
         title = vars(part).get("title")
-        group = parser.add_argument_group(title) if own and title else parser
+        if own and title not in groups:
+            groups[title] = parser.add_argument_group(title) if title else parser
         for field in own:
+            group = groups[title]
             also = [alias for alias, target in aliases.items() if target == field.name]
             _add_flag(group, field, convert[field.name], defaults.get(field.name, field.default), also)
 
@@ -104,13 +114,19 @@ def _add_flag(
 ) -> None:
     name, metadata = field.name, field.metadata
     required = default is dataclasses.MISSING
-    shown = "" if required or default is None or default == () else f" (default: {_shown(default)})"
+    text = metadata["help"]
+    if not (required or default is None or default == ()):
+        text = f"{text.split(' (default: ')[0]} (default: {_shown(default)})"
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field, convert)}
-    options |= {"help": metadata["help"].replace("%", "%%") + shown, "type": _argparse_type(convert)}
+    options |= {"help": text.replace("%", "%%"), "type": _argparse_type(convert)}
     if metadata["bare"] is not None:
         options |= {"nargs": "?", "const": metadata["bare"]}
-    if convert.__name__ == "several values":
-        options |= {"nargs": "+", "type": str}
+    if convert.__name__.startswith("several "):
+        options |= {"nargs": metadata["count"] or "+", "type": str}
+    if metadata["positional"]:
+        del options["dest"]
+        group.add_argument(name, **options | {"nargs": "+" if required else "*"})
+        return
     names = [f"--{one}" for one in (name, metadata["short"]) if one]
     group.add_argument(*names, **options)
     hidden: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
@@ -131,7 +147,7 @@ def _metavar(field: dataclasses.Field[Any], convert: Callable[[Any], Any]) -> st
     for ending, metavar in ENDINGS.items():
         if field.name.endswith(ending):
             return metavar
-    return METAVARS.get(convert.__name__, "VALUE")
+    return METAVARS[convert.__name__.removeprefix("several ")]
 
 
 def _argparse_type(convert: Callable[[Any], Any]) -> Callable[[str], Any]:
@@ -146,14 +162,17 @@ def _argparse_type(convert: Callable[[Any], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def run_script(main: Callable[[], None]) -> None:
-    """Run a command: wrong input gives one sentence on stderr and exit code 2, never a traceback."""
+def run_script(main: Callable[[], None], program: str | None = None) -> None:
+    """Run a command: wrong input gives one sentence on stderr and exit code 2, never a traceback.
+
+    `program` is its name in messages (default: the name of the script).
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    program = Path(sys.argv[0]).name
+    program = program or Path(sys.argv[0]).name
     try:
         main()
     except (InputError, OSError) as error:

@@ -1,52 +1,124 @@
-"""What ``scripts/prepare_data.py`` does: its flags, and which of them make which files."""
+"""``ragcun prepare``: training data, and which flags make which files."""
 
 from __future__ import annotations
 
-import argparse
 import functools
-import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from ragcun.cli.parser import ArgumentParser
-from ragcun.data.negatives import Choice, Method, MiningSettings
+from ragcun.cli.flags import MiningFlags
 from ragcun.errors import InputError
+from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.data.prepare import Miner, Outputs
-    from ragcun.models.cached_encoder import CachedEncoder
 
 NEAR_DUPLICATES = 0.9
-MINING = ("negatives_per_query", "negative_ranks", "negative_margin", "negative_choice")
-RANKED = MINING[1:]
+RANKED = ("negative_ranks", "negative_margin", "negative_choice")
 DENSE = ("base_model", "cache_dir", "device")
 
 
-def parse_preparation(description: str | None) -> argparse.Namespace:
-    """Parse the flags of `prepare`."""
-    parser = ArgumentParser(description=description)
-    source = "python_docs, a BEIR folder whose queries are split, or with --generate_pairs any file of documents"
-    parser.add_argument("--documents", help=source)
-    parser.add_argument("--pairs", type=Path, metavar="FILE", help="instead: pairs to be split or given negatives")
-    parser.add_argument("--output_dir", type=Path, help="folder to write: a BEIR folder, or the splits' pairs files")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="file of all pairs (.json, .jsonl), splits in order"
+def methods() -> Iterable[str]:
+    """Return how negatives can be mined."""
+    from ragcun.data.negatives import Method
+
+    return get_args(Method)
+
+
+@dataclass
+class SourceFlags:
+    """What is read, and where it goes."""
+
+    title: ClassVar[str] = "data"
+    documents: str | None = flag(
+        None,
+        "python_docs, a BEIR folder whose queries are split, or with --generate_pairs any file of documents",
+        metavar="PATH",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
-    shares = "fractions of the documents (or pairs) in train, dev and test (default: 0.8 0.1 0.1)"
-    parser.add_argument("--split", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar="FRACTION", help=shares)
-    docs = parser.add_argument_group("python_docs")
-    docs.add_argument("--max_documents", type=int, help="take a sample of this many documents")
-    docs.add_argument("--packages", nargs="+", metavar="NAME", help="take these top-level packages only")
-    folder = parser.add_argument_group("a BEIR folder")
-    folder.add_argument("--split_name", default="train", help="split whose queries are taken (default: train)")
-    folder.add_argument("--hold_out", type=float, default=0.2, help="fraction of its queries for dev (default: 0.2)")
-    _add_generation(parser)
-    _add_mining(parser)
-    return parser.parse_args()
+    pairs: Path | None = flag(None, "instead: pairs to be split or given negatives")
+    output_dir: Path | None = flag(None, "folder to write: a BEIR folder, or the splits' pairs files")
+    output: Path | None = flag(None, "file of all pairs (.json, .jsonl), splits in order")
+    split: tuple[float, float, float] = flag(
+        (0.8, 0.1, 0.1), "shares of the documents (or pairs) in train, dev and test", count=3
+    )
+    seed: int = flag(0, "seed of everything random")
+    max_documents: int | None = flag(None, "python_docs: draw a sample of this many documents")
+    packages: tuple[str, ...] = flag((), "python_docs: these top-level packages only")
+    split_name: str = flag("train", "a BEIR folder: split whose queries are taken")
+    hold_out: float = flag(0.2, "a BEIR folder: share of its queries for dev")
 
 
-def prepare(flags: argparse.Namespace) -> str:
+@dataclass
+class GenerationFlags:
+    """How pairs are made from documents."""
+
+    title: ClassVar[str] = "pairs made from documents"
+    generate_pairs: bool = flag(False, "make pairs of documents (.txt, JSON, CSV, BEIR)")
+    method: str = flag("first_sentence", "how a pair is made of a document")
+    num_pairs: int | None = flag(None, "pairs in all (default: one from each document)")
+    masked_share: float | None = flag(None, "share of words that a mask_ method masks (default: 0.15)")
+    mask: str | None = flag(None, "what stands for a masked word; '' drops it (default: [MASK])", metavar="TEXT")
+    near_duplicates: float | None = flag(
+        NEAR_DUPLICATES, "drop near-duplicates above this similarity, or none", at_most=1
+    )
+
+
+@dataclass(kw_only=True)
+class Options(MiningFlags, GenerationFlags, SourceFlags):
+    """Flags of ``ragcun prepare``."""
+
+    title: ClassVar[str] = "hard negatives"
+    add_negatives: str | None = flag(
+        None, "add hard negatives: bm25 (where nothing follows), dense or random", bare="bm25", choices=methods
+    )
+    pool: str | None = flag(
+        None,
+        "documents that negatives of --pairs come from, as --documents takes them (default: the positives)",
+        metavar="PATH",
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "documents", "pairs")
+        self._check_source()
+        self._check_mining()
+
+    def _check_source(self) -> None:
+        """Refuse flags that do not say what is read and what is written."""
+        if self.generate_pairs and self.pairs:
+            raise InputError("--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them")
+        if self.generate_pairs and self.documents == "python_docs":
+            raise InputError("--documents python_docs writes its own pairs; leave out --generate_pairs")
+        if self.near_duplicates != NEAR_DUPLICATES and not self.generate_pairs:
+            raise InputError("--near_duplicates is of --generate_pairs; add that, or leave it out")
+        if self.near_duplicates is not None and self.near_duplicates <= 0:
+            raise InputError(f"--near_duplicates must be above 0, or none, got {self.near_duplicates}")
+        if (self.generate_pairs or self.pairs) and self.output_dir is None and self.output is None:
+            raise InputError("--output_dir and --output are both missing: name a folder or a file to write")
+        if self.pairs and self.output_dir is None and self.add_negatives is None:
+            raise InputError("--pairs are neither split nor given negatives; add --output_dir or --add_negatives")
+        if self.pairs and self.output is not None and self.output.resolve() == self.pairs.resolve():
+            raise InputError(f"--output {self.output} is the file that is read; name another one")
+
+    def _check_mining(self) -> None:
+        """Refuse flags of hard negatives that would have no effect."""
+        method = self.add_negatives
+        defaults = {field.name: field.default for field in fields(MiningFlags)}
+        for name in (name for name, default in defaults.items() if getattr(self, name) != default):
+            if method is None or (name in DENSE and method != "dense"):
+                needed = "--add_negatives dense" if name in DENSE else "--add_negatives"
+                raise InputError(f"--{name} is of {needed}; add that, or leave it out")
+            if method == "random" and name in RANKED:
+                raise InputError(f"--{name} needs a ranking, which random negatives have none of; leave it out")
+        if self.pool is not None and (self.pairs is None or self.output_dir is not None or method is None):
+            raise InputError(
+                "--pool goes with --pairs, --add_negatives and --output, without --output_dir; leave it out"
+            )
+
+
+def run(options: Options) -> str:
     """Prepare what the flags ask for, and return what was written, a line each.
 
     Raises:
@@ -54,148 +126,48 @@ def prepare(flags: argparse.Namespace) -> str:
     """
     from ragcun.data import prepare as data
 
-    _check_source(flags)
-    _check_mining(flags)
-    miner = _miner(flags)
-    if flags.pairs is not None:
-        return "\n".join(data.prepare_pairs(flags.pairs, flags.split, flags.seed, _outputs(flags), flags.pool, miner))
-    if flags.generate_pairs:
-        return "\n".join(_generated(flags, miner))
-    if flags.output is not None and flags.output_dir is None and miner and flags.documents != "python_docs":
-        return "\n".join(data.prepare_collection(Path(flags.documents), flags.split_name, _outputs(flags), miner))
-    if flags.output_dir is None:
+    miner, documents = _miner(options), str(options.documents)
+    if options.pairs is not None:
+        how = (options.split, options.seed, _outputs(options), options.pool, miner)
+        return "\n".join(data.prepare_pairs(options.pairs, *how))
+    if options.generate_pairs:
+        return "\n".join(_generated(options, miner))
+    if options.output is not None and options.output_dir is None and miner and options.documents != "python_docs":
+        return "\n".join(data.prepare_collection(Path(documents), options.split_name, _outputs(options), miner))
+    if options.output_dir is None:
         raise InputError("--output_dir is missing: name the folder to write")
-    if flags.output is not None:
+    if options.output is not None:
         raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
-    if flags.documents == "python_docs":
-        sample = (flags.packages, flags.max_documents, tuple(flags.split), flags.seed)
-        return "\n".join(data.prepare_python_docs(flags.output_dir, *sample, miner))
-    held_out = (flags.split_name, flags.hold_out, flags.seed)
-    return "\n".join(data.prepare_held_out(Path(flags.documents), flags.output_dir, *held_out, miner))
+    if documents == "python_docs":
+        sample = (options.packages or None, options.max_documents, options.split, options.seed)
+        return "\n".join(data.prepare_python_docs(options.output_dir, *sample, miner))
+    held_out = (options.split_name, options.hold_out, options.seed)
+    return "\n".join(data.prepare_held_out(Path(documents), options.output_dir, *held_out, miner))
 
 
-def _add_generation(parser: argparse.ArgumentParser) -> None:
-    pairs = parser.add_argument_group("pairs made from documents")
-    pairs.add_argument("--generate_pairs", action="store_true", help="make pairs of documents (.txt, JSON, CSV, BEIR)")
-    pairs.add_argument("--method", default="first_sentence", help="how (default: %(default)s)")
-    pairs.add_argument("--num_pairs", type=int, help="how many in all (default: one from each document)")
-    pairs.add_argument("--masked_share", type=float, help="share of words that a mask_ method masks (default: 0.15)")
-    pairs.add_argument("--mask", help="what stands for a masked word; '' drops it (default: [MASK])")
-    near = f"similarity from which one of two documents goes, or none (default: {NEAR_DUPLICATES})"
-    pairs.add_argument("--near_duplicates", type=_number_or_none(math.inf), metavar="SHARE", help=near)
-
-
-def _add_mining(parser: argparse.ArgumentParser) -> None:
-    mining = parser.add_argument_group("hard negatives")
-    how = "add hard negatives: bm25 (where nothing follows), dense or random"
-    methods = get_args(Method)
-    mining.add_argument("--add_negatives", nargs="?", const="bm25", choices=methods, help=how)
-    mining.add_argument("--negatives_per_query", type=int, metavar="N", help="how many each pair gets (default: 1)")
-    ranks = "take ranks A to B - 1, counted from 0 without known positives (default: 0 100)"
-    mining.add_argument("--negative_ranks", type=int, nargs=2, metavar=("A", "B"), help=ranks)
-    margin = "keep candidates up to (1 - margin) of the positive's score, or none (default: 0.05 dense, 0 bm25)"
-    mining.add_argument("--negative_margin", type=_number_or_none(-math.inf), metavar="MARGIN", help=margin)
-    choice = "take the hardest of what is left, or draw (default: drawn)"
-    mining.add_argument("--negative_choice", choices=get_args(Choice), help=choice)
-    pool = "documents that negatives of --pairs come from, as --documents takes them (default: the positives)"
-    mining.add_argument("--pool", metavar="PATH", help=pool)
-    mining.add_argument("--base_model", metavar="NAME", help="ranks for dense: hub name, folder or minilm (default)")
-    mining.add_argument("--cache_dir", metavar="DIR", help="its vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
-    mining.add_argument("--device", help="where it runs: cpu or cuda (default: a GPU where there is one)")
-
-
-def _check_source(flags: argparse.Namespace) -> None:
-    """Refuse flags that do not say what is read and what is written."""
-    pairs, nowhere = flags.pairs is not None, flags.output_dir is None and flags.output is None
-    if (flags.documents is None) != pairs:
-        raise InputError(f"--documents and --pairs are {'both given' if pairs else 'both missing'}: name one of them")
-    if flags.generate_pairs and pairs:
-        raise InputError("--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them")
-    if flags.generate_pairs and flags.documents == "python_docs":
-        raise InputError("--documents python_docs writes its own pairs; leave out --generate_pairs")
-    if flags.near_duplicates is not None and not flags.generate_pairs:
-        raise InputError("--near_duplicates is of --generate_pairs; add that, or leave it out")
-    if (flags.generate_pairs or pairs) and nowhere:
-        raise InputError("--output_dir and --output are both missing: name a folder or a file to write")
-    if pairs and flags.output_dir is None and flags.add_negatives is None:
-        raise InputError("--pairs are neither split nor given negatives; add --output_dir or --add_negatives")
-    if pairs and flags.output is not None and flags.output.resolve() == flags.pairs.resolve():
-        raise InputError(f"--output {flags.output} is the file that is read; name another one")
-
-
-def _check_mining(flags: argparse.Namespace) -> None:
-    """Refuse flags of hard negatives that would have no effect."""
-    method = flags.add_negatives
-    given = [name for name in (*MINING, *DENSE) if getattr(flags, name) is not None]
-    for name in given:
-        if method is None or (name in DENSE and method != "dense"):
-            needed = "--add_negatives" if name in MINING else "--add_negatives dense"
-            raise InputError(f"--{name} is of {needed}; add that, or leave it out")
-        if method == "random" and name in RANKED:
-            raise InputError(f"--{name} needs a ranking, which random negatives have none of; leave it out")
-    if flags.pool is not None and (flags.pairs is None or flags.output_dir is not None or method is None):
-        raise InputError("--pool is of --pairs FILE --add_negatives --output FILE, without --output_dir; leave it out")
-
-
-def _generated(flags: argparse.Namespace, miner: Miner | None) -> list[str]:
+def _generated(options: Options, miner: Miner | None) -> list[str]:
     from ragcun.data.prepare import prepare_generated
     from ragcun.data.synthetic_queries import pair_maker
 
-    maker = pair_maker(flags.method, flags.masked_share, flags.mask)
-    near = NEAR_DUPLICATES if flags.near_duplicates is None else flags.near_duplicates
-    if not (0 < near <= 1 or near == math.inf):
-        raise InputError(f"--near_duplicates must be above 0 and at most 1, or none, got {near}")
-    how = (flags.split, flags.seed, flags.num_pairs, _outputs(flags))
-    return prepare_generated(flags.documents, maker, *how, None if near == math.inf else near, miner)
+    maker = pair_maker(options.method, options.masked_share, options.mask)
+    how = (options.split, options.seed, options.num_pairs, _outputs(options), options.near_duplicates)
+    return prepare_generated(str(options.documents), maker, *how, miner)
 
 
-def _outputs(flags: argparse.Namespace) -> Outputs:
+def _outputs(options: Options) -> Outputs:
     from ragcun.data.prepare import Outputs
 
-    places = ("output_dir", "output")
-    given = {name: value for name, value in vars(flags).items() if value is not None and name not in places}
-    settings = {name: "none" if value in (math.inf, -math.inf) else value for name, value in given.items()}
-    settings |= {name: str(value) for name, value in given.items() if isinstance(value, Path)}
-    return Outputs(flags.output_dir, flags.output, settings)
+    settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
+    settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
+    return Outputs(options.output_dir, options.output, settings)
 
 
-def _miner(flags: argparse.Namespace) -> Miner | None:
+def _miner(options: Options) -> Miner | None:
     """Return what adds negatives as the flags say, None where none are asked for."""
-    if flags.add_negatives is None:
+    if options.add_negatives is None:
         return None
-    first, last = flags.negative_ranks or (None, None)
-    given = {
-        "per_query": flags.negatives_per_query,
-        "first": first,
-        "last": last,
-        "margin": flags.negative_margin,
-        "choice": flags.negative_choice,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    try:
-        settings = MiningSettings(method=flags.add_negatives, seed=flags.seed, **chosen)
-    except ValueError as error:
-        raise InputError(f"negatives cannot be mined so: {error}") from error
     from ragcun.retrieval.negatives import mine_negatives
 
-    return functools.partial(mine_negatives, settings=settings, encoder=_encoder(flags))
-
-
-def _encoder(flags: argparse.Namespace) -> CachedEncoder | None:
-    if flags.add_negatives != "dense":
-        return None
-    from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.cached_encoder import CachedEncoder
-
-    base = TextBase.load(flags.base_model or "minilm", device=flags.device)
-    return CachedEncoder(EmbeddingCache(base, flags.cache_dir))
-
-
-def _number_or_none(none: float) -> Any:
-    """Return a parser of a number, or of the word none, which means `none`."""
-
-    def number(text: str) -> float:
-        return none if text.lower() == "none" else float(text)
-
-    return number
+    settings = options.mining_settings(options.add_negatives, options.seed)
+    encoder = options.mining_encoder() if options.add_negatives == "dense" else None
+    return functools.partial(mine_negatives, settings=settings, encoder=encoder)

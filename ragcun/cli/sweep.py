@@ -1,41 +1,33 @@
-"""What ``scripts/sweep.py`` does: its flags, the sweep, and the files that it leaves."""
+"""``ragcun sweep``: the settings of a sweep's file tried, and the files that it leaves."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from ragcun.cli.parser import ArgumentParser, add_flags
 from ragcun.errors import InputError
-from ragcun.options import FLAGS, flag, from_mapping
+from ragcun.options import check_one_of, flag
 
 
-@dataclass
-class SweepOptions:
-    """Flags of ``scripts/sweep.py``."""
+@dataclass(kw_only=True)
+class Options:
+    """Flags of ``ragcun sweep``."""
 
-    config: str = flag(dataclasses.MISSING, "YAML file of the sweep, such as configs/sweeps/lambda.yaml")
-    output_dir: str = flag(dataclasses.MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
+    title: ClassVar[str] = "sweep"
+    config: str = flag(MISSING, "YAML file of the sweep, such as configs/sweeps/lambda.yaml", metavar="FILE")
+    output_dir: str = flag(MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
     trials: int | None = flag(None, "number of configurations, instead of the file's")
     keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/")
-    resume: bool = flag(False, "go on with the sweep in --output_dir, or start where there is none")
+    resume: bool = flag(False, "resume the sweep in --output_dir, or start where there is none")
     overwrite: bool = flag(False, "replace an earlier sweep in --output_dir")
 
     def __post_init__(self) -> None:
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite contradict each other; give one of them")
+        check_one_of(self, "resume", "overwrite", needed=False)
 
 
-def parse_sweep(description: str | None, arguments: list[str] | None = None) -> SweepOptions:
-    """Parse the flags of `sweep`."""
-    parser = ArgumentParser(description=description)
-    add_flags(parser, SweepOptions)
-    return from_mapping(SweepOptions, vars(parser.parse_args(arguments)), FLAGS)
-
-
-def sweep(options: SweepOptions) -> str:
+def run(options: Options) -> str:
     """Run a sweep, or what is left of it, write its report and best settings, and return a summary.
 
     Raises:

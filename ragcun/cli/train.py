@@ -1,17 +1,15 @@
-"""What ``scripts/train.py`` and its variants for one system do."""
+"""``ragcun train``: a training run, its loss curve and its summary; the flags are `ragcun.config.TrainConfig`."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ragcun.config import TrainConfig
+from ragcun.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> str:
+def run(config: TrainConfig) -> str:
     """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does.
 
     Raises:
@@ -32,8 +30,8 @@ def train(config: TrainConfig) -> str:
         raise SystemExit(stopped.code) from None
     if not PartialState().is_main_process:
         return ""
-    run = RunFolder(config.output_dir)
-    plot_loss_curves(run.metrics, run.loss_curve)
+    folder = RunFolder(config.output_dir)
+    plot_loss_curves(folder.metrics, folder.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
     compared = f"{result.comparison}\n" if result.comparison else ""

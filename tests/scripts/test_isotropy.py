@@ -143,7 +143,7 @@ def test_wrong_flags_are_refused(fails_clearly, tiny_bert, tmp_path):
     np.save(tmp_path / "q.npy", np.eye(3))
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     cases = {
-        ("--model", tiny_bert): "nothing to embed",
+        ("--model", tiny_bert): "--datasets or --texts",
         ("--model", "bm25", "--datasets", "toy"): "no embeddings",
         ("--embeddings", tmp_path / "v.npy", "--texts", "x.txt"): "leave out",
         ("--embeddings", tmp_path / "missing.npy"): "missing.npy",

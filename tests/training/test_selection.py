@@ -265,10 +265,10 @@ def test_with_weights_is_another_encoder_on_the_same_base() -> None:
 
 def test_what_was_kept_stands_in_summary_card_and_manifest(collection_folder, tiny_bert, tmp_path):
     import ragcun
-    from ragcun.cli.train import train
+    from ragcun.cli.train import run
 
     settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
     config = ragcun.TrainConfig(**settings, never_worse=True, steps=4, output_dir=str(tmp_path / "run"))
-    assert "never worse: " in train(config)
+    assert "never worse: " in run(config)
     assert "never worse: " in (tmp_path / "run" / "best_model" / "README.md").read_text()
     assert '"kept"' in (tmp_path / "run" / "manifest.json").read_text()

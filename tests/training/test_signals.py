@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ragcun.cli.train import train as train_command
+from ragcun.cli.train import run as train_command
 from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped

@@ -1,12 +1,6 @@
-"""Evaluate an isotropic Gaussian encoder on BEIR collections: scripts/evaluate_beir.py under the notes' name."""
+"""``ragcun evaluate`` under its script's name."""
 
-from ragcun.cli.evaluate import evaluate, parse_evaluation
-from ragcun.cli.parser import run_script
-
-
-def main() -> None:
-    print(evaluate(parse_evaluation(__doc__)))
-
+from ragcun.cli.main import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("evaluate")

@@ -1,0 +1,152 @@
+"""Groups of flags that several commands share: the model, the collections, encoding, and mining hard negatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.errors import InputError
+from ragcun.options import flag
+
+if TYPE_CHECKING:
+    from ragcun.data.beir_sets import CollectionFolder
+    from ragcun.data.negatives import MiningSettings
+    from ragcun.models.cached_encoder import CachedEncoder
+
+Distance = Literal["euclidean", "cosine", "dot"]
+DISTANCES = get_args(Distance)
+CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
+DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
+
+
+@dataclass
+class ModelFlags:
+    """The model that a command is about: a checkpoint or a published model."""
+
+    title: ClassVar[str] = "model"
+    model_path: str | None = flag(None, "checkpoint folder; its untouched base is measured beside it")
+    model: str | None = flag(None, "instead: hub name, folder, minilm or contriever; evaluate also takes bm25")
+
+    @property
+    def spec(self) -> str:
+        """What names the model."""
+        return self.model_path or self.model or ""
+
+    def require_embeddings(self) -> None:
+        """Refuse a model that has no embeddings.
+
+        Raises:
+            InputError: it is BM25, or results of an earlier evaluation.
+        """
+        if self.spec == "bm25" or self.spec.endswith(".json"):
+            raise InputError(f"{self.spec} has no embeddings; name a checkpoint or an embedding model")
+
+
+@dataclass
+class SetFlags:
+    """BEIR sets by name, where they lie, and where they are downloaded from."""
+
+    title: ClassVar[str] = "data"
+    datasets: tuple[str, ...] = flag(("all",), "folders in --data_dir, sets of BEIR, quick (5 small sets), or all")
+    data_dir: str = flag("data", "folder of BEIR collections")
+    mirror: str | None = flag(
+        None,
+        "download NAME.zip from here, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub)",
+        metavar="URL",
+    )
+
+
+@dataclass
+class CollectionFlags(SetFlags):
+    """Collections that a command reads, downloaded where that is asked for."""
+
+    title: ClassVar[str] = "data"
+    split: str | None = flag(None, "qrels to use (default: test; dev of msmarco, as in BEIR)")
+    download: bool = flag(False, "download sets that are not in --data_dir; with all, every downloadable set")
+
+    def collections(self) -> list[CollectionFolder]:
+        """Return where the collections lie, after downloading missing ones where that is asked for.
+
+        Raises:
+            InputError: a collection or its judgments are not there.
+        """
+        from ragcun.data.beir_download import fetch_from
+        from ragcun.data.beir_sets import find_sets
+
+        fetch = fetch_from(self.mirror, Path(self.data_dir)) if self.download or self.mirror else None
+        return find_sets(self.data_dir, self.datasets, self.split, fetch)
+
+
+@dataclass
+class ComputeFlags:
+    """How texts become vectors."""
+
+    title: ClassVar[str] = "encoding"
+    batch_size: int = flag(1024, "maximum batch size (smaller for long texts)", at_least=1)
+    base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
+    device: str | None = flag(None, DEVICE_HELP)
+
+
+@dataclass
+class EncodingFlags(ComputeFlags):
+    """How texts become vectors, and where these are cached."""
+
+    title: ClassVar[str] = "encoding"
+    cache_dir: str | None = flag(None, CACHE_HELP)
+
+
+def choices() -> Iterable[str]:
+    """Return how negatives are taken from the ranks asked for."""
+    from ragcun.data.negatives import Choice
+
+    return get_args(Choice)
+
+
+@dataclass
+class MiningFlags:
+    """How hard negatives are mined."""
+
+    title: ClassVar[str] = "hard negatives"
+    negatives_per_query: int = flag(1, "negatives that each pair gets, a row for each", at_least=1)
+    negative_ranks: tuple[int, int] = flag(
+        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives", count=2
+    )
+    negative_margin: str = flag(
+        "auto",
+        "bm25, dense: keep candidates up to (1 - margin) of the positive's score; auto is 0.05 dense, 0 bm25; none "
+        "keeps all",
+        metavar="{X,auto,none}",
+    )
+    negative_choice: str = flag("drawn", "bm25, dense: draw from what is left, or take the hardest", choices=choices)
+    base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
+    cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")
+    device: str | None = flag(None, f"dense: {DEVICE_HELP}")
+
+    def mining_settings(self, method: str, seed: int) -> MiningSettings:
+        """Return how negatives are mined.
+
+        Raises:
+            InputError: the ranks or the margin are not possible.
+        """
+        from ragcun.data.negatives import MiningSettings
+
+        words = {"auto": None, "none": -math.inf}
+        word = self.negative_margin.lower()
+        try:
+            margin = words[word] if word in words else float(word)
+            chosen = (self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
+            return MiningSettings(method, *chosen)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"negatives cannot be mined so: {error}") from error
+
+    def mining_encoder(self) -> CachedEncoder:
+        """Return the model that ranks dense candidates."""
+        from ragcun.embeddings.cache import EmbeddingCache
+        from ragcun.embeddings.text_base import TextBase
+        from ragcun.models.cached_encoder import CachedEncoder
+
+        return CachedEncoder(EmbeddingCache(TextBase.load(self.base_model, device=self.device), self.cache_dir))

@@ -1,0 +1,258 @@
+"""Flags from a dataclass, YAML under flags, and one sentence for wrong input."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from ragcun.cli.parser import parse_config, run_script
+from ragcun.errors import InputError
+from ragcun.options import check_one_of, flag, from_mapping, read_yaml
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the tests parse."""
+
+    name: str = flag(dataclasses.MISSING, "a name that is needed")
+    rate: float = flag(0.5, "a rate of 10 %")
+    rounds: int = flag(3, "how often")
+    layers: int = flag(0, "how many", bare=4, off=0)
+    loud: bool = flag(False, "whether to shout")
+    safe: bool = flag(True, "whether to be careful")
+    limit: float | None = flag(None, "an upper limit")
+    colour: str = flag("red", "a colour", choices=("red", "green"))
+    place: Path | None = flag(None, "a file", short="where")
+    span: tuple[int, int] = flag((0, 9), "two numbers", count=2)
+    files: tuple[str, ...] = flag((), "files", metavar="FILE", positional=True)
+
+    def __post_init__(self) -> None:
+        if self.rounds == 13:
+            raise ValueError("13 rounds bring bad luck")
+
+
+def parsed(*arguments: str) -> Settings:
+    return parse_config(Settings, "Try.", ["--name", "n", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loud", "safe"),
+    [
+        ((), False, True),
+        (("--loud",), True, True),
+        (("--loud", "True"), True, True),
+        (("--loud", "False"), False, True),
+        (("--loud=true",), True, True),
+        (("--loud", "yes"), True, True),
+        (("--loud", "0"), False, True),
+        (("--no_loud",), False, True),
+        (("--safe", "False"), False, False),
+        (("--no_safe",), False, False),
+        (("--safe", "--loud"), True, True),
+        (("--loud", "--no_loud"), False, True),
+        (("--no_loud", "--loud"), True, True),
+    ],
+)
+def test_booleans(arguments: tuple[str, ...], loud: bool, safe: bool) -> None:
+    settings = parsed(*arguments)
+    assert (settings.loud, settings.safe) == (loud, safe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (("--layers",), "layers", 4),
+        (("--layers", "--loud"), "layers", 4),
+        (("--layers", "7"), "layers", 7),
+        (("--layers", "False"), "layers", 0),
+        (("--no_layers",), "layers", 0),
+        (("--rate", "1e-5"), "rate", 1e-5),
+        (("--limit", "2"), "limit", 2.0),
+        (("--limit", "none"), "limit", None),
+        (("--colour", "green"), "colour", "green"),
+        (("--rate", "-3"), "rate", -3.0),
+        (("--where", "a/b"), "place", Path("a/b")),
+        (("--span", "3", "4"), "span", (3, 4)),
+        (("a", "b"), "files", ("a", "b")),
+    ],
+)
+def test_values(arguments: tuple[str, ...], field: str, value: Any) -> None:
+    found = getattr(parsed(*arguments), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--colour", "blue"), "red"),
+        (("--rounds", "3.5"), "rounds"),
+        (("--rounds",), "rounds"),
+        (("--span", "3"), "--span"),
+        (("--loud", "perhaps"), "loud"),
+        (("--nothing", "3"), "nothing"),
+        (("--round", "3"), "--round"),
+    ],
+)
+def test_wrong_flags_exit_with_the_reason(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(*arguments)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("rounds: 5\nlayers: 6\n")
+    defaults = {"name": "own", "rate": 0.25, "rounds": 4, "layers": 5}
+    assert parse_config(Settings, "Try.", [], defaults) == Settings("own", 0.25, 4, 5)
+    arguments = ["--config", str(file), "--layers", "7"]
+    assert parse_config(Settings, "Try.", arguments, defaults) == Settings("own", 0.25, 5, 7)
+    with pytest.raises(SystemExit):
+        parse_config(Settings, "Try.", ["--help"], defaults)
+    assert "a rate of 10 % (default: 0.25)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_alias_sets_its_field(capsys: pytest.CaptureFixture[str]) -> None:
+    aliases = {"called": "name", "hue": "colour"}
+    assert parse_config(Settings, "Try.", ["--called", "x", "--hue", "green"], aliases=aliases) == Settings(
+        "x", colour="green"
+    )
+    assert parse_config(Settings, "Try.", ["--called", "x", "--name", "y"], aliases=aliases).name == "y"
+    with pytest.raises(SystemExit):
+        parse_config(Settings, "Try.", ["--hue", "blue", "--name", "n"], aliases=aliases)
+    assert "must be one of red, green" in capsys.readouterr().err
+
+
+def test_a_needed_flag_that_is_missing() -> None:
+    with pytest.raises(InputError, match="--name is missing: a name that is needed"):
+        parse_config(Settings, "Try.", [])
+
+
+def test_yaml_lies_under_flags(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("name: from file\nrate: 1e-5\nloud: true\nlimit: null\nlayers: no\ncolour: green\n")
+    settings = parse_config(Settings, "Try.", ["--config", str(file), "--no_loud", "--rounds", "9"])
+    assert settings == Settings("from file", 1e-5, 9, 0, False, True, None, "green")
+    assert type(settings.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rouds: 3\n", "unknown setting 'rouds'; did you mean 'rounds'"),
+        ("zzz: 3\n", "unknown setting 'zzz'$"),
+        ("rounds: many\n", "rounds = 'many' is not possible"),
+        ("rounds: 2.5\n", r"rounds = 2\.5 is not possible: must be a whole number"),
+        ("rounds: [1]\n", "must be one int"),
+        ("rounds: true\n", "must be one int"),
+        ("rounds:\n", "rounds = None is not possible: a value is needed"),
+        ("colour: blue\n", "must be one of red, green"),
+        ("span: [1, 2, 3]\n", "2 values"),
+        ("safe: 7\n", "must be True or False"),
+        ("rounds: 13\n", "13 rounds bring bad luck"),
+    ],
+)
+def test_wrong_settings_name_file_and_setting(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("name: n\n" + text)
+    with pytest.raises(InputError, match=message) as caught:
+        parse_config(Settings, "Try.", ["--config", str(file)])
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: n\nrate: [1, 2\nrounds: 3\n", "line [34]: not valid YAML"),
+        ("name: n\n\trate: 3\n", "line 2: not valid YAML"),
+        ("- a\n- b\n", "expected names and values"),
+        ("3: x\n", "expected names and values"),
+        ("name: !!python/object:os.system x\n", "line 1: not valid YAML"),
+        ("name: \x07\n", "not valid YAML"),
+    ],
+)
+def test_broken_yaml_names_the_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_yaml(tmp_path / "s.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_and_missing_yaml(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "s.yaml") == {}
+    with pytest.raises(InputError, match=r"no such file: .*t\.yaml"):
+        read_yaml(tmp_path / "t.yaml")
+
+
+def test_a_redeclared_field_stays_in_its_group_with_its_new_default(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclasses.dataclass
+    class Narrow(Settings):
+        title: ClassVar[str] = "own"
+        extra: int = flag(1, "more", at_least=0)
+        rounds: int = flag(5, "how often")
+
+    assert parse_config(Narrow, "Try.", ["--name", "n", "--rounds", "6"]).rounds == 6
+    with pytest.raises(SystemExit):
+        parse_config(Narrow, "Try.", ["--help"])
+    before, own = capsys.readouterr().out.split("own:")
+    assert "--rounds N  " in before
+    assert "(default: 5)" in before
+    assert "--extra" in own
+
+
+def test_fields_that_exclude_each_other() -> None:
+    settings = Settings("n", loud=True)
+    check_one_of(settings, "loud", "place")
+    with pytest.raises(InputError, match="--loud and --safe"):
+        check_one_of(settings, "loud", "safe")
+    with pytest.raises(InputError, match="--limit or --place is missing"):
+        check_one_of(settings, "limit", "place")
+    check_one_of(settings, "limit", "place", needed=False)
+
+
+def test_mapping_round_trip() -> None:
+    settings = Settings("n", 1e-7, 4, 2, True, False, 3.0, "green")
+    assert from_mapping(Settings, dataclasses.asdict(settings), "here") == settings
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("file x,\nline 3: wrong"), 2, "tool.py: error: file x, line 3: wrong"),
+        (
+            FileNotFoundError(2, "No such file", "x"),
+            2,
+            "tool.py: error: x: No such file; check the path and its permissions",
+        ),
+        (KeyboardInterrupt(), 130, "tool.py: interrupted"),
+    ],
+)
+def test_scripts_end_in_one_sentence(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == said + "\n"
+
+
+def test_scripts_do_not_hide_bugs() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_script(main)
