@@ -58,8 +58,8 @@ def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statisti
     For each side s of ``query`` and ``document``, with C the unbiased covariance of its rows z:
 
     - ``variance_s``: tr C; ``spread_s``: tr C over the mean of ‖z‖², near 0 when all embeddings are equal;
-    - ``rank_s``: effective rank, exp of the entropy of C's eigenvalues over their sum, from 1 to ``rank_bound``,
-      which is min(n − 1, D); 0 where there is no spread at all;
+    - ``rank_s``: effective rank, exp of the entropy of C's eigenvalues over their sum, 1 to ``rank_bound`` =
+      min(n − 1, D); 0 without any spread;
     - ``mean_cosine_s``: mean cosine of two different rows.
 
     For the pairs:
@@ -69,8 +69,7 @@ def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statisti
     - ``top1``: share of queries nearer to their positive than to every other document; chance 1/n. A tie is a miss,
       and known positives (`Views.relevant`) are not others.
 
-    With a residual predictor, all as roots of sums over the rows:
-
+    With a residual predictor, as roots of sums over the rows:
     - ``correction``: ‖predicted − query‖ over ‖query‖; ``needed``: ‖target − query‖ over ‖query‖;
     - ``skill``: 1 − ‖target − predicted‖² / ‖target − query‖²; 0 is a prediction that is as good as the query itself.
 
@@ -79,8 +78,8 @@ def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statisti
     Raises:
         ValueError: fewer than 2 pairs, or embeddings that are not finite.
     """
-    names = ("query", "positive", "predicted", "target")
-    shown = {name: value.float() for name in names if (value := getattr(views, name)) is not None}
+    given = {name: getattr(views, name) for name in ("query", "positive", "predicted", "target")}
+    shown = {name: value.float() for name, value in given.items() if value is not None}
     if len(views.query) < 2:
         raise ValueError(f"a probe needs at least 2 pairs, got {len(views.query)}")
     for name, value in shown.items():

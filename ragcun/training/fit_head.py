@@ -109,6 +109,20 @@ def fit_head(
     chosen = _settings(config, settings)
     if chosen.never_worse and dev_pairs is None:
         raise ValueError("never_worse compares on held-out queries; give dev_pairs")
+    data, store = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, chosen)
+    run = Unrecorded()
+    encoder, result = fit_encoder(chosen, data, store, lambda: run)
+    return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
+
+
+def _on_vectors(
+    query_vectors: ArrayLike,
+    document_vectors: ArrayLike,
+    pairs: Pairs,
+    dev_pairs: tuple[ArrayLike, Pairs] | None,
+    config: TrainConfig,
+) -> tuple[TrainingData, VectorStore]:
+    """Return pairs and dev queries as training data whose texts are names, and the vectors by these names."""
     documents = check_vectors(document_vectors, "document_vectors")
     queries = check_vectors(query_vectors, "query_vectors", documents.shape[1])
     names, rows = _names("d", documents), _names("q", queries)
@@ -121,10 +135,8 @@ def fit_head(
         others = check_vectors(dev_pairs[0], "dev_pairs", documents.shape[1])
         dev = _dev_collection(names, _checked(dev_pairs[1], others, documents, "dev_pairs"))
         sets.append((_names("dev", others), others))
-    store = VectorStore([(names, documents)], sets, chosen.normalize_embeddings)
-    data, run = TrainingData(train, dev=dev, check=dev if chosen.never_worse else None), Unrecorded()
-    encoder, result = fit_encoder(chosen, data, store, lambda: run)
-    return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
+    store = VectorStore([(names, documents)], sets, config.normalize_embeddings)
+    return TrainingData(train, dev=dev, check=dev if config.never_worse else None), store
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:

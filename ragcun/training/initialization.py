@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset
@@ -30,12 +32,11 @@ def initialize_weights(
     """Set the heads of a new encoder; return the closed form that they are set to, None for the other kinds.
 
     Args:
-        encoder: a new encoder.
+        encoder: the encoder.
         source: the training pairs.
-        kind: ``identity`` (the base, or the projection that keeps most of its distances), ``calibrated`` (whitening in
-            closed form) or ``random``.
+        kind: ``identity`` (the base), ``calibrated`` (whitening in closed form) or ``random``.
         seed: of the samples of texts.
-        queries: base vectors of the queries that the closed form takes its shift from; None means the training queries.
+        queries: base vectors that the closed form takes its shift of queries from; None means the training queries.
         whiten: whether the closed form whitens; False shifts queries alone.
         ordered: whether dimensions are in the order of falling variance.
 
@@ -45,22 +46,27 @@ def initialize_weights(
     sample = source.sample(seed)
     encoder.start_from(sample)
     if kind == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
-        dim, out = sample.shape[1], encoder.dimension
-        weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
-        _start_as(encoder, Calibration(weight.double().cpu().numpy(), np.zeros(dim)), kind)
+        _start_as(encoder, _identity(sample, encoder.dimension), kind)
     if kind != "calibrated":
         return None
     if not encoder.base.normalize:
         raise InputError("--head_init calibrated needs base vectors of length 1; leave out --no_normalize_embeddings")
     own, documents = source.sides(MOST_VECTORS, seed)
-    output_dim = None if encoder.dimension == documents.shape[1] else encoder.dimension
+    smaller = None if encoder.dimension == documents.shape[1] else encoder.dimension
+    asked, exponent = own if queries is None else queries, EXPONENT if whiten else 0.0
     try:
-        asked = own if queries is None else queries
-        closed = calibrate(documents, asked, EXPONENT if whiten else 0.0, output_dim=output_dim, ordered=ordered)
+        closed = calibrate(documents, asked, exponent, output_dim=smaller, ordered=ordered)
     except ValueError as error:
         raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
     _start_as(encoder, closed, kind)
     return closed
+
+
+def _identity(sample: Float[Tensor, "n dim"], out: int) -> Calibration:
+    """Return the identity, or for fewer dimensions the projection that keeps most of the distances of a sample."""
+    dim = sample.shape[1]
+    weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
+    return Calibration(weight.double().cpu().numpy(), np.zeros(dim))
 
 
 def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None:

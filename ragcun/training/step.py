@@ -161,8 +161,8 @@ def cached_backward(
     """Add the gradient of the loss of all chunks together to that of the model's weights; return the loss.
 
     Each chunk is embedded without a graph; the loss of all embeddings gives its gradient by them, g; then each chunk is
-    embedded again, with a graph and with the random numbers of the first time, and Σ ⟨g, embeddings⟩ goes backward. The
-    memory is that of the graph of one chunk and of all embeddings. Embedding costs one forward pass more.
+    embedded again, with a graph and the same random numbers, and Σ ⟨g, embeddings⟩ goes backward. The memory is that of
+    one chunk's graph and of all embeddings; the cost is one more forward pass.
 
     Source: Gao et al. 2021, arXiv:2101.06983, section 3.
 
@@ -170,7 +170,7 @@ def cached_backward(
         model: embeds a chunk, each row by itself.
         chunks: parts of a batch in order; their masks have a column for each document of the whole batch.
         loss: the loss of the whole batch.
-        scaled: gives what is to go backward instead of the loss: a multiple of it.
+        scaled: gives the multiple of the loss that goes backward.
 
     Raises:
         ValueError: there is no chunk.
@@ -178,11 +178,8 @@ def cached_backward(
     if not chunks:
         raise ValueError("gradient caching needs at least 1 chunk, got 0")
     device = next(model.parameters()).device
-    states, shown = [], []
     with torch.no_grad():
-        for chunk in chunks:
-            states.append(_random_state(device))
-            shown.append(model(chunk))
+        states, shown = zip(*((_random_state(device), model(chunk)) for chunk in chunks), strict=True)
     leaves = _leaves(shown)
     output = loss(leaves)
     scaled(output.total).backward()

@@ -15,6 +15,7 @@ from ragcun.data.python_docs import extract, python_doc_roots
 from ragcun.errors import InputError
 from ragcun.training.loop import fit
 
+pytestmark = pytest.mark.slow
 PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORDS = 24
