@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,18 @@ from ragcun.reporting import isotropy_plots
 from ragcun.reporting.examples import examples, visible
 from ragcun.reporting.isotropy import LABELS, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
-from ragcun.reporting.runs import Run, gather
-from ragcun.reporting.tables import ABSENT, Table
+from ragcun.reporting.runs import (
+    Run,
+    commands_of,
+    environment_of,
+    facts_of,
+    gather,
+    missing,
+    score_text,
+    shown,
+    state_of,
+)
+from ragcun.reporting.tables import Table
 from ragcun.reporting.verdicts import metric_tables, score_tables, summary, verdicts
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
@@ -37,7 +46,6 @@ FIGURES = {
     "hubness": "How often a document is among the nearest of others.",
     "pca": "Queries and their relevant documents on the first two principal axes.",
 }
-Facts = list[tuple[str, str]]
 
 
 def write_report(
@@ -82,7 +90,7 @@ def write_report(
 
 def environment() -> Environment:
     """Return the templates' environment: every value that is written is made visible, then escaped."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("ragcun.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -90,6 +98,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["summary"] = summary
+    return made
 
 
 def html_table(table: Table, numeric: bool = True) -> Markup:
@@ -113,11 +123,8 @@ def _isolated(text: str) -> Markup:
 
 
 def html_picture(draw: Callable[[], Figure | None], alt: str, caption: str) -> Markup:
-    """Draw a figure as a PNG inside the page; where there is no data for it (an `InputError`), say why instead."""
-    try:
-        figure = draw()
-    except InputError as error:
-        return Markup('<p class="note">Not drawn: <bdi>{}</bdi>.</p>').format(visible(str(error)))
+    """Draw a figure as a PNG inside the page; nothing where there is none."""
+    figure = draw()
     if figure is None:
         return Markup()
     figure.set_dpi(144)
@@ -138,111 +145,23 @@ def html_picture(draw: Callable[[], Figure | None], alt: str, caption: str) -> M
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     """Return one run as ``run.html.j2`` shows it."""
     evaluations = [
-        (
-            path,
-            results.model.title,
-            verdicts(results),
-            summary(verdicts(results)),
-            map(html_table, metric_tables(results)),
-        )
+        (path, results.model.title, verdicts(results), map(html_table, metric_tables(results)))
         for path, results in run.evaluations
     ]
     return {
         "run": run,
         "anchor": f"run-{number}",
-        "facts": _facts(run),
-        "state": _state(run),
-        "environment": _environment(run),
-        "commands": _commands(run),
+        "facts": facts_of(run),
+        "state": state_of(run),
+        "environment": environment_of(run),
+        "commands": commands_of(run),
         "curves": _curves(run),
         "collapses": [(shown(row.get("step")), shown(row.get("message"))) for row in run.rows.get("collapse", ())],
         "evaluations": evaluations,
         "examples": [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],
-        "todo": _todo(run, data_dir),
+        "todo": missing(run, data_dir),
     }
-
-
-def shown(value: object) -> str:
-    """Write a value of a configuration or manifest for a reader.
-
-    >>> [shown(value) for value in (None, True, 0.123456, [1, 2], "a", 12000)]
-    ['–', 'yes', '0.1235', '1, 2', 'a', '12000']
-    """
-    if value is None:
-        return ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(shown, value)) or ABSENT
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _facts(run: Run) -> Facts:
-    config, result = run.config, run.result
-    data = next((config[name] for name in ("train_data", "documents", "corpus") if config.get(name)), None)
-    start = f", initialised by {config['head_init']}" if config.get("head_init") else ""
-    frozen = "frozen" if config.get("freeze_base") else "trained in part or whole"
-    facts = {
-        "base model": f"{shown(config.get('base_model'))}, {frozen}",
-        "system": shown(config.get("system")),
-        "head": f"{shown(config.get('head'))}{start}",
-        "training data": shown(data),
-        "seed": shown(config.get("seed")),
-    }
-    if result:
-        facts["kept"] = f"epoch {shown(result.get('best_epoch'))}, chosen by {shown(result.get('criterion'))}"
-        facts["score of the kept epoch"] = _score(result.get("score"))
-        facts["score of the untouched base"] = _score(result.get("base_score"))
-        facts["training"] = f"{shown(result.get('steps'))} steps in {shown(result.get('seconds'))} s"
-    return list(facts.items())
-
-
-def _score(value: object) -> str:
-    """Write a score of the selection, which is a loss with its sign turned where there is no dev set."""
-    return f"{abs(value):.4f}" if isinstance(value, (int, float)) else shown(value)
-
-
-def _state(run: Run) -> list[str]:
-    """Return what a reader has to know first."""
-    said, status = [], run.manifest.get("status")
-    if not run.manifest:
-        said.append("The run has no manifest.json: it is not known how it was made.")
-    elif status != "finished":
-        said.append(f"The run is not finished (status: {shown(status)}); it has no kept model yet.")
-    if run.result.get("best_epoch") == 0:
-        said.append("No epoch was better than the start: the checkpoint is the model before training.")
-    if run.result.get("comparison"):
-        said.append(f"{shown(run.result['comparison']).rstrip('.')}.")
-    return said
-
-
-def _environment(run: Run) -> Facts:
-    manifest = run.manifest
-    names = {"git_commit": "git commit", "git_dirty": "uncommitted changes", "base_fingerprint": "base fingerprint"}
-    names |= {name: name for name in ("seed", "device", "platform", "started", "python")}
-    facts = [(title, shown(manifest.get(name))) for name, title in names.items()]
-    for key, title in (("packages", "package"), ("data_sha256", "SHA-256 of the data,")):
-        found = manifest.get(key)
-        facts += [
-            (f"{title} {name}", shown(value)) for name, value in (found if isinstance(found, dict) else {}).items()
-        ]
-    return facts if manifest else []
-
-
-def _commands(run: Run) -> Facts:
-    config = run.folder / "config.yaml"
-    commands = [
-        (
-            "again, from the whole configuration",
-            _command("train", "--config", config, "--output_dir", f"{run.folder}-again"),
-        )
-    ]
-    if (started := run.manifest.get("command")) is not None:
-        commands.insert(0, ("as it was started", f"python {started}"))
-    if run.manifest.get("status") not in (None, "finished"):
-        commands.insert(0, ("that finishes the run", _command("train", "--config", config, "--resume")))
-    return commands
 
 
 def _curves(run: Run) -> list[Markup]:
@@ -268,7 +187,10 @@ def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, dict[str, Markup],
     pictures = [
         html_picture(partial(isotropy_plots.FIGURES[name], systems), f"{caption[:-1]}, of {names}", caption)
         for name, caption in FIGURES.items()
+        if name != "pca" or any(system.pairs for system in systems)
     ]
+    if len(pictures) < len(FIGURES):
+        pictures.append(Markup('<p class="note">Pairs are not drawn: no system has judged queries.</p>'))
     return about, tables, pictures
 
 
@@ -289,7 +211,7 @@ def _comparison(runs: Sequence[Run]) -> list[Markup]:
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"
         values = [shown(run.result.get("best_epoch")), shown(run.result.get("criterion"))]
-        values += [_score(run.result.get(name)) for name in ("score", "base_score")]
+        values += [score_text(run.result.get(name)) for name in ("score", "base_score")]
         training.append([run.name, *values, shown(run.result.get("steps")), collapses])
     header = ["run", "epoch kept", "chosen by", "score", "untouched base", "steps", "collapse"]
     names = dict.fromkeys(name for run in runs for name in run.config if name not in UNCOMPARED)
@@ -305,25 +227,3 @@ def _comparison(runs: Sequence[Run]) -> list[Markup]:
     tables.append((Table("settings that differ", ["setting", *(run.name for run in runs)], differing), False))
     tables.append((_with_notes(geometry), True))
     return [html_table(table, numeric) for table, numeric in tables if table.rows]
-
-
-def _todo(run: Run, data_dir: Path | None) -> dict[str, str]:
-    """Return the commands that make what is missing."""
-    places = [file.results.manifest.get("data_dir") for file in run.evaluations]
-    data = next((place for place in (data_dir, *places) if place), "data")
-    if run.manifest.get("status") not in (None, "finished"):
-        return {}
-    todo, model = {}, ("--model_path", run.checkpoint, "--data_dir", data)
-    if not run.evaluations:
-        output = ("--baseline", "bm25", "--output_file", run.folder / "results.json")
-        todo["evaluation"] = _command("evaluate_beir", *model, *output)
-    if not run.isotropy:
-        names = [name for file in run.evaluations for name in file.results.datasets][:1] or ["NAME"]
-        output_dir = ("--output_dir", run.folder / "isotropy")
-        todo["isotropy"] = _command("compute_isotropy", *model, "--datasets", *names, *output_dir)
-    return todo
-
-
-def _command(script: str, *arguments: object) -> str:
-    """Return a command line that a shell takes as it is."""
-    return shlex.join(["python", f"scripts/{script}.py", *map(str, arguments)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import shutil
@@ -195,21 +194,6 @@ class Page(HTMLParser):
 def parse() -> Callable[[Path], Page]:
     """Read a page from disk."""
     return lambda path: Page(path.read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def png_size() -> Callable[[str], tuple[int, int]]:
-    """Return width and height of the PNG in a ``data:`` URI, from its own header."""
-
-    def size(uri: str) -> tuple[int, int]:
-        kind, encoded = uri.split(",", 1)
-        assert kind == "data:image/png;base64"
-        content = base64.b64decode(encoded, validate=True)
-        assert content[:8] == b"\x89PNG\r\n\x1a\n"
-        assert content[-8:-4] == b"IEND"
-        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-
-    return size
 
 
 @pytest.fixture
