@@ -60,11 +60,7 @@ class VectorBase(Base):
 class VectorStore(VectorSource):
     """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
 
-    Args:
-        documents: texts and vectors of documents; several sets are one.
-        queries: likewise of queries.
-        normalize: whether heads see them scaled to length 1.
-        place: where they come from, for messages.
+    Several sets of documents, or of queries, count as one. `place` is where they come from, for messages.
     """
 
     def __init__(
@@ -164,13 +160,8 @@ def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = N
 def read_vectors(folder: str | Path, collections: Sequence[Collection], normalize: bool = True) -> VectorStore:
     """Read the vectors of all documents and judged queries of collections, by their texts; matrices stay on disk.
 
-    Those of a collection lie in ``folder/NAME`` where there is such a folder, else in `folder` itself. Documents with
-    the same text share a vector, that of the first.
-
-    Args:
-        folder: where; a ``.npy`` file is never unpickled.
-        collections: what needs vectors; several of one name are parts of one collection.
-        normalize: whether heads see vectors scaled to length 1.
+    Those of a collection lie in ``folder/NAME`` where there is such a folder, else in `folder` itself; several
+    collections of one name are parts of one. Documents with the same text share a vector, that of the first.
 
     Raises:
         InputError: a file is missing or wrong, an id stands twice or has no vector, or vectors are not of one length.

@@ -218,15 +218,11 @@ def model_digest(model: SentenceTransformer) -> str:
     for module in model.children():
         digest.update(type(module).__name__.encode())
         if type(module).__name__ != "Transformer":
-            digest.update(json.dumps(_settings(module), sort_keys=True, default=str).encode())
+            settings: Any = module.get_config_dict()  # type: ignore[operator]
+            digest.update(json.dumps(dict(settings), sort_keys=True, default=str).encode())
     digest.update(_tokenizer(model.tokenizer).encode())
     digest.update(str(model.max_seq_length).encode())
     return digest.hexdigest()
-
-
-def _settings(module: Any) -> dict[str, Any]:
-    """Return the settings that a sentence-transformers module saves."""
-    return dict(module.get_config_dict())
 
 
 def _tokenizer(tokenizer: Any) -> str:

@@ -141,7 +141,7 @@ class Head(Stackable):
     def start_from(self, vectors: Float[Tensor, "n input_dim"]) -> None:
         """Where dimensions are cut, start as the projection that keeps most of these vectors' distances.
 
-        Nothing changes for a random head without a skip, or where no dimension is cut.
+        A random head without a skip stays as it is.
         """
         if self.config.output_dim >= self.config.input_dim or not (self.has_skip or self.starts_preserving):
             return
@@ -152,8 +152,7 @@ class Head(Stackable):
     def start_as(self, weight: Float[Tensor, "output_dim input_dim"], bias: Float[Tensor, " output_dim"]) -> None:
         """Start as ``x ↦ W x + b``, exactly in evaluation mode, whatever the kind; other weights keep their start.
 
-        A residual head takes W as its skip, as a matrix from then on, and b as its last bias. An mlp carries x through
-        its activations by pairs of units (`carry_linear_map`).
+        A residual head takes W as its skip and b as its last bias; an mlp carries x by `carry_linear_map`.
 
         Raises:
             ValueError: W or b has another shape, or an mlp cannot carry x.

@@ -28,20 +28,14 @@ def interpolate_with_base(
     Squared Euclidean distances are then exactly ``(1 − share)·‖h(q) − h(d)‖² + share·‖q − d‖²``.
 
     Where the encoder scales embeddings to length 1, h(x) is divided by one number, the mean length of the heads'
-    outputs on `vectors`, and the whole is scaled to length 1. The result is *approximately* the interpolation of unit
-    vectors: exact where all outputs of the heads have one length; a longer output counts for more than `share` says.
+    outputs on `vectors` (base vectors, as cached, of either side or both), and the whole is scaled to length 1. The
+    result is *approximately* the interpolation of unit vectors: exact where all outputs of the heads have one length.
 
     The base is shared with the encoder given, heads are copied, the system stays. Linear heads get more rows; residual
-    and mlp heads become residual ones with a matrix as skip.
-
-    Args:
-        encoder: an encoder without a predictor.
-        share: of the base in squared distances, at least 0 and below 1; 0 returns the encoder itself.
-        vectors: base vectors ``(n, dim)``, as cached, of ``document`` and ``query`` texts, or of one of them; both
-            sides count alike. Needed, and used, only where embeddings have length 1.
+    and mlp heads become residual ones with a matrix as skip. A share of 0 returns the encoder itself.
 
     Raises:
-        ValueError: `share` is out of range, the encoder has a predictor, or embeddings of length 1 cannot be
+        ValueError: `share` is not in [0, 1), the encoder has a predictor, or embeddings of length 1 cannot be
             interpolated: vectors are missing, those of the base have other lengths, or the heads' outputs are all 0.
     """
     if not 0 <= share < 1:

@@ -40,10 +40,7 @@ class Whitening:
         return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
     def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
-        """Return the same maps as an encoder: a linear head for queries, one for documents, and length 1.
-
-        Args:
-            base: the base, or its name, whose vectors were whitened.
+        """Return the same maps as an encoder on that base: a linear head for queries, one for documents, and length 1.
 
         Raises:
             ValueError: the base does not normalise its vectors, or they have another length.
@@ -124,13 +121,10 @@ calibrate = fit_whitening
 def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
     """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``: 0 for a gap that a sample of this size shows by chance.
 
+    The gap is that of a sample's mean from the point it is shrunk to, `variance` the trace of the sample's covariance.
+
     Source: James & Stein 1961, *Estimation with quadratic loss*, in its positive part. There all dim directions have
     one variance σ² and ``(dim − 2)·σ²`` is taken; here they differ, and the sum of all of them is.
-
-    Args:
-        gap: a sample's mean minus the point that it is shrunk to.
-        variance: total variance of the sampled vectors (the trace of their covariance).
-        count: size of the sample.
     """
     chance, squared = variance / count, float(gap @ gap)
     return 1 - chance / squared if squared > chance else 0.0
