@@ -30,6 +30,8 @@ def nearest_rows(
     centred = x - x.mean(axis=0)
     squares = squared_norms(centred)
     slack = 8 * (dim + 4) * np.finfo(np.float64).eps * (squares + squares.max())
+    _, first_of, same = np.unique(x, axis=0, return_index=True, return_inverse=True)  # equal rows are compared once
+    same = same.ravel()
     found, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k))
     size = max(1, memory_budget_bytes // (8 * ARRAYS_AT_ONCE * n))
     for start in tqdm(range(0, n, size), desc="neighbours", unit="block", delay=2, leave=False):
@@ -41,7 +43,8 @@ def nearest_rows(
         rough[np.arange(len(rows)), rows] = np.inf
         limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + slack[rows]
         local, candidate = np.nonzero(rough <= limit[:, None])
-        exact = _exact(x, rows[local], candidate)
+        pairs, place = np.unique(same[rows[local]] * n + same[candidate], return_inverse=True)
+        exact = _exact(x, first_of[pairs // n], first_of[pairs % n])[place]
         order = np.lexsort((candidate, exact, local))
         firsts = np.searchsorted(local, np.arange(len(rows)))
         chosen = order[firsts[:, None] + np.arange(k)]
