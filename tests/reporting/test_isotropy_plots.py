@@ -101,12 +101,6 @@ def test_zero_eigenvalues_are_counted_and_do_not_stretch_the_axis():
     assert "constant, 12 of 12 are 0" in legend_of(spectrum_figure([constant]))
 
 
-def test_scale_does_not_move_a_spectrum(four):
-    larger = with_documents(four[1], spectrum=[100 * value for value in four[1].spaces["documents"].spectrum])
-    drawn = [spectrum_figure([system]).axes[0].lines[1].get_ydata() for system in (four[1], larger)]
-    np.testing.assert_allclose(*drawn)
-
-
 @pytest.mark.parametrize("space", ["documents", "queries"])
 def test_hubness_is_the_share_of_rows_that_occur_so_often_or_oftener(four, space):
     (axes,) = hubness_figure(four, space).axes
