@@ -142,10 +142,10 @@ def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dty
 
 
 def resolve_dtype(asked: str, device: torch.device) -> Dtype:
-    """Return the arithmetic on a device: the one asked for, or for ``auto`` its native one.
+    """Return the dtype for a device: the one asked for, or for ``auto`` its native one.
 
     Raises:
-        InputError: there is no such arithmetic, or float16 is asked for on a CPU.
+        InputError: there is no such dtype, or float16 is asked for on a CPU.
     """
     if asked not in BASE_DTYPES:
         raise InputError(f"--base_dtype must be one of {', '.join(BASE_DTYPES)}, got {asked!r}")
@@ -155,7 +155,7 @@ def resolve_dtype(asked: str, device: torch.device) -> Dtype:
 
 
 def native_dtype(device: torch.device) -> Dtype:
-    """Return the fastest arithmetic that a device does natively; float32 where that is not known.
+    """Return the fastest dtype that a device has natively; float32 where that is not known.
 
     A CPU has bfloat16 where it has AVX512-BF16 or AMX, and torch has oneDNN, which uses them. A GPU has bfloat16
     where it need not be emulated, else float16.

@@ -52,7 +52,7 @@ def register_system(cls: System) -> System:
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
 
-    Embeddings are compared by Euclidean distance, and unnormalised unless a system is told otherwise.
+    Embeddings are compared by Euclidean distance, and unnormalised unless a system is configured otherwise.
 
     Attributes:
         system: name in `SYSTEMS`.
@@ -279,7 +279,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`; nothing needs to be told again.
+        """Load a folder written by `save_pretrained`; no setting has to be repeated.
 
         Raises:
             InputError: the folder is missing, incomplete or corrupt, or holds another system.

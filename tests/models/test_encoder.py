@@ -10,16 +10,7 @@ from scipy.spatial.distance import cdist
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import BLOCK, PairBatch
 from ragcun.models.systems import IsotropicGaussianEncoder
-
-
-def moved(encoder: IsotropicGaussianEncoder, scale: float = 0.2) -> IsotropicGaussianEncoder:
-    """Move all parts away from their start."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for part in encoder.parts().values():
-            for parameter in part.parameters():
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return encoder
+from tests.models.helpers import moved
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Mixing with the base: squared distances lie between those of head and base, in and out of ragcun."""
+"""Interpolation with the base: squared distances lie between those of head and base, in and out of ragcun."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, HeadShape
-from ragcun.models.interpolation import interpolate_with_base, wider_shape
+from ragcun.models.interpolation import interpolate_with_base
 from ragcun.models.projection import ProjectionEncoder
+from tests.models.helpers import moved
 
 DIM = 16
 SHAPES = [("linear", "gelu", 2), *itertools.product(["residual", "mlp"], ACTIVATIONS, [2, 3])]
@@ -29,12 +30,7 @@ def encoder_of(
     base = TextBase.load(tiny_bert, normalize=normalize, device="cpu")
     made = SYSTEMS[system](base, head=config, normalize_output=normalize_output)  # type: ignore[call-arg]
     assert isinstance(made, ProjectionEncoder)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for part in made.parts().values():
-            for tensor in (*part.parameters(), *part.buffers()):
-                tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
-    return made.eval()
+    return moved(made, 0.2).eval()
 
 
 def squared(queries: object, documents: object) -> np.ndarray:
@@ -89,7 +85,7 @@ def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> N
 
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
-def test_a_mixed_encoder_can_be_mixed_again(tiny_bert: str, texts: list[str], kind: str) -> None:
+def test_an_interpolated_encoder_can_be_interpolated_again(tiny_bert: str, texts: list[str], kind: str) -> None:
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM))
     once, twice = interpolate_with_base(encoder, 0.75), interpolate_with_base(interpolate_with_base(encoder, 0.5), 0.5)
     found, expected = (squared(model.encode_query(texts[:9]), model.encode_query(texts[:9])) for model in (twice, once))
@@ -97,7 +93,7 @@ def test_a_mixed_encoder_can_be_mixed_again(tiny_bert: str, texts: list[str], ki
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_unit_length_embeddings_mix_by_one_scale(
+def test_unit_length_embeddings_interpolate_by_one_scale(
     tiny_bert: str, texts: list[str], training: bool, tmp_path: Path
 ) -> None:
     """The reference: both sides' mean lengths averaged, the parts put together, the whole scaled to length 1."""
@@ -121,8 +117,8 @@ def test_unit_length_embeddings_mix_by_one_scale(
             np.testing.assert_allclose(encode(texts[:30]), rows, atol=1e-5)
 
 
-def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_bert: str, texts: list[str]) -> None:
-    """An orthogonal head times 3: cosines of head and base agree with the mixture's."""
+def test_unit_length_is_exact_where_outputs_have_one_length(tiny_bert: str, texts: list[str]) -> None:
+    """An orthogonal head times 3: cosines of head and base agree with the interpolation's."""
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM), normalize_output=True)
     rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))).Q
     encoder.head.start_as(3 * rotation, torch.zeros(DIM))
@@ -135,7 +131,7 @@ def test_unit_length_embeddings_mix_exactly_where_outputs_have_one_length(tiny_b
 
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
-def test_a_mixed_head_still_learns(tiny_bert: str, kind: str) -> None:
+def test_an_interpolated_head_still_learns(tiny_bert: str, kind: str) -> None:
     mixed = interpolate_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM)), 0.5)
     mixed.head(torch.eye(DIM)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in mixed.head.parameters())
@@ -149,7 +145,7 @@ def test_impossible_shares(tiny_bert: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_predictors_cannot_be_mixed(tiny_bert: str, system: str) -> None:
+def test_predictors_cannot_be_interpolated(tiny_bert: str, system: str) -> None:
     encoder = SYSTEMS[system](TextBase.load(tiny_bert, device="cpu"), use_predictor=True)  # type: ignore[call-arg]
     assert isinstance(encoder, ProjectionEncoder)
     for share in (0, 0.5):
@@ -169,8 +165,3 @@ def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
     raw = encoder_of(tiny_bert, "isotropic_gaussian", config, normalize=False, normalize_output=True)
     with pytest.raises(ValueError, match="normalize=True"):
         interpolate_with_base(raw, 0.5, {"query": np.ones((3, DIM), dtype=np.float32)})
-
-
-def test_mixed_shapes() -> None:
-    assert wider_shape(HeadShape("linear", 8, 5)) == HeadShape("linear", 8, 13)
-    assert wider_shape(HeadShape("mlp", 8, 5, 3)) == HeadShape("residual", 8, 13, 3, matrix_skip=True)
