@@ -159,16 +159,6 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
         again.encoder.encode_query("a text")
 
 
-def test_training_queries_alone_leaves_documents_bit_for_bit(problem):
-    queries, documents, _ = problem
-    head = fit_head(*problem, train_side="query", **QUICK)
-    expected = torch.nn.functional.normalize(torch.from_numpy(documents)).numpy()
-    np.testing.assert_array_equal(head.embed_documents(documents), expected)
-    assert not np.allclose(
-        head.embed_queries(queries), queries / np.linalg.norm(queries, axis=1, keepdims=True), atol=1e-3
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
