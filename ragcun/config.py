@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -18,17 +17,6 @@ BASE_DTYPE_HELP = (
 LARGEST_SEED = 2**32 - 1
 SWITCH: dict[str, Any] = {"bare": True, "off": False}
 """Of a boolean that may also be None."""
-
-
-def names(kind: str) -> Callable[[], Iterable[str]]:
-    """Return a function that reads the names of a setting's values beside what they name, when they are asked for."""
-
-    def read() -> Iterable[str]:
-        from ragcun.plugins import registered
-
-        return registered(kind)
-
-    return read
 
 
 @dataclass
@@ -57,7 +45,7 @@ class ModelConfig:
     """The base and the encoder system on it."""
 
     title: ClassVar[str] = "model"
-    system: str = flag("asymmetric", "encoder system", choices=names("system"))
+    system: str = flag("asymmetric", "encoder system", choices="system")
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
@@ -72,7 +60,7 @@ class HeadConfig:
     """The head on the base's vectors, and the predictor."""
 
     title: ClassVar[str] = "head"
-    head: str = flag("linear", "kind of projection head", choices=names("head"))
+    head: str = flag("linear", "kind of projection head", choices="head")
     head_init: str | None = flag(
         None,
         "initial head: identity, calibrated (whitening) or random (default: calibrated; identity with "
@@ -82,11 +70,11 @@ class HeadConfig:
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     head_depth: int = flag(2, "linear layers of a residual or mlp head, 2 to 4", at_least=2, at_most=4)
     head_expansion: float = flag(2.0, "hidden width over the base's dimension, 1 to 4", at_least=1, at_most=4)
-    activation: str = flag("gelu", "activation of head and predictor", choices=names("activation"))
+    activation: str = flag("gelu", "activation of head and predictor", choices="activation")
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
     normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)", **SWITCH)
     use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)", **SWITCH)
-    predictor: str | None = flag(None, "kind of predictor (default: residual; respred: mlp)", choices=names("head"))
+    predictor: str | None = flag(None, "kind of predictor (default: residual; respred: mlp)", choices="head")
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
     mix_with_base: float = flag(0.0, "share of the base in the distances, appended to embeddings", at_least=0, below=1)
@@ -102,16 +90,16 @@ class ObjectiveConfig:
     lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0)
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)", at_least=0)
     lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
-    contrastive: str = flag("infonce", "contrastive loss", choices=names("contrastive"))
-    isotropy: str = flag("covariance", "isotropy loss", choices=names("isotropy"))
-    isotropy_form: str = flag("scale_free", "covariance loss: scale_free, or absolute", choices=names("isotropy_form"))
-    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices=names("isotropy_transform"))
-    isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices=names("isotropy_rows"))
+    contrastive: str = flag("infonce", "contrastive loss", choices="contrastive")
+    isotropy: str = flag("covariance", "isotropy loss", choices="isotropy")
+    isotropy_form: str = flag("scale_free", "covariance loss: scale_free, or absolute", choices="isotropy_form")
+    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices="isotropy_transform")
+    isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="isotropy_rows")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
-    knots: str = flag("reference", "integration knots of SIGReg", choices=names("knots"))
+    knots: str = flag("reference", "integration knots of SIGReg", choices="knots")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
     temperature: float = flag(0.1, "temperature of InfoNCE")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices=names("distance"))
+    distance: str = flag("euclidean", "distance of InfoNCE", choices="distance")
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)

