@@ -199,7 +199,8 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
             raise InputError(f"{source}: {name} = {value!r:.60} is not possible: {error}") from error
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in converted:
-            raise InputError(f"{source}: --{name} is missing: {field.metadata['help']}")
+            where = "" if source == FLAGS else f"{source}: "
+            raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")
     try:
         return config(**converted)
     except ValueError as error:

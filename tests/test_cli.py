@@ -34,15 +34,8 @@ NOTES = {
     ],
     "tables comparison": [""],
     "tables paper": ["--results R --output paper/results_table.tex"],
-    "train": [
-        "--train_data T --val_data V --base_model B --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 "
-        "--lambda_reg 0.0 --margin 0.1 --projection_learning_rate 5e-4 --epochs 2 --output_dir O",
-        "--train_data T --freeze_base False --base_learning_rate 1e-5 --projection_learning_rate 5e-4",
-        "--train_data T --freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
-        "--train_data T --load_checkpoint checkpoints/X/best_model --learning_rate 1e-5 --no_normalize_embeddings",
-    ],
 }
-"""Flags of the founding notes' commands; those of train are compared value by value in training/test_config.py."""
+"""Flags of the founding notes' commands; training/test_config.py has those of train."""
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
