@@ -115,7 +115,7 @@ def html_table(table: Table, numeric: bool = True) -> Markup:
         "<figure><figcaption><bdi>{0}</bdi></figcaption>"
         '<div class="scroll" tabindex="0" role="region" aria-label="{0}">{1}</div></figure>'
     )
-    return box.format(visible(table.caption), Markup(text))  # nosec B704 - cells are escaped above
+    return box.format(visible(table.caption), Markup(text))  # nosec B704
 
 
 def _isolated(text: str) -> Markup:

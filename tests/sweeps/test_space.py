@@ -21,7 +21,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "sweeps").gl
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_shipped_sweeps_are_valid(path: Path) -> None:
     assert read_space(path).parameters
-    assert f"python scripts/sweep.py --config configs/sweeps/{path.name} --output_dir" in path.read_text()
+    assert f"ragcun sweep --config configs/sweeps/{path.name} --output_dir" in path.read_text()
 
 
 def test_there_is_a_sweep_for_each_of_the_four_phases_and_for_lambda() -> None:
