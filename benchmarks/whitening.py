@@ -18,10 +18,9 @@ def measure(folder: Path, cache) -> dict:
     """Return NDCG@10, its p-value against the base, and the isotropy of documents at each exponent."""
     import ragcun
     from ragcun.isotropy.measures import isoscore, isotropy_score
-    from ragcun.retrieval.metrics import evaluate_run
+    from ragcun.retrieval.metrics import evaluate_run, paired_tests
     from ragcun.retrieval.runs import make_run
     from ragcun.retrieval.search import top_k
-    from ragcun.retrieval.significance import paired_tests
 
     collection = ragcun.load_collection(folder, "test")
     documents = cache.encode([document.content for document in collection.documents.values()], "document")

@@ -19,14 +19,11 @@ from ragcun.errors import InputError
 def ray_runner(
     workers: int = 1, address: str | None = None, cpus: int = 1, gpus: float = 0, retries: int = 3
 ) -> Iterator[Runner]:
-    """Give a function that runs each shard as a Ray task. A Ray that is connected already is used and left running.
+    """Give a function that runs each shard as a Ray task; a Ray that is connected already is used and left running.
 
-    Args:
-        workers: tasks at a time in a Ray started on this machine; without effect where there is an address.
-        address: of a running cluster (``host:port`` of its head, or ``auto`` on one of its machines).
-        cpus: CPUs that a task takes.
-        gpus: GPUs that a task takes.
-        retries: how often a task is run again whose worker died.
+    `workers` is the number of tasks at a time in a Ray started on this machine, without effect with the `address` of a
+    running cluster (``host:port`` of its head, or ``auto``); a task takes `cpus` and `gpus`, and runs again up to
+    `retries` times where its worker died.
 
     Raises:
         InputError: Ray is missing, cannot be reached or has too little, a task raised it, or its worker kept dying.
@@ -85,7 +82,7 @@ def import_ray() -> Any:
 
 
 def _connect(ray: Any, cpus: int, address: str | None, retries: int) -> None:
-    """Connect to a cluster, or start Ray here with a small object store: tasks exchange files."""
+    # a small object store: tasks exchange files
     where: dict[str, Any] = {"address": address or "local"}
     if address is None:
         where |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 << 20}

@@ -1,6 +1,6 @@
 """Exact search of a corpus in shards, each encoded and searched by a task that writes into a shared folder.
 
-Shards consist of whole blocks, and a batch never crosses a block. So neither the number of shards nor the process
+Shards consist of whole blocks, and a batch never crosses a block, so that neither the number of shards nor the process
 decides which texts are encoded together, and with it the last bits of their vectors.
 """
 
@@ -42,17 +42,14 @@ class ShardedSearch:
     """How a collection is encoded and searched.
 
     Attributes:
-        folder: where vectors and results of shards are kept; every machine must see it under this path.
+        folder: of vectors and results of shards; every machine must see it under this path.
         model: checkpoint folder (a path that holds on every machine), hub name or model folder.
-        shards: how many.
         k: documents per query.
         distance: what is compared; None takes the model's own.
         memory_budget_bytes: bound on the working memory of one shard's search.
         device: where it computes; None takes a GPU where the process has one.
-        base_dtype: arithmetic of the base.
-        batch_size: maximum batch size.
         block_rows: texts of a block.
-        threads: CPU threads.
+        threads: CPU threads of a shard.
     """
 
     folder: Path
@@ -103,8 +100,6 @@ class Shard:
 
     Attributes:
         number: of this shard, from 1.
-        search: how the collection is searched.
-        distance: what is compared.
         start: first row in the corpus.
         order: ranks of the rows among equal scores.
         made_from: what the vectors are made from; equal records mean equal vectors.
@@ -131,12 +126,12 @@ class Shard:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the vectors are there."""
+        """Return whether the vectors are there."""
         return _record(self.file("documents", "npy")) == self.made_from
 
     @property
     def is_done(self) -> bool:
-        """Whether vectors and result are there."""
+        """Return whether vectors and result are there."""
         return self.is_encoded and _record(self.file("result", "npz")) == self.result_record
 
     def run(self) -> None:
@@ -165,11 +160,8 @@ class Shard:
 
     def _search(self) -> None:
         search = self.search
-        queries, documents = (
-            np.load(search.folder / "queries.npy"),
-            np.load(self.file("documents", "npy"), mmap_mode="r"),
-        )
-        budget, device = search.memory_budget_bytes, search.device
+        budget, device, queries = search.memory_budget_bytes, search.device, np.load(search.folder / "queries.npy")
+        documents = np.load(self.file("documents", "npy"), mmap_mode="r")
         found = top_k(queries, documents, search.k + 1, self.distance, budget, device, order=self.order)
         with _writing(self.file("result", "npz"), self.result_record) as file, file.open("wb") as stream:
             np.savez(stream, scores=found.scores, indices=found.indices + self.start)
@@ -204,7 +196,6 @@ def search_collection(source: CollectionFolder, search: ShardedSearch, runner: R
 
 
 def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str], list[str], Qrels, list[Shard]]:
-    """Write query vectors and the texts of shards to encode; the texts are let go on return."""
     collection = source.load()
     opened.cache_clear()
     model = opened(search)
@@ -246,7 +237,7 @@ def digest(texts: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _writing(file: Path, record: dict[str, Any]) -> Iterator[Path]:
-    """Give a temporary path for `file`; its record, beside it, is removed before and written last."""
+    # the record, beside the file, is removed before and written last
     file.with_suffix(".json").unlink(missing_ok=True)
     with replacing_file(file) as temporary:
         yield temporary
@@ -278,7 +269,6 @@ def _write_matrix(file: Path, blocks: Iterable[NDArray[np.float32]], shape: tupl
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in a folder; what killed ones left half-written is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):

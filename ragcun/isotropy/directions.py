@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import hyp0f1, logsumexp
 from tqdm.auto import tqdm
 
 from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, Moments, Rows, squared_norms, unit_rows
@@ -73,7 +73,6 @@ def log_partition(
 
 
 def _log_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of the sum of exponentials down each column; faster than scipy's."""
     largest = values.max(axis=0)
     return np.log(np.exp(values - largest).sum(axis=0)) + largest
 
@@ -85,11 +84,10 @@ def partition_ratio(log_sums: NDArray[np.float64]) -> float:
 
 
 def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
-    """`ragcun.losses.sigreg` of T/N of the rows less their mean, over √(mean variance of a dimension).
+    """`ragcun.losses.sigreg` of T/N of the rows less their mean, over √(mean variance of a dimension), in float32.
 
-    Rows of any mean and scale are so compared with the isotropic normal law that has theirs. In float32, over
-    `num_slices` directions drawn from `seed`. N(0, I) gives about `isotropic_sigreg`; 0 is only reached by that law in
-    an infinite sample, and the larger the value the less normal or the less isotropic.
+    Rows of any mean and scale are so compared with the isotropic normal law that has theirs: N(0, I) gives about
+    `isotropic_sigreg`, and the larger the value the less normal or the less isotropic.
 
     Raises:
         UndefinedMeasure: all rows are equal.
@@ -106,3 +104,21 @@ def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed:
     centred /= largest
     centred *= np.sqrt(centred.size / np.square(centred).sum())
     return float(sigreg(torch.from_numpy(centred.astype(np.float32)), 0, num_slices, n_free=True, seed=seed))
+
+
+def isotropic_uniformity(dim: int, t: float = 2) -> float:
+    """Logarithm of E exp(−t‖u − v‖²) for u, v uniform on the unit sphere: −2t + log ₀F₁(; dim/2; t²)."""
+    return float(np.log(hyp0f1(dim / 2, t**2)) - 2 * t)
+
+
+def isotropic_sigreg(n: int, dim: int) -> float:
+    """Return the expected `sigreg_statistic` of n rows of N(0, I), to leading order in 1/n.
+
+    Σ_k w_k (1 − e^(−t²)(1 + t² + t⁴/(2·dim)))/n over the knots t of SIGReg and their weights: the last two terms are
+    what taking off the mean and scaling by the mean variance of all dimensions spare.
+    """
+    step, count = 3 / 16, 16
+    t = step * np.arange(1, count + 1)
+    weights = 2 * step * np.exp(-(t**2) / 2)
+    weights[-1] /= 2
+    return float((weights * (1 - np.exp(-(t**2)) * (1 + t**2 + t**4 / (2 * dim)))).sum() / n)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, squared_norms
-from ragcun.isotropy.spectrum import UndefinedMeasure
+from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, squared_norms, unit_rows
+from ragcun.isotropy.spectrum import UndefinedMeasure, defined
 
 ARRAYS_AT_ONCE = 16
 PAIRS_AT_ONCE = 4096
@@ -53,7 +55,6 @@ def nearest_rows(
 
 
 def _exact(x: NDArray[np.float64], rows: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Squared distances of pairs of rows as sums of squared differences."""
     parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(rows), PAIRS_AT_ONCE)]
     return np.concatenate([np.square(x[rows[part]] - x[candidates[part]]).sum(axis=1) for part in parts])
 
@@ -68,8 +69,7 @@ def k_occurrences_without(
 ) -> list[NDArray[np.int64]]:
     """N_k of the rows that remain when a group of rows is left out, for each group, from more than k neighbours.
 
-    With 2k neighbours, fewer than k of them remain only where over half lie in one random group. Where a row has fewer
-    than k left, or there are only k neighbours to begin with, the list is empty.
+    The list is empty where a row has fewer than k neighbours left.
     """
     found = []
     for group in range(int(group_of.max()) + 1):
@@ -109,3 +109,20 @@ def robin_hood(counts: NDArray[np.int64]) -> float:
 def antihub_share(counts: NDArray[np.int64]) -> float:
     """Share of rows that are among the k nearest of no other row, 0 to 1."""
     return float((counts == 0).mean())
+
+
+def hubness_measures(counts: NDArray[np.int64]) -> dict[str, float | None]:
+    """Every measure of hubness from N_k; None where undefined."""
+    return {
+        "hubness_skewness": defined(hubness_skewness, counts),
+        "robin_hood": robin_hood(counts),
+        "antihub_share": antihub_share(counts),
+    }
+
+
+@lru_cache(maxsize=64)
+def isotropic_hubness(n: int, dim: int, k: int, seed: int, one_length: bool) -> dict[str, float | None]:
+    """Measures of hubness of one draw of n rows of N(0, I), scaled to length 1 with `one_length`."""
+    rows = np.random.default_rng(seed).standard_normal((n, dim))
+    rows = unit_rows(rows) if one_length else rows
+    return hubness_measures(k_occurrence(nearest_rows(rows, k)[0], n))

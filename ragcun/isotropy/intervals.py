@@ -37,14 +37,9 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure.
+    """A measured value (None where undefined), its 95 % `interval`, and what as many rows of N(0, I) give.
 
-    Attributes:
-        value: None where undefined.
-        low: lower end of its 95 % `interval`, None where there is none.
-        high: its upper end.
-        n: rows, or pairs, that it was computed on.
-        isotropic: what as many rows of N(0, I) give; None where that says nothing.
+    `n` is the number of rows, or pairs. Ends are None where there is no interval, `isotropic` where it says nothing.
     """
 
     value: float | None
@@ -60,12 +55,11 @@ def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[floa
     value ± t·se with se² = (G − 1)/G · Σ_g (v_g − v̄)², the delete-group jackknife, and t the 97.5 % point of Student's
     law with G − 1 degrees of freedom. The se² of strata that were sampled apart, as queries and documents, add up, and
     the fewest groups give t. The interval is for the expected value of the measure at this number of rows, and is not
-    cut to the range of the measure. (None, None) where the value or one of those left is undefined, or a stratum has
-    fewer than 2 groups.
+    cut to the range of the measure. (None, None) where a value is undefined, or a stratum has fewer than 2 groups.
 
-    Not a bootstrap: a resample holds only 63 % distinct rows, and measures of a spectrum or of neighbours depend on
-    that number. In simulations the spread of resamples is 2 to 6 times the true one for isotropic rows, against 1.2 to
-    1.6 times here. The square of se is never too small on average (Efron and Stein 1981).
+    Not a bootstrap: a resample holds only 63 % distinct rows, on whose number measures of a spectrum or of neighbours
+    depend. In simulations the spread of resamples is 2 to 6 times the true one for isotropic rows, here 1.2 to 1.6
+    times.
 
     Source: Quenouille 1956; Efron and Stein 1981, *The jackknife estimate of variance*; Shao and Wu 1989.
     """
@@ -79,7 +73,7 @@ def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[floa
 
 
 def join(values: Values, left: Sequence[Values], n: int, isotropic: Values) -> dict[str, Measure]:
-    """Join values, those with a group left out, and those of N(0, I)."""
+    """Combine values, those with a group left out, and those of N(0, I) into `Measure` by name."""
     return {
         name: Measure(value, *interval(value, [one[name] for one in left]), n, isotropic.get(name))
         for name, value in values.items()

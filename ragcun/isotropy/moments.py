@@ -21,14 +21,12 @@ GROUPS, LEAST_GROUPS = 50, 10
 
 
 class Rows:
-    """Matrices of one width as the rows of a single one, checked when they are read.
-
-    Args:
-        parts: name, for messages, and matrix ``(n, dim)`` of real numbers, possibly a memory map.
+    """Matrices of one width ``(n, dim)``, by name, possibly memory maps, as the rows of one; checked when read.
 
     Raises:
         ValueError: a part is not a matrix of real numbers, widths differ, there are fewer than 2 rows in all, or, when
-            it is read, a row or its squared length is not finite.
+        it
+            is read, a row or its squared length is not finite.
     """
 
     def __init__(self, parts: Mapping[str, ArrayLike]) -> None:
@@ -94,7 +92,6 @@ def _check_finite(block: NDArray[np.float64], rows: NDArray[np.int64], name: str
 
 
 def _release(part: NDArray[np.generic]) -> None:
-    """Drop the pages of a shared memory map from this process; what they hold stays in the file."""
     mapped = getattr(part, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and getattr(part, "mode", None) in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -165,12 +162,12 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Total variance, the trace of the covariance."""
+        """Return the total variance, the trace of the covariance."""
         return float(self.scatter.trace()) / (self.count - 1)
 
     @property
     def second(self) -> NDArray[np.float64]:
-        """XᵀX ``(dim, dim)``, not centred."""
+        """Return XᵀX ``(dim, dim)``, not centred."""
         return self.scatter + self.count * np.outer(self.mean, self.mean)
 
     def covariance_eigenvalues(self) -> NDArray[np.float64]:
@@ -208,9 +205,9 @@ def grouped_moments(
 ) -> GroupedMoments:
     """Moments of the rows of `x` in random groups whose sizes differ by at most 1, in one pass.
 
-    Products are taken in float64 of rows minus the first row, so that a large common vector costs no digits and rows
-    that are all equal have a scatter of exactly 0. There are fewer groups than `groups` where their moments would take
-    more than half the budget, but not fewer than 10 for that reason: 80·dim² bytes are needed at least.
+    Products are taken in float64 of rows minus the first row, so that a large common vector costs no digits and equal
+    rows have a scatter of exactly 0. There are fewer groups than `groups`, but at least 10, where their moments would
+    take more than half the budget; 80·dim² bytes are needed at least.
     """
     rows = as_rows(x)
     affordable = max(LEAST_GROUPS, memory_budget_bytes // (16 * rows.dim**2))

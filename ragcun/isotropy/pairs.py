@@ -22,13 +22,7 @@ Pairs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Distribution:
-    """A list of values, with its population standard deviation.
-
-    Attributes:
-        quantiles: value by share, as ``"0.5"``.
-        edges: 41 edges of bins of equal width.
-        counts: how many values are in each of the 40 bins; the last one includes its upper edge.
-    """
+    """Population standard deviation, quantiles by share (``"0.5"``) and a histogram of 40 equal bins of values."""
 
     n: int
     mean: float
@@ -45,10 +39,10 @@ class Distribution:
 
 
 def distribution(values: ArrayLike) -> Distribution:
-    """Describe values ``(n,)``.
+    """Describe values ``(n,)``; bins go from the smallest to the largest.
 
-    The bins go from the smallest to the largest value. Where those differ by less than a millionth of their size, the
-    bins reach 5 % of it to either side, and 0.5 around 0, so that edges always increase.
+    Where those differ by less than a millionth of their size, the bins reach 5 % of it to either side, and 0.5 around
+    0, so that edges always increase.
 
     Raises:
         ValueError: no values, not a vector, or not finite.
@@ -91,7 +85,7 @@ def distances_between(x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[
 
 
 def random_distances(sample: NDArray[np.float64], settings: MeasureSettings) -> Distribution:
-    """Euclidean distances of random pairs of different rows, `settings.sample` of them at most."""
+    """Euclidean distances of at most `settings.sample` random pairs of different rows."""
     rows = Rows({"the sample": sample})
     left, right = random_pairs(len(rows), settings.sample, settings.seed)
     return distribution(distances_between(rows, rows, left, right))
@@ -99,11 +93,9 @@ def random_distances(sample: NDArray[np.float64], settings: MeasureSettings) -> 
 
 @dataclass(frozen=True)
 class Plane:
-    """Rows in a plane.
+    """Queries and documents in a plane.
 
     Attributes:
-        queries: coordinates of each query.
-        documents: coordinates of each document.
         links: place of a query and of a document relevant to it.
         explained: share of the documents' variance along either axis.
 
@@ -160,15 +152,8 @@ def measure_pairs(
 ) -> PairsReport:
     """Measure queries against documents and against those relevant to them.
 
-    The interval of the gaps leaves out groups of queries and of documents, that of alignment groups of queries.
-
-    Args:
-        queries: (q, dim).
-        documents: (d, dim).
-        pairs: (m, 2) row of a query, row of a document relevant to it.
-        of_queries: moments of the queries.
-        of_documents: moments of the documents.
-        settings: how to measure.
+    The interval of the gaps leaves out groups of queries and of documents, that of alignment groups of queries. `pairs`
+    (m, 2) are row of a query, row of a document relevant to it.
 
     Raises:
         ValueError: no pairs, another shape, or a row that is not there.
@@ -225,7 +210,6 @@ def _alignment(
 
 
 def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, generator: np.random.Generator) -> Plane:
-    """Project some queries, and some documents relevant to each, on the documents' first two principal axes."""
     judged = np.unique(pairs[:, 0])
     shown = np.sort(generator.permutation(judged)[:SHOWN_QUERIES])
     chosen = []
@@ -247,7 +231,7 @@ def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, gener
 def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:
     """Return the two axes of largest variance ``(dim, 2)``, and the share of the variance along each.
 
-    The largest component of an axis is positive. With one dimension the second axis is 0; without variance shares are.
+    The largest component of an axis is positive. With one dimension the second axis is 0.
     """
     values, vectors = np.linalg.eigh(moments.scatter)
     axes, along = np.zeros((len(values), 2)), np.zeros(2)

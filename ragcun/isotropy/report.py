@@ -11,15 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.isotropy import directions, hubness
-from ragcun.isotropy.gaussian_reference import (
-    defined,
-    hubness_measures,
-    isotropic_hubness,
-    isotropic_sigreg,
-    isotropic_spectrum,
-    isotropic_uniformity,
-    spectrum_measures,
-)
 from ragcun.isotropy.intervals import Measure, MeasureSettings, join
 from ragcun.isotropy.moments import (
     GroupedMoments,
@@ -32,6 +23,7 @@ from ragcun.isotropy.moments import (
     squared_norms,
 )
 from ragcun.isotropy.pairs import Distribution, PairsReport, distribution, measure_pairs, random_distances
+from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
 
 FORMAT = 1
 TEMPERATURE = 2.0
@@ -55,14 +47,10 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class SpaceReport:
-    """What was measured of one matrix of embeddings; the fields are those of ``isotropy.json``.
+    """What was measured of one matrix of `n` embeddings; the fields are those of ``isotropy.json``.
 
     Attributes:
-        n: rows.
-        dim: columns.
-        measures: by name.
         spectrum: eigenvalues of the unbiased covariance, descending.
-        norms: of the rows.
         distances: Euclidean, ``random`` of pairs of rows, and ``nearest`` of a row's nearest other row.
         k_occurrence: how many rows by their N_k.
     """
@@ -81,7 +69,6 @@ class SystemReport:
     """What was measured of one system.
 
     Attributes:
-        model: its name.
         untouched: whether it is the base as published.
         distance: by which it searches.
         spaces: ``documents``, and with queries ``queries`` and ``together``, both stacked.
@@ -145,8 +132,8 @@ def measure_system(
         settings: how to measure.
 
     Raises:
-        ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries,
-            or pairs of rows that are not there.
+        ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries, or
+            pairs of rows that are not there.
     """
     settings = settings or MeasureSettings()
     parts = {"documents": Rows({"documents": documents})}
@@ -176,11 +163,11 @@ def measure_space(
     """Measure a matrix of embeddings ``(n, dim)``, possibly on disk, in bounded memory.
 
     Moments and the partition function take all rows; uniformity, SIGReg, hubness and distances a sample of them, drawn
-    without replacement, in which neighbours are sought too. The partition function's `isotropic` is None, since it
-    depends on the scale, and its interval keeps the axes of all rows.
+    without replacement. The partition function's `isotropic` is None, since it depends on the scale, and its interval
+    keeps the axes of all rows.
 
     Raises:
-        ValueError: not a matrix of at least 2 rows of real numbers, or a row is not finite; says which.
+        ValueError: not a matrix of at least 2 rows of real numbers, or a row is not finite.
     """
     rows, settings = as_rows(x), settings or MeasureSettings()
     moments = moments or _moments(rows, settings)
@@ -219,7 +206,6 @@ def _partition(rows: Rows, moments: Moments, settings: MeasureSettings) -> dict[
 
 
 def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
-    """Measure uniformity and SIGReg, whose interval is for the slices of the seed: the same for all of this width."""
     n, dim = sample.shape
     group_of = random_groups(n, settings.groups, settings.seed)
     sums, sizes = directions.kernel_sums(sample, group_of, TEMPERATURE)
@@ -230,30 +216,27 @@ def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) 
         rest = total - 2 * float(sums[group].sum()) + float(sums[group, group])
         uniformity = directions.log_mean_kernel(rest, n - size) if n - size > 1 else None
         left.append({"uniformity": uniformity, "sigreg": defined(statistic, sample[group_of != group])})
-    isotropic = {"uniformity": isotropic_uniformity(dim, TEMPERATURE), "sigreg": isotropic_sigreg(n, dim)}
+    isotropic = {
+        "uniformity": directions.isotropic_uniformity(dim, TEMPERATURE),
+        "sigreg": directions.isotropic_sigreg(n, dim),
+    }
     return join(values, left, n, isotropic)
 
 
 def _neighbour_measures(
     sample: NDArray[np.float64], settings: MeasureSettings
 ) -> tuple[dict[str, Measure], Occurrence, Distribution]:
-    """Measure hubness; return N_k and the distances to the nearest other row, too.
-
-    The skewness depends on the few largest hubs, and its interval is too short where they vary much: for rows of
-    N(0, I) it held the expected value in 80 % of simulations.
-
-    Rows of N(0, I) have hubs because their lengths differ, rows of one length hardly any. So where all lengths are
-    within a thousandth of each other, the reference is N(0, I) scaled to one length.
-    """
     n, dim = sample.shape
     k = min(settings.k, n - 1)
     neighbours, distances = hubness.nearest_rows(sample, min(2 * k, n - 1), settings.memory_budget_bytes)
     counts = hubness.k_occurrence(neighbours[:, :k], n)
     group_of = random_groups(n, settings.groups, settings.seed)
-    left = [hubness_measures(one) for one in hubness.k_occurrences_without(neighbours, k, group_of)]
+    left = [hubness.hubness_measures(one) for one in hubness.k_occurrences_without(neighbours, k, group_of)]
     lengths = np.sqrt(squared_norms(sample))
+    # rows of N(0, I) have hubs because their lengths differ: rows of one length are compared with directions
     one_length = bool(lengths.max() - lengths.min() <= ONE_LENGTH * lengths.max())
-    isotropic = isotropic_hubness(n, dim, k, settings.seed, one_length)
+    isotropic = hubness.isotropic_hubness(n, dim, k, settings.seed, one_length)
     rows_by_count = {str(count): rows for count, rows in enumerate(np.bincount(counts).tolist()) if rows}
-    measures = join(hubness_measures(counts), left, n, isotropic)
+    # the interval of the skewness is too short: for rows of N(0, I) it held the expected value in 80 % of simulations
+    measures = join(hubness.hubness_measures(counts), left, n, isotropic)
     return measures, Occurrence(k, n, rows_by_count), distribution(distances[:, 0])

@@ -6,10 +6,16 @@ Each raises ValueError where they are not a vector of finite numbers of at least
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEAST_POINTS = 3
+DRAWS = 3
+Subject = TypeVar("Subject")
 
 
 class UndefinedMeasure(ValueError):  # noqa: N818 - a property of the data, not a mistake
@@ -29,8 +35,7 @@ def eigenvalues(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
 def isotropy_score(eigenvalues: ArrayLike) -> float:
     """One minus the coefficient of variation of the eigenvalues: 1 − std(λ)/mean(λ), with the population std.
 
-    From 1 − √(d − 1), variance along one direction, to 1, all equal. Since it equals 1 − √(d/PR − 1), with PR the
-    participation ratio, it is negative once PR < d/2.
+    From 1 − √(d − 1), variance along one direction, to 1, all equal; 1 − √(d/PR − 1) with PR the participation ratio.
 
     Raises:
         UndefinedMeasure: all eigenvalues are 0.
@@ -42,8 +47,8 @@ def isotropy_score(eigenvalues: ArrayLike) -> float:
 def isoscore(eigenvalues: ArrayLike) -> float:
     """IsoScore, (PR − 1)/(d − 1) with PR = (Σλ)²/Σλ²: 0 for one direction, 1 for all equal.
 
-    It is (k − 1)/(d − 1) for k equal eigenvalues and zeros. The published algorithm ends in this closed form. N rows of
-    N(0, I) have about (N − 1)/(N + d), so values are to be compared at the same N.
+    The published algorithm ends in this closed form. N rows of N(0, I) have about (N − 1)/(N + d), so values are to be
+    compared at the same N.
 
     Source: Rudman et al. 2022, *IsoScore: Measuring the Uniformity of Embedding Space Utilization*, arXiv:2108.07344.
 
@@ -89,12 +94,7 @@ def effective_rank(eigenvalues: ArrayLike) -> float:
 def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
     """RankMe: exp(−Σ p log p) with p = σ/Σσ + eps over the min(n, d) singular values σ of the matrix, not centred.
 
-    Args:
-        second_eigenvalues: those of XᵀX, (dim,).
-        n: rows of X.
-        eps: added to every share.
-
-    0 for a matrix of zeros.
+    From n, the rows of X, and the eigenvalues of XᵀX (dim,); 0 for a matrix of zeros.
 
     Source: Garrido et al. 2023, *RankMe*, arXiv:2210.02885, equations 1 and 2.
 
@@ -134,9 +134,8 @@ def condition_number(eigenvalues: ArrayLike) -> float:
 def alpha_req(eigenvalues: ArrayLike) -> float:
     """Exponent a of the power law λ_i ∝ i^(−a): minus the least-squares slope of log λ_i on log i; 0 is isotropic.
 
-    Of the r eigenvalues above 0 those from i = 1 + ⌊r/32⌋ to ⌊r/2⌋ are taken: the first ones belong to a few common
-    directions, and the lower half bends down since dimensions and rows are finite, whatever the law. Values near 1 go
-    with good representations by the source.
+    Of the r eigenvalues above 0 those from i = 1 + ⌊r/32⌋ to ⌊r/2⌋ are taken: the first belong to a few common
+    directions, and the lower half bends down since dimensions and rows are finite, whatever the law.
 
     Source: Agrawal et al. 2022, *α-ReQ: Assessing representation quality*; which eigenvalues to take is ours.
 
@@ -153,8 +152,57 @@ def alpha_req(eigenvalues: ArrayLike) -> float:
     return float(-(place @ np.log(values[first:last])) / (place @ place))
 
 
+def spectrum_measures(n: int, covariance: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, float | None]:
+    """Every measure of a spectrum, from n and the eigenvalues of the covariance and of XᵀX; None where undefined."""
+    return {
+        "isotropy_score": defined(isotropy_score, covariance),
+        "isoscore": defined(isoscore, covariance),
+        "participation_ratio": defined(participation_ratio, covariance),
+        "effective_rank": defined(effective_rank, covariance),
+        "rankme": rankme(second, n),
+        "stable_rank": defined(stable_rank, second),
+        "condition_number": defined(condition_number, covariance),
+        "alpha_req": defined(alpha_req, covariance),
+    }
+
+
+@lru_cache(maxsize=64)
+def isotropic_spectrum(n: int, dim: int, seed: int = 0, draws: int = DRAWS) -> dict[str, float | None]:
+    """Mean of every measure of a spectrum over a few draws of n rows of N(0, I); None where undefined."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        covariance = wishart_eigenvalues(n - 1, dim, generator)
+        found.append(spectrum_measures(n, covariance, wishart_eigenvalues(n, dim, generator)))
+    values = {name: [one for row in found if (one := row[name]) is not None] for name in found[0]}
+    return {name: float(np.mean(each)) if len(each) == draws else None for name, each in values.items()}
+
+
+def wishart_eigenvalues(freedom: int, dim: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the eigenvalues of XᵀX, X ~ N(0, I) with `freedom` rows and `dim` columns: (dim,), descending.
+
+    By Bartlett's decomposition, at a cost that does not depend on the rows: XᵀX is distributed as LLᵀ, L lower
+    triangular with standard normal entries and, on its diagonal, roots of χ² with freedom, freedom − 1, … degrees; with
+    fewer rows than dimensions XXᵀ is drawn, which has the same eigenvalues but for zeros.
+
+    Source: Bartlett 1933, *On the theory of statistical regression*.
+    """
+    small, large = sorted((freedom, dim))
+    factor = np.tril(generator.standard_normal((small, small)), -1)
+    np.fill_diagonal(factor, np.sqrt(generator.chisquare(large - np.arange(small))))
+    values = np.square(np.linalg.svd(factor, compute_uv=False))
+    return np.concatenate([values, np.zeros(dim - small)])
+
+
+def defined(measure: Callable[[Subject], float], subject: Subject) -> float | None:
+    """Return a measure, None where it is undefined."""
+    try:
+        return measure(subject)
+    except UndefinedMeasure:
+        return None
+
+
 def _checked(values: ArrayLike) -> NDArray[np.float64]:
-    """Return values over the largest, so that no square overflows or vanishes."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         raise ValueError(f"expected a vector of at least 1 number, got shape {array.shape}")

@@ -146,7 +146,7 @@ def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float:
     folder = runs_folder(file.path) / dataset
     if not all((folder / f"{slug}.per_query.json").is_file() for slug in ("model", "untouched_base")):
         return math.nan
-    from ragcun.retrieval.significance import paired_tests
+    from ragcun.retrieval.metrics import paired_tests
 
     ours, theirs = (file.per_query(dataset, slug, metric) for slug in ("model", "untouched_base"))
     try:

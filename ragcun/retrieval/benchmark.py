@@ -35,30 +35,14 @@ def run_benchmark(
     """Evaluate every system on every collection and write results, per-query values and run files.
 
     Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json``. Scores of
-    the untouched base and each baseline carry the paired tests of the model's NDCG@10 against theirs. Where the model
-    is a checkpoint that knows its training positives, all scores on a collection also hold ``seen`` and ``unseen``: the
-    same on the queries that have a relevant document among those positives, and on those that have none. Where
-    documents were hidden from training (`HoldOut`), they also hold ``held_out``: the same where only the hidden
-    documents of the collection are ranked, for the queries that have a relevant one among them; their files are
-    ``<system>.held_out.trec`` and ``<system>.held_out.per_query.json``.
+    the untouched base and each baseline carry paired tests of the model's NDCG@10 against theirs. Where the checkpoint
+    knows its training positives, scores also hold ``seen`` and ``unseen``: queries with a relevant document among those
+    positives, and without. Where documents were hidden from training (`HoldOut`), ``held_out`` ranks the hidden
+    documents alone, in files ``<system>.held_out.*``.
 
     Collections named ``SET/PART`` are parts of a set, which has scores of its own (`average_parts`); the average counts
-    the set once and not its parts. A `CollectionFolder` is read when its turn comes, and let go before the next one.
-    The results file is written after each set, so that what is done stays when a later one fails.
-
-    Args:
-        model: what is evaluated.
-        baselines: what else is.
-        collections: on what; the parts of a set one after the other.
-        output_file: the results file; an earlier one is replaced.
-        manifest: what else is recorded.
-        cutoffs: of the metrics.
-        seed: of the randomisation test.
-        resume: whether to keep what `output_file` already has, and add the sets that it lacks.
-        report: called with the results each time that they were written.
-
-    Returns:
-        What was written to `output_file`.
+    the set once. The results file is written after each set, so that what is done stays when a later one fails; a
+    `CollectionFolder` is in memory only during its turn. With `resume`, sets that `output_file` already has are kept.
 
     Raises:
         InputError: a collection is wrong, or `output_file` is of another evaluation.
@@ -86,16 +70,6 @@ def run_benchmark(
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """What is known so far.
-
-    Attributes:
-        comparison: the systems.
-        distance: what the model compares by.
-        manifest: what is recorded beside the scores.
-        scores: by slug and collection.
-        collections: facts of each collection.
-    """
-
     comparison: Comparison
     distance: str
     manifest: dict[str, Any]
@@ -103,11 +77,6 @@ class _Benchmark:
     collections: dict[str, CollectionFacts]
 
     def restore(self, settings: Mapping[str, Any]) -> None:
-        """Take over the scores of an earlier evaluation with the same settings, and record how it was made.
-
-        Raises:
-            InputError: the file holds no results, or those of another evaluation; names what differs.
-        """
         path = self.comparison.output_file
         earlier = Results.read(path)
         before = earlier.manifest.get("settings")
@@ -128,11 +97,6 @@ class _Benchmark:
         self.manifest["earlier"] = [*earlier.manifest.get("earlier", []), made]
 
     def evaluate(self, name: str, sources: Sequence[Source], report: Report | None) -> None:
-        """Evaluate a set of one or more collections and write the results; one that is known is only checked.
-
-        Raises:
-            InputError: a collection is wrong, or not the one of that name that is known.
-        """
         if name in self.collections:
             for source in sources:
                 self._require_unchanged(source)
@@ -145,7 +109,6 @@ class _Benchmark:
         self.write(report)
 
     def write(self, report: Report | None) -> Results:
-        """Write the results, pass them to `report`, and return them."""
         systems = {slug: self._system(slug) for slug in self.scores}
         model, base = systems.pop(MODEL), systems.pop(BASE, None)
         results = Results(model, self.distance, base, systems, dict(self.collections), self.manifest)
@@ -176,7 +139,7 @@ class _Benchmark:
 
 
 def settings_of(comparison: Comparison, distance: str) -> dict[str, Any]:
-    """Return all that decides scores beside the collections, as JSON has it; a system by its fingerprint, or name."""
+    """Return all that determines scores beside the collections; a system by its fingerprint, or name."""
     settings = {
         "model": comparison.model.name,
         "distance": distance,

@@ -20,11 +20,8 @@ B = 0.4
 class BM25:
     """An index of documents under BM25 as Lucene computes it (idf = ln(1 + (N − df + ½)/(df + ½)), never negative).
 
-    Words are lowercased, English stop words dropped and the rest stemmed (Snowball English); k1 = 0.9 and b = 0.4 are
-    the values of Anserini's BEIR baselines (Kamalloo et al., arXiv 2306.07471), which index title and text as one.
-
-    Args:
-        documents: id to text, by convention ``title + " " + text``; a text may be empty, and is then never found.
+    Lower case, without English stop words, Snowball stems; k1 = 0.9 and b = 0.4 as in Anserini's BEIR baselines
+    (Kamalloo et al., arXiv 2306.07471). An empty text is never retrieved.
 
     Raises:
         ValueError: there are no documents.
@@ -43,8 +40,7 @@ class BM25:
     def run(self, queries: Mapping[str, str], k: int = 100) -> Run:
         """Rank the documents that share a word with a query, by (score descending, order of the documents).
 
-        A query of which no word occurs in the documents has an empty result. A document whose id is the query's own is
-        left out, as BEIR does.
+        A document whose id is the query's own is left out, as BEIR does.
 
         Raises:
             ValueError: `k` is below 1.

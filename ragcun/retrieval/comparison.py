@@ -16,9 +16,8 @@ from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
 from ragcun.io import write_json
 from ragcun.results import METRIC, CollectionFacts, Scores, SystemScores
 from ragcun.retrieval.evaluate import Retriever, StoredRetriever, evaluate_retriever
-from ragcun.retrieval.metrics import mean
+from ragcun.retrieval.metrics import mean, paired_tests
 from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.significance import paired_tests
 from ragcun.retrieval.systems import System
 
 logger = logging.getLogger(__name__)
@@ -29,13 +28,7 @@ PerQuery = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Compared:
-    """What systems score on one collection.
-
-    Attributes:
-        facts: what distinguishes the collection.
-        scores: of each system, by slug.
-        tested: each system's NDCG@10 for each query.
-    """
+    """The systems' scores on one collection, by slug, and their NDCG@10 for each query (`tested`)."""
 
     facts: CollectionFacts
     scores: dict[str, Scores]
@@ -47,11 +40,7 @@ class Comparison:
     """A model, what it is compared with, and how.
 
     Attributes:
-        model: what is evaluated.
         others: untouched base and baselines, by slug.
-        output_file: the results file, beside which run files are written.
-        cutoffs: of the metrics.
-        seed: of the randomisation test.
         seen: hashes of the documents that training saw; None where that is unknown.
         held_out: which documents were hidden from training; None where none were.
     """
@@ -104,7 +93,6 @@ class Comparison:
         return Compared(facts_of(collection), scores, {slug: values[METRIC] for slug, values in per_query.items()})
 
     def _held_out(self, collection: Collection) -> dict[str, Scores]:
-        """Score the systems where hidden documents alone are ranked, without stored rankings, which end at a depth."""
         hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
         if hidden is None:
             return {}
@@ -118,7 +106,6 @@ class Comparison:
     def _evaluate(
         self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
     ) -> dict[str, PerQuery]:
-        """Evaluate systems and write the files of each; return the values of each metric for each query."""
         folder, per_query = runs_folder(self.output_file) / collection.name, {}
         for slug, retriever in systems.items():
             evaluation = evaluate_retriever(retriever, collection, self.cutoffs)
@@ -128,7 +115,6 @@ class Comparison:
         return per_query
 
     def _scores(self, per_query: Mapping[str, PerQuery], slug: str, queries: Set[str] | None = None) -> Scores:
-        """Average a system's metrics over some queries, or all, and test it against the model."""
         ours, theirs = (
             {m: {q: v for q, v in values.items() if queries is None or q in queries} for m, values in system.items()}
             for system in (per_query[MODEL], per_query[slug])
@@ -156,9 +142,9 @@ def tests_of(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) 
 def average_parts(parts: Mapping[str, Compared], seed: int) -> Compared:
     """Average over the parts of a set (CQADupStack's forums), each counting the same whatever its number of queries.
 
-    A metric's difference between two systems is ``Σ_parts Σ_queries d_q / (P · n_part)``, a weighted sum over queries,
-    so its randomisation test flips the sign of each query's difference. There is no t-test, which knows no weights, and
-    there are no scores on seen, unseen or held-out queries or documents.
+    A metric's difference between two systems is ``Σ_parts Σ_queries d_q / (P · n_part)``, so its randomisation test
+    flips the sign of each query's weighted difference. There is no t-test, which knows no weights, and no scores on
+    seen, unseen or held-out documents.
 
     Raises:
         ValueError: there are no parts.
@@ -178,7 +164,6 @@ def average_parts(parts: Mapping[str, Compared], seed: int) -> Compared:
 
 
 def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return all queries' values, weighted so that their plain mean is the mean over parts of the parts' means."""
     total = sum(len(values) for values in parts.values())
     return {
         f"{name} {query}": value * total / (len(parts) * len(values))
@@ -188,7 +173,6 @@ def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _slug(retriever: Retriever, taken: Set[str]) -> str:
-    """Return a name for files, unlike those taken."""
     title = SystemScores(retriever.name, {}, {}, **retriever.size).title
     slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "system"
     candidates = [slug, *(f"{slug}-{number}" for number in range(2, len(taken) + 2))]

@@ -60,19 +60,19 @@ class DenseRetriever:
 
     @property
     def size(self) -> Mapping[str, Any]:
-        """The record of `vectors`."""
+        """Return the record of `vectors`."""
         return {} if self.vectors is None else self.vectors.record()
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the base and, of a checkpoint, of the file that holds the checksums of all others."""
+        """Return a digest of the base and, of a checkpoint, of the file with the checksums of all others."""
         if not isinstance(self.encoder, CachedEncoder):
             return f"{type(self).__name__} {self.name} {json.dumps(self.size)}"
         own = file_digest(Path(self.name) / CONFIG) if is_checkpoint(self.name) else ""
         return f"{self.encoder.cache.fingerprint} {own} {self.distance} {json.dumps(self.size)}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Encode the collection, search, and drop documents of the query's own id; equal scores rank by id."""
+        """Encode the collection and search; equal scores rank by id."""
         documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
         queries = self.encoder.encode_query(list(collection.queries.values()))
         distance = self.distance
@@ -93,7 +93,7 @@ class BM25Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """The parameters."""
+        """Return the parameters."""
         return f"bm25 k1={K1} b={B}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
@@ -112,7 +112,7 @@ class StoredRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """What the earlier evaluation recorded of its model."""
+        """Return what the earlier evaluation recorded of its model."""
         manifest = read_json(self.folder.with_suffix(".json")).get("manifest") or {}
         recorded = (manifest.get("settings") or {}).get("system model", "")
         return f"earlier evaluation of {self.name} {recorded} {json.dumps(self.size)}"
@@ -124,13 +124,7 @@ class StoredRetriever:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rankings of one system on one collection, and their metrics.
-
-    Attributes:
-        run: score of each retrieved document, by query.
-        per_query: value of each metric for each judged query.
-        mean: mean of each metric over all judged queries.
-    """
+    """Rankings of one system on one collection, and its metrics for each judged query and on average."""
 
     run: Run
     per_query: Mapping[str, Mapping[str, float]]

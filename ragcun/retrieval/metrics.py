@@ -1,16 +1,21 @@
-"""Retrieval metrics of a run against judgments (qrels), by trec_eval through pytrec_eval."""
+"""Retrieval metrics of a run against judgments (qrels), by trec_eval, and paired tests of their differences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import pytrec_eval
+from numpy.typing import NDArray
+from scipy.stats import permutation_test, ttest_rel
 
 from ragcun.retrieval.runs import check_finite, ranked
 
 PerQuery = dict[str, dict[str, float]]
 MRR_CUTOFF = 10
+BATCH_VALUES = 1 << 20
 TREC_MEASURES = {"NDCG": "ndcg_cut", "MAP": "map_cut", "Recall": "recall", "P": "P"}
 
 
@@ -22,11 +27,8 @@ def evaluate_run(
     """Measure every judged query: ``{metric: {query id: value}}`` for NDCG, MAP, Recall and P at each cut-off, and MRR.
 
     NDCG has linear gain and a log₂(rank + 1) discount; a document is relevant from grade 1 on. MRR is there at 10 only,
-    where 10 is among the cut-offs. Queries are those with at least one judgment: one that the run lacks scores 0, and
-    so does one without a relevant document (as in trec_eval); queries of the run without judgments are passed over.
-
-    Documents rank by (score descending, order in the run). trec_eval would break ties by document id, so it is handed
-    minus the rank in place of the score.
+    where 10 is among the cut-offs. As in trec_eval, a judged query that the run lacks scores 0, and so does one without
+    a relevant document; unjudged queries are ignored. Documents rank by (score descending, order in the run).
 
     Raises:
         ValueError: no query is judged, a cut-off is below 1, or a score is not finite.
@@ -37,7 +39,7 @@ def evaluate_run(
     if not cutoffs or min(cutoffs) < 1:
         raise ValueError(f"cut-offs must be at least 1, got {list(cutoffs)}")
     check_finite(run)
-    by_rank = {
+    by_rank = {  # trec_eval would break ties by document id
         query: {document: -float(rank) for rank, (document, _) in enumerate(ranked(run[query]))}
         for query in judged
         if run.get(query)
@@ -70,3 +72,60 @@ def _trec_eval(
     run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], measures: set[str]
 ) -> dict[str, dict[str, float]]:
     return pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+
+
+@dataclass(frozen=True)
+class PairedTests:
+    """Number of queries, mean of ours − baseline, and two-sided p-values of randomisation and paired t-test."""
+
+    n: int
+    mean_difference: float
+    p_randomisation: float
+    p_t: float
+
+
+def paired_tests(
+    ours: Mapping[str, float], baseline: Mapping[str, float], resamples: int = 10_000, seed: int = 0
+) -> PairedTests:
+    """Test whether two runs differ in a metric, given its value for each query.
+
+    Randomisation (Fisher; Smucker, Allan and Carterette, CIKM 2007): under the null hypothesis the sign of each query's
+    difference is a coin toss; p is twice the share of tosses whose mean is at least as far out on the observed side,
+    over all tosses where there are no more than `resamples`, else over a seeded sample and the observed one. Where all
+    differences are 0 both p-values are 1; where they are equal and not 0, so that their variance is 0, the t-test's is
+    0.
+
+    Raises:
+        ValueError: the query ids differ, there are fewer than 2 queries, or a value is not finite.
+    """
+    if ours.keys() != baseline.keys():
+        only_ours, only_baseline = len(ours.keys() - baseline.keys()), len(baseline.keys() - ours.keys())
+        raise ValueError(f"the runs have different queries: {only_ours} only in ours, {only_baseline} only in baseline")
+    if len(ours) < 2:
+        raise ValueError(f"paired tests need at least 2 queries, got {len(ours)}")
+    first = np.array([ours[query] for query in ours], dtype=np.float64)
+    second = np.array([baseline[query] for query in ours], dtype=np.float64)
+    differences = first - second
+    if not np.isfinite(differences).all():
+        raise ValueError(f"{int((~np.isfinite(differences)).sum())} of {len(ours)} differences are not finite")
+    difference = float(differences.mean())
+    if not differences.any():
+        return PairedTests(len(ours), difference, 1.0, 1.0)
+    p_t = 0.0 if np.ptp(differences) == 0 else float(ttest_rel(first, second).pvalue)
+    return PairedTests(len(ours), difference, _randomisation(differences, resamples, seed), p_t)
+
+
+def _randomisation(differences: NDArray[np.float64], resamples: int, seed: int) -> float:
+    tossed = differences[differences != 0]
+    if len(tossed) < 2:
+        return 1.0
+    result = permutation_test(
+        (tossed,),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, BATCH_VALUES // len(tossed)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)

@@ -58,12 +58,8 @@ def untouched_model(base: Base) -> SentenceTransformer:
 def name_for_mteb(model: SentenceTransformer, spec: str) -> str:
     """Name a model ``ragcun/<run>-<digest>``, set the name where mteb looks for it, and return it.
 
-    mteb stores scores by a model's name, and all models without one share a name. The digest is of all that decides a
-    score: weights, modules, tokenizer, length limit, prompts and distance.
-
-    Args:
-        model: the model.
-        spec: what the user called it; the last two parts of a path stand for the run.
+    mteb stores scores by name, and all models without one share a name. The digest is of all that determines a score:
+    weights, modules, tokenizer, length limit, prompts and distance. The run is the last two parts of the path `spec`.
     """
     place = Path(spec).resolve() if Path(spec).exists() else Path(spec)
     run = re.sub(r"[^\w.-]+", "-", "-".join(place.parts[-2:])).strip("-")
@@ -74,7 +70,7 @@ def name_for_mteb(model: SentenceTransformer, spec: str) -> str:
 
 
 def find_task(name: str, split: str | None = None) -> AbsTask:
-    """Return one of mteb's own text retrieval tasks, on one of its splits or on those it is evaluated on.
+    """Return one of mteb's text retrieval tasks, on one of its splits or on those it is evaluated on.
 
     Raises:
         InputError: mteb has no such task, it is not one of text retrieval, or it has no such split.
@@ -141,15 +137,9 @@ def collection_task(collection: Collection) -> AbsTask:
 def evaluate_task(
     model: SentenceTransformer, task: AbsTask, cache_dir: str | Path, batch_size: int = 32
 ) -> dict[str, Any]:
-    """Run a model in mteb, or take its scores from mteb's cache, and return ``{metric, main_score, NDCG@10, …}``.
+    """Run a model that `name_for_mteb` named, or take its scores from mteb's cache, as ``{metric, main_score, …}``.
 
     A score is the mean over the task's splits and languages; of a task made of others, mteb gives the main one alone.
-
-    Args:
-        model: a model that `name_for_mteb` named.
-        task: what `find_task` or `collection_task` returned.
-        cache_dir: where mteb keeps its results.
-        batch_size: of texts encoded.
 
     Raises:
         InputError: the task's data is not available.

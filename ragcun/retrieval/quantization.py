@@ -20,7 +20,7 @@ UNIT_TOLERANCE = 1e-3
 
 
 def bytes_per_vector(dim: int, precision: Precision) -> int:
-    """Count the bytes of one stored vector, without the ranges of int8: 8·dim bytes for a whole collection.
+    """Return the bytes of one stored vector, without the ranges of int8: 8·dim bytes for a whole collection.
 
     >>> [bytes_per_vector(100, precision) for precision in PRECISIONS]
     [400, 100, 13]
@@ -30,9 +30,6 @@ def bytes_per_vector(dim: int, precision: Precision) -> int:
 
 def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Keep the first `dim` dimensions of ``(n, dimension)``, normalised again where all rows had length 1 (or 0).
-
-    Rows of an encoder that does not normalise keep the lengths that the cut leaves them, since under Euclidean distance
-    or dot product length counts.
 
     Raises:
         ValueError: `dim` is below 1 or exceeds the dimension.
@@ -54,7 +51,6 @@ class StoredVectors:
 
     Attributes:
         codes: (n, dim) float32 or int8; for binary (n, ⌈dim/8⌉) int8, eight signs a byte.
-        precision: what `codes` are.
         dim: dimensions of a vector.
         ranges: for int8, (2, dim): the smallest and the largest value of each dimension.
     """
@@ -67,9 +63,8 @@ class StoredVectors:
     def restored(self) -> NDArray[np.float32]:
         """Return the vectors ``(n, dim)`` that queries are compared with.
 
-        float32: the vectors themselves. int8: the middle of the step that a value fell into, so the error is at most
-        half a step; a dimension that is the same in all documents comes back exactly. binary: 1 where a value is above
-        0, else −1; with a float query the dot product is q·sign(d).
+        int8: the middle of a value's step, so the error is at most half a step; a constant dimension comes back
+        exactly. binary: 1 where a value is above 0, else −1; with a float query the dot product is q·sign(d).
         """
         if self.precision == "binary":
             signs = np.unpackbits(self.codes.view(np.uint8) ^ np.uint8(0x80), axis=1, count=self.dim)
@@ -83,8 +78,7 @@ class StoredVectors:
 def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors:
     """Quantise document vectors ``(n, dim)`` by ``quantize_embeddings`` of sentence-transformers.
 
-    int8 divides the range of each dimension, from its smallest to its largest value among these documents, into 255
-    steps. binary keeps signs (above 0, or not) and packs eight to a byte.
+    int8 divides each dimension's range among these documents into 255 steps; binary packs eight signs to a byte.
 
     Raises:
         ValueError: there are no documents, or a value is not finite.
@@ -104,15 +98,10 @@ def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors
 
 @dataclass(frozen=True)
 class VectorFormat:
-    """How the document vectors of an encoder are stored for search.
-
-    Args:
-        dimension: length of the encoder's embeddings.
-        precision: of document vectors; queries stay float32.
-        truncate_dim: how many of the first dimensions of queries and documents are kept; None keeps all.
+    """How the document vectors of an encoder are stored for search; queries stay float32.
 
     Raises:
-        InputError: `truncate_dim` is below 1 or exceeds the dimension.
+        InputError: `truncate_dim` (None keeps all) is below 1 or exceeds the dimension.
     """
 
     dimension: int
@@ -128,19 +117,16 @@ class VectorFormat:
 
     @property
     def kept(self) -> int:
-        """How many dimensions are stored."""
+        """Return how many dimensions are stored."""
         return self.dimension if self.truncate_dim is None else self.truncate_dim
 
     @property
     def is_full(self) -> bool:
-        """Whether vectors stay as the encoder gives them."""
+        """Return whether vectors stay as the encoder gives them."""
         return self.kept == self.dimension and self.precision == "float32"
 
     def compared(self, distance: Distance) -> Distance:
-        """Return the distance that is searched by: signs (±1) by dot product, all else by the encoder's own.
-
-        Vectors of ±1 all have length √dim, so cosine, dot product and Euclidean distance rank them alike.
-        """
+        """Return the distance that is searched by: signs (±1) by dot product, which ranks them as any other does."""
         return "dot" if self.precision == "binary" else distance
 
     def prepared(

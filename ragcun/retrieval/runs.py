@@ -24,17 +24,10 @@ def make_run(
     indices: NDArray[Any],
     k: int,
 ) -> Run:
-    """Turn the result of a search into a run of at most `k` documents a query.
+    """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run of at most `k` documents a query.
 
     A document whose id is the query's own is dropped first, as BEIR does (ArguAna and Quora hold their queries among
     their documents); search for ``k + 1`` so that `k` remain.
-
-    Args:
-        query_ids: id of each row of `scores`.
-        document_ids: id of each row of the corpus.
-        scores: (queries, retrieved), best first.
-        indices: (queries, retrieved), rows of the corpus.
-        k: how many documents to keep.
 
     Raises:
         ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
@@ -62,7 +55,7 @@ def ranked(documents: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def check_finite(run: Mapping[str, Mapping[str, float]]) -> None:
-    """Refuse scores that cannot be ranked.
+    """Check that all scores can be ranked.
 
     Raises:
         ValueError: a score is NaN or infinite.
@@ -74,10 +67,9 @@ def check_finite(run: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """Write a TREC run file: ``query Q0 document rank score tag``, ranks from 1.
+    """Write a TREC run file, ``query Q0 document rank score tag``, by (score descending, order in the run).
 
-    Ranks follow (score descending, order in the run); a score is written so that reading gives the same float. The
-    format has no place for a query without documents.
+    Scores are written so that reading gives the same float. The format has no place for a query without documents.
 
     Raises:
         InputError: an id or the tag is empty or contains white space.
@@ -95,9 +87,7 @@ def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a TREC run file; as trec_eval does, order is by score, and the rank column is passed over.
-
-    Documents of equal score stay in the order of the file.
+    """Read a TREC run file; as in trec_eval, order is by score (then line), and the rank column is ignored.
 
     Raises:
         InputError: the file is missing, or a line lacks 6 columns, has no finite score or repeats a document.

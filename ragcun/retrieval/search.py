@@ -1,9 +1,8 @@
 """Exact top-k search through a corpus that may be larger than memory.
 
 An engine (faiss on a CPU, torch on a GPU) selects candidates in float32, block by block, and each candidate is scored
-in float64 by the same operations whatever the block around it. Scores therefore depend neither on the engine nor on
-how the corpus is cut into blocks. Where the last candidate is as good as the k-th best to within float32 rounding (many
-equal documents), all documents of the block are scored, so that ties rank by `order` throughout.
+in float64 by the same operations whatever the block around it, so that scores depend neither on the engine nor on the
+blocks. Where float32 rounding may hide a document (many equal ones), all documents of the block are scored.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 NO_ROW = np.iinfo(np.int64).max
 MARGIN = 32
 """Candidates beyond k, so that float32 rounding does not decide which documents are scored."""
-CHUNK = 1 << 15
-"""Numbers scored at a time in float64: 256 KiB, which a processor's cache holds."""
+CHUNK = 1 << 16
+"""Numbers scored at a time in float64: 512 KiB, which a processor's cache holds."""
 
 
 class Matrix(Protocol):
@@ -60,7 +59,7 @@ class SearchResult:
 
     @classmethod
     def empty(cls, queries: int, k: int) -> SearchResult:
-        """Return the result before any document was seen: scores of −∞."""
+        """Return the result before any document is searched: scores of −∞."""
         return cls(np.full((queries, k), -np.inf, dtype=np.float32), np.full((queries, k), NO_ROW, dtype=np.int64))
 
     def rows(self, rows: slice) -> SearchResult:
@@ -68,7 +67,7 @@ class SearchResult:
         return SearchResult(self.scores[rows], self.indices[rows])
 
     def update(self, more: SearchResult, order: NDArray[np.int64] | None) -> None:
-        """Take in further documents: the best stay by (score descending, rank in `order`, or row, among equals)."""
+        """Merge in further documents by (score descending, rank in `order`, or row, ascending)."""
         scores = np.concatenate([self.scores, more.scores], axis=1)
         indices = np.concatenate([self.indices, more.indices], axis=1)
         ranks = np.argsort(-scores, axis=1, kind="stable")
@@ -93,20 +92,19 @@ def top_k(
     engine: Engine = "auto",
     order: NDArray[np.int64] | None = None,
 ) -> SearchResult:
-    """Find the `k` best documents of every query, exactly.
+    """Find the `k` best documents of every query, exactly, ranked by (score descending, `order` ascending).
 
     Scores, higher is better: ``euclidean`` −‖q − x‖ (the plain distance, not its square), ``dot`` q·x, ``cosine``
-    q·x / (‖q‖‖x‖), which is 0 where either vector is 0. They are computed in float64 and rounded to float32; documents
-    rank by (score descending, `order` ascending).
+    q·x / (‖q‖‖x‖), which is 0 where either vector is 0; computed in float64 and rounded to float32.
 
     Args:
         queries: (q, dim) floating point; read as float32.
-        documents: (n, dim) floating point: an array, a memory map, or anything else that gives rows when sliced; read
-            as float32, one block at a time.
-        k: how many; n where `k` is larger.
+        documents: (n, dim) floating point: an array, a memory map, or anything that gives rows when sliced; read as
+            float32, one block at a time.
+        k: documents per query; at most n are returned.
         distance: what is compared.
-        memory_budget_bytes: bound on working memory beside the arguments and the result, on the host and on the device
-            each. One row at a time is the least there is.
+        memory_budget_bytes: bound on working memory beside arguments and result, on the host and on the device each;
+            at least one row at a time is read.
         device: a torch device; None takes a CUDA device where there is one, else the CPU.
         engine: ``auto`` is faiss on the CPU and torch elsewhere.
         order: (n,) ranks of the documents among equal scores, as `id_order` gives them; None: their rows.
@@ -125,75 +123,66 @@ def top_k(
     query_bytes = 4 * (50 * (k + MARGIN) if engine == "faiss" else 12 * document_rows)
     query_rows = max(1, memory_budget_bytes // query_bytes)
     best = SearchResult.empty(len(queries), k)
-    if len(queries) == 0:
-        return best
     query_vectors = _read(queries, 0, len(queries), "queries")
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for start in tqdm(range(0, n, document_rows), desc="search", unit="block", delay=2):
-            block = _Block(start, _read(documents, start, start + document_rows, "documents"), distance, threads)
+            block = _Block(start, _read(documents, start, start + document_rows, "documents"), distance, order)
             find = _candidates(block.vectors, distance, min(k + MARGIN, len(block.vectors)), engine, device)
             for first in range(0, len(query_vectors), query_rows):
                 rows = slice(first, first + query_rows)
-                block.search(query_vectors[rows], find, best.rows(rows), order)
+                block.search(query_vectors[rows], find, best.rows(rows), threads)
             _release(documents)
     return best
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive documents in memory, the first of them row `start` of the corpus."""
-
     start: int
     vectors: NDArray[np.float32]
     distance: Distance
-    threads: ThreadPoolExecutor
+    order: NDArray[np.int64] | None
 
     @cached_property
     def longest(self) -> float:
-        """Length of the longest vector."""
         return float(np.sqrt(_squares(self.vectors).max()))
 
     def search(
-        self, queries: NDArray[np.float32], find: FindCandidates, best: SearchResult, order: NDArray[np.int64] | None
+        self, queries: NDArray[np.float32], find: FindCandidates, best: SearchResult, threads: ThreadPoolExecutor
     ) -> None:
-        """Update the queries' best with those of this block."""
         rows = find(_unit(queries) if self.distance == "cosine" else queries)
-        scores = np.stack(list(self.threads.map(self._scores, queries, rows)))
-        before = SearchResult(best.scores.copy(), best.indices.copy())
-        best.update(SearchResult(scores, rows + self.start), order)
-        if rows.shape[1] == len(self.vectors):
-            return
-        every = np.arange(len(self.vectors))
-        for query in np.flatnonzero(self._in_doubt(queries, scores[:, -1], best.scores[:, -1])):
-            one = slice(query, query + 1)
-            best.scores[one], best.indices[one] = before.scores[one], before.indices[one]
-            scores = self._scores(queries[query], every)
-            best.rows(one).update(SearchResult(scores[None], every[None] + self.start), order)
+        scores = np.stack(list(threads.map(self.scores, queries, rows)))
+        if rows.shape[1] < len(self.vectors):
+            every, k = np.arange(len(self.vectors)), best.scores.shape[1]
+            places = every if self.order is None else self.order[self.start + every]
+            kth = np.maximum(best.scores[:, -1], np.partition(scores, -k, axis=1)[:, -k])
+            for query in np.flatnonzero(self.in_doubt(queries, scores[:, -1], kth)):
+                all_scores = self.scores(queries[query], every)
+                rows[query] = np.lexsort((places, -all_scores))[: rows.shape[1]]
+                scores[query] = all_scores[rows[query]]
+        best.update(SearchResult(scores, rows + self.start), self.order)
 
-    def _scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Score documents ``(n,)``; a score depends on its two vectors alone."""
+    def scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        # einsum sums each row alone, in one order; BLAS would let a score depend on the rows around it
         scores, step, vector = np.empty(len(rows), np.float32), max(1, CHUNK // len(query)), query.astype(np.float64)
         for start in range(0, len(rows), step):
-            documents = self.vectors[rows[start : start + step]]
+            documents = self.vectors.take(rows[start : start + step], axis=0).astype(np.float64)
             if self.distance == "euclidean":
-                difference = documents - vector
-                scores[start : start + step] = -np.sqrt(np.square(difference, out=difference).sum(axis=1))
+                documents -= vector
+                scores[start : start + step] = -np.sqrt(_squares(documents))
                 continue
-            products = (documents * vector).sum(axis=1)
+            products = np.einsum("ij,j->i", documents, vector)
             if self.distance == "cosine":
-                norms = _norms(documents) * np.sqrt(np.square(vector).sum())
+                norms = np.sqrt(_squares(documents) * _squares(vector[None]))
                 products /= np.where(norms > 0, norms, 1)
             scores[start : start + step] = products
         return scores + np.float32(0)
 
-    def _in_doubt(
+    def in_doubt(
         self, queries: NDArray[np.float32], last: NDArray[np.float32], kth: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
-        """Whether a document that is no candidate may reach the k-th best, given the score of the last candidate.
-
-        The rounding error of float32 inner products of length d is taken as √d·2⁻²² of the vectors' lengths.
-        """
-        lengths = _norms(queries)
+        # whether a document scored below the last candidate in float32 may reach the k-th best; the rounding error of
+        # inner products of length d is taken as √d·2⁻²² of the vectors' lengths
+        lengths = np.sqrt(_squares(queries.astype(np.float64)))
         scale = {"euclidean": (lengths + self.longest) ** 2, "dot": lengths * self.longest, "cosine": 1.0}
         tolerance = 2.0**-22 * np.sqrt(queries.shape[1]) * scale[self.distance]
         if self.distance == "euclidean":
@@ -215,7 +204,6 @@ def id_order(ids: Sequence[str]) -> NDArray[np.int64]:
 def _candidates(
     documents: NDArray[np.float32], distance: Distance, count: int, engine: Engine, device: str
 ) -> FindCandidates:
-    """Return a function from queries (q, dim) to the rows (q, count) of their best documents in float32."""
     is_euclidean = distance == "euclidean"
     documents = _unit(documents) if distance == "cosine" else documents
     if engine == "faiss":
@@ -224,10 +212,10 @@ def _candidates(
         metric = faiss.METRIC_L2 if is_euclidean else faiss.METRIC_INNER_PRODUCT
         return lambda queries: faiss.knn(queries, documents, count, metric)[1]
     vectors = torch.tensor(documents, device=device)
+    # ranked by q·x − ‖x‖²/2 for Euclidean distances
     offsets = vectors.square().sum(dim=1) / -2 if is_euclidean else vectors.new_zeros(len(vectors))
 
     def find(queries: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Rank by q·x, Euclidean distances by q·x − ‖x‖²/2."""
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # no TF32 or bfloat16, whatever the process prefers
         try:
@@ -253,19 +241,14 @@ def _read(matrix: Matrix, start: int, stop: int, name: str) -> NDArray[np.float3
 
 
 def _release(matrix: object) -> None:
-    """Tell the system that the pages of a memory map are not needed in memory."""
     while isinstance(matrix, np.ndarray) and getattr(matrix, "mode", None) != "c":
         matrix = matrix.base
     if isinstance(matrix, mmap.mmap) and hasattr(matrix, "madvise"):
         matrix.madvise(mmap.MADV_DONTNEED)
 
 
-def _squares(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _squares(vectors: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.einsum("ij,ij->i", vectors, vectors))
-
-
-def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,12 +27,10 @@ class EncodingOptions:
 
     Attributes:
         cache_dir: where vectors of bases are cached; None takes the default place.
-        batch_size: maximum batch size.
         device: where models compute; None takes a GPU where there is one.
         precision: of stored document vectors.
         truncate_dim: dimensions kept of them; None keeps all.
         vectors: of texts, for checkpoints without a text model.
-        base_dtype: arithmetic of the base.
     """
 
     cache_dir: str | None = None
@@ -50,13 +48,11 @@ class EncodingOptions:
 
 @dataclass(frozen=True)
 class System:
-    """A retriever, what it compares by, and what it has to be better than.
+    """A retriever, its distance, and what it has to be better than.
 
     Attributes:
-        retriever: what ranks documents.
-        distance: what it compares by.
-        untouched_base: the untouched base of a checkpoint, or the model whose vectors are made small at full size.
-        companions: further rows: where a checkpoint's vectors are made small, its base made small in the same way.
+        untouched_base: the untouched base of a checkpoint, or the model whose vectors are reduced at full size.
+        companions: where a checkpoint's vectors are reduced, its base reduced in the same way.
     """
 
     retriever: Retriever
@@ -66,17 +62,14 @@ class System:
 
     @property
     def trained(self) -> bool:
-        """Whether this is a checkpoint, not an untouched model with its vectors made small."""
+        """Return whether this is a checkpoint, not an untouched model with its vectors reduced."""
         return self.untouched_base is not None and self.untouched_base.name != self.retriever.name
 
 
 def open_system(spec: str, options: EncodingOptions, distance: Distance | None = None) -> System:
     """Open ``bm25``, a results file of an earlier evaluation, a checkpoint folder, or any embedding model.
 
-    Args:
-        spec: what the user typed.
-        options: how texts are encoded and vectors stored.
-        distance: overrides the model's own: Euclidean for our checkpoints, else that of the untouched model.
+    `distance` overrides the model's own: Euclidean for our checkpoints, else that of the untouched model.
 
     Raises:
         InputError: there is no such thing, it cannot be read, or it has no vectors of the size asked for.

@@ -22,7 +22,7 @@ from ragcun.models.interpolation import interpolate_with_base
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
 from ragcun.training.setup import TrainingData
 

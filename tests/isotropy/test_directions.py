@@ -7,8 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 from ragcun.isotropy import measures
-from ragcun.isotropy.directions import kernel_sums, log_partition, partition_ratio
-from ragcun.isotropy.gaussian_reference import isotropic_uniformity
+from ragcun.isotropy.directions import isotropic_uniformity, kernel_sums, log_partition, partition_ratio
 from ragcun.isotropy.moments import as_rows, random_groups
 
 

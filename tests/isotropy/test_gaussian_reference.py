@@ -7,13 +7,9 @@ import pytest
 import torch
 
 from ragcun.isotropy import UndefinedMeasure, measures
-from ragcun.isotropy.directions import sigreg_statistic
-from ragcun.isotropy.gaussian_reference import (
-    isotropic_hubness,
-    isotropic_sigreg,
-    isotropic_spectrum,
-    wishart_eigenvalues,
-)
+from ragcun.isotropy.directions import isotropic_sigreg, sigreg_statistic
+from ragcun.isotropy.hubness import isotropic_hubness
+from ragcun.isotropy.spectrum import isotropic_spectrum, wishart_eigenvalues
 from ragcun.losses.sigreg import sigreg
 
 

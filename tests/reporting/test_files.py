@@ -11,7 +11,7 @@ import pytest
 from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.files import check_alike, p_against_base, read_named, results_in
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 from tests.reporting.samples import results
 
 

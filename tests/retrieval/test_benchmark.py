@@ -12,7 +12,7 @@ from ragcun.data.overlap import SEEN, text_hashes
 from ragcun.io import write_json
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.evaluate import DenseRetriever
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import System
 
 QUERIES = 12

@@ -24,7 +24,7 @@ from ragcun.results import CollectionFacts, Results, Scores
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.comparison import Compared, average_parts
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import System
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}

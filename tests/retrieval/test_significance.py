@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 
 
 def scores(values):

@@ -16,7 +16,7 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.losses.objective import Objective
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
-from ragcun.retrieval.significance import paired_tests
+from ragcun.retrieval.metrics import paired_tests
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.selection import (
     LastSelection,
