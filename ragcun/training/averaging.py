@@ -33,11 +33,6 @@ class WeightAverage:
     is evaluated and saved has ``(1 − share)·initial + share·average`` in all trainable parameters.
 
     Source: Polyak and Juditsky 1992 (averaging); Wortsman et al. 2022 (WiSE-FT), arXiv:2109.01903, eq. 1 (share).
-
-    Args:
-        encoder: what is trained, before the first step.
-        decay: of the average; 0 takes the weights themselves.
-        share: of the trained weights; 1 leaves the initial ones out.
     """
 
     def __init__(self, encoder: RetrievalEncoder, decay: float, share: float) -> None:

@@ -49,16 +49,7 @@ def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> 
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The optimiser steps of each epoch.
-
-    Attributes:
-        dataset: the training pairs.
-        batch_size: pairs of a batch of all processes.
-        processes: processes that share a batch.
-        accumulation: batches of an optimiser step.
-        per_query: pairs of each query in an epoch; 0 means all.
-        seed: of the order.
-    """
+    """The optimiser steps of each epoch."""
 
     dataset: PairDataset
     batch_size: int
@@ -109,15 +100,7 @@ class Pools:
 
 
 class PairSource(abc.ABC):
-    """Where a batch's inputs come from.
-
-    Attributes:
-        dataset: the pairs.
-        base: the base whose inputs batches hold.
-        pools: mined negatives; None where there are none.
-        probe_size: pairs by which a run is checked for collapse.
-        sample_size: texts from which a head's initial weights are computed.
-    """
+    """Where a batch's inputs come from."""
 
     probe_size: int
     sample_size: int
@@ -174,12 +157,7 @@ class PairSource(abc.ABC):
 
 
 class CachedPairs(PairSource):
-    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors.
-
-    Attributes:
-        vectors: base vectors of all texts.
-        rows: the row of each query, and of each document, in `vectors`.
-    """
+    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
 
     probe_size, sample_size = 256, 20_000
 

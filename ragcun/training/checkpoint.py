@@ -36,11 +36,7 @@ DIGITS = 6
 
 
 class DamagedPointError(InputError):
-    """A resume point is not as it was written.
-
-    Attributes:
-        found: what is wrong, without the remedy.
-    """
+    """A resume point is not as it was written."""
 
     def __init__(self, folder: Path, reason: object) -> None:
         self.found = f"resume point {folder} is corrupt ({reason})"
@@ -84,16 +80,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class CheckpointManager:
-    """The resume points of a run, in folders ``000001``, ``000002`` and so on.
-
-    Args:
-        folder: where they are.
-        settings: of the run; a point of a run with others is refused.
-        encoder: what is trained.
-        optimizer: what trains it.
-        average: what averages its weights.
-        scaler: fp16's loss scale; None without.
-    """
+    """The resume points of a run, in folders ``000001``, ``000002`` and so on."""
 
     def __init__(
         self,
@@ -203,7 +190,6 @@ class CheckpointManager:
 
 
 def _checked(point: Path) -> dict[str, Any]:
-    """Return the JSON of a resume point, once all checksums are right."""
     try:
         values: dict[str, Any] = read_json(point / "state.json")
     except InputError as error:

@@ -206,16 +206,7 @@ class CollapseMonitor:
 
 @dataclass(frozen=True)
 class CollapseCheck:
-    """Checks a probe batch before the first step, `checks` times in a run, and after the last step; 0 is never.
-
-    Attributes:
-        source: where the probe's pairs come from.
-        rows: those pairs.
-        checks: checks in a run.
-        total: optimiser steps in a run.
-        stop: whether a collapse ends the run.
-        monitor: what names a collapse.
-    """
+    """Checks a probe batch before the first step, `checks` times in a run, and after the last step; 0 is never."""
 
     source: PairSource
     rows: Rows

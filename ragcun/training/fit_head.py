@@ -122,7 +122,6 @@ def _on_vectors(
     dev_pairs: tuple[ArrayLike, Pairs] | None,
     config: TrainConfig,
 ) -> tuple[TrainingData, VectorStore]:
-    """Return pairs and dev queries as training data whose texts are names, and the vectors by these names."""
     documents = check_vectors(document_vectors, "document_vectors")
     queries = check_vectors(query_vectors, "query_vectors", documents.shape[1])
     names, rows = _names("d", documents), _names("q", queries)
@@ -140,11 +139,6 @@ def _on_vectors(
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
-    """Return the settings of a run on vectors in memory.
-
-    Raises:
-        ValueError: one of them speaks of texts.
-    """
     chosen = dataclasses.replace(config or TrainConfig(train_data=IN_MEMORY), **settings)
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
     for name in OF_TEXTS:
@@ -158,11 +152,6 @@ def _names(prefix: str, vectors: NDArray[Any]) -> list[str]:
 
 
 def _checked(pairs: Pairs, queries: NDArray[Any], documents: NDArray[Any], name: str) -> list[tuple[int, int]]:
-    """Return the pairs as a list.
-
-    Raises:
-        ValueError: there are none, one is no pair of integers, or an index is out of range.
-    """
     counts = len(queries), len(documents)
     table = np.asarray(list(pairs))
     if table.ndim != 2 or table.shape[1:] != (2,) or table.dtype.kind not in "iu":
@@ -179,7 +168,6 @@ def _checked(pairs: Pairs, queries: NDArray[Any], documents: NDArray[Any], name:
 
 
 def _dev_collection(documents: Sequence[str], pairs: list[tuple[int, int]]) -> Collection:
-    """Return dev queries with all documents; as texts they have their names, which a store knows."""
     qrels: dict[str, dict[str, int]] = {}
     for query, document in pairs:
         qrels.setdefault(f"dev{query}", {})[documents[document]] = 1

@@ -38,13 +38,7 @@ ECHO = 1.0
 
 @dataclass(frozen=True)
 class NonFiniteGuard:
-    """Records the steps that were left out, and ends a run that has too many of them.
-
-    Attributes:
-        run: where rows and the batch go.
-        source: the training pairs.
-        most: non-finite steps that a run may leave out; one more ends it. An overflow of fp16's loss scale is none.
-    """
+    """Records the steps that were left out, and ends a run that has too many of them."""
 
     run: RunFolder
     source: PairSource
@@ -71,7 +65,6 @@ class NonFiniteGuard:
         raise InputError(f"{before}{found}{where}; lower --learning_rate or raise --temperature, or {remedy}")
 
     def _write(self, step: Step, batches: list[Rows], progress: Progress) -> str:
-        """Write the batches to disk; return where they are, for the message."""
         if not self.run.recorded:
             return ""
         data = self.source.dataset
@@ -153,11 +146,7 @@ def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """A signal ended training after a step, and the resume point of that step is on disk.
-
-    Attributes:
-        code: the exit code that a shell expects, 128 + the signal's number: 143 or 130.
-    """
+    """A signal ended training after a step, and the resume point of that step is on disk."""
 
     def __init__(self, number: int, step: int) -> None:
         self.code = 128 + number
@@ -169,12 +158,6 @@ class StopRequest:
 
     The earlier handlers are put back on leaving. A signal that is ignored stays so. Outside the main thread, where
     Python allows no handlers, nothing is noted.
-
-    Args:
-        echo: seconds after the first signal in which a SIGINT is not a second one.
-
-    Attributes:
-        received: number of the signal that came first; 0 where none did.
     """
 
     def __init__(self, echo: float = 0.0) -> None:

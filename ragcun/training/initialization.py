@@ -31,15 +31,6 @@ def initialize_weights(
 ) -> Calibration | None:
     """Set the heads of a new encoder; return the closed form that they are set to, None for the other kinds.
 
-    Args:
-        encoder: the encoder.
-        source: the training pairs.
-        kind: ``identity`` (the base), ``calibrated`` (whitening in closed form) or ``random``.
-        seed: of the samples of texts.
-        queries: base vectors that the closed form takes its shift of queries from; None means the training queries.
-        whiten: whether the closed form whitens; False shifts queries alone.
-        ordered: whether dimensions are in the order of falling variance.
-
     Raises:
         InputError: the heads cannot start so.
     """
@@ -63,7 +54,6 @@ def initialize_weights(
 
 
 def _identity(sample: Float[Tensor, "n dim"], out: int) -> Calibration:
-    """Return the identity, or for fewer dimensions the projection that keeps most of the distances of a sample."""
     dim = sample.shape[1]
     weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
     return Calibration(weight.double().cpu().numpy(), np.zeros(dim))

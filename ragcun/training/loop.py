@@ -97,11 +97,6 @@ def fit_encoder(
 def _initialize(
     config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, queries: Vectors | None
 ) -> Tensor | None:
-    """Set the weights of a new encoder; return the shift of queries that it is to have after training, if any.
-
-    Without labels that shift is the closed form's, since the training queries are not like real ones; only a linear
-    head can take it after training.
-    """
     if config.load_checkpoint is not None:
         return None
     whiten, ordered = config.train_side == "both", bool(config.nested_dims)
@@ -112,7 +107,6 @@ def _initialize(
 
 
 def _mine(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, processes: Processes) -> Pools | None:
-    """Mine hard negatives with the initial weights, in the main process."""
     if not config.mines:
         return None
     mined = processes.on_main(lambda: mine_negatives(encoder, source, *config.mined_ranks))

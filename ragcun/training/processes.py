@@ -29,9 +29,6 @@ class Processes:
 
     What the main process decides is sent through the CPU, and waited for as long as it takes: an evaluation may last
     longer than a GPU's collectives wait.
-
-    Args:
-        accelerator: knows how many there are.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -96,10 +93,6 @@ class Processes:
 def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
     """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device.
 
-    Args:
-        device: ``cpu``, ``cuda`` or None (a GPU where there is one).
-        precision: ``no``, ``fp16``, ``bf16`` or ``auto``.
-
     Raises:
         InputError: there is no such device, or it cannot compute in this precision.
     """
@@ -116,11 +109,6 @@ def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
 
 def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
     """Return the precision to train in: what is asked for, or for ``auto`` what the hardware does natively.
-
-    Args:
-        asked: no, fp16, bf16 or auto.
-        gpu: whether training runs on a GPU; a CPU's ``auto`` is no.
-        native_bf16: whether the GPU multiplies bfloat16 without emulation (a T4 does not, so its ``auto`` is fp16).
 
     Raises:
         InputError: fp16 is asked for on a CPU.

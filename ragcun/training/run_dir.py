@@ -27,19 +27,7 @@ PLACES = ("kind", "step", "epoch")
 
 
 class RunFolder:
-    """The files of a run.
-
-    Attributes:
-        config: the resolved configuration.
-        manifest: what the run was made of: versions, data, device, times.
-        metrics: one JSON object a line: every loss part, rates, validation.
-        loss_curve: the picture of `metrics`.
-        non_finite: the batch whose loss or gradient was not finite and ended the run.
-        state: the resume points.
-        best_model: the checkpoint.
-        tracking: what TensorBoard reads.
-        follower: is also given every row of the metrics.
-    """
+    """The files of a run."""
 
     recorded = True
     """Whether anything is written to disk."""
@@ -131,7 +119,6 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the library's own checkout, None where it is not one."""
     if shutil.which("git") is None:
         return None
     here = Path(__file__).resolve().parent
@@ -162,12 +149,6 @@ def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -
 
     Each number of a row is logged under the row's kind and its keys, joined by ``/``: ``step/terms/contrastive``,
     ``epoch/dev/NDCG@10``, ``probe/figures/rank_query``. A run that leaves nothing on disk is not tracked.
-
-    Args:
-        name: ``tensorboard`` (events in ``tensorboard/`` of the run folder), ``wandb`` or ``none``.
-        run: the run, whose `RunFolder.follower` is set.
-        settings: the run's configuration, for trackers that keep it.
-        step: the optimiser step from which a resumed run continues, else 0; TensorBoard's later events are dropped.
     """
     if name == "none" or not run.recorded:
         yield

@@ -77,15 +77,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Writes what a run is made of and what comes of it.
-
-    Attributes:
-        run: the run folder.
-        settings: the resolved configuration.
-        manifest: versions, data, device.
-        seen: hashes of the documents that training sees; None where that is unknown.
-        hold_out: which documents are hidden from training.
-    """
+    """Writes what a run is made of and what comes of it."""
 
     run: RunFolder
     settings: dict[str, Any]
@@ -149,7 +141,6 @@ by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS
 
 
 def _selection(result: FitResult) -> str:
-    """Return what the choice of the epoch was based on; these are not test scores."""
     score = "–" if result.score is None else f"{abs(result.score):.4f}"
     base = "–" if result.base_score is None else f"{result.base_score:.4f}"
     return "\n".join(

@@ -193,15 +193,7 @@ def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> Re
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of trained model, start and base is kept, and why.
-
-    Attributes:
-        kept: ``trained``, ``start`` or ``base``.
-        scores: mean NDCG@10 of each on the held-out queries.
-        p_values: of each difference that was tested, by the two names.
-        queries: how many held-out queries there are.
-        source: what they are.
-    """
+    """Which of trained model, start and base is kept, and why."""
 
     kept: str
     scores: dict[str, float]
@@ -246,8 +238,6 @@ def select_final_model(
 
 @dataclass
 class _Untouched:
-    """The base itself, encoding texts anew."""
-
     base: Base
 
     def encode_query(self, texts: list[str]) -> Any:

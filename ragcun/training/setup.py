@@ -113,7 +113,6 @@ def build_vectors(config: TrainConfig, data: TrainingData) -> VectorStore | None
 
 
 def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset, Collection | None, Collection | None]:
-    """Return the training pairs, the dev collection, which may be held out of the same folder, and their collection."""
     collection = None
     if config.documents is not None:
         train = pairs_from_documents(config.documents, config.pair_method, config.seed)
@@ -152,10 +151,6 @@ def build_objective(config: TrainConfig) -> Objective:
 
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
     """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base.
-
-    Args:
-        config: the settings.
-        base: what a new encoder's heads stand on; None loads the text model of `config`.
 
     Raises:
         InputError: base, checkpoint or head settings are not possible.
@@ -229,7 +224,6 @@ def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
 
 
 def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder:
-    """Give a loaded encoder the predictor, or the kind of query embedding, that a run asks for."""
     loaded = encoder.to_config()
     asked = dict(loaded)
     if config.use_predictor and loaded["predictor"] is None:

@@ -154,7 +154,6 @@ class ObjectiveLoss(nn.Module):
             follow(self.target, self.online, decay)
 
     def _followers(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Return name, target's and model's weight of each weight that the two do not share."""
         if self.target is None:
             return []
         pairs = zip(self.target.named_parameters(), self.online.parameters(), strict=True)
@@ -279,7 +278,6 @@ class ObjectiveCallback(TrainerCallback):
         self.loss.follow(1.0)  # leaves weights alone, takes the model's buffers
 
     def _about(self, step: int | None) -> dict[str, str]:
-        """Return what ties a file to its checkpoint: the step, and a digest of the model's trained weights."""
         weights = self.loss.online.named_parameters()
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
@@ -295,6 +293,5 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _average_gradient(weight: Tensor) -> None:
-    """Replace a gradient by its mean over ranks; what accumulated before is alike on all ranks and stays the same."""
     if weight.grad is not None:
         sum_over_ranks_(weight.grad).div_(world_size())

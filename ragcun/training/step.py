@@ -38,17 +38,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Stepper:
-    """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are.
-
-    Attributes:
-        accelerator: what model and optimiser were prepared by.
-        model: the prepared encoder.
-        optimizer: the prepared optimiser.
-        objective: what is minimised.
-        source: where batches come from.
-        max_grad_norm: norm to which gradients are clipped; 0 does not clip.
-        cache_size: most pairs that a process embeds at a time, by gradient caching; 0 embeds a whole batch at once.
-    """
+    """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are."""
 
     accelerator: Accelerator
     model: nn.Module
@@ -86,7 +76,6 @@ class Stepper:
         return Step(outputs, norm, left_out)
 
     def _add_gradient(self, rows: Rows, number: int, batches: int) -> LossOutput:
-        """Add this process's part of the gradient of one batch, of `batches` in the step; return the loss."""
         accelerator = self.accelerator
         world, rank, scaler = accelerator.num_processes, accelerator.process_index, accelerator.scaler
 
@@ -111,14 +100,12 @@ def _detached(output: LossOutput) -> LossOutput:
 
 
 def _not_finite(totals: list[Tensor], norm: Tensor) -> tuple[bool, bool]:
-    """Return whether a loss, and whether the gradient's norm, is not finite in any process: the same in all of them."""
     wrong = torch.stack([~torch.stack(totals).isfinite().all(), ~norm.isfinite()]).float()
     loss, gradient = sum_over_ranks_(wrong).tolist()
     return loss > 0, gradient > 0
 
 
 def _halved(scaler: torch.amp.GradScaler) -> bool:
-    """Update the scaler; return whether it halved a scale above 1 (below, the gradient itself overflows)."""
     before = scaler.get_scale()
     scaler.update()
     return before > 1 and scaler.get_scale() < before
@@ -166,12 +153,6 @@ def cached_backward(
 
     Source: Gao et al. 2021, arXiv:2101.06983, section 3.
 
-    Args:
-        model: embeds a chunk, each row by itself.
-        chunks: parts of a batch in order; their masks have a column for each document of the whole batch.
-        loss: the loss of the whole batch.
-        scaled: gives the multiple of the loss that goes backward.
-
     Raises:
         ValueError: there is no chunk.
     """
@@ -192,7 +173,6 @@ def cached_backward(
 
 
 def _leaves(shown: Sequence[Views]) -> Views:
-    """Return the chunks' views as one batch, without a graph; its embeddings take a gradient."""
     joined = {}
     for name in NAMES:
         parts = [value for views in shown if (value := getattr(views, name)) is not None]
@@ -207,7 +187,6 @@ def _rows(views: Views, name: str) -> int:
 
 
 def _backward(views: Views, slopes: dict[str, Tensor]) -> None:
-    """Send gradients by embeddings backward, where these have a graph."""
     shown = {name: getattr(views, name) for name in slopes}
     reached = [name for name, value in shown.items() if value is not None and value.requires_grad]
     torch.autograd.backward([shown[name] for name in reached], [slopes[name] for name in reached])

@@ -41,23 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Trainer:
-    """Everything that one run's steps need.
-
-    Attributes:
-        config: the settings.
-        record: writes configuration, manifest and checkpoints into the run folder.
-        processes: which share each batch.
-        encoder: what is trained.
-        stepper: takes an optimiser step.
-        sampler: the batches of each epoch.
-        epochs: epochs of the run.
-        average: the weights that are evaluated and saved.
-        selection: evaluates the model after an epoch.
-        collapse: checks for a collapse of the embeddings.
-        checkpoints: saves and loads resume points.
-        rates: the peak learning rate of each group of the optimiser.
-        progress: how far the run is.
-    """
+    """Everything that one run's steps need."""
 
     config: TrainConfig
     record: RunRecord
@@ -128,7 +112,6 @@ class Trainer:
         return self.stepper(batches, self.progress.step)
 
     def _start(self) -> None:
-        """Write what is known before training."""
         self.record.start()
         if self.selection.base_score is not None:
             self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
@@ -154,7 +137,6 @@ class Trainer:
         self._close_epoch(epoch)
 
     def _close_epoch(self, epoch: int) -> None:
-        """Save the epoch's checkpoint, evaluate the model and make a resume point, where these are due."""
         saved = self.config.save_interval > 0 and epoch % self.config.save_interval == 0
         evaluated = is_evaluated(epoch, self.epochs)
         with self.average.applied() if saved or evaluated else contextlib.nullcontext():
@@ -168,11 +150,6 @@ class Trainer:
         self._save_and_stop(due=evaluated)
 
     def _save_and_stop(self, due: bool) -> None:
-        """Write a resume point where one is due or a signal came to any process; then stop where one came.
-
-        Raises:
-            TrainingStopped: a signal came.
-        """
         signalled = self.processes.highest(self.stop.received)
         if due or signalled:
             self._count_time()
@@ -185,7 +162,6 @@ class Trainer:
         self.progress.seconds += self.clock - before
 
     def _scheduled_step(self, batches: list[Rows]) -> Step:
-        """Set this step's learning rates, take the step, and let average and EMA target follow it."""
         config, progress = self.config, self.progress
         factor = warmup_cosine(progress.step, self.total, config.warmup(self.total))
         for group, rate in zip(self.stepper.optimizer.param_groups, self.rates, strict=True):
@@ -203,7 +179,6 @@ class Trainer:
         return done
 
     def _log_step(self, epoch: int, step: Step, bar: tqdm[Any]) -> None:
-        """Log the loss of the step's last batch, the learning rates and the gradient's norm, where that is due."""
         number, interval = self.progress.step, self.config.log_interval
         if step.left_out is not None or not (number % interval == 0 or number == self.total):
             return
@@ -227,7 +202,6 @@ class Trainer:
             self.processes.on_main(lambda: self.collapse.run(self.encoder, epoch, step, self.run.log))
 
     def _evaluate(self, epoch: int) -> None:
-        """Evaluate the model and keep its weights if it is the best so far."""
         score = self.processes.on_main(lambda: self._score(epoch))
         if is_better(score, self.progress.best_score):
             self.progress.best_score, self.progress.best_epoch = score, epoch
