@@ -25,11 +25,10 @@ from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.interpolation import interpolate_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
-from ragcun.training.batches import Pools, make_source
-from ragcun.training.initialization import initialize_weights, mine_negatives
+from ragcun.training.batches import make_source
+from ragcun.training.initialization import initialize_weights, mine_pools
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import Unrecorded
-from ragcun.training.saving import RunRecord
+from ragcun.training.run_dir import RunRecord, Unrecorded
 from ragcun.training.selection import LastSelection, with_weights
 from ragcun.training.setup import build_encoder, build_objective
 from ragcun.training.trainer import make_trainer
@@ -125,8 +124,8 @@ class Data:
         processes = Processes(make_accelerator(config.device))
         source = make_source(data, encoder.to(processes.device).base, self.store, processes.device)
         queries = self.store.encode(self.made.stand_ins, "query") if free else None
-        closed = initialize_weights(encoder, source, config.start, seed, queries)
-        source.pools = Pools(mine_negatives(encoder, source, *config.mined_ranks), config.mines, seed)
+        closed = initialize_weights(config, encoder, source, queries)
+        source.pools = mine_pools(config, encoder, source)
         if free and not term:
             self.start = {name: value.clone() for name, value in encoder.own_state().items()}
         record = RunRecord(Unrecorded(), config.to_dict(), {"data_sha256": {}}, None, None)

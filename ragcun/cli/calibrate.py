@@ -107,7 +107,7 @@ def _calibrated(
 
 
 def _calibration_card(encoder: AsymmetricProjectionModel, fitted: str, options: Options) -> str:
-    from ragcun.training.saving import BEGIN, END
+    from ragcun.training.run_dir import BEGIN, END
 
     settings = "\n".join(f"{name}: {json.dumps(getattr(options, name))}" for name in (*CLOSED_FORM, "base_dtype"))
     return f"""---

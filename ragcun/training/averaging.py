@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ragcun.config import TrainConfig
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import check_fit, contiguous, copy_strictly
 
@@ -24,6 +25,16 @@ def share_of_trained(queries: int) -> float:
     [0.06, 0.35, 0.67]
     """
     return FULL_SHARE * queries / (queries + HALF_AT)
+
+
+def trained_share(config: TrainConfig, encoder: RetrievalEncoder, queries: int) -> float:
+    """Return the share of the trained weights in the final ones: as asked, or by what is trained from how much."""
+    if config.trained_share is not None:
+        return config.trained_share
+    from_elsewhere = config.start == "random" or config.load_checkpoint is not None
+    if from_elsewhere or not encoder.base.frozen or encoder.shows:
+        return 1.0
+    return LABEL_FREE_SHARE if config.label_free else share_of_trained(queries)
 
 
 class WeightAverage:

@@ -74,12 +74,9 @@ class BatchSampler:
 
 @dataclass(frozen=True)
 class Pools:
-    """Mined negatives of every query, of which each batch draws some, repeatably.
+    """Mined negatives, of which each batch draws `per_query` for each of its queries, repeatably.
 
-    Attributes:
-        mined: documents by query ``(queries, ranks)``, `NOTHING` where there are fewer.
-        per_query: how many of them a batch shows of each of its queries.
-        seed: of the draws.
+    ``mined`` holds documents by query ``(queries, ranks)``, `NOTHING` where there are fewer.
     """
 
     mined: Rows

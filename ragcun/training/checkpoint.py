@@ -47,18 +47,9 @@ class DamagedPointError(InputError):
 class Progress:
     """How far a run is.
 
-    Attributes:
-        epoch: epochs begun, from 1; 0 before training.
-        epochs_done: epochs finished, with the evaluation at their end.
-        batches_done: optimiser steps of this epoch.
-        step: optimiser steps taken, or left out.
-        skipped: steps left out because a loss or the gradient was not finite.
-        overflows: steps left out because fp16's loss scale was too large.
-        best_score: score of the best epoch so far, higher is better.
-        best_epoch: that epoch; 0 is the model before training.
-        metric_rows: rows of the metrics file at this point.
-        seconds: time spent in training so far.
-        collapse: state of the collapse monitor.
+    Epochs count from 1, and 0 is before training; `batches_done` are optimiser steps of this epoch, `step` of the run,
+    with those left out (`skipped` since a loss or the gradient was not finite, `overflows` of fp16's loss scale);
+    a higher `best_score` is better; `metric_rows` are those of the metrics file at this point.
     """
 
     epoch: int = 0
@@ -79,21 +70,17 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in NOT_COMPARED}
 
 
+@dataclass
 class CheckpointManager:
-    """The resume points of a run, in folders ``000001``, ``000002`` and so on."""
+    """The resume points of a run, in folders ``000001``, ``000002`` and so on; one of other `settings` is refused."""
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: dict[str, Any],
-        encoder: RetrievalEncoder,
-        optimizer: torch.optim.Optimizer,
-        average: WeightAverage,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> None:
-        self.folder, self.settings, self.scaler = folder, settings, scaler
-        self.encoder, self.optimizer, self.average = encoder, optimizer, average
-        self._damaged: list[Path] = []
+    folder: Path
+    settings: dict[str, Any]
+    encoder: RetrievalEncoder
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+    scaler: torch.amp.GradScaler | None = None
+    _damaged: list[Path] = field(default_factory=list, init=False)
 
     def newest_first(self) -> list[Path]:
         """Return the points that are on disk."""
@@ -132,10 +119,7 @@ class CheckpointManager:
             write_json(temporary / "state.json", {**whole, OWN_SUM: description_digest(whole)})
 
     def load(self) -> Progress | None:
-        """Load the newest undamaged point into encoder, optimiser, average, scaler and random generators.
-
-        Returns:
-            The progress there; None where there is no point.
+        """Load the newest undamaged point, and return the progress there; None where there is no point.
 
         Raises:
             InputError: all points are damaged, or the newest undamaged one is of a run with other settings.

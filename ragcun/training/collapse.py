@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ragcun.batch import Views
 from ragcun.distance import Distance
 from ragcun.errors import InputError
+from ragcun.isotropy.spectrum import entropy_rank
+from ragcun.losses.contrastive import similarity_logits
+from ragcun.losses.transforms import unit_rows
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource, Rows
-from ragcun.training.collapse_statistics import Statistics, probe_statistics
 
 logger = logging.getLogger(__name__)
 
+Statistics = dict[str, float]
 CollapseKind = Literal["total", "dimensional", "drift", "identity"]
 COLLAPSES: tuple[CollapseKind, ...] = get_args(CollapseKind)
 SIDES = ("query", "document")
@@ -53,6 +58,78 @@ SKILL_LEFT = 0.02
 WORTH_PREDICTING = 0.01
 # A condition must hold at this many checks in a row before it is named.
 CHECKS = 2
+
+
+def _effective_rank(centred: Float[Tensor, "n dim"]) -> float:
+    gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
+    return entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).double().cpu().numpy())
+
+
+def _of_side(z: Float[Tensor, "n dim"], side: str) -> Statistics:
+    n, centred = len(z), z - z.mean(0)
+    variance, length = float(centred.square().sum()) / (n - 1), float(z.square().sum()) / n
+    unit = unit_rows(z)
+    cosines = float(unit.sum(0).square().sum() - unit.square().sum()) / (n * (n - 1))
+    values = {"variance": variance, "spread": variance / length if length else 0.0}
+    values |= {"rank": _effective_rank(centred), "mean_cosine": cosines}
+    return {f"{name}_{side}": value for name, value in values.items()}
+
+
+def _of_pairs(views: Views, distance: Distance) -> Statistics:
+    query, positive = views.query, views.positive
+    between = float((query.mean(0) - positive.mean(0)).square().sum())
+    within = float(query.var(0).sum() + positive.var(0).sum())
+    similarity = similarity_logits(query, positive, distance)
+    others = ~torch.eye(len(query), dtype=torch.bool, device=query.device)
+    if views.relevant is not None:
+        others &= ~views.relevant
+    nearer = ((similarity >= similarity.diagonal()[:, None]) & others).sum(1)
+    accuracy = (2 * nearer < others.sum(1).clamp_min(1)).float().mean()
+    gap = between / within if within else 0.0
+    return {"gap": gap, "accuracy": float(accuracy), "top1": float((nearer == 0).float().mean())}
+
+
+def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> Statistics:
+    length, way = float(query.square().sum()), float((target - query).square().sum())
+    correction, error = float((predicted - query).square().sum()), float((target - predicted).square().sum())
+    values = {"correction": (correction / length) ** 0.5, "needed": (way / length) ** 0.5} if length else {}
+    return {"correction": 0.0, "needed": 0.0, "skill": 1 - error / way if way else 0.0} | values
+
+
+@torch.no_grad()
+def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statistics:
+    """Return what the queries and positives of a batch of pairs show about collapse, in float32.
+
+    For each side s (``query``, ``document``), with C the unbiased covariance of its rows z: ``variance_s`` = tr C;
+    ``spread_s`` = tr C over the mean of ‖z‖²; ``rank_s`` = effective rank, exp of the entropy of C's eigenvalues over
+    their sum, at most ``rank_bound`` = min(n − 1, D), 0 without any spread; ``mean_cosine_s`` of two different rows.
+
+    For the pairs: ``gap`` = ‖mean query − mean document‖² over the sum of the two variances; ``accuracy`` and ``top1``
+    = share of queries nearer to their positive than to at least half, or all, of the other documents (chance .5, 1/n).
+    A tie is a miss, and known positives (`Views.relevant`) are not others.
+
+    With a residual predictor, as roots of sums over the rows: ``correction`` = ‖predicted − query‖ / ‖query‖;
+    ``needed`` = ‖target − query‖ / ‖query‖; ``skill`` = 1 − ‖target − predicted‖² / ‖target − query‖².
+
+    Source: Roy & Vetterli 2007 (effective rank), here of the covariance's eigenvalues, not of singular values.
+
+    Raises:
+        ValueError: fewer than 2 pairs, or embeddings that are not finite.
+    """
+    given = {name: getattr(views, name) for name in ("query", "positive", "predicted", "target")}
+    shown = {name: value.float() for name, value in given.items() if value is not None}
+    if len(views.query) < 2:
+        raise ValueError(f"a probe needs at least 2 pairs, got {len(views.query)}")
+    for name, value in shown.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"the probe's {name} embeddings are not finite")
+    pairs = Views(shown["query"], shown["positive"], relevant=views.relevant)
+    with torch.autocast(device_type=views.query.device.type, enabled=False):
+        values = _of_side(pairs.query, "query") | _of_side(pairs.positive, "document") | _of_pairs(pairs, distance)
+        values["rank_bound"] = float(min(len(pairs.query) - 1, pairs.query.shape[1]))
+        if views.residual is not None and {"predicted", "target"} <= shown.keys():
+            values |= _of_residual(pairs.query, shown["predicted"], shown["target"])
+    return values
 
 
 @dataclass(frozen=True)
@@ -148,17 +225,15 @@ _REMEDIES: dict[CollapseKind, str] = {
 class CollapseMonitor:
     """Compares a probe batch with itself before training, and names each kind of collapse once.
 
-    Give `observe` the views of one fixed batch of pairs in evaluation mode, first before training and then every so
-    many steps. 512 pairs are enough, 100 are few. A kind is named when its condition has held at two checks in a row;
-    total collapse beyond doubt at the first; chance accuracy of heads that start apart after five.
+    Give `observe` the views of one fixed batch of pairs (512 are enough, 100 few) in evaluation mode, first before
+    training. A kind is named when its condition has held at two checks in a row; total collapse beyond doubt at the
+    first; chance accuracy of heads that start apart after five. Rotation, whitening, growth and the sharpening of
+    contrastive training are no collapse.
 
     - ``total``: all embeddings of a side become one point, or shrink to it.
     - ``dimensional``: the effective rank of a side falls below a quarter of the start's, or below 2.
     - ``drift``: queries no longer find their documents.
     - ``identity``: a residual predictor returns its query although the target is elsewhere.
-
-    Rotation, whitening, growth and the sharpening of contrastive training are none of these. The constants of this
-    module are the thresholds, each with its reason. `distance` is the one retrieval uses.
     """
 
     def __init__(self, distance: Distance = "euclidean") -> None:
@@ -169,11 +244,7 @@ class CollapseMonitor:
         self.named: list[CollapseKind] = []
 
     def observe(self, step: int, views: Views) -> list[Collapse]:
-        """Check the probe; the first check is the start that later ones are compared with.
-
-        Raises:
-            ValueError: as of `probe_statistics`.
-        """
+        """Check the probe; the first check is the start that later ones are compared with."""
         now = self.latest = probe_statistics(views, self.distance)
         judged: tuple[CollapseKind, ...] = ("total",) if self.start is None else COLLAPSES
         self.start = start = self.start or now
@@ -194,11 +265,7 @@ class CollapseMonitor:
         return {"start": self.start, "held": dict(self.held), "named": list(self.named)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`.
-
-        Raises:
-            KeyError: `state` is not one of `state_dict`.
-        """
+        """Continue from what `state_dict` returned."""
         self.start = None if state["start"] is None else dict(state["start"])
         self.held = {kind: int(state["held"][kind]) for kind in COLLAPSES}
         self.named = [kind for kind in COLLAPSES if kind in state["named"]]

@@ -17,8 +17,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
-from ragcun.training.run_dir import Unrecorded
-from ragcun.training.saving import WITH_VECTORS, FitResult, model_card
+from ragcun.training.run_dir import WITH_VECTORS, FitResult, Unrecorded, model_card
 from ragcun.training.setup import TrainingData
 
 Pairs = Iterable[tuple[int, int]]
@@ -90,8 +89,7 @@ def fit_head(
 ) -> FittedHead:
     """Train a head on vectors; nothing is written to disk.
 
-    It is the training of `ragcun.fit`, with its defaults: mined negatives come from all documents, and the calibrated
-    start from the queries that are in `pairs`.
+    It is the training of `ragcun.fit`, with its defaults; a calibrated start takes the queries that are in `pairs`.
 
     Args:
         query_vectors: base vectors of queries ``(n_q, dim)``.

@@ -104,11 +104,7 @@ def _values(output: LossOutput) -> dict[str, Any]:
 
 
 def require_finite(encoder: RetrievalEncoder, when: str) -> None:
-    """Refuse weights that are not finite.
-
-    Raises:
-        InputError: there is one, after the step or epoch that `when` names.
-    """
+    """Raise InputError if a weight is not finite after the step or epoch that `when` names."""
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.trained_state().values()):
         raise InputError(f"weights are not finite after {when}; lower --learning_rate")
 
@@ -129,11 +125,7 @@ def flags_that_save_memory(config: TrainConfig) -> str:
 
 @contextmanager
 def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
-    """Explain within it that there is too little memory for a batch of `pairs` pairs.
-
-    Raises:
-        InputError: there is.
-    """
+    """Turn a lack of memory for a batch of `pairs` pairs into an InputError that names flags."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -9,47 +9,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration, calibrate
-from ragcun.training.batches import NOTHING, PairSource, Rows, Vectors
+from ragcun.training.batches import NOTHING, PairSource, Pools, Rows, Vectors
 
 MOST_VECTORS = 100_000
 BLOCK_ELEMENTS = 2**25
 
 
 def initialize_weights(
-    encoder: RetrievalEncoder,
-    source: PairSource,
-    kind: str,
-    seed: int,
-    queries: Vectors | None = None,
-    whiten: bool = True,
-    ordered: bool = False,
+    config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, queries: Vectors | None = None
 ) -> Calibration | None:
-    """Set the heads of a new encoder; return the closed form that they are set to, None for the other kinds.
+    """Set the heads of a new encoder to the base (identity), to whitening in closed form, or at random.
+
+    The closed form takes its shift of queries from the base vectors `queries`; None means the training queries.
+
+    Returns:
+        The closed form, where that is how the heads are initialized.
 
     Raises:
-        InputError: the heads cannot start so.
+        InputError: the heads cannot be initialized so.
     """
-    sample = source.sample(seed)
+    if config.load_checkpoint is not None:
+        return None
+    sample = source.sample(config.seed)
     encoder.start_from(sample)
-    if kind == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
-        _start_as(encoder, _identity(sample, encoder.dimension), kind)
-    if kind != "calibrated":
+    if config.start == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
+        _start_as(encoder, _identity(sample, encoder.dimension), config.start)
+    if config.start != "calibrated":
         return None
     if not encoder.base.normalize:
         raise InputError("--head_init calibrated needs base vectors of length 1; leave out --no_normalize_embeddings")
-    own, documents = source.sides(MOST_VECTORS, seed)
+    own, documents = source.sides(MOST_VECTORS, config.seed)
     smaller = None if encoder.dimension == documents.shape[1] else encoder.dimension
-    asked, exponent = own if queries is None else queries, EXPONENT if whiten else 0.0
+    # Where one side alone is trained, queries are shifted and nothing is whitened.
+    asked, exponent = own if queries is None else queries, EXPONENT if config.train_side == "both" else 0.0
     try:
-        closed = calibrate(documents, asked, exponent, output_dim=smaller, ordered=ordered)
+        closed = calibrate(documents, asked, exponent, output_dim=smaller, ordered=bool(config.nested_dims))
     except ValueError as error:
         raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
-    _start_as(encoder, closed, kind)
+    _start_as(encoder, closed, config.start)
     return closed
 
 
@@ -66,27 +69,26 @@ def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None
         raise InputError(f"--head_init {kind}: {error}; choose another --head_init") from error
 
 
-def mine_negatives(encoder: RetrievalEncoder, source: PairSource, first: int, last: int) -> Rows:
-    """Mine hard negatives of every training query among all documents, by the encoder's Euclidean distance."""
+def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource) -> Pools | None:
+    """Mine hard negatives of every training query among all documents; None where none are asked for."""
+    if not config.mines:
+        return None
     queries, documents = source.sides()
     embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")
-    return mine(*embedded, source.dataset, first, last)
+    return Pools(mine(*embedded, source.dataset, *config.mined_ranks), config.mines, config.seed)
 
 
 @torch.no_grad()
 def mine(
     queries: NDArray[np.float32], documents: NDArray[np.float32], data: PairDataset, first: int, last: int
 ) -> Rows:
-    """Return the documents at ranks `first` to `last` − 1 of each query, its known positives left out.
-
-    Documents are ranked by Euclidean distance, in float32.
+    """Return the documents at ranks `first` to `last` − 1 of each query by Euclidean distance, without its positives.
 
     Args:
         queries: embeddings of ``data.queries``, ``(queries, dim)``.
         documents: embeddings of ``data.documents``, ``(documents, dim)``.
         data: says which document answers which query.
-        first: first rank taken, from 0 and without the known positives: the nearest documents may be unlabelled
-            answers.
+        first: first rank taken, from 0: the nearest documents may be unlabelled answers.
         last: first rank no longer taken.
 
     Returns:

@@ -8,16 +8,15 @@ from functools import partial
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from torch import Tensor
 
 from ragcun.config import TrainConfig
+from ragcun.embeddings.base import VectorSource
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import PairSource, Pools, Vectors, make_source
-from ragcun.training.initialization import initialize_weights, mine_negatives
+from ragcun.training.batches import make_source
+from ragcun.training.initialization import initialize_weights, mine_pools
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import RunFolder, environment, require_tracker
-from ragcun.training.saving import FitResult, RunRecord
+from ragcun.training.run_dir import FitResult, RunFolder, RunRecord, environment, require_tracker
 from ragcun.training.selection import (
     Comparison,
     LastSelection,
@@ -33,6 +32,7 @@ from ragcun.training.setup import (
     build_features,
     build_objective,
     build_vectors,
+    compile_heads,
 )
 from ragcun.training.trainer import make_trainer
 
@@ -49,9 +49,8 @@ def fit(config: TrainConfig) -> FitResult:
     vectors = build_vectors(config, data)
 
     def open_run() -> RunFolder:
-        return RunFolder.create(
-            config.output_dir, config.resume or not PartialState().is_main_process, config.overwrite
-        )
+        resume = config.resume or not PartialState().is_main_process
+        return RunFolder.create(config.output_dir, resume, config.overwrite)
 
     return fit_encoder(config, data, vectors, open_run)[1]
 
@@ -59,30 +58,29 @@ def fit(config: TrainConfig) -> FitResult:
 def fit_encoder(
     config: TrainConfig, data: TrainingData, vectors: VectorStore | None, open_run: Callable[[], RunFolder]
 ) -> tuple[RetrievalEncoder, FitResult]:
-    """Train an encoder on data that is read, on given vectors or a base model; return it and the result.
-
-    Raises:
-        InputError, TrainingStopped: as of `fit`.
-    """
+    """Train an encoder on `data`, with given vectors or a base model; return it and the result."""
     objective, processes = build_objective(config), Processes(make_accelerator(config.device, config.mixed_precision))
-    device, on_main, main_first = processes.device, processes.main_only, processes.main_first
     set_seed(config.seed)
-    encoder = build_encoder(config, None if vectors is None else vectors.base).to(device)
+    encoder = build_encoder(config, None if vectors is None else vectors.base).to(processes.device)
     features = build_features(config, encoder.base, vectors)
-    run = main_first(open_run)
-    source = main_first(lambda: make_source(data.train, encoder.base, features, device))
-    judged_by = encoder.base, features, objective, config.batch_size, device
-    selection = on_main(lambda: make_selection(data, *judged_by), LastSelection())
-    asked = data.queries if features is not None and config.load_checkpoint is None else None
-    queries = main_first(lambda: features.encode(asked, "query")) if features and asked else None
-    shift = _initialize(config, encoder, source, queries)
-    source.pools = _mine(config, encoder, source, processes)
+    run = processes.main_first(open_run)
+    source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
+    judged_by = encoder.base, features, objective, config.batch_size, processes.device
+    selection = processes.main_only(lambda: make_selection(data, *judged_by), LastSelection())
+    queries = None
+    if data.queries and features is not None and config.load_checkpoint is None:
+        queries = processes.main_first(partial(features.encode, data.queries, "query"))
+    closed = initialize_weights(config, encoder, source, queries)
+    source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
     initial = {name: value.clone() for name, value in encoder.own_state().items()}
-    record = _record(config, run, data, str(device), features.fingerprint if features else encoder.base.fingerprint())
+    if config.compile:
+        compile_heads(encoder)
+    record = _record(config, run, data, processes, encoder, features)
     trainer = make_trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
-    if shift is not None:
-        trained.shift_queries(shift)
+    if closed is not None and config.label_free and config.head == "linear":
+        # Without labels the shift of queries is the closed form's, since the training queries are not like real ones.
+        trained.shift_queries(torch.from_numpy(closed.query_shift))
 
     def select() -> tuple[RetrievalEncoder, Comparison | None]:
         mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
@@ -90,30 +88,19 @@ def fit_encoder(
             return mix(trained), None
         return select_final_model(mix(trained), mix(with_weights(trained, initial)), data.check, features, config.seed)
 
-    final, comparison = on_main(select, (trained, None))
+    final, comparison = processes.main_only(select, (trained, None))
     return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
 
 
-def _initialize(
-    config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, queries: Vectors | None
-) -> Tensor | None:
-    if config.load_checkpoint is not None:
-        return None
-    whiten, ordered = config.train_side == "both", bool(config.nested_dims)
-    closed = initialize_weights(encoder, source, config.start, config.seed, queries, whiten, ordered)
-    if closed is None or not config.label_free or config.head != "linear":
-        return None
-    return torch.from_numpy(closed.query_shift)
-
-
-def _mine(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, processes: Processes) -> Pools | None:
-    if not config.mines:
-        return None
-    mined = processes.on_main(lambda: mine_negatives(encoder, source, *config.mined_ranks))
-    return Pools(mined, config.mines, config.seed)
-
-
-def _record(config: TrainConfig, run: RunFolder, data: TrainingData, device: str, base: str) -> RunRecord:
-    manifest = environment(device) | {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": base}
+def _record(
+    config: TrainConfig,
+    run: RunFolder,
+    data: TrainingData,
+    processes: Processes,
+    encoder: RetrievalEncoder,
+    features: VectorSource | None,
+) -> RunRecord:
+    fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
+    made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
     seen = data.seen(config.documents, config.load_checkpoint)
-    return RunRecord(run, config.to_dict(), manifest, seen, data.hold_out)
+    return RunRecord(run, config.to_dict(), environment(str(processes.device)) | made_of, seen, data.hold_out)

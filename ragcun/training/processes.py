@@ -108,11 +108,7 @@ def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
 
 
 def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
-    """Return the precision to train in: what is asked for, or for ``auto`` what the hardware does natively.
-
-    Raises:
-        InputError: fp16 is asked for on a CPU.
-    """
+    """Return the precision to train in: as asked (fp16 on a GPU alone), or for ``auto`` the hardware's own."""
     if asked == "fp16" and not gpu:
         raise InputError("--mixed_precision fp16 needs a GPU; use bf16, auto or no on a CPU")
     if asked == "bf16" and gpu and not native_bf16:

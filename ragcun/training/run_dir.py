@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import shutil
@@ -12,18 +13,49 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ragcun.errors import InputError
-from ragcun.io import claim_folder, write_json, write_text
+from ragcun.io import claim_folder, read_text, write_json, write_text
+
+if TYPE_CHECKING:
+    from ragcun.data.overlap import HoldOut
+    from ragcun.models.encoder import RetrievalEncoder
+    from ragcun.training.selection import Comparison
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 PLACES = ("kind", "step", "epoch")
 """Keys of a row of the metrics that say where it belongs; they are in the name of a value or its step."""
+BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
+
+WITH_TEXTS = """Made by ragcun; it loads without it:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a document"])
+print(model.similarity(queries, documents))  # minus the Euclidean distance
+```"""
+
+WITH_VECTORS = """It takes vectors of the model that it was trained on:
+
+```python
+import ragcun
+
+head = ragcun.load_head("path/to/this/folder")
+queries = head.embed_queries(query_vectors)
+documents = head.embed_documents(document_vectors)
+print(head.encoder.similarity(queries, documents))  # minus the Euclidean distance
+```"""
 
 
 class RunFolder:
@@ -37,7 +69,7 @@ class RunFolder:
         self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
         self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
         self.state, self.best_model, self.tracking = path / "state", path / "best_model", path / "tensorboard"
-        self.follower: Callable[[dict[str, Any]], None] = _ignore
+        self.follower: Callable[[dict[str, Any]], None] = lambda row: None
 
     @classmethod
     def create(cls, path: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
@@ -55,14 +87,6 @@ class RunFolder:
     def epoch_model(self, epoch: int) -> Path:
         """Return the folder of an epoch's own checkpoint."""
         return self.path / f"epoch-{epoch}"
-
-    def write_config(self, values: dict[str, Any]) -> None:
-        """Write the configuration as YAML that ``--config`` takes."""
-        write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-    def write_manifest(self, values: dict[str, Any]) -> None:
-        """Write the manifest."""
-        write_json(self.manifest, values)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics."""
@@ -92,12 +116,6 @@ class Unrecorded(RunFolder):
     def __init__(self) -> None:
         super().__init__(os.devnull)
         self.rows: list[dict[str, Any]] = []
-
-    def write_config(self, values: dict[str, Any]) -> None:
-        """Write nothing."""
-
-    def write_manifest(self, values: dict[str, Any]) -> None:
-        """Write nothing."""
 
     def log(self, row: dict[str, Any]) -> None:
         """Keep a row."""
@@ -134,22 +152,14 @@ def _version(name: str) -> str | None:
 
 
 def require_tracker(name: str) -> None:
-    """Fail before anything is computed where a tracker cannot run.
-
-    Raises:
-        InputError: the tracker's package is not installed.
-    """
+    """Raise InputError, before anything is computed, if a tracker's package is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise InputError(f"--tracker {name} needs a package that is not installed: pip install {name}, or leave it out")
 
 
 @contextmanager
 def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -> Iterator[None]:
-    """Let a tracker follow the rows of a run within it.
-
-    Each number of a row is logged under the row's kind and its keys, joined by ``/``: ``step/terms/contrastive``,
-    ``epoch/dev/NDCG@10``, ``probe/figures/rank_query``. A run that leaves nothing on disk is not tracked.
-    """
+    """Let a tracker follow the rows of a run under the names of `named`; TensorBoard's events after `step` go."""
     if name == "none" or not run.recorded:
         yield
         return
@@ -168,24 +178,133 @@ def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -
         tracker.finish()
 
 
-def named(row: Mapping[str, Any]) -> dict[str, float | str]:
+def named(row: Mapping[str, Any], name: str = "") -> dict[str, float | str]:
     """Return the numbers and texts of a row of the metrics by their full names.
 
     >>> named({"kind": "step", "epoch": 1, "step": 10, "total": 2.5, "terms": {"contrastive": 2.0}, "grad_norm": None})
     {'step/total': 2.5, 'step/terms/contrastive': 2.0}
     """
-    return _flat({key: value for key, value in row.items() if key not in PLACES}, str(row["kind"]))
-
-
-def _flat(values: Mapping[str, Any], name: str) -> dict[str, float | str]:
+    name = name or str(row["kind"])
     flat: dict[str, float | str] = {}
-    for key, value in values.items():
+    for key, value in row.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{name}/{key}")
-        elif isinstance(value, (int, float, str)):
+            flat |= named(value, f"{name}/{key}")
+        elif key not in PLACES and isinstance(value, (int, float, str)):
             flat[f"{name}/{key}"] = value
     return flat
 
 
-def _ignore(row: dict[str, Any]) -> None:
-    """Follow no metrics."""
+@dataclass(frozen=True)
+class FitResult:
+    """The result of a run.
+
+    Attributes:
+        best_epoch: the epoch chosen; 0 is the model before training.
+        score: its score, higher is better (minus the objective, for that criterion); None without a criterion.
+        base_score: the untouched base's score on the same data, None where the criterion has none.
+        skipped: steps left out because a loss or the gradient was not finite.
+        overflows: steps left out because fp16's loss scale was too large.
+        comparison: which model `never_worse` kept and why, in a sentence; None where nothing was compared.
+    """
+
+    checkpoint: Path
+    best_epoch: int
+    criterion: str
+    score: float | None
+    base_score: float | None
+    steps: int
+    seconds: float
+    comparison: str | None = None
+    skipped: int = 0
+    overflows: int = 0
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Writes what a run is made of and what comes of it."""
+
+    run: RunFolder
+    settings: dict[str, Any]
+    manifest: dict[str, Any]
+    seen: frozenset[str] | None
+    hold_out: HoldOut | None
+
+    def start(self) -> None:
+        """Write configuration and manifest."""
+        if self.run.recorded:
+            write_text(self.run.config, yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True))
+            write_json(self.run.manifest, self.manifest | {"status": "running"})
+
+    def save_model(self, folder: Path, encoder: RetrievalEncoder, result: FitResult, trained: bool = True) -> None:
+        """Write a checkpoint folder with its model card, of trained weights or of the initial ones."""
+        if self.run.recorded:
+            card = model_card(folder, encoder, self.settings, result)
+            fresh = not trained and self.settings["load_checkpoint"] is None
+            encoder.save_pretrained(folder, card, frozenset() if fresh else self.seen, self.hold_out)
+
+    def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: Comparison | None) -> FitResult:
+        """Write the final checkpoint and the manifest; return the result with the comparison."""
+        result = replace(result, comparison=None if comparison is None else str(comparison))
+        self.save_model(self.run.best_model, encoder, result, comparison is None or comparison.kept == "trained")
+        if self.run.recorded:
+            outcome = {name: value for name, value in asdict(result).items() if name != "checkpoint"}
+            compared = None if comparison is None else asdict(comparison)
+            ended = {"status": "finished", "result": outcome, "never_worse": compared}
+            write_json(self.run.manifest, self.manifest | ended)
+        if result.best_epoch == 0:
+            logger.warning("no epoch was better than the start: the checkpoint is the model before training")
+        return result
+
+
+def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:
+    """Return the card of a checkpoint as Markdown with a YAML header."""
+    tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
+    header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
+    if not encoder.base.reads_texts:
+        header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
+    if "/" in encoder.base.name and not Path(encoder.base.name).exists():
+        header["base_model"] = encoder.base.name
+    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
+    # What the choice of the epoch was based on; these are no test scores.
+    score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
+    compared = f"\n{result.comparison}.\n" if result.comparison else ""
+    dump = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False)}---
+
+# {folder.parent.name}/{folder.name}
+
+A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}, compared
+by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
+
+## Scores
+
+{BEGIN}
+Epoch {result.best_epoch}, chosen by: {result.criterion}.
+
+| system | {result.criterion} |
+|---|--:|
+| untouched base | {base} |
+| this model | {score} |
+{END}
+{compared}
+## Configuration
+
+```yaml
+{dump}```
+"""
+
+
+def write_scores(folder: str | Path, scores: str) -> None:
+    """Put a Markdown text of test scores in place of the scores in a checkpoint's card.
+
+    Raises:
+        InputError: the folder has no card, or its card no place for scores.
+    """
+    path = Path(folder) / "README.md"
+    card = read_text(path)
+    before, begin, rest = card.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{path} has no scores section; its card was not written by train.py")
+    write_text(path, f"{before}{BEGIN}\n{scores.strip()}\n{END}{after}")

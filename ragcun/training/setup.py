@@ -25,7 +25,6 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape, Stackable
-from ragcun.training.averaging import LABEL_FREE_SHARE, share_of_trained
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +36,8 @@ HOLD_OUT_SEED = 0
 class TrainingData:
     """Training pairs, and what the best epoch is chosen on: validation pairs, or a dev collection, or neither.
 
-    Attributes:
-        train: the training pairs.
-        val: pairs to choose the epoch by.
-        dev: judged queries to choose the epoch by.
-        check: judged queries by which the trained model is compared with its start and the base, once.
-        queries: queries without labels, which a calibrated start takes its shift from; None means those of `train`.
-        hold_out: the documents hidden from training.
-        collections: the BEIR collections that all these are of.
+    ``check`` holds the judged queries by which the trained model is compared with its start and the base, once;
+    ``queries`` has no labels, and a calibrated start takes its shift of queries from it (None: from those of `train`).
     """
 
     train: PairDataset
@@ -260,13 +253,3 @@ def compile_heads(encoder: RetrievalEncoder) -> None:
     for part in encoder.modules():
         if isinstance(part, Stackable):
             part.compile()
-
-
-def trained_share(config: TrainConfig, encoder: RetrievalEncoder, queries: int) -> float:
-    """Return the share of the trained weights in the final ones: as asked, or by what is trained from how much."""
-    if config.trained_share is not None:
-        return config.trained_share
-    from_elsewhere = config.start == "random" or config.load_checkpoint is not None
-    if from_elsewhere or not encoder.base.frozen or encoder.shows:
-        return 1.0
-    return LABEL_FREE_SHARE if config.label_free else share_of_trained(queries)

@@ -26,7 +26,7 @@ from ragcun.losses.objective import Objective
 from ragcun.models.heads import HeadShape, Stackable, build_head
 from ragcun.models.systems import ResidualPredictor, follow, following
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
-from ragcun.training.schedule import ema_decay
+from ragcun.training.step import ema_decay
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -53,10 +53,6 @@ class ObjectiveLoss(nn.Module):
         ema_decay: m of θ′ ← m·θ′ + (1 − m)·θ, the target's update after every optimiser step; None means no target:
             the positive's own embedding is predicted.
         ema_schedule: of m, a name in `EMA_SCHEDULES`.
-
-    Attributes:
-        step: number of the optimiser step that is being prepared, from 1; None outside training.
-        autocast_dtype: type in which predictor and target compute; None is that of their weights.
 
     Raises:
         ValueError: the objective, the predictor and the target do not fit each other or the model.
@@ -183,15 +179,10 @@ class ObjectiveLoss(nn.Module):
 class ObjectiveCallback(TrainerCallback):
     """Lets a Trainer treat what an `ObjectiveLoss` owns as it treats the model; made by `ObjectiveLoss.callback`.
 
-    - Every checkpoint folder gets ``loss_state.safetensors``: predictor, target, step and a digest of the model's
-      trained weights; a resumed run loads it, strictly, or stops.
-    - The target follows the model once after every optimiser step that was taken.
-    - The gradient of model and predictor is clipped to `max_grad_norm` as one vector. The Trainer clips the model's
-      alone, before `on_pre_optimizer_step`; so its own clipping is set aside from `on_step_begin` to there. With fp16
-      gradients are unscaled by then, because the Trainer measures their norm even where it does not clip. The
-      `grad_norm` that it logs is the model's alone.
-    - The predictor's gradient is averaged over ranks during the backward pass, as the model's is: later, under fp16, a
-      rank whose gradient alone overflowed would alone leave the step out.
+    Checkpoint folders get ``loss_state.safetensors``: predictor, target, step and a digest of the model's trained
+    weights, which a resumed run loads, strictly. The target follows the model after every optimiser step that was
+    taken. The gradients of model and predictor are clipped to `max_grad_norm` as one vector (`grad_norm` in the log is
+    the model's alone), and the predictor's is averaged over ranks.
 
     Args:
         loss: the loss; one for each Trainer.
@@ -223,6 +214,8 @@ class ObjectiveCallback(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Tell the loss the number of the step, and set the Trainer's clipping aside where it is too narrow."""
+        # The Trainer clips the model's gradient alone, before `on_pre_optimizer_step`. With fp16 gradients are unscaled
+        # by then, because it measures their norm even where it does not clip.
         self.loss.step = state.global_step + 1
         if self.loss.predictor is not None and args.max_grad_norm > 0:
             self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
@@ -293,5 +286,7 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _average_gradient(weight: Tensor) -> None:
+    # During the backward pass, as the model's: later, under fp16, a rank whose gradient alone overflowed would alone
+    # leave the step out. What accumulated before is alike on all ranks and stays the same.
     if weight.grad is not None:
         sum_over_ranks_(weight.grad).div_(world_size())

@@ -1,7 +1,8 @@
-"""One optimiser step: the gradients of its batches, in chunks where memory asks for it, clipped and applied."""
+"""One optimiser step: schedules, and the gradients of its batches, in chunks if need be, clipped and applied."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -21,14 +22,48 @@ from ragcun.training.batches import PairSource, Rows
 NOT_FINITE, OVERFLOW = "not finite", "fp16 overflow"
 
 
-class Step(NamedTuple):
-    """The outcome of an optimiser step.
+def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Return the factor on every learning rate at optimiser step `step` (from 0): linear warm-up, then a half cosine.
 
-    Attributes:
-        outputs: the loss of each of its batches, without a graph.
-        norm: the gradient's norm before clipping.
-        left_out: why no weight was changed: `NOT_FINITE` (a loss or the gradient), or `OVERFLOW` (fp16's loss scale
-            was too large and is now halved); None where the step was taken.
+    ``(step + 1) / warmup_steps`` below `warmup_steps`, then ``(1 + cos(π · (step − warmup) / (total − warmup))) / 2``.
+
+    >>> [round(warmup_cosine(step, 6, 2), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_decay(step: int, total_steps: int, start: float, schedule: str = "constant") -> float:
+    """Return the decay m of an EMA target after optimiser step `step` (from 1 to `total_steps`).
+
+    ``constant``: start; ``cosine``: 1 − (1 − start)·(1 + cos(π·step/total))/2; ``linear``:
+    start + (1 − start)·step/total. The last two end at 1, where the target stands still.
+
+    Source: Grill et al. 2020 (BYOL), arXiv:2006.07733, section 3.2 (cosine).
+
+    >>> [ema_decay(step, 4, 0.5, "linear") for step in (1, 2, 4)]
+    [0.625, 0.75, 1.0]
+    """
+    if schedule not in EMA_SCHEDULES:
+        raise ValueError(f"ema_schedule must be one of {', '.join(EMA_SCHEDULES)}, got {schedule!r}")
+    return 1 - (1 - start) * EMA_SCHEDULES[schedule](min(1.0, step / max(1, total_steps)))
+
+
+EMA_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "linear": lambda progress: 1 - progress,
+}
+
+
+class Step(NamedTuple):
+    """The outcome of an optimiser step: its batches' losses, without a graph, and the gradient's norm before clipping.
+
+    ``left_out`` says why no weight was changed: `NOT_FINITE` (a loss or the gradient), or `OVERFLOW` (fp16's loss scale
+    was too large and is now halved); None where the step was taken.
     """
 
     outputs: list[LossOutput]
@@ -129,11 +164,7 @@ NAMES = tuple(field.name for field in fields(Views))
 
 
 def require_independent_rows(model: nn.Module) -> None:
-    """Refuse a model in which a row's embedding depends on the others of its chunk.
-
-    Raises:
-        InputError: it has batch normalisation that is in training mode.
-    """
+    """Raise InputError if a row's embedding depends on the others of its chunk, by batch normalisation."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             raise InputError(f"--grad_cache_size: {name} normalises over the batch, which chunks change; leave it out")
@@ -152,12 +183,7 @@ def cached_backward(
     one chunk's graph and of all embeddings; the cost is one more forward pass.
 
     Source: Gao et al. 2021, arXiv:2101.06983, section 3.
-
-    Raises:
-        ValueError: there is no chunk.
     """
-    if not chunks:
-        raise ValueError("gradient caching needs at least 1 chunk, got 0")
     device = next(model.parameters()).device
     with torch.no_grad():
         states, shown = zip(*((_random_state(device), model(chunk)) for chunk in chunks), strict=True)

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ragcun.config import TrainConfig
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.averaging import WeightAverage
+from ragcun.training.averaging import WeightAverage, trained_share
 from ragcun.training.batches import BatchSampler, PairSource, Rows
 from ragcun.training.checkpoint import CheckpointManager, Progress, comparable
 from ragcun.training.collapse import CollapseCheck
@@ -29,12 +29,9 @@ from ragcun.training.guards import (
     require_finite,
 )
 from ragcun.training.processes import Processes
-from ragcun.training.run_dir import tracked
-from ragcun.training.saving import FitResult, RunRecord
-from ragcun.training.schedule import ema_decay, warmup_cosine
+from ragcun.training.run_dir import FitResult, RunRecord, tracked
 from ragcun.training.selection import Selection, evaluate_epoch, is_better, is_evaluated, mixed_with_base
-from ragcun.training.setup import compile_heads, trained_share
-from ragcun.training.step import OVERFLOW, Step, Stepper
+from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,6 @@ class Trainer:
     selection: Selection
     collapse: CollapseCheck
     checkpoints: CheckpointManager
-    rates: list[float]
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -63,6 +59,7 @@ class Trainer:
         self.guard = NonFiniteGuard(self.run, self.stepper.source, most)
         self.stop = StopRequest(ECHO if self.processes.count > 1 else 0.0)
         self.total = self.collapse.total
+        self.rates = [group["lr"] for group in self.stepper.optimizer.param_groups]
 
     def _resume(self) -> None:
         found = self.checkpoints.load()
@@ -234,10 +231,7 @@ def make_trainer(
 ) -> Trainer:
     """Return the trainer of an encoder that has its initial weights."""
     accelerator, queries = processes.accelerator, len(np.unique(source.dataset.query_ids))
-    if config.compile:
-        compile_heads(encoder)
     groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
-    rates = [group["lr"] for group in groups]
     model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
     stepper = Stepper(accelerator, model, optimizer, objective, source, config.max_grad_norm, config.grad_cache_size)
     size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
@@ -250,5 +244,5 @@ def make_trainer(
     settings = comparable(record.settings) | {"data": record.manifest["data_sha256"]} | processes.settings()
     checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
     processes.seed(config.seed)
-    parts = stepper, sampler, epochs, average, selection, collapse, checkpoints, rates
+    parts = stepper, sampler, epochs, average, selection, collapse, checkpoints
     return Trainer(config, record, processes, encoder, *parts)

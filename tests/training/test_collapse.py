@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ragcun.batch import Views
 from ragcun.losses.contrastive import info_nce
-from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor
-from ragcun.training.collapse_statistics import probe_statistics
+from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor, probe_statistics
 
 N, DIM = 128, 32
 LOOKS = torch.linspace(0, 1, 13).tolist()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ragcun.batch import Views
 from ragcun.distance import DISTANCES
-from ragcun.training.collapse_statistics import probe_statistics
+from ragcun.training.collapse import probe_statistics
 
 
 def normal(n: int, dim: int, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 from ragcun.models.projection import QUERY_EMBEDDINGS
 from ragcun.options import choices_of, from_mapping, read_yaml
-from ragcun.training.schedule import EMA_SCHEDULES
+from ragcun.training.step import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"
 SEED_COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,7 @@ from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import plot_loss_curves
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
 from ragcun.training.loop import fit
-from ragcun.training.saving import FitResult
+from ragcun.training.run_dir import FitResult
 from ragcun.training.step import Step
 from ragcun.training.trainer import Trainer
 

@@ -18,11 +18,11 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.whitening import EXPONENT, Calibration
-from ragcun.training.averaging import share_of_trained
+from ragcun.training.averaging import share_of_trained, trained_share
 from ragcun.training.batches import make_source
-from ragcun.training.initialization import initialize_weights, mine, mine_negatives
+from ragcun.training.initialization import initialize_weights, mine, mine_pools
 from ragcun.training.selection import mixed_with_base
-from ragcun.training.setup import build_encoder, trained_share
+from ragcun.training.setup import build_encoder
 
 Vectors = NDArray[np.float32]
 DIM, QUERIES, DOCUMENTS = 12, 40, 90
@@ -48,9 +48,7 @@ class Problem:
         torch.manual_seed(1)
         config = TrainConfig(train_data="made", **settings)
         encoder = build_encoder(config, self.store.base)
-        whiten, ordered = config.train_side == "both", bool(config.nested_dims)
-        closed = initialize_weights(encoder, self.source, config.start, config.seed, queries, whiten, ordered)
-        return encoder, config, closed
+        return encoder, config, initialize_weights(config, encoder, self.source, queries)
 
     def mixed(self, encoder: RetrievalEncoder, share: float = 0.3) -> RetrievalEncoder:
         return mixed_with_base(encoder, share, self.source, 42)
@@ -166,7 +164,10 @@ def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
     assert calibration is not None
     embedded = calibration.embed_queries(problem.queries), calibration.embed_documents(problem.documents)
     expected = mine(*(side.astype(np.float32) for side in embedded), problem.data, 2, 9)
-    mined = mine_negatives(encoder, problem.source, *config.mined_ranks)
+    pools = mine_pools(config, encoder, problem.source)
+    assert pools is not None
+    assert (pools.per_query, pools.seed) == (3, config.seed)
+    mined = pools.mined
     assert (mined == expected).mean() > 0.99
     base = mine(unit(problem.queries), unit(problem.documents), problem.data, 2, 9)
     assert (mined == base).mean() < 0.9

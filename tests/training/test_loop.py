@@ -27,9 +27,9 @@ from ragcun.models.whitening import calibrate
 from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.loop import fit
-from ragcun.training.saving import FitResult
-from ragcun.training.schedule import ema_decay, warmup_cosine
+from ragcun.training.run_dir import FitResult
 from ragcun.training.setup import build_encoder, build_objective
+from ragcun.training.step import ema_decay, warmup_cosine
 from ragcun.training.trainer import Trainer
 
 Train = Callable[..., FitResult]

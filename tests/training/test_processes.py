@@ -135,7 +135,7 @@ def outcome(job: dict[str, Any], settings: dict[str, Any], rank: int) -> dict[st
             TextBase, "encode", lambda self, texts, *a, **b: encoded.append(len(texts)) or real(self, texts, *a, **b)
         )
         if rank > 0:
-            for name in ("log", "write_config", "write_manifest", "keep_rows"):
+            for name in ("log", "keep_rows"):
                 patch.delattr(RunFolder, name)
         faulty(job.get("fault"), rank, patch)
         try:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.training.schedule import EMA_SCHEDULES, ema_decay, warmup_cosine
+from ragcun.training.step import EMA_SCHEDULES, ema_decay, warmup_cosine
 
 
 @pytest.mark.parametrize(

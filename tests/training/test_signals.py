@@ -20,7 +20,7 @@ from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped
 from ragcun.training.loop import fit
-from ragcun.training.saving import FitResult
+from ragcun.training.run_dir import FitResult
 from ragcun.training.selection import DevSelection
 from ragcun.training.trainer import Trainer
 

@@ -32,8 +32,8 @@ from ragcun.models.encoder import SYSTEMS, PairBatch
 from ragcun.models.heads import HeadShape
 from ragcun.models.systems import ResidualPredictor
 from ragcun.tensors import contiguous
-from ragcun.training.schedule import ema_decay
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
+from ragcun.training.step import ema_decay
 
 DIM = 16
 PREDICTOR = HeadShape("mlp", DIM, DIM)
