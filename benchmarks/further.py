@@ -22,7 +22,7 @@ from ragcun.data.unlabelled import adaptation_data, sample_documents, sentences_
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
 from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.models.interpolation import interpolate_with_base
+from ragcun.models.projection import interpolate_with_base
 from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.training.batches import make_source

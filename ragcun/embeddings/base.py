@@ -30,15 +30,9 @@ NO_TEXTS = (
 
 
 class Base(nn.Module, abc.ABC):
-    """Gives a vector of `dimension` numbers for a text; called on such vectors or tokenised texts, what heads see.
+    """Gives the vectors that heads stand on; without a text model, whatever needs one raises InputError.
 
-    Without a text model, whatever needs one raises InputError.
-
-    Attributes:
-        name: what the user called it.
-        normalize: whether `forward` scales vectors to length 1.
-        ends_normalized: whether the untouched base's embeddings have length 1.
-        reads_texts: whether it has a text model.
+    `normalize` says whether `forward` scales vectors to length 1, `ends_normalized` whether the untouched base does.
     """
 
     name: str
@@ -95,11 +89,7 @@ class Base(nn.Module, abc.ABC):
         raise InputError(NO_TEXTS)
 
     def compute_in(self, dtype: str) -> None:
-        """Compute vectors with this dtype from now on.
-
-        Raises:
-            InputError: it is not possible.
-        """
+        """Compute vectors with this dtype from now on, or raise InputError where that is not possible."""
         if dtype != "float32":
             raise InputError(f"--base_dtype {dtype} is of a text model, and {self.name!r} has none; leave it out")
 
@@ -133,12 +123,9 @@ class Gatherable(Protocol):
 
 
 class VectorSource(abc.ABC):
-    """Where base vectors of texts come from: a cache that encodes what is missing, or a store that has them all.
+    """Base vectors of texts: a cache that encodes what is missing, or a store that holds them all.
 
-    Attributes:
-        base: the base whose vectors these are.
-        dimension: length of the vectors.
-        fingerprint: digest of what decides them.
+    `fingerprint` is a digest of all that decides the vectors.
     """
 
     base: Base

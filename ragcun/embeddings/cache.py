@@ -31,19 +31,14 @@ def default_cache_dir() -> Path:
 class EmbeddingCache(VectorSource):
     """Pooled vectors of one base, in two files that only grow, row by row: ``vectors.bin`` and ``keys.bin``.
 
-    A key is a hash of prompt and text; the folder's name is the base's fingerprint, so another base, or the same one
-    with other weights, dtype or length limit, has a folder of its own. Processes encode in turn: one that needs what
-    another encodes waits for it, so no text is encoded twice, and two runs on the same texts have the vectors that
-    each would have alone, to the bit. (Where texts overlap in part, last bits depend on what a text was encoded with.)
-    A row counts once vector and key are on the disk: the next writer cuts a torn write off.
+    A key is a hash of prompt and text; the folder is named after the base's fingerprint. Processes encode in turn: one
+    that needs what another encodes waits for it, so two runs on the same texts have the vectors that each would have
+    alone, to the bit. A row counts once vector and key are on the disk: the next writer cuts a torn write off.
 
     Args:
-        base: the base whose vectors these are; only its texts not seen before are encoded.
+        base: the base whose vectors these are; InputError if it has no text model.
         folder: where caches lie; None means `default_cache_dir`.
         batch_size: maximum batch size (`TextBase.encode`).
-
-    Raises:
-        InputError: the base has no text model, or the folder is another base's.
     """
 
     def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = ROWS) -> None:
@@ -59,7 +54,6 @@ class EmbeddingCache(VectorSource):
         self._load_keys()
 
     def __len__(self) -> int:
-        """Count the texts whose vectors are there."""
         return len(self._row_of)
 
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
@@ -98,7 +92,6 @@ class EmbeddingCache(VectorSource):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait until no other process encodes into this cache."""
         lock = FileLock(self.folder / "encoding.lock")
         try:
             lock.acquire(blocking=False)
@@ -117,7 +110,6 @@ class EmbeddingCache(VectorSource):
         self._load_keys()
 
     def _claim_folder(self) -> None:
-        """Make the folder and write down whose cache it is, or check that."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "base.json"
         described = {"fingerprint": self.fingerprint, "dimension": self.dimension, "dtype": "float32"}
@@ -129,7 +121,6 @@ class EmbeddingCache(VectorSource):
             raise InputError(f"{path} is of another base than its folder's name says; delete the folder {self.folder}")
 
     def _load_keys(self) -> None:
-        """Read the keys that this process or another has added since the last call."""
         files = self.folder / "keys.bin", self.folder / "vectors.bin"
         if not all(file.exists() for file in files):
             return
@@ -144,7 +135,6 @@ class EmbeddingCache(VectorSource):
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:
-    """Cut `path` at `offset`, write `data` there, and wait until it is on disk."""
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(offset)
         file.seek(offset)

@@ -35,7 +35,7 @@ BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
 
 
 class Batch(NamedTuple):
-    """Texts that go through the model together: their places among the texts given, and what the model takes."""
+    """Texts that go through the model together: their places among the texts given, and the model's input."""
 
     rows: Rows
     features: Features
@@ -65,13 +65,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def pack(lengths: Sequence[int] | Rows, budget: int, most: int) -> list[Rows]:
-    """Group places by length, longest first; ``longest · rows ≤ budget`` and ``rows ≤ most`` in each group.
-
-    A length above the budget makes a group of its own.
-
-    Raises:
-        ValueError: budget or `most` are below 1.
-    """
+    """Group places by length, longest first: ``longest · rows ≤ budget`` (or one row) and ``rows ≤ most``."""
     if budget < 1 or most < 1:
         raise ValueError(f"a batch needs at least 1 token and 1 row, got {budget} and {most}")
     sizes = np.asarray(lengths, dtype=np.int64)
@@ -90,9 +84,9 @@ def blocks(texts: Sequence[str]) -> list[Rows]:
 
 
 def batches(texts: Sequence[str], preprocess: Preprocess, budget: int, most: int) -> Iterator[Batch]:
-    """Tokenise texts, each once, and yield them in batches of at most `budget` padded tokens and `most` rows.
+    """Tokenise each text once and yield batches of at most `budget` padded tokens and `most` rows.
 
-    A model without a padding mask has nothing to gain from that: its batches have `most` rows.
+    A model without a padding mask gains nothing from that: its batches have `most` rows.
     """
     for block in blocks(texts):
         features = preprocess([texts[i] for i in block])
@@ -106,7 +100,6 @@ def batches(texts: Sequence[str], preprocess: Preprocess, budget: int, most: int
 
 
 def _is_rectangular(features: Features, rows: int) -> bool:
-    """Whether every tensor has a row for each text and a column for each token, so that rows can be taken out."""
     # Positions of query expansion lie outside the mask, so columns that it leaves out cannot be cut off.
     if "attention_mask" not in features or "query_expansion_positions" in features:
         return False
@@ -116,7 +109,6 @@ def _is_rectangular(features: Features, rows: int) -> bool:
 
 
 def _cut(features: Features, rows: Rows) -> Features:
-    """Take rows out of features, without the columns that are padding in all of them."""
     places = torch.from_numpy(rows)
     used = features["attention_mask"][places].any(dim=0).nonzero()
     first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
@@ -128,10 +120,7 @@ def _cut(features: Features, rows: Rows) -> Features:
 
 @torch.no_grad()
 def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dtype) -> Float[Tensor, "batch dim"]:
-    """Return pooled vectors as float32, of matrix products computed in `dtype` and sums in float32.
-
-    The weights stay as they are (`torch.autocast`); under ``float32``, half-precision ones compute in their own dtype.
-    """
+    """Return pooled vectors as float32, their matrix products computed in `dtype`; the weights stay as they are."""
     from sentence_transformers.util import batch_to_device
 
     device = model.device
@@ -142,11 +131,7 @@ def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dty
 
 
 def resolve_dtype(asked: str, device: torch.device) -> Dtype:
-    """Return the dtype for a device: the one asked for, or for ``auto`` its native one.
-
-    Raises:
-        InputError: there is no such dtype, or float16 is asked for on a CPU.
-    """
+    """Return the dtype for a device, its native one for ``auto``; InputError if it is unknown or impossible there."""
     if asked not in BASE_DTYPES:
         raise InputError(f"--base_dtype must be one of {', '.join(BASE_DTYPES)}, got {asked!r}")
     if asked == "float16" and device.type == "cpu":
@@ -155,11 +140,7 @@ def resolve_dtype(asked: str, device: torch.device) -> Dtype:
 
 
 def native_dtype(device: torch.device) -> Dtype:
-    """Return the fastest dtype that a device has natively; float32 where that is not known.
-
-    A CPU has bfloat16 where it has AVX512-BF16 or AMX, and torch has oneDNN, which uses them. A GPU has bfloat16
-    where it need not be emulated, else float16.
-    """
+    """Return the fastest dtype that a device has natively; float32 where that is not known."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_features():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragcun.distance import Distance
-from ragcun.embeddings.safe_loading import require_safe
 from ragcun.errors import InputError
+from ragcun.io import read_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,12 +47,9 @@ arXiv:2309.07597), as on their model cards; names of instruction-tuned relatives
 
 
 def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
-    """Load what a user calls a model: a packaged one, an alias, a folder or a hub name.
+    """Load a packaged model, an alias, a folder or a hub name; InputError if it is not there or cannot be read.
 
     One from the hub gets its authors' convention (`apply_convention`); a folder stays as it is, whatever its name.
-
-    Raises:
-        InputError: the model is not there, cannot be reached, or cannot be read.
     """
     path = resolve_model(name)
     model = load_sentence_transformer(path, name, device)
@@ -60,13 +59,7 @@ def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
 
 
 def resolve_model(name: str) -> str:
-    """Return the folder of a packaged model, the hub name that an alias stands for, or the name itself.
-
-    A folder comes before an alias of its name.
-
-    Raises:
-        InputError: the package is not installed, or the name looks like a folder that is not there.
-    """
+    """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias."""
     if name in PACKAGED:
         package, extra = PACKAGED[name]
         spec = importlib.util.find_spec(package)
@@ -85,11 +78,7 @@ def resolve_model(name: str) -> str:
 
 
 def load_sentence_transformer(path: str, name: str, device: str | None = None) -> SentenceTransformer:
-    """Load a sentence-transformers model from a folder or the hub, without remote code.
-
-    Raises:
-        InputError: the model is not there, cannot be reached, or cannot be read.
-    """
+    """Load a model from a folder or the hub, without remote code; InputError if it is not there or cannot be read."""
     from huggingface_hub.errors import HFValidationError
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
@@ -108,7 +97,6 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
 
 
 def _require_on_hub(name: str) -> None:
-    """Say at once that a hub name is unknown or the hub out of reach, instead of after a minute of retries."""
     import httpx2
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -141,11 +129,7 @@ def convention_of(hub_name: str) -> Convention | None:
 
 
 def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
-    """Give a model loaded from the hub the distance and the prompts of its convention, where it has none of its own.
-
-    A configuration that names a distance keeps it; one with any prompt that is not empty keeps its prompts. The model
-    then saves what was added like its own configuration.
-    """
+    """Give a model from the hub the distance and prompts of its convention where its own configuration names none."""
     convention = convention_of(hub_name)
     if convention is None:
         return
@@ -159,3 +143,78 @@ def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
         added.append(f"query prompt {convention.query!r}, document prompt {convention.document!r}")
     if added:
         logger.info("%s: %s, as its authors use it; its own configuration says nothing", hub_name, "; ".join(added))
+
+
+MODULES = "modules.json"
+BUILT_IN = "sentence_transformers."
+ACTIVATIONS = "torch.nn."
+MODULE_CONFIGS = ("router_config.json", "config.json")
+
+
+def require_safe(folder: Path) -> None:
+    """Raise InputError if a folder's configuration names code but sentence-transformers' own, or a file outside.
+
+    Files in the hub's own cache are links to a folder beside; links to anywhere else are refused.
+    """
+    require_inside(folder, _files(folder))
+    path = folder / MODULES
+    if not path.is_file():
+        return
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise InputError(f"{path} is not a list of modules; copy the model again")
+    for module in modules:
+        _require_built_in(module.get("type"), path)
+        _check_module(folder, module.get("path", ""), path)
+
+
+def require_inside(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError unless files named relative to a folder lie in it once links are followed."""
+    real = folder.resolve()
+    root = real.parent.parent if real.parent.name == "snapshots" else real
+    for name in names:
+        _require_relative(name, folder)
+        if not (folder / name).resolve().is_relative_to(root):
+            raise InputError(f"{folder / name} leads out of its folder; put the file itself there")
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def _require_relative(name: Any, where: Path) -> None:
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ("..",)
+    if ".." in parts or parts[:1] == ("/",) or "\\" in name or "\0" in name:
+        raise InputError(f"{where} names the place {name!r:.100}, which leads out of its folder; use another model")
+
+
+def _require_built_in(name: Any, where: Path) -> None:
+    if not isinstance(name, str) or not name.startswith(BUILT_IN):
+        raise InputError(
+            f"{where} names the class {name!r:.100}, which is not sentence-transformers' own; code of others is never "
+            "loaded, use another model"
+        )
+
+
+def _check_module(folder: Path, name: Any, where: Path) -> None:
+    _require_relative(name, where)
+    for file in MODULE_CONFIGS:
+        path = folder / name / file
+        if not path.is_file():
+            continue
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise InputError(f"{path}: expected a JSON object, got {type(config).__name__}; copy the model again")
+        activation, tokenizer = config.get("activation_function"), config.get("tokenizer_class")
+        if activation is not None and not str(activation).startswith(ACTIVATIONS):
+            raise InputError(
+                f"{path} names the activation {activation!r:.100}, which is not torch's; use another model"
+            )
+        if isinstance(tokenizer, str) and "." in tokenizer:
+            _require_built_in(tokenizer, path)
+        types = config.get("types")
+        for inner, kind in types.items() if isinstance(types, dict) else ():
+            _require_built_in(kind, path)
+            _check_module(folder / name, inner, path)

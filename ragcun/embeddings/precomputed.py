@@ -60,7 +60,7 @@ class VectorBase(Base):
 class VectorStore(VectorSource):
     """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
 
-    Several sets of documents, or of queries, count as one. `place` is where they come from, for messages.
+    Several sets of documents, or of queries, count as one; messages name `place`.
     """
 
     def __init__(
@@ -84,11 +84,7 @@ class VectorStore(VectorSource):
         return self._vectors
 
     def require_fit(self, base: Base) -> None:
-        """Check that heads on `base` can stand on these vectors.
-
-        Raises:
-            InputError: the base has a text model of its own, or vectors of another length.
-        """
+        """Raise InputError if the base has a text model of its own, or vectors of another length."""
         if base.reads_texts:
             raise InputError(f"{self.place}: the checkpoint has a text model, {base.name!r}; leave --vectors out")
         if base.dimension != self.dimension:
@@ -98,11 +94,7 @@ class VectorStore(VectorSource):
             )
 
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
-        """Return the row of each text.
-
-        Raises:
-            InputError: a text has no vector.
-        """
+        """Return the row of each text, or raise InputError if one has no vector."""
         row_of = self._row_of[role]
         rows = np.fromiter((row_of.get(text, -1) for text in texts), dtype=np.int64, count=len(texts))
         if (rows < 0).any():
@@ -137,11 +129,7 @@ class Stacked:
 
 
 def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = None) -> NDArray[Any]:
-    """Return vectors as an array, float32 unless it lies on disk.
-
-    Raises:
-        ValueError: they are not numbers, have no rows or another shape than ``(n, columns)``, or are not finite.
-    """
+    """Return vectors ``(n, columns)`` as an array, float32 unless it lies on disk; ValueError if one is not finite."""
     array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asanyarray(values)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have the shape (n, dim), got {array.shape}")
@@ -161,10 +149,7 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
     """Read the vectors of all documents and judged queries of collections, by their texts; matrices stay on disk.
 
     Those of a collection lie in ``folder/NAME`` where there is such a folder, else in `folder` itself; several
-    collections of one name are parts of one. Documents with the same text share a vector, that of the first.
-
-    Raises:
-        InputError: a file is missing or wrong, an id stands twice or has no vector, or vectors are not of one length.
+    collections of one name are parts of one. InputError names the file and line that is missing or wrong.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -187,7 +172,6 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
 
 
 def _read(path: Path, texts: Mapping[str, str], collection: str) -> Named:
-    """Return the text of each row, None where nothing asks for it, and the rows of ``<path>.npy``."""
     ids, matrix = _read_ids(path.with_suffix(".txt")), open_matrix(path.with_suffix(".npy"))
     try:
         vectors = check_vectors(matrix, "vectors")
@@ -216,11 +200,7 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def open_matrix(path: str | Path) -> NDArray[Any]:
-    """Open an array of numbers as a memory map.
-
-    Raises:
-        InputError: there is no such file, or it is no ``.npy`` file of numbers.
-    """
+    """Open a ``.npy`` file of numbers as a memory map."""
     path = existing_file(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")

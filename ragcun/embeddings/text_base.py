@@ -29,15 +29,14 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class TextBase(Base):
-    """An existing sentence-transformers model that turns texts into vectors of `dimension` numbers.
+    """An existing sentence-transformers model that turns texts into vectors.
 
-    A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the
-    pooled ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts, and computes in
-    float32 until `compute_in` says otherwise.
+    A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the pooled
+    ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts.
 
     Args:
         model: the sentence-transformers model.
-        name: what the user called it: a hub name, a folder, or ``minilm``.
+        name: what the user called it.
         normalize: whether `forward` scales vectors to length 1.
         ends_normalized: whether the untouched model normalises; None asks the model itself.
     """
@@ -63,21 +62,13 @@ class TextBase(Base):
     def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
         """Load a model by hub name, folder, ``minilm`` (the packaged all-MiniLM-L6-v2) or ``contriever``.
 
-        A model from the hub whose configuration says nothing has its authors' distance and prompts
-        (`ragcun.embeddings.hub`).
-
-        Raises:
-            InputError: there is no such model, it cannot be reached, or its folder is not a text-embedding model.
+        Raises InputError if there is no such model, it cannot be reached, or it is not a text-embedding model.
         """
         return cls(load_by_name(name, device), name, normalize)
 
     @classmethod
     def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
-        """Take the base out of an exported model: its first modules, as `to_config` counted them.
-
-        Raises:
-            ValueError: the model has fewer modules.
-        """
+        """Take the base out of an exported model: its first modules, as `to_config` counted them."""
         if not 1 <= config["modules"] <= len(model):
             raise ValueError(f"it speaks of {config['modules']} base modules, the model has {len(model)}")
         for name in list(model._modules)[config["modules"] :]:
@@ -127,11 +118,7 @@ class TextBase(Base):
         return ""
 
     def compute_in(self, dtype: str) -> None:
-        """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints.
-
-        Raises:
-            InputError: the model's device has no such dtype.
-        """
+        """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints."""
         self.dtype = resolve_dtype(dtype, self.model.device)
 
     def encode(
@@ -139,8 +126,7 @@ class TextBase(Base):
     ) -> NDArray[np.float32]:
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient.
 
-        Batches hold texts of nearly one length: as many as a budget of tokens allows (2,048 on a CPU, 32,768 on a
-        GPU, padding included), and at most `batch_size`.
+        Batches hold texts of nearly one length within a budget of padded tokens, and at most `batch_size` of them.
         """
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         budget = token_budget(self.model.device)
@@ -167,11 +153,7 @@ class TextBase(Base):
         return any(type(module).__name__ == "Router" for module in self.model.children())
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing.
-
-        Raises:
-            InputError: the model has fewer transformer layers than are to be frozen.
-        """
+        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing."""
         self.model.requires_grad_(not whole)
         self.trained = self.trained or not whole
         if whole or early_layers == 0:
@@ -189,11 +171,7 @@ class TextBase(Base):
             layer.requires_grad_(False)
 
     def checkpoint_activations(self) -> None:
-        """Recompute the transformer's activations in the backward pass instead of keeping them.
-
-        Raises:
-            InputError: the model is no transformer.
-        """
+        """Recompute the transformer's activations in the backward pass instead of keeping them."""
         transformer = self.model.transformers_model
         if transformer is None:
             raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
@@ -226,7 +204,6 @@ def model_digest(model: SentenceTransformer) -> str:
 
 
 def _tokenizer(tokenizer: Any) -> str:
-    """Describe a tokenizer without the padding and truncation it was last used with."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         return repr(tokenizer)

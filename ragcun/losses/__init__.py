@@ -2,9 +2,8 @@
 
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss, similarity_logits
 from ragcun.losses.covariance import covariance, covariance_isotropy, variance_regularisation
-from ragcun.losses.objective import LossOutput, Objective
+from ragcun.losses.objective import LossOutput, Objective, predictive_error, residual_penalty
 from ragcun.losses.orthogonal import global_orthogonal_regularization
-from ragcun.losses.predictive import predictive_error, residual_penalty
 from ragcun.losses.sigreg import SIGReg, epps_pulley, random_slices, sigreg
 from ragcun.losses.transforms import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_scale
 from ragcun.losses.vicreg import variance_covariance

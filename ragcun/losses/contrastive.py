@@ -32,9 +32,6 @@ def similarity_logits(
     euclidean: −‖q − d‖² / 2; cosine: cos(q, d); dot: q·d. For rows of unit norm the first is cos − 1, so that a
     temperature means the same under all three.
 
-    Raises:
-        ValueError: an unknown distance.
-
     >>> similarity_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), "cosine").tolist()
     [[1.0, 0.0]]
     """
@@ -69,7 +66,6 @@ def _known_positives(relevant: Bool[Tensor, "batch batch"] | None, like: Tensor)
 def _hardest_in_batch(
     query: Float[Tensor, "batch dim"], positive: Float[Tensor, "batch dim"], known: Bool[Tensor, "batch batch"]
 ) -> Int[Tensor, " batch"]:
-    """Find the row of the closest positive that is not a known positive of the query; 0 where there is none."""
     return squared_euclidean(query, positive).masked_fill(known, torch.inf).argmin(1)
 
 
@@ -88,11 +84,8 @@ def margin_loss(
     not a known positive of its query (`relevant`). A row where no such document exists is left out of the mean; if that
     is every row of a batch, the loss is 0. `margin` is in the units of the embeddings.
 
-    Source: Schroff et al. 2015 (FaceNet, eq. 3; squared distances there, plain ones here, as in the founding notes);
-    hardest in the batch: Hermans et al. 2017, arXiv:1703.07737, eq. 5.
-
-    Raises:
-        ValueError: one row without a negative, or shapes that differ.
+    Source: Schroff et al. 2015 (FaceNet, eq. 3; squared distances there, plain ones here); hardest in the batch:
+    Hermans et al. 2017, arXiv:1703.07737, eq. 5.
 
     >>> q, p, n = torch.tensor([[0.0]]), torch.tensor([[2.0]]), torch.tensor([[2.5]])
     >>> margin_loss(q, p, n, margin=1.0).item()
@@ -119,11 +112,7 @@ def in_batch_margin_loss(
     relevant: Bool[Tensor, "batch batch"] | None = None,
     margin: float = ObjectiveConfig.margin,
 ) -> Float[Tensor, ""]:
-    """`margin_loss` in which every row takes its hardest in-batch negative.
-
-    Raises:
-        ValueError: fewer than 2 rows, or shapes that differ.
-    """
+    """`margin_loss` in which every row takes its hardest in-batch negative."""
     return margin_loss(query, positive, relevant=relevant, margin=margin)
 
 
@@ -152,9 +141,6 @@ def info_nce(
 
     Source: van den Oord et al. 2018 (CPC), arXiv:1807.03748, eq. 4; in-batch negatives: Karpukhin et al. 2020 (DPR),
     arXiv:2004.04906, eq. 2; uniform targets: Khosla et al. 2020, arXiv:2004.11362, eq. 2.
-
-    Raises:
-        ValueError: one row without a negative, shapes that differ, or an unknown distance.
     """
     _check_contrast(query, positive, negative, negative_mask, pool)
     known = _known_positives(relevant, query)

@@ -49,9 +49,6 @@ def _require_two_rows(z: Float[Tensor, "n dim"]) -> None:
 def covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:
     """Unbiased covariance of the rows of `z`: Σ (z − z̄)(z − z̄)ᵀ / (n − 1).
 
-    Raises:
-        ValueError: fewer than 2 rows.
-
     >>> covariance(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).tolist()
     [[2.0, 4.0], [4.0, 8.0]]
     """
@@ -64,9 +61,8 @@ class _Deviation(torch.autograd.Function):
     """‖C − vI‖_F² and the mean variance v = tr C / D, with their gradient in closed form.
 
     The first is Σ (λ − v)² over the D eigenvalues of C. Up to n = D they are those of the smaller Gram matrix and D − n
-    zeros, so that matrix gives the same sum, and as a sum of squares it loses no digits to cancellation. One product
-    with that matrix is the whole backward pass; autograd, which sees neither its symmetry nor that centring again
-    changes nothing, takes three times as long on a small batch.
+    zeros, so that matrix gives the same sum. One product with it is the whole backward pass; autograd takes three times
+    as long on a small batch.
     """
 
     @staticmethod
@@ -122,19 +118,14 @@ def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> 
     """How far the covariance C of the rows is from v·I, v = tr C / D being the mean variance; 0 is isotropic.
 
     Form ``scale_free``: ‖C/v − I‖_F / D, from 0 to √(1 − 1/D), which is a spread along one direction. It ignores
-    rotation, translation and scale. With r = ‖C‖_F² / (tr C)², the inverse of the participation ratio, it equals
-    √(r − 1/D). The ratio is computed as r = (‖C‖_F² + ε²) / ((tr C)² + ε²) with ε = 1e-12·D times the square of the
-    largest coordinate, so at total collapse (C = 0) r is 1 and the value √(1 − 1/D): no spread counts as spread along
-    one direction, the maximum, and never as isotropy. An ε in the denominator of C/v alone would give 1/√D there, less
-    than the 1/√n of a healthy batch, and so reward collapse.
+    rotation, translation and scale. It equals √(r − 1/D), computed with r = (‖C‖_F² + ε²) / ((tr C)² + ε²) and ε =
+    1e-12·D times the square of the largest coordinate, so total collapse (C = 0) scores the maximum, never isotropy. An
+    ε in the denominator of C/v alone would give 1/√D there, less than the 1/√n of a healthy batch.
 
-    Form ``absolute``: ‖C − vI‖_F / D, the founding notes' form, which is v times the other: embeddings ×10 give a loss
-    ×100, and total collapse scores 0, its minimum.
+    Form ``absolute``: ‖C − vI‖_F / D, which is v times the other: embeddings ×10 give a loss ×100, and total collapse
+    scores 0, its minimum.
 
     Even perfectly isotropic data does not reach 0 in a finite sample: n Gaussian rows give about 1/√n.
-
-    Raises:
-        ValueError: fewer than 2 rows, or an unknown form.
 
     >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     >>> round(covariance_isotropy(z).item(), 6)
@@ -150,13 +141,9 @@ def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> 
 def variance_regularisation(z: Float[Tensor, "n dim"], eps: float = 1e-12) -> Float[Tensor, ""]:
     """Mean over dimensions d of (std_d − 1)², std_d = √(unbiased variance of column d + eps).
 
-    The founding notes write (std(Z) − 1)² and leave open whether std is taken per dimension or over all entries. Here
-    it is per dimension, because one std over all entries can be 1 for a batch whose rows are all equal. Unlike the
-    hinge max(0, 1 − std_d) of VICReg (Bardes et al. 2022, arXiv:2105.04906, eq. 1) it also pulls back what is above 1.
-    `eps` keeps the gradient finite where a column is constant.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    One std over all entries could be 1 for a batch whose rows are all equal. Unlike the hinge max(0, 1 − std_d) of
+    VICReg (Bardes et al. 2022, arXiv:2105.04906, eq. 1) it also pulls back what is above 1. `eps` keeps the gradient
+    finite.
     """
     _require_two_rows(z)
     return ((z.var(0) + eps).sqrt() - 1).square().mean()

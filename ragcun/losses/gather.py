@@ -43,10 +43,7 @@ def sum_over_ranks_(x: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace the gradient of each parameter that has one by its mean over ranks.
-
-    Every rank has to call, and the same parameters have to have a gradient on all.
-    """
+    """Replace each gradient there is by its mean over ranks, which all have to call with the same ones."""
     world = world_size()
     if world > 1:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -74,18 +71,11 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
-    """Return the rows of all ranks, in the order of ranks, with gradient; every rank has to call.
+    """Return the rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
 
     Every rank is to compute the same value from them. Its gradient by a rank's own rows is then that of the value times
     the number of ranks, so that the mean over ranks of what each gives to the weights, as DistributedDataParallel takes
     it, is the gradient of one process that has all rows. Nothing is sent in the backward pass.
-
-    Args:
-        rows: this rank's rows.
-        counts: how many rows each rank has.
-
-    Raises:
-        ValueError: this rank has another number of rows than `counts` says.
     """
     if len(rows) != counts[dist.get_rank()]:
         raise ValueError(f"counts give rank {dist.get_rank()} {counts[dist.get_rank()]} rows, it has {len(rows)}")
@@ -127,7 +117,6 @@ def _of_all_ranks(numbers: Tensor) -> list[list[int]]:
 
 
 def _negatives(views: Views, rows: list[int]) -> dict[str, Tensor]:
-    """Return negatives and their mask; a rank that has none shows zeros."""
     shown, mask = views.negative, views.negative_mask
     if mask is None:
         mask = torch.full((len(views.query),), shown is not None, device=views.query.device)
@@ -136,7 +125,6 @@ def _negatives(views: Views, rows: list[int]) -> dict[str, Tensor]:
 
 
 def _mask(mask: Bool[Tensor, "batch columns"], rows: list[int], columns: list[int]) -> Bool[Tensor, "all_rows all"]:
-    """Return the rows of all ranks of a mask whose columns are those of all ranks, or of this one alone."""
     rank, total = dist.get_rank(), sum(columns)
     if mask.shape[1] != total:
         start = sum(columns[:rank])

@@ -3,22 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from ragcun.batch import Views
 from ragcun.config import ObjectiveConfig
 from ragcun.distance import DISTANCES
-from ragcun.losses.characteristic import KNOTS
-from ragcun.losses.covariance import ISOTROPY_FORMS, variance_regularisation
+from ragcun.losses.covariance import ISOTROPY_FORMS, in_full_precision, variance_regularisation
 from ragcun.losses.gather import alone, gather_views, world_size
-from ragcun.losses.matryoshka import cut_views
-from ragcun.losses.predictive import predictive_error, residual_penalty
 from ragcun.losses.registry import CONTRASTIVE, ISOTROPY, load_losses
+from ragcun.losses.sigreg import KNOTS
 from ragcun.losses.transforms import TRANSFORMS
+
+UNIT_TOLERANCE = 1e-3
+
+
+def cut_rows(z: Float[Tensor, "n dim"], dim: int, unit: bool) -> Float[Tensor, "n cut"]:
+    """Return the first `dim` numbers of each row, scaled back to length 1 where `unit` says that rows have it."""
+    return F.normalize(z[:, :dim], dim=1) if unit else z[:, :dim]
+
+
+def cut_views(views: Views, dim: int) -> Views:
+    """Return the batch with queries, positives, negatives and pool cut to their first `dim` dimensions.
+
+    Where the queries have length 1 the cut rows are scaled to length 1 again, as in retrieval with cut vectors.
+
+    Source: Kusupati et al. 2022 (Matryoshka representation learning), arXiv:2205.13147, eq. 1.
+    """
+    if not 0 < dim < views.query.shape[1]:
+        raise ValueError(f"nested_dims must be below {views.query.shape[1]}, the length of the embeddings, got {dim}")
+    unit = bool(((views.query.detach().float().norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all())
+    names = ("query", "positive", "negative", "pool")
+    rows = {name: value for name in names if (value := getattr(views, name)) is not None}
+    return replace(views, **{name: cut_rows(z, dim, unit) for name, z in rows.items()})
+
+
+@in_full_precision
+def predictive_error(
+    predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"], stop_gradient: bool = True
+) -> Float[Tensor, ""]:
+    """Mean squared error of the prediction over rows and dimensions: Σ (predicted − target)² / (batch·dim).
+
+    With `stop_gradient` the target is a constant: only the predicting side learns (Grill et al. 2020 (BYOL),
+    arXiv:2006.07733, eq. 2, without its normalisation).
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(f"predicted has shape {tuple(predicted.shape)}, but target has {tuple(target.shape)}")
+    return (predicted - (target.detach() if stop_gradient else target)).square().mean()
+
+
+@in_full_precision
+def residual_penalty(residual: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """Mean over rows of ‖δ‖², δ being the correction that a residual predictor adds; δ = 0 is its minimum."""
+    return residual.square().sum(1).mean()
 
 
 class LossOutput(NamedTuple):
@@ -31,12 +73,7 @@ class LossOutput(NamedTuple):
 class Objective:
     """Σ λ·term over the terms whose λ is not 0; the others are not computed.
 
-    Args:
-        config: the weights and losses (`ObjectiveConfig` documents each); None takes the defaults of training.
-        **settings: fields of `ObjectiveConfig`, in place of `config`.
-
-    Raises:
-        ValueError: an unknown name, no active term, or `config` and settings together.
+    Takes an `ObjectiveConfig`, which documents weights and losses (None: the defaults of training), or its fields.
 
     >>> Objective(lambda_isotropy=0.5).weights
     {'contrastive': 1.0, 'isotropy': 0.5}
@@ -64,10 +101,7 @@ class Objective:
 
         In a distributed run the batch is that of all ranks together (`gather_views`): every rank has to call, gets the
         value of the whole batch, and has gradients whose mean over ranks is that of one process. Within `alone` it is
-        this rank's own.
-
-        Raises:
-            ValueError: an active term needs a view that the model does not give, or more rows than there are.
+        this rank's own. ValueError if an active term needs a view that the model does not give.
         """
         weights = self.weights
         shown = gather_views(views) if world_size() > 1 else views

@@ -19,22 +19,16 @@ def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
 def global_orthogonal_regularization(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     """M₁² + max(0, M₂ − 1/D), M₁ and M₂ being mean and mean square of the cosine over all pairs of distinct rows.
 
-    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. The value is 0 where neither is exceeded, and at most
-    2 − 1/D, when all rows have one direction; there the gradient vanishes, so this loss alone does not leave exact
-    collapse. It ignores rotation about the origin, the order and the length of the rows, and so sees no collapse of
-    lengths; it does not ignore translation. A row of zeros has cosine 0 with every other and receives no gradient.
+    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. The value is at most 2 − 1/D, when all rows have one
+    direction; there the gradient vanishes, so this loss alone does not leave exact collapse. It ignores rotation about
+    the origin and the length of rows, but not translation. A row of zeros has cosine 0 with every other and receives no
+    gradient.
 
-    Source: Zhang et al. 2017, arXiv:1708.06320, section 3. There the pairs are a sample of non-matching ones of two
-    views. Here they are all pairs of rows of one matrix: for z = [query; positive] that includes the matching pairs,
-    one in 2n − 1. The mean of the loss on the queries and of that on the positives leaves them out, and is the value of
-    sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    Source: Zhang et al. 2017, arXiv:1708.06320, section 3, on a sample of non-matching pairs. Here they are all pairs
+    of rows: for z = [query; positive] that includes the matching pairs, one in 2n − 1. The mean over queries and
+    positives alone leaves them out, and is sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
 
     >>> import torch
-    >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [0.0, 0.1]])).item()
-    0.0
     >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [3.0, 0.0]])).item()
     1.5
     """

@@ -28,9 +28,6 @@ def register_loss(name: str, function: Callable[..., Float[Tensor, ""]], kind: K
 
     An isotropy loss is called with the embeddings ``(rows, dim)`` of queries and positives, the `ObjectiveConfig` and
     the step; a contrastive one with the `Views` of the batch and the `ObjectiveConfig`. It returns a scalar.
-
-    Raises:
-        ValueError: the kind is unknown, or the name is taken by another function.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")

@@ -19,7 +19,6 @@ LEAST_VARIANCE = 1e-4
 
 
 def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Float[Tensor, "n dim"]:
-    """Divide by the largest absolute value, a constant, so that no square overflows or vanishes; zeros stay zeros."""
     return z / torch.where(largest > 0, largest, 1)
 
 
@@ -38,19 +37,12 @@ def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 
 @in_full_precision
 def standardize(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """Per dimension (z − mean) / std, std² being the unbiased variance over the rows.
+    """Per dimension (z − mean) / std, std² being the unbiased variance, at least 1e-4 of the mean one.
 
-    The founding notes name this input transform "NEW" without defining it; the definition is ours. A column whose
-    variance is below 1e-4 of the mean variance is divided by the root of that floor instead, and a constant column
-    becomes 0, so values and gradients are finite at collapse.
-
-    What a loss sees afterwards is the correlation matrix: its trace is D whatever z is, so covariance isotropy
-    measures correlation alone and is blind to unequal spread across the axes, as it is to size and centre. Since the
-    axes count, the result is not invariant to rotation: axes of spread 100, 1, …, 1 pass as isotropic, and the same
-    cloud turned by 45° does not. The variance terms of VICReg are constant on it.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    A constant column becomes 0. What a loss sees is the correlation matrix: covariance isotropy then measures
+    correlation alone and is blind to size, centre and unequal spread across the axes. The result is not invariant to
+    rotation: axes of spread 100, 1, …, 1 pass as isotropic, and the same cloud turned by 45° does not. VICReg's
+    variance term is constant.
 
     >>> standardize(torch.tensor([[0.0, 10.0], [1.0, 20.0], [2.0, 30.0]])).round(decimals=4).tolist()
     [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]
@@ -64,14 +56,10 @@ def standardize(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 
 
 def standardize_l2(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """`standardize`, then each row divided by its length.
+    """`standardize`, then each row divided by its length, so that lengths no longer count.
 
-    The founding notes name this input transform "OLD" without defining it; the definition is ours. Lengths no longer
-    count, so heavy-tailed and Gaussian rows look alike. The mean square of a coordinate is 1/D, far from the 1 that
-    SIGReg and VICReg ask for: those see a batch near collapse. It fits losses that ignore scale.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    The mean square of a coordinate is 1/D, far from the 1 that SIGReg and VICReg ask for: it fits losses that ignore
+    scale.
     """
     return unit_rows(standardize(z))
 
@@ -80,13 +68,9 @@ def standardize_l2(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 def unit_scale(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     """Divide by √v, v = tr C / D being the mean variance per dimension: one scalar for the batch, not held constant.
 
-    Only the shape of the batch counts afterwards, not its size, and no gradient of the loss shrinks or grows it: what
-    follows cannot hold off a collapse to a point. Nothing is centred; the mean stays, in units of the spread. Below
-    v = 1e-12 times the square of the largest coordinate the divisor is the root of that, so a collapsed batch gives
-    finite values.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    Only the shape of the batch counts afterwards, and no gradient of the loss shrinks or grows it: what follows cannot
+    hold off a collapse to a point. The mean stays, in units of the spread. v is at least 1e-12 times the square of the
+    largest coordinate, so a collapsed batch gives finite values.
 
     >>> unit_scale(torch.tensor([[0.0, 2.0], [0.0, 6.0]])).round(decimals=4).tolist()
     [[0.0, 1.0], [0.0, 3.0]]
@@ -98,11 +82,10 @@ def unit_scale(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 
 
 def sqrt_dim(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """√D · z/‖z‖ per row: the sphere on which a coordinate has mean square 1.
+    """√D · z/‖z‖ per row, for embeddings compared by cosine: the sphere on which a coordinate has mean square 1.
 
-    For embeddings that are compared by cosine. Rows of length 1 have coordinates of mean square 1/D, which SIGReg
-    takes for total collapse; on this sphere, uniform rows come close to N(0, I). Lengths no longer count: a collapse
-    of all rows to the origin along their own directions passes unseen. A row of zeros stays zero.
+    Uniform rows on it come close to N(0, I); rows of length 1 look to SIGReg like total collapse. Lengths no longer
+    count: a collapse of all rows to the origin along their own directions passes unseen.
     """
     return math.sqrt(z.shape[1]) * unit_rows(z)
 

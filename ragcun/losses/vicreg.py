@@ -16,12 +16,7 @@ EPS = 1e-4  # of the paper: keeps the root's gradient finite
 def variance_hinge(z: Float[Tensor, "n dim"], gamma: float = 1.0) -> Float[Tensor, ""]:
     """Mean over dimensions d of max(0, γ − √(var_d + 1e-4)), var_d being the unbiased variance of column d.
 
-    From 0 to γ − 0.01, at total collapse, where its gradient vanishes. It ignores translation and the order of rows.
-
-    Source: Bardes et al. 2022 (VICReg), arXiv:2105.04906, eqs. 1 and 2.
-
-    Raises:
-        ValueError: fewer than 2 rows.
+    From 0 to γ − 0.01, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2).
     """
     _require_two_rows(z)
     return (gamma - (z.var(0) + EPS).sqrt()).relu().mean()
@@ -29,15 +24,9 @@ def variance_hinge(z: Float[Tensor, "n dim"], gamma: float = 1.0) -> Float[Tenso
 
 @in_full_precision
 def off_diagonal_covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
-    """Σ_{a≠b} C_ab² / D, C being the unbiased covariance of the rows.
+    """Σ_{a≠b} C_ab² / D, C being the unbiased covariance of the rows (VICReg, eqs. 3 and 4).
 
     0 where the dimensions are uncorrelated, and at total collapse; unbounded above: z ×10 gives a value ×10⁴.
-    It ignores translation and the order of rows.
-
-    Source: Bardes et al. 2022 (VICReg), arXiv:2105.04906, eqs. 3 and 4.
-
-    Raises:
-        ValueError: fewer than 2 rows.
     """
     _require_two_rows(z)
     centred = z - z.mean(0)
@@ -50,19 +39,12 @@ def variance_covariance(
 ) -> Float[Tensor, ""]:
     """variance_weight · `variance_hinge` + covariance_weight · `off_diagonal_covariance`: VICReg without invariance.
 
-    The paper weighs invariance, variance and covariance 25 : 25 : 1; the defaults are that divided by 25, so that total
-    collapse costs about γ. Its minimum, 0, needs std ≥ γ in every dimension and no correlation; unequal spread above γ
-    costs nothing, so at that minimum the batch need not be isotropic.
-
-    Not free of scale. γ is in the units of z: embeddings of unit norm in D dimensions have a std of at most about
-    1/√D, far below 1, so the hinge first makes them longer. Above γ only the covariance term acts, and it falls with
-    the fourth power of the size of z. Not invariant to rotation either, as it treats each axis by itself. In float32
-    coordinates beyond about 1e8 overflow.
+    The paper weighs invariance, variance and covariance 25 : 25 : 1; the defaults are that divided by 25. The minimum,
+    0, needs std ≥ γ in every dimension and no correlation; unequal spread above γ costs nothing, so the batch need not
+    be isotropic there. Not free of scale: embeddings of unit norm in D dimensions have a std of about 1/√D, so the
+    hinge first makes them longer. Not invariant to rotation. In float32 coordinates beyond about 1e8 overflow.
 
     Source: Bardes et al. 2022 (VICReg), arXiv:2105.04906, eqs. 1 to 4.
-
-    Raises:
-        ValueError: fewer than 2 rows.
 
     >>> import torch
     >>> round(variance_covariance(torch.zeros(4, 3)).item(), 6)

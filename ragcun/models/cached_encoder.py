@@ -42,9 +42,8 @@ class CachedEncoder:
 class EmbeddedRows:
     """The embeddings of documents as a matrix that is read by slices; only base vectors lie on disk.
 
-    Texts that the cache lacks are encoded at once. A slice is made of whole blocks of the encoder's own size, so that
-    the embedding of a row does not depend on how the matrix is cut up: matrix products of other shapes would differ in
-    their last bits.
+    A slice is made of whole blocks of the encoder's own size, so that an embedding does not depend on how the matrix is
+    cut up: matrix products of other shapes would differ in their last bits.
     """
 
     def __init__(self, encoder: CachedEncoder, texts: Sequence[str]) -> None:
@@ -54,11 +53,9 @@ class EmbeddedRows:
         self._rows = encoder.cache.rows(texts, "document")
 
     def __len__(self) -> int:
-        """Count the rows."""
         return len(self._rows)
 
     def __getitem__(self, rows: slice) -> Vectors:
-        """Return consecutive rows ``(n, dim)``."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError(f"rows are read one after the other, got a step of {step}")

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
-from ragcun.embeddings.hub import load_sentence_transformer
-from ragcun.embeddings.safe_loading import MODULES, require_inside
+from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.tensors import contiguous, naming_disk_errors
@@ -33,7 +32,7 @@ CARD = "README.md"
 
 
 class FolderContents(NamedTuple):
-    """What `write_folder` was given, and the device to compute on; without a model where heads are on vectors."""
+    """What `write_folder` was given, and the device to compute on; the model is None where heads are on vectors."""
 
     description: dict[str, Any]
     model: SentenceTransformer | None
@@ -50,13 +49,9 @@ def write_folder(
     seen: Iterable[str] | None = None,
     held_out: HoldOut | None = None,
 ) -> None:
-    """Write a checkpoint folder, with the checksum of every file in it; it is complete or absent.
+    """Write a checkpoint folder with the checksum of every file in it; it is complete or absent.
 
-    The exported `model` is None of heads on vectors; `parts` are the weights beside the base, and `description` is what
-    else is needed to build the encoder again, as plain values. The rest is as of `RetrievalEncoder.save_pretrained`.
-
-    Raises:
-        InputError: the disk is full, damaged or read-only; what was there before stays.
+    `parts` are the weights beside the base; `description` is what else is needed to build the encoder again.
     """
     with replacing_folder(folder) as temporary, naming_disk_errors():
         if model is not None:
@@ -73,11 +68,7 @@ def write_folder(
 
 
 def read_folder(folder: str | Path, device: str | None = None) -> FolderContents:
-    """Read a checkpoint folder, after comparing every file that loading reads with its checksum.
-
-    Raises:
-        InputError: the folder is missing, incomplete or corrupt, or holds files that are no part of it.
-    """
+    """Read a checkpoint folder; InputError if it is missing, damaged, or holds files that are not its own."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
@@ -129,7 +120,6 @@ def _files(folder: Path) -> list[str]:
 
 
 def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    """Compare all files with their checksums, and refuse others where loading might read them."""
     require_inside(folder, digests)
     for name, digest in digests.items():
         if not (folder / name).is_file():

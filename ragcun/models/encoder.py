@@ -37,11 +37,7 @@ System = TypeVar("System", bound="type[RetrievalEncoder]")
 
 
 def register_system(cls: System) -> System:
-    """Make an encoder system known by its ``system``, for ``--system`` and for loading its checkpoints; a decorator.
-
-    Raises:
-        ValueError: the class has no name of its own, or the name is another class's.
-    """
+    """Make an encoder system known by its ``system``, for ``--system`` and for loading its checkpoints; a decorator."""
     name = vars(cls).get("system")
     if not name or SYSTEMS.get(name, cls).__qualname__ != cls.__qualname__:
         raise ValueError(f"{cls.__name__} needs a `system` of its own, beside {', '.join(SYSTEMS)}; got {name!r}")
@@ -52,12 +48,8 @@ def register_system(cls: System) -> System:
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
 
-    Embeddings are compared by Euclidean distance, and unnormalised unless a system is configured otherwise.
-
-    Attributes:
-        system: name in `SYSTEMS`.
-        always_predicts: whether it cannot be without a predictor.
-        predictor_kind: kind of predictor where none is asked for.
+    Embeddings are compared by Euclidean distance, and unnormalised unless a system is configured otherwise. `system` is
+    the name in `SYSTEMS`, `predictor_kind` the kind of predictor where none is asked for.
     """
 
     system: ClassVar[str]
@@ -111,27 +103,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Initialise what depends on data (a projection to fewer dimensions) from a sample of base vectors."""
 
     def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
-        """Initialise heads as the maps ``W x`` of documents and ``W (x − g)`` of queries.
-
-        Raises:
-            ValueError: the system's heads cannot start so.
-        """
+        """Initialise heads as the maps ``W x`` of documents and ``W (x − g)`` of queries."""
         raise ValueError(f"a {self.system} encoder has no start from given matrices")
-
-    def start_calibrated(self, calibration: Any) -> None:
-        """Initialise heads as a fitted whitening (`start_as`)."""
-        self.start_as(calibration.weight, calibration.query_shift)
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as `TextBase.freeze` does."""
         self.base.freeze(whole, early_layers)
 
     def freeze_side(self, side: Role) -> None:
-        """Freeze the head of queries or of documents.
-
-        Raises:
-            ValueError: they have no heads of their own.
-        """
+        """Freeze the head of queries or of documents."""
         raise ValueError(f"a {self.system} encoder has one head for queries and documents; choose asymmetric")
 
     def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
@@ -158,9 +138,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Return optimiser groups of the trainable parameters, each with its own rate (``lr``) and ``name``.
 
         Biases, and other parameters with fewer than two dimensions, get no weight decay.
-
-        Raises:
-            ValueError: nothing is trainable.
         """
         groups = []
         for name, module in {"base": self.base, **self.parts()}.items():
@@ -194,13 +171,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> Vectors | Tensor:
         """Encode a text to ``(dim,)`` or a list of texts to ``(n, dim)``, without gradient.
 
-        Args:
-            texts: one text or a list of them.
-            role: whether they are queries or documents (prompts, and some systems' heads, differ).
-            batch_size: maximum batch size (smaller for long texts).
-            device: where to compute; the encoder is moved there. None leaves it where it is.
-            show_progress_bar: whether to show progress.
-            convert_to_tensor: return a tensor instead of a numpy array.
+        Prompts, and some systems' heads, depend on the role. `batch_size` is a maximum, smaller for long texts. The
+        encoder moves to `device`; None leaves it where it is.
         """
         if device is not None:
             self.to(device)
@@ -264,8 +236,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         Args:
             folder: where; an older folder there is replaced.
             card: the model card (README.md); None writes a minimal one.
-            seen: hashes of the documents that were training positives; None where that is unknown.
-            held_out: which documents were hidden from training; None where none were.
+            seen: hashes of the documents that were training positives; None if unknown.
+            held_out: which documents were hidden from training; None if none were.
         """
         description = {
             "system": self.system,
@@ -279,11 +251,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`; no setting has to be repeated.
-
-        Raises:
-            InputError: the folder is missing, incomplete or corrupt, or holds another system.
-        """
+        """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
         description, model, parts, to_device = read_folder(folder, device)
         try:
             system, described = SYSTEMS[description["system"]], description["base"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import itertools
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,19 +20,14 @@ STARTS = ("preserving", "random")
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Architecture of a head, as a checkpoint records it; what is not given is as in training by default.
+    """Architecture of a head, as a checkpoint records it; defaults are those of training.
 
     Attributes:
         kind: ``residual`` (skip + network whose last layer starts at 0), ``linear`` or ``mlp`` (random start).
-        input_dim: length of the base's vectors.
-        output_dim: length of the embeddings.
         depth: linear layers of the network (1 for ``linear``, else 2–4).
         expansion: hidden width as a multiple of `input_dim` (1–4).
-        activation: gelu, relu, silu or tanh.
-        dropout: share of hidden units dropped in training.
         matrix_skip: whether a residual head's skip is a stored matrix even where dimensions agree.
-        start: ``preserving`` (as `kind` says), or ``random``: a linear head, and the last layer of a residual one,
-            start as in PyTorch; its skip stays, and an ``mlp`` starts so in any case.
+        start: ``preserving`` (as `kind` says), or ``random``: linear and last layers start as in PyTorch.
     """
 
     kind: str
@@ -62,11 +56,6 @@ class HeadShape:
         if self.start not in STARTS:
             raise ValueError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
-    @classmethod
-    def from_dict(cls, recorded: dict[str, Any]) -> HeadShape:
-        """Read `to_dict`'s value; checkpoints from before there were other skips and starts do not name them."""
-        return cls(**recorded)
-
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
         return asdict(self)
@@ -90,9 +79,8 @@ class Stackable(nn.Module, abc.ABC):
 class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
-    `skip` is a fixed matrix ``(output_dim, input_dim)``, the identity where it is None; only residual heads have one.
-    Skip and linear layer start as the identity, cut or padded with zeros; `start_from` makes that a
-    `preserving_projection` where dimensions are cut.
+    `skip` is a fixed matrix ``(output_dim, input_dim)``, None for the identity; only residual heads have one. Skip and
+    linear layer start as the identity, cut or padded with zeros.
     """
 
     skip: Tensor | None
@@ -106,11 +94,7 @@ class Head(Stackable):
         self.register_buffer("skip", torch.eye(config.output_dim, config.input_dim) if is_matrix else None)
 
     def forward(self, x: Float[Tensor, "batch input_dim"]) -> Float[Tensor, "batch output_dim"]:
-        """Map base vectors to embeddings.
-
-        Raises:
-            ValueError: the vectors are not `input_dim` long.
-        """
+        """Map base vectors to embeddings."""
         if x.shape[-1] != self.config.input_dim:
             raise ValueError(f"the head takes vectors of length {self.config.input_dim}, got {x.shape[-1]}")
         change = self.layers(x)
@@ -139,10 +123,7 @@ class Head(Stackable):
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "n input_dim"]) -> None:
-        """Where dimensions are cut, start as the projection that keeps most of these vectors' distances.
-
-        A random head without a skip stays as it is.
-        """
+        """Where dimensions are cut, start as the projection that keeps most of these vectors' distances."""
         if self.config.output_dim >= self.config.input_dim or not (self.has_skip or self.starts_preserving):
             return
         target = self.skip if self.skip is not None else self.linears[0].weight
@@ -150,12 +131,9 @@ class Head(Stackable):
 
     @torch.no_grad()
     def start_as(self, weight: Float[Tensor, "output_dim input_dim"], bias: Float[Tensor, " output_dim"]) -> None:
-        """Start as ``x ↦ W x + b``, exactly in evaluation mode, whatever the kind; other weights keep their start.
+        """Start as ``x ↦ W x + b``, exactly in evaluation mode; ValueError if an mlp cannot carry x.
 
         A residual head takes W as its skip and b as its last bias; an mlp carries x by `carry_linear_map`.
-
-        Raises:
-            ValueError: W or b has another shape, or an mlp cannot carry x.
         """
         config = self.config
         if weight.shape != (config.output_dim, config.input_dim) or bias.shape != (config.output_dim,):
@@ -200,8 +178,7 @@ def build_head(config: HeadShape) -> Head:
 def carry_linear_map(layers: list[nn.Linear], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> None:
     """Set layers, with gelu, relu or silu between them, so that they compute ``W x + b``.
 
-    The first 2·dim units of each hidden layer, of at least that width, hold x and −x. The other units keep the weights
-    that go into them; what goes out of them to the last layer becomes 0.
+    The first 2·dim units of each hidden layer hold x and −x; what goes out of the others to the last layer becomes 0.
     """
     *hidden, last = layers
     weight = weight.to(last.weight)
@@ -216,7 +193,6 @@ def carry_linear_map(layers: list[nn.Linear], weight: Float[Tensor, "out dim"], 
 
 
 def _set_corner(rows: Tensor, block: Tensor) -> None:
-    """Write a block into the first columns of some rows, and 0 into the others."""
     rows.zero_()
     rows[:, : block.shape[1]] = block
 
@@ -224,11 +200,7 @@ def _set_corner(rows: Tensor, block: Tensor) -> None:
 def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int) -> Float[Tensor, "out input_dim"]:
     """Return the orthonormal projection that keeps most of the squared distances between vectors (PCA).
 
-    The rows are the `output_dim` first `principal_axes`. A common mean does not change distances, so none is
-    subtracted when the projection is applied.
-
-    Raises:
-        ValueError: fewer than 2 vectors, or `output_dim` larger than their length.
+    The rows are the first `principal_axes`. A common mean does not change distances, so none is subtracted.
     """
     if len(vectors) < 2:
         raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")

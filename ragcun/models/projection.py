@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import sqrt
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ragcun.batch import PairBatch, Views
+from ragcun.batch import PairBatch, Role, Views
 from ragcun.config import HeadConfig
-from ragcun.embeddings.base import Base
+from ragcun.embeddings.base import Base, Vectors
+from ragcun.embeddings.encode import evaluating
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.encoder import BLOCK, RetrievalEncoder
 from ragcun.models.heads import Head, HeadShape, Stackable, build_head
 from ragcun.models.st_export import dense_modules, normalize_modules, routed
 
@@ -27,21 +30,17 @@ QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = get_args(QueryEmbedding)
 class ProjectionEncoder(RetrievalEncoder):
     """Base → projection head → embedding, unnormalised unless asked otherwise, with an optional predictor.
 
-    The predictor maps a query embedding to a guess of its document's embedding. It serves the predictive loss;
-    retrieval uses the projections, unless `query_embedding` says that a query's prediction is its embedding.
+    The predictor maps a query embedding to a guess of its document's embedding, for the predictive loss; retrieval uses
+    the projections, unless `query_embedding` says that a query's prediction is its embedding.
 
     Args:
-        base: the text base (or a `VectorBase`), or its name (hub name, folder, ``minilm``).
+        base: the base, or the name of a text base (hub name, folder, ``minilm``).
         output_dim: length of the embeddings; None keeps the base's.
         head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadShape`.
         use_predictor: whether to have a predictor; None means what the system is defined with.
-        predictor: its kind, as for `head`, or a whole `HeadShape`; None means the system's own kind.
+        predictor: its kind or `HeadShape`; None means the system's own kind.
         query_embedding: ``projection`` or ``prediction``.
-        normalize_output: whether embeddings are scaled to length 1; not with a predictor, which is neither trained nor
-            compared on the sphere.
-
-    Raises:
-        ValueError: the head does not fit the base, or what is asked for needs a predictor that is not there, or none.
+        normalize_output: whether embeddings are scaled to length 1; not possible with a predictor.
     """
 
     def __init__(
@@ -150,11 +149,7 @@ class ProjectionEncoder(RetrievalEncoder):
     def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
         """Start heads as ``W x`` for documents and ``W (x − g)`` for queries, whose base vectors have length 1.
 
-        Where queries and documents share one head it starts as ``W x`` for both: one head cannot hold a shift of
-        queries alone. A predictor keeps its start.
-
-        Raises:
-            ValueError: base or head do not fit the matrix, or an mlp head cannot start as one.
+        One head for both starts as ``W x``: it cannot hold a shift of queries alone.
         """
         if not self.base.normalize:
             raise ValueError("the start is of base vectors of length 1; load the base with normalize=True")
@@ -168,7 +163,7 @@ class ProjectionEncoder(RetrievalEncoder):
         return {"head": heads} | ({} if self.predictor is None else {"predictor": self.predictor})
 
     def to_config(self) -> dict[str, Any]:
-        """Return the shapes of head and predictor, what a query's embedding is, and whether it has length 1."""
+        """Return the shapes of head and predictor, and what an embedding is."""
         predictor = None if self.predictor is None else self.predictor.config.to_dict()
         return {
             "head": self.head.config.to_dict(),
@@ -183,18 +178,15 @@ class ProjectionEncoder(RetrievalEncoder):
         predictor = config["predictor"]
         return cls(
             base,
-            head=HeadShape.from_dict(config["head"]),
+            head=HeadShape(**config["head"]),
             use_predictor=predictor is not None,
-            predictor=None if predictor is None else HeadShape.from_dict(predictor),
+            predictor=None if predictor is None else HeadShape(**predictor),
             query_embedding=config["query_embedding"],
             normalize_output=config.get("normalize_output", False),
         )
 
     def export_modules(self) -> list[nn.Module]:
-        """Return the head as ``Dense`` modules, then ``Normalize`` where embeddings have length 1.
-
-        Where queries take another way than documents, both ways lie behind a ``Router``.
-        """
+        """Return the head as ``Dense`` and ``Normalize``, behind a ``Router`` where queries and documents differ."""
         query = self._dense(self.head)
         if self.query_embedding == "prediction" and self.predictor is not None:
             query += dense_modules(self.predictor.stack())
@@ -205,3 +197,79 @@ class ProjectionEncoder(RetrievalEncoder):
     def _dense(self, head: Head) -> list[nn.Module]:
         scales = self.normalize_output and not self._passes_on(head)
         return [*dense_modules(head.stack()), *normalize_modules(scales)]
+
+
+def interpolate_with_base(
+    encoder: ProjectionEncoder, share: float, vectors: Mapping[Role, ArrayLike] | None = None
+) -> ProjectionEncoder:
+    """Return an encoder whose embedding is ``[√(1 − share)·h(x), √share·x]``; h is the head and x what it sees.
+
+    Squared Euclidean distances are then exactly ``(1 − share)·‖h(q) − h(d)‖² + share·‖q − d‖²``.
+
+    Where the encoder scales embeddings to length 1, h(x) is divided by the mean length of the heads' outputs on
+    `vectors` (base vectors, as cached, of either side or both), and the whole is scaled to length 1: exact where all
+    outputs have one length. The base is shared with the encoder given and heads are copied; residual and mlp heads
+    become residual ones with a matrix as skip. A share of 0 returns the encoder itself.
+
+    Raises:
+        ValueError: `share` is not in [0, 1), the encoder has a predictor, or no length can be computed.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share of the base must be at least 0 and below 1, got {share}")
+    if encoder.predictor is not None:
+        raise ValueError(f"a {encoder.system} encoder with a predictor cannot be interpolated; train without")
+    if share == 0:
+        return encoder
+    length = _mean_length(encoder, vectors or {}) if encoder.normalize_output else 1.0
+    factors = sqrt(1 - share) / length, sqrt(share)
+    config = encoder.to_config() | {"head": wider_shape(encoder.head.config).to_dict()}
+    wider = type(encoder).from_config(encoder.base, config)
+    copy_beside_input(encoder.head, wider.head, *factors)
+    if encoder.document_head is not encoder.head:
+        copy_beside_input(encoder.document_head, wider.document_head, *factors)
+    return wider.to(next(encoder.head.parameters()).device).train(encoder.training)
+
+
+def wider_shape(shape: HeadShape) -> HeadShape:
+    """Return the shape of a head whose output is followed by its input."""
+    wider = replace(shape, output_dim=shape.output_dim + shape.input_dim)
+    return wider if shape.kind == "linear" else replace(wider, kind="residual", matrix_skip=True)
+
+
+@torch.no_grad()
+def copy_beside_input(head: Head, wider: Head, of_head: float, of_input: float) -> None:
+    """Set a head of the shape `wider_shape` so that it computes ``[of_head·head(x), of_input·x]``."""
+    stack, last, dim = head.stack(), wider.linears[-1], head.config.input_dim
+    for layer, (weight, bias) in zip(wider.linears[:-1], stack.layers[:-1], strict=True):
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    weight, bias = stack.layers[-1]
+    identity = of_input * torch.eye(dim).to(weight)
+    below = identity if wider.skip is None else weight.new_zeros(dim, weight.shape[1])
+    last.weight.copy_(torch.cat([of_head * weight, below]))
+    last.bias.copy_(torch.cat([of_head * bias, bias.new_zeros(dim)]))
+    if wider.skip is not None:
+        above = weight.new_zeros(head.config.output_dim, dim) if stack.skip is None else of_head * stack.skip
+        wider.skip.copy_(torch.cat([above, identity]))
+
+
+def _mean_length(encoder: ProjectionEncoder, vectors: Mapping[Role, ArrayLike]) -> float:
+    if not encoder.base.normalize:
+        raise ValueError("embeddings of length 1 need base vectors of length 1; load the base with normalize=True")
+    heads: dict[Role, Head] = {"query": encoder.head, "document": encoder.document_head}
+    given = [(heads[role], np.asarray(rows, dtype=np.float32)) for role, rows in vectors.items()]
+    means = [_lengths(encoder, head, rows).mean().item() for head, rows in given if len(rows)]
+    if not means:
+        raise ValueError("embeddings of length 1 are scaled by the mean length of the head's outputs; give vectors")
+    length = sum(means) / len(means)
+    if not 0 < length < float("inf"):
+        raise ValueError(f"the mean length of the head's outputs must be above 0 and finite, got {length}")
+    return length
+
+
+@torch.no_grad()
+def _lengths(encoder: ProjectionEncoder, head: Head, rows: Vectors) -> Float[Tensor, " n"]:
+    device = next(head.parameters()).device
+    blocks = (torch.from_numpy(rows[i : i + BLOCK]).to(device) for i in range(0, len(rows), BLOCK))
+    with evaluating(head):
+        return torch.cat([head(encoder.base(block)).double().norm(dim=1).cpu() for block in blocks])

@@ -17,12 +17,9 @@ TANH_SCALE = 2.0**-12
 
 @dataclass(frozen=True)
 class Stack:
-    """A network as linear layers with activations between them, around a skip connection or none.
+    """A network as linear layers (weight ``(out, in)`` and bias) with activations between them, around a skip or none.
 
-    Attributes:
-        layers: weight ``(out, in)`` and bias of each layer.
-        activations: what follows each layer but the last.
-        skip: matrix ``(output_dim, input_dim)`` by which the input is added to the output; None adds nothing.
+    `skip` is the matrix ``(output_dim, input_dim)`` by which the input is added to the output.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -47,8 +44,8 @@ def dense_modules(stack: Stack) -> list[Dense]:
     """Express a head or predictor as ``Dense`` modules that give the same embeddings in evaluation mode.
 
     A skip connection is carried through the activations by pairs of units, since ``act(x) − act(−x) = x`` for gelu,
-    relu and silu. Tanh carries it scaled: ``tanh(εx)/ε = x − ε²x³/3 + …`` with ε = 2⁻¹², so the relative error is
-    below 2·10⁻⁸·x².
+    relu and silu. Tanh carries it scaled: ``tanh(εx)/ε = x − ε²x³/3 + …``, a relative error below 2·10⁻⁸·x² for ε =
+    2⁻¹².
     """
     layers = stack.layers if stack.skip is None else _carry_skip(stack, stack.skip)
     after = [*stack.activations, None]
@@ -70,7 +67,6 @@ def routed(query: list[nn.Module], document: list[nn.Module]) -> list[nn.Module]
 
 
 def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Widen every layer by pairs of units (x, −x) that hold the input, and add it up in the last."""
     if not stack.activations:
         ((weight, bias),) = stack.layers
         return [(weight + skip, bias)]
@@ -100,9 +96,6 @@ def _dense(weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"], activa
 
 
 def unit_pairs(skip: Float[Tensor, "out dim"]) -> tuple[Float[Tensor, "2*dim dim"], Float[Tensor, "dim 2*dim"]]:
-    """Return the matrices ``[I; −I]`` and ``[I, −I]`` that split a vector into pairs of units and join them again.
-
-    Around gelu, relu or silu they are the identity, since ``act(x) − act(−x) = x``.
-    """
+    """Return ``[I; −I]`` and ``[I, −I]``, which split a vector into pairs of units and join them again."""
     eye = torch.eye(skip.shape[1], dtype=skip.dtype, device=skip.device)
     return torch.cat([eye, -eye]), torch.cat([eye, -eye], dim=1)

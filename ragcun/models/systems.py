@@ -24,20 +24,16 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @register_system
 class IsotropicGaussianEncoder(ProjectionEncoder):
-    """Base → projection head → embedding, shared by queries and documents.
-
-    With a predictor, the target of its guess is the positive's projection. Arguments as of `ProjectionEncoder`.
-    """
+    """Base → projection head → embedding, shared by queries and documents; arguments as of `ProjectionEncoder`."""
 
     system = "isotropic_gaussian"
 
 
 @register_system
 class AsymmetricProjectionModel(ProjectionEncoder):
-    """Shared base, separate heads of one shape for queries and documents, with an optional predictor.
+    """Shared base, separate heads of one shape for queries and documents; arguments as of `ProjectionEncoder`.
 
-    Heads that start from the base start alike; random ones start apart, so that queries and documents have no common
-    space before training. Arguments as of `ProjectionEncoder`.
+    Heads that start from the base start alike; random ones start apart, without a common space before training.
     """
 
     system = "asymmetric"
@@ -58,11 +54,7 @@ class AsymmetricProjectionModel(ProjectionEncoder):
 
     @torch.no_grad()
     def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
-        """Set the query head's bias to that of W(x − shift), where W is its matrix.
-
-        Raises:
-            ValueError: the head is not linear.
-        """
+        """Set the bias of a linear query head to that of W(x − shift), where W is its matrix."""
         if self.head.config.kind != "linear":
             raise ValueError(f"a shift belongs to a linear head, not {self.head.config.kind!r}")
         layer = self.head.linears[0]
@@ -77,8 +69,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
     after every optimiser step: θ′ ← m·θ′ + (1 − m)·θ. It is never trained and always in evaluation mode. Embeddings are
     those of the online branch. Works with any base, whatever the name says. Arguments as of `ProjectionEncoder`.
 
-    Source: Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 1; Assran et al. 2023 (I-JEPA), arXiv:2301.08243; the
-    founding notes for queries and documents as the two views.
+    Source: Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 1; Assran et al. 2023 (I-JEPA), arXiv:2301.08243.
     """
 
     system = "jepa"
@@ -125,7 +116,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         return Views(**shown, predicted=self.predictor(shown["query"]), target=target)
 
     def after_step(self, decay: float) -> None:
-        """Move the target towards the online weights: θ′ ← decay·θ′ + (1 − decay)·θ, in float32."""
+        """Move the target towards the online weights (`follow`)."""
         for target, online in ((self.target_head, self.head), (self.target_base, self.base)):
             if target is not None:
                 follow(target, online, decay)
@@ -151,10 +142,7 @@ def following(online: Part, share_frozen: bool = False) -> Part:
 
 @torch.no_grad()
 def follow(target: nn.Module, online: nn.Module, decay: float) -> None:
-    """Move the target's weights θ′ towards the online ones θ: θ′ ← decay·θ′ + (1 − decay)·θ; buffers are copied.
-
-    Weights that both share stay as they are.
-    """
+    """Move the target's weights towards the online ones, θ′ ← decay·θ′ + (1 − decay)·θ; buffers are copied."""
     pairs = zip(target.parameters(), online.parameters(), strict=True)
     if moving := [pair for pair in pairs if pair[0] is not pair[1]]:
         torch._foreach_lerp_([pair[0] for pair in moving], [pair[1] for pair in moving], 1 - decay)
@@ -163,12 +151,9 @@ def follow(target: nn.Module, online: nn.Module, decay: float) -> None:
 
 
 class ResidualPredictor(Stackable):
-    """``q + alpha · tanh(delta(q))``, with a learnable scalar alpha that starts at 0.1.
+    """``q + alpha · tanh(delta(q))``, with a learnable alpha; no coordinate moves by more than |alpha|.
 
-    No coordinate moves by more than |alpha|. `config` is the shape of the network delta.
-
-    Raises:
-        ValueError: delta is itself a residual network.
+    `config` is the shape of the network delta, which cannot be residual itself.
     """
 
     def __init__(self, config: HeadShape) -> None:
@@ -199,10 +184,10 @@ class ResidualPredictor(Stackable):
 
 @register_system
 class ResidualPredictorEncoder(ProjectionEncoder):
-    """Projection head shared by queries and documents, and a `ResidualPredictor`.
+    """Projection head shared by queries and documents, and a `ResidualPredictor`; `predictor` shapes its delta.
 
     Its views show delta too, so that λ_residual can hold it small; 0 is the default, because that penalty drives delta,
-    and with it the prediction, to the identity. Arguments as of `ProjectionEncoder`; `predictor` shapes delta.
+    and with it the prediction, to the identity. Arguments as of `ProjectionEncoder`.
     """
 
     system = "respred"

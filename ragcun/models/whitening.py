@@ -23,9 +23,7 @@ TINY = 1e-12
 class Whitening:
     """The maps ``x ↦ W x / ‖W x‖`` of documents and ``x ↦ W(x − g) / ‖W(x − g)‖`` of queries, of vectors of length 1.
 
-    Attributes:
-        weight: W, ``(output_dim, dim)``.
-        query_shift: g, ``(dim,)``.
+    `weight` is W, ``(output_dim, dim)``; `query_shift` is g, ``(dim,)``.
     """
 
     weight: Vectors
@@ -40,11 +38,7 @@ class Whitening:
         return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
     def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
-        """Return the same maps as an encoder on that base: a linear head for queries, one for documents, and length 1.
-
-        Raises:
-            ValueError: the base does not normalise its vectors, or they have another length.
-        """
+        """Return the same maps as an encoder on a base that normalises its vectors; embeddings have length 1."""
         base = TextBase.load(base) if isinstance(base, str) else base
         output_dim, dim = self.weight.shape
         if base.dimension != dim:
@@ -70,25 +64,24 @@ def fit_whitening(
         W = s · V (Λ + eps)^(−exponent) Vᵀ,
 
     or, for fewer dimensions, ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k directions of largest variance. The scale s
-    keeps the variance of those directions in sum, so that exponent 0 gives ``W = I``; embeddings of length 1 do not
-    depend on it. No mean is taken off. Queries are moved by the shrunk gap between the means of n queries and of the
-    documents, ``g = f · n/(n + shrinkage) · (mean_q − mean_d)``; `james_stein_factor` gives f.
+    keeps the variance of those directions in sum; embeddings of length 1 do not depend on it. No mean is taken off.
+    Queries are moved by the shrunk gap between the means of n queries and of the documents, ``g = f · n/(n + shrinkage)
+    · (mean_q − mean_d)``; `james_stein_factor` gives f.
 
-    Source: soft (fractional) ZCA whitening as tried in the founding notes; exponent 1/2 and eps → 0 is the
-    whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and the mean, which is taken off there.
+    Source: exponent 1/2 and eps → 0 is the whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and
+    the mean, which is taken off there.
 
     >>> fit_whitening([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
     [0.094, -0.23]
 
     Args:
-        document_vectors: base vectors of the corpus ``(n, dim)``; their lengths do not matter.
+        document_vectors: base vectors of the corpus ``(n, dim)``, of any length.
         query_vectors: base vectors of queries ``(n, dim)``; without any, queries are not moved.
         exponent: 0 gives queries their shift alone, 1/2 whitens.
         eps: added to each variance; vectors of length 1 have variances that sum to less than 1.
         shrinkage: how many queries without a gap count beside those given.
         output_dim: length of the embeddings; None keeps that of the vectors.
-        ordered: whether dimensions are those of falling variance also where none is left out, so that embeddings can be
-            cut to their first ones; distances are the same.
+        ordered: whether dimensions have falling variance, so that embeddings can be cut; distances are the same.
 
     Raises:
         ValueError: a setting is out of range, or vectors are too few, not finite, all the same, or of other lengths.
@@ -121,21 +114,17 @@ calibrate = fit_whitening
 def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
     """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``: 0 for a gap that a sample of this size shows by chance.
 
-    The gap is that of a sample's mean from the point it is shrunk to, `variance` the trace of the sample's covariance.
+    `variance` is the trace of the sample's covariance.
 
-    Source: James & Stein 1961, *Estimation with quadratic loss*, in its positive part. There all dim directions have
-    one variance σ² and ``(dim − 2)·σ²`` is taken; here they differ, and the sum of all of them is.
+    Source: James & Stein 1961, *Estimation with quadratic loss*, positive part; there ``(dim − 2)·σ²`` of equal
+    variances.
     """
     chance, squared = variance / count, float(gap @ gap)
     return 1 - chance / squared if squared > chance else 0.0
 
 
 def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: int | None, dim: int) -> None:
-    """Check the settings of `fit_whitening` for vectors of length `dim`.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
+    """Raise ValueError if a setting of `fit_whitening` is out of range for vectors of length `dim`."""
     if not 0 <= exponent <= 1:
         raise ValueError(f"exponent must be 0 to 1, got {exponent}")
     if not TINY <= eps < float("inf"):
@@ -147,7 +136,6 @@ def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: in
 
 
 def _query_shift(queries: Vectors, documents: Vectors, shrinkage: float) -> Vectors:
-    """Return g; one query alone is taken to vary as the documents do."""
     count = len(queries)
     gap = queries.mean(axis=0) - documents.mean(axis=0)
     sample = queries if count > 1 else documents
@@ -168,5 +156,4 @@ def _as_matrix(vectors: ArrayLike, name: str, columns: int | None = None) -> Vec
 
 
 def _unit_rows(rows: Vectors) -> Vectors:
-    """Scale rows to length 1; one of length 0 stays."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY)

@@ -64,7 +64,7 @@ def _identity(sample: Float[Tensor, "n dim"], out: int) -> Calibration:
 
 def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None:
     try:
-        encoder.start_calibrated(closed)
+        encoder.start_as(closed.weight, closed.query_shift)
     except ValueError as error:
         raise InputError(f"--head_init {kind}: {error}; choose another --head_init") from error
 

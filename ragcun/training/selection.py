@@ -18,8 +18,7 @@ from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.interpolation import interpolate_with_base
-from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.metrics import paired_tests

@@ -6,8 +6,7 @@ import torch
 
 import ragcun
 from ragcun.batch import Views
-from ragcun.losses.matryoshka import cut_rows, cut_views
-from ragcun.losses.objective import Objective
+from ragcun.losses.objective import Objective, cut_rows, cut_views
 
 DIM = 12
 

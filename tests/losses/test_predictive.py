@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ragcun.losses.predictive import predictive_error, residual_penalty
+from ragcun.losses.objective import predictive_error, residual_penalty
 
 
 @pytest.fixture

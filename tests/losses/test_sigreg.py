@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun.losses import characteristic
-from ragcun.losses.sigreg import KNOTS, SIGReg, epps_pulley, mean_epps_pulley, random_slices, sigreg
+from ragcun.losses.sigreg import (
+    BLOCK_ELEMENTS,
+    KNOTS,
+    SIGReg,
+    _quadrature,
+    epps_pulley,
+    mean_epps_pulley,
+    random_slices,
+    sigreg,
+)
 
 EXPECTED_UNDER_TARGET = 1.05246
 ALL_ZERO = 0.402048
@@ -169,7 +177,7 @@ def test_statistic_matches_a_loop(n, slices, knots):
 @pytest.mark.parametrize("knots", KNOTS)
 @pytest.mark.parametrize("elements", [1, 100, 2**17])
 def test_value_and_gradient_match_the_definition_whatever_the_blocks(monkeypatch, elements, knots):
-    monkeypatch.setitem(characteristic.BLOCK_ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", elements)
     weights = torch.arange(1.0, 8, dtype=torch.float64)
     z = normal(30, 5).requires_grad_()
     directions = random_slices(5, 7, step=2, dtype=z.dtype)
@@ -252,7 +260,7 @@ def test_half_precision_rows_are_widened():
 
 
 def test_evaluation_leaves_training_as_it_was():
-    characteristic._quadrature.cache_clear()
+    _quadrature.cache_clear()
     with torch.inference_mode():
         evaluated = sigreg(normal(16, 4), 0)
     z = normal(16, 4).requires_grad_()

@@ -15,8 +15,7 @@ from torch import Tensor
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, HeadShape
-from ragcun.models.interpolation import interpolate_with_base
-from ragcun.models.projection import ProjectionEncoder
+from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from tests.models.helpers import moved
 
 DIM = 16
