@@ -34,8 +34,7 @@ def write_made_up_pairs(path: Path, count: int) -> None:
 
 
 def read_and_split(path: Path, output: Path | None) -> dict[str, float]:
-    from ragcun.data.pairs import read_pairs, write_pairs
-    from ragcun.data.splits import split_pairs, without_leaks
+    from ragcun.data.pairs import read_pairs, split_pairs, without_leaks, write_pairs
 
     start = time.perf_counter()
     pairs = read_pairs(path)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from ragcun.cli.parser import run_script
-from ragcun.data.negatives import MARGINS, MiningSettings
+from ragcun.retrieval.negatives import MARGINS, MiningSettings
 
 
 def split_answers(qrels: dict[str, dict[str, int]], hide: float) -> tuple[dict[str, set[str]], dict[str, set[str]]]:

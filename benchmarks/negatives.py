@@ -29,10 +29,9 @@ PER_QUERY = 4
 def prepare(source: Path, folder: Path, method: str | None) -> Path:
     """Write the training part with its dev queries, and pairs with negatives; return the folder."""
     from ragcun import EmbeddingCache, TextBase
-    from ragcun.data.negatives import MiningSettings
     from ragcun.data.prepare import prepare_held_out
     from ragcun.models.cached_encoder import CachedEncoder
-    from ragcun.retrieval.negatives import mine_negatives
+    from ragcun.retrieval.negatives import MiningSettings, mine_negatives
 
     mine = None
     if method:

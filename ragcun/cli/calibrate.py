@@ -59,8 +59,9 @@ def run(options: Options) -> str:
     Raises:
         InputError: a setting or a file is wrong, or the output folder holds something else.
     """
+    from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
-    from ragcun.data.unlabelled import STAND_INS, read_queries, sample_documents, sample_queries, sentences_as_queries
+    from ragcun.data.unlabelled import STAND_INS, sample_documents, sample_queries, sentences_as_queries
     from ragcun.embeddings.text_base import TextBase
 
     _check_output(options.output_dir)

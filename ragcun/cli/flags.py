@@ -14,8 +14,8 @@ from ragcun.options import flag
 
 if TYPE_CHECKING:
     from ragcun.data.beir_sets import CollectionFolder
-    from ragcun.data.negatives import MiningSettings
     from ragcun.models.cached_encoder import CachedEncoder
+    from ragcun.retrieval.negatives import MiningSettings
 
 Distance = Literal["euclidean", "cosine", "dot"]
 DISTANCES = get_args(Distance)
@@ -101,7 +101,7 @@ class EncodingFlags(ComputeFlags):
 
 def choices() -> Iterable[str]:
     """Return how negatives are taken from the ranks asked for."""
-    from ragcun.data.negatives import Choice
+    from ragcun.retrieval.negatives import Choice
 
     return get_args(Choice)
 
@@ -132,7 +132,7 @@ class MiningFlags:
         Raises:
             InputError: the ranks or the margin are not possible.
         """
-        from ragcun.data.negatives import MiningSettings
+        from ragcun.retrieval.negatives import MiningSettings
 
         words = {"auto": None, "none": -math.inf}
         word = self.negative_margin.lower()

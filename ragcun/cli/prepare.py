@@ -22,7 +22,7 @@ DENSE = ("base_model", "cache_dir", "device")
 
 def methods() -> Iterable[str]:
     """Return how negatives can be mined."""
-    from ragcun.data.negatives import Method
+    from ragcun.retrieval.negatives import Method
 
     return get_args(Method)
 

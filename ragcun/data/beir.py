@@ -16,11 +16,13 @@ from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import Document as Document
-from ragcun.data.records import is_encodable
+from ragcun.data.records import RecordError, document_of, parsed_records, read_documents, read_records, text_field
 from ragcun.errors import InputError
-from ragcun.io import read_json_lines, read_lines, replacing_file, replacing_folder, write_json_lines
+from ragcun.io import read_lines, replacing_file, replacing_folder, write_json_lines
 
 logger = logging.getLogger(__name__)
+
+Qrels = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ def load_collection(folder: str | Path, split: str = "test") -> Collection:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}; name a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
-    qrels_file = _qrels_file(folder, split)
+    qrels_file = folder / "qrels" / f"{split}.tsv"
+    if not qrels_file.is_file():
+        there = ", ".join(path.stem for path in sorted((folder / "qrels").glob("*.tsv"))) or "no .tsv file in qrels"
+        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); there is {there}")
     qrels = read_qrels(qrels_file)
     queries = {
         key: row for key, row in _texts(folder / "queries.jsonl", "queries") if key in qrels and row.text.strip()
@@ -68,6 +73,26 @@ def load_collection(folder: str | Path, split: str = "test") -> Collection:
         logger.warning("%s: %d judged documents are not in the corpus; they count as not found", qrels_file, absent)
     texts = {key: query.text for key, query in queries.items()}
     return Collection(folder.resolve().name, documents, texts, qrels, split)
+
+
+def read_queries(path: str | Path, split: str | None = None) -> list[str]:
+    """Read the texts of queries from a file as `read_documents` takes it, or a BEIR folder; blank ones are skipped.
+
+    Of a BEIR folder the queries that `split` judges are read; None reads all.
+
+    Raises:
+        InputError: there is no such file or split, it holds no queries, or has wrong records.
+    """
+    path = Path(path)
+    if split is not None:
+        if not path.is_dir():
+            raise InputError(f"{path} is no BEIR folder, so it has no split {split!r}; leave the split out")
+        return list(load_collection(path, split).queries.values())
+    file = path / "queries.jsonl" if path.is_dir() else path
+    queries = [document.content for document in read_documents(file) if document.content]
+    if not queries:
+        raise InputError(f"{file} holds no queries; give at least one")
+    return queries
 
 
 def write_collection(
@@ -142,31 +167,21 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
 def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:
     """Yield ``(id, document)`` of every line of a corpus or queries file."""
     lines: dict[str, int] = {}
-    for line, row in tqdm(read_json_lines(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False):
-        fields: dict[str, Any] = {"_id": row.get("_id"), "title": row.get("title") or "", "text": row.get("text")}
-        for field, value in fields.items():
-            if not isinstance(value, str):
-                raise InputError(f'{path}, line {line}: field "{field}" must be text, got {value!r:.40}')
-            if not is_encodable(value):
-                raise InputError(f'{path}, line {line}: field "{field}" holds an unpaired surrogate; fix that line')
-        key = fields["_id"]
-        if not key.strip():
-            raise InputError(f"{path}, line {line}: the _id is empty; give the line one of its own")
+    records = tqdm(read_records(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
+    for line, (key, document) in parsed_records(path, records, _identified):
         if key in lines:
             raise InputError(f"{path}, line {line}: _id {key!r} is that of line {lines[key]}; keep one of them")
         lines[key] = line
-        yield key, Document(fields["title"], fields["text"])
+        yield key, document
 
 
-def _qrels_file(folder: Path, split: str) -> Path:
-    splits = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
-    if split not in splits:
-        there = f"there is {', '.join(splits)}" if splits else "the folder qrels has no .tsv file"
-        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); {there}")
-    return splits[split]
-
-
-Qrels = dict[str, dict[str, int]]
+def _identified(record: Any) -> tuple[str, Document]:
+    if not isinstance(record, dict):
+        raise RecordError(f"expected a JSON object, got {type(record).__name__}")
+    key = text_field(record, "_id")
+    if not key.strip():
+        raise RecordError("the _id is empty")
+    return key, document_of(record)
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -180,7 +195,8 @@ def read_qrels(path: str | Path) -> Qrels:
     qrels: Qrels = {}
     for line, text in read_lines(path):
         fields = next(csv.reader([text], delimiter="\t")) if '"' in text else text.split("\t")
-        if not text.strip() or (line == 1 and len(fields) == 3 and not _is_number(fields[2])):
+        is_header = line == 1 and len(fields) == 3 and not any(map(str.isdigit, fields[2]))
+        if is_header or not text.strip():
             continue
         if len(fields) != 3:
             raise InputError(
@@ -204,11 +220,3 @@ def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> Non
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("query-id", "corpus-id", "score"))
         writer.writerows((query, key, score) for query, judged in qrels.items() for key, score in judged.items())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import logging
 import os
+import re
 import shutil
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ MIRROR = "RAGCUN_BEIR_MIRROR"
 """Environment variable that names where archives lie, instead of the hub."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TIMEOUT, BLOCK = 60.0, 1 << 20
+_MEMBER = re.compile(r"(corpus|queries)\.jsonl|qrels/[^/]*\.tsv")
 
 
 def fetch_from(mirror: str | None, data_dir: Path) -> Fetch:
@@ -42,18 +44,13 @@ def fetch_from(mirror: str | None, data_dir: Path) -> Fetch:
     """
     url = mirror or os.environ.get(MIRROR)
     checked = None if url is None else require_safe_url(url.rstrip("/"))
-    return lambda beir_set: fetch_set(beir_set, data_dir, checked)
+    return functools.partial(fetch_set, data_dir=data_dir, mirror=checked)
 
 
 def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> None:
-    """Bring a set into ``data_dir/NAME``. One process at a time does so.
+    """Bring a set into ``data_dir/NAME``, from ``NAME.zip`` at `mirror` or else from the hub; one process at a time.
 
     BEIR's own archive is taken where it lies in `data_dir` as ``NAME.zip`` already, and left there.
-
-    Args:
-        beir_set: the set; it must be one that can be downloaded.
-        data_dir: the folder of collections.
-        mirror: the address under which ``NAME.zip`` lies; None takes the hub.
 
     Raises:
         InputError: something else is in the way, or the set cannot be downloaded or unpacked.
@@ -68,7 +65,9 @@ def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> N
         if archive.exists():
             unpack(archive, folder, beir_set)
         elif mirror is None:
-            _fetch_from_hub(beir_set, folder)
+            with replacing_folder(folder) as made:
+                for (repository, commit), part in zip(beir_set.hub, beir_set.parts or ("",), strict=True):
+                    _write_collection_of_hub(repository, commit, made / part, beir_set.split)
         else:
             _download(f"{mirror}/{archive.name}", archive)
             try:
@@ -77,17 +76,11 @@ def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> N
                 archive.unlink()
 
 
-def _fetch_from_hub(beir_set: BeirSet, folder: Path) -> None:
-    with replacing_folder(folder) as made:
-        for (repository, commit), part in zip(beir_set.hub, beir_set.parts or ("",), strict=True):
-            logger.info("downloading %s from the hub", repository)
-            _write_collection_of_hub(repository, commit, made / part, beir_set.split)
-
-
 def _write_collection_of_hub(repository: str, commit: str, folder: Path, split: str) -> None:
     """Write a collection of mteb's layout: a subset each for corpus, queries and the judgments of all splits."""
     from datasets import Features, Value
 
+    logger.info("downloading %s from the hub", repository)
     (folder / "qrels").mkdir(parents=True)
     for name in ("corpus", "queries"):
         splits = _load(repository, commit, name)
@@ -111,10 +104,8 @@ def _load(repository: str, commit: str, *subsets: str) -> DatasetDict:
         subset = next((subset for subset in subsets if subset in there), subsets[0])
         return load_dataset(repository, subset, revision=commit)
     except hub_errors() as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{repository} cannot be downloaded from the hub ({reason}); check the connection, or name a --mirror"
-        ) from error
+        problem = f"{repository} cannot be downloaded from the hub ({' '.join(str(error).split())[:300]})"
+        raise InputError(f"{problem}; check the connection, or name a --mirror") from error
 
 
 def require_safe_url(url: str) -> str:
@@ -142,16 +133,15 @@ def require_safe_url(url: str) -> str:
 
 def _download(url: str, archive: Path) -> None:
     logger.info("downloading %s", url)
-    with replacing_file(archive) as temporary, temporary.open("wb") as file:
-        file.writelines(tqdm(_blocks(url), desc=archive.name, unit=" MiB", delay=2))
-
-
-def _blocks(url: str) -> Iterator[bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # nosec B310
+        with (
+            replacing_file(archive) as temporary,
+            urllib.request.urlopen(url, timeout=TIMEOUT) as response,  # nosec B310
+            temporary.open("wb") as file,
+        ):
             require_safe_url(response.url)  # a redirection must not lead to plain http
-            while block := response.read(BLOCK):
-                yield block
+            with tqdm.wrapattr(response, "read", desc=archive.name, delay=2) as body:
+                shutil.copyfileobj(body, file, BLOCK)
     except (OSError, http.client.HTTPException) as error:
         raise InputError(f"{url} cannot be reached ({error}); check the name, or name another --mirror") from error
 
@@ -171,10 +161,8 @@ def unpack(archive: Path, folder: Path, beir_set: BeirSet) -> None:
         while block := file.read(BLOCK):
             digest.update(block)
     if digest.hexdigest() != beir_set.md5:
-        raise InputError(
-            f"{archive} has the MD5 {digest.hexdigest()} where {beir_set.md5} is expected: it is damaged or not BEIR's "
-            "own; use another archive"
-        )
+        problem = f"{archive} has the MD5 {digest.hexdigest()} where {beir_set.md5} is expected"
+        raise InputError(f"{problem}: it is damaged or not BEIR's own; use another archive")
     try:
         with zipfile.ZipFile(archive) as zipped, replacing_folder(folder) as made:
             _extract(zipped, made, folder.name, beir_set.parts or (".",))
@@ -183,8 +171,12 @@ def unpack(archive: Path, folder: Path, beir_set: BeirSet) -> None:
 
 
 def _extract(zipped: zipfile.ZipFile, made: Path, name: str, parts: tuple[str, ...]) -> None:
-    members = {place: member for member in zipped.infolist() if (place := _place(member, name, parts))}
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for part in parts:
+        prefix = PurePosixPath(name, part).as_posix() + "/"
+        for member in zipped.infolist():
+            if member.filename.startswith(prefix) and _MEMBER.fullmatch(member.filename, len(prefix)):
+                members[PurePosixPath(part, member.filename[len(prefix) :])] = member
         for file in ("corpus.jsonl", "queries.jsonl"):
             if PurePosixPath(part, file) not in members:
                 raise InputError(f"{zipped.filename} holds no {PurePosixPath(name, part, file)}; use another archive")
@@ -197,14 +189,3 @@ def _extract(zipped: zipfile.ZipFile, made: Path, name: str, parts: tuple[str, .
             shutil.copyfileobj(source, target, BLOCK)
         if (made / place).stat().st_size != member.file_size:
             raise zipfile.BadZipFile(f"{member.filename} ends early")
-
-
-def _place(member: zipfile.ZipInfo, name: str, parts: tuple[str, ...]) -> PurePosixPath | None:
-    """Return where in the set's folder a member belongs, None where it is not one of a collection's files."""
-    for part in parts:
-        prefix = PurePosixPath(name, part).as_posix() + "/"
-        inner = member.filename.removeprefix(prefix) if member.filename.startswith(prefix) else ""
-        is_qrels = inner.startswith("qrels/") and inner.endswith(".tsv") and inner.count("/") == 1
-        if inner in ("corpus.jsonl", "queries.jsonl") or is_qrels:
-            return PurePosixPath(part, inner)
-    return None

@@ -57,8 +57,7 @@ def first_of_near_duplicates(texts: Sequence[str], threshold: float, seed: int =
     """Return which texts are kept when each is dropped that is a near duplicate of an earlier one that is kept.
 
     Near duplicates have a Jaccard similarity of their `shingles` of at least `threshold` (above 0, at most 1). MinHash
-    (Broder, 1997; datasketch) finds candidates, whose similarity is then measured exactly: only near duplicates are
-    dropped, and one is overlooked with probability 1e-4 at most. A text without words is kept.
+    (Broder, 1997; datasketch) finds candidates, which are then measured exactly. A text without words is kept.
     """
     from datasketch import MinHash, MinHashLSH
 

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 FORMAT = 2
-HINT = "give a name on the hub (owner/name), or a folder with .parquet or .jsonl files"
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Return what `datasets` and the hub's client raise for data that is absent, damaged or out of reach."""
+    import httpx2
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
+
+    return OSError, ValueError, ArrowException, DatasetsError, httpx2.HTTPError
 
 
 def open_rows(
@@ -33,69 +41,29 @@ def open_rows(
     Raises:
         InputError: the data set, subset or split does not exist, or the hub cannot be reached.
     """
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
     folder = Path(name)
-    if folder.is_dir():
-        place = {"data_dir": subset} if subset and (folder / subset).is_dir() else {"name": subset}
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise InputError(f"no such folder: {name}; {HINT}")
-    else:
-        revision = hub_revision(name, revision)
-        place = {"name": subset, "revision": revision}
     source = {"name": name, "subset": subset, "split": split, "revision": revision}
-    rows = _loaded(source, place)
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise InputError(f"no such folder: {name}; give owner/name on the hub, or a folder of .parquet or .jsonl files")
+    try:
+        if not folder.is_dir():
+            source["revision"] = HfApi().dataset_info(name, revision=revision, timeout=10).sha
+            place = {"name": subset, "revision": source["revision"]}
+        else:
+            place = {"data_dir": subset} if subset and (folder / subset).is_dir() else {"name": subset}
+        rows = load_dataset(name, split=split, streaming=True, **place)  # nosec B615
+    except hub_errors() as error:
+        advice = "check the name, --subset, --split, --revision and the connection"
+        raise InputError(f"cannot open {_label(source)}: {_reason(error)}; {advice}") from error
     # a buffer of one row of one file: files are shuffled, the rows of a file are not
     return RowStream(rows if seed is None else rows.shuffle(seed, buffer_size=1, max_buffer_input_shards=1), source)
 
 
-def hub_revision(name: str, revision: str | None = None) -> str:
-    """Return the commit of a data set's revision.
-
-    Raises:
-        InputError: there is no such data set or revision, or the hub cannot be reached.
-    """
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    try:
-        return str(HfApi().dataset_info(name, revision=revision, timeout=10).sha)
-    except HFValidationError as error:
-        raise InputError(f"{name!r} is neither a folder nor a hub name; {HINT}") from error
-    except OfflineModeIsEnabled as error:
-        raise InputError(f"{name!r} is on the hub and HF_HUB_OFFLINE is set; unset it, or name a folder") from error
-    except HfHubHTTPError as error:
-        at = f" at revision {revision}" if revision else ""
-        status = error.response.status_code
-        raise InputError(f"the hub does not give the data set {name!r}{at} ({status}); {HINT}") from error
-    except (OSError, httpx2.HTTPError) as error:
-        raise InputError(f"the hub cannot be reached for the data set {name!r}; check the connection") from error
-
-
-def _loaded(source: Mapping[str, Any], place: Mapping[str, Any]) -> IterableDataset:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(source["name"], split=source["split"], streaming=True, **place)  # nosec B615
-    except hub_errors() as error:
-        raise InputError(f"cannot open {_label(source)}: {_reason(error)}; check --subset and --split") from error
-
-
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what `datasets` raises for data that is absent, damaged or out of reach."""
-    import httpx2
-    from datasets.exceptions import DatasetsError
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
-
-    return OSError, ValueError, ArrowException, DatasetsError, httpx2.HTTPError
-
-
 class RowStream:
-    """The rows of a split.
-
-    Attributes:
-        source: name, subset, split and revision.
-        columns: the fields of a row.
-    """
+    """The rows of a split; `source` is its name, subset, split and revision."""
 
     def __init__(self, rows: IterableDataset, source: Mapping[str, Any]) -> None:
         self.source = source
@@ -116,9 +84,8 @@ class RowStream:
         try:
             yield from rows
         except hub_errors() as error:
-            raise InputError(
-                f"{self} cannot be read on ({_reason(error)}); check the connection and give the same command again"
-            ) from error
+            advice = "check the connection and give the same command again"
+            raise InputError(f"{self} cannot be read on ({_reason(error)}); {advice}") from error
 
     def wrong_columns(self, expected: str) -> InputError:
         """Return the error that the columns are others than those expected."""
@@ -127,7 +94,7 @@ class RowStream:
 
 
 def _label(source: Mapping[str, Any]) -> str:
-    return " ".join(filter(None, (source["name"], source["subset"], source["split"])))
+    return " ".join(filter(None, source.values()))
 
 
 def _reason(error: Exception) -> str:
@@ -136,10 +103,10 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Download:
-    """The output files of a download, each whole or absent; it is complete when its manifest is there.
+    """The output files of a download; it is complete when its manifest, which is written last, is there.
 
     Attributes:
-        manifest: the file that says what the others are; it is written last.
+        manifest: the file that says what the others are.
         files: the others, some of which may stay absent.
         settings: what the files follow from.
     """
@@ -161,15 +128,14 @@ class Download:
         if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
             raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
         for name, value in json.loads(json.dumps(self.settings)).items():
-            if before["settings"].get(name) != value:
-                raise InputError(
-                    f"{self.manifest} is of a download with {name} {before['settings'].get(name)!r}, now it is "
-                    f"{value!r}; give the same settings, another output, or --overwrite"
-                )
-        sizes = {self.manifest.parent / name: facts["bytes"] for name, facts in before["files"].items()}
-        if not all(path.exists() and path.stat().st_size == size for path, size in sizes.items()):
-            names = ", ".join(path.name for path in sizes)
-            raise InputError(f"{self.manifest}: not all of {names} have the sizes that it says; give --overwrite")
+            other = before["settings"].get(name)
+            if other != value:
+                problem = f"{self.manifest} is of a download with {name} {other!r}, now it is {value!r}"
+                raise InputError(f"{problem}; give the same settings, another output, or --overwrite")
+        for name, facts in before["files"].items():
+            path = self.manifest.parent / name
+            if not path.exists() or path.stat().st_size != facts["bytes"]:
+                raise InputError(f"{path} has not the size that {self.manifest.name} says; give --overwrite")
         return True
 
     def write_manifest(self, source: Mapping[str, Any], counts: Mapping[str, int], written: Sequence[Path]) -> None:

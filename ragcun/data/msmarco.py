@@ -50,19 +50,20 @@ def judged_rows(rows: RowStream) -> Iterator[Judged]:
     query = next((name for name in QUERY_COLUMNS if name in columns), None)
     positive = next((name for name in POSITIVE_COLUMNS if name in columns), None)
     negatives = sorted(filter(_NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
-    if query and "passages" in columns:
-        for row in rows:
-            yield _from_passages(rows, row[query], row["passages"])
-    elif query and positive:
-        for row in rows:
-            texts = [_text(rows, name, row[name]) for name in (query, positive, *negatives)]
-            yield Judged(texts[0], [texts[1]], texts[2:])
-    else:
+    if query is None or (positive is None and "passages" not in columns):
         raise rows.wrong_columns(EXPECTED)
+    for row in rows:
+        sides = [row[positive]] if positive else [], [row[name] for name in negatives]
+        if "passages" in columns:
+            sides = _sides(rows, row["passages"])
+        for value in (row[query], *sides[0], *sides[1]):
+            if not isinstance(value, str | None):
+                raise InputError(f"{rows}: a row holds {value!r} where text is expected; name a --subset with texts")
+        yield Judged((row[query] or "").strip(), *([(text or "").strip() for text in side] for side in sides))
 
 
-def _from_passages(rows: RowStream, query: Any, passages: Any) -> Judged:
-    """Read a row whose passages are lists by field, as the hub has them, or a list of objects."""
+def _sides(rows: RowStream, passages: Any) -> tuple[list[Any], list[Any]]:
+    """Return selected and other texts of passages: lists by field, as the hub has them, or a list of objects."""
     fields = ("passage_text", "is_selected")
     try:
         if isinstance(passages, list):
@@ -70,16 +71,10 @@ def _from_passages(rows: RowStream, query: Any, passages: Any) -> Judged:
         texts, selected = (passages[field] for field in fields)
     except (KeyError, TypeError) as error:
         raise rows.wrong_columns(EXPECTED) from error
-    sides: tuple[list[str], list[str]] = ([], [])
+    sides: tuple[list[Any], list[Any]] = ([], [])
     for text, chosen in zip(texts, selected, strict=True):
-        sides[not chosen].append(_text(rows, "passage_text", text))
-    return Judged(_text(rows, "query", query), *sides)
-
-
-def _text(rows: RowStream, name: str, value: Any) -> str:
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{rows}: {name} holds {value!r}, not text; name a --subset with texts")
-    return (value or "").strip()
+        sides[not chosen].append(text)
+    return sides
 
 
 @dataclass(frozen=True)
@@ -95,13 +90,12 @@ class DevSplit:
 
     def held_out(self, queries: Iterable[str]) -> set[bytes]:
         """Return the `text_key` of each query that is held out."""
-        keys = set(map(text_key, queries))
+        places = {key: self._place(key) for key in map(text_key, queries)}
         if self.number is None:
-            return {key for key in keys if self._place(key) < self.fraction}
-        return set(heapq.nsmallest(self.number, keys, key=lambda key: (self._place(key), key)))
+            return {key for key, place in places.items() if place < self.fraction}
+        return set(heapq.nsmallest(self.number, places, key=lambda key: (places[key], key)))
 
     def _place(self, key: bytes) -> float:
-        """Return a number from 0 to below 1 that follows from seed and query."""
         digest = hashlib.blake2b(f"{self.seed} ".encode() + key, digest_size=6).digest()
         return int.from_bytes(digest, "big") / 2**48
 
@@ -175,12 +169,16 @@ def _without_repeats(row: Judged, seen: set[bytes], counts: Counter[str]) -> Jud
     return Judged(row.query, fresh, _distinct(negatives))
 
 
-def _distinct(texts: Iterable[str]) -> list[str]:
+def _distinct(texts: list[str]) -> list[str]:
     """Return the first of the texts that are the same but for case and blanks."""
     found: dict[bytes, str] = {}
     for text in texts:
         found.setdefault(text_key(text), text)
     return list(found.values())
+
+
+def _pair_key(query: str, positive: str) -> bytes:
+    return hashlib.blake2b(text_key(query) + text_key(positive), digest_size=16).digest()
 
 
 def _gathered(kept: list[Judged], dev: set[bytes], wanted: int | None, counts: Counter[str]) -> Gathered:
@@ -214,10 +212,8 @@ def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts:
     for row in rows:
         splits["dev" if text_key(row[0]) in dev else "train"].append(row)
     if not splits["train"]:
-        raise InputError(
-            f"none of the {len(splits['dev'])} pairs found is left for training; hold out fewer queries, or check the "
-            "source"
-        )
+        problem = f"none of the {len(splits['dev'])} pairs found is left for training"
+        raise InputError(f"{problem}; hold out fewer queries, or check the source")
     if not splits["dev"]:
         logger.warning("no query is held out, so there is no dev.jsonl; raise --dev_fraction or give --num_dev")
     made = {folder / f"{name}.jsonl": found for name, found in splits.items() if found}
@@ -243,7 +239,3 @@ def _statistics(rows: list[Row]) -> dict[str, float]:
         counts[plural] = len(texts)
         counts[f"mean_words_{singular}"] = round(sum(len(text.split()) for text in texts) / max(1, len(texts)), 2)
     return counts
-
-
-def _pair_key(query: str, positive: str) -> bytes:
-    return hashlib.blake2b(text_key(query) + text_key(positive), digest_size=16).digest()

@@ -27,18 +27,13 @@ SEEN = "ragcun/seen_documents.json"
 _HASH = re.compile(r"[0-9a-f]{32}")
 
 
-def normalised_bytes(text: str) -> bytes:
-    """Return a text in UTF-8, white space collapsed."""
-    return " ".join(text.split()).encode(errors="surrogatepass")
-
-
 def text_hash(text: str) -> str:
     r"""Return the hash of a text with white space collapsed, in hexadecimal.
 
     >>> text_hash(" Heat  flow\n") == text_hash("Heat flow")
     True
     """
-    return hashlib.blake2b(normalised_bytes(text), digest_size=16).hexdigest()
+    return hashlib.blake2b(_normalised(text), digest_size=16).hexdigest()
 
 
 def text_hashes(texts: Iterable[str]) -> frozenset[str]:
@@ -46,34 +41,29 @@ def text_hashes(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(text_hash(text) for text in texts if text.strip())
 
 
+def _normalised(text: str) -> bytes:
+    return " ".join(text.split()).encode(errors="surrogatepass")
+
+
 def training_documents(
     train: PairDataset, documents: str | None, checkpoint: str | None, held_out: HoldOut | None = None
 ) -> frozenset[str] | None:
     """Return the hashes of the documents that a model has seen after training on `train`, None where that is unknown.
 
-    These are the positives of `train` (not its hard negatives), the `documents` that pairs were made from (a positive
-    is only a part) but for those in `held_out`, and what the `checkpoint` that training starts from has seen.
-
-    Raises:
-        InputError: `documents` or the checkpoint's file of hashes cannot be read.
+    These are the positives of `train`, the `documents` that pairs were made from (a positive is only a part) but for
+    those in `held_out`, and what the `checkpoint` that training starts from has seen.
     """
     before = frozenset[str]() if checkpoint is None else read_seen(checkpoint)
     if before is None:
         return None
-    now = text_hashes(train.documents[index] for index in set(train.positive_ids.tolist()))
-    if documents is not None:
-        read = read_documents(documents)
-        shown = read if held_out is None else held_out.visible_documents(read)
-        now |= text_hashes(document.content for document in shown)
-    return before | now
+    read = [] if documents is None else read_documents(documents)
+    shown = read if held_out is None else held_out.visible_documents(read)
+    positives = (train.documents[index] for index in set(train.positive_ids.tolist()))
+    return before | text_hashes(positives) | text_hashes(document.content for document in shown)
 
 
 def read_seen(checkpoint: str | Path) -> frozenset[str] | None:
-    """Return the hashes that a checkpoint folder keeps, None (and a warning) where it keeps none.
-
-    Raises:
-        InputError: the file of hashes is not a JSON array of hashes.
-    """
+    """Return the hashes that a checkpoint folder keeps, None (and a warning) where it keeps none."""
     path = Path(checkpoint) / SEEN
     if not path.exists():
         logger.warning("%s does not say which documents it was trained on: seen documents are unknown", checkpoint)
@@ -84,20 +74,19 @@ def read_seen(checkpoint: str | Path) -> frozenset[str] | None:
     return frozenset(hashes)
 
 
-def is_seen(document: Document, seen: frozenset[str]) -> bool:
-    """Whether a document's content is among the seen ones; an empty one never is."""
-    return bool(document.content) and text_hash(document.content) in seen
-
-
 def seen_queries(collection: Collection, seen: frozenset[str]) -> frozenset[str]:
     """Return the judged queries of which a relevant document (a score above 0) is among the seen ones."""
     relevant = {key for judged in collection.qrels.values() for key, score in judged.items() if score > 0}
-    known = {key for key in relevant & collection.documents.keys() if is_seen(collection.documents[key], seen)}
+    known = {key for key in relevant & collection.documents.keys() if _is_seen(collection.documents[key], seen)}
     return frozenset(
         query
         for query, judged in collection.qrels.items()
         if any(score > 0 and key in known for key, score in judged.items())
     )
+
+
+def _is_seen(document: Document, seen: frozenset[str]) -> bool:
+    return bool(document.content) and text_hash(document.content) in seen
 
 
 HELD_OUT = "ragcun/held_out.json"
@@ -110,9 +99,6 @@ class HoldOut:
 
     A document is hidden where the first 8 bytes of the BLAKE2b hash of its text, keyed with the seed, are below
     ``fraction · 2^64`` as a big-endian integer. With one seed, what a smaller fraction hides a larger one hides too.
-
-    Raises:
-        ValueError: the fraction is not between 0 and 1, or the seed has more than 64 bits.
     """
 
     fraction: float
@@ -130,36 +116,26 @@ class HoldOut:
         >>> HoldOut(0.5, seed=0).hides("Heat  flow\n") == HoldOut(0.5, seed=0).hides("Heat flow")
         True
         """
-        digest = hashlib.blake2b(normalised_bytes(content), key=self.seed.to_bytes(8, "big", signed=True)).digest()
+        digest = hashlib.blake2b(_normalised(content), key=self.seed.to_bytes(8, "big", signed=True)).digest()
         return int.from_bytes(digest[:8], "big") < self.fraction * 2**64
 
     def without_hidden(self, pairs: PairDataset) -> PairDataset:
-        """Return the pairs whose positive is not hidden; a hard negative that is hidden is left out of its pair.
-
-        Raises:
-            InputError: every positive is hidden.
-        """
-        hidden = {document for document in pairs.documents if self.hides(document)}
-        rows = [
-            (query, positive, None if negative in hidden else negative)
-            for query, positive, negative in pairs.rows()
-            if positive not in hidden
-        ]
+        """Return the pairs whose positive is not hidden, without hard negatives that are (InputError: none is left)."""
+        hidden = {text for text in pairs.documents if self.hides(text)}
+        rows = [(q, p, None if n in hidden else n) for q, p, n in pairs.rows() if p not in hidden]
         if not rows:
-            raise InputError(f"{pairs.source}: the positives of all {len(pairs)} pairs are hidden; {self._remedy}")
+            raise InputError(
+                f"{pairs.source}: the positives of all {len(pairs)} pairs are hidden; give more or hide fewer"
+            )
         logger.info("%s: %d of %d pairs left, positives of the others are hidden", pairs.source, len(rows), len(pairs))
         return PairDataset.from_rows(rows, pairs.source, (text for text in pairs.documents if text not in hidden))
 
     def visible_documents(self, documents: Iterable[Document]) -> list[Document]:
-        """Return the documents that are not hidden, in order.
-
-        Raises:
-            InputError: every document is hidden.
-        """
+        """Return the documents that are not hidden, in order (InputError: all are)."""
         documents = list(documents)
         visible = [document for document in documents if not self.hides(document.content)]
         if documents and not visible:
-            raise InputError(f"all {len(documents)} documents are hidden; {self._remedy}")
+            raise InputError(f"all {len(documents)} documents are hidden; give more or hide fewer")
         return visible
 
     def hidden_only(self, collection: Collection) -> Collection:
@@ -176,7 +152,7 @@ class HoldOut:
     def unseen_part(self, collection: Collection, seen: frozenset[str]) -> Collection | None:
         """Return `hidden_only`, or None (and a warning) where an earlier training has seen a hidden document."""
         hidden = self.hidden_only(collection)
-        known = sum(is_seen(document, seen) for document in hidden.documents.values()) if seen else 0
+        known = sum(_is_seen(document, seen) for document in hidden.documents.values()) if seen else 0
         if known:
             logger.warning("%s: training saw %d of the hidden documents: no held-out figures", collection.name, known)
         return None if known else hidden
@@ -185,35 +161,17 @@ class HoldOut:
         """Return fraction and seed as plain values."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Any) -> HoldOut:
-        """Build it from `to_dict`'s value.
-
-        Raises:
-            ValueError: `values` is not such a value.
-        """
-        types = {key: type(value) for key, value in values.items()} if isinstance(values, dict) else None
-        if types != {"fraction": float, "seed": int}:
-            raise ValueError(f"expected a fraction and a whole-numbered seed, got {values!r:.80}")
-        return cls(**values)
-
-    @property
-    def _remedy(self) -> str:
-        return f"give more documents, or hide a smaller fraction than {self.fraction}"
-
 
 def read_held_out(checkpoint: str | Path) -> HoldOut | None:
-    """Return which documents were hidden from a checkpoint's training, None where none were.
-
-    Raises:
-        InputError: the file does not hold a `HoldOut`.
-    """
+    """Return which documents were hidden from a checkpoint's training, None where none were."""
     path = Path(checkpoint) / HELD_OUT
     if not path.exists():
         return None
+    values = read_json(path)
+    types = {key: type(value) for key, value in values.items()} if isinstance(values, dict) else None
     try:
-        return HoldOut.from_dict(read_json(path))
-    except InputError:
-        raise
+        if types != {"fraction": float, "seed": int}:
+            raise ValueError(f"expected a fraction and a whole-numbered seed, got {values!r:.80}")
+        return HoldOut(**values)
     except ValueError as error:
         raise InputError(f"{path}: {error}; copy the checkpoint again") from error

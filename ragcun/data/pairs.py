@@ -1,4 +1,4 @@
-"""Training pairs: a query, a document that answers it, and sometimes a hard negative."""
+"""Training pairs: a query, a document that answers it, and sometimes a hard negative; and splits of them."""
 
 from __future__ import annotations
 
@@ -6,43 +6,37 @@ import functools
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcun.data.records import Unreadable, parsed_records, read_records, text_problem
+from ragcun.data.dedup import text_classes
+from ragcun.data.records import RecordError, parsed_records, read_records, text_field
 from ragcun.errors import InputError
 from ragcun.io import write_json_array, write_json_lines
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Row = tuple[str, str, "str | None"]
+SPLITS = ("train", "dev", "test")
 FIELDS = (("query", "positive"), ("y", "x"))
 """The names that a file may give to a pair's query and positive."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairDataset:
-    """Training pairs in which every distinct text is held once; pair `i` is row `i` of the three index arrays.
-
-    Attributes:
-        queries: the distinct query texts.
-        documents: the distinct texts of positives and hard negatives.
-        query_ids: (n_pairs,) index into `queries`.
-        positive_ids: (n_pairs,) index into `documents`.
-        negative_ids: (n_pairs,) index into `documents`, -1 where the pair has no hard negative.
-        source: where the pairs come from.
-    """
+    """Training pairs in which every distinct text is held once; pair `i` is row `i` of the three index arrays."""
 
     queries: list[str]
     documents: list[str]
     query_ids: NDArray[np.int64]
     positive_ids: NDArray[np.int64]
-    negative_ids: NDArray[np.int64]
+    negative_ids: NDArray[np.int64]  # -1 where the pair has no hard negative
     source: str
 
     @classmethod
@@ -143,7 +137,8 @@ def read_pairs(path: str | Path) -> PairDataset:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
-    return PairDataset.from_rows(parsed_records(path, read_records(path, FIELDS), _row), source=str(path))
+    rows = (row for _, row in parsed_records(path, read_records(path, FIELDS), _row))
+    return PairDataset.from_rows(rows, source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
@@ -179,22 +174,69 @@ def _first_of_each(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(order[np.concatenate([[True], changes])])
 
 
-def _row(value: Any) -> Row | Unreadable:
-    """Return the pair that a record of a pairs file is."""
+def _row(value: Any) -> Row:
     if isinstance(value, list) and len(value) == 2:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
-        return Unreadable(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
+        raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
     names = next((names for names in FIELDS if any(name in value for name in names)), FIELDS[0])
     for name in names:
-        problem = text_problem(value, name) or (None if value[name].strip() else f'field "{name}" is empty')
-        if problem:
-            return Unreadable(problem)
+        if not text_field(value, name).strip():
+            raise RecordError(f'field "{name}" is empty')
     query, positive = (value[name] for name in names)
-    negative = value.get("negative")
-    if negative is None:
-        return query, positive, None
-    problem = text_problem(value, "negative")
-    if not problem and negative.strip() == positive.strip():
-        problem = "positive and negative are the same text"
-    return Unreadable(problem) if problem else (query, positive, negative if negative.strip() else None)
+    negative = "" if value.get("negative") is None else text_field(value, "negative")
+    if negative.strip() == positive.strip():
+        raise RecordError("positive and negative are the same text")
+    return query, positive, negative if negative.strip() else None
+
+
+def split_by_shares(items: Sequence[Item], shares: Sequence[float]) -> dict[str, Sequence[Item]]:
+    """Return the first items as ``train``, the next as ``dev`` and the last as ``test``, by their shares of all.
+
+    Raises:
+        InputError: `shares` is not three fractions that sum to 1.
+    """
+    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"the split must be three fractions that sum to 1 (train, dev, test), got {tuple(shares)}")
+    ends = [round(len(items) * sum(shares[:i])) for i in range(len(shares) + 1)]
+    return {name: items[start:end] for name, start, end in zip(SPLITS, ends, ends[1:], strict=False)}
+
+
+def split_pairs(data: PairDataset, shares: Sequence[float], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Split pairs so that no query and no positive is in two splits, also but for case and blanks.
+
+    Pairs that share one, directly or through others, stay together: such groups are taken in a random order, and go
+    whole to where the share of their first pair lies. Hard negatives are left to `without_leaks`.
+
+    Returns:
+        Rows of `data`, ascending, by split.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    split_by_shares([], shares)
+    queries, documents = text_classes(data.queries), text_classes(data.documents)
+    size = len(data.queries) + len(data.documents)
+    edges = (queries[data.query_ids], len(data.queries) + documents[data.positive_ids])
+    graph = coo_array((np.ones(len(data), dtype=np.bool_), edges), shape=(size, size))
+    _, group_of_node = connected_components(graph, directed=False)
+    _, group, counts = np.unique(group_of_node[edges[0]], return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    starts = np.empty(len(counts), dtype=np.int64)
+    starts[order] = np.cumsum(counts[order]) - counts[order]
+    ends = [round(len(data) * sum(shares[: i + 1])) for i in range(len(SPLITS))]
+    split_of = np.minimum(np.searchsorted(ends, starts, side="right"), len(SPLITS) - 1)[group]
+    return {name: np.flatnonzero(split_of == place) for place, name in enumerate(SPLITS)}
+
+
+def without_leaks(data: PairDataset, splits: Mapping[str, NDArray[np.int64]]) -> tuple[PairDataset, int]:
+    """Return all pairs without the hard negatives that are positives of another split, and how many these were."""
+    documents = text_classes(data.documents)
+    split_of_row = np.full(len(data), -1)
+    split_of_class = np.full(len(data.documents), -1)
+    for place, rows in enumerate(splits.values()):
+        split_of_row[rows] = place
+        split_of_class[documents[data.positive_ids[rows]]] = place
+    owner = np.where(data.negative_ids >= 0, split_of_class[documents[data.negative_ids]], -1)
+    leaks = (owner >= 0) & (owner != split_of_row)
+    return replace(data, negative_ids=np.where(leaks, -1, data.negative_ids)), int(leaks.sum())

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import chain, compress, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ragcun.data.beir import hold_out_queries, load_collection, pairs_from_collection, write_collection
-from ragcun.data.negatives import MinedPairs
-from ragcun.data.pairs import Row, pairs_extension, read_pairs, write_pairs
+from tqdm.auto import tqdm
+
+from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
+from ragcun.data.dedup import first_of_near_duplicates, text_key
+from ragcun.data.pairs import Row, pairs_extension, read_pairs, split_by_shares, split_pairs, without_leaks, write_pairs
 from ragcun.data.python_docs import build, extract, python_doc_roots
 from ragcun.data.records import read_documents
-from ragcun.data.splits import generate_pairs, split_pairs, without_leaks
-from ragcun.data.synthetic_queries import PairMaker
+from ragcun.data.synthetic_queries import Pair, PairMaker, document_digest, pairs_of_document
 from ragcun.errors import InputError
 from ragcun.io import write_json
+
+if TYPE_CHECKING:
+    from ragcun.retrieval.negatives import MinedPairs
+
+logger = logging.getLogger(__name__)
 
 FILES = {"train": "train.json", "dev": "val.json", "test": "test_eval.json"}
 """The pairs file of each split, named as in the founding notes."""
 STATISTICS = "statistics.json"
 
-
-Miner = Callable[..., MinedPairs]
+Miner = Callable[..., "MinedPairs"]
 """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
 
 
@@ -100,9 +107,6 @@ def prepare_python_docs(
     """Write the Python documentation as a BEIR folder with the splits train, dev and test, and pairs of two of them.
 
     Negatives of a split come from its own documents.
-
-    Raises:
-        InputError: a package is not installed, or the folder, the split or the number of documents is not possible.
     """
     entries = extract(python_doc_roots(), packages)
     corpus = build(entries, max_documents, seed, split)
@@ -118,9 +122,6 @@ def prepare_held_out(
     """Write a BEIR folder whose split dev is held out of one split of another; the other splits are not copied.
 
     Negatives come from the whole corpus, which all splits share.
-
-    Raises:
-        InputError: `folder` is none, is `output_dir`, or its queries cannot be divided so.
     """
     _check_folder(folder)
     if output_dir.resolve() == folder.resolve():
@@ -139,14 +140,86 @@ def prepare_collection(folder: Path, split: str, outputs: Outputs, miner: Miner)
     """Write the pairs of one split of a BEIR folder, with negatives from its corpus, into the file of `outputs`.
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
-
-    Raises:
-        InputError: `folder` is none, has no such split, or the split has no pairs.
     """
     _check_folder(folder)
     pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
     mined = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)
     return write_splits({"all": mined}, outputs, {})
+
+
+class GeneratedPairs(NamedTuple):
+    """By split, the pairs of each document that made some; and how many documents were read, left out and used."""
+
+    by_document: dict[str, list[list[Row]]]
+    documents: dict[str, int]
+
+    def rows(self, split: str) -> list[Row]:
+        """Return the pairs of one split, document after document."""
+        return list(chain.from_iterable(self.by_document[split]))
+
+
+def generate_pairs(
+    documents: Iterable[Document],
+    maker: PairMaker,
+    seed: int,
+    shares: Sequence[float],
+    num_pairs: int | None = None,
+    near_duplicates: float | None = None,
+) -> GeneratedPairs:
+    """Make pairs from documents and split them by document, so that no text is in two splits.
+
+    Documents are taken in the order of a hash of seed and content, each content once, without near duplicates of an
+    earlier one (see `first_of_near_duplicates`; None keeps all). A pair that shares a text (but for case and blanks)
+    with a pair of an earlier document is left out: its query would have two answers, one perhaps in another split.
+    `num_pairs` takes the first documents, or several pairs of each where there are too few; None takes one of each.
+
+    Raises:
+        InputError: `shares` or `num_pairs` is not possible.
+    """
+    split_by_shares([], shares)
+    if num_pairs is not None and num_pairs < 1:
+        raise InputError(f"at least 1 pair must be asked for, got {num_pairs}")
+    read = list(documents)
+    distinct = [document for _, document in sorted({document_digest(item, seed): item for item in read}.items())]
+    fresh = distinct
+    if near_duplicates is not None:
+        contents = [document.content for document in distinct]
+        fresh = list(compress(distinct, first_of_near_duplicates(contents, near_duplicates, seed).tolist()))
+    limit = len(fresh) if num_pairs is None else num_pairs
+    by_document, counts = _unshared_pairs(fresh, maker, seed, limit)
+    drawn = sorted((draw, place) for place, pairs in enumerate(by_document) for draw in range(len(pairs)))[:limit]
+    kept = Counter(place for _, place in drawn)
+    rows: list[list[Row]] = [[(*pair, None) for pair in made[: kept[place]]] for place, made in enumerate(by_document)]
+    logger.info("%d pairs from %d of %d distinct documents", len(drawn), len(kept), len(distinct))
+    if num_pairs is not None and len(drawn) < num_pairs:
+        logger.warning("%d pairs were asked for, the documents give %d", num_pairs, len(drawn))
+    before = {"repeated": len(read) - len(distinct), "near_duplicates": len(distinct) - len(fresh)}
+    splits = {name: list(part) for name, part in split_by_shares(rows, shares).items()}
+    return GeneratedPairs(splits, {"read": len(read), **before, **counts})
+
+
+def _unshared_pairs(
+    documents: list[Document], maker: PairMaker, seed: int, limit: int
+) -> tuple[list[list[Pair]], dict[str, int]]:
+    """Return the pairs of each document that makes some, without those that share a text with an earlier document."""
+    times = max(1, -(-limit // max(1, len(documents))))
+    seen: set[bytes] = set()
+    by_document: list[list[Pair]] = []
+    counts = {"too_short": 0, "shared": 0, "unused": len(documents), "used": 0}
+    shared = 0
+    for document in tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False):
+        pairs = pairs_of_document(document, maker, seed, times)
+        fresh = [pair for pair in pairs if not any(text_key(text) in seen for text in pair)]
+        seen.update(text_key(text) for pair in fresh for text in pair)
+        shared += len(pairs) - len(fresh)
+        counts["unused"] -= 1
+        counts["used" if fresh else "shared" if pairs else "too_short"] += 1
+        by_document += [fresh] if fresh else []
+        if len(by_document) == limit:
+            break
+    if shared:
+        logger.info("%d pairs left out because another document has the same query or positive", shared)
+    return by_document, counts
 
 
 def prepare_generated(
@@ -162,9 +235,6 @@ def prepare_generated(
     """Write pairs made from documents, split by document; the arguments are those of `generate_pairs`.
 
     Negatives of a split are positives of the same split that come from other documents than the pair.
-
-    Raises:
-        InputError: the documents cannot be read, none is long enough, or split or number is not possible.
     """
     made = generate_pairs(read_documents(documents), maker, seed, split, num_pairs, near_duplicates)
     if not any(made.by_document.values()):
@@ -193,9 +263,6 @@ def prepare_pairs(
     """Write the pairs of a file, split where `outputs` names a folder (see `split_pairs`), with negatives.
 
     Negatives come from the documents in `pool` where pairs are not split, else from the positives of the same split.
-
-    Raises:
-        InputError: a file cannot be read, or the split is not possible.
     """
     data = read_pairs(pairs)
     if outputs.folder is None:

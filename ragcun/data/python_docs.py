@@ -21,8 +21,8 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from ragcun.data.beir import Document, Qrels
+from ragcun.data.pairs import split_by_shares
 from ragcun.data.records import is_encodable
-from ragcun.data.splits import split_by_shares
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ FEWEST_REST_WORDS = 15
 FILES_PER_PROCESS = 256
 """How many source files make a further process worth its start."""
 
-_TEST_NAMES = ("test", "tests", "testing", "conftest")
-
+_TEST_NAME = re.compile(r"tests?|testing|conftest|test_.*|.*_test")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?]\s+(?=[A-Z`\"'(*])")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -50,12 +49,12 @@ class DocEntry:
 
     @property
     def document(self) -> Document:
-        """The document: the qualified name as title, the signature and the docstring without its summary as text."""
+        """The qualified name as title, the signature and the docstring without its summary as text."""
         return Document(self.name, f"{self.signature}\n{self.rest}")
 
 
 def module_entries(module: tuple[str, Path]) -> list[DocEntry]:
-    """Return what the file of one module, ``(dotted name, path)``, documents; nothing where it is not UTF-8 Python."""
+    """Return what a module, ``(dotted name, path)``, documents; nothing where the file is not UTF-8 Python."""
     name, path = module
     try:
         with warnings.catch_warnings():
@@ -82,10 +81,9 @@ def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, _Definitio
 def _entry(name: str, node: _Definition) -> DocEntry | None:
     docstring = ast.get_docstring(node) or ""
     summary, rest = split_docstring(docstring)
-    usable = (
-        is_encodable(docstring) and len(summary.split()) in SUMMARY_WORDS and len(rest.split()) >= FEWEST_REST_WORDS
-    )
-    if not usable or summary.startswith((f"{node.name}(", ":", ">>>")):
+    if not is_encodable(docstring) or summary.startswith((f"{node.name}(", ":", ">>>")):
+        return None
+    if len(summary.split()) not in SUMMARY_WORDS or len(rest.split()) < FEWEST_REST_WORDS:
         return None
     return DocEntry(name, summary, _signature(node), rest)
 
@@ -131,11 +129,8 @@ def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) 
     """Return the documentation of the public functions, classes and methods under `roots`, by qualified name.
 
     Test modules, private names, nested functions, sources that do not parse, and very short or long docstrings are left
-    out, and what `distinct` leaves out.
-
-    Args:
-        roots: folders as on ``sys.path``; the first wins where names meet.
-        packages: the top-level names to take; None takes all.
+    out, and what `distinct` leaves out. Of modules of one name the first root's counts; `packages` are the top-level
+    names to take, None takes all.
 
     Raises:
         InputError: a package is not there, or nothing is found.
@@ -179,10 +174,7 @@ def distinct(entries: Iterable[DocEntry]) -> list[DocEntry]:
 
 
 def build(
-    entries: Sequence[DocEntry],
-    max_documents: int | None,
-    seed: int,
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    entries: Sequence[DocEntry], max_documents: int | None, seed: int, split: Sequence[float] = (0.8, 0.1, 0.1)
 ) -> DocCollection:
     """Return the corpus, its queries, and qrels for train, dev and test, split by document.
 
@@ -225,12 +217,10 @@ def _module_files(roots: Sequence[str | Path], packages: Sequence[str] | None) -
 def _sources(root: Path, packages: Sequence[str] | None) -> Iterator[Path]:
     if packages is None:
         yield from root.rglob("*.py")
-        return
-    for name in filter(str.isidentifier, packages):
+    for name in filter(str.isidentifier, packages or ()):
         yield from root.glob(f"{name}.py")
         yield from root.glob(f"{name}/**/*.py")
 
 
 def _is_documented_part(part: str) -> bool:
-    is_test = part in _TEST_NAMES or part.startswith("test_") or part.endswith("_test")
-    return part.isidentifier() and not part.startswith("_") and not is_test
+    return part.isidentifier() and not part.startswith("_") and not _TEST_NAME.fullmatch(part)

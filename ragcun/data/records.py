@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.io import existing_file, read_lines, read_text
@@ -22,10 +22,8 @@ _LONGEST_CSV_FIELD = 1 << 30
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-class Unreadable(NamedTuple):
-    """A record that cannot be used, and why."""
-
-    reason: str
+class RecordError(ValueError):
+    """Why a record cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,12 @@ class Document:
 
 
 def read_documents(path: str | Path) -> list[Document]:
-    """Read documents, in the order of the file, as its extension says.
+    """Read documents, in the order of the file, as its extension says; one may be empty, as in BEIR.
 
     - ``.txt``: one document a line; blank lines are skipped.
     - ``.json`` (an array), ``.jsonl``, ``.ndjson``: objects with `text` and, optional, `title`, or plain strings.
     - ``.csv``: a header with the column `text` and, optional, `title`.
     - a folder: the ``corpus.jsonl`` in it, as in BEIR.
-
-    A document may be empty, as in BEIR.
 
     Raises:
         InputError: the file cannot be read, holds no documents, or has wrong records.
@@ -63,27 +59,31 @@ def read_documents(path: str | Path) -> list[Document]:
         records: Iterable[tuple[int, Any]] = ((line, text) for line, text in read_lines(path) if text.strip())
     else:
         records = read_records(path, [["text"]])
-    documents = list(parsed_records(path, records, _document))
+    read = (document for _, document in parsed_records(path, records, document_of))
+    documents = [Document(document.title.strip(), document.text.strip()) for document in read]
     if not documents:
         raise InputError(f"{path} holds no documents; give at least one")
     return documents
 
 
-def _document(value: Any) -> Document | Unreadable:
-    if isinstance(value, str):
-        value = {"text": value}
-    if not isinstance(value, dict):
-        return Unreadable(f'expected a string or an object with the field "text", got {type(value).__name__}')
-    record = {**value, "title": "" if value.get("title") is None else value["title"]}
-    problem = text_problem(record, "text") or text_problem(record, "title")
-    return Unreadable(problem) if problem else Document(record["title"].strip(), record["text"].strip())
+def document_of(value: Any) -> Document:
+    """Return the document that a record is: a string, or an object with `text` and perhaps `title`.
+
+    Raises:
+        RecordError: it is something else.
+    """
+    record = {"text": value} if isinstance(value, str) else value
+    if not isinstance(record, dict):
+        raise RecordError(f'expected a string or an object with the field "text", got {type(value).__name__}')
+    text = text_field(record, "text")
+    return Document("" if record.get("title") is None else text_field(record, "title"), text)
 
 
-def read_records(path: str | Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:
+def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[int, Any]]:
     """Yield ``(line, value)`` of every record of a .json array, .jsonl, .ndjson or .csv file (with a header).
 
     Args:
-        path: the file; a record that cannot be parsed comes as an `Unreadable`.
+        path: the file; a record that cannot be parsed comes as an `RecordError`.
         columns: the columns that a CSV header must name; several sets are alternatives.
 
     Raises:
@@ -103,34 +103,42 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]]) -> Iterator
 
 
 def parsed_records(
-    path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed | Unreadable]
-) -> Iterator[Parsed]:
-    """Yield what `parse` makes of each record.
+    path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
+) -> Iterator[tuple[int, Parsed]]:
+    """Yield the line of each record and what `parse` makes of it.
 
     Raises:
-        InputError: at the end, if a record cannot be parsed.
+        InputError: at the end, if a record is an `RecordError` or `parse` raised one.
     """
-    wrong: list[tuple[int, str]] = []
+    first, wrong = "", 0
     for line, value in records:
-        result = value if isinstance(value, Unreadable) else parse(value)
-        if isinstance(result, Unreadable):
-            wrong.append((line, result.reason))
+        try:
+            if isinstance(value, RecordError):
+                raise value
+            parsed = parse(value)
+        except RecordError as error:  # noqa: PERF203 (all wrong records are counted)
+            first, wrong = first or f"line {line}: {error}", wrong + 1
         else:
-            yield result
+            yield line, parsed
     if wrong:
-        line, problem = wrong[0]
-        others = f" (and {len(wrong) - 1} more row{'s' if len(wrong) > 2 else ''})" if len(wrong) > 1 else ""
-        raise InputError(f"{path}, line {line}: {problem}{others}; correct or delete what is wrong")
+        others = f" (and {wrong - 1} more row{'s' if wrong > 2 else ''})" if wrong > 1 else ""
+        raise InputError(f"{path}, {first}{others}; correct or delete what is wrong")
 
 
-def text_problem(record: Mapping[str, Any], field: str) -> str | None:
-    """Return what keeps a field of a record from being text, None where nothing does."""
+def text_field(record: Mapping[str, Any], field: str) -> str:
+    """Return a field that must be text.
+
+    Raises:
+        RecordError: it is missing, of another type, or no Unicode.
+    """
     if field not in record:
-        return f'field "{field}" is missing'
+        raise RecordError(f'field "{field}" is missing')
     text = record[field]
     if not isinstance(text, str):
-        return f'field "{field}" must be text, got {"null" if text is None else type(text).__name__}'
-    return None if is_encodable(text) else f'field "{field}" holds an unpaired surrogate, which is not text'
+        raise RecordError(f'field "{field}" must be text, got {"null" if text is None else type(text).__name__}')
+    if not is_encodable(text):
+        raise RecordError(f'field "{field}" holds an unpaired surrogate, which is not text')
+    return text
 
 
 def is_encodable(text: str) -> bool:
@@ -153,88 +161,86 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _json_array(text: str) -> Iterator[tuple[int, Any]]:
     decoder, line, counted = json.JSONDecoder(), 1, 0
-
-    def after_blanks(at: int) -> tuple[int, str]:
-        match = _BLANKS.match(text, at)
-        end = match.end() if match else at
-        return end, text[end : end + 1]
-
-    at, character = after_blanks(0)
-    if character != "[":
-        yield 1, Unreadable("expected a JSON array of objects (a file with one object a line is named .jsonl)")
+    at = _after_blanks(text, 0)
+    if text[at : at + 1] != "[":
+        yield 1, RecordError("expected a JSON array of objects (a file with one object a line is named .jsonl)")
         return
-    at, character = after_blanks(at + 1)
-    is_open = character != "]"
-    while is_open:
-        line, counted = line + text.count("\n", counted, at), at
-        try:
+    at = _after_blanks(text, at + 1)
+    is_open = text[at : at + 1] != "]"
+    try:
+        while is_open:
+            line, counted = line + text.count("\n", counted, at), at
             value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            yield getattr(error, "lineno", line), _not_json(error)
-            return
-        yield line, value
-        at, character = after_blanks(at)
-        if character not in (",", "]") or not character:
-            yield (
-                line + text.count("\n", counted, at),
-                Unreadable("not valid JSON (expected a comma or a closing bracket)"),
-            )
-            return
-        is_open = character == ","
-        at = after_blanks(at + 1)[0] if is_open else at
-    if after_blanks(at + 1)[1]:
-        line += text.count("\n", counted, at)
-        yield line, Unreadable("not valid JSON (text after the closing bracket of the array)")
+            yield line, value
+            at = _after_blanks(text, at)
+            is_open = text[at : at + 1] == ","
+            if is_open:
+                at = _after_blanks(text, at + 1)
+            elif text[at : at + 1] != "]":
+                raise json.JSONDecodeError("Expecting a comma or the closing bracket", text, at)
+        at = _after_blanks(text, at + 1)
+        if at < len(text):
+            raise json.JSONDecodeError("Text after the closing bracket", text, at)
+    except (ValueError, RecursionError) as error:
+        yield getattr(error, "lineno", line), _not_json(error)
 
 
-def _not_json(error: ValueError | RecursionError) -> Unreadable:
+def _after_blanks(text: str, at: int) -> int:
+    match = _BLANKS.match(text, at)
+    return match.end() if match else at
+
+
+def _not_json(error: ValueError | RecursionError) -> RecordError:
     if isinstance(error, json.JSONDecodeError):
-        return Unreadable(f"not valid JSON ({error.msg} at column {error.colno})")
-    return Unreadable(f"not readable as JSON ({error})")
+        return RecordError(f"not valid JSON ({error.msg} at column {error.colno})")
+    return RecordError(f"not readable as JSON ({error})")
 
 
 def _csv(text: str, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:
     records = _csv_records(text)
     line, header = next(records, (1, []))
-    names = [] if isinstance(header, Unreadable) else [name.strip() for name in header]
-    problem = header.reason if isinstance(header, Unreadable) else _header_problem(names, columns)
-    if problem:
-        yield line, Unreadable(problem)
+    try:
+        names = _column_names(header, columns)
+    except RecordError as error:
+        yield line, error
         return
     for line, fields in records:
-        if isinstance(fields, Unreadable):
+        if isinstance(fields, RecordError):
             yield line, fields
         elif len(fields) > len(names):
-            yield line, Unreadable(f"{len(fields)} columns where the header names {len(names)}")
+            yield line, RecordError(f"{len(fields)} columns where the header names {len(names)}")
         else:
             yield line, dict(zip(names, fields, strict=False))
 
 
-def _header_problem(names: Sequence[str], columns: Sequence[Sequence[str]]) -> str | None:
+def _column_names(header: list[str] | RecordError, columns: Sequence[Sequence[str]]) -> list[str]:
+    if isinstance(header, RecordError):
+        raise header
+    names = [name.strip() for name in header]
     repeated = next((name for name in names if name and names.count(name) > 1), None)
     if repeated is not None:
-        return f'the header names the column "{repeated}" more than once'
+        raise RecordError(f'the header names the column "{repeated}" more than once')
     if not any(set(needed) <= set(names) for needed in columns):
         sets = [" and ".join(f'"{name}"' for name in needed) for needed in columns]
-        return f"the header must name the column{'s' if len(columns[0]) > 1 else ''} {', or '.join(sets)}"
-    return None
+        plural = "s" if len(columns[0]) > 1 else ""
+        raise RecordError(f"the header must name the column{plural} {', or '.join(sets)}")
+    return names
 
 
-def _csv_records(text: str) -> Iterator[tuple[int, list[str] | Unreadable]]:
+def _csv_records(text: str) -> Iterator[tuple[int, list[str] | RecordError]]:
     """Yield the line on which each record starts, and its fields; blank lines are skipped."""
     reader = csv.reader(io.StringIO(text), strict=True)
     limit = csv.field_size_limit(_LONGEST_CSV_FIELD)
+    fields: list[str] | None = []
     try:
-        while True:
+        while fields is not None:
             line = reader.line_num + 1
             try:
-                fields = next(reader)
-            except StopIteration:
-                return
+                fields = next(reader, None)
             except csv.Error as error:
-                yield line, Unreadable(f"not valid CSV ({error})")
-                continue
-            if fields:
-                yield line, fields
+                yield line, RecordError(f"not valid CSV ({error})")
+            else:
+                if fields:
+                    yield line, fields
     finally:
         csv.field_size_limit(limit)

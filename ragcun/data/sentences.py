@@ -27,9 +27,7 @@ def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
 
     A sentence ends with an empty line, with ``.``, ``!``, ``?`` or ``…`` (and closing quotes and brackets) before a
     blank, or with ``。``, ``！`` or ``？``. A mark ends none where a lower-case letter follows, and a full stop none
-    after an abbreviation ("Dr.", "et al.", "e.g."), after initials ("J. Smith", "U.S.") and, before a digit, after
-    "No." and its like. So decimals and abbreviations stay whole, and a sentence that ends with an abbreviation is
-    joined to the next one.
+    after an abbreviation ("Dr.", "et al."), initials ("J. Smith", "U.S.") or, before a digit, "No." and its like.
     """
     ends = {match.start() for match in _PARAGRAPH_END.finditer(text)}
     ends |= {match.end() for match in _MARK.finditer(text) if _ends_sentence(text, match)}

@@ -28,6 +28,10 @@ FEWEST_WORDS = 3
 
 _BLANKS, _WORD = re.compile(r"(\s+)"), re.compile(r"\S+")
 
+Pair = tuple[str, str]
+PairMaker = Callable[[Document, random.Random], "Pair | None"]
+"""From a document to ``(query, positive)``, None where the document is too short."""
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -54,7 +58,7 @@ class Mask:
         if self.span_words < 1:
             raise ValueError(f"span_words must be at least 1, got {self.span_words}")
 
-    def __call__(self, document: Document, rng: random.Random) -> tuple[str, str] | None:
+    def __call__(self, document: Document, rng: random.Random) -> Pair | None:
         """Return ``(masked text, whole text)``, None where fewer than `FEWEST_WORDS` words would be left."""
         masked = self.masked(document.content, rng)
         return None if masked is None else (masked, document.content)
@@ -98,21 +102,17 @@ def spread(words: int, count: int, length: int, rng: random.Random) -> set[int]:
     return positions
 
 
-PairMaker = Callable[[Document, random.Random], "tuple[str, str] | None"]
-"""From a document to ``(query, positive)``, None where the document is too short."""
-
-
-def title_body(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def title_body(document: Document, rng: random.Random) -> Pair | None:
     """Pair the title with the text."""
     return _pair(document.title, document.text, fewest_query_words=1)
 
 
-def first_sentence(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def first_sentence(document: Document, rng: random.Random) -> Pair | None:
     """Pair the first sentence of the text with the document without it (title and the other sentences)."""
     return next((_without(document, span) for span in sentence_spans(document.text)), None)
 
 
-def sentence(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def sentence(document: Document, rng: random.Random) -> Pair | None:
     """Pair a drawn sentence of the text with the document without it: the inverse cloze task (Lee et al., 2019).
 
     Unlike there, the sentence never stays in the document, and one that the rest repeats is not drawn.
@@ -122,13 +122,13 @@ def sentence(document: Document, rng: random.Random) -> tuple[str, str] | None:
     return next((pair for pair in pairs if pair and pair[0].casefold() not in pair[1].casefold()), None)
 
 
-def half(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def half(document: Document, rng: random.Random) -> Pair | None:
     """Pair the first half of the words (of an odd number the larger) with the second."""
     words = list(_WORD.finditer(document.content))
     return _cut(document.content, words, (len(words) + 1) // 2)
 
 
-def random_cut(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def random_cut(document: Document, rng: random.Random) -> Pair | None:
     """Pair the words before a cut with those after it; it is uniform between a quarter and three quarters of them."""
     words = list(_WORD.finditer(document.content))
     earliest = max(FEWEST_WORDS, -(-len(words) // 4))
@@ -136,7 +136,7 @@ def random_cut(document: Document, rng: random.Random) -> tuple[str, str] | None
     return _cut(document.content, words, rng.randint(earliest, latest)) if earliest <= latest else None
 
 
-def prefix_suffix(document: Document, rng: random.Random) -> tuple[str, str] | None:
+def prefix_suffix(document: Document, rng: random.Random) -> Pair | None:
     """Pair the first third of the words with the last; the middle is in neither."""
     words = list(_WORD.finditer(document.content))
     third = len(words) // 3
@@ -179,37 +179,14 @@ def pair_maker(method: str, masked_share: float | None = None, mask: str | None 
         raise InputError(f"method {method!r}: {error}") from error
 
 
-def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: int = 1) -> list[tuple[str, str]]:
-    """Return the distinct pairs ``(query, positive)`` that `times` draws make of a document, none if it is too short.
+def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: int = 1) -> list[Pair]:
+    """Return the distinct pairs that `times` draws make of a document; they follow from the seed and its text alone.
 
     The first draws are those of a smaller `times`.
     """
     rng = random.Random(document_digest(document, seed))
     drawn = (maker(document, rng) for _ in range(times))
     return list(dict.fromkeys(pair for pair in drawn if pair is not None))
-
-
-def make_pairs(documents: Iterable[Document], method: str | PairMaker, seed: int, per_document: int = 1) -> list[Row]:
-    """Return pairs ``(query, positive, None)`` of documents, in their order, up to `per_document` of each.
-
-    A document's pairs follow from the seed and its text alone. Documents that are too short are left out and counted.
-
-    Raises:
-        InputError: there is no such method.
-        ValueError: `per_document` is below 1.
-    """
-    if per_document < 1:
-        raise ValueError(f"per_document must be at least 1, got {per_document}")
-    maker = pair_maker(method) if isinstance(method, str) else method
-    rows: list[Row] = []
-    short = total = 0
-    for document in tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False):
-        pairs = pairs_of_document(document, maker, seed, per_document)
-        rows.extend((query, positive, None) for query, positive in pairs)
-        short, total = short + (not pairs), total + 1
-    if short:
-        logger.info("%d of %d documents are too short for a pair and left out", short, total)
-    return rows
 
 
 def pairs_from_documents(path: str | Path, method: str, seed: int) -> PairDataset:
@@ -220,12 +197,14 @@ def pairs_from_documents(path: str | Path, method: str, seed: int) -> PairDatase
     """
     maker = pair_maker(method)
     documents = read_documents(path)
-    rows = make_pairs(documents, maker, seed)
-    if not rows:
-        raise InputError(
-            f"{path}: none of its {len(documents)} documents is long enough for pairs by {method!r}; "
-            "give longer ones or choose another method"
-        )
+    bar = tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False)
+    made = [pairs_of_document(document, maker, seed) for document in bar]
+    if not any(made):
+        problem = f"none of its {len(documents)} documents is long enough for pairs by {method!r}"
+        raise InputError(f"{path}: {problem}; give longer ones or choose another method")
+    if not all(made):
+        logger.info("%d of %d documents are too short for a pair and left out", made.count([]), len(made))
+    rows: Iterable[Row] = ((*pair, None) for pairs in made for pair in pairs)
     return PairDataset.from_rows(rows, source=f"{path} ({method})")
 
 
@@ -234,17 +213,17 @@ def document_digest(document: Document, seed: int) -> bytes:
     return hashlib.sha256(f"{seed} {document.content}".encode(errors="surrogatepass")).digest()
 
 
-def _cut(content: str, words: list[re.Match[str]], at: int) -> tuple[str, str] | None:
+def _cut(content: str, words: list[re.Match[str]], at: int) -> Pair | None:
     return _pair(content[: words[at].start()], content[words[at].start() :]) if at < len(words) else None
 
 
-def _without(document: Document, span: tuple[int, int]) -> tuple[str, str] | None:
+def _without(document: Document, span: tuple[int, int]) -> Pair | None:
     """Return the sentence at `span` of the text, and the document without it."""
     before, after = document.text[: span[0]], document.text[span[1] :]
     pair = _pair(document.text[slice(*span)], before + after.lstrip())
     return pair and (pair[0], Document(document.title, pair[1]).content)
 
 
-def _pair(query: str, positive: str, fewest_query_words: int = FEWEST_WORDS) -> tuple[str, str] | None:
+def _pair(query: str, positive: str, fewest_query_words: int = FEWEST_WORDS) -> Pair | None:
     long_enough = len(query.split()) >= fewest_query_words and len(positive.split()) >= FEWEST_WORDS
     return (query.strip(), positive.strip()) if long_enough else None

@@ -1,41 +1,21 @@
-"""Queries without judgments: read from files, or sentences of the corpus that stand in for them."""
+"""Sentences of a corpus that stand in for queries, and training pairs and judgments made of them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ragcun.data.beir import Collection, Document, load_collection
+from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
-from ragcun.data.records import read_documents
 from ragcun.data.sentences import split_sentences
 from ragcun.data.synthetic_queries import document_digest
 from ragcun.errors import InputError
 
 STAND_INS = 2000
 """How many sentences of a corpus stand in for queries unless the user says otherwise."""
-
-
-def read_queries(path: str | Path, split: str | None = None) -> list[str]:
-    """Read the texts of queries from a file as `read_documents` takes it, or a BEIR folder; blank ones are skipped.
-
-    Of a BEIR folder the queries that `split` judges are read; None reads all.
-
-    Raises:
-        InputError: there is no such file or split, it holds no queries, or has wrong records.
-    """
-    path = Path(path)
-    if split is not None:
-        if not path.is_dir():
-            raise InputError(f"{path} is no BEIR folder, so it has no split {split!r}; leave the split out")
-        return list(load_collection(path, split).queries.values())
-    file = path / "queries.jsonl" if path.is_dir() else path
-    queries = [document.content for document in read_documents(file) if document.content]
-    if not queries:
-        raise InputError(f"{file} holds no queries; give at least one")
-    return queries
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 20, 100_000
 
 
 def sample_queries(queries: Sequence[str], most: int | None, seed: int) -> list[str]:
@@ -51,20 +31,15 @@ def sample_documents(documents: Sequence[Document], most: int, seed: int) -> lis
 
 
 def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) -> list[str]:
-    """Return one drawn sentence of each document, or of a sample of `most`; of the title where there is no text.
+    """Return one sentence of each document (of the title where there is no text), or of a sample of `most`.
 
-    Which sentence is drawn follows from the seed and the document's own text alone.
+    Which one is drawn follows from the seed and the document's own text alone.
     """
     drawn = []
     for document in sample_documents([document for document in documents if document.content], most, seed):
         sentences = split_sentences(document.text) or split_sentences(document.title)
         drawn.append(random.Random(document_digest(document, seed)).choice(sentences))
     return drawn
-
-
-HELD_OUT, MOST_HELD_OUT = 0.1, 1000
-FEWEST_DOCUMENTS = 20
-MOST_DOCUMENTS = 100_000
 
 
 @dataclass(frozen=True)

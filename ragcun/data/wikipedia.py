@@ -37,14 +37,8 @@ def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]
 
     A paragraph (a line) goes whole into the passage that is being filled, or else begins the next one; one that is
     longer than a passage is cut where sentences end, and a sentence that is longer, between words. A passage below
-    `min_length` is filled up with the first sentences of the next paragraph; what remains too short is left in, for
-    the caller to drop.
-
-    Raises:
-        ValueError: not 1 ≤ `min_length` ≤ `max_length`.
+    `min_length` is filled up with the first sentences of the next paragraph, and may still remain too short.
     """
-    if not 1 <= min_length <= max_length:
-        raise ValueError(f"lengths must be 1 <= min_length <= max_length, got {min_length} and {max_length}")
     passages: list[list[str]] = [[]]
     size = 0
     for paragraph in filter(None, map(str.strip, text.split("\n"))):
@@ -74,37 +68,30 @@ def read_passages(
     if not set(COLUMNS) <= set(rows.columns):
         raise rows.wrong_columns(", ".join(COLUMNS))
     seen: set[bytes] = set()
-    bar = tqdm(total=wanted, desc=str(rows), unit=" passages", delay=2, leave=False)
-    for row in rows:
-        counts["rows_read"] += 1
-        title, text = (row["title"] or "").strip(), row["text"] or ""
-        if is_list_page(title, text):
-            counts["list_pages"] += 1
-            continue
-        kept = 0
-        for passage in split_passages(text, max_length, min_length):
-            reason = _left_out(passage, min_length, seen)
-            if reason:
-                counts[reason] += 1
+    with tqdm(total=wanted, desc=str(rows), unit=" passages", delay=2, leave=False) as bar:
+        for row in rows:
+            counts["rows_read"] += 1
+            title, text = (row["title"] or "").strip(), row["text"] or ""
+            if is_list_page(title, text):
+                counts["list_pages"] += 1
                 continue
-            seen.add(text_key(passage))
-            yield {"_id": f"{row['id']}-{kept}", "title": title, "text": passage}
-            kept += 1
+            kept = 0
+            for passage in split_passages(text, max_length, min_length):
+                key, words = text_key(passage), len(passage.split())
+                if words < min_length or key in seen:
+                    counts["short_passages" if words < min_length else "repeated_passages"] += 1
+                    continue
+                seen.add(key)
+                yield {"_id": f"{row['id']}-{kept}", "title": title, "text": passage}
+                kept += 1
+                if len(seen) == wanted:
+                    break
+            counts.update({"passages": kept, "articles" if kept else "articles_without_passage": 1})
+            bar.update(kept)
             if len(seen) == wanted:
-                break
-        counts.update({"passages": kept, "articles" if kept else "articles_without_passage": 1})
-        bar.update(kept)
-        if len(seen) == wanted:
-            return
+                return
     if not seen:
         raise InputError(f"{rows} has no passages of {min_length} words; lower --min_length")
-
-
-def _left_out(passage: str, min_length: int, seen: set[bytes]) -> str | None:
-    """Return why a passage is left out, None where it is not."""
-    if len(passage.split()) < min_length:
-        return "short_passages"
-    return "repeated_passages" if text_key(passage) in seen else None
 
 
 def write_passages(path: Path, passages: Iterable[dict[str, Any]]) -> None:

@@ -1,22 +1,114 @@
-"""Mining hard negatives: candidates by BM25 or by an encoder, for `ragcun.data.negatives` to choose from."""
+"""Mining hard negatives: candidates at random, by BM25 or by an encoder, what must never be one, and the margin."""
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.data.negatives import MinedPairs, MiningSettings, MiningTask, Ranking, choose_negatives
-from ragcun.data.pairs import Row
-from ragcun.retrieval import bm25
+from ragcun.data.dedup import text_classes
+from ragcun.data.pairs import PairDataset, Row
+from ragcun.errors import InputError
 
 if TYPE_CHECKING:
     from ragcun.retrieval.evaluate import TextEncoder
 
 QUERY_BLOCK = 4096
+Method = Literal["random", "bm25", "dense"]
+Choice = Literal["drawn", "hardest"]
+MARGINS = {"random": -math.inf, "bm25": 0.0, "dense": 0.05}
+"""The margin of each method where none is given; minus infinity is no guard."""
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """How hard negatives are mined.
+
+    Attributes:
+        method: `random` documents, or the best by `bm25` or by an encoder (`dense`).
+        per_query: how many negatives each pair gets, where there are so many.
+        first, last: candidates are ranks first to last - 1, counted from 0 without the query's known positives.
+        margin: m keeps candidates with score ≤ s − m·|s|, s being the score of the pair's positive; None is `MARGINS`,
+            minus infinity no guard.
+        choice: `drawn` from the candidates left, each as likely, or the `hardest`, in the order of the ranking.
+        seed: a pair's draw follows from it, the pair's texts and its candidates alone.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    method: Method = "bm25"
+    per_query: int = 1
+    first: int = 0
+    last: int = 100
+    margin: float | None = None
+    choice: Choice = "drawn"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("method", Method), ("choice", Choice)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        if self.per_query < 1:
+            raise ValueError(f"per_query must be at least 1, got {self.per_query}")
+        if not 0 <= self.first < self.last:
+            raise ValueError(f"ranks must be 0 <= first < last, got {self.first} and {self.last}")
+        if self.margin is not None and not self.margin < 1:
+            raise ValueError(f"margin must be below 1, got {self.margin}")
+
+    def threshold(self, score: float) -> float:
+        """Return the highest score that a negative may have where the positive has `score`.
+
+        >>> MiningSettings(margin=0.25).threshold(8), MiningSettings(margin=0.25).threshold(-8)
+        (6.0, -10.0)
+        """
+        margin = MARGINS[self.method] if self.margin is None else self.margin
+        return math.inf if margin == -math.inf else score - margin * abs(score)
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """What was mined, and what the guards left out."""
+
+    pool: int  # distinct documents that could be negatives
+    repeated: int  # documents of the pool left out because they repeat another one
+    queries: int
+    pairs: int  # distinct pairs of query and positive
+    asked: int  # negatives per pair, times pairs
+    mined: int
+    known_positives: int  # candidates of a query that are known to answer it
+    duplicates: int  # … that repeat an answer but for case and blanks, or answer a query that differs in these
+    given: int  # … that a pair of the query has as a negative already
+    candidates: int  # candidates of pairs at the ranks asked for, without those
+    margin: int  # of these, left out because they score too near the pair's positive
+    pairs_with_fewer: int  # negatives than asked for
+    pairs_with_none: int
+    queries_with_fewer: int  # in at least one pair
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        left_out = f"{self.known_positives} known positives, {self.duplicates} duplicates, {self.margin} by the margin"
+        return (
+            f"{self.mined} of {self.asked} negatives for {self.pairs} pairs from {self.pool} documents; left out: "
+            f"{left_out}; fewer than asked for: {self.pairs_with_fewer} pairs ({self.pairs_with_none} have none)"
+        )
+
+
+class MinedPairs(NamedTuple):
+    """Pairs with their negatives, a row for each, and the counts."""
+
+    rows: list[Row]
+    report: MiningReport
 
 
 def mine_negatives(
@@ -28,7 +120,7 @@ def mine_negatives(
     settings: MiningSettings | None = None,
     encoder: TextEncoder | None = None,
 ) -> MinedPairs:
-    """Return pairs with hard negatives, a row for each, and how many candidates each guard dropped.
+    """Return all pairs with hard negatives, a row for each, and how many candidates each guard dropped.
 
     No negative is a known answer of its query, nor the same as one but for case and blanks; none scores above the
     margin's threshold (see `MiningSettings`). The result follows from the arguments alone.
@@ -42,52 +134,157 @@ def mine_negatives(
         encoder: ranks by the cosine of its embeddings; needed by the method `dense`, and by it alone.
 
     Raises:
-        InputError: there are no pairs.
+        InputError: there are no pairs, or the pool is empty.
         ValueError: the method is `dense` and there is no encoder.
     """
     settings = MiningSettings() if settings is None else settings
-    task = MiningTask.from_rows(rows, source, pool, known)
-    if settings.method == "random":
-        return choose_negatives(task, settings)
+    task = _Task(rows, source, pool, list(known))
+    rankings: Iterable[_Ranking | None] = [None] * len(task.data.queries)
     if settings.method == "bm25":
-        return choose_negatives(task, settings, bm25_rankings(task, settings.last))
-    if encoder is None:
-        raise ValueError("the method 'dense' needs an encoder, got None")
-    return choose_negatives(task, settings, dense_rankings(task, settings.last, encoder))
+        rankings = _bm25_rankings(task, settings.last)
+    elif settings.method == "dense":
+        rankings = _dense_rankings(task, settings.last, encoder)
+    counts: Counter[str] = Counter()
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for query, ranking in enumerate(rankings):
+        chosen.update(_chosen(task, settings, query, ranking, counts))
+    fewer = [pair for pair, negatives in chosen.items() if len(negatives) < settings.per_query]
+    report = MiningReport(
+        pool=len(task.pool),
+        repeated=task.repeated,
+        queries=len(task.data.queries),
+        pairs=len(chosen),
+        asked=settings.per_query * len(chosen),
+        mined=sum(map(len, chosen.values())),
+        **{name: counts[name] for name in ("known_positives", "duplicates", "given", "candidates", "margin")},
+        pairs_with_fewer=len(fewer),
+        pairs_with_none=sum(not negatives for negatives in chosen.values()),
+        queries_with_fewer=len({query for query, _ in fewer}),
+    )
+    return MinedPairs(list(_rows(task.data, chosen)), report)
 
 
-def bm25_rankings(task: MiningTask, last: int) -> Iterator[Ranking]:
-    """Yield the candidates of each query by BM25 among all documents of the task.
+class _Task:
+    """The pairs, the pool as rows of their documents, and for each query the rows barred from it, with the reason."""
 
-    Documents that share no word with a query are no candidates.
-    """
+    def __init__(
+        self, rows: Iterable[Row], source: str, pool: Iterable[str] | None, known: list[tuple[str, str]]
+    ) -> None:
+        listed = None if pool is None else [text for text in pool if text.strip()]
+        if listed is not None and not listed:
+            raise InputError(f"{source}: the pool of negatives holds no text; give documents that are not blank")
+        self.data = data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in known)))
+        row_of = {text: row for row, text in enumerate(data.documents)}
+        query_of = {text: query for query, text in enumerate(data.queries)}
+        document_class, query_class = text_classes(data.documents).tolist(), text_classes(data.queries).tolist()
+        member: dict[int, int] = {}  # class → its first document in the pool
+        candidates = np.unique(data.positive_ids).tolist() if listed is None else [row_of[text] for text in listed]
+        for row in candidates:
+            member.setdefault(document_class[row], row)
+        self.pool = np.fromiter(member.values(), dtype=np.int64, count=len(member))
+        self.repeated = len(candidates) - len(member)
+
+        answers = list(zip(data.query_ids.tolist(), data.positive_ids.tolist(), strict=True))
+        answers += [(query_of[query], row_of[text]) for query, text in known if query in query_of]
+        alike: defaultdict[int, set[int]] = defaultdict(set)
+        for query, row in answers:
+            if document_class[row] in member:
+                alike[query_class[query]].add(member[document_class[row]])
+        self.barred: list[dict[int, str]] = [{} for _ in data.queries]
+        for query, row in zip(data.query_ids.tolist(), data.negative_ids.tolist(), strict=True):
+            if row >= 0 and document_class[row] in member:
+                self.barred[query][member[document_class[row]]] = "given"
+        for query, like in enumerate(query_class):
+            self.barred[query].update(dict.fromkeys(alike[like], "duplicates"))
+        for query, row in answers:
+            if row in self.barred[query]:
+                self.barred[query][row] = "known_positives"
+
+
+class _Ranking(NamedTuple):
+    """Candidates of one query in the pool, best first, their scores, and those of ``data.answers(query)``."""
+
+    documents: NDArray[np.int64]
+    scores: NDArray[np.floating[Any]]
+    positive_scores: NDArray[np.floating[Any]]
+
+
+def _bm25_rankings(task: _Task, last: int) -> Iterator[_Ranking]:
+    """Rank by BM25 among all documents; those that share no word with a query are no candidates."""
+    from ragcun.retrieval import bm25
+
     index = bm25.BM25(dict(enumerate(task.data.documents)))  # type: ignore[arg-type]
     tokens = bm25.tokenize(task.data.queries)
     for query, words in enumerate(tqdm(tokens, "BM25 negatives", delay=2, leave=False)):
         scores = index.scores(words)
         in_pool = scores[task.pool]
-        best = bm25.best_rows(in_pool, last + len(task.barred(query)))
-        yield Ranking(task.pool[best], in_pool[best], scores[task.data.answers(query)])
+        best = bm25.best_rows(in_pool, last + len(task.barred[query]))
+        yield _Ranking(task.pool[best], in_pool[best], scores[task.data.answers(query)])
 
 
-def dense_rankings(task: MiningTask, last: int, encoder: TextEncoder) -> Iterator[Ranking]:
-    """Yield the candidates of each query by the cosine of embeddings, exactly."""
+def _dense_rankings(task: _Task, last: int, encoder: TextEncoder | None) -> Iterator[_Ranking]:
     from ragcun.retrieval.search import top_k  # imports torch, which the other methods do without
 
-    data = task.data
-    documents, queries = encoder.encode_document(data.documents), encoder.encode_query(data.queries)
-    pool = documents[task.pool]
-    k = last + task.most_barred()
+    if encoder is None:
+        raise ValueError("the method 'dense' needs an encoder, got None")
+    documents, queries = encoder.encode_document(task.data.documents), encoder.encode_query(task.data.queries)
+    pool, k = documents[task.pool], last + max(map(len, task.barred))
     for start in tqdm(range(0, len(queries), QUERY_BLOCK), "dense negatives", unit="block", delay=2, leave=False):
         found = top_k(queries[start : start + QUERY_BLOCK], pool, k, "cosine")
-        for row, (scores, best) in enumerate(zip(found.scores, found.indices, strict=True), start):
-            positives = _cosines(queries[row], documents[data.answers(row)])
-            yield Ranking(task.pool[best], scores, positives)
+        for query, (scores, best) in enumerate(zip(found.scores, found.indices, strict=True), start):
+            positives = documents[task.data.answers(query)]
+            yield _Ranking(task.pool[best], scores, _cosines(queries[query], positives))
 
 
 def _cosines(query: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of one query with each document, computed in float64 and rounded as `top_k` does."""
     left, right = query.astype(np.float64), documents.astype(np.float64)
     lengths = np.linalg.norm(left) * np.linalg.norm(right, axis=1)
-    cosines = np.divide(right @ left, lengths, out=np.zeros(len(right)), where=lengths > 0)
-    return cosines.astype(np.float32)
+    return np.divide(right @ left, lengths, out=np.zeros(len(right)), where=lengths > 0).astype(np.float32)
+
+
+def _chosen(
+    task: _Task, settings: MiningSettings, query: int, ranking: _Ranking | None, counts: Counter[str]
+) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Yield each pair of a query and one of its known positives, and the negatives chosen for it."""
+    barred = task.barred[query]
+    free = _free(barred, ranking, settings.last, counts)[settings.first :] if ranking else []
+    for place, answer in enumerate(task.data.answers(query).tolist()):
+        texts = f"{settings.seed} {task.data.queries[query]}\0{task.data.documents[answer]}"
+        rng = random.Random(texts.encode(errors="surrogatepass"))
+        if ranking is None:
+            size = min(len(task.pool), settings.per_query + len(barred))
+            drawn = task.pool[rng.sample(range(len(task.pool)), size)].tolist()
+            counts.update(barred[row] for row in drawn if row in barred)
+            left = [row for row in drawn if row not in barred]
+            counts["candidates"] += len(left)
+        else:
+            most = settings.threshold(float(ranking.positive_scores[place]))
+            left = [row for row, score in free if score <= most]
+            counts.update(candidates=len(free), margin=len(free) - len(left))
+            if settings.choice == "drawn":
+                left = rng.sample(left, min(settings.per_query, len(left)))
+        yield (query, answer), left[: settings.per_query]
+
+
+def _free(barred: dict[int, str], ranking: _Ranking, last: int, counts: Counter[str]) -> list[tuple[int, float]]:
+    """Return the first `last` candidates that are not barred, with their scores."""
+    free: list[tuple[int, float]] = []
+    for row, score in zip(ranking.documents.tolist(), ranking.scores.tolist(), strict=True):
+        if len(free) == last:
+            break
+        if row in barred:
+            counts[barred[row]] += 1
+        else:
+            free.append((row, score))
+    return free
+
+
+def _rows(data: PairDataset, chosen: dict[tuple[int, int], list[int]]) -> Iterator[Row]:
+    """Yield the rows of each pair, in the order in which the pairs first stand in the data."""
+    given: dict[tuple[int, int], list[int]] = {}
+    for query, positive, negative in zip(data.query_ids, data.positive_ids, data.negative_ids, strict=True):
+        given.setdefault((int(query), int(positive)), []).extend([int(negative)] if negative >= 0 else [])
+    for (query, positive), negatives in given.items():
+        texts = [data.documents[row] for row in (*negatives, *chosen[query, positive])]
+        yield from ((data.queries[query], data.documents[positive], text) for text in texts or (None,))

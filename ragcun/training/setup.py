@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ragcun.config import TrainConfig
-from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection
+from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
 from ragcun.data.overlap import HoldOut, training_documents
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import pairs_from_documents
-from ragcun.data.unlabelled import adaptation_data, read_queries
+from ragcun.data.unlabelled import adaptation_data
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.precomputed import VectorStore, read_vectors

@@ -18,7 +18,6 @@ from ragcun.data.synthetic_queries import (
     MASKS,
     PAIR_MAKERS,
     Mask,
-    make_pairs,
     pair_maker,
     pairs_from_documents,
     spread,

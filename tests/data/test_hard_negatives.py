@@ -13,10 +13,10 @@ import Stemmer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.negatives import MARGINS, MiningSettings, MiningTask
+from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.retrieval.bm25 import K1, B
-from ragcun.retrieval.negatives import mine_negatives
+from ragcun.retrieval.negatives import MARGINS, MiningSettings, mine_negatives
 
 WORDS = ["heat", "flow", "wing", "shock", "layer", "plate", "jet", "drag", "lift", "wave", "mach", "nozzle"]
 OFF = -math.inf
@@ -105,6 +105,14 @@ def test_no_answer_and_no_repetition_of_one_is_mined(method, choice, seed):
     assert set(per_pair.values()) == {1}
 
 
+def scores_of(rows, pool, method):
+    """The pool without repeated texts, and the score of each text for a query, by the loops above."""
+    texts = PairDataset.from_rows(rows, "made", pool).documents
+    bm25, place = bm25_loop(texts), {text: i for i, text in enumerate(texts)}
+    candidates = list({same(text): text for text in reversed(pool)}.values())
+    return candidates, cosine_loop if method == "dense" else lambda query, text: bm25(query, place[text])
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.3, -0.2])
 @pytest.mark.parametrize("method", ["bm25", "dense"])
 def test_negatives_keep_the_margin_and_lie_within_the_ranks(method, margin):
@@ -112,28 +120,16 @@ def test_negatives_keep_the_margin_and_lie_within_the_ranks(method, margin):
     rows, pool = some_rows(7)
     first, last = 2, 40
     mined = mine(rows, pool, method=method, margin=margin, per_query=5, first=first, last=last)
-    task = MiningTask.from_rows(rows, "made", pool)
-    texts = task.data.documents
-    score = bm25_loop(texts)
-    place = {text: i for i, text in enumerate(texts)}
-    known, candidates = answers(rows), [texts[row] for row in task.pool]
-    tested = 0
-    for query, positive, negative in mined.rows:
-        if negative is None:
-            continue
-        of = (
-            (lambda text, q=query: score(q, place[text]))
-            if method == "bm25"
-            else (lambda t, q=query: cosine_loop(q, t))
-        )
-        wanted = of(positive)
-        assert of(negative) <= wanted - margin * abs(wanted) + 1e-5
-        free = [text for text in candidates if same(text) not in known[same(query)]]
-        above = sum(of(text) > of(negative) + 1e-5 for text in free)
-        equal = sum(abs(of(text) - of(negative)) <= 1e-5 for text in free)
+    known, (candidates, score) = answers(rows), scores_of(rows, pool, method)
+    tested = [row for row in mined.rows if row[2]]
+    assert len(tested) > 20
+    for query, positive, negative in tested:
+        wanted, mine_ = score(query, positive), score(query, negative)
+        assert mine_ <= wanted - margin * abs(wanted) + 1e-5
+        free = [score(query, text) for text in candidates if same(text) not in known[same(query)]]
+        above = sum(other > mine_ + 1e-5 for other in free)
+        equal = sum(abs(other - mine_) <= 1e-5 for other in free)
         assert first - equal < above < last
-        tested += 1
-    assert tested > 20
 
 
 @pytest.mark.parametrize("method", ["bm25", "dense"])
@@ -141,21 +137,14 @@ def test_everything_that_may_be_taken_is_taken(method):
     """With all ranks, no draw and the margin m, the negatives are all candidates below it: counted by a loop."""
     rows, pool = some_rows(3)
     mined = mine(rows, pool, method=method, margin=0.1, per_query=1000, last=1000, choice="hardest")
-    task = MiningTask.from_rows(rows, "made", pool)
-    texts, score, known = task.data.documents, bm25_loop(task.data.documents), answers(rows)
-    place = {text: i for i, text in enumerate(texts)}
+    known, (candidates, score) = answers(rows), scores_of(rows, pool, method)
     for query, positive in {row[:2] for row in rows}:
         found = {negative for q, p, negative in mined.rows if (q, p) == (query, positive) and negative}
-        of = (
-            (lambda text, q=query: score(q, place[text]))
-            if method == "bm25"
-            else (lambda t, q=query: cosine_loop(q, t))
-        )
-        most = of(positive) - 0.1 * abs(of(positive))
-        free = {texts[row] for row in task.pool if same(texts[row]) not in known[same(query)]}
-        shown = {text for text in free if method == "dense" or of(text) > 0}
-        assert {text for text in shown if of(text) < most - 1e-5} <= found
-        assert found <= {text for text in shown if of(text) < most + 1e-5}
+        most = score(query, positive) - 0.1 * abs(score(query, positive))
+        free = {text for text in candidates if same(text) not in known[same(query)]}
+        shown = {text for text in free if method == "dense" or score(query, text) > 0}
+        assert {text for text in shown if score(query, text) < most - 1e-5} <= found
+        assert found <= {text for text in shown if score(query, text) < most + 1e-5}
 
 
 @pytest.mark.parametrize("method", ["bm25", "dense"])

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from ragcun.data.beir import Document
-from ragcun.data.negatives import MARGINS, MiningSettings
-from ragcun.data.pairs import read_pairs, write_pairs
+from ragcun.data.pairs import SPLITS, read_pairs, write_pairs
 from ragcun.data.prepare import FILES, STATISTICS, Outputs, prepare_generated, prepare_pairs
-from ragcun.data.splits import SPLITS
 from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.errors import InputError
-from ragcun.retrieval.negatives import mine_negatives
+from ragcun.retrieval.negatives import MiningSettings, mine_negatives
 
 SHARES = (0.6, 0.2, 0.2)
 
@@ -100,11 +98,3 @@ def test_a_negative_of_another_split_is_left_out_and_counted(tmp_path):
 def test_wrong_extensions_are_refused_before_anything_is_made(tmp_path):
     with pytest.raises(InputError, match=r"name the file \.jsonl or \.json"):
         Outputs(tmp_path, tmp_path / "p.csv")
-
-
-def test_the_methods_of_the_flags_are_those_with_a_margin():
-    from typing import get_args
-
-    from ragcun.data.negatives import Method
-
-    assert set(get_args(Method)) == set(MARGINS)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragcun.data.beir import Document, load_collection, write_collection
-from ragcun.data.records import Unreadable, read_documents, read_records
+from ragcun.data.records import RecordError, read_documents, read_records
 from ragcun.errors import InputError
 
 DOCUMENTS = [Document("Zwölf", "one, two."), Document("", 'said "three"\nand four'), Document("", "five")]
@@ -157,6 +157,6 @@ def test_errors_of_an_array_are_where_json_finds_them(tmp_path, text):
     line, value = list(read_records(tmp_path / "a.json", []))[-1]
     with pytest.raises(json.JSONDecodeError) as raised:
         json.loads(text)
-    assert isinstance(value, Unreadable)
-    assert f"{raised.value.msg} at column {raised.value.colno}" in value.reason
+    assert isinstance(value, RecordError)
+    assert f"{raised.value.msg} at column {raised.value.colno}" in str(value)
     assert line == raised.value.lineno

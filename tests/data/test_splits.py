@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import Document
 from ragcun.data.dedup import jaccard, shingles
-from ragcun.data.pairs import PairDataset
-from ragcun.data.splits import SPLITS, generate_pairs, split_pairs, without_leaks
+from ragcun.data.pairs import SPLITS, PairDataset, split_pairs, without_leaks
+from ragcun.data.prepare import generate_pairs
 from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.errors import InputError
 

@@ -134,7 +134,7 @@ def test_a_hold_out_changes_no_other_score(
     hidden = evaluate(checkpoint, [collection], tmp_path / "a.json")
     plain = evaluate(save(None), [collection], tmp_path / "b.json")
     assert plain["manifest"]["held_out"] is None
-    assert HoldOut.from_dict(hidden["manifest"]["held_out"]) == HELD_OUT
+    assert HoldOut(**hidden["manifest"]["held_out"]) == HELD_OUT
     for slug, system in systems(hidden).items():
         scores = {key: value for key, value in system["datasets"]["toy"].items() if key != "held_out"}
         assert scores == systems(plain)[slug]["datasets"]["toy"]

@@ -9,9 +9,9 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
-from ragcun.data.beir import Document
+from ragcun.data.beir import Document, read_queries
 from ragcun.data.sentences import split_sentences
-from ragcun.data.unlabelled import read_queries, sample_documents, sample_queries, sentences_as_queries
+from ragcun.data.unlabelled import sample_documents, sample_queries, sentences_as_queries
 from ragcun.errors import InputError
 
 

@@ -192,16 +192,16 @@ def test_what_the_hub_has_not_is_one_sentence(hub, tmp_path):
         {**out, "revision": "v0"},
         {"output": str(tmp_path / "w.jsonl"), "language": "xx"},
     )
-    assert "'team/nothing' (404)" in unknown
-    assert "at revision v0 (404)" in old
-    for message, asked, there in ((subset, "v9", "v1.1"), (split, "test", "train"), (other, ".xx", "20231101.en")):
+    cases = ((subset, "v9", "v1.1"), (split, "test", "train"), (other, ".xx", "20231101.en"))
+    for message, asked, there in (*cases, (unknown, "team/nothing", "404"), (old, "v0", "404")):
         assert message.startswith("InputError: cannot open")
         assert asked in message
         assert there in message
     (away,) = call(out, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "the hub cannot be reached for the data set 'microsoft/ms_marco'" in away
+    assert "cannot open microsoft/ms_marco" in away
+    assert "connection" in away
     (offline,) = call(out, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in offline
+    assert "HF_HUB_OFFLINE" in offline
     assert [path.name for path in tmp_path.rglob("*.json*") if "home" not in path.parts] == []
 
 
