@@ -112,17 +112,21 @@ def parsed_records(
     """
     first, wrong = "", 0
     for line, value in records:
-        try:
-            if isinstance(value, RecordError):
-                raise value
-            parsed = parse(value)
-        except RecordError as error:  # noqa: PERF203 (all wrong records are counted)
-            first, wrong = first or f"line {line}: {error}", wrong + 1
+        parsed = value if isinstance(value, RecordError) else _parsed(parse, value)
+        if isinstance(parsed, RecordError):
+            first, wrong = first or f"line {line}: {parsed}", wrong + 1
         else:
             yield line, parsed
     if wrong:
         others = f" (and {wrong - 1} more row{'s' if wrong > 2 else ''})" if wrong > 1 else ""
         raise InputError(f"{path}, {first}{others}; correct or delete what is wrong")
+
+
+def _parsed(parse: Callable[[Any], Parsed], value: Any) -> Parsed | RecordError:
+    try:
+        return parse(value)
+    except RecordError as error:
+        return error
 
 
 def text_field(record: Mapping[str, Any], field: str) -> str:
@@ -230,17 +234,14 @@ def _column_names(header: list[str] | RecordError, columns: Sequence[Sequence[st
 def _csv_records(text: str) -> Iterator[tuple[int, list[str] | RecordError]]:
     """Yield the line on which each record starts, and its fields; blank lines are skipped."""
     reader = csv.reader(io.StringIO(text), strict=True)
-    limit = csv.field_size_limit(_LONGEST_CSV_FIELD)
-    fields: list[str] | None = []
-    try:
-        while fields is not None:
-            line = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                yield line, RecordError(f"not valid CSV ({error})")
-            else:
-                if fields:
-                    yield line, fields
-    finally:
-        csv.field_size_limit(limit)
+    fields: list[str] | RecordError | None = []
+    while fields is not None:
+        line, limit = reader.line_num + 1, csv.field_size_limit(_LONGEST_CSV_FIELD)
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            fields = RecordError(f"not valid CSV ({error})")
+        finally:
+            csv.field_size_limit(limit)
+        if fields:
+            yield line, fields

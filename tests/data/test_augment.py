@@ -36,6 +36,10 @@ def words(n):
     return [f"w{i}" for i in range(n)]
 
 
+def pairs(document, method, seed=0, times=1):
+    return pairs_of_document(document, pair_maker(method), seed, times)
+
+
 def prose(n, seed=0):
     """Return documents of 4 to 9 sentences of 4 to 8 words, all different."""
     rng = random.Random(seed)
@@ -183,19 +187,18 @@ def test_impossible_masks_are_refused(settings, message):
 @given(document=DOCUMENT, method=st.sampled_from(["half", "random"]), seed=st.integers(0, 99))
 def test_the_two_parts_are_the_document(document, method, seed):
     content = document.content
-    for query, positive, negative in make_pairs([document], method, seed, per_document=3):
+    for query, positive in pairs(document, method, seed, 3):
         assert content.startswith(query)
         assert content.endswith(positive)
         assert content[len(query) : len(content) - len(positive)].isspace()
-        assert negative is None
 
 
 @pytest.mark.parametrize("n", range(6, 30))
 def test_where_documents_are_cut(n):
     document = Document("", " ".join(words(n)))
-    (half,) = make_pairs([document], "half", 0)
+    (half,) = pairs(document, "half")
     assert len(half[0].split()) == math.ceil(n / 2)
-    cuts = {len(query.split()) for query, _, _ in make_pairs([document], "random", 0, per_document=500)}
+    cuts = {len(query.split()) for query, _ in pairs(document, "random", times=500)}
     earliest = max(FEWEST_WORDS, math.ceil(n / 4))
     # the chance that one of k cuts is never drawn is below k (1 - 1/k)^500 < 1e-12 for k <= 16
     assert cuts == set(range(earliest, n - earliest + 1))
@@ -204,7 +207,7 @@ def test_where_documents_are_cut(n):
 @given(document=DOCUMENT)
 def test_prefix_and_suffix_are_a_third_each(document):
     content = document.content
-    for prefix, suffix, _ in make_pairs([document], "prefix_suffix", 0):
+    for prefix, suffix in pairs(document, "prefix_suffix"):
         assert content.startswith(prefix)
         assert content.endswith(suffix)
         assert len(prefix.split()) == len(suffix.split()) == len(content.split()) // 3
@@ -213,22 +216,17 @@ def test_prefix_and_suffix_are_a_third_each(document):
 
 def test_title_and_sentences():
     document = Document("The title", "It is a start. Middle of the text. An end it has.")
-    assert make_pairs([document], "title_body", 0) == [(document.title, document.text, None)]
-    assert make_pairs([document], "first_sentence", 0) == [
-        ("It is a start.", "The title Middle of the text. An end it has.", None)
-    ]
-    drawn = make_pairs([document], "sentence", 0, per_document=100)  # (2/3)^100 that one is missed: below 1e-17
-    assert set(drawn) == {
-        ("It is a start.", "The title Middle of the text. An end it has.", None),
-        ("Middle of the text.", "The title It is a start. An end it has.", None),
-        ("An end it has.", "The title It is a start. Middle of the text.", None),
+    first = ("It is a start.", "The title Middle of the text. An end it has.")
+    others = {
+        ("Middle of the text.", "The title It is a start. An end it has."),
+        ("An end it has.", "The title It is a start. Middle of the text."),
     }
-
-
-def test_a_repeated_sentence_is_not_drawn():
-    document = Document("", "All rights are reserved. This one is unique. All Rights Are Reserved.")
-    drawn = make_pairs([document], "sentence", 0, per_document=50)
-    assert drawn == [("This one is unique.", "All rights are reserved. All Rights Are Reserved.", None)]
+    assert pairs(document, "title_body") == [(document.title, document.text)]
+    assert pairs(document, "first_sentence") == [first]
+    assert set(pairs(document, "sentence", times=100)) == {first, *others}  # (2/3)^100 that one is missed: below 1e-17
+    repeated = Document("", "All rights are reserved. This one is unique. All Rights Are Reserved.")
+    unique = ("This one is unique.", "All rights are reserved. All Rights Are Reserved.")
+    assert pairs(repeated, "sentence", times=50) == [unique]
 
 
 # what all methods share
@@ -237,48 +235,28 @@ def test_a_repeated_sentence_is_not_drawn():
 @settings(deadline=None)
 @given(document=DOCUMENT, method=st.sampled_from(sorted(PAIR_MAKERS)), seed=st.integers(0, 99))
 def test_no_text_is_ever_short(document, method, seed):
-    for query, positive, _ in make_pairs([document], method, seed, per_document=2):
+    for query, positive in pairs(document, method, seed, 2):
         assert len(query.split()) >= (1 if method == "title_body" else FEWEST_WORDS)
         assert len(positive.split()) >= FEWEST_WORDS
         assert (query, positive) == (query.strip(), positive.strip())
 
 
 @pytest.mark.parametrize("method", PAIR_MAKERS)
-def test_short_documents_are_left_out_and_counted(method, caplog):
-    caplog.set_level("INFO")
+def test_short_documents_make_no_pair_and_only_a_drawn_one_follows_from_the_seed(method):
     short = [Document("", text) for text in ("", "a", "Two words.", "字" * 99)] + [Document("Title", "")]
-    assert make_pairs(short, method, 0) == []
-    assert "5 of 5 documents are too short" in caplog.text
-    caplog.clear()
-    assert len(make_pairs([*short, *prose(3)], method, 0)) == 3
-    assert "5 of 8 documents are too short" in caplog.text
-
-
-@pytest.mark.parametrize("method", PAIR_MAKERS)
-def test_pairs_depend_on_seed_and_document_alone(method):
-    documents = prose(40)
-    alone = [row for document in documents for row in make_pairs([document], method, 1)]
-    assert make_pairs(documents, method, 1) == alone
-    assert make_pairs(documents[::-1], method, 1) == alone[::-1]
-    assert make_pairs(documents, method, 2) == alone or method in {"sentence", "random"} or method.startswith("mask_")
-    if method in ("sentence", "random", "mask_tokens", "mask_spans", "mask_mixed"):
-        assert make_pairs(documents, method, 2) != alone
-
-
-@pytest.mark.parametrize("method", PAIR_MAKERS)
-def test_more_pairs_begin_with_fewer_and_none_is_repeated(method):
-    (document,) = prose(1)
-    few, many = (make_pairs([document], method, 0, per_document=n) for n in (2, 20))
+    assert not any(pairs(document, method) for document in short)
+    first, again, other = ([pairs(document, method, seed) for document in prose(40)] for seed in (1, 1, 2))
+    assert first == again
+    assert (first != other) == (method in ("sentence", "random", "mask_tokens", "mask_spans", "mask_mixed"))
+    few, many = (pairs(prose(1)[0], method, times=n) for n in (2, 20))
     assert many[: len(few)] == few
     assert len(set(many)) == len(many)
 
 
-def test_a_method_may_be_a_function():
+def test_masks_by_name_take_a_share_and_a_mask():
     document = Document("", " ".join(words(10)))
-    ((masked, _, _),) = make_pairs([document], Mask("prefix", share=0.5, mask="_"), 0)
-    assert masked == "_ _ _ _ _ w5 w6 w7 w8 w9"
-    assert make_pairs([document], pair_maker("mask_prefix", 0.5, "_"), 0)[0][0] == masked
-    assert make_pairs([document], pair_maker("mask_prefix", mask=""), 0)[0][0] == "w2 w3 w4 w5 w6 w7 w8 w9"
+    for arguments, masked in (((0.5, "_"), "_ _ _ _ _ w5 w6 w7 w8 w9"), ((None, ""), "w2 w3 w4 w5 w6 w7 w8 w9")):
+        assert pairs_of_document(document, pair_maker("mask_prefix", *arguments), 0) == [(masked, document.text)]
 
 
 @pytest.mark.parametrize(
@@ -294,17 +272,17 @@ def test_a_method_may_be_a_function():
 def test_impossible_methods_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         pair_maker(*arguments)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        make_pairs([], "half", 0, per_document=0)
 
 
-def test_pairs_from_a_file(tmp_path):
-    documents = prose(5)
+def test_pairs_from_a_file(tmp_path, caplog):
+    caplog.set_level("INFO")
+    documents = [Document("", "too short"), *prose(5)]
     corpus = {str(i): document for i, document in enumerate(documents)}
     write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"0": 1}}})
-    pairs = pairs_from_documents(tmp_path / "c", "half", seed=3)
-    assert list(pairs.rows()) == make_pairs(documents, "half", seed=3)
-    assert pairs.source == f"{tmp_path / 'c'} (half)"
+    made = pairs_from_documents(tmp_path / "c", "half", seed=3)
+    assert list(made.rows()) == [(*pair, None) for document in documents for pair in pairs(document, "half", 3)]
+    assert made.source == f"{tmp_path / 'c'} (half)"
+    assert "1 of 6 documents are too short" in caplog.text
     (tmp_path / "short.txt").write_text("one\ntwo\n")
     with pytest.raises(InputError, match=r"short.txt: none of its 2 documents is long enough for pairs by 'half'"):
         pairs_from_documents(tmp_path / "short.txt", "half", 0)

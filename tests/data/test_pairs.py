@@ -119,7 +119,7 @@ def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, p
         ("p.json", '[\n{"query": "q", "positive": "p"},\n{"query": "q"\n"positive": "p"}]', 4, "not valid JSON"),
         ("p.json", '[{"query": "q", "positive": "p"},\n]', 2, "not valid JSON"),
         ("p.json", '[{"query": "q", "positive": "p"}\n', 2, "closing bracket"),
-        ("p.json", '[{"query": "q", "positive": "p"}]\n]', 1, "fter the closing bracket"),
+        ("p.json", '[{"query": "q", "positive": "p"}]\n]', 2, "fter the closing bracket"),
         ("p.json", '{"query": "q", "positive": "p"}', 1, "expected a JSON array"),
         ("p.json", "", 1, "expected a JSON array"),
         ("p.csv", "question,positive\na,b\n", 1, 'columns "query" and "positive"'),
