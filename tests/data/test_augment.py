@@ -20,6 +20,7 @@ from ragcun.data.synthetic_queries import (
     Mask,
     pair_maker,
     pairs_from_documents,
+    pairs_of_document,
     spread,
 )
 from ragcun.errors import InputError
