@@ -19,10 +19,8 @@ from typing import Any
 
 from ragcun.errors import InputError
 
-ROOM = "make room and give the same command again"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = {
-    **dict.fromkeys(FULL, ROOM),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and give the same command again"),
     errno.EIO: "check the disk, or use another one",
     errno.EROFS: "name a place that can be written",
 }
@@ -77,8 +75,8 @@ def replacing_file(path: str | Path, folder: bool = False) -> Iterator[Path]:
 def replacing_folder(path: str | Path) -> contextlib.AbstractContextManager[Path]:
     """Yield a temporary folder beside `path`, as `replacing_file` does a file; a link's target is replaced.
 
-    On Linux an older `path` and the new one swap names in one step. Elsewhere there are two, and between them the older
-    one has a name that ends in ``.old``; the next call brings it back.
+    On Linux the older folder and the new one swap names in one step. Elsewhere there are two, and between them the
+    older one has a name that ends in ``.old``; the next call brings it back.
     """
     return replacing_file(os.path.realpath(path) if Path(path).is_symlink() else path, folder=True)
 
@@ -108,7 +106,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give `temporary` the name `path`; an older folder of that name takes the name of `temporary`, or goes."""
+    # an older folder takes the name of `temporary`, or is removed
     if not path.is_dir():
         os.replace(temporary, path)
     elif not _exchange(temporary, path):
@@ -123,13 +121,12 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, as Linux can on most file systems; return whether it was done."""
+    # in one step, as Linux can on most file systems
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     return rename is not None and not rename(AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -157,11 +154,7 @@ def claim_folder(path: Path, kind: str, marker: Path, old: Iterable[Path], resum
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8; the file is complete or absent, as with all writers here.
-
-    Raises:
-        InputError: the disk fails, or `text` holds an unpaired surrogate, which is not a character.
-    """
+    """Write `text` as UTF-8; the file is complete or absent, as with all writers here."""
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
@@ -180,39 +173,29 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line."""
     with replacing_file(path) as temporary, temporary.open("wb") as file:
-        for row in rows:
-            file.write(_json_bytes(row) + b"\n")
+        file.writelines(_json_bytes(row) + b"\n" for row in rows)
 
 
 def write_json_array(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSON array with one object a line."""
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         file.write(b"[")
-        for number, row in enumerate(rows):
-            file.write((b",\n" if number else b"\n") + _json_bytes(row))
+        file.writelines((b",\n" if number else b"\n") + _json_bytes(row) for number, row in enumerate(rows))
         file.write(b"\n]\n")
 
 
 def _json_bytes(value: Any, indent: int | None = None) -> bytes:
-    """Return `value` as JSON in UTF-8; an unpaired surrogate (of a file's name, say) is written as JSON escapes it."""
+    # an unpaired surrogate (of a file's name, say) is written as JSON escapes it
     return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing, is not UTF-8, or is not JSON (with the line).
-    """
+    """Read a JSON file; an `InputError` names the line that is wrong."""
     return _parsed(read_text(path), str(path), 1)
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number, object)`` of a JSON-lines file; blank lines are passed over.
-
-    Raises:
-        InputError: the file is missing, is not UTF-8, or a line is not a JSON object (with the line).
-    """
+    """Yield ``(line number, object)`` of a JSON-lines file without blank lines; an `InputError` names the line."""
     for number, line in read_lines(path):
         if line.strip():
             value = _parsed(line, str(path), number)
@@ -231,11 +214,7 @@ def _parsed(text: str, path: str, first: int) -> Any:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line without its end)`` of a UTF-8 text file, a byte-order mark removed.
-
-    Raises:
-        InputError: the file is missing, is a folder, or is not UTF-8.
-    """
+    """Yield ``(line number, line without its end)`` of a UTF-8 text file, a byte-order mark removed."""
     number = 0
     with existing_file(path).open(encoding="utf-8-sig") as file:
         try:
@@ -246,11 +225,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a whole UTF-8 text file, a byte-order mark removed.
-
-    Raises:
-        InputError: the file is missing, is a folder, or is not UTF-8.
-    """
+    """Read a whole UTF-8 text file, a byte-order mark removed."""
     try:
         return existing_file(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -258,11 +233,7 @@ def read_text(path: str | Path) -> str:
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return `path` as a Path.
-
-    Raises:
-        InputError: there is no such file, or it is a folder.
-    """
+    """Return `path` as a Path; an `InputError` says that there is no such file, or that it is a folder."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"no such file: {path}; check the path (relative paths start at {Path.cwd()})")
@@ -272,7 +243,7 @@ def existing_file(path: str | Path) -> Path:
 
 
 def file_digest(path: str | Path) -> str:
-    """Return the BLAKE2b digest of a file's bytes (32 bytes, in hexadecimal), as ``b2sum -l 256`` prints it."""
+    """Return the BLAKE2b digest of a file's bytes, as ``b2sum -l 256`` prints it."""
     digest = hashlib.blake2b(digest_size=32)
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):

@@ -110,19 +110,17 @@ def k_occurrence(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: in
     return hubness.k_occurrence(hubness.nearest_rows(rows, k)[0], len(rows))
 
 
-def hubness_skewness(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
-    """Skewness of N_k: `hubness.hubness_skewness`."""
-    return hubness.hubness_skewness(k_occurrence(x, k, sample, seed))
+def _of_neighbours(measure: Callable[[NDArray[np.int64]], float]) -> Callable[..., float]:
+    def of_rows(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
+        return measure(k_occurrence(x, k, sample, seed))
+
+    of_rows.__doc__ = f"`hubness.{measure.__name__}` of `k_occurrence`."
+    return of_rows
 
 
-def robin_hood(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
-    """Robin Hood index of N_k: `hubness.robin_hood`."""
-    return hubness.robin_hood(k_occurrence(x, k, sample, seed))
-
-
-def antihub_share(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
-    """Share of rows with N_k = 0: `hubness.antihub_share`."""
-    return hubness.antihub_share(k_occurrence(x, k, sample, seed))
+hubness_skewness = _of_neighbours(hubness.hubness_skewness)
+robin_hood = _of_neighbours(hubness.robin_hood)
+antihub_share = _of_neighbours(hubness.antihub_share)
 
 
 def _sample(x: Rows | ArrayLike, size: int, seed: int) -> NDArray[np.float64]:

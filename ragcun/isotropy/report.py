@@ -122,14 +122,9 @@ def measure_system(
 ) -> SystemReport:
     """Measure the embeddings of one system: of documents, of queries, of both together, and of judged pairs.
 
-    Args:
-        model: name of the system.
-        documents: (d, dim), possibly a memory map; it is read in blocks and never copied whole.
-        queries: (q, dim); None for documents only.
-        pairs: (m, 2) row of a query, row of a document relevant to it; None without judgments.
-        untouched: whether it is the base as published.
-        distance: by which the system searches, for the record; all distances here are Euclidean.
-        settings: how to measure.
+    Shapes: documents (d, dim), queries (q, dim), possibly memory maps, which are read in blocks and never copied whole;
+    pairs (m, 2), row of a query and row of a document relevant to it. `untouched` and `distance` are for the record:
+    all distances here are Euclidean.
 
     Raises:
         ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries, or

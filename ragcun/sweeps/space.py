@@ -54,7 +54,7 @@ class Space:
     seeds: tuple[int, ...]
 
     def config(self, chosen: Mapping[str, Any], **more: Any) -> TrainConfig:
-        """Return the settings of one run: the base, the chosen values over it, and what the sweep itself sets."""
+        """Return the settings of one run: the base, the chosen values over it, and `more`."""
         return from_mapping(TrainConfig, {**self.base, **chosen, **more}, self.source)
 
     def extremes(self) -> list[TrainConfig]:
@@ -71,7 +71,7 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
     """Read the YAML file of a sweep; `trials` replaces the file's own number.
 
     Raises:
-        InputError: a name or a value is not possible, or the sweep would choose by training or test data.
+        InputError: a name or a value is not possible, or the sweep would select by training or test data.
     """
     source, given = str(path), read_yaml(path)
     base, entries, seeds = given.pop("base", {}), given.pop("parameters", {}), given.pop("seeds", [42])
@@ -102,7 +102,6 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
 
 
 def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: bool) -> BaseDistribution:
-    """Describe a parameter to Optuna, which checks names, ends, step and logarithm."""
     try:
         if "values" in entry:
             values = [convert(value) for value in entry["values"]]
@@ -128,7 +127,6 @@ def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: b
 
 
 def _check_criterion(space: Space) -> None:
-    """Refuse to choose by training or test data, or by scores that cannot be compared between configurations."""
     where, base = f"{space.source}, base", space.base
     for config in space.extremes():
         if not (config.dev_beir or config.dev_fraction or config.val_data):

@@ -45,9 +45,8 @@ def run_sweep(
 ) -> list[FrozenTrial]:
     """Try configurations until the sweep's number of trials is reached or none is left; return all finished trials.
 
-    The journal in `folder` holds finished trials only, so an interrupted one runs again from its start. A trial whose
-    settings or loss are not possible (`InputError`) is finished too: it failed, and its message is kept. A sweep
-    resumes only with the `data` that it began with, given as the hashes of `check_inputs`.
+    The journal in `folder` holds finished trials only, so an interrupted one runs again from its start; one that raises
+    `InputError` is finished too: it failed, and its message is kept. `data` are the hashes of `check_inputs`.
 
     Raises:
         InputError: another process runs this sweep, or the journal is of other settings or other data.
@@ -113,7 +112,6 @@ def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | N
 
 
 def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
-    """Train a configuration once for each seed, and return it as a finished trial."""
     started = time.perf_counter()
     try:
         results = [
@@ -136,7 +134,7 @@ def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
 
 
 def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict[str, Any]:
-    """Return all figures of a sweep: its settings, its trials from best to worst, the best, and importances.
+    """Return a sweep's settings, its trials from best to worst, the best, and importances.
 
     A score is the mean over seeds of a run's best epoch; ``sd`` is the sample standard deviation over seeds.
     """
@@ -164,9 +162,9 @@ def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's figures; its differences from the base are taken seed by seed, on the same dev queries."""
     figures = {"scores": [], "base_scores": [], "best_epochs": [], "steps": None, "message": None, **trial.user_attrs}
     scores, bases = figures["scores"], [base for base in figures["base_scores"] if base is not None]
+    # seed by seed, on the same dev queries
     differences = [score - base for score, base in zip(scores, bases, strict=True)] if bases else []
     figures |= {"score": _mean(scores), "sd": _sd(scores), "base_score": _mean(bases)}
     figures |= {"difference": _mean(differences), "difference_sd": _sd(differences)}
@@ -184,8 +182,8 @@ def _sd(values: Sequence[float]) -> float | None:
 def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
     """Return each parameter's share of the variance of scores (fANOVA on a random forest), largest first.
 
-    None where fewer than two trials succeeded, or all have the same score. Source: Hutter, Hoos and Leyton-Brown,
-    An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
+    None where fewer than two trials succeeded, or all have the same score. Source: Hutter, Hoos and Leyton-Brown, ICML
+    2014.
     """
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in done}) < 2:
@@ -196,7 +194,7 @@ def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """Lay out a sweep's figures."""
+    """Render `summarise` as Markdown."""
     rows, best, shares = figures["rows"], figures["best"], figures["importance"] or {}
     names = list(rows[0]["parameters"]) if rows else []
     header = ["trial", *names, figures["criterion"], "base", "difference", "best epoch"]
