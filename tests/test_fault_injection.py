@@ -103,6 +103,7 @@ def test_a_failed_write_leaves_what_was_there(name: str, error: int, exists: boo
     assert contents(place) == new
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_writing_fails_is_the_old_one(tiny_bert: str, tmp_path: Path) -> None:
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8)
     encoder.save_pretrained(tmp_path / "model", card="old")

@@ -159,19 +159,15 @@ def measure_pairs(
         ValueError: no pairs, another shape, or a row that is not there.
     """
     checked = _checked(pairs, len(queries), len(documents))
-    relevant = distances_between(queries, documents, *checked.T)
     generator = np.random.default_rng(settings.seed)
     size = min(settings.sample, len(queries) * len(documents))
-    drawn = (generator.integers(0, len(rows), size) for rows in (queries, documents))
-    alike = Measure(*_alignment(queries, documents, checked, settings), len(checked), None)
-    return PairsReport(
-        _gaps(of_queries, of_documents) | {"alignment": alike},
-        {
-            "relevant": distribution(relevant),
-            "random": distribution(distances_between(queries, documents, *drawn)),
-        },
-        _plane(queries, documents, checked, of_documents.total, generator),
-    )
+    drawn = np.stack([generator.integers(0, len(rows), size) for rows in (queries, documents)])
+    distances = {
+        name: distribution(distances_between(queries, documents, *rows))
+        for name, rows in (("relevant", checked.T), ("random", drawn))
+    }
+    measures = _gaps(of_queries, of_documents) | {"alignment": _alignment(queries, documents, checked, settings)}
+    return PairsReport(measures, distances, _plane(queries, documents, checked, of_documents.total, generator))
 
 
 def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
@@ -196,9 +192,7 @@ def _gaps(queries: GroupedMoments, documents: GroupedMoments) -> dict[str, Measu
     return found
 
 
-def _alignment(
-    queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings
-) -> tuple[float, float | None, float | None]:
+def _alignment(queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings) -> Measure:
     parts = [pairs[start : start + PAIRS_AT_ONCE].T for start in range(0, len(pairs), PAIRS_AT_ONCE)]
     values = np.concatenate([squared_gaps(queries.take(q), documents.take(d), 2) for q, d in parts])
     _, query_of = np.unique(pairs[:, 0], return_inverse=True)
@@ -206,7 +200,7 @@ def _alignment(
     sums, counts = np.bincount(group_of, values), np.bincount(group_of)
     left = (sums.sum() - sums) / (len(values) - counts) if len(counts) > 1 else np.empty(0)
     value = float(values.mean())
-    return value, *interval(value, left.tolist())
+    return Measure(value, *interval(value, left.tolist()), len(pairs), None)
 
 
 def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, generator: np.random.Generator) -> Plane:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -44,6 +42,15 @@ def arrays(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.np[yz]")}
 
 
+def test_no_cluster_at_an_address_is_one_sentence_at_once():
+    """Before Ray is started here; port 1 has no listener. Ray alone tries for minutes."""
+    with (
+        pytest.raises(InputError, match="127.0.0.1:1;.*ray start --head"),
+        ray_runner(address="127.0.0.1:1"),
+    ):
+        pass
+
+
 def test_workers_and_the_death_of_one_change_no_byte(on_ray, toy, search_in, tmp_path):
     ours, alone = search_in(tmp_path / "ray", 4), search_in(tmp_path / "alone", 4)
     run, _ = search_collection(toy, ours, with_deaths(on_ray, 1))
@@ -74,17 +81,6 @@ def test_more_than_the_cluster_has_is_refused(on_ray):
     for asked, facts in (({"cpus": 3}, r"3 CPUs.*Ray has 2"), ({"gpus": 99}, "99 GPUs")):
         with pytest.raises(InputError, match=facts), ray_runner(workers=2, **asked):
             pass
-
-
-def test_no_cluster_at_an_address_is_one_sentence_at_once():
-    """In a process without Ray; port 1 has no listener. Ray alone tries for minutes."""
-    code = (
-        "from ragcun.distributed.ray import ray_runner\nfrom ragcun.errors import InputError\n"
-        "try:\n    ray_runner(address='127.0.0.1:1').__enter__()\nexcept InputError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert "--address 127.0.0.1:1" in done.stdout
-    assert "ray start --head" in done.stdout
 
 
 def test_usage_reports_are_off(on_ray):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,15 +103,6 @@ def test_equal_documents_rank_by_id_across_shards(search_in, texts, tmp_path):
         assert list(run["q"]) == copies[:k]
 
 
-def test_a_document_of_the_querys_own_id_is_left_out(search_in, texts, tmp_path):
-    documents = {f"d{row}": Document("", texts[row]) for row in range(40)}
-    write_collection(tmp_path / "own", documents, {"d3": texts[3]}, {"test": {"d3": {"d4": 1}}})
-    source = CollectionFolder("own", tmp_path / "own", "test")
-    run, _ = search_collection(source, search_in(tmp_path / "work", 2, k=5))
-    assert len(run["d3"]) == 5
-    assert "d3" not in run["d3"]
-
-
 def test_finished_work_is_not_repeated(toy, search_in, tmp_path):
     search = search_in(tmp_path / "work", 4)
     first = run_of(toy, search)
@@ -194,28 +182,15 @@ def test_shards_are_whole_blocks_that_follow_each_other(rows, shards, block_rows
     assert max(counts) - min(counts) <= 1
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from ragcun.data.beir_sets import CollectionFolder
-from ragcun.distributed.search import ShardedSearch, run_here, search_collection
+def test_an_interrupted_search_continues_where_it_was(toy, search_in, tmp_path):
+    def interrupted(shards):
+        run_here(shards[:2])
+        shards[2]._encode()
+        raise KeyboardInterrupt
 
-def until_killed(shards):
-    run_here(shards[:2])
-    shards[2]._encode()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-toy, work, model = sys.argv[1:]
-search = ShardedSearch(Path(work), model, 4, 10, device="cpu", block_rows=16, batch_size=8)
-search_collection(CollectionFolder("toy", Path(toy), "test"), search, until_killed)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_search_continues_where_it_was(toy, search_in, tiny_bert, tmp_path):
     search = search_in(tmp_path / "work", 4)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(toy.path), str(search.folder), tiny_bert], check=False)
-    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(KeyboardInterrupt):
+        search_collection(toy, search, interrupted)
     before = stamps(search.folder)
     assert len([name for name in before if name.startswith("documents-")]) == 3
     assert len([name for name in before if name.startswith("result-")]) == 2

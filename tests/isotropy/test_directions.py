@@ -4,11 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import logsumexp
 
-from ragcun.isotropy import measures
-from ragcun.isotropy.directions import isotropic_uniformity, kernel_sums, log_partition, partition_ratio
+from ragcun.isotropy import UndefinedMeasure, measures
+from ragcun.isotropy.directions import (
+    isotropic_sigreg,
+    isotropic_uniformity,
+    kernel_sums,
+    log_partition,
+    partition_ratio,
+    sigreg_statistic,
+)
 from ragcun.isotropy.moments import as_rows, random_groups
+from ragcun.losses.sigreg import sigreg
 
 
 def random_rows(n=60, dim=5, seed=0, shift=0.3):
@@ -141,3 +150,24 @@ def test_published_sanity_values(seed):
     for name, values in expected.items():
         for x, (value, bound) in zip((rows, thin), values, strict=True):
             assert getattr(measures, name)(x) == pytest.approx(value, abs=bound), name
+
+
+@pytest.mark.parametrize("dim", [2, 32])
+def test_isotropic_sigreg_is_the_mean_over_gaussian_rows(dim):
+    """Within 5 standard errors over 200 draws; the terms left out are of order 1/n², 1/200 of the value at n = 200."""
+    values = [sigreg_statistic(np.random.default_rng(s).standard_normal((200, dim)), 16, s) for s in range(200)]
+    error = np.std(values) / math.sqrt(200) + isotropic_sigreg(200, dim) / 200
+    assert abs(np.mean(values) - isotropic_sigreg(200, dim)) < 5 * error
+
+
+def test_sigreg_is_that_of_standardised_rows_whatever_mean_and_scale():
+    x = np.random.default_rng(0).standard_normal((500, 12)) * np.geomspace(1, 0.1, 12)
+    centred = x - x.mean(axis=0)
+    centred /= math.sqrt((centred**2).mean())
+    expected = float(sigreg(torch.tensor(centred), 0, 256, n_free=True, seed=4))
+    assert measures.sigreg(x, seed=4) == pytest.approx(expected, rel=1e-4)
+    assert measures.sigreg(1e-30 * x, seed=4) == pytest.approx(expected, rel=1e-4)
+    assert measures.sigreg(x + 1e6, seed=4) == pytest.approx(expected, rel=1e-4)
+    assert expected > 10 * isotropic_sigreg(500, 12)
+    with pytest.raises(UndefinedMeasure):
+        measures.sigreg(np.full((5, 3), 0.1))

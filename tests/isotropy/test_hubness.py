@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import skew
 
 from ragcun.isotropy import UndefinedMeasure, hubness, measures
+from ragcun.isotropy.hubness import isotropic_hubness
 from ragcun.isotropy.moments import random_groups
 
 
@@ -81,3 +82,13 @@ def test_rotation_shift_and_scale_keep_neighbours():
     x = np.random.default_rng(3).standard_normal((200, 6))
     turn = np.linalg.qr(np.random.default_rng(4).standard_normal((6, 6)))[0]
     assert_array_equal(measures.k_occurrence(x), measures.k_occurrence(100 * (x @ turn) + 3))
+
+
+def test_isotropic_hubness_is_that_of_gaussian_rows_or_of_their_directions():
+    x = np.random.default_rng(3).standard_normal((400, 16))
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    for rows, one_length in ((x, False), (unit, True)):
+        found = isotropic_hubness(400, 16, 10, 3, one_length)
+        assert found["robin_hood"] == pytest.approx(measures.robin_hood(rows))
+        assert found["hubness_skewness"] == pytest.approx(measures.hubness_skewness(rows))
+        assert found["antihub_share"] == pytest.approx(measures.antihub_share(rows))

@@ -13,34 +13,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ragcun.data.beir import Collection, Document, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.io import write_json
-from ragcun.results import CollectionFacts, Results, Scores
-from ragcun.retrieval.benchmark import run_benchmark
+from ragcun.results import CollectionFacts, Scores
 from ragcun.retrieval.comparison import Compared, average_parts
-from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
+from ragcun.retrieval.evaluate import BM25Retriever
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import System
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
-
-
-class Drawn:
-    """Embeddings drawn by a seed and the text."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def encode_query(self, texts: list[str]) -> Any:
-        rows = [np.random.default_rng([self.seed, *text.encode()]).normal(size=4) for text in texts]
-        return np.array(rows, dtype=np.float32)
-
-    encode_document = encode_query
 
 
 def collection(name: str, queries: int) -> Collection:
@@ -49,28 +34,7 @@ def collection(name: str, queries: int) -> Collection:
     return Collection(name, documents, {query: f"{name} {query}" for query in qrels}, qrels, "test")
 
 
-def dense(name: str, seed: int) -> DenseRetriever:
-    return DenseRetriever(name, Drawn(seed))
-
-
 Benchmark = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def benchmark(tmp_path: Path) -> Benchmark:
-    """Evaluate a drawn model beside a drawn base and baseline; return what the results file holds."""
-
-    def run(collections: list[Any], **options: Any) -> dict[str, Any]:
-        asked: dict[str, Any] = {
-            "model": System(dense("model", 1), "euclidean", dense("base", 2)),
-            "baselines": [System(dense("other", 3), "euclidean")],
-            "manifest": {},
-        }
-        written = run_benchmark(**{**asked, **options}, collections=collections, output_file=tmp_path / "r.json")
-        assert Results.read(tmp_path / "r.json") == written
-        return json.loads((tmp_path / "r.json").read_text())
-
-    return run
 
 
 @pytest.fixture
@@ -248,15 +212,18 @@ def test_only_resume_adds_to_what_is_there(benchmark: Benchmark, folders: list[C
         ({"seed": 5}, "seed is 0 there and 5 now"),
         ({"baselines": []}, "system other is .* there and None now"),
         ({"baselines": [System(BM25Retriever(), "bm25")]}, "system other is"),
-        ({"model": System(dense("model", 1), "cosine", dense("base", 2))}, "distance is 'euclid.* 'cosine'"),
-        ({"model": System(dense("new", 1), "euclidean", dense("base", 2))}, "model is 'model' there and 'new' now"),
-        ({"model": System(dense("model", 1), "euclidean", dense("new", 2))}, "system untouched_base is"),
-        ({"model": System(dense("model", 1), "euclidean")}, "system untouched_base is .* and None now"),
+        ({"model": ("model", "cosine", "base")}, "distance is 'euclid.* 'cosine'"),
+        ({"model": ("new", "euclidean", "base")}, "model is 'model' there and 'new' now"),
+        ({"model": ("model", "euclidean", "new")}, "system untouched_base is"),
+        ({"model": ("model", "euclidean", None)}, "system untouched_base is .* and None now"),
     ],
 )  # fmt: skip
 def test_another_evaluation_is_not_resumed(
-    benchmark: Benchmark, folders: list[CollectionFolder], tmp_path: Path, options: dict[str, Any], facts: str
+    benchmark: Benchmark, dense: Any, folders: list[CollectionFolder], tmp_path: Path, options: Any, facts: str
 ) -> None:
+    if "model" in options:
+        name, distance, base = options["model"]
+        options = {"model": System(dense(name, 1), distance, base and dense(base, 2))}
     benchmark(folders[:1])
     before = (tmp_path / "r.json").read_bytes()
     with pytest.raises(InputError, match=facts):

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+from ragcun import IsotropicGaussianEncoder, TextBase
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -51,3 +54,16 @@ def fails_clearly(run_script: Callable[..., Finished]) -> Callable[..., str]:
         return last
 
     return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an encoder whose head has moved away from the identity; to be read only."""
+    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp", use_predictor=True)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in encoder.head.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("checkpoint") / "best_model"
+    encoder.save_pretrained(folder)
+    return folder

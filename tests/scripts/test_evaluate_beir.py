@@ -1,28 +1,13 @@
 import json
+import os
+import re
 import shutil
 
 import numpy as np
 import pytest
 
-from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
-from ragcun.models.checkpoint import is_checkpoint
+from ragcun import load_collection
 from ragcun.retrieval.runs import read_run
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_bert, tmp_path_factory):
-    """Folder of an encoder whose head has moved away from the identity."""
-    import torch
-
-    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert), use_predictor=True)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in encoder.head.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    folder = tmp_path_factory.mktemp("checkpoint") / "best_model"
-    encoder.save_pretrained(folder)
-    assert is_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture
@@ -78,57 +63,44 @@ def test_an_earlier_result_of_the_base_serves_as_baseline(run_script, checkpoint
 
 def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, flags, tmp_path):
     (tmp_path / "bad.json").write_text("[1]")
-    nowhere = tmp_path / "nowhere"
+    nowhere, broken = tmp_path / "nowhere", tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    weights = broken / "ragcun" / "parts.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3] + b"xyz")
     for wrong, fact in (
         (("--datasets", "tyo"), "toy"),
         (("--model_path", nowhere), "nowhere"),
         (("--data_dir", nowhere), "nowhere"),
         (("--split", "other"), "other"),
         (("--baseline", tmp_path / "bad.json"), "bad.json"),
+        (("--model_path", broken), "broken"),
+        (("--truncate_dim", 17), "--truncate_dim 17 .*16 dimensions"),
+        (("--precision", "int4"), "--precision"),
     ):
-        assert fact in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong)
+        assert re.search(fact, fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong))
     assert not (tmp_path / "r.json").exists()
     assert not (tmp_path / "r.runs").exists()
 
 
-def test_a_corrupt_checkpoint_is_one_sentence(fails_clearly, checkpoint, flags, tmp_path):
-    shutil.copytree(checkpoint, tmp_path / "broken")
-    weights = tmp_path / "broken" / "ragcun" / "parts.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-3] + b"xyz")
-    assert "broken" in fails_clearly("evaluate_beir", "--model_path", tmp_path / "broken", *flags)
-    assert not (tmp_path / "r.json").exists()
-
-
-@pytest.fixture(scope="module")
-def collection(collection_folder):
-    return load_collection(collection_folder)
-
-
-@pytest.fixture
-def train_on(run_script, tiny_bert, collection, tmp_path):
-    """Train a run on pairs whose positives are the numbered documents, with more white space; return its checkpoint."""
+def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(
+    run_script, tiny_bert, collection_folder, flags, tmp_path
+):
+    """Test queries q50 to q69 are each answered by the document of their number; white space does not matter."""
+    texts = {name: each.content for name, each in load_collection(collection_folder).documents.items()}
 
     def train(out, numbers, *more):
-        rows = [
-            {"query": f"word{i} word1", "positive": collection.documents[f"d{i}"].content.replace(" ", " \n "),
-             "negative": collection.documents["d60"].content}
-            for i in numbers
-        ]  # fmt: skip
+        positives = [texts[f"d{i}"].replace(" ", " \n ") for i in numbers]
+        rows = [{"query": text[:9], "positive": text, "negative": texts["d60"]} for text in positives]
         (tmp_path / f"{out}.json").write_text(json.dumps(rows))
-        flags = ("--train_data", tmp_path / f"{out}.json", "--output_dir", tmp_path / out, "--epochs", 1)
-        done = run_script("train", "--device", "cpu", "--base_model", tiny_bert, *flags, *more)
+        place = ("--train_data", tmp_path / f"{out}.json", "--output_dir", tmp_path / out, "--epochs", 1)
+        done = run_script("train", "--device", "cpu", "--base_model", tiny_bert, *place, *more)
         assert done.code == 0, done.err
         return tmp_path / out / "best_model"
 
-    return train
-
-
-def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(run_script, train_on, flags, tmp_path):
-    """Test queries q50 to q69 are each answered by the document of their number."""
-    first = train_on("first", [*range(9), *range(50, 55)])
-    second = train_on("second", range(53, 58), "--load_checkpoint", first)
-    for checkpoint, seen in ((first, range(50, 55)), (second, range(50, 58))):
-        done = run_script("evaluate_beir", "--model_path", checkpoint, *flags)
+    first = train("first", [*range(9), *range(50, 55)])
+    second = train("second", range(53, 58), "--load_checkpoint", first)
+    for model, seen in ((first, range(50, 55)), (second, range(50, 58))):
+        done = run_script("evaluate_beir", "--model_path", model, *flags)
         assert done.code == 0, done.err
         scores = json.loads((tmp_path / "r.json").read_text())["datasets"]["toy"]
         per_query = json.loads((tmp_path / "r.runs" / "toy" / "model.per_query.json").read_text())["NDCG@10"]
@@ -137,10 +109,58 @@ def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(
         assert "toy, unseen" in done.out
 
 
+@pytest.fixture
+def evaluate(run_script, flags, tmp_path):
+    """Evaluate on the toy collection; return the results and what was printed."""
+
+    def run(*more):
+        done = run_script("evaluate_beir", "--device", "cpu", *more, *flags)
+        assert done.code == 0, done.err
+        return json.loads((tmp_path / "r.json").read_text()), done.out
+
+    return run
+
+
+def size(system):
+    return tuple(system.get(name) for name in ("precision", "truncate_dim", "bytes_per_vector"))
+
+
+def rows(printed):
+    lines = [line.strip("| \n").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    return {line[0].strip(): line[1].strip() for line in lines}
+
+
+def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint, tiny_bert):
+    size_flags = ("--precision", "binary", "--truncate_dim", 9)
+    results, printed = evaluate("--model_path", checkpoint, *size_flags, "--baseline", "bm25", tiny_bert)
+    assert size(results) == ("binary", 9, 2)
+    assert size(results["untouched_base"]) == ("float32", None, 64)
+    made_small, bm25, baseline = results["baselines"].values()
+    assert [size(made_small), size(baseline)] == [("binary", 9, 2), ("float32", None, 64)]
+    assert made_small["model"] == baseline["model"] == tiny_bert
+    assert not {"precision", "truncate_dim", "bytes_per_vector"} & bm25.keys()
+    shown = rows(printed)
+    assert shown["system"] == "bytes per vector"
+    assert shown[f"{checkpoint}, 9 dimensions, binary"] == shown[f"{tiny_bert}, 9 dimensions, binary"] == "2"
+    assert shown[f"{tiny_bert} (untouched)"] == "64"
+    assert shown["bm25"] == "–"
+
+
+def test_a_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
+    alone, printed = evaluate("--model", tiny_bert)
+    assert alone["untouched_base"] is None
+    assert size(alone) == ("float32", None, 64)
+    assert "bytes per vector" not in printed
+    small, printed = evaluate("--model", tiny_bert, "--precision", "int8")
+    assert small["untouched_base"]["datasets"]["toy"]["NDCG@10"] == alone["datasets"]["toy"]["NDCG@10"]
+    assert small["baselines"] == {}
+    assert "p_randomisation" in small["untouched_base"]["datasets"]["toy"]
+    assert rows(printed)[f"{tiny_bert}, int8"] == "16"
+    assert "unknown" not in caplog.text
+
+
 def test_published_figures_of_minilm_and_bm25(run_script, shared_data, cache_dir, tmp_path):
     """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
-    import os
-
     if not os.environ.get("RAGCUN_TEST_CACHE"):
         pytest.skip("encodes two collections (10 minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors")
     flags = ("--datasets", "scifact", "nfcorpus", "--data_dir", shared_data, "--output_file", tmp_path / "r.json")

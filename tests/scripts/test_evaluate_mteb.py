@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import write_json
 
 pytest.importorskip("mteb")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_bert, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "best_model"
-    IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=4, head="mlp").save_pretrained(folder)
-    return folder
 
 
 def test_a_checkpoint_is_shown_beside_its_untouched_base(

@@ -1,0 +1,52 @@
+"""A model, a base and a baseline whose embeddings are random, and their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragcun.results import Results
+from ragcun.retrieval.benchmark import run_benchmark
+from ragcun.retrieval.evaluate import DenseRetriever
+from ragcun.retrieval.systems import System
+
+
+class Random:
+    """Embeddings drawn by a seed and the text."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def encode_query(self, texts: list[str]) -> Any:
+        rows = [np.random.default_rng([self.seed, *text.encode()]).normal(size=4) for text in texts]
+        return np.array(rows, dtype=np.float32)
+
+    encode_document = encode_query
+
+
+@pytest.fixture
+def dense() -> Callable[[str, int], DenseRetriever]:
+    """Make a retriever of a name and a seed."""
+    return lambda name, seed: DenseRetriever(name, Random(seed))
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path, dense: Callable[[str, int], DenseRetriever]) -> Callable[..., dict[str, Any]]:
+    """Evaluate a model beside a base and a baseline; return what the results file ``r.json`` holds."""
+
+    def run(collections: list[Any], name: str = "model", **options: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {
+            "model": System(dense(name, 1), "euclidean", dense("base", 2)),
+            "baselines": [System(dense("other", 3), "euclidean")],
+            "manifest": {},
+        }
+        written = run_benchmark(**{**asked, **options}, collections=collections, output_file=tmp_path / "r.json")
+        assert Results.read(tmp_path / "r.json") == written
+        return json.loads((tmp_path / "r.json").read_text())
+
+    return run
