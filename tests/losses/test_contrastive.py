@@ -1,4 +1,4 @@
-"""Contrastive losses against loops, and what masks, known positives and batches of one row do to them."""
+"""Contrastive losses against loops, and what masks, known positives, pools and batches of one row do to them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from ragcun.losses import contrastive
 from ragcun.losses.contrastive import in_batch_margin_loss, margin_loss, similarity_logits
 
 info_nce = functools.partial(contrastive.info_nce, soft=False)
-BATCH, DIM = 6, 4
+soft_nce = functools.partial(contrastive.info_nce, soft=True)
+BOTH = pytest.mark.parametrize("loss", [margin_loss, info_nce])
+ALL = pytest.mark.parametrize("loss", [margin_loss, in_batch_margin_loss, info_nce, soft_nce])
+BATCH, POOL, DIM, TEMPERATURE = 5, 4, 3, 0.4
 
 
-def embeddings(seed: int = 0, batch: int = BATCH) -> list[torch.Tensor]:
+def embeddings(seed: int = 0) -> list[torch.Tensor]:
+    """Queries, positives, negatives and a pool."""
     generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(3, batch, DIM, generator=generator, dtype=torch.float64))
+    sizes = (BATCH, BATCH, BATCH, POOL)
+    return [torch.randn(size, DIM, generator=generator, dtype=torch.float64) for size in sizes]
 
 
-MASK = torch.tensor([True, False, True, True, False, False])
-RELEVANT = torch.eye(BATCH, dtype=torch.bool)
-RELEVANT[0, 3] = RELEVANT[4, 1] = RELEVANT[4, 2] = RELEVANT[2, 5] = True
-EVERYTHING = torch.ones(BATCH, BATCH, dtype=torch.bool)
-MASKS = {"no mask": None, "mask": MASK, "none present": torch.zeros(BATCH, dtype=torch.bool)}
-RELEVANTS = {
-    "diagonal": None,
-    "relevant": RELEVANT,
-    "one row all relevant": RELEVANT.clone().index_fill(0, torch.tensor([1]), True),
-}
-CASES = [pytest.param(m, r, id=f"{m}, {r}") for m, r in product(MASKS, RELEVANTS)]
+MASK = torch.tensor([True, False, True, False, False])
+MASKS = {"all": None, "some": MASK, "none": torch.zeros(BATCH) > 0}
+RELEVANT = torch.eye(BATCH) > 0
+RELEVANT[0, 2] = RELEVANT[0, 3] = RELEVANT[4, 1] = True
+RELEVANTS = {"diagonal": None, "some": RELEVANT, "a whole row": RELEVANT.index_fill(0, torch.tensor([1]), True)}
+POOL_RELEVANT = torch.zeros(BATCH, POOL) > 0
+POOL_RELEVANT[0, 1] = POOL_RELEVANT[3, 0] = POOL_RELEVANT[3, 3] = True
 
 
 def is_known(relevant: torch.Tensor | None, i: int, j: int) -> bool:
@@ -53,100 +54,114 @@ def margin_by_loop(query, positive, negative, mask, relevant, margin) -> float:
     return sum(losses) / len(losses)
 
 
-def similarity_by_loop(x: list[float], y: list[float], distance: str) -> float:
+def similarity(x: list[float], y: list[float], distance: str) -> float:
     dot = sum(a * b for a, b in zip(x, y, strict=True))
-    return {
-        "euclidean": -(math.dist(x, y) ** 2) / 2,
-        "cosine": dot / math.hypot(*x) / math.hypot(*y),
-        "dot": dot,
-    }[distance]
+    return {"euclidean": -(math.dist(x, y) ** 2) / 2, "cosine": dot / math.hypot(*x) / math.hypot(*y), "dot": dot}[
+        distance
+    ]
 
 
-def info_nce_by_loop(query, positive, negative, mask, relevant, temperature, distance, symmetric) -> float:
-    q, p = query.tolist(), positive.tolist()
-    n = [] if negative is None else [row for j, row in enumerate(negative.tolist()) if mask is None or mask[j]]
+def nll(scores: list[float], target: int) -> float:
+    """−log of the softmax probability of one candidate."""
+    return math.log(sum(math.exp(score) for score in scores)) - scores[target]
 
-    def nll(own: float, others: list[float]) -> float:
-        return math.log(sum(math.exp((s - own) / temperature) for s in [own, *others]))
 
-    total = 0.0
+def one_row(scores: list[float], known: list[bool], own: int, soft: bool) -> float:
+    if soft:
+        targets = [place for place, is_known in enumerate(known) if is_known]
+        return sum(nll(scores, place) for place in targets) / len(targets)
+    left = [place for place, is_known in enumerate(known) if place == own or not is_known]
+    return nll([scores[place] for place in left], left.index(own))
+
+
+def info_nce_by_loop(query, positive, negative, mask, relevant, distance, symmetric, pool, marked, soft) -> float:
+    q, p, total = query.tolist(), positive.tolist(), 0.0
     for i in range(len(q)):
-        own = similarity_by_loop(q[i], p[i], distance)
-        documents = [p[j] for j in range(len(q)) if not is_known(relevant, i, j)] + n
-        forward = nll(own, [similarity_by_loop(q[i], d, distance) for d in documents])
-        queries = [q[j] for j in range(len(q)) if not is_known(relevant, j, i)]
-        backward = nll(own, [similarity_by_loop(x, p[i], distance) for x in queries])
-        total += (forward + backward) / 2 if symmetric else forward
+        candidates = [(p[j], is_known(relevant, i, j)) for j in range(len(p))]
+        if negative is not None:
+            candidates += [(row, False) for j, row in enumerate(negative.tolist()) if mask is None or mask[j]]
+        if pool is not None:
+            known = [False] * len(pool) if marked is None else marked[i].tolist()
+            candidates += list(zip(pool.tolist(), known, strict=True))
+        scores = [similarity(q[i], row, distance) / TEMPERATURE for row, _ in candidates]
+        loss = one_row(scores, [known for _, known in candidates], i, soft)
+        if symmetric:
+            back = [similarity(q[j], p[i], distance) / TEMPERATURE for j in range(len(q))]
+            loss = (loss + one_row(back, [is_known(relevant, j, i) for j in range(len(q))], i, soft)) / 2
+        total += loss
     return total / len(q)
 
 
-@pytest.mark.parametrize("explicit", [True, False])
-@pytest.mark.parametrize(("mask", "relevant"), CASES)
-def test_margin_matches_a_loop(mask, relevant, explicit):
-    query, positive, negative = embeddings()
-    arguments = (negative, MASKS[mask]) if explicit else (None, None)
-    expected = margin_by_loop(query, positive, *arguments, RELEVANTS[relevant], 0.7)
-    assert margin_loss(query, positive, *arguments, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("relevant", RELEVANTS)
-def test_in_batch_margin_matches_a_loop(relevant):
-    query, positive, _ = embeddings()
-    expected = margin_by_loop(query, positive, None, None, RELEVANTS[relevant], 1.0)
-    assert in_batch_margin_loss(query, positive, RELEVANTS[relevant]).item() == pytest.approx(expected)
+@pytest.mark.parametrize("mask", [None, *MASKS])
+def test_margin_matches_a_loop(mask, relevant):
+    query, positive, negative, _ = embeddings()
+    given = (None, None) if mask is None else (negative, MASKS[mask])
+    expected = margin_by_loop(query, positive, *given, RELEVANTS[relevant], 0.7)
+    assert margin_loss(query, positive, *given, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
+    if mask is None:
+        assert in_batch_margin_loss(query, positive, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("soft", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("explicit", [True, False])
-@pytest.mark.parametrize(("mask", "relevant"), CASES)
-def test_info_nce_matches_a_loop(mask, relevant, explicit, symmetric, distance):
-    query, positive, negative = embeddings()
-    arguments = (negative, MASKS[mask]) if explicit else (None, None)
-    options = (RELEVANTS[relevant], 0.3, distance, symmetric)
-    expected = info_nce_by_loop(query, positive, *arguments, *options)
-    assert info_nce(query, positive, *arguments, *options).item() == pytest.approx(expected)
+def test_info_nce_matches_a_loop(distance, soft, symmetric):
+    cases = product([None, *MASKS], RELEVANTS, (None, "unmarked", "marked"))
+    for seed, (mask, relevant, pooled) in enumerate(cases):
+        query, positive, negative, pool = embeddings(seed)
+        given = (None, None) if mask is None else (negative, MASKS[mask])
+        rest = (None if pooled is None else pool, POOL_RELEVANT if pooled == "marked" else None, soft)
+        known = RELEVANTS[relevant]
+        expected = info_nce_by_loop(query, positive, *given, known, distance, symmetric, *rest)
+        value = contrastive.info_nce(query, positive, *given, known, TEMPERATURE, distance, symmetric, *rest)
+        assert value.item() == pytest.approx(expected, rel=1e-10), (mask, relevant, pooled)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_logits_match_a_loop(distance):
-    query, positive, _ = embeddings()
-    expected = [[similarity_by_loop(x, y, distance) for y in positive.tolist()] for x in query.tolist()]
-    torch.testing.assert_close(
-        similarity_logits(query, positive, distance), torch.tensor(expected, dtype=torch.float64)
-    )
+    query, positive, _, _ = embeddings()
+    expected = [[similarity(x, y, distance) for y in positive.tolist()] for x in query.tolist()]
+    logits = similarity_logits(query, positive, distance)
+    torch.testing.assert_close(logits, torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_on_unit_vectors_every_distance_is_cross_entropy_on_cosines(distance):
-    query, positive, negative = (F.normalize(rows, dim=1) for rows in embeddings())
+    query, positive, negative = (F.normalize(rows, dim=1) for rows in embeddings()[:3])
     cosines = query @ torch.cat([positive, negative]).T
     expected = F.cross_entropy(cosines / ObjectiveConfig.temperature, torch.arange(BATCH))
     torch.testing.assert_close(info_nce(query, positive, negative, distance=distance), expected)
 
 
 def test_gradients():
-    query, positive, negative = (rows.requires_grad_() for rows in embeddings())
-    rest = (MASK, RELEVANT)
-    assert torch.autograd.gradcheck(lambda q, p, n: margin_loss(q, p, n, *rest), (query, positive, negative))
-    assert torch.autograd.gradcheck(lambda q, p: in_batch_margin_loss(q, p, RELEVANT), (query, positive))
-    for distance, symmetric in product(DISTANCES, (True, False)):
-        assert torch.autograd.gradcheck(
-            lambda q, p, n, d=distance, s=symmetric: info_nce(q, p, n, *rest, 0.5, d, s), (query, positive, negative)
-        )
+    rows = [part.requires_grad_() for part in embeddings()]
+    assert torch.autograd.gradcheck(lambda q, p, n: margin_loss(q, p, n, MASK, RELEVANT), rows[:3])
+    assert torch.autograd.gradcheck(lambda q, p: in_batch_margin_loss(q, p, RELEVANT), rows[:2])
+    for distance, symmetric, soft in product(DISTANCES, (True, False), (True, False)):
+        options = (TEMPERATURE, distance, symmetric)
+
+        def loss(q, p, n, d, options=options, soft=soft):
+            return contrastive.info_nce(q, p, n, MASK, RELEVANT, *options, d, POOL_RELEVANT, soft)
+
+        assert torch.autograd.gradcheck(loss, rows)
 
 
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
+@pytest.mark.parametrize("loss", [margin_loss, info_nce, soft_nce])
 def test_order_of_rows_does_not_matter(loss):
-    query, positive, negative = embeddings()
-    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
-    shuffled = loss(query[order], positive[order], negative[order], MASK[order], RELEVANT[order][:, order])
-    torch.testing.assert_close(shuffled, loss(query, positive, negative, MASK, RELEVANT))
+    query, positive, negative, pool = embeddings()
+    order, pool_order = torch.tensor([3, 1, 4, 0, 2]), torch.tensor([2, 0, 3, 1])
+    shuffled, plain = {}, {}
+    if loss is not margin_loss:
+        plain = {"pool": pool, "pool_relevant": POOL_RELEVANT}
+        shuffled = {"pool": pool[pool_order], "pool_relevant": POOL_RELEVANT[order][:, pool_order]}
+    rows = query[order], positive[order], negative[order], MASK[order], RELEVANT[order][:, order]
+    torch.testing.assert_close(loss(*rows, **shuffled), loss(query, positive, negative, MASK, RELEVANT, **plain))
 
 
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
+@BOTH
 def test_euclidean_losses_ignore_rotation_and_translation(loss):
-    rows = embeddings()
+    rows = embeddings()[:3]
     rotation = torch.linalg.qr(embeddings(seed=3)[0][:DIM])[0]
     moved = [row @ rotation + 2.0 for row in rows]
     torch.testing.assert_close(loss(*moved, MASK, RELEVANT), loss(*rows, MASK, RELEVANT))
@@ -154,7 +169,7 @@ def test_euclidean_losses_ignore_rotation_and_translation(loss):
 
 @pytest.mark.parametrize("filler", [1e30, math.inf, math.nan])
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
+@BOTH
 def test_masked_rows_contribute_nothing(loss, distance, filler):
     options = {"distance": distance} if loss is info_nce else {}
 
@@ -166,8 +181,7 @@ def test_masked_rows_contribute_nothing(loss, distance, filler):
 
     negative = embeddings()[2]
     plain = run(negative)
-    filled = run(torch.where(MASK[:, None], negative, filler))
-    for expected, got in zip(plain, filled, strict=True):
+    for expected, got in zip(plain, run(torch.where(MASK[:, None], negative, filler)), strict=True):
         assert got.isfinite().all()
         assert torch.equal(got, expected)
     assert plain[3][~MASK].eq(0).all()
@@ -176,14 +190,13 @@ def test_masked_rows_contribute_nothing(loss, distance, filler):
 
 @pytest.mark.parametrize("loss", [in_batch_margin_loss, info_nce])
 def test_known_positives_of_a_query_are_not_pushed_away(loss):
-    query = torch.zeros(BATCH, DIM, dtype=torch.float64)
     positive = embeddings()[1]
     positive[3] *= 0.1
     relevant = torch.eye(BATCH, dtype=torch.bool)
     for known, pushed in ((False, True), (True, False)):
         relevant[:, 3] = known
         documents = positive.clone().requires_grad_()
-        queries = query.clone()
+        queries = torch.zeros_like(positive)
         queries[3] = documents.detach()[3]
         loss(queries, documents, relevant=relevant).backward()
         assert (documents.grad[3].norm() > 0.1) == pushed
@@ -196,66 +209,84 @@ def test_the_hardest_negative_is_the_closest():
     assert in_batch_margin_loss(query, positive, margin=1.0).item() == pytest.approx(sum(hinges) / 3, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", [margin_loss, in_batch_margin_loss, info_nce])
-def test_a_batch_of_one_row_has_nothing_to_contrast(loss):
-    query, positive, _ = embeddings(batch=1)
-    with pytest.raises(ValueError, match="in-batch negatives need at least 2 rows, got 1"):
-        loss(query, positive)
-
-
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
-def test_a_batch_of_one_row_needs_its_negative(loss):
-    rows = embeddings(batch=1)
-    assert loss(*rows).isfinite()
-    assert torch.equal(loss(*rows, torch.tensor([True])), loss(*rows))
-    with pytest.raises(ValueError, match="in-batch negatives need at least 2 rows, got 1"):
-        loss(*rows, torch.tensor([False]))
-
-
-@pytest.mark.parametrize("loss", [margin_loss, in_batch_margin_loss, info_nce])
-def test_a_batch_in_which_everything_is_relevant_gives_zero_with_a_gradient(loss):
+@ALL
+def test_a_batch_in_which_everything_is_relevant_has_no_gradient_if_targets_are_hard(loss):
     query, positive = (rows.requires_grad_() for rows in embeddings()[:2])
-    value = loss(query, positive, relevant=EVERYTHING)
+    value = loss(query, positive, relevant=torch.ones(BATCH, BATCH, dtype=torch.bool))
     value.backward()
-    assert value.item() == 0
-    assert query.grad.eq(0).all()
-    assert positive.grad.eq(0).all()
+    assert (value.item() == 0) == (loss is not soft_nce)
+    assert query.grad.eq(0).all() == positive.grad.eq(0).all() == (loss is not soft_nce)
 
 
-@pytest.mark.parametrize("loss", [margin_loss, in_batch_margin_loss, info_nce])
+@ALL
 def test_a_relevant_matrix_without_its_diagonal_means_the_same(loss):
-    query, positive, _ = embeddings()
+    query, positive, _, _ = embeddings()
     without = RELEVANT & ~torch.eye(BATCH, dtype=torch.bool)
     assert torch.equal(loss(query, positive, relevant=without), loss(query, positive, relevant=RELEVANT))
 
 
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
+@BOTH
 def test_gradient_is_finite_where_query_positive_and_negative_coincide(loss):
     views = [torch.ones(4, 3, requires_grad=True) for _ in range(3)]
     loss(*views).backward()
     assert all(view.grad.isfinite().all() for view in views)
 
 
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
-def test_wrong_calls_are_refused(loss):
-    query, positive, negative = embeddings()
-    with pytest.raises(ValueError, match=r"positive must have the shape of query, \(6, 4\), got \(5, 4\)"):
-        loss(query, positive[:5])
-    with pytest.raises(ValueError, match=r"negative must have the shape of query, \(6, 4\), got \(2, 4\)"):
+def test_soft_targets_are_the_mean_of_hard_losses_in_which_other_positives_compete():
+    query, positive, negative, pool = embeddings(1)
+    documents, known = torch.cat([positive, pool]), torch.cat([RELEVANT, POOL_RELEVANT], 1)
+    losses = []
+    for i in range(BATCH):
+        hard = []
+        for answer in known[i].nonzero().flatten():
+            others = torch.cat([documents[:answer], documents[answer + 1 :], negative])
+            hard.append(info_nce(query[i : i + 1], documents[answer][None], pool=others))
+        losses.append(torch.stack(hard).mean())
+    value = soft_nce(query, positive, negative, pool=pool, relevant=RELEVANT, pool_relevant=POOL_RELEVANT)
+    torch.testing.assert_close(value, torch.stack(losses).mean())
+
+
+def test_known_positives_of_the_pool_are_no_candidates_of_their_query_alone():
+    query, positive, _, pool = embeddings(5)
+    query.requires_grad_()
+    marked = torch.zeros(BATCH, 1) > 0
+    marked[2] = True
+    with_row = info_nce(query, positive, pool=pool[:1], pool_relevant=marked, temperature=2.0)
+    (gradient,) = torch.autograd.grad(with_row - info_nce(query, positive, temperature=2.0), query)
+    assert gradient[2].abs().max() < 1e-12
+    assert (gradient[[0, 1, 3, 4]].norm(dim=1) > 1e-3).all()
+
+
+@BOTH
+def test_a_batch_of_one_row_needs_a_negative_or_a_pool(loss):
+    query, positive, negative, pool = (rows[:1] for rows in embeddings())
+    assert torch.equal(loss(query, positive, negative, torch.tensor([True])), loss(query, positive, negative))
+    assert info_nce(query, positive, pool=pool).isfinite()
+    alone = [(query, positive), (query, positive, negative, torch.tensor([False]))]
+    calls = [lambda rows=rows: loss(*rows) for rows in alone] + [lambda: info_nce(query, positive, pool=pool[:0])]
+    for call in (*calls, lambda: in_batch_margin_loss(query, positive)):
+        with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+            call()
+
+
+@BOTH
+def test_wrong_shapes_are_refused(loss):
+    query, positive, negative, pool = embeddings()
+    with pytest.raises(ValueError, match=r"positive .*\(5, 3\), got \(4, 3\)"):
+        loss(query, positive[:4])
+    with pytest.raises(ValueError, match=r"negative .*\(5, 3\), got \(2, 3\)"):
         loss(query, positive, negative[:2])
-    with pytest.raises(ValueError, match="negative_mask marks 6 rows, but negative is None"):
+    with pytest.raises(ValueError, match="negative_mask marks 5 rows, but negative is None"):
         loss(query, positive, None, MASK)
-
-
-def test_unknown_distance_is_refused():
-    query, positive, _ = embeddings()
+    with pytest.raises(ValueError, match=r"pool must have 3 columns, got shape \(4, 2\)"):
+        info_nce(query, positive, pool=pool[:, :2])
     with pytest.raises(ValueError, match="euclidean, cosine, dot, got 'manhattan'"):
         info_nce(query, positive, distance="manhattan")
 
 
-@pytest.mark.parametrize("loss", [margin_loss, info_nce])
+@BOTH
 def test_autocast_leaves_the_loss_unchanged(loss):
-    rows = [row.float() for row in embeddings()]
+    rows = [row.float() for row in embeddings()[:3]]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss(*rows, MASK, RELEVANT)
     assert inside.dtype == torch.float32

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ragcun.batch import Views
 from ragcun.losses.gather import alone, average_gradients, gather_rows, gather_views, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, Objective
-from ragcun.losses.sigreg import SIGReg
+from ragcun.losses.sigreg import KNOTS, SIGReg, epps_pulley, sigreg
 from ragcun.losses.transforms import TRANSFORMS
 
 DIM, ROWS, POOL = 5, 11, 3
@@ -48,6 +48,14 @@ OBJECTIVES = {
     if name != "none"
 }
 ISOTROPY_ALONE = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)
+STATISTICS = {
+    f"{name} {knots} {n_free}": lambda z, loss=loss, form=(knots, n_free): loss(z, *form)
+    for name, loss in (
+        ("sigreg", lambda z, *form: sigreg(z, 3, 11, *form)),
+        ("epps_pulley", lambda z, *form: epps_pulley(z, *form).sum()),
+    )
+    for knots, n_free in product(KNOTS, (True, False))
+}
 
 
 def inputs() -> dict[str, Tensor]:
@@ -102,14 +110,26 @@ def outcome(model: nn.Module, given: dict[str, Tensor], objective: Objective) ->
     return named | {"total": output.total.detach()} | {n: v.detach().clone() for n, v in output.terms.items()}
 
 
+def statistic(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a statistic of mapped rows, and its gradient by the map."""
+    weight = (torch.eye(DIM, dtype=torch.float64) + 0.1).requires_grad_()
+    value = STATISTICS[name](rows @ weight.T)
+    (gradient,) = torch.autograd.grad(value, weight)
+    return value.detach(), gradient
+
+
 def one_rank(rank: int, folder: Path) -> None:
     """Compute all outcomes of one of two ranks."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     found: dict[str, Tensor] = {}
-    for split, (name, objective) in product(SPLITS, OBJECTIVES.items()):
-        values = outcome(DistributedDataParallel(Tiny()), share_of(rank, split), objective)
-        found |= {f"{split}/{name}/{key}": value for key, value in values.items()}
+    for split in SPLITS:
+        for name, objective in OBJECTIVES.items():
+            values = outcome(DistributedDataParallel(Tiny()), share_of(rank, split), objective)
+            found |= {f"{split}/{name}/{key}": value for key, value in values.items()}
+        for name in STATISTICS:
+            value, gradient = statistic(name, share_of(rank, split)["query"])
+            found |= {f"{split}/{name}": value, f"{split}/{name}/gradient": sum_over_ranks_(gradient) / 2}
     found |= helpers(rank)
     save_file(found, folder / f"rank{rank}.safetensors")
     distributed.destroy_process_group()
@@ -139,7 +159,7 @@ def helpers(rank: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
@@ -153,8 +173,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     return [load_file(folder / f"rank{rank}.safetensors") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_two_ranks_equal_one_with_all_rows(ranks: list[dict[str, Tensor]], name: str) -> None:
+def test_two_ranks_equal_one_with_all_rows(ranks, name):
     """Values on each rank, and gradients as DistributedDataParallel leaves them, whatever the ranks' shares."""
     expected = outcome(Tiny(), inputs(), OBJECTIVES[name])
     gradients = [value for key, value in expected.items() if "." in key]
@@ -163,7 +184,16 @@ def test_two_ranks_equal_one_with_all_rows(ranks: list[dict[str, Tensor]], name:
         torch.testing.assert_close(rank[f"{split}/{name}/{key}"], expected[key], rtol=1e-9, atol=1e-11)
 
 
-def test_shares_alone_would_not_do() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_of_two_ranks_equal_those_of_one(ranks, name):
+    value, gradient = statistic(name, inputs()["query"])
+    for rank, split in product(ranks, SPLITS):
+        torch.testing.assert_close(rank[f"{split}/{name}"], value)
+        torch.testing.assert_close(rank[f"{split}/{name}/gradient"], gradient)
+
+
+def test_shares_alone_would_not_do():
     """The mean over ranks of each one's own loss is another loss, so the comparison above can fail."""
     whole = {name: outcome(Tiny(), inputs(), objective)["total"] for name, objective in OBJECTIVES.items()}
     for name, objective in OBJECTIVES.items():
@@ -178,7 +208,8 @@ def share_without_others(rank: int) -> dict[str, Tensor]:
     return {name: value for name, value in shown.items() if "pool" not in name}
 
 
-def test_alone_nothing_is_sent(ranks: list[dict[str, Tensor]]) -> None:
+@pytest.mark.slow
+def test_alone_nothing_is_sent(ranks):
     for number, rank in enumerate(ranks):
         assert (rank["world"], rank["alone"]) == (2, 1)
         assert (rank["sum"], rank["alone sum"]) == (3, number + 1)
@@ -187,13 +218,15 @@ def test_alone_nothing_is_sent(ranks: list[dict[str, Tensor]]) -> None:
     assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
 
 
-def test_gradients_are_averaged_where_there_are_any(ranks: list[dict[str, Tensor]]) -> None:
+@pytest.mark.slow
+def test_gradients_are_averaged_where_there_are_any(ranks):
     for rank in ranks:
         assert rank["average"].tolist() == [0.5, 4.0]
         assert rank["none"]
 
 
-def test_a_mask_of_own_columns_says_nothing_of_the_others(ranks: list[dict[str, Tensor]]) -> None:
+@pytest.mark.slow
+def test_a_mask_of_own_columns_says_nothing_of_the_others(ranks):
     expected = torch.eye(5, dtype=torch.bool)
     expected[0, 1] = True
     for rank in ranks:
@@ -201,7 +234,7 @@ def test_a_mask_of_own_columns_says_nothing_of_the_others(ranks: list[dict[str, 
         assert torch.equal(rank["joined relevant"], expected)
 
 
-def test_one_process_is_a_world_of_its_own() -> None:
+def test_one_process_is_a_world_of_its_own():
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.ones(1)
     average_gradients([weight])

@@ -1,10 +1,8 @@
 """Nested sizes: cut embeddings, and the contrastive loss as the mean over sizes."""
 
-import numpy as np
 import pytest
 import torch
 
-import ragcun
 from ragcun.batch import Views
 from ragcun.losses.objective import Objective, cut_rows, cut_views
 
@@ -48,24 +46,5 @@ def test_a_size_has_to_be_below_the_full_one(views, dim):
         cut_views(views, dim)
 
 
-def test_sizes_below_1_are_refused():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        Objective(nested_dims=(4, 0))
-
-
 def test_rows_of_zeros_stay_zeros_when_cut():
     assert cut_rows(torch.tensor([[0.0, 0.0, 1.0]]), 2, unit=True).tolist() == [[0.0, 0.0]]
-
-
-def test_an_ordered_calibration_has_the_same_distances_and_its_first_dimensions_are_those_of_fewer():
-    generator = np.random.default_rng(1)
-    documents = generator.standard_normal((200, 10)) * np.linspace(2, 0.5, 10) + 0.3
-    queries = generator.standard_normal((30, 10))
-    plain, ordered, fewer = (
-        ragcun.calibrate(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
-    )
-    for name in ("embed_queries", "embed_documents"):
-        whole, turned, small = (getattr(each, name)(documents[:20]) for each in (plain, ordered, fewer))
-        np.testing.assert_allclose(whole @ whole.T, turned @ turned.T, atol=1e-12)
-        cut = turned[:, :4] / np.linalg.norm(turned[:, :4], axis=1, keepdims=True)
-        np.testing.assert_allclose(cut, small, atol=1e-12)

@@ -8,21 +8,15 @@ import pytest
 import torch
 
 from ragcun.losses.vicreg import off_diagonal_covariance, variance_covariance, variance_hinge
+from tests.losses.helpers import covariance_by_loop, normal, rotation
 
 SHAPES = [(2, 6), (5, 9), (8, 8), (9, 8), (40, 3)]
 TERMS = [variance_hinge, off_diagonal_covariance, variance_covariance]
 
 
-def normal(n: int, dim: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, dim, generator=generator, dtype=dtype) * torch.linspace(0.5, 2, dim, dtype=dtype) + 0.3
-
-
 def by_loop(z: torch.Tensor, gamma: float) -> tuple[float, float]:
-    rows = z.tolist()
-    n, dim = len(rows), len(rows[0])
-    mean = [sum(row[d] for row in rows) / n for d in range(dim)]
-    c = [[sum((r[a] - mean[a]) * (r[b] - mean[b]) for r in rows) / (n - 1) for b in range(dim)] for a in range(dim)]
+    c = covariance_by_loop(z)
+    dim = len(c)
     hinge = sum(max(0.0, gamma - math.sqrt(c[d][d] + 1e-4)) for d in range(dim)) / dim
     return hinge, sum(c[a][b] ** 2 for a in range(dim) for b in range(dim) if a != b) / dim
 
@@ -48,18 +42,12 @@ def test_loss_is_the_weighted_sum_with_the_weights_of_the_paper_over_25(n, dim):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize(("n", "dim"), [(5, 9), (9, 4), (3, 3)])
-def test_gradients(term, n, dim):
-    assert torch.autograd.gradcheck(term, (0.7 * normal(n, dim)).requires_grad_())
-
-
-@pytest.mark.parametrize("term", TERMS)
 def test_ignores_translation_and_order_but_not_rotation(term):
     z = normal(12, 6)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     for same in (z + 5 * normal(1, 6, 3), z[order]):
         torch.testing.assert_close(term(same), term(z))
-    assert not torch.allclose(term(z @ torch.linalg.qr(normal(6, 6, 9))[0]), term(z))
+    assert not torch.allclose(term(z @ rotation(6)), term(z))
 
 
 def test_covariance_term_grows_with_the_fourth_power_of_scale_and_the_hinge_ends_at_gamma():
@@ -95,17 +83,3 @@ def test_descent_leaves_a_narrow_cloud_for_unit_spread():
         (gradient,) = torch.autograd.grad(variance_covariance(z), z)
         z = (z - 5 * gradient).detach().requires_grad_()
     assert variance_covariance(z) < 0.01
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_one_row_is_refused(term):
-    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
-        term(torch.ones(1, 4))
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_autocast_changes_nothing(term):
-    z = normal(32, 16, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = term(z)
-    assert torch.equal(inside, term(z))

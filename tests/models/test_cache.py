@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,11 +45,11 @@ def encode_in_turns(model: str, folder: str, texts: list[str], ready: Any) -> No
 
 
 @pytest.fixture
-def base(tiny_bert: str) -> WatchedBase:
+def base(tiny_bert):
     return watched(tiny_bert)
 
 
-def test_vectors_are_those_of_the_base(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+def test_vectors_are_those_of_the_base(base, texts, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     several = [texts[3], texts[1], texts[3], *texts[5:60]]
     out = cache.encode(several, "document")
@@ -62,7 +61,7 @@ def test_vectors_are_those_of_the_base(base: WatchedBase, texts: list[str], tmp_
     np.testing.assert_array_equal(cache.vectors[cache.rows(several, "document")], out)
 
 
-def test_each_text_is_encoded_once(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+def test_each_text_is_encoded_once(base, tiny_bert, texts, tmp_path):
     """By instances that were open before and ones opened later alike."""
     other, later = watched(tiny_bert), watched(tiny_bert)
     cache, beside = EmbeddingCache(base, tmp_path), EmbeddingCache(other, tmp_path)
@@ -81,7 +80,7 @@ def test_each_text_is_encoded_once(base: WatchedBase, tiny_bert: str, texts: lis
         np.testing.assert_allclose(each.encode(texts[:37], "document"), expected, atol=1e-6)
 
 
-def test_rows_stay_where_they_are(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+def test_rows_stay_where_they_are(base, texts, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     rows = cache.rows(texts[:10], "document")
     held = cache.vectors
@@ -110,9 +109,7 @@ def test_rows_stay_where_they_are(base: WatchedBase, texts: list[str], tmp_path:
         ("keys.bin", 3 * KEY_BYTES + 1),
     ],
 )
-def test_torn_writes_are_cut_off(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path, file: str, change: int
-) -> None:
+def test_torn_writes_are_cut_off(base, tiny_bert, texts, tmp_path, file, change):
     cache = EmbeddingCache(base, tmp_path)
     cache.encode(texts[:20], "document")
     path = cache.folder / file
@@ -131,7 +128,7 @@ def test_torn_writes_are_cut_off(
     np.testing.assert_allclose(fresh.encode(several, "document"), expected, atol=1e-6)
 
 
-def test_another_base_has_another_folder(base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+def test_another_base_has_another_folder(base, tiny_bert, texts, tmp_path):
     other, shorter = watched(tiny_bert), watched(tiny_bert)
     with torch.no_grad():
         next(other.model.parameters())[0, 0] += 1
@@ -143,7 +140,7 @@ def test_another_base_has_another_folder(base: WatchedBase, tiny_bert: str, text
         np.testing.assert_allclose(cache.encode(texts[:4], "document"), expected, atol=1e-6)
 
 
-def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert, texts, tmp_path):
     prompted = watched(tiny_bert, prompts=PROMPTS)
     cache = EmbeddingCache(prompted, tmp_path)
     queries, documents = cache.encode(texts[:5], "query"), cache.encode(texts[:5], "document")
@@ -155,7 +152,7 @@ def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert: str, texts: l
     np.testing.assert_array_equal(plain.rows(texts[:5], "query"), plain.rows(texts[:5], "document"))
 
 
-def test_a_prompt_is_not_confused_with_text(tiny_bert: str, tmp_path: Path) -> None:
+def test_a_prompt_is_not_confused_with_text(tiny_bert, tmp_path):
     prompted = watched(tiny_bert, prompts={"query": "word1 ", "document": ""})
     cache = EmbeddingCache(prompted, tmp_path)
     query, document = cache.encode(["word9"], "query"), cache.encode(["word1 word9"], "document")
@@ -163,7 +160,7 @@ def test_a_prompt_is_not_confused_with_text(tiny_bert: str, tmp_path: Path) -> N
     np.testing.assert_allclose(query, document, atol=1e-6)
 
 
-def test_odd_texts_and_no_texts(base: WatchedBase, tmp_path: Path) -> None:
+def test_odd_texts_and_no_texts(base, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     assert cache.encode([], "query").shape == (0, 16)
     assert cache.vectors.shape == (0, 16)
@@ -172,7 +169,7 @@ def test_odd_texts_and_no_texts(base: WatchedBase, tmp_path: Path) -> None:
     assert cache.encode([], "query").shape == (0, 16)
 
 
-def test_vectors_that_are_not_finite_are_refused(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+def test_vectors_that_are_not_finite_are_refused(base, texts, tmp_path):
     with torch.no_grad():
         next(base.model.parameters()).fill_(float("nan"))
     cache = EmbeddingCache(base, tmp_path)
@@ -181,7 +178,7 @@ def test_vectors_that_are_not_finite_are_refused(base: WatchedBase, texts: list[
     assert len(EmbeddingCache(base, tmp_path)) == 0
 
 
-def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "here"))
     assert default_cache_dir() == tmp_path / "here"
     monkeypatch.delenv("RAGCUN_CACHE")
@@ -190,7 +187,7 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_write_at_once(tiny_bert: str, texts: list[str], tmp_path: Path) -> None:
+def test_two_processes_write_at_once(tiny_bert, texts, tmp_path):
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(2)
     other = context.Process(
@@ -219,8 +216,8 @@ def encode_when_started(model: str, folder: str, texts: list[str], ready: Any, s
 
 @pytest.mark.slow
 def test_a_process_that_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(
-    tiny_bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_bert, texts, tmp_path, monkeypatch
+):
     """The first is in the midst of its blocks when the second comes, which then has nothing to encode."""
     thirties = [range(start, min(start + 30, 160)) for start in range(0, 160, 30)]
     monkeypatch.setattr(cache_module, "blocks", lambda given: thirties)
@@ -250,9 +247,7 @@ def test_a_process_that_needs_the_same_texts_waits_and_gets_the_vectors_of_one_a
     np.testing.assert_array_equal(vectors, alone)
 
 
-def test_damaged_keys_cost_an_encoding_and_change_no_vector(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
-) -> None:
+def test_damaged_keys_cost_an_encoding_and_change_no_vector(base, tiny_bert, texts, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     expected = cache.encode(texts[:20], "document")
     with (cache.folder / "keys.bin").open("r+b") as file:
@@ -264,9 +259,7 @@ def test_damaged_keys_cost_an_encoding_and_change_no_vector(
         assert len(later.seen) == seen
 
 
-def test_a_cache_with_row_checksums_is_still_used(
-    base: WatchedBase, tiny_bert: str, texts: list[str], tmp_path: Path
-) -> None:
+def test_a_cache_with_row_checksums_is_still_used(base, tiny_bert, texts, tmp_path):
     """Earlier versions wrote ``sums.bin`` and ``lock`` too."""
     cache = EmbeddingCache(base, tmp_path)
     expected = cache.encode(texts[:20], "document")
@@ -280,9 +273,7 @@ def test_a_cache_with_row_checksums_is_still_used(
 
 
 @pytest.mark.parametrize("change", [{"fingerprint": "0"}, {"dimension": 17}, None])
-def test_a_folder_of_another_base_is_refused(
-    base: WatchedBase, tiny_bert: str, tmp_path: Path, change: dict[str, Any] | None
-) -> None:
+def test_a_folder_of_another_base_is_refused(base, tiny_bert, tmp_path, change):
     path = EmbeddingCache(base, tmp_path).folder / "base.json"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(change and described | change))
@@ -290,7 +281,7 @@ def test_a_folder_of_another_base_is_refused(
         EmbeddingCache(watched(tiny_bert), tmp_path)
 
 
-def test_files_that_shrink_in_use_are_refused(base: WatchedBase, texts: list[str], tmp_path: Path) -> None:
+def test_files_that_shrink_in_use_are_refused(base, texts, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     cache.encode(texts[:20], "document")
     (cache.folder / "keys.bin").write_bytes(b"")

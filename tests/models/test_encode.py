@@ -72,14 +72,14 @@ def word_table() -> StaticEmbedding:
 
 
 @pytest.fixture
-def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_tokens(monkeypatch):
     """Small batches and blocks, so that a few texts make many of both."""
     monkeypatch.setattr(encoding, "CPU_TOKENS", 60)
     monkeypatch.setattr(encoding, "BLOCK_CHARACTERS", 2000)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_are_a_partition_within_budget_longest_first(seed: int) -> None:
+def test_groups_are_a_partition_within_budget_longest_first(seed):
     lengths = np.random.default_rng(seed).integers(0, 300, 400)
     groups = encoding.pack(lengths, 256, 7)
     assert sorted(np.concatenate(groups)) == list(range(400))
@@ -92,7 +92,7 @@ def test_groups_are_a_partition_within_budget_longest_first(seed: int) -> None:
         assert len(group) == 7 or lengths[group[0]] * (len(group) + 1) > 256, "one more would fit"
 
 
-def test_groups_of_nothing_and_wrong_limits() -> None:
+def test_groups_of_nothing_and_wrong_limits():
     assert encoding.pack([], 10, 10) == []
     assert [group.tolist() for group in encoding.pack([0, 0, 0], 2, 9)] == [[0, 1], [2]]
     with pytest.raises(ValueError, match=r"got 0 and 5"):
@@ -114,7 +114,7 @@ def test_groups_of_nothing_and_wrong_limits() -> None:
     ],
 )
 @pytest.mark.usefixtures("few_tokens")
-def test_vectors_are_those_of_sentence_transformers(make: Make, tiny_bert: str, texts: list[str]) -> None:
+def test_vectors_are_those_of_sentence_transformers(make, tiny_bert, texts):
     several = [*texts[:70], " ".join(texts[:20]), "word7", "nothing it knows", *texts[3:6]]
     model = make(tiny_bert)
     expected = model.encode_query(several), model.encode_document(several)
@@ -128,7 +128,7 @@ def test_vectors_are_those_of_sentence_transformers(make: Make, tiny_bert: str, 
 
 
 @pytest.mark.usefixtures("few_tokens")
-def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert: str, texts: list[str]) -> None:
+def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert, texts):
     base, asked = TextBase.load(tiny_bert, device="cpu"), []
 
     def preprocess(some: list[str]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert: 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("make", [with_prompts, without_prompt_in_pooling, cut_to_five_tokens, routed, table_alone])
 @pytest.mark.usefixtures("few_tokens")
-def test_features_are_those_of_a_batch_tokenised_alone(make: Make, side: str, tiny_bert: str, texts: list[str]) -> None:
+def test_features_are_those_of_a_batch_tokenised_alone(make, side, tiny_bert, texts):
     base = TextBase(make(tiny_bert), "tiny")
     if make is not table_alone:
         base.model.tokenizer.padding_side = side
@@ -163,7 +163,7 @@ def test_features_are_those_of_a_batch_tokenised_alone(make: Make, side: str, ti
             assert torch.equal(batch.features[name], value) if torch.is_tensor(value) else batch.features[name] == value
 
 
-def test_progress_counts_every_character_once(base: TextBase, texts: list[str]) -> None:
+def test_progress_counts_every_character_once(base, texts):
     with encoding.progress_bar(texts, "document") as bar:
         base.encode(texts[:100], "document", progress=bar)
         assert bar.n == sum(map(len, texts[:100]))
@@ -171,7 +171,7 @@ def test_progress_counts_every_character_once(base: TextBase, texts: list[str]) 
         assert bar.n == bar.total
 
 
-def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(base: TextBase, texts: list[str]) -> None:
+def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(base, texts):
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     exact = base.encode(texts, "document")
     base.compute_in("bfloat16")
@@ -187,13 +187,13 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_alone(base: TextBase, t
     np.testing.assert_array_equal(base.encode(texts, "document"), exact)
 
 
-def test_vectors_do_not_depend_on_autocast_around_them(base: TextBase, texts: list[str]) -> None:
+def test_vectors_do_not_depend_on_autocast_around_them(base, texts):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = base.encode(texts[:30], "query")
     np.testing.assert_array_equal(inside, base.encode(texts[:30], "query"))
 
 
-def test_the_cache_keeps_arithmetics_apart(base: TextBase, texts: list[str], tmp_path: Path) -> None:
+def test_the_cache_keeps_arithmetics_apart(base, texts, tmp_path):
     exact = EmbeddingCache(base, tmp_path)
     assert exact.folder.name == model_digest(base.model)[:32], "a folder of float32 vectors keeps its name"
     vectors = exact.encode(texts[:20], "document")
@@ -219,9 +219,7 @@ def test_the_cache_keeps_arithmetics_apart(base: TextBase, texts: list[str], tmp
         ({}, "float32"),
     ],
 )
-def test_auto_is_what_the_processor_says(
-    features: dict[str, Any], native: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_what_the_processor_says(features, native, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     assert native_dtype(torch.device("cpu")) == native
     assert resolve_dtype("auto", torch.device("cpu")) == native
@@ -230,7 +228,7 @@ def test_auto_is_what_the_processor_says(
     assert native_dtype(torch.device("meta")) == "float32"
 
 
-def test_features_are_those_the_system_lists() -> None:
+def test_features_are_those_the_system_lists():
     """The kernel's own list of what the processor can do, where there is one."""
     listing = Path("/proc/cpuinfo")
     if not listing.exists() or "flags" not in listing.read_text():
@@ -239,13 +237,13 @@ def test_features_are_those_the_system_lists() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_on_a_gpu_is_native_too(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_gpu_is_native_too(native, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert native_dtype(torch.device("cuda")) == ("bfloat16" if native else "float16")
     assert resolve_dtype("float16", torch.device("cuda")) == "float16"
 
 
-def test_what_cannot_be_computed_is_refused(base: TextBase) -> None:
+def test_what_cannot_be_computed_is_refused(base):
     with pytest.raises(InputError, match="float16 needs a GPU"):
         base.compute_in("float16")
     with pytest.raises(InputError, match="got 'int8'"):
@@ -253,13 +251,13 @@ def test_what_cannot_be_computed_is_refused(base: TextBase) -> None:
     assert base.dtype == "float32"
 
 
-def test_vectors_have_no_arithmetic() -> None:
+def test_vectors_have_no_arithmetic():
     base = VectorBase(4)
     base.compute_in("float32")
     with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
         base.compute_in("bfloat16")
 
 
-def test_a_batch_of_no_texts_is_refused() -> None:
+def test_a_batch_of_no_texts_is_refused():
     with pytest.raises(InputError, match="--batch_size must be at least 1, got 0"):
         EncodingOptions(batch_size=0)

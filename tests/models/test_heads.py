@@ -31,7 +31,7 @@ def squared_distances(vectors: torch.Tensor) -> float:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_start_is_the_identity_bit_for_bit(kind: str, depth: int, activation: str, mode: bool) -> None:
+def test_start_is_the_identity_bit_for_bit(kind, depth, activation, mode):
     x = vectors_of(20, 10)
     for expansion in (1.0, 1.5, 2.0, 4.0):
         config = HeadShape(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
@@ -39,7 +39,7 @@ def test_start_is_the_identity_bit_for_bit(kind: str, depth: int, activation: st
 
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind: str) -> None:
+def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
     x = vectors_of(50, 12)
     head = build_head(HeadShape(kind, 12, 30))
     head.start_from(x)
@@ -52,7 +52,7 @@ def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
 @pytest.mark.parametrize("out_dim", [1, 5, 11])
-def test_fewer_dimensions_keep_most_of_the_distances(kind: str, out_dim: int) -> None:
+def test_fewer_dimensions_keep_most_of_the_distances(kind, out_dim):
     x = vectors_of(120, 12)
     head = build_head(HeadShape(kind, 12, out_dim)).eval()
     head.start_from(x)
@@ -65,7 +65,7 @@ def test_fewer_dimensions_keep_most_of_the_distances(kind: str, out_dim: int) ->
     assert kept >= max(squared_distances(x @ other) for other in others) * (1 - 1e-6)
 
 
-def test_projection_spans_the_leading_singular_vectors() -> None:
+def test_projection_spans_the_leading_singular_vectors():
     x = vectors_of(150, 16)
     ours = preserving_projection(x, 6).double().numpy()
     np.testing.assert_allclose(ours @ ours.T, np.eye(6), atol=1e-6)
@@ -75,7 +75,7 @@ def test_projection_spans_the_leading_singular_vectors() -> None:
     np.testing.assert_allclose(np.abs(np.diag(ours @ leading.T)), 1, atol=1e-5)
 
 
-def test_projection_is_deterministic_and_keeps_the_type() -> None:
+def test_projection_is_deterministic_and_keeps_the_type():
     x = vectors_of(40, 8)
     assert torch.equal(preserving_projection(x, 3), preserving_projection(x.clone(), 3))
     assert preserving_projection(x.double(), 3).dtype == torch.float64
@@ -84,12 +84,12 @@ def test_projection_is_deterministic_and_keeps_the_type() -> None:
 
 
 @pytest.mark.parametrize(("count", "out_dim"), [(1, 2), (5, 9)])
-def test_projection_refuses_what_has_no_answer(count: int, out_dim: int) -> None:
+def test_projection_refuses_what_has_no_answer(count, out_dim):
     with pytest.raises(ValueError, match=rf"{count} |{out_dim} "):
         preserving_projection(torch.randn(count, 8), out_dim)
 
 
-def test_start_from_leaves_random_and_uncut_heads_alone() -> None:
+def test_start_from_leaves_random_and_uncut_heads_alone():
     x = vectors_of(30, 8)
     for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
         head = build_head(HeadShape(kind, 8, out_dim))
@@ -99,7 +99,7 @@ def test_start_from_leaves_random_and_uncut_heads_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind: str) -> None:
+def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind):
     x = vectors_of(6, 8)
     for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
         head = build_head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
@@ -128,25 +128,25 @@ def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind: str) 
         ({"dropout": -0.1}, r"at least 0 and below 1, got -0\.1"),
     ],
 )
-def test_impossible_shapes_are_refused(changes: dict[str, object], message: str) -> None:
+def test_impossible_shapes_are_refused(changes, message):
     values: dict[str, object] = {"kind": "residual", "input_dim": 8, "output_dim": 8}
     with pytest.raises(ValueError, match=message):
         HeadShape(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_wrong_input_length_states_both_numbers(kind: str) -> None:
+def test_wrong_input_length_states_both_numbers(kind):
     with pytest.raises(ValueError, match="length 8, got 9"):
         build_head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
-def test_config_survives_its_dictionary() -> None:
+def test_config_survives_its_dictionary():
     shape = {"depth": 3, "expansion": 1.5, "activation": "tanh", "dropout": 0.2}
     config = HeadShape("mlp", 8, 4, matrix_skip=True, start="random", **shape)  # type: ignore[arg-type]
     assert HeadShape(**config.to_dict()) == config  # type: ignore[arg-type]
 
 
-def test_which_starts_keep_the_base() -> None:
+def test_which_starts_keep_the_base():
     cases = itertools.product(HEADS, STARTS)
     kept = {(kind, start): build_head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
     assert {case for case, keeps in kept.items() if keeps} == {("residual", "preserving"), ("linear", "preserving")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,9 +42,7 @@ def base_vectors(encoder: ProjectionEncoder, texts: list[str], role: str) -> Ten
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
 @pytest.mark.parametrize(("kind", "activation", "depth"), SHAPES)
-def test_squared_distances_are_interpolated_everywhere(
-    tiny_bert: str, texts: list[str], tmp_path: Path, system: str, kind: str, activation: str, depth: int
-) -> None:
+def test_squared_distances_are_interpolated_everywhere(tiny_bert, texts, tmp_path, system, kind, activation, depth):
     queries, documents = texts[:12], texts[12:40]
     for out_dim, normalize in ((DIM, True), (7, False)):
         config = HeadShape(kind, DIM, out_dim, depth, activation=activation)
@@ -62,7 +59,7 @@ def test_squared_distances_are_interpolated_everywhere(
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
-def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share: float) -> None:
+def test_the_embedding_is_the_two_parts(tiny_bert, texts, share):
     encoder = encoder_of(tiny_bert, "asymmetric", HeadShape("residual", DIM, 9))
     mixed = interpolate_with_base(encoder, share).encode_query(texts[:20])
     np.testing.assert_allclose(mixed[:, :9], (1 - share) ** 0.5 * encoder.encode_query(texts[:20]), atol=1e-6)
@@ -70,7 +67,7 @@ def test_the_embedding_is_the_two_parts(tiny_bert: str, texts: list[str], share:
     np.testing.assert_allclose(mixed[:, 9:], expected, atol=1e-6)
 
 
-def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> None:
+def test_the_encoder_given_stays_as_it_is(tiny_bert, texts):
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM))
     before = encoder.encode_query(texts[:5])
     mixed = interpolate_with_base(encoder, 0.5)
@@ -84,7 +81,7 @@ def test_the_encoder_given_stays_as_it_is(tiny_bert: str, texts: list[str]) -> N
 
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
-def test_an_interpolated_encoder_can_be_interpolated_again(tiny_bert: str, texts: list[str], kind: str) -> None:
+def test_an_interpolated_encoder_can_be_interpolated_again(tiny_bert, texts, kind):
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM))
     once, twice = interpolate_with_base(encoder, 0.75), interpolate_with_base(interpolate_with_base(encoder, 0.5), 0.5)
     found, expected = (squared(model.encode_query(texts[:9]), model.encode_query(texts[:9])) for model in (twice, once))
@@ -92,9 +89,7 @@ def test_an_interpolated_encoder_can_be_interpolated_again(tiny_bert: str, texts
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_unit_length_embeddings_interpolate_by_one_scale(
-    tiny_bert: str, texts: list[str], training: bool, tmp_path: Path
-) -> None:
+def test_unit_length_embeddings_interpolate_by_one_scale(tiny_bert, texts, training, tmp_path):
     """The reference: both sides' mean lengths averaged, the parts put together, the whole scaled to length 1."""
     config = HeadShape("mlp", DIM, 7, dropout=0.5)
     encoder = encoder_of(tiny_bert, "asymmetric", config, normalize_output=True)
@@ -116,7 +111,7 @@ def test_unit_length_embeddings_interpolate_by_one_scale(
             np.testing.assert_allclose(encode(texts[:30]), rows, atol=1e-5)
 
 
-def test_unit_length_is_exact_where_outputs_have_one_length(tiny_bert: str, texts: list[str]) -> None:
+def test_unit_length_is_exact_where_outputs_have_one_length(tiny_bert, texts):
     """An orthogonal head times 3: cosines of head and base agree with the interpolation's."""
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM), normalize_output=True)
     rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))).Q
@@ -130,21 +125,21 @@ def test_unit_length_is_exact_where_outputs_have_one_length(tiny_bert: str, text
 
 
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
-def test_an_interpolated_head_still_learns(tiny_bert: str, kind: str) -> None:
+def test_an_interpolated_head_still_learns(tiny_bert, kind):
     mixed = interpolate_with_base(encoder_of(tiny_bert, "isotropic_gaussian", HeadShape(kind, DIM, DIM)), 0.5)
     mixed.head(torch.eye(DIM)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in mixed.head.parameters())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan")])
-def test_impossible_shares(tiny_bert: str, share: float) -> None:
+def test_impossible_shares(tiny_bert, share):
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM))
     with pytest.raises(ValueError, match=f"at least 0 and below 1, got {share}"):
         interpolate_with_base(encoder, share)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_predictors_cannot_be_interpolated(tiny_bert: str, system: str) -> None:
+def test_predictors_cannot_be_interpolated(tiny_bert, system):
     encoder = SYSTEMS[system](TextBase.load(tiny_bert, device="cpu"), use_predictor=True)  # type: ignore[call-arg]
     assert isinstance(encoder, ProjectionEncoder)
     for share in (0, 0.5):
@@ -152,7 +147,7 @@ def test_predictors_cannot_be_interpolated(tiny_bert: str, system: str) -> None:
             interpolate_with_base(encoder, share)
 
 
-def test_unit_length_needs_vectors_and_outputs(tiny_bert: str) -> None:
+def test_unit_length_needs_vectors_and_outputs(tiny_bert):
     config = HeadShape("linear", DIM, DIM)
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", config, normalize_output=True)
     for none in (None, {}, {"query": np.zeros((0, DIM), dtype=np.float32)}):

@@ -32,7 +32,7 @@ def relative_error(head: Head, x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kind", HEADS)
-def test_dense_modules_equal_the_head(kind: str, activation: str) -> None:
+def test_dense_modules_equal_the_head(kind, activation):
     generator = torch.Generator().manual_seed(0)
     unit = torch.nn.functional.normalize(torch.randn(64, 24, generator=generator), dim=1)
     for depth, out_dim, expansion in itertools.product((2, 3, 4), (7, 24, 40), (1.0, 2.0)):
@@ -43,21 +43,21 @@ def test_dense_modules_equal_the_head(kind: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_dense_modules_equal_the_head_at_full_width(activation: str) -> None:
+def test_dense_modules_equal_the_head_at_full_width(activation):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 384, generator=generator) * 5 / 384**0.5
     assert relative_error(perturbed(HeadShape("residual", 384, 384, activation=activation), 0.01), x) < 1e-5
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_head_at_its_start_exports_as_the_identity(activation: str) -> None:
+def test_a_head_at_its_start_exports_as_the_identity(activation):
     x = 5 * torch.nn.functional.normalize(torch.randn(32, 24, generator=torch.Generator().manual_seed(0)), dim=1)
     for depth in (2, 3, 4):
         head = build_head(HeadShape("residual", 24, 24, depth=depth, activation=activation)).eval()
         assert relative_error(head, x) < 1e-6
 
 
-def test_modules_do_not_share_memory_with_the_head() -> None:
+def test_modules_do_not_share_memory_with_the_head():
     head = perturbed(HeadShape("linear", 4, 4), 0.1)
     before = head.layers[0].weight.clone()
     with torch.no_grad():

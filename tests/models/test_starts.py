@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import ACTIVATIONS, HeadShape, build_head
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
-from ragcun.models.whitening import Whitening, fit_whitening
+from ragcun.models.whitening import fit_whitening
 from tests.models.helpers import exported
 
 DIM = 16
@@ -37,7 +36,7 @@ def unit(rows: int, dim: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture
-def whitening(tiny_bert: str, texts: list[str]) -> Whitening:
+def whitening(tiny_bert, texts):
     """A whitening of the tiny base whose queries are moved."""
     base = TextBase.load(tiny_bert, device="cpu")
     queries = base.encode(texts[200:260], "query") + 3 * base.encode(texts[:1], "query")
@@ -55,7 +54,7 @@ def made(tiny_bert: str, system: str, head: str | HeadShape = "residual") -> Pro
 
 @pytest.mark.parametrize("out_dim", [5, 12, 20])
 @pytest.mark.parametrize(("kind", "activation", "depth"), STARTABLE)
-def test_a_head_starts_as_the_matrix_it_is_given(kind: str, activation: str, depth: int, out_dim: int) -> None:
+def test_a_head_starts_as_the_matrix_it_is_given(kind, activation, depth, out_dim):
     weight, bias, x = normal(out_dim, 12) / 12**0.5, normal(out_dim, seed=1), unit(30, 12, seed=2)
     for expansion in (2.0, 3.5):
         head = build_head(HeadShape(kind, 12, out_dim, depth, expansion, activation, dropout=0.3)).eval()
@@ -67,7 +66,7 @@ def test_a_head_starts_as_the_matrix_it_is_given(kind: str, activation: str, dep
 
 @pytest.mark.parametrize("start", ["preserving", "random"])
 @pytest.mark.parametrize(("kind", "activation", "depth"), STARTABLE)
-def test_a_started_head_learns_in_every_layer(kind: str, activation: str, depth: int, start: str) -> None:
+def test_a_started_head_learns_in_every_layer(kind, activation, depth, start):
     torch.manual_seed(0)
     head = build_head(HeadShape(kind, 8, 8, depth, 3.0, activation, dropout=0.0, start=start))
     head.start_as(normal(8, 8), torch.zeros(8))
@@ -85,7 +84,7 @@ def test_a_started_head_learns_in_every_layer(kind: str, activation: str, depth:
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
-def test_an_mlp_keeps_what_goes_into_its_other_units(depth: int) -> None:
+def test_an_mlp_keeps_what_goes_into_its_other_units(depth):
     head = build_head(HeadShape("mlp", 6, 6, depth, 3.0))
     before = [layer.weight.clone() for layer in head.linears]
     head.start_as(torch.eye(6), torch.zeros(6))
@@ -101,7 +100,7 @@ def test_an_mlp_keeps_what_goes_into_its_other_units(depth: int) -> None:
         ({"expansion": 1.9}, "expansion of at least 2 alone, got gelu and 1.9"),
     ],
 )
-def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes: dict[str, object], message: str) -> None:
+def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes, message):
     head = build_head(HeadShape(**({"kind": "mlp", "input_dim": 8, "output_dim": 8} | changes)))  # type: ignore[arg-type]
     before = [weight.clone() for weight in head.parameters()]
     with pytest.raises(ValueError, match=message):
@@ -110,13 +109,13 @@ def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes: dict[str, o
 
 
 @pytest.mark.parametrize(("weight", "bias"), [((8, 5), (8,)), ((5, 8), (8,)), ((8,), (5,)), ((5, 8), (5, 1))])
-def test_wrong_shapes_state_both(weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+def test_wrong_shapes_state_both(weight, bias):
     for kind in ("linear", "residual", "mlp"):
         with pytest.raises(ValueError, match=r"must be \(5, 8\) and \(5,\), got"):
             build_head(HeadShape(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
 
 
-def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state() -> None:
+def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state():
     plain, matrix = (build_head(HeadShape("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
     assert "skip" not in plain.state_dict()
     assert torch.equal(matrix.state_dict()["skip"], torch.eye(8))
@@ -129,7 +128,7 @@ def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state() -> None
 
 @pytest.mark.parametrize("out_dim", [8, 5])
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
-def test_a_random_start_is_that_of_pytorch(kind: str, out_dim: int) -> None:
+def test_a_random_start_is_that_of_pytorch(kind, out_dim):
     torch.manual_seed(3)
     head = build_head(HeadShape(kind, 8, out_dim, start="random"))
     torch.manual_seed(3)
@@ -144,9 +143,7 @@ def test_a_random_start_is_that_of_pytorch(kind: str, out_dim: int) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
-def test_separate_heads_start_as_the_whole_whitening(
-    tiny_bert: str, texts: list[str], whitening: Whitening, head: str, tmp_path: Path
-) -> None:
+def test_separate_heads_start_as_the_whole_whitening(tiny_bert, texts, whitening, head, tmp_path):
     encoder = made(tiny_bert, "asymmetric", head)
     encoder.start_as(whitening.weight, whitening.query_shift)
     vectors = encoder.base.encode(texts[:20], "query")
@@ -160,7 +157,7 @@ def test_separate_heads_start_as_the_whole_whitening(
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "jepa", "respred"])
-def test_one_head_starts_as_the_documents_part(tiny_bert: str, whitening: Whitening, system: str) -> None:
+def test_one_head_starts_as_the_documents_part(tiny_bert, whitening, system):
     encoder = made(tiny_bert, system)
     encoder.start_as(whitening.weight, whitening.query_shift)
     expected = unit(9, DIM) @ torch.from_numpy(whitening.weight).float().T
@@ -169,7 +166,7 @@ def test_one_head_starts_as_the_documents_part(tiny_bert: str, whitening: Whiten
 
 
 @pytest.mark.parametrize("matrix_skip", [True, False])
-def test_the_target_follows_a_whitened_start(tiny_bert: str, whitening: Whitening, matrix_skip: bool) -> None:
+def test_the_target_follows_a_whitened_start(tiny_bert, whitening, matrix_skip):
     encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=matrix_skip))
     assert isinstance(encoder, MPNetLeJEPAIG)
     encoder.start_as(whitening.weight, whitening.query_shift)
@@ -182,14 +179,14 @@ def test_the_target_follows_a_whitened_start(tiny_bert: str, whitening: Whitenin
     torch.testing.assert_close(moved, torch.full((4, DIM), 0.5), rtol=0, atol=1e-5)
 
 
-def test_a_predictor_has_no_matrix_skip_of_its_own(tiny_bert: str) -> None:
+def test_a_predictor_has_no_matrix_skip_of_its_own(tiny_bert):
     encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=True, start="random"))
     assert encoder.predictor is not None
     assert torch.equal(encoder.predictor(unit(3, DIM)), unit(3, DIM))
     assert "predictor.skip" not in encoder.state_dict()
 
 
-def test_a_whitened_start_needs_base_vectors_of_length_one(tiny_bert: str, whitening: Whitening) -> None:
+def test_a_whitened_start_needs_base_vectors_of_length_one(tiny_bert, whitening):
     base = TextBase.load(tiny_bert, normalize=False, device="cpu")
     encoder = SYSTEMS["asymmetric"](base)  # type: ignore[call-arg]
     assert isinstance(encoder, ProjectionEncoder)

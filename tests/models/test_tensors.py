@@ -13,7 +13,7 @@ def some() -> dict[str, torch.Tensor]:
     return {"a": torch.randn(3, 4, generator=generator), "b": torch.tensor(2.0), "c": torch.arange(5)}
 
 
-def test_checksum_ignores_order_and_layout() -> None:
+def test_checksum_ignores_order_and_layout():
     tensors = some()
     turned = {name: tensors[name] for name in reversed(tensors)}
     turned["a"] = tensors["a"].T.contiguous().T
@@ -22,7 +22,7 @@ def test_checksum_ignores_order_and_layout() -> None:
 
 
 @pytest.mark.parametrize("change", ["bit", "name", "shape", "type", "more", "fewer"])
-def test_checksum_sees_every_change(change: str) -> None:
+def test_checksum_sees_every_change(change):
     tensors = some()
     if change == "bit":
         tensors["a"][1, 2] = torch.nextafter(tensors["a"][1, 2], torch.tensor(9.0))
@@ -39,7 +39,7 @@ def test_checksum_sees_every_change(change: str) -> None:
     assert tensors_digest(tensors) != tensors_digest(some())
 
 
-def test_checksum_takes_half_precision() -> None:
+def test_checksum_takes_half_precision():
     half = {"a": torch.ones(3, dtype=torch.bfloat16)}
     assert tensors_digest(half) != tensors_digest({"a": torch.ones(3, dtype=torch.float16)})
 
@@ -48,7 +48,7 @@ def test_checksum_takes_half_precision() -> None:
     ("change", "message"),
     [({"c": None}, "'c'"), ({"d": torch.zeros(1)}, "'d'"), ({"c": torch.zeros(6)}, r"\(6,\), expected \(5,\)")],
 )
-def test_copy_is_all_or_nothing(change: dict[str, torch.Tensor | None], message: str) -> None:
+def test_copy_is_all_or_nothing(change, message):
     target = {name: torch.zeros_like(tensor) for name, tensor in some().items()}
     source = {name: tensor for name, tensor in (some() | change).items() if tensor is not None}
     with pytest.raises(ValueError, match=message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,11 +25,11 @@ def trained_names(base: TextBase) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> TextBase:
+def minilm():
     return TextBase.load("minilm")
 
 
-def test_minilm_is_what_its_authors_published(minilm: TextBase) -> None:
+def test_minilm_is_what_its_authors_published(minilm):
     texts = ["How do I open a file?", "Return the sum of a list.", "word " * 600, "é ü ß", ""]
     published = SentenceTransformer(resolve_model("minilm"), device="cpu")
     assert minilm.dimension == 384
@@ -41,7 +40,7 @@ def test_minilm_is_what_its_authors_published(minilm: TextBase) -> None:
     np.testing.assert_allclose(ours, published.encode(texts), atol=1e-6)
 
 
-def test_freezing_the_whole_base(base: TextBase) -> None:
+def test_freezing_the_whole_base(base):
     base.freeze(True)
     assert not trained_names(base)
     assert base.frozen
@@ -50,7 +49,7 @@ def test_freezing_the_whole_base(base: TextBase) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_freezing_early_layers(base: TextBase, count: int) -> None:
+def test_freezing_early_layers(base, count):
     base.freeze(True)
     base.freeze(False, count)
     frozen = {name for name, _ in base.named_parameters()} - trained_names(base)
@@ -61,25 +60,25 @@ def test_freezing_early_layers(base: TextBase, count: int) -> None:
     assert base.train().model.training
 
 
-def test_too_many_layers_states_both_numbers(base: TextBase) -> None:
+def test_too_many_layers_states_both_numbers(base):
     assert len(transformer_layers(base.model)) == 3
     with pytest.raises(InputError, match=r"3 transformer layers.* 4"):
         base.freeze(False, 4)
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "a/b/c", "~/missing/model"])
-def test_missing_folder(name: str) -> None:
+def test_missing_folder(name):
     with pytest.raises(InputError, match="no such model folder"):
         TextBase.load(name)
 
 
-def test_folder_that_is_no_model(tmp_path: Path) -> None:
+def test_folder_that_is_no_model(tmp_path):
     with pytest.raises(InputError, match=r"neither modules\.json nor config\.json"):
         TextBase.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["no-such-model-anywhere", "nobody/no-such-model", "not a name!"])
-def test_unknown_hub_name_without_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_hub_name_without_the_hub(name, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -88,7 +87,7 @@ def test_unknown_hub_name_without_the_hub(name: str, monkeypatch: pytest.MonkeyP
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_weights(tiny_bert: str, tmp_path: Path) -> None:
+def test_truncated_weights(tiny_bert, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_bert, folder)
     weights = next(folder.rglob("model.safetensors"))
@@ -97,7 +96,7 @@ def test_truncated_weights(tiny_bert: str, tmp_path: Path) -> None:
         TextBase.load(str(folder))
 
 
-def test_fingerprint_is_stable(tiny_bert: str, tmp_path: Path) -> None:
+def test_fingerprint_is_stable(tiny_bert, tmp_path):
     base = TextBase.load(tiny_bert, device="cpu")
     shutil.copytree(tiny_bert, tmp_path / "elsewhere")
     again = TextBase.load(str(tmp_path / "elsewhere"), normalize=False, device="cpu")
@@ -106,7 +105,7 @@ def test_fingerprint_is_stable(tiny_bert: str, tmp_path: Path) -> None:
     assert base.train().fingerprint() == again.fingerprint()
 
 
-def test_fingerprint_does_not_depend_on_use(base: TextBase, texts: list[str]) -> None:
+def test_fingerprint_does_not_depend_on_use(base, texts):
     before = base.fingerprint()
     base.encode(texts[:3], "query")
     base(base.features(texts[:5], "document"))
@@ -114,7 +113,7 @@ def test_fingerprint_does_not_depend_on_use(base: TextBase, texts: list[str]) ->
 
 
 @pytest.mark.parametrize("change", ["weight", "length", "pooling", "module", "tokenizer"])
-def test_fingerprint_sees_what_changes_vectors(base: TextBase, change: str) -> None:
+def test_fingerprint_sees_what_changes_vectors(base, change):
     before = base.fingerprint()
     if change == "weight":
         weight = base.model.state_dict()["0.model.encoder.layer.1.attention.self.query.weight"]
@@ -134,7 +133,7 @@ def test_fingerprint_sees_what_changes_vectors(base: TextBase, change: str) -> N
     assert base.fingerprint() != before
 
 
-def test_raw_and_normalised(tiny_bert: str, texts: list[str]) -> None:
+def test_raw_and_normalised(tiny_bert, texts):
     normal, raw = (TextBase.load(tiny_bert, normalize=normalize, device="cpu") for normalize in (True, False))
     pooled = torch.from_numpy(normal.encode(texts[:20], "document"))
     assert torch.equal(pooled, torch.from_numpy(raw.encode(texts[:20], "document")))
@@ -149,9 +148,7 @@ def test_raw_and_normalised(tiny_bert: str, texts: list[str]) -> None:
 @pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("prompts", [{}, PROMPTS, {"passage": "word3 "}], ids=["none", "both", "passage"])
-def test_tokens_and_cached_vectors_agree(
-    tiny_bert: str, texts: list[str], prompts: dict[str, str], normalize: bool, role: str
-) -> None:
+def test_tokens_and_cached_vectors_agree(tiny_bert, texts, prompts, normalize, role):
     base = with_prompts(tiny_bert, prompts)
     base.normalize = normalize
     base.eval()
@@ -162,7 +159,7 @@ def test_tokens_and_cached_vectors_agree(
     torch.testing.assert_close(live, cached, atol=1e-5, rtol=0)
 
 
-def test_prompts_are_those_of_the_model(tiny_bert: str, texts: list[str]) -> None:
+def test_prompts_are_those_of_the_model(tiny_bert, texts):
     base = with_prompts(tiny_bert, PROMPTS)
     plain = TextBase.load(tiny_bert, device="cpu")
     assert base.prompt("query") == "word1 "
@@ -176,7 +173,7 @@ def test_prompts_are_those_of_the_model(tiny_bert: str, texts: list[str]) -> Non
         np.testing.assert_allclose(base.untouched_array(base.encode(some, role)), encode(some), atol=1e-6)
 
 
-def test_default_prompt_serves_a_role_without_its_own(tiny_bert: str, texts: list[str]) -> None:
+def test_default_prompt_serves_a_role_without_its_own(tiny_bert, texts):
     prompts = {"other": "word7 ", "query": "word1 "}
     base = with_prompts(tiny_bert, prompts, default_prompt_name="other")
     own = SentenceTransformer(tiny_bert, device="cpu", prompts=prompts, default_prompt_name="other")
@@ -188,14 +185,14 @@ def test_default_prompt_serves_a_role_without_its_own(tiny_bert: str, texts: lis
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_encode_restores_the_mode(base: TextBase, texts: list[str], mode: bool) -> None:
+def test_encode_restores_the_mode(base, texts, mode):
     base.freeze(False)
     base.train(mode)
     base.encode(texts[:2], "query")
     assert all(module.training == mode for module in base.modules())
 
 
-def test_distance_is_the_published_one(tiny_bert: str) -> None:
+def test_distance_is_the_published_one(tiny_bert):
     model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="dot")
     assert TextBase(model, "tiny").distance == "dot"
     model.similarity_fn_name = "manhattan"

@@ -29,12 +29,12 @@ def anisotropic(rows: int, seed: int, mean: float = 0.5, dim: int = DIM) -> np.n
 
 
 @pytest.fixture(scope="module")
-def documents() -> np.ndarray:
+def documents():
     return anisotropic(400, 0)
 
 
 @pytest.fixture(scope="module")
-def queries() -> np.ndarray:
+def queries():
     return anisotropic(30, 1, mean=-0.3)
 
 
@@ -44,9 +44,7 @@ def mapped(whitening: Whitening, documents: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("exponent", "eps"), [(0.15, 1e-3), (0.25, 3e-3), (0.5, 1e-6), (1.0, 0.1)])
-def test_embeddings_match_the_matrix_power(
-    documents: np.ndarray, queries: np.ndarray, exponent: float, eps: float
-) -> None:
+def test_embeddings_match_the_matrix_power(documents, queries, exponent, eps):
     """The fractional power here is scipy's, by a Schur decomposition; covariances are sums of outer products."""
     rows, asked = unit(documents), unit(queries)
     mean, query_mean = rows.mean(axis=0), asked.mean(axis=0)
@@ -65,7 +63,7 @@ def test_embeddings_match_the_matrix_power(
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-6)
 
 
-def test_full_exponent_whitens(documents: np.ndarray) -> None:
+def test_full_exponent_whitens(documents):
     whitening = fit_whitening(documents, exponent=0.5, eps=1e-12)
     covariance = np.cov(mapped(whitening, documents).T)
     np.testing.assert_allclose(covariance, covariance[0, 0] * np.eye(DIM), atol=1e-6 * covariance[0, 0])
@@ -73,15 +71,13 @@ def test_full_exponent_whitens(documents: np.ndarray) -> None:
 
 @pytest.mark.parametrize("output_dim", [None, 5])
 @pytest.mark.parametrize("exponent", [0.0, 0.15, 0.5])
-def test_the_variance_of_the_kept_directions_is_kept(
-    documents: np.ndarray, exponent: float, output_dim: int | None
-) -> None:
+def test_the_variance_of_the_kept_directions_is_kept(documents, exponent, output_dim):
     whitening = fit_whitening(documents, exponent=exponent, output_dim=output_dim)
     variances = np.sort(np.linalg.eigvalsh(np.cov(unit(documents).T)))[::-1][:output_dim]
     assert np.trace(np.cov(mapped(whitening, documents).T)) == pytest.approx(variances.sum(), rel=1e-9)
 
 
-def test_exponent_zero_without_queries_is_the_base(documents: np.ndarray, queries: np.ndarray) -> None:
+def test_exponent_zero_without_queries_is_the_base(documents, queries):
     whitening = fit_whitening(documents, exponent=0)
     np.testing.assert_allclose(whitening.weight, np.eye(DIM), atol=1e-12)
     np.testing.assert_allclose(whitening.embed_documents(documents), unit(documents), atol=1e-12)
@@ -94,28 +90,26 @@ class TestQueryShift:
     def gap(self, documents: np.ndarray, queries: np.ndarray) -> np.ndarray:
         return unit(queries).mean(axis=0) - unit(documents).mean(axis=0)
 
-    def test_no_queries_are_not_moved(self, documents: np.ndarray, queries: np.ndarray) -> None:
+    def test_no_queries_are_not_moved(self, documents, queries):
         for shrinkage in (0, 5):
             for none in (None, queries[:0]):
                 np.testing.assert_array_equal(
                     fit_whitening(documents, none, shrinkage=shrinkage).query_shift, np.zeros(DIM)
                 )
 
-    def test_many_queries_close_the_whole_gap(self, documents: np.ndarray, queries: np.ndarray) -> None:
+    def test_many_queries_close_the_whole_gap(self, documents, queries):
         many = np.tile(queries, (20_000, 1))
         gap = self.gap(documents, queries)
         np.testing.assert_allclose(fit_whitening(documents, many).query_shift, gap, atol=1e-5)
 
     @pytest.mark.parametrize("count", [2, 7, 30])
-    def test_shrinkage_counts_queries_without_a_gap(
-        self, documents: np.ndarray, queries: np.ndarray, count: int
-    ) -> None:
+    def test_shrinkage_counts_queries_without_a_gap(self, documents, queries, count):
         plain = fit_whitening(documents, queries[:count], shrinkage=0).query_shift
         assert np.linalg.norm(plain) > 0.1
         np.testing.assert_allclose(fit_whitening(documents, queries[:count], shrinkage=count).query_shift, plain / 2)
         np.testing.assert_allclose(fit_whitening(documents, queries[:count], shrinkage=1e12).query_shift, 0, atol=1e-9)
 
-    def test_one_query_varies_as_the_documents_do(self, documents: np.ndarray) -> None:
+    def test_one_query_varies_as_the_documents_do(self, documents):
         far = -unit(documents).mean(axis=0, keepdims=True)
         gap = self.gap(documents, far)
         variance = np.trace(np.cov(unit(documents).T))
@@ -124,7 +118,7 @@ class TestQueryShift:
         near = unit(documents).mean(axis=0, keepdims=True)
         np.testing.assert_array_equal(fit_whitening(documents, near).query_shift, np.zeros(DIM))
 
-    def test_it_is_nearer_the_truth_than_the_gap_itself(self) -> None:
+    def test_it_is_nearer_the_truth_than_the_gap_itself(self):
         """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
         documents, all_queries = anisotropic(2000, 0), anisotropic(20_000, 1, mean=0.53)
         truth = self.gap(documents, all_queries)
@@ -137,12 +131,12 @@ class TestQueryShift:
         assert shrunk < plain
 
     @pytest.mark.parametrize(("variance", "count", "factor"), [(2, 1, 0.5), (4, 1, 0), (5, 1, 0), (4, 4, 0.75)])
-    def test_the_factor(self, variance: float, count: int, factor: float) -> None:
+    def test_the_factor(self, variance, count, factor):
         assert james_stein_factor(np.array([0.0, 2.0]), variance, count) == factor
         assert james_stein_factor(np.zeros(2), 0.0, count) == 0
 
 
-def test_fewer_dimensions_are_the_leading_directions(documents: np.ndarray, queries: np.ndarray) -> None:
+def test_fewer_dimensions_are_the_leading_directions(documents, queries):
     whole, cut = fit_whitening(documents, queries), fit_whitening(documents, queries, output_dim=4)
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
     leading = axes[:, np.argsort(variances)[::-1][:4]]
@@ -155,21 +149,21 @@ def test_fewer_dimensions_are_the_leading_directions(documents: np.ndarray, quer
     np.testing.assert_array_equal(full.weight, whole.weight)
 
 
-def test_lengths_of_vectors_do_not_matter(documents: np.ndarray, queries: np.ndarray) -> None:
+def test_lengths_of_vectors_do_not_matter(documents, queries):
     scales = np.random.default_rng(3).uniform(0.1, 10, (len(documents), 1))
     expected, found = fit_whitening(documents, queries), fit_whitening(documents * scales, queries * 7)
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-9)
     np.testing.assert_allclose(found.query_shift, expected.query_shift, atol=1e-12)
 
 
-def test_embeddings_do_not_depend_on_the_basis(documents: np.ndarray, queries: np.ndarray) -> None:
+def test_embeddings_do_not_depend_on_the_basis(documents, queries):
     rotation = np.linalg.qr(np.random.default_rng(4).standard_normal((DIM, DIM)))[0]
     plain, turned = fit_whitening(documents, queries), fit_whitening(documents @ rotation, queries @ rotation)
     found = turned.embed_queries(queries @ rotation)
     np.testing.assert_allclose(found, plain.embed_queries(queries) @ rotation, atol=1e-9)
 
 
-def test_fewer_documents_than_dimensions_give_finite_maps() -> None:
+def test_fewer_documents_than_dimensions_give_finite_maps():
     whitening = fit_whitening(anisotropic(3, 0))
     assert np.isfinite(whitening.weight).all()
     np.testing.assert_allclose(np.linalg.norm(whitening.embed_documents(anisotropic(3, 0)), axis=1), 1)
@@ -191,15 +185,13 @@ def test_fewer_documents_than_dimensions_give_finite_maps() -> None:
         ({"document_vectors": np.diag([1.0, 1.0, np.nan, 1.0])}, "document_vectors must be finite, row 2 is not"),
     ],
 )
-def test_impossible_settings_and_vectors(documents: np.ndarray, arguments: dict[str, object], message: str) -> None:
+def test_impossible_settings_and_vectors(documents, arguments, message):
     with pytest.raises(ValueError, match=message):
         fit_whitening(**({"document_vectors": documents} | arguments))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("output_dim", [None, 6])
-def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(
-    base: TextBase, texts: list[str], tmp_path: object, output_dim: int | None
-) -> None:
+def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(base, texts, tmp_path, output_dim):
     documents, queries = base.encode(texts[:200], "document"), base.encode(texts[200:230], "query")
     whitening = fit_whitening(documents, queries + 3 * documents[:1], output_dim=output_dim)
     encoder = whitening.encoder(base)
@@ -214,7 +206,7 @@ def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(
         np.testing.assert_allclose(model.encode_document(texts[200:230]), expected[1], atol=2e-5)
 
 
-def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert: str) -> None:
+def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert):
     base = TextBase.load(tiny_bert, normalize=False, device="cpu")
     with pytest.raises(ValueError, match="normalize=True"):
         fit_whitening(anisotropic(20, 0)).encoder(base)
@@ -223,7 +215,7 @@ def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
-def test_normalised_output_has_length_one_everywhere(base: TextBase, system: str, tmp_path: object) -> None:
+def test_normalised_output_has_length_one_everywhere(base, system, tmp_path):
     encoder = SYSTEMS[system](base, output_dim=7, head="mlp", normalize_output=True).eval()  # type: ignore[call-arg]
     vectors = [torch.from_numpy(anisotropic(6, seed)).float() for seed in range(3)]
     views = encoder(PairBatch(*vectors))
