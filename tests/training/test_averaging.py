@@ -13,6 +13,7 @@ from torch import Tensor
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.training.averaging import FULL_SHARE, HALF_AT, WeightAverage, share_of_trained
+from tests.training.runs import assert_equal
 
 Make = Callable[[], AsymmetricProjectionModel]
 Named = dict[str, Tensor]
@@ -38,11 +39,6 @@ def trained(encoder: AsymmetricProjectionModel) -> Named:
 
 def copies(named: Named) -> Named:
     return {name: value.detach().clone() for name, value in named.items()}
-
-
-def assert_equal(one: Named, other: Named) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.tensors import contiguous
 from ragcun.training.averaging import WeightAverage
 from ragcun.training.checkpoint import CheckpointManager, Progress
+from tests.training.runs import assert_equal
 
 SETTINGS: dict[str, Any] = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}
 PROGRESS = Progress(epoch=2, batches_done=3, step=17, best_score=0.5, best_epoch=1, metric_rows=9, seconds=1.25)
@@ -82,11 +83,6 @@ def saved(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
 def folder(saved: tuple[Path, Run, Tensor], tmp_path: Path) -> Path:
     """A copy of the point, to be damaged."""
     return Path(shutil.copytree(saved[0], tmp_path / "state"))
-
-
-def assert_equal(one: Any, other: Any) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def test_everything_comes_back(saved: tuple[Path, Run, Tensor], make: Make) -> None:

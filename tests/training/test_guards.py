@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +18,15 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import plot_loss_curves
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
-from ragcun.training.loop import fit
-from ragcun.training.run_dir import FitResult
 from ragcun.training.step import Step
 from ragcun.training.trainer import Trainer
-
-Train = Callable[..., FitResult]
+from tests.training.runs import Train, newest, rows_of
 
 
 @pytest.fixture
-def train(collection_folder: Path, tiny_bert: str, tmp_path: Path) -> Train:
-    """Train on 30 pairs in 4 batches an epoch, 12 steps in all; `out` names the run's folder."""
-
-    def run(out: str = "run", **changes: Any) -> FitResult:
-        settings: dict[str, Any] = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu"}
-        settings |= {"epochs": 3, "batch_size": 8, "log_interval": 1, "lambda_isotropy": 1.0, "collapse_checks": 0}
-        settings |= {"system": "jepa", "lambda_predictive": 1.0, "ema_decay": 0.5, "output_dir": str(tmp_path / out)}
-        return fit(TrainConfig(**settings | changes))
-
-    return run
-
-
-def rows_of(run: Path, kind: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
+def settings(settings: dict[str, Any]) -> dict[str, Any]:
+    found = settings | {"lambda_isotropy": 1.0, "collapse_checks": 0, "system": "jepa", "lambda_predictive": 1.0}
+    return found | {"ema_decay": 0.5}
 
 
 def poisoned(patch: pytest.MonkeyPatch, steps: set[int], value: float = math.nan) -> None:
@@ -139,9 +123,7 @@ def test_a_run_that_stopped_goes_on_without_the_step(
         train("parts", on_nan="skip", max_skipped=1)
     parts = train("parts", on_nan="skip", max_skipped=2, resume=True)
     assert through.skipped == parts.skipped == 2
-    one, other = (
-        load_file(max((tmp_path / name / "state").iterdir()) / "model.safetensors") for name in ("through", "parts")
-    )
+    one, other = (load_file(newest(tmp_path / name) / "model.safetensors") for name in ("through", "parts"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 

@@ -49,6 +49,14 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in run.path.iterdir()] == ["epoch-notes.txt"]
 
 
+def test_a_file_is_no_folder_and_a_folder_with_other_things_is_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder.create(tmp_path / "file")
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    assert RunFolder.create(tmp_path / "run").path.is_dir()
+
+
 def test_metrics_are_lines_that_can_be_cut_also_where_the_last_is_torn(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "a" / "run")
     assert run.count_rows() == 0

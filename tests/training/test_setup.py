@@ -19,11 +19,6 @@ from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEn
 from ragcun.training.setup import build_data, build_encoder, build_objective
 
 
-@pytest.fixture
-def settings(collection_folder: Path, tiny_bert: str) -> dict[str, Any]:
-    return {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu"}
-
-
 def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path) -> None:
     data = build_data(TrainConfig(**settings))
     assert len(data.train) == 30

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step ends, a resume point is written, and the run goes on as if nothing had been."""
+"""SIGTERM and Ctrl-C: the step ends, a resume point is written, and the run resumes as if nothing had been."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ragcun.cli.train import run as train_command
 from ragcun.config import TrainConfig
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped
-from ragcun.training.loop import fit
-from ragcun.training.run_dir import FitResult
 from ragcun.training.selection import DevSelection
 from ragcun.training.trainer import Trainer
+from tests.training.runs import Train, assert_same_run, before_step, newest
 
-Train = Callable[..., FitResult]
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,54 +35,27 @@ def _handlers_of_a_terminal() -> Iterator[None]:
 
 
 @pytest.fixture
-def settings(collection_folder: Path, tiny_bert: str) -> dict[str, Any]:
-    """30 pairs in 4 batches an epoch, 12 steps, with all that a resume point has to hold."""
-    found: dict[str, Any] = {"train_data": str(collection_folder), "dev_beir": str(collection_folder)}
-    found |= {"base_model": tiny_bert, "device": "cpu", "epochs": 3, "batch_size": 8, "log_interval": 1}
-    return found | {"system": "jepa", "lambda_predictive": 1.0, "dropout": 0.3, "lambda_isotropy": 1.0}
-
-
-@pytest.fixture
-def train(settings: dict[str, Any], tmp_path: Path) -> Train:
-    """Train; `out` names the run's folder."""
-
-    def run(out: str, **changes: Any) -> FitResult:
-        return fit(TrainConfig(**settings | {"output_dir": str(tmp_path / out)} | changes))
-
-    return run
+def settings(settings: dict[str, Any], collection_folder: Path) -> dict[str, Any]:
+    """All that a resume point has to hold."""
+    found = settings | {"dev_beir": str(collection_folder), "system": "jepa", "lambda_predictive": 1.0}
+    return found | {"dropout": 0.3, "lambda_isotropy": 1.0}
 
 
 def signalled(patch: pytest.MonkeyPatch, at: int, *numbers: signal.Signals) -> None:
     """Send this process signals while optimiser step `at` is being computed, once."""
-    real, left = Trainer.step, list(numbers)
+    left = list(numbers)
 
-    def step(self: Trainer, batches: Any) -> Any:
-        while self.progress.step == at and left:
+    def send(trainer: Trainer) -> None:
+        while trainer.progress.step == at and left:
             os.kill(os.getpid(), left.pop(0))
-        return real(self, batches)
 
-    patch.setattr(Trainer, "step", step)
-
-
-def contents(run: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Return the tensors of the newest resume point and of the checkpoint, and the rows of the metrics."""
-    folders = max((run / "state").iterdir()), run / "best_model"
-    found = {
-        f"{f.name}/{n}": t for folder in folders for f in folder.rglob("*.safetensors") for n, t in load_file(f).items()
-    }
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return found, [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    before_step(patch, send)
 
 
-def assert_same(one: Path, other: Path) -> None:
-    (first, rows), (second, same_rows) = contents(one), contents(other)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    assert rows == same_rows
-
-
-@pytest.mark.parametrize("number", HANDLED)
-@pytest.mark.parametrize("at", [1, 3, 4, 8, 12])
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [(signal.SIGTERM, 1), (signal.SIGINT, 3), (signal.SIGTERM, 4), (signal.SIGINT, 8), (signal.SIGTERM, 12)],
+)
 def test_a_signal_ends_the_step_and_the_run_goes_on(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at: int
 ) -> None:
@@ -98,11 +68,11 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(
             train("parts")
     assert caught.value.code == 128 + number
     assert [signal.getsignal(each) for each in HANDLED] == before
-    saved = json.loads((max((tmp_path / "parts" / "state").iterdir()) / "state.json").read_text())
+    saved = json.loads((newest(tmp_path / "parts") / "state.json").read_text())
     assert saved["progress"]["step"] == at
     assert not (tmp_path / "parts" / "best_model").exists()
     train("parts", resume=True)
-    assert_same(tmp_path / "through", tmp_path / "parts")
+    assert_same_run(tmp_path / "through", tmp_path / "parts")
 
 
 def test_a_signal_during_the_last_look_leaves_only_the_checkpoint_to_write(
@@ -122,7 +92,7 @@ def test_a_signal_during_the_last_look_leaves_only_the_checkpoint_to_write(
         with pytest.raises(TrainingStopped, match="after step 12"):
             train("parts")
     train("parts", resume=True)
-    assert_same(tmp_path / "through", tmp_path / "parts")
+    assert_same_run(tmp_path / "through", tmp_path / "parts")
 
 
 def test_a_second_interrupt_ends_at_once(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.io import read_json_lines, write_json_lines
-from ragcun.training.loop import fit
+from ragcun.io import read_json_lines
 from ragcun.training.run_dir import named, require_tracker
+from tests.training.runs import Train, interrupted
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 
 
 @pytest.fixture
-def config(tmp_path: Path, tiny_bert: str, texts: list[str], collection_folder: Path) -> TrainConfig:
-    pairs = [{"query": text.split()[0], "positive": text} for text in texts[:40]]
-    write_json_lines(tmp_path / "pairs.jsonl", pairs)
-    return TrainConfig(
-        train_data=str(tmp_path / "pairs.jsonl"),
-        dev_beir=str(collection_folder),
-        base_model=tiny_bert,
-        output_dir=str(tmp_path / "run"),
-        batch_size=8,
-        epochs=3,
-        log_interval=2,
-        state_interval=2,
-        lambda_isotropy=0.5,
-        tracker="tensorboard",
-        device="cpu",
-    )
+def settings(settings: dict[str, Any], collection_folder: Path) -> dict[str, Any]:
+    shown = {"dev_beir": str(collection_folder), "lambda_isotropy": 0.5, "tracker": "tensorboard"}
+    return settings | shown | {"log_interval": 2, "state_interval": 2}
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -62,46 +47,28 @@ def assert_same(run: Path) -> None:
         assert [value for _, value in shown[name]] == pytest.approx([value for _, value in values], rel=1e-6), name
 
 
-def test_tensorboard_holds_every_number_of_the_metrics(config: TrainConfig) -> None:
-    fit(config)
-    run = Path(config.output_dir)
-    assert_same(run)
-    names = scalars(run / "tensorboard").keys()
+def test_tensorboard_holds_every_number_of_the_metrics(train: Train, tmp_path: Path) -> None:
+    train()
+    assert_same(tmp_path / "run")
+    names = scalars(tmp_path / "run" / "tensorboard").keys()
     assert {"step/total", "step/terms/contrastive", "base/dev/NDCG@10", "epoch/dev/NDCG@10"} <= names
     assert {"probe/figures/rank_query", "step/learning_rate/head"} <= names
+    train(overwrite=True, epochs=1)
+    assert_same(tmp_path / "run")
 
 
-def test_a_resumed_run_has_no_row_twice(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ragcun.training.trainer import Trainer
-
-    steps = 0
-
-    def killed_later(self: Any, batches: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 8:
-            raise KeyboardInterrupt
-        return self.stepper(batches, self.progress.step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed_later)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config)
-    fit(dataclasses.replace(config, resume=True))
-    assert_same(Path(config.output_dir))
+def test_a_resumed_run_has_no_row_twice(train: Train, tmp_path: Path) -> None:
+    with interrupted(7):
+        train()
+    train(resume=True)
+    assert_same(tmp_path / "run")
 
 
-def test_an_earlier_run_is_replaced_with_its_events(config: TrainConfig) -> None:
-    fit(config)
-    fit(dataclasses.replace(config, overwrite=True, epochs=1))
-    assert_same(Path(config.output_dir))
+def test_nothing_is_tracked_unless_asked_for(train: Train, tmp_path: Path) -> None:
+    train(tracker="none", epochs=1)
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_nothing_is_tracked_unless_asked_for(config: TrainConfig) -> None:
-    fit(dataclasses.replace(config, tracker="none"))
-    assert not (Path(config.output_dir) / "tensorboard").exists()
-
-
-def test_a_tracker_that_is_not_installed_is_named_before_anything_runs(config: TrainConfig) -> None:
+def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(InputError, match="pip install no_such_tracker"):
         require_tracker("no_such_tracker")

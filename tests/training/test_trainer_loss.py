@@ -34,6 +34,7 @@ from ragcun.models.systems import ResidualPredictor
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay
+from tests.training.runs import assert_equal
 
 DIM = 16
 PREDICTOR = HeadShape("mlp", DIM, DIM)
@@ -104,11 +105,6 @@ def everything(loss: ObjectiveLoss) -> dict[str, Tensor]:
 
 def features(model: Any, texts: list[str]) -> dict[str, Any]:
     return dict(model.preprocess(texts))
-
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @pytest.mark.parametrize("negatives", [True, False])

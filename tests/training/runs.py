@@ -1,0 +1,77 @@
+"""What tests read of a run's folder, and how they step in between its steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor, equal
+
+from ragcun.training.run_dir import FitResult
+from ragcun.training.trainer import Trainer
+
+Train = Callable[..., FitResult]
+
+
+def rows_of(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of the metrics, of one kind or all, without times."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    chosen = [row for row in rows if kind in (None, row["kind"])]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in chosen]
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Return all tensors in a folder's safetensors files, by file and name."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.relative_to(folder)}:{name}": each for file in files for name, each in load_file(file).items()}
+
+
+def newest(run: Path) -> Path:
+    """Return the newest resume point of a run."""
+    return max((run / "state").iterdir())
+
+
+def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not equal(one[name], other[name])] == []
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert_equal(tensors_of(first), tensors_of(second))
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Compare, bit for bit, the newest resume points, the checkpoints and the metrics."""
+    assert_same(newest(first), newest(second))
+    assert_same(first / "best_model", second / "best_model")
+    assert rows_of(first) == rows_of(second)
+
+
+def before_step(patch: pytest.MonkeyPatch, work: Callable[[Trainer], object]) -> None:
+    """Do something before each optimiser step is computed, whose number is `Trainer.progress.step`."""
+    real = Trainer.step
+
+    def step(self: Trainer, batches: Any) -> Any:
+        work(self)
+        return real(self, batches)
+
+    patch.setattr(Trainer, "step", step)
+
+
+@contextmanager
+def interrupted(after: int) -> Iterator[None]:
+    """Stop training within it, as by Ctrl-C, after this many steps."""
+
+    def stop(trainer: Trainer) -> None:
+        if trainer.progress.step == after + 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
