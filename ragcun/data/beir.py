@@ -79,9 +79,6 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
     """Read the texts of queries from a file as `read_documents` takes it, or a BEIR folder; blank ones are skipped.
 
     Of a BEIR folder the queries that `split` judges are read; None reads all.
-
-    Raises:
-        InputError: there is no such file or split, it holds no queries, or has wrong records.
     """
     path = Path(path)
     if split is not None:
@@ -124,9 +121,6 @@ def pairs_from_collection(collection: Collection, whole_corpus: bool = False) ->
     """Return every (query, relevant document) of the split as a training pair; relevant means a score above 0.
 
     With `whole_corpus` the dataset holds the other documents too.
-
-    Raises:
-        InputError: no query has a relevant document.
     """
 
     def rows() -> Iterator[Row]:
@@ -143,9 +137,6 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
     """Split the judged queries at random into (kept, held out); both keep the whole corpus.
 
     Queries with the same text (but for case and surrounding blanks) go to the same side, so that none leaks.
-
-    Raises:
-        InputError: a side would be left without a query.
     """
     text_of = {key: text.strip().casefold() for key, text in collection.queries.items()}
     texts = sorted(set(text_of.values()))

@@ -37,11 +37,7 @@ _MEMBER = re.compile(r"(corpus|queries)\.jsonl|qrels/[^/]*\.tsv")
 
 
 def fetch_from(mirror: str | None, data_dir: Path) -> Fetch:
-    """Return what brings a set into `data_dir`: from `mirror`, else from ``$RAGCUN_BEIR_MIRROR``, else from the hub.
-
-    Raises:
-        InputError: the mirror's address is not safe.
-    """
+    """Return what brings a set into `data_dir`: from `mirror`, else from ``$RAGCUN_BEIR_MIRROR``, else from the hub."""
     url = mirror or os.environ.get(MIRROR)
     checked = None if url is None else require_safe_url(url.rstrip("/"))
     return functools.partial(fetch_set, data_dir=data_dir, mirror=checked)
@@ -52,8 +48,6 @@ def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> N
 
     BEIR's own archive is taken where it lies in `data_dir` as ``NAME.zip`` already, and left there.
 
-    Raises:
-        InputError: something else is in the way, or the set cannot be downloaded or unpacked.
     """
     folder, archive = data_dir / beir_set.name, data_dir / f"{beir_set.name}.zip"
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -111,9 +105,6 @@ def _load(repository: str, commit: str, *subsets: str) -> DatasetDict:
 def require_safe_url(url: str) -> str:
     """Return `url`, whose transport must keep others from changing what comes: https, or a server or file of this host.
 
-    >>> require_safe_url("https://example.org/sets")
-    'https://example.org/sets'
-
     Raises:
         InputError: it is anything else, or holds a user's name and password.
     """
@@ -152,9 +143,6 @@ def unpack(archive: Path, folder: Path, beir_set: BeirSet) -> None:
     Of each collection ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/*.tsv`` are read, each into a plain file of that
     name: other names, links and folders of the archive have no effect. `zipfile` reads no further than the sizes that
     the archive declares, and these must fit on the disk.
-
-    Raises:
-        InputError: the archive is another one, damaged, incomplete, or too large.
     """
     digest = hashlib.md5(usedforsecurity=False)
     with archive.open("rb") as file:

@@ -29,14 +29,10 @@ def hub_errors() -> tuple[type[Exception], ...]:
 def open_rows(
     name: str, subset: str | None, split: str, revision: str | None = None, seed: int | None = None
 ) -> RowStream:
-    """Open a split for streaming; no code of the data set is run.
+    """Open a split of a data set of the hub (owner/name) or a folder for streaming; none of its code is run.
 
-    Args:
-        name: owner/name on the hub, or a folder.
-        subset: the configuration, or a folder in the folder; None where there is only one.
-        split: train, validation and so on.
-        revision: commit, branch or tag on the hub; None takes the newest. It is pinned to its commit.
-        seed: shuffles the order of the split's files; None keeps it.
+    `subset` is the configuration or a folder in the folder, None where there is only one. The revision (commit, branch
+    or tag; None takes the newest) is pinned to its commit. A seed shuffles the order of the split's files.
 
     Raises:
         InputError: the data set, subset or split does not exist, or the hub cannot be reached.
@@ -103,17 +99,11 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Download:
-    """The output files of a download; it is complete when its manifest, which is written last, is there.
-
-    Attributes:
-        manifest: the file that says what the others are.
-        files: the others, some of which may stay absent.
-        settings: what the files follow from.
-    """
+    """The output files of a download; it is complete when its manifest, which is written last, is there."""
 
     manifest: Path
-    files: Sequence[Path]
-    settings: Mapping[str, Any]
+    files: Sequence[Path]  # the others, some of which may stay absent
+    settings: Mapping[str, Any]  # what the files follow from
 
     def is_complete(self, resume: bool, overwrite: bool) -> bool:
         """Return whether there is nothing to do: `resume` is set and the download is complete.

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ragcun.data.dedup import text_key
 from ragcun.data.hub import RowStream
 from ragcun.data.pairs import Row, write_pairs
+from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json
 
@@ -41,11 +41,7 @@ class Judged(NamedTuple):
 
 
 def judged_rows(rows: RowStream) -> Iterator[Judged]:
-    """Yield the rows of either layout; passages that are not selected are candidates that nobody judged.
-
-    Raises:
-        InputError: the columns are those of neither layout, or hold no text.
-    """
+    """Yield the rows of either layout; passages that are not selected are candidates that nobody judged."""
     columns = rows.columns
     query = next((name for name in QUERY_COLUMNS if name in columns), None)
     positive = next((name for name in POSITIVE_COLUMNS if name in columns), None)
@@ -101,23 +97,14 @@ class DevSplit:
 
 
 class Gathered(NamedTuple):
-    """What was kept of the rows: pairs without negatives, and what these can be chosen from.
+    """What was kept of the rows: pairs without negatives, and what these can be chosen from."""
 
-    Attributes:
-        pairs: ``(query, positive, None)``, of the training queries as many as are wanted.
-        offered: for each pair, the negatives that its row offers and that no row has as an answer of its query.
-        known: all pairs of query and positive.
-        pool: all passages.
-        dev: the `text_key` of each held-out query.
-        counts: rows, pairs, and why rows and passages were left out.
-    """
-
-    pairs: list[Row]
-    offered: list[list[str]]
-    known: list[tuple[str, str]]
-    pool: list[str]
-    dev: set[bytes]
-    counts: Counter[str]
+    pairs: list[Row]  # of the training queries as many as are wanted
+    offered: list[list[str]]  # for each pair: what its row offers and no row has as an answer of its query
+    known: list[tuple[str, str]]  # all pairs of query and positive
+    pool: list[str]  # all passages
+    dev: set[bytes]  # the `text_key` of each held-out query
+    counts: Counter[str]  # rows, pairs, and why rows and passages were left out
 
     def given(self, per_pair: int) -> list[Row]:
         """Return the pairs with the first negatives that are offered, a row for each."""
@@ -132,9 +119,6 @@ def gather(rows: RowStream, dev: DevSplit, wanted: int | None, keep_offered: boo
     """Read rows until there are `wanted` pairs for training (None: to the end); each pair counts once.
 
     What rows offer as negatives is kept unless `keep_offered` is False, which takes a fraction of the memory.
-
-    Raises:
-        InputError: the rows cannot be read.
     """
     counts: Counter[str] = Counter()
     kept: list[Judged] = []
@@ -200,14 +184,7 @@ def _gathered(kept: list[Judged], dev: set[bytes], wanted: int | None, counts: C
 
 
 def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts: Mapping[str, Any]) -> dict[Path, int]:
-    """Write ``train.jsonl``, ``dev.jsonl`` where queries are held out, and ``statistics.json`` with `facts`.
-
-    Returns:
-        The rows of each pairs file.
-
-    Raises:
-        InputError: no pair is left for training.
-    """
+    """Write ``train.jsonl``, ``dev.jsonl`` where queries are held out, and ``statistics.json``; return rows by file."""
     splits: dict[str, list[Row]] = {"train": [], "dev": []}
     for row in rows:
         splits["dev" if text_key(row[0]) in dev else "train"].append(row)
@@ -220,19 +197,16 @@ def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts:
     for path, found in made.items():
         write_pairs(path, found)
     shared = {text_key(row[1]) for row in splits["train"]} & {text_key(row[1]) for row in splits["dev"]}
-    statistics = {name: _statistics(found) for name, found in splits.items()}
-    overlap = {"dev_positives_that_are_train_positives": len(shared)}
-    write_json(folder / "statistics.json", {**facts, **statistics, **overlap})
+    statistics: dict[str, Any] = {name: _statistics(found) for name, found in splits.items()}
+    statistics["dev_positives_that_are_train_positives"] = len(shared)
+    write_json(folder / "statistics.json", {**facts, **statistics})
     return {path: len(found) for path, found in made.items()}
 
 
 def _statistics(rows: list[Row]) -> dict[str, float]:
     """Count pairs, and the mean words of their distinct texts."""
-    counts: dict[str, float] = {
-        "lines": len(rows),
-        "pairs": len({row[:2] for row in rows}),
-        "without_negative": sum(row[2] is None for row in rows),
-    }
+    counts: dict[str, float] = {"lines": len(rows), "pairs": len({row[:2] for row in rows})}
+    counts["without_negative"] = sum(row[2] is None for row in rows)
     names = {"queries": "query", "positives": "positive", "negatives": "negative"}
     for place, (plural, singular) in enumerate(names.items()):
         texts = {text for row in rows if (text := row[place])}

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcun.data.dedup import text_classes
 from ragcun.data.records import RecordError, parsed_records, read_records, text_field
+from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_array, write_json_lines
 

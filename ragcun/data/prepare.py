@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
-from ragcun.data.dedup import first_of_near_duplicates, text_key
 from ragcun.data.pairs import Row, pairs_extension, read_pairs, split_by_shares, split_pairs, without_leaks, write_pairs
 from ragcun.data.python_docs import build, extract, python_doc_roots
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import Pair, PairMaker, document_digest, pairs_of_document
+from ragcun.data.texts import first_of_near_duplicates, text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json
 
@@ -36,16 +36,11 @@ Miner = Callable[..., "MinedPairs"]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where pairs go: a folder of the files in `FILES` and of `STATISTICS`, a file of all pairs, or both.
-
-    Raises:
-        InputError: the extension of `file` is not one of JSON.
-    """
+    """Where pairs go: a folder of the files in `FILES` and of `STATISTICS`, a JSON file of all pairs, or both."""
 
     folder: Path | None = None
     file: Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the statistics say of how the pairs were made."""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what the statistics say of how the pairs were made
 
     def __post_init__(self) -> None:
         if self.file is not None:
@@ -129,10 +124,8 @@ def prepare_held_out(
     whole = load_collection(folder, split)
     kept, held_out = hold_out_queries(whole, fraction, seed)
     write_collection(output_dir, whole.documents, whole.queries, {"train": kept.qrels, "dev": held_out.qrels})
-    report = [
-        f"{output_dir}: {len(whole.documents)} documents",
-        f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev",
-    ]
+    queries = f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev"
+    report = [f"{output_dir}: {len(whole.documents)} documents", queries]
     return report + _write_pairs_of(output_dir, ["train"], miner, whole_corpus=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
+import functools
 import hashlib
 import logging
 import multiprocessing
@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +37,7 @@ _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?]\s+(?=[A-Z`\"
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-@dataclass(frozen=True, slots=True)
-class DocEntry:
+class DocEntry(NamedTuple):
     """The documentation of one function, class or method."""
 
     name: str
@@ -58,8 +56,7 @@ def module_entries(module: tuple[str, Path]) -> list[DocEntry]:
     name, path = module
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")
             tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     except (SyntaxError, ValueError, RecursionError):
         return []
@@ -140,11 +137,9 @@ def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) 
     if absent:
         raise InputError(f"no Python sources of the package {absent[0]!r} are installed; name installed packages")
     processes = min(os.cpu_count() or 1, 1 + len(files) // FILES_PER_PROCESS)
-    with contextlib.ExitStack() as stack:
-        parsed: Iterator[list[DocEntry]] = map(module_entries, files.items())
-        if processes > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
-            parsed = pool.map(module_entries, files.items(), chunksize=16)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:  # starts none unless it is used
+        several = functools.partial(pool.map, chunksize=16)
+        parsed = (several if processes > 1 else map)(module_entries, files.items())
         of_files = tqdm(parsed, desc="parse", total=len(files), unit="file", delay=2, leave=False)
         found = distinct(entry for entries in of_files for entry in entries)
     if not found:
@@ -180,9 +175,6 @@ def build(
 
     Documents are taken in the order of a hash of seed and name, so that a sample is part of every larger one. Splits
     without documents are absent. A query's id is ``query:NAME``, because BEIR skips documents with the query's id.
-
-    Raises:
-        InputError: `split` is not three fractions that sum to 1, or `max_documents` is below 1.
     """
     if max_documents is not None and max_documents < 1:
         raise InputError(f"at least 1 document must be asked for, got {max_documents}")

@@ -1,6 +1,6 @@
 """Records of JSON, CSV and text files, each with the line it starts on, and documents read from them.
 
-What is wrong in a file is found here and nowhere else: the first wrong record is named, the others are counted.
+The first wrong record of a file is named, the others are counted.
 """
 
 from __future__ import annotations
@@ -67,11 +67,7 @@ def read_documents(path: str | Path) -> list[Document]:
 
 
 def document_of(value: Any) -> Document:
-    """Return the document that a record is: a string, or an object with `text` and perhaps `title`.
-
-    Raises:
-        RecordError: it is something else.
-    """
+    """Return the document that a record is: a string, or an object with `text` and perhaps `title` (or RecordError)."""
     record = {"text": value} if isinstance(value, str) else value
     if not isinstance(record, dict):
         raise RecordError(f'expected a string or an object with the field "text", got {type(value).__name__}')
@@ -82,9 +78,7 @@ def document_of(value: Any) -> Document:
 def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[int, Any]]:
     """Yield ``(line, value)`` of every record of a .json array, .jsonl, .ndjson or .csv file (with a header).
 
-    Args:
-        path: the file; a record that cannot be parsed comes as an `RecordError`.
-        columns: the columns that a CSV header must name; several sets are alternatives.
+    A record that cannot be parsed comes as a `RecordError`. A CSV header must name one of the sets of `columns`.
 
     Raises:
         InputError: the file is missing, is a folder, is not UTF-8, or has another extension.
@@ -105,11 +99,7 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
 def parsed_records(
     path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the line of each record and what `parse` makes of it.
-
-    Raises:
-        InputError: at the end, if a record is an `RecordError` or `parse` raised one.
-    """
+    """Yield the line of each record and what `parse` makes of it (InputError at the end: one is a `RecordError`)."""
     first, wrong = "", 0
     for line, value in records:
         parsed = value if isinstance(value, RecordError) else _parsed(parse, value)
@@ -130,11 +120,7 @@ def _parsed(parse: Callable[[Any], Parsed], value: Any) -> Parsed | RecordError:
 
 
 def text_field(record: Mapping[str, Any], field: str) -> str:
-    """Return a field that must be text.
-
-    Raises:
-        RecordError: it is missing, of another type, or no Unicode.
-    """
+    """Return a field that must be text (RecordError: it is missing, of another type, or no Unicode)."""
     if field not in record:
         raise RecordError(f'field "{field}" is missing')
     text = record[field]

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ragcun.data.beir import Document
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import read_documents
-from ragcun.data.sentences import sentence_spans
+from ragcun.data.texts import sentence_spans
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -37,18 +37,14 @@ PairMaker = Callable[[Document, random.Random], "Pair | None"]
 class Mask:
     """Makes the pair (masked text, whole text) of a document's content; the predictor learns to infer the whole.
 
-    Attributes:
-        method: ``tokens`` (single words, anywhere), ``spans`` (runs of `span_words` words, which may meet), ``prefix``,
-            ``suffix``, or ``mixed``: one of these, drawn anew for each pair.
-        share: how much of the words is masked, rounded to whole words and at least one.
-        mask: replaces each masked word; a blank one drops the word.
-        span_words: words of a span; the last one may be shorter.
+    It masks ``tokens`` (single words, anywhere), ``spans`` (runs of words, which may meet), the ``prefix``, the
+    ``suffix``, or ``mixed``: one of these, drawn anew for each pair.
     """
 
     method: str
-    share: float = 0.15
-    mask: str = "[MASK]"
-    span_words: int = 3
+    share: float = 0.15  # of the words, rounded to whole ones and at least one
+    mask: str = "[MASK]"  # replaces each masked word; a blank one drops the word
+    span_words: int = 3  # the last span may be shorter
 
     def __post_init__(self) -> None:
         if self.method not in MASKS:
@@ -190,11 +186,7 @@ def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: in
 
 
 def pairs_from_documents(path: str | Path, method: str, seed: int) -> PairDataset:
-    """Read documents (see `read_documents`) and make one training pair of each that is long enough.
-
-    Raises:
-        InputError: the documents cannot be read, there is no such method, or no document is long enough.
-    """
+    """Read documents (see `read_documents`) and make one training pair of each that is long enough."""
     maker = pair_maker(method)
     documents = read_documents(path)
     bar = tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
-from ragcun.data.sentences import split_sentences
 from ragcun.data.synthetic_queries import document_digest
+from ragcun.data.texts import split_sentences
 from ragcun.errors import InputError
 
 STAND_INS = 2000
@@ -44,17 +44,11 @@ def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) ->
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Training pairs, judgments and stand-ins for queries, all made from the documents of one corpus.
+    """Training pairs, judgments and stand-ins for queries, all made from the documents of one corpus."""
 
-    Attributes:
-        pairs: title and one drawn sentence of a document as queries, the whole document as their positive.
-        held_out: one drawn sentence of each document that makes no pairs, to be found among all documents.
-        stand_ins: drawn sentences that stand in for queries where there are none.
-    """
-
-    pairs: PairDataset
-    held_out: Collection
-    stand_ins: list[str]
+    pairs: PairDataset  # title and one drawn sentence of a document as queries, the whole document as their positive
+    held_out: Collection  # one drawn sentence of each document that makes no pairs, to be found among all documents
+    stand_ins: list[str]  # drawn sentences that stand in for queries where there are none
 
 
 def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Adaptation:

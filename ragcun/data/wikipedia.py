@@ -9,9 +9,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ragcun.data.dedup import text_key
 from ragcun.data.hub import RowStream
-from ragcun.data.sentences import split_sentences
+from ragcun.data.texts import split_sentences, text_key
 from ragcun.errors import InputError
 from ragcun.io import replacing_file, write_json_array, write_json_lines
 
@@ -60,11 +59,7 @@ def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]
 def read_passages(
     rows: RowStream, wanted: int, max_length: int, min_length: int, counts: Counter[str]
 ) -> Iterator[dict[str, str]]:
-    """Yield at most `wanted` passages of articles, each text once; `counts` says what was left out and why.
-
-    Raises:
-        InputError: a column is missing, the rows cannot be read, or there is no passage.
-    """
+    """Yield at most `wanted` passages of articles, each text once; `counts` says what was left out and why."""
     if not set(COLUMNS) <= set(rows.columns):
         raise rows.wrong_columns(", ".join(COLUMNS))
     seen: set[bytes] = set()

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.data.dedup import text_classes
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,27 +29,18 @@ MARGINS = {"random": -math.inf, "bm25": 0.0, "dense": 0.05}
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """How hard negatives are mined.
+    """How hard negatives are mined (ValueError: a setting is out of range).
 
-    Attributes:
-        method: `random` documents, or the best by `bm25` or by an encoder (`dense`).
-        per_query: how many negatives each pair gets, where there are so many.
-        first, last: candidates are ranks first to last - 1, counted from 0 without the query's known positives.
-        margin: m keeps candidates with score ≤ s − m·|s|, s being the score of the pair's positive; None is `MARGINS`,
-            minus infinity no guard.
-        choice: `drawn` from the candidates left, each as likely, or the `hardest`, in the order of the ranking.
-        seed: a pair's draw follows from it, the pair's texts and its candidates alone.
-
-    Raises:
-        ValueError: a setting is out of range.
+    A margin m keeps candidates with score ≤ s − m·|s|, s being the score of the pair's positive; None is that of
+    `MARGINS`, minus infinity no guard. A pair's draw follows from the seed, its texts and its candidates alone.
     """
 
-    method: Method = "bm25"
-    per_query: int = 1
-    first: int = 0
+    method: Method = "bm25"  # random documents, or the best by BM25 or by an encoder (dense)
+    per_query: int = 1  # negatives that each pair gets, where there are so many
+    first: int = 0  # candidates are ranks first to last - 1, from 0 and without the query's known positives
     last: int = 100
     margin: float | None = None
-    choice: Choice = "drawn"
+    choice: Choice = "drawn"  # from the candidates left, each as likely; or the hardest, in the order of the ranking
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -130,8 +121,8 @@ def mine_negatives(
         source: where they come from, for messages.
         pool: texts that may be negatives; None takes the positives of all pairs.
         known: further ``(query, text)`` of which the text must not be a negative of the query.
-        settings: how to mine; None is `MiningSettings()`, which is BM25.
-        encoder: ranks by the cosine of its embeddings; needed by the method `dense`, and by it alone.
+        settings: how to mine; None is BM25.
+        encoder: ranks by the cosine of its embeddings; for the method `dense` alone.
 
     Raises:
         InputError: there are no pairs, or the pool is empty.

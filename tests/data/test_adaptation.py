@@ -8,7 +8,7 @@ import pytest
 
 from ragcun.data import unlabelled as adaptation
 from ragcun.data.beir import Document
-from ragcun.data.sentences import split_sentences
+from ragcun.data.texts import split_sentences
 from ragcun.data.unlabelled import Adaptation, adaptation_data
 from ragcun.errors import InputError
 

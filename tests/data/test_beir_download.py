@@ -197,13 +197,6 @@ def test_a_set_of_parts_is_unpacked_with_all_of_them(tmp_path: Path) -> None:
     assert names(tmp_path) == {"toy.zip"}
 
 
-def test_an_archive_in_the_folder_is_taken_and_left_there(tmp_path: Path) -> None:
-    content = archive(FILES)
-    (tmp_path / "toy.zip").write_bytes(content)
-    fetch_set(toy(content), tmp_path, "http://127.0.0.1:9")
-    assert names(tmp_path) == {"toy", "toy.zip"}
-
-
 def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "mine.txt").write_text("mine")
@@ -212,9 +205,10 @@ def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "toy" / "mine.txt").read_text() == "mine"
 
 
-def test_two_fetches_at_once_fetch_once(tmp_path: Path) -> None:
+def test_an_archive_in_the_folder_is_taken_once_and_left_there(tmp_path: Path) -> None:
     (tmp_path / "toy.zip").write_bytes(content := archive(FILES))
-    threads = [threading.Thread(target=fetch_set, args=(toy(content), tmp_path)) for _ in range(4)]
+    mirror = "http://127.0.0.1:9"  # nobody answers there
+    threads = [threading.Thread(target=fetch_set, args=(toy(content), tmp_path, mirror)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

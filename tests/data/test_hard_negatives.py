@@ -95,7 +95,7 @@ def mine(rows, pool=None, known=(), **chosen):
 def test_no_answer_and_no_repetition_of_one_is_mined(method, choice, seed):
     rows, pool = some_rows(seed)
     rows.append((rows[0][0].upper(), pool[-1], None))
-    mined = mine(rows, pool, method=method, choice=choice, per_query=6, margin=None if method == "random" else OFF)
+    mined = mine(rows, pool, method=method, choice=choice, per_query=6, margin=OFF)
     known = answers(rows)
     negatives = [(query, negative) for query, _, negative in mined.rows if negative]
     assert len(negatives) > len(rows)
@@ -158,7 +158,7 @@ def test_known_answers_take_no_ranks(method):
 @pytest.mark.parametrize("method", MARGINS)
 def test_draws_follow_from_seed_and_pair_alone(method):
     rows, pool = some_rows(2)
-    chosen = {"method": method, "per_query": 2, "margin": None if method == "random" else OFF}
+    chosen = {"method": method, "per_query": 2, "margin": OFF}
     mined = mine(rows, pool, **chosen)
     np.random.seed(5)
     assert mine(rows, pool, **chosen) == mined
@@ -232,23 +232,17 @@ def test_negatives_that_a_pair_has_stay_and_are_not_mined_again():
     assert {negative for query, _, negative in mined.rows if query == "jet"} == {"wing jet", "jet wave"}
 
 
-def test_further_known_answers_are_not_mined():
-    rows = [("wing", "wing lift", None)]
-    pool = ["wing wave", "wing drag"]
-    for method in MARGINS:
-        margin = None if method == "random" else OFF
-        mined = mine(
-            rows, pool, [("wing", "WING wave"), ("other", "wing drag")], method=method, margin=margin, per_query=2
-        )
-        assert [negative for _, _, negative in mined.rows] == ["wing drag"]
-
-
-def test_the_pool_is_the_positives_where_none_is_given():
+@pytest.mark.parametrize("method", MARGINS)
+def test_further_known_answers_are_not_mined_and_the_pool_is_the_positives_where_none_is_given(method):
+    known = [("wing", "WING wave"), ("other", "wing drag")]
+    mined = mine(
+        [("wing", "wing lift", None)], ["wing wave", "wing drag"], known, method=method, per_query=2, margin=OFF
+    )
+    assert [negative for _, _, negative in mined.rows] == ["wing drag"]
     rows, _ = some_rows(6)
-    for method in MARGINS:
-        negatives = {negative for _, _, negative in mine(rows, method=method, per_query=4).rows} - {None}
-        assert negatives
-        assert negatives <= {positive for _, positive, _ in rows}
+    negatives = {negative for _, _, negative in mine(rows, method=method, per_query=4).rows} - {None}
+    assert negatives
+    assert negatives <= {positive for _, positive, _ in rows}
 
 
 @pytest.mark.parametrize(
@@ -268,11 +262,8 @@ def test_impossible_settings_are_refused(chosen, message):
         MiningSettings(**chosen)
 
 
-def test_an_empty_pool_is_refused():
+def test_an_empty_pool_and_a_missing_encoder_are_refused():
     with pytest.raises(InputError, match="made: the pool of negatives holds no text"):
         mine([("q", "p", None)], ["", " "])
-
-
-def test_dense_needs_an_encoder():
     with pytest.raises(ValueError, match="needs an encoder"):
         mine_negatives([("q", "p", None)], "made", settings=MiningSettings(method="dense"))

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from ragcun.data.dedup import text_key
 from ragcun.data.hub import open_rows
 from ragcun.data.msmarco import DevSplit, gather, write_split_pairs
 from ragcun.data.pairs import read_pairs
+from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from tests.parquet import write_split
 

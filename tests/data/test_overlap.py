@@ -63,19 +63,13 @@ def test_a_larger_fraction_hides_what_a_smaller_one_hides(seed: int) -> None:
         assert smaller < larger
 
 
-def test_what_is_hidden_never_changes() -> None:
+@pytest.mark.parametrize(
+    ("held_out", "hidden"),
+    [(HoldOut(0.5, 0), "11111111111010110110100101000111"), (HoldOut(0.2, 1), "10000110001000000100001000010000")],
+)
+def test_what_is_hidden_never_changes(held_out: HoldOut, hidden: str) -> None:
     """A checkpoint says only fraction and seed: another hash would show it hidden documents that it was trained on."""
-    assert (
-        "".join(str(int(HoldOut(0.5, 0).hides(f"text {i}"))) for i in range(32)) == "11111111111010110110100101000111"
-    )
-    assert (
-        "".join(str(int(HoldOut(0.2, 1).hides(f"text {i}"))) for i in range(32)) == "10000110001000000100001000010000"
-    )
-
-
-@given(held_out=HOLD_OUTS, words=st.lists(TEXTS, min_size=1), blank=st.sampled_from([" ", "\n", "\t \u2003"]))
-def test_white_space_is_passed_over(held_out: HoldOut, words: list[str], blank: str) -> None:
-    assert held_out.hides(blank + blank.join(words)) == held_out.hides(" ".join(words))
+    assert "".join(str(int(held_out.hides(f"text {i}"))) for i in range(32)) == hidden
 
 
 @given(held_out=HOLD_OUTS, texts=st.lists(TEXTS, min_size=1), seed=st.integers(0, 99))
@@ -185,20 +179,21 @@ def test_a_hidden_document_that_was_seen_after_all_leaves_no_part(caplog) -> Non
     assert held_out.unseen_part(blank, visible) is not None
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, math.nan, math.inf])
-def test_impossible_fractions_are_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match="above 0 and below 1"):
-        HoldOut(fraction, 0)
-
-
-@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
-def test_impossible_seeds_are_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match="64 bits"):
-        HoldOut(0.5, seed)
+@pytest.mark.parametrize(
+    ("fraction", "seed", "message"),
+    [
+        *((fraction, 0, "above 0 and below 1") for fraction in (0, 1, -0.5, 1.5, math.nan, math.inf)),
+        *((0.5, seed, "64 bits") for seed in (2**63, -(2**63) - 1)),
+    ],
+)
+def test_impossible_fractions_and_seeds_are_refused(fraction: float, seed: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HoldOut(fraction, seed)
 
 
 @pytest.mark.parametrize("held_out", [HoldOut(0.1, -(2**63)), HoldOut(1 / 3, 7)])
 def test_a_file_holds_all_of_it(tmp_path, held_out: HoldOut) -> None:
+    assert read_held_out(tmp_path) is None
     write_json(tmp_path / HELD_OUT, held_out.to_dict())
     assert read_held_out(tmp_path) == held_out
 
@@ -217,10 +212,6 @@ def test_a_file_that_holds_something_else_is_one_sentence(tmp_path, values: str)
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_file_nothing_is_hidden(tmp_path) -> None:
-    assert read_held_out(tmp_path) is None
-
-
 BLANKS = st.text(" \t\n\r\u00a0\u2003", min_size=1)
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1), min_size=1)
 
@@ -235,10 +226,11 @@ def keep(folder, value):
     return folder
 
 
-@given(words=WORDS, data=st.data())
-def test_only_the_amount_of_white_space_is_passed_over(words, data):
+@given(held_out=HOLD_OUTS, words=WORDS, data=st.data())
+def test_only_the_amount_of_white_space_is_passed_over(held_out, words, data):
     spaced = data.draw(BLANKS) + "".join(word + data.draw(BLANKS) for word in words)
     assert text_hash(spaced) == text_hash(" ".join(words))
+    assert held_out.hides(spaced) == held_out.hides(" ".join(words))
     assert text_hash(" ".join([*words, "more"])) != text_hash(spaced)
 
 

@@ -19,8 +19,9 @@ from ragcun.errors import InputError
 REST = " ".join(f"word{i}" for i in range(20))
 
 
-def function(name, summary, rest=REST, arguments="x"):
-    return f'def {name}({arguments}):\n    """{summary}\n\n    {rest} {name}\n    """\n\n'
+def function(name, summary, rest=REST, arguments="x", indent=""):
+    source = f'def {name}({arguments}):\n    """{summary}\n\n    {rest} {name}\n    """\n\n'
+    return textwrap.indent(source, indent)
 
 
 def write(root, path, source):
@@ -30,54 +31,39 @@ def write(root, path, source):
 
 @pytest.fixture
 def root(tmp_path):
-    method = textwrap.indent(
-        function("turn", "Turn the thing around once.", arguments="self, angle: float = 1.0"), "    "
-    )
-    private_method = textwrap.indent(function("_hidden", "Never to be seen by anyone."), "    ")
-    init = "    def __init__(self, size, *, deep=True):\n        pass\n\n"
-    doc = f'    """Hold one thing of a size. It can turn.\n\n    {REST} Thing\n    """\n'
-    inner = textwrap.indent(function("inner", "Sit inside of another function."), "    ")
-    write(
-        tmp_path,
-        "pkg/__init__.py",
-        'raise RuntimeError("imported")\n'
-        + function("norm", "Return the norm of a vector.", arguments="x, ord=None, axis=None")
-        + function("_private", "Return what nobody may see.")
-        + function("short", "Too short")
-        + function("bare", "Return something without more words.", rest="")
-        + "class Thing:\n"
-        + doc
-        + init
-        + method
-        + private_method
-        + "class _Secret:\n"
-        + textwrap.indent(function("method", "Belong to a secret class."), "    ")
-        + function("outer", "Stand around another function here.")
-        + inner
-        + "try:\n    pass\nexcept ImportError:\n"
-        + textwrap.indent(function("fallback", "Replace what is not there."), "    "),
-    )
+    inside = "    "
+    source = [
+        'raise RuntimeError("imported")\n',
+        function("norm", "Return the norm of a vector.", arguments="x, ord=None, axis=None"),
+        function("_private", "Return what nobody may see."),
+        function("short", "Too short"),
+        function("bare", "Return something without more words.", rest=""),
+        f'class Thing:\n    """Hold one thing of a size. It can turn.\n\n    {REST} Thing\n    """\n',
+        "    def __init__(self, size, *, deep=True):\n        pass\n\n",
+        function("turn", "Turn the thing around once.", arguments="self, angle: float = 1.0", indent=inside),
+        function("_hidden", "Never to be seen by anyone.", indent=inside),
+        "class _Secret:\n",
+        function("method", "Belong to a secret class.", indent=inside),
+        function("outer", "Stand around another function here."),
+        function("inner", "Sit inside of another function.", indent=inside),
+        "try:\n    pass\nexcept ImportError:\n",
+        function("fallback", "Replace what is not there.", indent=inside),
+    ]
+    write(tmp_path, "pkg/__init__.py", "".join(source))
     write(tmp_path, "pkg/mod.py", function("async_like", "Wait for a while first.").replace("def", "async def"))
     for path in ("pkg/_impl.py", "pkg/tests/a.py", "pkg/test_a.py", "pkg/conftest.py", "_top.py", "ragcun/losses.py"):
         write(tmp_path, path, function("unwanted", f"Return something from {path} here."))
     write(tmp_path, "pkg/broken.py", "def (:\n")
     write(tmp_path, "not-a-name/mod.py", function("unwanted", "Return a thing from nowhere."))
-    (tmp_path / "pkg" / "latin.py").write_bytes(
-        b'"""\xe9"""\n' + function("latin", "Be written in latin one.").encode()
-    )
+    latin = b'"""\xe9"""\n' + function("latin", "Be written in latin one.").encode()
+    (tmp_path / "pkg" / "latin.py").write_bytes(latin)
     return tmp_path
 
 
 def test_public_definitions_alone_are_documented(root):
     entries = {entry.name: entry for entry in extract([root])}
-    assert list(entries) == [
-        "pkg.Thing",
-        "pkg.Thing.turn",
-        "pkg.fallback",
-        "pkg.mod.async_like",
-        "pkg.norm",
-        "pkg.outer",
-    ]
+    names = ["pkg.Thing", "pkg.Thing.turn", "pkg.fallback", "pkg.mod.async_like", "pkg.norm", "pkg.outer"]
+    assert list(entries) == names
     norm = entries["pkg.norm"]
     assert norm.summary == "Return the norm of a vector."
     assert norm.document.title == "pkg.norm"
@@ -180,11 +166,8 @@ def test_corpus_follows_seed_and_not_the_order_of_entries():
     assert build(ENTRIES, 20, seed=1).documents.items() <= build(ENTRIES, 50, seed=1).documents.items()
 
 
-def test_split_without_documents_is_absent():
+def test_split_without_documents_is_absent_and_no_documents_asked_for_are_refused():
     assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5)).qrels_by_split) == {"dev", "test"}
-
-
-def test_no_documents_asked_for_is_refused():
     with pytest.raises(InputError, match="at least 1 document"):
         build(ENTRIES, 0, 0)
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.beir import Document
-from ragcun.data.dedup import jaccard, shingles
 from ragcun.data.pairs import SPLITS, PairDataset, split_pairs, without_leaks
 from ragcun.data.prepare import generate_pairs
 from ragcun.data.synthetic_queries import PAIR_MAKERS
+from ragcun.data.texts import jaccard, shingles
 from ragcun.errors import InputError
 
 SHARES = (0.6, 0.2, 0.2)

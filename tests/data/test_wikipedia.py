@@ -97,11 +97,11 @@ def test_what_is_left_out_is_counted(tmp_path):
 
 
 def test_exactly_as_many_passages_as_wanted(tmp_path):
-    rows = [article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}") for key in range(4)]
+    rows = [article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}\nshort") for key in range(4)]
     counts = Counter()
     stream = open_rows(str(write_split(tmp_path / "w", rows)), None, "train")
-    assert len(list(read_passages(stream, 3, 5, 1, counts))) == counts["passages"] == 3
-    assert counts["rows_read"] == 2
+    assert len(list(read_passages(stream, 3, 5, 2, counts))) == counts["passages"] == 3
+    assert (counts["rows_read"], counts["short_passages"]) == (2, 1)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "txt"])
