@@ -49,15 +49,6 @@ def test_a_failing_write_leaves_what_was_there(
     assert not exists or content.read_text() == "old"
 
 
-def test_rows_that_fail_half_way_leave_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    write_json_lines(path, [{"a": 1}])
-    with pytest.raises(TypeError):
-        write_json_lines(path, ({"a": value} for value in (2, object())))
-    assert path.read_text() == '{"a": 1}\n'
-    assert os.listdir(tmp_path) == ["a.jsonl"]
-
-
 @pytest.mark.parametrize("in_one_step", [True, False])
 @pytest.mark.parametrize("linked", [True, False])
 def test_folders_are_replaced_whole_where_they_lie(

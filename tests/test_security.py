@@ -38,15 +38,9 @@ def test_no_source_runs_or_unpacks_what_comes_from_outside(path: Path) -> None:
 
 
 def test_the_rule_finds_what_it_looks_for_and_nothing_else() -> None:
-    unsafe = [
-        "import pickle",
-        "from joblib import x",
-        "torch.load(p)",
-        "x = eval(t)",
-        "run(c, shell=flag)",
-        "os.system(c)",
-    ]
-    unsafe += ["z.extractall(f)", "S(n, trust_remote_code=True)", "np.load(p, allow_pickle=True)", "f(weights_only=no)"]
+    unsafe = ["import pickle", "from joblib import x", "torch.load(p)", "x = eval(t)", "run(c, shell=flag)"]
+    unsafe += ["os.system(c)", "z.extractall(f)", "S(n, trust_remote_code=True)", "np.load(p, allow_pickle=True)"]
+    unsafe += ["f(weights_only=no)"]
     assert [line for line in unsafe if not UNSAFE.search(line)] == []
     safe = ["model.eval()", "run(['git'], shell=False)", "yaml.safe_load(x)", "np.load(x, allow_pickle=False)"]
     assert [line for line in safe if UNSAFE.search(line)] == []

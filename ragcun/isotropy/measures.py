@@ -51,11 +51,9 @@ def stable_rank(x: Rows | ArrayLike) -> float:
 
 
 def partition(x: Rows | ArrayLike) -> float:
-    """Isotropy of the partition function: I(X) = min Z(c)/max Z(c), Z(c) = Σ exp(x·c), over ± the eigenvectors of XᵀX.
+    """Isotropy of the partition function Z(c) = Σ exp(x·c): its smallest over its largest, for ± eigenvectors c of XᵀX.
 
-    Above 0, and 1 for perfect isotropy. It depends on the scale: shorter rows are nearer to 1, all else being equal.
-    Where eigenvalues are equal their eigenvectors, and with them the value, are a choice of the eigensolver's.
-    Computed from logarithms of Z.
+    It depends on the scale, and where eigenvalues are equal on the eigensolver's choice of eigenvectors.
 
     Source: Mu and Viswanath 2018, *All-but-the-Top*, arXiv:1702.01417, equation 3; opposite axes are ours.
     """

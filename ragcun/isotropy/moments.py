@@ -98,7 +98,7 @@ def _release(part: NDArray[np.generic]) -> None:
 
 
 def as_rows(x: Rows | ArrayLike) -> Rows:
-    """Return a matrix as `Rows`, and `Rows` as they are."""
+    """Return a matrix as `Rows`; `Rows` stay as they are."""
     return x if isinstance(x, Rows) else Rows({"the matrix": x})
 
 

@@ -55,7 +55,7 @@ def test_workers_and_the_death_of_one_change_no_byte(on_ray, toy, search_in, tmp
     ours, alone = search_in(tmp_path / "ray", 4), search_in(tmp_path / "alone", 4)
     run, _ = search_collection(toy, ours, with_deaths(on_ray, 1))
     assert (ours.folder / "deaths").read_text() == "x"
-    assert run == search_collection(toy, alone)[0] == search_collection(toy, search_in(tmp_path / "one", 1))[0]
+    assert run == search_collection(toy, alone)[0]
     assert arrays(ours.folder) == arrays(alone.folder)
     assert not list(ours.folder.glob(".*.tmp"))
 

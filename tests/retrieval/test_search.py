@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ragcun.distance import DISTANCES
-from ragcun.retrieval.search import _release, id_order, top_k
+from ragcun.retrieval.search import _release, top_k
 
 ENGINES = ("faiss", "torch")
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
@@ -105,16 +105,6 @@ def test_bits_depend_on_neither_engine_nor_budget_nor_threads_nor_other_queries(
         assert_same(top_k(queries, documents, 20, distance, device="cpu"), reference)
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_shuffled_corpus_gives_the_same_ids_when_ranked_by_id():
-    queries, kinds = random_embeddings(21, n=4)
-    documents, ids = kinds[np.random.default_rng(22).integers(0, 4, 300)], [f"d{i}" for i in range(300)]
-    shuffled = np.random.default_rng(23).permutation(300)
-    moved = [ids[row] for row in shuffled]
-    first = top_k(queries, documents, 20, order=id_order(ids)).indices
-    second = top_k(queries, documents[shuffled], 20, order=id_order(moved)).indices
-    assert_array_equal(np.array(ids)[first], np.array(moved)[second])
 
 
 def test_euclidean_score_is_minus_the_plain_distance():

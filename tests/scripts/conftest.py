@@ -57,13 +57,22 @@ def fails_clearly(run_script: Callable[..., Finished]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an encoder whose head has moved away from the identity; to be read only."""
-    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp", use_predictor=True)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in encoder.head.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("checkpoint") / "best_model"
-    encoder.save_pretrained(folder)
-    return folder
+def save_checkpoint(tiny_bert: str) -> Callable[[Path, int], Path]:
+    """Save an encoder whose head has moved away from the identity, at random."""
+
+    def save(folder: Path, seed: int) -> Path:
+        encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp", use_predictor=True)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in encoder.head.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        encoder.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def checkpoint(save_checkpoint: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a checkpoint; to be read only."""
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model", 1)

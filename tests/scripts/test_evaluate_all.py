@@ -12,9 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-import torch
 
-from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir_sets import FORUMS, SETS
 
 
@@ -72,22 +70,6 @@ def test_sets_are_downloaded_once_and_evaluated(
 
 
 @pytest.fixture
-def checkpoint(tiny_bert: str, tmp_path: Path) -> Path:
-    """Folder of an encoder whose head has moved away from the identity."""
-    return moved(tiny_bert, tmp_path / "checkpoint", 1)
-
-
-def moved(tiny_bert: str, folder: Path, seed: int) -> Path:
-    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in encoder.head.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    encoder.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
 def three(collection_folder: Path, tmp_path: Path) -> Path:
     """A folder of the collections a, b and c."""
     for name in "abc":
@@ -122,10 +104,11 @@ def test_a_stopped_evaluation_resumes_and_ends_as_one_that_did_not_stop(
 
 
 def test_a_checkpoint_with_other_weights_is_another_evaluation(
-    evaluate: Callable[..., Any], fails_clearly: Callable[..., str], checkpoint: Path, three: Path, tiny_bert: str,
-    tmp_path: Path,
+    evaluate: Callable[..., Any], fails_clearly: Callable[..., str], save_checkpoint: Callable[[Path, int], Path],
+    three: Path, tiny_bert: str, tmp_path: Path,
 ):  # fmt: skip
     """Under the same name, and so are other vectors; a card with more in it is not."""
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", 1)
     same = ("--model_path", checkpoint)
     assert evaluate("--datasets", "a", model=same).code == 0
     with (checkpoint / "README.md").open("a") as card:
@@ -136,7 +119,7 @@ def test_a_checkpoint_with_other_weights_is_another_evaluation(
     assert "truncate_dim" in fails_clearly("evaluate_beir", *same, *place, "--truncate_dim", 8)
     assert "model is" in fails_clearly("evaluate_beir", "--model", tiny_bert, *place)
     shutil.rmtree(checkpoint)
-    moved(tiny_bert, checkpoint, 2)
+    save_checkpoint(checkpoint, 2)
     assert "system model is" in fails_clearly("evaluate_beir", *same, *place)
     assert list(results(tmp_path)["datasets"]) == ["a", "b"]
 

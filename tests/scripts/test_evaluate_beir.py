@@ -21,7 +21,6 @@ def test_a_checkpoint_is_shown_beside_its_untouched_base(run_script, checkpoint,
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "r.json").read_text())
     assert {"model", "datasets", "average", "distance", "untouched_base", "baselines", "manifest"} <= set(results)
-    assert (results["precision"], results["bytes_per_vector"]) == ("float32", 64)
     base = results["untouched_base"]["datasets"]["toy"]
     assert {"NDCG@10", "MRR@10", "Recall@100", "MAP@100", "P@10", "p_randomisation", "p_t"} <= set(base)
     assert base["n_queries"] == 20
@@ -159,14 +158,12 @@ def test_a_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
     assert "unknown" not in caplog.text
 
 
-def test_published_figures_of_minilm_and_bm25(run_script, shared_data, cache_dir, tmp_path):
+def test_published_figures_of_minilm(run_script, shared_data, cache_dir, tmp_path):
     """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
     if not os.environ.get("RAGCUN_TEST_CACHE"):
         pytest.skip("encodes two collections (10 minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors")
     flags = ("--datasets", "scifact", "nfcorpus", "--data_dir", shared_data, "--output_file", tmp_path / "r.json")
-    assert run_script("evaluate_beir", "--model", "minilm", *flags, "--baseline", "bm25").code == 0
+    assert run_script("evaluate_beir", "--model", "minilm", *flags).code == 0
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["datasets"]["scifact"]["NDCG@10"] == pytest.approx(0.6451, abs=0.002)
     assert results["datasets"]["nfcorpus"]["NDCG@10"] == pytest.approx(0.3159, abs=0.002)
-    assert results["baselines"]["bm25"]["datasets"]["scifact"]["NDCG@10"] >= 0.66
-    assert results["baselines"]["bm25"]["datasets"]["nfcorpus"]["NDCG@10"] >= 0.31

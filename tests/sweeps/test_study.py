@@ -114,6 +114,7 @@ def test_scores_are_those_of_fit(write_sweep: Callable[..., Path], tmp_path: Pat
     assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-2" / "best_model").is_dir()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_resumes_as_if_it_were_not(
     write_sweep: Callable[..., Path], runs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
