@@ -24,7 +24,7 @@ from ragcun.distance import DISTANCES, Distance
 Engine = Literal["auto", "faiss", "torch"]
 FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 NO_ROW = np.iinfo(np.int64).max
-MARGIN = 32
+MARGIN = 16
 """Candidates beyond k, so that float32 rounding does not decide which documents are scored."""
 CHUNK = 1 << 16
 """Numbers scored at a time in float64: 512 KiB, which a processor's cache holds."""
