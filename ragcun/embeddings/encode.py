@@ -23,15 +23,11 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Preprocess = Callable[[list[str]], Features]
 
-ROWS = 1024
-"""Default for the largest number of texts in one batch."""
+ROWS = 1024  # default of the maximum batch size
+# Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``).
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
-"""Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``)."""
-BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096
-"""Texts tokenised at a time: characters, were all as long as the longest, and how many."""
-
-BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
-"""What a processor must name, by ``torch.cpu.get_capabilities``, to multiply matrices of bfloat16 natively."""
+BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096  # texts tokenised at a time; characters with padding
+BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")  # either multiplies matrices of bfloat16 natively
 
 
 class Batch(NamedTuple):

@@ -185,10 +185,10 @@ def _margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
     return margin_loss(*rows, config.margin)
 
 
-def _in_batch_margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    return in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin)
-
-
 register_loss("infonce", _infonce, "contrastive")
 register_loss("margin", _margin, "contrastive")
-register_loss("in_batch_margin", _in_batch_margin, "contrastive")
+register_loss(
+    "in_batch_margin",
+    lambda views, config: in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin),
+    "contrastive",
+)

@@ -85,11 +85,6 @@ class _Deviation(torch.autograd.Function):
         return (centred @ slope if n > dim else slope @ centred) * (2 / (n - 1))
 
 
-def _deviation(z: Float[Tensor, "n dim"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    deviation, variance = _Deviation.apply(z)
-    return deviation, variance
-
-
 def _safe_sqrt(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """√x whose gradient at 0 is 0; a value of 0 becomes the root of the smallest normal number (1e-19 in float32)."""
     return x.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
@@ -98,13 +93,13 @@ def _safe_sqrt(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
 def _scale_free(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     dim = z.shape[1]
     scale = z.detach().abs().amax()
-    deviation, variance = _deviation(z / scale.clamp_min(torch.finfo(z.dtype).tiny))
+    deviation, variance = _Deviation.apply(z / scale.clamp_min(torch.finfo(z.dtype).tiny))
     floor = (COLLAPSED_VARIANCE * dim) ** 2
     return _safe_sqrt((deviation + floor * (1 - 1 / dim)) / ((dim * variance).square() + floor))
 
 
 def _absolute(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
-    return _safe_sqrt(_deviation(z)[0]) / z.shape[1]
+    return _safe_sqrt(_Deviation.apply(z)[0]) / z.shape[1]
 
 
 ISOTROPY_FORMS: dict[str, Callable[[Float[Tensor, "n dim"]], Float[Tensor, ""]]] = {

@@ -41,10 +41,14 @@ class HeadShape:
     start: str = "preserving"
 
     def __post_init__(self) -> None:
-        if self.kind not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.kind!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        named = {
+            "head": (self.kind, HEADS),
+            "activation": (self.activation, ACTIVATIONS),
+            "start": (self.start, STARTS),
+        }
+        for setting, (value, known) in named.items():
+            if value not in known:
+                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {value!r}")
         if self.output_dim < 1:
             raise ValueError(f"output_dim must be at least 1, got {self.output_dim}")
         if not 2 <= self.depth <= 4:
@@ -53,8 +57,6 @@ class HeadShape:
             raise ValueError(f"head expansion must be 1 to 4, got {self.expansion}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"head dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.start not in STARTS:
-            raise ValueError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
@@ -140,7 +142,11 @@ class Head(Stackable):
             expected = f"({config.output_dim}, {config.input_dim}) and ({config.output_dim},)"
             raise ValueError(f"weight and bias must be {expected}, got {tuple(weight.shape)} and {tuple(bias.shape)}")
         if not self.has_skip:
-            self._require_carrying()
+            carries = config.activation != "tanh" and config.hidden_dim >= 2 * config.input_dim
+            if len(self.linears) > 1 and not carries:
+                needs = "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone"
+                got = f"got {config.activation} and {config.expansion}"
+                raise ValueError(f"{needs}, {got}; change them, or take a linear or residual head")
             carry_linear_map(self.linears, weight, bias)
             return
         last = self.linears[-1]
@@ -150,13 +156,6 @@ class Head(Stackable):
         self.skip.copy_(weight)
         last.weight.zero_()
         last.bias.copy_(bias)
-
-    def _require_carrying(self) -> None:
-        carries = self.config.activation != "tanh" and self.config.hidden_dim >= 2 * self.config.input_dim
-        if len(self.linears) > 1 and not carries:
-            needs = "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone"
-            got = f"got {self.config.activation} and {self.config.expansion}"
-            raise ValueError(f"{needs}, {got}; change them, or take a linear or residual head")
 
 
 def build_head(config: HeadShape) -> Head:

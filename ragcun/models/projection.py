@@ -106,24 +106,23 @@ class ProjectionEncoder(RetrievalEncoder):
     def _through(self, head: Head, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         if not torch.is_grad_enabled() and self._passes_on(head):
             return vectors
-        return self.finish(head(vectors))
+        return self._finish(head(vectors))
 
     def _passes_on(self, head: Head) -> bool:
         """Whether a head gives the base's vectors bit for bit: an identity, after which length 1 needs no scaling."""
         return (self.base.normalize or not self.normalize_output) and head.stack().is_identity
 
-    def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Scale rows to length 1 where `normalize_output` says so."""
+    def _finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return self.base.finish(embeddings, self.normalize_output)
 
     def project(self, batch: PairBatch) -> dict[str, Any]:
         """Return the fields of `Views` that all systems share: projections, masks."""
         vectors, sizes = self.base_vectors(batch)
         if self.document_head is self.head:
-            query, positive, *rest = self.finish(self.head(vectors)).split(sizes)
+            query, positive, *rest = self._finish(self.head(vectors)).split(sizes)
         else:
-            query = self.finish(self.head(vectors[: sizes[0]]))
-            positive, *rest = self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
+            query = self._finish(self.head(vectors[: sizes[0]]))
+            positive, *rest = self._finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
         pool = None if batch.pool is None else rest.pop()
         shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None, "pool": pool}
         masks = {"negative_mask": batch.negative_mask, "relevant": batch.relevant, "pool_relevant": batch.pool_relevant}
@@ -210,9 +209,6 @@ def interpolate_with_base(
     `vectors` (base vectors, as cached, of either side or both), and the whole is scaled to length 1: exact where all
     outputs have one length. The base is shared with the encoder given and heads are copied; residual and mlp heads
     become residual ones with a matrix as skip. A share of 0 returns the encoder itself.
-
-    Raises:
-        ValueError: `share` is not in [0, 1), the encoder has a predictor, or no length can be computed.
     """
     if not 0 <= share < 1:
         raise ValueError(f"share of the base must be at least 0 and below 1, got {share}")

@@ -82,9 +82,6 @@ def fit_whitening(
         shrinkage: how many queries without a gap count beside those given.
         output_dim: length of the embeddings; None keeps that of the vectors.
         ordered: whether dimensions have falling variance, so that embeddings can be cut; distances are the same.
-
-    Raises:
-        ValueError: a setting is out of range, or vectors are too few, not finite, all the same, or of other lengths.
     """
     documents = _as_matrix(document_vectors, "document_vectors")
     dim = documents.shape[1]

@@ -1,7 +1,5 @@
 """Contrastive losses against loops, and what masks, known positives, pools and batches of one row do to them."""
 
-from __future__ import annotations
-
 import functools
 import math
 from itertools import product

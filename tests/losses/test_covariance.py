@@ -1,7 +1,5 @@
 """Covariance losses against loops and closed forms, their invariances, and their behaviour at collapse."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Views of two ranks: every loss and its gradient equal those of one process that has all rows."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

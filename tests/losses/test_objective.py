@@ -1,7 +1,5 @@
 """Objective: the total is the weighted sum of its terms, each term is the loss of its name, and wrong settings fail."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

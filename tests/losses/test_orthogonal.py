@@ -1,7 +1,5 @@
 """Global orthogonal regularisation against a loop and sentence-transformers; its range and invariances."""
 
-from __future__ import annotations
-
 import math
 from itertools import permutations
 

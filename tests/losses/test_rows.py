@@ -1,7 +1,5 @@
 """What losses and transforms of rows share: their gradients, the order of rows, autocast, and the rows they need."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from itertools import product

@@ -1,7 +1,5 @@
 """SIGReg against published reference values, closed forms and loops."""
 
-from __future__ import annotations
-
 import json
 import math
 from itertools import product

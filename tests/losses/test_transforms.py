@@ -1,7 +1,5 @@
 """Input transforms against loops; what each hides from a loss, what not; finite at collapse."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """VICReg's variance and covariance terms against loops; their range, invariances and dependence on scale."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

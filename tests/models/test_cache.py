@@ -1,10 +1,10 @@
 """EmbeddingCache: every text is encoded once, whoever asks, and torn writes are cut off."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -205,45 +205,28 @@ def test_two_processes_write_at_once(tiny_bert, texts, tmp_path):
     np.testing.assert_allclose(vectors, TextBase.encode(base, texts[:160], "document"), atol=1e-6)
 
 
-def encode_when_started(model: str, folder: str, texts: list[str], ready: Any, started: Any, encoded: Any) -> None:
-    base = watched(model)
-    cache = EmbeddingCache(base, folder, batch_size=7)
-    ready.wait(120)
-    started.wait(120)
-    cache.encode(texts, "document")
-    encoded.put(len(base.__dict__["seen"]))
-
-
-@pytest.mark.slow
-def test_a_process_that_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(
-    tiny_bert, texts, tmp_path, monkeypatch
-):
+def test_who_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(tiny_bert, texts, tmp_path, monkeypatch):
     """The first is in the midst of its blocks when the second comes, which then has nothing to encode."""
     thirties = [range(start, min(start + 30, 160)) for start in range(0, 160, 30)]
-    monkeypatch.setattr(cache_module, "blocks", lambda given: thirties)
+    monkeypatch.setattr(cache_module, "blocks", lambda given: thirties if given else [])
     alone = EmbeddingCache(watched(tiny_bert), tmp_path / "alone", batch_size=7).encode(texts[:160], "document")
-    context = multiprocessing.get_context("spawn")
-    ready, started, encoded = context.Barrier(2), context.Event(), context.Queue()
-    given = (tiny_bert, str(tmp_path / "both"), texts[:160], ready, started, encoded)
-    other = context.Process(target=encode_when_started, args=given, daemon=True)
-    other.start()
-    base = watched(tiny_bert)
-    cache = EmbeddingCache(base, tmp_path / "both", batch_size=7)
-    append = cache._append
+    bases = [watched(tiny_bert), watched(tiny_bert)]
+    first, second = (EmbeddingCache(base, tmp_path / "both", batch_size=7) for base in bases)
+    append, midst = first._append, threading.Event()
 
     def slowly(keys: list[bytes], vectors: NDArray[np.float32]) -> None:
         append(keys, vectors)
-        started.set()
-        time.sleep(0.5)
+        midst.set()
+        time.sleep(0.05)
 
-    monkeypatch.setattr(cache, "_append", slowly)
-    ready.wait(120)
-    np.testing.assert_array_equal(cache.encode(texts[:160], "document"), alone)
-    other.join(120)
-    assert other.exitcode == 0
-    assert encoded.get() == 0
-    assert len(EmbeddingCache(base, tmp_path / "both")) == 160
-    vectors = np.fromfile(cache.folder / "vectors.bin", np.float32).reshape(160, -1)
+    monkeypatch.setattr(first, "_append", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(first.encode, texts[:160], "document")
+        assert midst.wait(60)
+        np.testing.assert_array_equal(second.encode(texts[:160], "document"), alone)
+        np.testing.assert_array_equal(theirs.result(), alone)
+    assert [len(base.seen) for base in bases] == [160, 0]
+    vectors = np.fromfile(first.folder / "vectors.bin", np.float32).reshape(160, -1)
     np.testing.assert_array_equal(vectors, alone)
 
 

@@ -1,16 +1,23 @@
 """What every encoder shares: encoding, distances, parameter groups."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from scipy.spatial.distance import cdist
+from sentence_transformers import SentenceTransformer
 
+from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
+from ragcun.models import cached_encoder
+from ragcun.models import encoder as encoder_module
+from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
 from ragcun.models.encoder import BLOCK, PairBatch
 from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.retrieval.search import top_k
 from tests.models.helpers import moved
+
+TEXTS = [f"a text about {number} things, and {number % 7} more" for number in range(60)]
 
 
 @pytest.fixture
@@ -71,27 +78,6 @@ def test_similarity_is_minus_the_euclidean_distance():
     assert IsotropicGaussianEncoder.similarity(x[0], y).shape == (1, 9)
 
 
-def test_embeddings_are_those_of_the_parts(encoder, texts):
-    vectors = torch.from_numpy(encoder.base.encode(texts[:5], "query"))
-    with torch.no_grad():
-        expected = encoder.eval().head(torch.nn.functional.normalize(vectors, dim=1))
-    np.testing.assert_allclose(encoder.encode_query(texts[:5]), expected.numpy(), atol=1e-6)
-
-
-def test_training_views_show_each_row_in_its_place(encoder, texts):
-    q, p, n = (torch.from_numpy(encoder.base.encode(texts[i : i + 4], "document")) for i in (0, 10, 20))
-    mask = torch.tensor([True, False, True, True])
-    views = encoder.eval()(PairBatch(q, p, n, mask, torch.eye(4, dtype=torch.bool)))
-    for shown, vectors in ((views.query, q), (views.positive, p), (views.negative, n)):
-        torch.testing.assert_close(shown, encoder.head(encoder.base(vectors)))
-    torch.testing.assert_close(views.predicted, encoder.predictor(views.query))
-    assert views.target is views.positive
-    assert views.negative_mask is mask
-    without = encoder(PairBatch(q, p))
-    assert without.negative is None
-    assert torch.equal(without.positive, views.positive)
-
-
 def test_tokens_and_vectors_give_the_same_views(encoder, texts):
     base = encoder.eval().base
     live = encoder(PairBatch(base.features(texts[:4], "query"), base.features(texts[4:8], "document")))
@@ -143,3 +129,55 @@ def test_a_new_encoder_is_the_base(tiny_bert, texts):
     np.testing.assert_array_equal(encoder.encode_document(texts[:8]), encoder.base.untouched_array(vectors))
     guess = encoder.predictor(torch.from_numpy(vectors))
     assert torch.equal(guess, torch.from_numpy(vectors))
+
+
+@pytest.fixture
+def encoders(base, tmp_path, monkeypatch):
+    cache = EmbeddingCache(base, tmp_path / "cache")
+    for module in (cached_encoder, encoder_module):
+        monkeypatch.setattr(module, "BLOCK", 16)
+    trained = IsotropicGaussianEncoder(base, head="linear")
+    return CachedEncoder(cache), CachedEncoder(cache, moved(trained))
+
+
+def test_every_slice_is_that_of_the_whole(encoders):
+    for each in encoders:
+        whole = each.encode_document(TEXTS)
+        rows = document_rows(each, TEXTS)
+        assert isinstance(rows, EmbeddedRows)
+        assert rows.shape == whole.shape
+        assert len(rows) == len(whole)
+        for start, stop in ((0, 60), (0, 16), (5, 6), (15, 17), (31, 60), (48, 99), (60, 80), (7, 3)):
+            assert_array_equal(rows[start:stop], whole[start:stop])
+        assert_array_equal(rows[:], whole)
+
+
+@pytest.mark.parametrize("budget", [5_000, 1 << 28])
+def test_search_in_them_is_search_in_the_whole(encoders, budget):
+    for each in encoders:
+        queries = each.encode_query(TEXTS[:9])
+        found = top_k(queries, document_rows(each, TEXTS), 12, memory_budget_bytes=budget)
+        expected = top_k(queries, each.encode_document(TEXTS), 12)
+        assert_array_equal(found.indices, expected.indices)
+        assert_array_equal(found.scores, expected.scores)
+
+
+def test_it_is_the_encoder_or_the_untouched_base(encoders, tiny_bert):
+    untouched, trained = encoders
+    published = SentenceTransformer(tiny_bert, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(untouched.encode_query(TEXTS), published, atol=1e-6)
+    np.testing.assert_allclose(trained.encode_query(TEXTS), trained.encoder.encode_query(TEXTS), atol=1e-6)
+
+
+def test_only_rows_in_their_order_can_be_read(encoders):
+    rows = document_rows(encoders[0], TEXTS)
+    with pytest.raises(ValueError, match="step of 2"):
+        rows[::2]
+
+
+def test_an_encoder_without_a_cache_gives_an_array(encoders):
+    class Plain:
+        def encode_document(self, texts):
+            return np.ones((len(texts), 3), np.float32)
+
+    assert document_rows(Plain(), TEXTS).shape == (60, 3)

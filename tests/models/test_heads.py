@@ -1,7 +1,5 @@
 """Heads: two kinds start as the identity or the best projection, and their configuration is checked."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -9,7 +7,9 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, HeadShape, build_head, preserving_projection
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, build_head, preserving_projection
+from ragcun.models.st_export import dense_modules
+from tests.models.helpers import exported
 
 STARTS_AS_IDENTITY = ("residual", "linear")
 
@@ -153,3 +153,48 @@ def test_which_starts_keep_the_base():
     x = vectors_of(5, 8)
     for (kind, start), keeps in kept.items():
         assert torch.equal(build_head(HeadShape(kind, 8, 8, start=start)).eval()(x), x) == keeps
+
+
+def perturbed(config: HeadShape, scale: float) -> Head:
+    """Return the head away from its start, in evaluation mode."""
+    generator = torch.Generator().manual_seed(3)
+    head = build_head(config).eval()
+    with torch.no_grad():
+        for tensor in [*head.parameters(), *([] if head.skip is None else [head.skip])]:
+            tensor.add_(scale * torch.randn(tensor.shape, generator=generator))
+    return head
+
+
+def relative_error(head: Head, x: torch.Tensor) -> float:
+    """Return the largest distance between a head's row and its modules' row, relative to the row's length."""
+    with torch.no_grad():
+        expected = head(x)
+    distance = (exported(head, x) - expected).norm(dim=1)
+    return float((distance / expected.norm(dim=1)).max())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", HEADS)
+def test_dense_modules_equal_the_head(kind, activation):
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(64, 24, generator=generator), dim=1)
+    for depth, out_dim, expansion in itertools.product((2, 3, 4), (7, 24, 40), (1.0, 2.0)):
+        config = HeadShape(kind, 24, out_dim, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
+        for head, length in itertools.product((perturbed(config, 0.0), perturbed(config, 0.1)), (1.0, 5.0)):
+            assert relative_error(head, unit * length) < 1e-5, (depth, out_dim, expansion, length)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_modules_equal_the_head_at_full_width(activation):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 384, generator=generator) * 5 / 384**0.5
+    assert relative_error(perturbed(HeadShape("residual", 384, 384, activation=activation), 0.01), x) < 1e-5
+
+
+def test_modules_do_not_share_memory_with_the_head():
+    head = perturbed(HeadShape("linear", 4, 4), 0.1)
+    before = head.layers[0].weight.clone()
+    with torch.no_grad():
+        for module in dense_modules(head.stack()):
+            module.linear.weight.zero_()
+    assert torch.equal(head.layers[0].weight, before)

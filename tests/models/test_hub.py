@@ -1,57 +1,32 @@
 """Models by hub name: a server on 127.0.0.1 with the hub's layout, the hub's own cache, and authors' conventions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
 
+from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
 PLAIN, OWN, BGE = "intfloat/e5-small-v2", "intfloat/e5-base", "BAAI/bge-small-en-v1.5"
 E5_PROMPTS = ("query: ", "passage: ")
-ASK = """
-import json, logging, sys
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-from ragcun import EmbeddingCache, IsotropicGaussianEncoder, TextBase
-names, folder, texts = json.loads(sys.argv[1])
-told = {}
-for name in names:
-    base = TextBase.load(name, device="cpu")
-    told[name] = {
-        "distance": base.distance,
-        "prompts": [base.prompt("query"), base.prompt("document")],
-        "vectors": [base.encode(texts, role).tolist() for role in ("query", "document")],
-        "untouched": base.untouched_array(base.encode(texts, "query")).tolist(),
-        "tokens": [base.features(texts, role)["input_ids"].tolist() for role in ("query", "document")],
-    }
-    if name == "intfloat/e5-small-v2":
-        cache = EmbeddingCache(base, folder + "/cache")
-        both = [cache.encode(texts, role).tolist() for role in ("query", "document")]
-        told[name] |= {"cached": both, "rows": len(cache)}
-        IsotropicGaussianEncoder(base).save_pretrained(folder + "/checkpoint")
-print(json.dumps(told))
-"""
 
 
 class StandIn(BaseHTTPRequestHandler):
@@ -96,25 +71,12 @@ class StandIn(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def endpoint(tiny_bert: str) -> Iterator[str]:
+def endpoint(tiny_bert):
     handler = type("Handler", (StandIn,), {"folder": Path(tiny_bert)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-def ask(names: list[str], folder: Path, **environment: str) -> tuple[dict[str, dict[str, Any]], str]:
-    """Load models by name in a process with a hub cache in a folder; return what it says of each, and its log."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps([names, str(folder), TEXTS])],
-        env=os.environ | {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
 
 
 def put_into_hub(cache: Path, name: str, folder: Path) -> None:
@@ -134,49 +96,62 @@ def silent(folder: str, place: Path, **settings: object) -> Path:
     return place
 
 
+def point_at(patch, endpoint):
+    """Let the hub's client ask a server."""
+    patch.setattr(constants, "ENDPOINT", endpoint)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(hf_api.api, "endpoint", endpoint)
+
+
 @pytest.fixture(scope="module")
-def online(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """What is said of a model that the server has; and a folder whose hub cache has it from then on."""
+def online(endpoint, tmp_path_factory):
+    """A base loaded from the server, and the hub cache that has it from then on."""
     folder = tmp_path_factory.mktemp("hub")
-    return ask(["team/tiny"], folder, HF_ENDPOINT=endpoint)[0]["team/tiny"], folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder))
+        point_at(patch, endpoint)
+        return TextBase.load("team/tiny", device="cpu"), folder
 
 
 @pytest.fixture(scope="module")
-def offline(tiny_bert: str, online: tuple[dict[str, Any], Path]) -> tuple[dict[str, dict[str, Any]], str, Path]:
-    """What a process without network says of each name; its log; and a folder that holds hub, cache and checkpoint."""
-    folder = online[1]
-    put_into_hub(folder / "hub", "facebook/contriever", Path(tiny_bert).parent / "bert")
-    put_into_hub(folder / "hub", PLAIN, silent(tiny_bert, folder / "plain"))
+def offline(tiny_bert, online, tmp_path_factory):
+    """The bases of names in the hub cache, loaded without network, and what was logged."""
+    folder, place = online[1], tmp_path_factory.mktemp("models")
+    put_into_hub(folder, "facebook/contriever", Path(tiny_bert).parent / "bert")
+    put_into_hub(folder, PLAIN, silent(tiny_bert, place / "plain"))
     own = {"prompts": {"query": "word9 "}, "similarity_fn_name": "dot"}
-    put_into_hub(folder / "hub", OWN, silent(tiny_bert, folder / "own", **own))
-    put_into_hub(folder / "hub", BGE, silent(tiny_bert, folder / "bge"))
-    names = ["contriever", PLAIN, OWN, BGE, "team/tiny"]
-    return *ask(names, folder, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"), folder
+    put_into_hub(folder, OWN, silent(tiny_bert, place / "own", **own))
+    put_into_hub(folder, BGE, silent(tiny_bert, place / "bge"))
+    heard, logger = BufferingHandler(1000), logging.getLogger("ragcun.embeddings.hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder))
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        point_at(patch, "http://127.0.0.1:9")
+        patch.setattr(logger, "handlers", [heard])
+        patch.setattr(logger, "level", logging.INFO)
+        bases = {name: TextBase.load(name, device="cpu") for name in ("contriever", PLAIN, OWN, BGE, "team/tiny")}
+    return bases, [record.getMessage() for record in heard.buffer]
 
 
-@pytest.mark.slow
 def test_a_hub_name_gives_the_folders_model_and_then_works_offline(online, offline, tiny_bert):
     here = TextBase.load(tiny_bert, device="cpu").encode(TEXTS, "query")
-    for told in (online[0], offline[0]["team/tiny"]):
-        np.testing.assert_allclose(told["vectors"][0], here, atol=1e-6)
+    for base in (online[0], offline[0]["team/tiny"]):
+        np.testing.assert_array_equal(base.encode(TEXTS, "query"), here)
 
 
 @pytest.mark.parametrize(("name", "asked"), [("team/other", "team/other"), ("contriever", "facebook/contriever")])
 def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, endpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    point_at(monkeypatch, endpoint)
     with pytest.raises(InputError, match=rf"'{asked}' \(404\)"):
         TextBase.load(name)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    point_at(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(InputError, match="cannot be reached"):
         TextBase.load(name)
 
 
-@pytest.mark.slow
 def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product(offline, tiny_bert):
-    from transformers import AutoModel, AutoTokenizer
-
-    told = offline[0]["contriever"]
+    base = offline[0]["contriever"]
     bare = Path(tiny_bert).parent / "bert"
     batch = AutoTokenizer.from_pretrained(bare)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -184,46 +159,43 @@ def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product
     mask = batch["attention_mask"].double()[:, :, None]
     assert 0 < mask.mean() < 1, "no padding: the mask would not matter"
     expected = ((tokens * mask).sum(1) / mask.sum(1)).numpy()
-    assert told["distance"] == "dot"
-    assert told["prompts"] == ["", ""]
-    for vectors in (*told["vectors"], told["untouched"]):
-        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert (base.distance, base.prompt("query"), base.prompt("document")) == ("dot", "", "")
+    for role in ("query", "document"):
+        np.testing.assert_allclose(base.encode(TEXTS, role), expected, atol=1e-6)
+    np.testing.assert_allclose(base.untouched_array(base.encode(TEXTS, "query")), expected, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkpoint(offline, tiny_bert):
-    told, log, folder = offline[0][PLAIN], offline[1], offline[2]
-    assert told["prompts"] == list(E5_PROMPTS)
-    assert told["distance"] == "cosine"
-    bare = TextBase.load(tiny_bert, device="cpu")
-    for role, vectors, tokens in zip(E5_PROMPTS, told["vectors"], told["tokens"], strict=True):
-        by_hand = [role + text for text in TEXTS]
+def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkpoint(offline, tiny_bert, tmp_path):
+    base, log = offline[0][PLAIN], offline[1]
+    assert base.distance == "cosine"
+    assert any(line.startswith(f"{PLAIN}: distance cosine; query prompt 'query: '") for line in log)
+    bare, cache = TextBase.load(tiny_bert, device="cpu"), EmbeddingCache(base, tmp_path / "cache")
+    IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "checkpoint")
+    saved = RetrievalEncoder.from_pretrained(tmp_path / "checkpoint", "cpu").base
+    for role, prompt in zip(("query", "document"), E5_PROMPTS, strict=True):
+        by_hand = [prompt + text for text in TEXTS]
+        vectors = base.encode(TEXTS, role)
         np.testing.assert_allclose(vectors, bare.encode(by_hand, "document"), atol=1e-6)
         assert np.abs(vectors - bare.encode(TEXTS, "document")).max() > 0.01
-        assert tokens == bare.features(by_hand, "document")["input_ids"].tolist()
-    assert f"{PLAIN}: distance cosine; query prompt 'query: '" in log
-    assert told["rows"] == 2 * len(TEXTS)
-    np.testing.assert_array_equal(told["cached"], told["vectors"])
-    plain = SentenceTransformer(str(folder / "checkpoint"), device="cpu")
+        assert torch.equal(base.features(TEXTS, role)["input_ids"], bare.features(by_hand, "document")["input_ids"])
+        np.testing.assert_array_equal(cache.encode(TEXTS, role), vectors)
+        np.testing.assert_allclose(saved.encode(TEXTS, role), vectors, atol=1e-6)
+    assert len(cache) == 2 * len(TEXTS)
+    plain = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
     assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
-    base = RetrievalEncoder.from_pretrained(folder / "checkpoint", "cpu").base
-    np.testing.assert_allclose(base.encode(TEXTS, "query"), told["vectors"][0], atol=1e-6)
 
 
-@pytest.mark.slow
 def test_bge_asks_with_an_instruction_and_leaves_documents_alone(offline, tiny_bert):
-    assert offline[0][BGE]["prompts"] == [BGE_QUERY, ""]
+    base = offline[0][BGE]
+    assert (base.prompt("query"), base.prompt("document")) == (BGE_QUERY, "")
     bare = TextBase.load(tiny_bert, device="cpu")
-    np.testing.assert_allclose(offline[0][BGE]["vectors"][1], bare.encode(TEXTS, "document"), atol=1e-6)
+    np.testing.assert_allclose(base.encode(TEXTS, "document"), bare.encode(TEXTS, "document"), atol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_models_own_configuration_wins(offline):
-    told, log, _ = offline
-    assert told[OWN]["prompts"] == ["word9 ", ""]
-    assert told[OWN]["distance"] == "dot"
-    said = {line.split(":")[0] for line in log.splitlines() if "as its authors use it" in line}
-    assert said == {"facebook/contriever", PLAIN, BGE}
+    bases, log = offline
+    assert (bases[OWN].prompt("query"), bases[OWN].prompt("document"), bases[OWN].distance) == ("word9 ", "", "dot")
+    assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN, BGE}
 
 
 @pytest.mark.parametrize("name", ["intfloat/e5-small-v2", "contriever"])

@@ -1,7 +1,5 @@
 """Interpolation with the base: squared distances lie between those of head and base, in and out of ragcun."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -51,9 +49,12 @@ def test_squared_distances_are_interpolated_everywhere(tiny_bert, texts, tmp_pat
         base = squared(base_vectors(encoder, queries, "query"), base_vectors(encoder, documents, "document"))
         mixed = interpolate_with_base(encoder, 0.3)
         assert mixed.dimension == out_dim + DIM
-        mixed.save_pretrained(tmp_path / "model")
-        again = RetrievalEncoder.from_pretrained(tmp_path / "model", device="cpu")
-        for model in (mixed, again, SentenceTransformer(str(tmp_path / "model"), device="cpu")):
+        models = [mixed]
+        if (activation, depth) == ("gelu", 2):
+            mixed.save_pretrained(tmp_path / "model")
+            models.append(RetrievalEncoder.from_pretrained(tmp_path / "model", device="cpu"))
+            models.append(SentenceTransformer(str(tmp_path / "model"), device="cpu"))
+        for model in models:
             found = squared(model.encode_query(queries), model.encode_document(documents))
             np.testing.assert_allclose(found, 0.7 * of_head + 0.3 * base, rtol=1e-5, atol=1e-5)
 

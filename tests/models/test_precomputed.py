@@ -151,51 +151,51 @@ def test_only_judged_queries_need_vectors(folder, collection_folder):
         read_vectors(folder, [load_collection(collection_folder, "train")])
 
 
-def spoil(path, change):
-    ids = (path / "documents.txt").read_text().splitlines()
-    numbers = np.load(path / "documents.npy")
-    if change == "an id less":
-        ids = ids[1:]
-    if change == "a document less":
-        ids, numbers = ids[1:], numbers[1:]
-    if change == "twice":
-        ids[3] = ids[1]
-    if change == "blank":
-        ids[3] = ""
-    if change == "nan":
-        numbers[2, 0] = np.nan
-    if change == "flat":
-        numbers = numbers.ravel()
-    if change == "longer":
-        numbers = np.concatenate([numbers, numbers], axis=1)
-    (path / "documents.txt").write_text("".join(f"{each}\n" for each in ids))
-    np.save(path / "documents.npy", numbers.astype(object) if change == "objects" else numbers)
-    if change == "no numpy":
-        (path / "documents.npy").write_bytes(b"PK\3\4 and so on")
-    if change == "cut":
-        (path / "documents.npy").write_bytes((path / "documents.npy").read_bytes()[:-4])
-    if change == "missing":
-        (path / "documents.npy").unlink()
+def twice(ids, numbers):
+    return [*ids[:3], ids[1], *ids[4:]], numbers
+
+
+def blank(ids, numbers):
+    return [*ids[:3], "", *ids[4:]], numbers
+
+
+def not_finite(ids, numbers):
+    numbers[2, 0] = np.nan
+    return ids, numbers
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("an id less", "119 ids, .*120 rows"),
-        ("a document less", "lacks 1 of the 120 documents of toy, first 'd119'"),
-        ("twice", "line 4: id 'd118' stands in line 2"),
-        ("blank", "line 4: there is no id"),
-        ("nan", "documents.npy .* row 2 is not"),
-        ("flat", r"documents.npy .*\(720,\)"),
-        ("longer", r"lengths \[6, 12\]"),
-        ("objects", r"documents.npy is not a .npy file of vectors"),
-        ("no numpy", r"documents.npy is not a .npy file of vectors"),
-        ("cut", r"documents.npy is not a .npy file of vectors"),
-        ("missing", "no such file: .*documents.npy"),
+        (lambda ids, numbers: (ids[1:], numbers), "119 ids, .*120 rows"),
+        (lambda ids, numbers: (ids[1:], numbers[1:]), "lacks 1 of the 120 documents of toy, first 'd119'"),
+        (twice, "line 4: id 'd118' stands in line 2"),
+        (blank, "line 4: there is no id"),
+        (not_finite, "documents.npy .* row 2 is not"),
+        (lambda ids, numbers: (ids, numbers.ravel()), r"documents.npy .*\(720,\)"),
+        (lambda ids, numbers: (ids, np.concatenate([numbers, numbers], axis=1)), r"lengths \[6, 12\]"),
+        (lambda ids, numbers: (ids, numbers.astype(object)), r"documents.npy is not a .npy file of vectors"),
     ],
 )
-def test_a_wrong_folder_is_one_sentence(folder, collection_folder, change, message):
-    spoil(folder, change)
+def test_wrong_ids_and_numbers_are_one_sentence(folder, collection_folder, change, message):
+    ids, numbers = change((folder / "documents.txt").read_text().splitlines(), np.load(folder / "documents.npy"))
+    (folder / "documents.txt").write_text("".join(f"{each}\n" for each in ids))
+    np.save(folder / "documents.npy", numbers)
+    with pytest.raises(InputError, match=message) as caught:
+        read_vectors(folder, [load_collection(collection_folder, "test")])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(b"PK\3\4 and so on"), "documents.npy is not a .npy file of vectors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "documents.npy is not a .npy file of vectors"),
+        (lambda path: path.unlink(), "no such file: .*documents.npy"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(folder, collection_folder, change, message):
+    change(folder / "documents.npy")
     with pytest.raises(InputError, match=message) as caught:
         read_vectors(folder, [load_collection(collection_folder, "test")])
     assert "\n" not in str(caught.value)

@@ -1,7 +1,5 @@
 """Starts of heads and encoders from given matrices, from a whitening, and at random."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The encoder systems: what each shows of a batch, what its targets follow, and what a prediction is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

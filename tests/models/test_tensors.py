@@ -1,7 +1,5 @@
 """Named tensors: a checksum that sees every change, and loading that is all or nothing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

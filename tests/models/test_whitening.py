@@ -1,7 +1,5 @@
 """Soft whitening: the closed form against an independent one, its limits, and the encoder that computes it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -139,14 +137,10 @@ class TestQueryShift:
 def test_fewer_dimensions_are_the_leading_directions(documents, queries):
     whole, cut = fit_whitening(documents, queries), fit_whitening(documents, queries, output_dim=4)
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
-    leading = axes[:, np.argsort(variances)[::-1][:4]]
-    assert cut.weight.shape == (4, DIM)
-    inner = mapped(whole, documents) @ leading
-    coordinates = mapped(cut, documents)
+    inner, coordinates = mapped(whole, documents) @ axes[:, np.argsort(variances)[:-5:-1]], mapped(cut, documents)
     np.testing.assert_allclose(unit(inner) @ unit(inner).T, unit(coordinates) @ unit(coordinates).T, atol=1e-9)
     np.testing.assert_array_equal(cut.query_shift, whole.query_shift)
-    full = fit_whitening(documents, queries, output_dim=DIM)
-    np.testing.assert_array_equal(full.weight, whole.weight)
+    np.testing.assert_array_equal(fit_whitening(documents, queries, output_dim=DIM).weight, whole.weight)
 
 
 def test_lengths_of_vectors_do_not_matter(documents, queries):
@@ -227,3 +221,13 @@ def test_normalised_output_has_length_one_everywhere(base, system, tmp_path):
     encoder.save_pretrained(f"{tmp_path}/model")
     plain = SentenceTransformer(f"{tmp_path}/model", device="cpu")
     np.testing.assert_allclose(plain.encode_query(["word1 word2"]), encoder.encode_query(["word1 word2"]), atol=1e-5)
+
+
+def test_ordered_whitening_has_the_same_distances_and_can_be_cut(documents, queries):
+    plain, ordered, fewer = (
+        fit_whitening(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
+    )
+    for name in ("embed_queries", "embed_documents"):
+        whole, turned, small = (getattr(each, name)(documents[:20]) for each in (plain, ordered, fewer))
+        np.testing.assert_allclose(whole @ whole.T, turned @ turned.T, atol=1e-12)
+        np.testing.assert_allclose(unit(turned[:, :4]), small, atol=1e-12)
