@@ -94,11 +94,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state`.
-
-        Raises:
-            ValueError: it is not of such a run.
-        """
+        """Continue from `state`."""
         check_fit(self.state(), state)
         for name, value in self.state().items():
             value.copy_(state[name])

@@ -59,11 +59,7 @@ class BatchSampler:
     seed: int
 
     def steps(self, epoch: int) -> list[list[Rows]]:
-        """Return an epoch's optimiser steps, each a list of batches of all processes together.
-
-        Raises:
-            InputError: there are more processes than pairs in a batch.
-        """
+        """Return an epoch's optimiser steps, each a list of batches of all processes together."""
         pairs = epoch_pairs(self.dataset, self.per_query, self.seed, epoch)
         batches = epoch_batches(len(pairs), self.batch_size, self.seed, epoch)
         if len(batches[-1]) < self.processes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -30,32 +30,22 @@ SIDES = ("query", "document")
 # total: a text base with a strong common direction has a spread of .05 to .5, so .001 is no base's own geometry; half
 # of the start is asked for as well, in case one is. Pulling raw vectors of length 10 or 20 to unit variance changes the
 # variance by a factor of 100 to 400 at most, so 10,000 (lengths / 100) is no regularisation.
-TOTAL_SPREAD = 1e-3
-TOTAL_VARIANCE = 1e-4
+TOTAL_SPREAD, TOTAL_VARIANCE = 1e-3, 1e-4
 # total at a single check: five orders of magnitude are no fluctuation.
-EXTREME_SPREAD = 1e-5
-EXTREME_VARIANCE = 1e-8
-# dimensional: healthy training of a head that starts from the base costs a small part of the effective rank. Trial runs
-# that fell below a quarter of it, among them random heads without an isotropy loss, also found fewer held-out
-# documents. Less than 2 means at most a plane, wherever the run started, unless the probe or the output has fewer than
-# 8 dimensions to show.
-RANK_LEFT = 0.25
-LEAST_BOUND = 8
-FLAT_RANK = 2.0
+EXTREME_SPREAD, EXTREME_VARIANCE = 1e-5, 1e-8
+# dimensional: healthy training costs a small part of the effective rank; runs that fell below a quarter of it also
+# found fewer held-out documents. Less than 2 is at most a plane, unless there are fewer than 8 dimensions to show.
+RANK_LEFT, FLAT_RANK, LEAST_BOUND = 0.25, 2.0, 8
 # drift: training raises the accuracy on its own pairs; half of the start's is a loss of meaning. Where the means of the
 # two sides are more than twice the spread apart, a loss of a fifth is enough. A start below LEAST_TOP1 (random heads)
 # cannot be halved; there, accuracy near chance (.5) is named, after PATIENCE checks as it needs time to rise.
-TOP1_LEFT = 0.5
-TOP1_LEFT_APART = 0.8
-LEAST_TOP1 = 0.1
+TOP1_LEFT, TOP1_LEFT_APART, LEAST_TOP1 = 0.5, 0.8, 0.1
 APART = 4.0
 CHANCE = 0.6
 PATIENCE = 5
 # identity: a correction of 5 % of the way, explaining 2 % of it, is nothing; working predictors do several times as
 # much. Judged where the way, squared, is at least 1 % of the queries' variance, as else there is nothing to predict.
-CORRECTION_LEFT = 0.05
-SKILL_LEFT = 0.02
-WORTH_PREDICTING = 0.01
+CORRECTION_LEFT, SKILL_LEFT, WORTH_PREDICTING = 0.05, 0.02, 0.01
 # A condition must hold at this many checks in a row before it is named.
 CHECKS = 2
 
@@ -116,8 +106,8 @@ def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statisti
     Raises:
         ValueError: fewer than 2 pairs, or embeddings that are not finite.
     """
-    given = {name: getattr(views, name) for name in ("query", "positive", "predicted", "target")}
-    shown = {name: value.float() for name, value in given.items() if value is not None}
+    names = ("query", "positive", "predicted", "target")
+    shown = {name: value.float() for name in names if (value := getattr(views, name)) is not None}
     if len(views.query) < 2:
         raise ValueError(f"a probe needs at least 2 pairs, got {len(views.query)}")
     for name, value in shown.items():
@@ -142,9 +132,7 @@ class Collapse:
     message: str
 
 
-class _Finding(NamedTuple):
-    what: str
-    checks: int = CHECKS
+_Finding = tuple[str, int]  # what is wrong, and at how many checks in a row it must be
 
 
 def _total(now: Statistics, start: Statistics) -> _Finding | None:
@@ -158,7 +146,7 @@ def _total(now: Statistics, start: Statistics) -> _Finding | None:
                 f"all {side} embeddings are nearly the same point (variance {variance:.2g}, {spread:.2g} of the mean "
                 f"squared length; at the start {variance_before:.2g} and {spread_before:.2g})"
             )
-            return _Finding(what, 1 if extreme else CHECKS)
+            return what, 1 if extreme else CHECKS
     return None
 
 
@@ -167,7 +155,8 @@ def _dimensional(now: Statistics, start: Statistics) -> _Finding | None:
         rank, before = now[f"rank_{side}"], start[f"rank_{side}"]
         flat = rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND
         if flat or rank < RANK_LEFT * before:
-            return _Finding(f"{side} embeddings fill {rank:.1f} dimensions (effective rank; {before:.1f} at the start)")
+            what = f"{side} embeddings fill {rank:.1f} dimensions (effective rank; {before:.1f} at the start)"
+            return what, CHECKS
     return None
 
 
@@ -176,16 +165,17 @@ def _drift(now: Statistics, start: Statistics) -> _Finding | None:
     apart = gap > APART and gap > APART * start["gap"]
     known = before >= LEAST_TOP1
     if known and top1 < before * (TOP1_LEFT_APART if apart else TOP1_LEFT):
-        return _Finding(
+        what = (
             f"queries no longer find their documents: {top1:.1%} are nearest to their own ({before:.1%} at the start), "
             f"gap between the two means {gap:.2g} ({start['gap']:.2g} at the start)"
         )
+        return what, CHECKS
     if not known and now["accuracy"] < CHANCE:
         what = (
             f"queries do not find their documents: {now['accuracy']:.1%} are nearer to their own than to half of the "
             f"others, which is near chance, and gap between the two means {gap:.2g}"
         )
-        return _Finding(what, PATIENCE)
+        return what, PATIENCE
     return None
 
 
@@ -194,10 +184,11 @@ def _identity(now: Statistics, start: Statistics) -> _Finding | None:
         return None
     correction, needed, skill = now["correction"], now["needed"], now["skill"]
     if correction < CORRECTION_LEFT * needed and skill < SKILL_LEFT:
-        return _Finding(
+        what = (
             f"the predictor returns the query: it moves it by {correction:.2g} of its length where {needed:.2g} is "
             f"needed, and explains {skill:.1%} of the way"
         )
+        return what, CHECKS
     return None
 
 
@@ -222,6 +213,7 @@ _REMEDIES: dict[CollapseKind, str] = {
 }
 
 
+@dataclass
 class CollapseMonitor:
     """Compares a probe batch with itself before training, and names each kind of collapse once.
 
@@ -236,12 +228,11 @@ class CollapseMonitor:
     - ``identity``: a residual predictor returns its query although the target is elsewhere.
     """
 
-    def __init__(self, distance: Distance = "euclidean") -> None:
-        self.distance = distance
-        self.start: Statistics | None = None
-        self.latest: Statistics = {}
-        self.held: dict[CollapseKind, int] = dict.fromkeys(COLLAPSES, 0)
-        self.named: list[CollapseKind] = []
+    distance: Distance = "euclidean"
+    start: Statistics | None = None
+    latest: Statistics = field(default_factory=dict)
+    held: dict[CollapseKind, int] = field(default_factory=lambda: dict.fromkeys(COLLAPSES, 0))
+    named: list[CollapseKind] = field(default_factory=list)
 
     def observe(self, step: int, views: Views) -> list[Collapse]:
         """Check the probe; the first check is the start that later ones are compared with."""
@@ -254,9 +245,9 @@ class CollapseMonitor:
         for kind, finding in findings.items():
             holds = finding is not None and kind not in explained
             self.held[kind] = self.held[kind] + 1 if holds else 0
-            if finding is not None and self.held[kind] >= finding.checks and kind not in self.named:
+            if finding is not None and self.held[kind] >= finding[1] and kind not in self.named:
                 self.named.append(kind)
-                message = f"{kind} collapse at step {step}: {finding.what}; {_REMEDIES[kind]}"
+                message = f"{kind} collapse at step {step}: {finding[0]}; {_REMEDIES[kind]}"
                 found.append(Collapse(kind, step, now, message))
         return found
 
@@ -288,11 +279,7 @@ class CollapseCheck:
 
     @torch.no_grad()
     def run(self, encoder: RetrievalEncoder, epoch: int, step: int, log: Callable[[dict[str, Any]], None]) -> None:
-        """Check the encoder in evaluation mode, log what there is to see, and warn of a collapse or end the run.
-
-        Raises:
-            InputError: there is a collapse that is to stop the run, or embeddings are not finite.
-        """
+        """Check the encoder in evaluation mode, and log, warn of or, by an InputError, stop at what there is to see."""
         training = encoder.training
         views = encoder.eval()(self.source.batch(self.rows))
         encoder.train(training)
@@ -303,8 +290,8 @@ class CollapseCheck:
             raise InputError(f"{error} at step {step}; lower --learning_rate") from error
         log({"kind": "probe", **place, "figures": self.monitor.latest, "model": encoder.diagnostics(views)})
         for collapse in found:
-            row = {"kind": "collapse", **place, "collapse": collapse.kind, "message": collapse.message}
-            log(row | {"figures": collapse.statistics})
+            named = {"collapse": collapse.kind, "message": collapse.message, "figures": collapse.statistics}
+            log({"kind": "collapse", **place, **named})
             if not self.stop:
                 logger.warning("%s", collapse.message)
         if self.stop and found:

@@ -30,9 +30,6 @@ def initialize_weights(
 
     Returns:
         The closed form, where that is how the heads are initialized.
-
-    Raises:
-        InputError: the heads cannot be initialized so.
     """
     if config.load_checkpoint is not None:
         return None

@@ -91,11 +91,7 @@ class Processes:
 
 
 def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
-    """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device.
-
-    Raises:
-        InputError: there is no such device, or it cannot compute in this precision.
-    """
+    """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device."""
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
     cpu = device == "cpu" or not torch.cuda.is_available()

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
-PLACES = ("kind", "step", "epoch")
-"""Keys of a row of the metrics that say where it belongs; they are in the name of a value or its step."""
+PLACES = ("kind", "step", "epoch")  # of a row of the metrics, not measured there
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
 WITH_TEXTS = """Made by ragcun; it loads without it:
@@ -45,7 +44,6 @@ queries = model.encode_query(["a question"])
 documents = model.encode_document(["a document"])
 print(model.similarity(queries, documents))  # minus the Euclidean distance
 ```"""
-
 WITH_VECTORS = """It takes vectors of the model that it was trained on:
 
 ```python
@@ -73,11 +71,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """Make a run's folder, or continue or replace the earlier run in it.
-
-        Raises:
-            InputError: an earlier run is there and neither `resume` nor `overwrite` is set, or the path is a file.
-        """
+        """Make a run's folder, or continue or replace an earlier run; raise InputError if neither is asked for."""
         run = cls(path)
         folders = (run.state, run.best_model, *run.path.glob("epoch-[0-9]*"), run.tracking, run.path / "isotropy")
         files = (run.metrics, run.manifest, run.config, run.loss_curve, run.non_finite, run.path / "report.html")
@@ -199,9 +193,9 @@ class FitResult:
     """The result of a run.
 
     Attributes:
-        best_epoch: the epoch chosen; 0 is the model before training.
-        score: its score, higher is better (minus the objective, for that criterion); None without a criterion.
-        base_score: the untouched base's score on the same data, None where the criterion has none.
+        best_epoch: 0 is the model before training.
+        score: higher is better (minus the objective, for that criterion); None without a criterion.
+        base_score: the untouched base's score on the same data.
         skipped: steps left out because a loss or the gradient was not finite.
         overflows: steps left out because fp16's loss scale was too large.
         comparison: which model `never_worse` kept and why, in a sentence; None where nothing was compared.
@@ -296,11 +290,7 @@ Epoch {result.best_epoch}, chosen by: {result.criterion}.
 
 
 def write_scores(folder: str | Path, scores: str) -> None:
-    """Put a Markdown text of test scores in place of the scores in a checkpoint's card.
-
-    Raises:
-        InputError: the folder has no card, or its card no place for scores.
-    """
+    """Put a Markdown text of test scores in place of the scores in a checkpoint's card."""
     path = Path(folder) / "README.md"
     card = read_text(path)
     before, begin, rest = card.partition(BEGIN)

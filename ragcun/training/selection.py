@@ -114,11 +114,7 @@ def dev_ndcg(retriever: DenseRetriever, collection: Collection) -> float:
 
 
 def evaluate_epoch(selection: Selection, encoder: RetrievalEncoder, epoch: int) -> Evaluated:
-    """Evaluate an encoder after an epoch.
-
-    Raises:
-        InputError: its weights are not finite, or what it embeds cannot be evaluated.
-    """
+    """Evaluate an encoder after an epoch."""
     try:
         found = selection(encoder)
     except InputError:
@@ -166,11 +162,7 @@ def is_better(score: float | None, best: float | None) -> bool:
 
 
 def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource, seed: int) -> RetrievalEncoder:
-    """Return the encoder whose embeddings hold the base's vectors too, by their share of the distances; 0 is itself.
-
-    Raises:
-        InputError: the encoder cannot be mixed with its base.
-    """
+    """Return the encoder whose embeddings hold the base's vectors too, by their share of the distances; 0 is itself."""
     if not share:
         return encoder
     if not isinstance(encoder, ProjectionEncoder):

@@ -61,11 +61,7 @@ class TrainingData:
 
 
 def build_data(config: TrainConfig) -> TrainingData:
-    """Read all data of a run.
-
-    Raises:
-        InputError: a file is missing or wrong, or a set has no pairs.
-    """
+    """Read all data of a run."""
     dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
     if config.dev_fraction and not Path(config.train_data or "").is_dir():
         raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
@@ -93,11 +89,7 @@ def build_data(config: TrainConfig) -> TrainingData:
 
 
 def build_vectors(config: TrainConfig, data: TrainingData) -> VectorStore | None:
-    """Read the vectors that take the place of a base model's; None where there is a base model.
-
-    Raises:
-        InputError: the training pairs are of no BEIR folder, or a file is missing or wrong.
-    """
+    """Read the vectors that take the place of a base model's; None where there is a base model."""
     if config.vectors is None:
         return None
     if not Path(str(config.train_data)).is_dir():
@@ -129,11 +121,7 @@ def _read(path: str) -> PairDataset:
 
 
 def build_objective(config: TrainConfig) -> Objective:
-    """Return the objective that a configuration describes.
-
-    Raises:
-        InputError: the weights and names do not make an objective, or it has no use for mined negatives.
-    """
+    """Return the objective that a configuration describes."""
     if config.mines and config.contrastive != "infonce":
         raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
     try:
@@ -143,11 +131,7 @@ def build_objective(config: TrainConfig) -> Objective:
 
 
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
-    """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base.
-
-    Raises:
-        InputError: base, checkpoint or head settings are not possible.
-    """
+    """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base."""
     if config.system not in SYSTEMS:
         raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
     encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config, base)
@@ -237,11 +221,7 @@ def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder
 
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
-    """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained.
-
-    Raises:
-        InputError: the vectors given are not those that the encoder's base was trained on.
-    """
+    """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained."""
     if vectors is not None:
         vectors.require_fit(base)
         return vectors

@@ -92,17 +92,10 @@ class Trainer:
         """Return the result of the run so far, with the checkpoint of an epoch; None means the best one."""
         progress, selection = self.progress, self.selection
         epoch = progress.best_epoch if epoch is None else epoch
-        return FitResult(
-            self.run.best_model,
-            epoch,
-            selection.criterion,
-            progress.best_score if epoch == progress.best_epoch else None,
-            selection.base_score,
-            progress.step,
-            progress.seconds,
-            skipped=progress.skipped,
-            overflows=progress.overflows,
-        )
+        score = progress.best_score if epoch == progress.best_epoch else None
+        chosen = self.run.best_model, epoch, selection.criterion, score, selection.base_score
+        left_out = progress.skipped, progress.overflows
+        return FitResult(*chosen, progress.step, progress.seconds, None, *left_out)
 
     def step(self, batches: list[Rows]) -> Step:
         """Take one optimiser step on some batches."""

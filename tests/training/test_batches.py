@@ -16,7 +16,6 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.training.batches import (
     NOTHING,
-    CachedPairs,
     LivePairs,
     PairSource,
     Pools,
@@ -124,11 +123,6 @@ def test_sample_is_what_the_head_sees(base: TextBase, dataset: PairDataset, tmp_
         assert torch.equal(sample, source.sample(3))
         torch.testing.assert_close(sample.norm(dim=1), torch.ones(count))
     np.testing.assert_allclose(np.sort(cached.sample(0).sum(1)), np.sort(live.sample(0).sum(1)), atol=1e-5)
-
-
-def test_source_follows_the_cache(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
-    assert isinstance(make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU), CachedPairs)
-    assert isinstance(make_source(dataset, base, None, CPU), LivePairs)
 
 
 def drawn_pairs(seed: int) -> PairDataset:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ragcun.batch import Views
 from ragcun.losses.contrastive import info_nce
-from ragcun.training.collapse import COLLAPSES, Collapse, CollapseMonitor, probe_statistics
+from ragcun.training.collapse import Collapse, CollapseMonitor, probe_statistics
 
 N, DIM = 128, 32
 LOOKS = torch.linspace(0, 1, 13).tolist()
@@ -165,18 +165,6 @@ def test_a_resumed_run_names_what_an_uninterrupted_one_does(name, after):
     for step in range(after, len(LOOKS)):
         found += second.observe(10 * step, course(LOOKS[step]))
     assert found == watch(course)
-
-
-def test_a_state_of_another_kind_is_refused():
-    with pytest.raises(KeyError):
-        CollapseMonitor().load_state_dict({"start": None, "named": []})
-
-
-def test_state_before_the_first_look():
-    monitor = CollapseMonitor()
-    monitor.load_state_dict(CollapseMonitor().state_dict())
-    assert monitor.start is None
-    assert monitor.state_dict() == {"start": None, "held": dict.fromkeys(COLLAPSES, 0), "named": []}
 
 
 def test_two_heads_that_are_trained_apart_drift_and_trained_together_do_not():

@@ -70,7 +70,7 @@ def test_healthy_runs_are_silent(pairs: tuple[str, str], tmp_path: Path, setting
 class TestResidualPredictor:
     """The penalty λ_residual·mean‖delta‖² drives the prediction to the identity, as the notes found."""
 
-    settings = of_notes("respred") | {"epochs": 30}
+    settings = of_notes("respred") | {"epochs": 20}
 
     def test_with_the_penalty_it_becomes_the_identity_and_is_named(
         self, pairs: tuple[str, str], tmp_path: Path

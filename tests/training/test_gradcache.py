@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ragcun.batch import PairBatch, Views
@@ -20,7 +18,6 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import NOTHING, LivePairs, Pools
-from ragcun.training.loop import fit
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder
 from ragcun.training.step import Stepper, cached_backward, chunk_count
@@ -154,25 +151,6 @@ def test_a_step_with_and_without_caching(tiny_bert: str, dataset: PairDataset, s
     assert chunk_count(len(ROWS), 1, size) == chunks
     for ours, theirs in zip(*after, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-
-
-def test_a_run_with_caching_ends_as_one_without(tiny_bert: str, collection_folder: Path, tmp_path: Path) -> None:
-    """In float32, after 2 epochs of 4 steps: the weights of the last step, and their average."""
-    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu", "epochs": 2}
-    settings |= {"batch_size": 8, "freeze_base": False, "lambda_isotropy": 1.0, "isotropy": "sigreg"}
-    weights = []
-    for size in (0, 3):
-        fit(TrainConfig(**settings, output_dir=str(tmp_path / str(size)), grad_cache_size=size))
-        state = max((tmp_path / str(size) / "state").iterdir())
-        weights.append(load_file(state / "model.safetensors") | load_file(state / "average.safetensors"))
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)
-    assert max(float((value - weights[0][f"best.{name}"]).abs().max()) for name, value in own(weights[0])) > 1e-4
-
-
-def own(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Return the weights after the last step by name; the best ones are averages, and so others."""
-    return [(name, value) for name, value in state.items() if f"best.{name}" in state]
 
 
 class Normalised(nn.Module):

@@ -22,7 +22,6 @@ from ragcun.errors import InputError
 from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
-from ragcun.models.whitening import calibrate
 from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.setup import build_encoder, build_objective
@@ -244,25 +243,6 @@ def test_what_is_saved_is_the_average_interpolated_and_training_does_not_notice(
     assert all(torch.equal(plain[name], kept[name]) for name in same)
 
 
-def test_the_calibrated_start_is_what_is_judged_first(train: Train, collection_folder: Path, settings: Any) -> None:
-    """Where nothing is learnt, the closed form stays: weights, score, and embeddings."""
-    nothing = {"dev_beir": str(collection_folder), "projection_learning_rate": 0.0, "epochs": 2}
-    result = train(**DEFAULTS | nothing)
-    scores = [row["dev"]["NDCG@10"] for row in rows_of(result.checkpoint.parent, "epoch")]
-    assert result.best_epoch == 0
-    assert scores == [result.score] * 3
-    assert result.score != result.base_score
-    base = TextBase.load(settings["base_model"], device="cpu")
-    pairs = pairs_from_collection(load_collection(collection_folder, "train"), whole_corpus=True)
-    assert len(pairs.documents) == 120
-    closed = calibrate(base.encode(pairs.documents, "document"), base.encode(pairs.queries, "query"))
-    chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
-    some = ["word1 word2", "word3"]
-    queries, documents = (base.encode(some, "query"), base.encode(some, "document"))
-    np.testing.assert_allclose(chosen.encode_query(some), closed.embed_queries(queries), atol=1e-5)
-    np.testing.assert_allclose(chosen.encode_document(some), closed.embed_documents(documents), atol=1e-5)
-
-
 @pytest.mark.parametrize(("accumulated", "schedule"), [(1, "constant"), (3, "cosine")])
 def test_the_target_follows_every_optimiser_step_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
@@ -477,16 +457,11 @@ def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict
     result = train(seed=11, epochs=2)
     run = tmp_path / "run"
     manifest = json.loads((run / "manifest.json").read_text())
-    for key in ("git_commit", "git_dirty", "packages", "device", "seed", "data_sha256", "base_fingerprint", "command"):
-        assert key in manifest, key
-    assert manifest["seed"] == 11
-    assert manifest["device"] == "cpu"
-    assert manifest["status"] == "finished"
-    assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert {"git_commit", "packages", "base_fingerprint", "command"} <= manifest.keys()
+    assert [manifest[name] for name in ("seed", "device", "status")] == [11, "cpu", "finished"]
     pairs = pairs_from_collection(load_collection(settings["train_data"], "train"))
     assert manifest["data_sha256"]["train"] == pairs.sha256()
-    assert manifest["result"]["best_epoch"] == 2
-    assert manifest["result"]["steps"] == 8
+    assert (manifest["result"]["best_epoch"], manifest["result"]["steps"]) == (2, 8)
     assert 0 < manifest["result"]["seconds"] == result.seconds
     saved = from_mapping(TrainConfig, read_yaml(run / "config.yaml"), "saved")
     assert saved == TrainConfig(**settings | {"seed": 11, "epochs": 2, "output_dir": str(run)})

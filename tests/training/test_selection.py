@@ -19,7 +19,6 @@ from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEn
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.selection import (
-    LastSelection,
     ObjectiveSelection,
     is_better,
     make_selection,
@@ -88,12 +87,6 @@ def test_objective_selection_averages_over_pairs_without_dropout(
     terms = verdict.row["val_terms"]
     assert verdict.row["val_total"] == pytest.approx(terms["contrastive"] + 0.5 * terms["isotropy"], rel=1e-6)
     assert mean_loss(encoder, source, batches, objective) == (-verdict.score, terms)
-
-
-def test_last_selection_has_no_score(encoder: IsotropicGaussianEncoder) -> None:
-    verdict = LastSelection()(encoder)
-    assert verdict.score is None
-    assert verdict.row == {}
 
 
 @pytest.mark.parametrize(
@@ -240,14 +233,6 @@ def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> N
     kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
     assert comparison.scores.keys() == {"trained", "start"}
     assert kept is start
-
-
-def test_the_line_that_is_logged_names_what_is_kept_and_every_score() -> None:
-    problem = Problem(turned=True)
-    _, comparison = select_final_model(problem.destroyed(1), problem.best(), problem.collection, problem.cache, 0)
-    line = str(comparison)
-    assert line.startswith("never worse: start kept (NDCG@10 on 40 queries of held out: trained 0.")
-    assert all(f"{name} {score:.4f}" in line for name, score in comparison.scores.items())
 
 
 def test_with_weights_is_another_encoder_on_the_same_base() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from ragcun.config import TrainConfig
-from ragcun.data.pairs import write_pairs
+from ragcun.data.pairs import PairDataset, write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
-from ragcun.training.setup import build_data, build_encoder, build_objective
+from ragcun.training.loop import fit
+from ragcun.training.setup import TrainingData, build_data, build_encoder, build_objective
 
 
 def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path) -> None:
@@ -98,20 +100,9 @@ def test_an_impossible_objective(changes: dict[str, Any]) -> None:
 
 
 def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
-    config = TrainConfig(
-        **settings,
-        system="isotropic_gaussian",
-        output_dim=10,
-        head="mlp",
-        head_depth=3,
-        head_expansion=1.5,
-        activation="silu",
-        dropout=0.25,
-        use_predictor=True,
-        predictor="linear",
-        normalize_embeddings=False,
-    )
-    encoder = build_encoder(config)
+    asked = {"system": "isotropic_gaussian", "output_dim": 10, "head": "mlp", "head_depth": 3, "head_expansion": 1.5}
+    asked |= {"activation": "silu", "dropout": 0.25, "use_predictor": True, "predictor": "linear"}
+    encoder = build_encoder(TrainConfig(**settings | asked, normalize_embeddings=False))
     assert isinstance(encoder, IsotropicGaussianEncoder)
     shape = {"depth": 3, "expansion": 1.5, "activation": "silu", "dropout": 0.25}
     shape |= {"matrix_skip": False}
@@ -240,8 +231,6 @@ def test_gradient_checkpointing_of_a_frozen_base_is_said_to_be_idle(
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 def test_a_gpu_that_is_not_there(settings: dict[str, Any], device: str, tmp_path: Path) -> None:
-    from ragcun.training.loop import fit
-
     with pytest.raises(InputError, match="no CUDA GPU"):
         fit(TrainConfig(**settings | {"device": device, "output_dir": str(tmp_path / "run")}))
     with pytest.raises(InputError, match="fp16 needs a GPU"):
@@ -250,30 +239,21 @@ def test_a_gpu_that_is_not_there(settings: dict[str, Any], device: str, tmp_path
 
 
 def test_a_seed_too_large_for_a_generator_is_one_sentence(settings: dict[str, Any], tmp_path: Path) -> None:
-    from ragcun.training.loop import fit
-
     with pytest.raises(InputError, match="seed"):
         fit(TrainConfig(**settings, seed=2**32, output_dir=str(tmp_path / "run")))
 
 
 def test_documents_in_no_pair_enter_the_hashes():
-    from dataclasses import replace as changed
-
-    from ragcun.data.pairs import PairDataset
-    from ragcun.training.setup import TrainingData
-
     rows = [("a question", "its answer", None), ("another question", "another answer", "a wrong answer")]
     alone, with_more, with_other = (PairDataset.from_rows(rows, "made", extra) for extra in ((), ["x"], ["y"]))
     hashes = [TrainingData(pairs).hashes() for pairs in (alone, with_more, with_other)]
     assert "texts" not in hashes[0]
     assert hashes[1]["texts"] != hashes[2]["texts"]
     assert len({tuple(sorted(each["train"])) for each in hashes}) == 1
-    assert changed(TrainingData(alone), queries=["when?"]).hashes()["texts"] not in (h.get("texts") for h in hashes)
+    assert replace(TrainingData(alone), queries=["when?"]).hashes()["texts"] not in (h.get("texts") for h in hashes)
 
 
 def test_mined_negatives_that_nothing_would_see_are_refused():
-    from ragcun.training.setup import build_objective
-
     settings = {"train_data": "x.jsonl", "contrastive": "margin"}
     assert build_objective(TrainConfig(**settings)).config.contrastive == "margin"
     with pytest.raises(InputError, match="serve InfoNCE alone"):

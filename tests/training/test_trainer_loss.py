@@ -30,7 +30,6 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS, PairBatch
 from ragcun.models.heads import HeadShape
-from ragcun.models.systems import ResidualPredictor
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay
@@ -142,15 +141,6 @@ def test_terms_and_gradients_are_those_of_the_own_loop(tiny_bert, texts, system,
 
 def own_parameters(encoder: Any) -> list[Any]:
     return [*encoder.base.model[0].parameters(), *encoder.predictor.parameters()]
-
-
-def test_the_trainer_sums_the_terms_to_the_objective(tiny_bert, texts):
-    loss = a_loss(tiny_bert, predictor=ResidualPredictor(PREDICTOR))
-    columns = [features(loss.model, texts[:6]), features(loss.model, texts[6:12])]
-    loss.eval()
-    terms = loss(columns)
-    assert list(terms) == list(FULL.weights)
-    assert torch.stack(list(terms.values())).sum() == FULL(loss.views(columns)).total
 
 
 @pytest.mark.parametrize(("accumulation", "schedule"), [(1, "constant"), (2, "cosine")])
