@@ -15,10 +15,11 @@ from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import EncodingOptions, open_system
 from ragcun.training.loop import fit
 
-pytestmark = pytest.mark.skipif(
+_needs_a_cache = pytest.mark.skipif(
     not os.environ.get("RAGCUN_TEST_CACHE"),
     reason="encodes whole corpora (minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors",
 )
+pytestmark = [pytest.mark.slow, _needs_a_cache]
 
 
 def measured(config: TrainConfig, collection: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
