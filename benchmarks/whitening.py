@@ -43,7 +43,7 @@ def draw(figures: dict, output: Path) -> None:
     """Draw NDCG@10 minus the base's, and IsoScore, against the exponent."""
     from ragcun.reporting.plots import BLUE, GREY, VERMILLION, panel_grid, write_png
 
-    figure, (gain, isotropy) = panel_grid(2, (4.6, 3.6))
+    figure, (gain, isotropy) = panel_grid(2, 3.6)
     styles = zip((BLUE, VERMILLION, "#009E73"), ("o", "s", "^"), ("-", "--", "-."), strict=True)
     for (name, result), (colour, marker, line) in zip(figures.items(), styles, strict=True):
         points, style = result["points"], {"color": colour, "marker": marker, "linestyle": line, "label": SETS[name]}
@@ -54,8 +54,6 @@ def draw(figures: dict, output: Path) -> None:
     gain.annotate("untouched base", (0.5, 0), xytext=(0, 3), textcoords="offset points", ha="right", color=GREY)
     gain.set(title="retrieval", xlabel="exponent of whitening", ylabel="NDCG@10 minus the untouched base's")
     isotropy.set(title="isotropy", xlabel="exponent of whitening", ylabel="IsoScore of documents (0 to 1)")
-    for axes in (gain, isotropy):
-        axes.grid(alpha=0.3)
     gain.legend()
     write_png(figure, output)
 

@@ -1,7 +1,10 @@
-"""Results of an evaluation: written by the benchmark, read by tables, plots and the report."""
+"""Results of an evaluation as typed values, and the reader of JSON files that checks values against those types."""
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,28 +12,24 @@ from typing import Any, Literal, cast
 
 from ragcun.errors import InputError
 from ragcun.io import read_json, write_json
-from ragcun.typed_json import to_json, typed
 
 METRIC = "NDCG@10"
 """The metric that is tested and that every system has on every dataset."""
 Part = Literal["seen", "unseen", "held_out"]
 PARTS: tuple[Part, ...] = ("seen", "unseen", "held_out")
+LARGEST_COUNT, LARGEST_NUMBER = 1 << 63, 1e300
+"""What int64 holds, and what the limits of a plot's axis hold."""
+EXPECTED = {float: "a finite number", int: "a count", str: "a text", dict: "an object", list: "a list"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one system on the queries of a dataset or of a part of it.
+    """Metrics of one system on the queries of a dataset (none: empty) or of a part of it.
 
-    Attributes:
-        metrics: means over queries, such as ``NDCG@10``; empty where there are no queries.
-        n_queries: number of queries, where it was recorded.
-        n_documents: number of documents ranked, where that is a part of the collection.
-        mean_difference: the evaluated model's NDCG@10 minus this system's; None where not tested.
-        p_randomisation: two-sided p value of that difference by the paired randomisation test.
-        p_t: the same by the paired t-test.
-        seen: on queries with a relevant document among the model's training positives.
-        unseen: on queries without one.
-        held_out: where only documents hidden from training are ranked.
+    `mean_difference` is the evaluated model's NDCG@10 minus this system's, with the two-sided p values of the paired
+    randomisation test and the paired t-test; None where not tested. `seen` and `unseen` are the queries with and
+    without a relevant document among the model's training positives; `held_out` ranks documents hidden from training
+    alone.
 
     Raises:
         ValueError: NDCG@10 is missing although there are queries, or a p value is no probability.
@@ -90,15 +89,9 @@ class CollectionFacts:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluated model beside its untouched base and baselines.
+    """An evaluated model, its untouched base (None: it is one, or has none), baselines by slug, and the datasets.
 
-    Attributes:
-        model: the evaluated model.
-        distance: by which it compares vectors, or ``bm25``.
-        untouched_base: the base before training; None where the model is one, or has none.
-        baselines: further systems, by their name in the folder of run files.
-        collections: facts of each dataset.
-        manifest: what else was recorded: command, seed, data_dir, versions, settings.
+    `distance` is by which the model compares vectors, or ``bm25``; `manifest` is what else was recorded.
     """
 
     model: SystemScores
@@ -156,7 +149,6 @@ class Results:
         write_json(path, {**to_json(self.model), **rest, "manifest": manifest})
 
     def _problems(self) -> Iterator[str]:
-        """Say what does not fit together, first things first."""
         if not self.model.datasets:
             yield "datasets is empty"
         for key, kind in (("data_dir", str), ("command", str), ("seed", int)):
@@ -165,31 +157,27 @@ class Results:
         for name in {**self.model.datasets, **self.collections}:
             if not is_dataset_name(name):
                 yield f"{name!r:.60} is not the name of a dataset"
-        for name in self.model.datasets:
-            if name not in self.collections:
-                yield f"manifest.collections lacks {name!r:.60}"
+        for name in (name for name in self.model.datasets if name not in self.collections):
+            yield f"manifest.collections lacks {name!r:.60}"
         for name, facts in self.collections.items():
             if facts.part_of is not None and facts.part_of not in self.model.datasets:
                 yield f"manifest.collections.{name:.60}.part_of is {facts.part_of!r:.60}, which is not evaluated"
         for title, system in self.systems:
             if METRIC not in system.average:
                 yield f"the average of {title:.60} lacks {METRIC!r}"
-            for name in system.datasets.keys() - self.model.datasets.keys():
+            for name in (name for name in system.datasets if name not in self.model.datasets):
                 yield f"datasets of {title:.60} holds {name!r:.60}, on which the model was not evaluated"
-        base = self.untouched_base
-        for name in self.model.datasets if base is not None else ():
-            if base is not None and name not in base.datasets:
-                yield f"untouched_base.datasets lacks {name!r:.60}"
-        for name, part, scores in _with_parts({} if base is None else base.datasets):
-            if scores.n_queries != 1 and scores.p_randomisation is None:
-                yield f"untouched_base.datasets.{'.'.join(filter(None, (name, part))):.80} lacks 'p_randomisation'"
+        if self.untouched_base is not None:
+            yield from self._base_problems(self.untouched_base.datasets)
 
-
-def _with_parts(datasets: Mapping[str, Scores]) -> Iterator[tuple[str, Part | None, Scores]]:
-    for name, whole in datasets.items():
-        for part in (None, *PARTS):
-            if (scores := whole.part(part)) is not None:
-                yield name, part, scores
+    def _base_problems(self, base: Mapping[str, Scores]) -> Iterator[str]:
+        for name in (name for name in self.model.datasets if name not in base):
+            yield f"untouched_base.datasets lacks {name!r:.60}"
+        for name, whole in base.items():
+            for part in (None, *PARTS):
+                scores = whole.part(part)
+                if scores is not None and scores.n_queries != 1 and scores.p_randomisation is None:
+                    yield f"untouched_base.datasets.{'.'.join(filter(None, (name, part))):.80} lacks 'p_randomisation'"
 
 
 def is_results(content: Any) -> bool:
@@ -204,3 +192,78 @@ def is_dataset_name(name: str) -> bool:
     [True, True, False, False, False]
     """
     return bool(name) and not any(part in ("", ".", "..") or set(part) & set("\\\0") for part in name.split("/"))
+
+
+def typed(hint: Any, value: Any, path: str | Path, key: str = "") -> Any:
+    """Return a value of a JSON file as a dataclass, scalar, list, dict with string keys, or union of one with None.
+
+    Whole numbers are counts, from 0 to 2⁶³; other numbers are finite, and at most 1e300 in size. Unknown keys of an
+    object are passed over. A dataclass's field may say its ``key``, or that it is ``inline``: a dict of those keys
+    beside it that hold an ``@``. `path` and `key`, the value's place in the file, are for the message.
+
+    Raises:
+        InputError: the value is of another type, or an object lacks a key.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        (some,) = (each for each in arguments if each is not type(None))
+        return None if value is None else typed(some, value, path, key)
+    if dataclasses.is_dataclass(hint):
+        return _object(hint, _checked(value, dict, path, key), path, key)
+    if origin is dict:
+        items = _checked(value, dict, path, key).items()
+        return {name: typed(arguments[1], each, path, _join(key, name)) for name, each in items}
+    if origin in (list, tuple):
+        values = enumerate(_checked(value, list, path, key))
+        return [typed(arguments[0], each, path, f"{key}[{place}]") for place, each in values]
+    return value if hint is Any else _checked(value, str if origin is Literal else hint, path, key)
+
+
+def _object(hint: Any, value: dict[str, Any], path: str | Path, key: str) -> Any:
+    hints, found = typing.get_type_hints(hint), {}
+    for each in dataclasses.fields(hint):
+        name = each.metadata.get("key", each.name)
+        if each.metadata.get("inline"):
+            inline = {metric: number for metric, number in value.items() if "@" in metric}
+            found[each.name] = typed(hints[each.name], inline, path, key)
+        elif name in value:
+            found[each.name] = typed(hints[each.name], value[name], path, _join(key, name))
+        elif each.default is each.default_factory is dataclasses.MISSING:
+            raise InputError(f"{path}: {f'{key} ' if key else ''}lacks {name!r}; write it again")
+    try:
+        return hint(**found)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: {key} {error}; write it again") from error
+
+
+def _checked(value: Any, kind: type, path: str | Path, key: str) -> Any:
+    """Return the value where it is of a kind; a whole number is a float, but no bool is a number."""
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if fits and kind in (int, float):
+        fits = 0 <= value < LARGEST_COUNT if kind is int else abs(value) <= LARGEST_NUMBER
+    if not fits:
+        place, expected = key or "the file", EXPECTED.get(kind, kind.__name__)
+        raise InputError(f"{path}: {place} is {value!r:.60} where {expected} is expected; write it again")
+    return value
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}".lstrip(".")[:200]
+
+
+def to_json(value: Any) -> Any:
+    """Return dataclasses as the objects that `typed` reads; fields that are None are left out."""
+    if isinstance(value, dict):
+        return {name: to_json(each) for name, each in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(value):
+        content = getattr(value, each.name)
+        if each.metadata.get("inline"):
+            found |= content
+        elif content is not None:
+            found[each.metadata.get("key", each.name)] = to_json(content)
+    return found

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import pandas as pd
+
 from ragcun.errors import InputError
 from ragcun.io import read_json
 from ragcun.results import METRIC, Results, is_results
@@ -54,11 +56,7 @@ class NamedResults(NamedTuple):
 
 
 def read_results_file(path: str | Path) -> ResultsFile:
-    """Read a results file.
-
-    Raises:
-        InputError: as of `Results.read`.
-    """
+    """Read a results file."""
     return ResultsFile(Path(path), Results.read(path))
 
 
@@ -104,7 +102,7 @@ def shared_metrics(files: Sequence[ResultsFile]) -> list[str]:
     return [name for name in scores[0].metrics if all(name in each.metrics for each in scores)] if scores else []
 
 
-def check_alike(files: Sequence[ResultsFile], metric: str) -> None:
+def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
     """Refuse files whose collections of one name differ, or of which one lacks a metric.
 
     Raises:
@@ -125,14 +123,27 @@ def check_alike(files: Sequence[ResultsFile], metric: str) -> None:
             raise InputError(f"{file.path} lacks {metric}; choose one that all files have: {shared}")
 
 
+def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: str = "leave one out") -> pd.DataFrame:
+    """Keep one value of each key; each has a path, a system and a dataset.
+
+    Raises:
+        InputError: two files disagree on one.
+    """
+    for _, same in values.groupby(keys, sort=False, dropna=False):
+        first = same.iloc[0]
+        for _, other in same[(same[column] - first[column]).abs() > SAME * max(1.0, abs(first[column]))].iterrows():
+            raise InputError(
+                f"{first['path']} and {other['path']} disagree on {what} of {first['system']} on {first['dataset']} "
+                f"({first[column]:.6g} and {other[column]:.6g}); {remedy}"
+            )
+    return values.drop_duplicates(keys)
+
+
 def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float:
     """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
 
-    The results file has it for NDCG@10. For other metrics it is computed here by the same test and seed from the
-    per-query values beside the file.
-
-    Returns:
-        NaN where nothing can be tested: one query, or no per-query files.
+    The results have it for NDCG@10; for other metrics it is computed by the same test and seed from the per-query
+    values beside them. NaN where nothing can be tested: one query, or no per-query files.
 
     Raises:
         InputError: per-query files do not belong to the results.
@@ -143,12 +154,12 @@ def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float:
     if metric == METRIC:
         p = base.datasets[dataset].p_randomisation
         return math.nan if p is None else p
-    folder = runs_folder(file.path) / dataset
-    if not all((folder / f"{slug}.per_query.json").is_file() for slug in ("model", "untouched_base")):
+    folder, slugs = runs_folder(file.path) / dataset, ("model", "untouched_base")
+    if not all((folder / f"{slug}.per_query.json").is_file() for slug in slugs):
         return math.nan
     from ragcun.retrieval.metrics import paired_tests
 
-    ours, theirs = (file.per_query(dataset, slug, metric) for slug in ("model", "untouched_base"))
+    ours, theirs = (file.per_query(dataset, slug, metric) for slug in slugs)
     try:
         return paired_tests(ours, theirs, seed=int(file.results.manifest.get("seed", 0))).p_randomisation
     except ValueError as error:

@@ -12,9 +12,9 @@ import pandas as pd
 
 from ragcun.errors import InputError
 from ragcun.io import write_text
-from ragcun.reporting.comparison import AVERAGE, LEVELS, Comparison, compare
+from ragcun.reporting.comparison import LEVELS, Comparison, compare
 from ragcun.reporting.files import NamedResults, read_named, results_in, shared_metrics
-from ragcun.reporting.tables import ABSENT, markdown_table
+from ragcun.reporting.tables import ABSENT, BOLD, markdown_table
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
@@ -41,15 +41,9 @@ def comparison_table(
     caption: str | None = None,
     label: str = LABEL,
 ) -> str:
-    """Compare results files and return the table, which is also written to `output` where that is given.
+    """Compare results files (none: all in ``results``) and return the table, also written to `output` where given.
 
-    Args:
-        specs: ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``; none takes all results files in ``results``.
-        metric: what is compared.
-        layout: markdown, latex or csv; None goes by the suffix of `output`, and without one takes markdown.
-        output: the file to write.
-        caption: of a LaTeX table.
-        label: of a LaTeX table.
+    `layout` is markdown, latex or csv; None goes by the suffix of `output`, and without one takes markdown.
 
     Raises:
         InputError: files cannot be read or compared, the format is unclear, or `output` would replace an input.
@@ -57,8 +51,6 @@ def comparison_table(
     if layout is None and output is not None and Path(output).suffix not in SUFFIXES:
         raise InputError(f"--output {output}: the format is unclear; give --format, or end the name in .md, .tex, .csv")
     layout = layout or (SUFFIXES[Path(output).suffix] if output else "markdown")
-    if layout not in SUFFIXES.values():
-        raise ValueError(f"layout must be one of {', '.join(SUFFIXES.values())}, got {layout!r}")
     results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
     if output is not None:
         _require_free(Path(output), results)
@@ -75,12 +67,9 @@ def comparison_table(
 def paper_tables(
     specs: Sequence[str], output: str | Path, caption: str | None = None, label: str = LABEL
 ) -> list[Path]:
-    """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it.
+    """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it; return all three.
 
     NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
-
-    Returns:
-        The files written.
 
     Raises:
         InputError: files cannot be read or compared, or `output` is no ``.tex`` or would replace an input.
@@ -93,9 +82,8 @@ def paper_tables(
     for place in places:
         _require_free(place, results)
     shared = shared_metrics([file for named in results for file in named.files])
-    for metric in FURTHER:
-        if metric not in shared:
-            logger.info("%s: not in all files; its table is left out", metric)
+    if absent := [metric for metric in FURTHER if metric not in shared]:
+        logger.info("%s: not in all files; left out", ", ".join(absent))
     comparisons = [compare(results, metric) for metric in (METRIC, *(each for each in FURTHER if each in shared))]
     labels = [label, *(f"{label}-{each.metric.replace('@', '').lower()}" for each in comparisons[1:])]
     tex = "\n".join(
@@ -110,8 +98,8 @@ def paper_tables(
 
 def markdown_comparison(comparison: Comparison) -> str:
     """Lay out a comparison as a Markdown table, the best value of a column in bold, and its notes."""
-    table = _layout(comparison, _markdown_cell)
-    header = [f"{name} ({comparison.queries[name]:,} queries)" if name != AVERAGE else name for name in table]
+    table = _layout(comparison, BOLD)
+    header = [f"{name} ({count} queries)" if count else name for name, count in _counts(comparison)]
     rows = [[str(title), *texts] for title, *texts in table.itertuples()]
     notes = "".join(f"- {' '.join(note.split())}\n" for note in notes_of(comparison))
     return f"{markdown_table(['system', *header], rows)}\n{notes}"
@@ -120,38 +108,32 @@ def markdown_comparison(comparison: Comparison) -> str:
 def csv_comparison(comparisons: Sequence[Comparison]) -> str:
     """Lay out comparisons as CSV: a line for each system, metric and dataset, values in full precision.
 
-    ``marks`` is 1 or 2 where the model is better than its untouched base, −1 or −2 where it is worse. A name that a
-    spreadsheet would take for a formula gets a leading apostrophe.
+    A name that a spreadsheet would take for a formula gets a leading apostrophe.
     """
     frame = pd.concat([each.cells.assign(metric=each.metric) for each in comparisons])[CSV_COLUMNS]
-    frame[["system", "dataset"]] = frame[["system", "dataset"]].map(_plain)
+    for column in ("system", "dataset"):
+        names = frame[column].str.split().str.join(" ")
+        frame[column] = names.mask(names.str.startswith(FORMULA), "'" + names)
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def latex_comparison(comparison: Comparison, caption: str | None = None, label: str = LABEL) -> str:
     r"""Lay out a comparison as a complete ``table`` environment; the preamble needs ``\usepackage{booktabs}``.
 
-    A rule separates untouched bases and baselines from models; the notes are below the table.
-
-    Args:
-        comparison: what to lay out.
-        caption: plain text; None names the metric.
-        label: of the table, for ``\ref``.
+    A rule separates untouched bases and baselines from models; the notes are below the table. `caption` is plain text;
+    None names the metric.
 
     Raises:
         InputError: the label has characters that a label cannot have.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._-]*", label):
         raise InputError(f"--label {label!r}: a label is made of letters, digits and :._-; give another one")
-    table = _layout(comparison, _latex_cell).replace(ABSENT, escape(ABSENT))
-    counts = [f"{comparison.queries[name]:,} queries" if name != AVERAGE else "" for name in table]
-    table.columns = pd.MultiIndex.from_tuples(
-        [(escape(name), count) for name, count in zip(table, counts, strict=True)]
-    )
+    table = _layout(comparison, "\\textbf{{{}}}", escape)
+    counts = [(escape(name), f"{count} queries" if count else "") for name, count in _counts(comparison)]
+    table.columns = pd.MultiIndex.from_tuples(counts)
     titles = [escape(title) for title in table.index]
-    others = len(titles) - len(comparison.bases)
     if comparison.bases:
-        titles[others] = f"\\midrule\n{titles[others]}"
+        titles[-len(comparison.bases)] = f"\\midrule\n{titles[-len(comparison.bases)]}"
     table.index = pd.Index(titles)
     text = str(
         table.style.to_latex(
@@ -172,43 +154,10 @@ def escape(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def notes_of(comparison: Comparison) -> list[str]:
+def notes_of(comparison: Comparison) -> Iterator[str]:
     """Say in sentences what the table shows, over which queries, and what its marks mean."""
     counted = ", ".join(f"{name} {count:,}" for name, count in comparison.queries.items())
-    notes = [f"{comparison.metric}, best of a column in bold. Queries: {counted}."]
-    return [*notes, *_average_notes(comparison), *_mark_notes(comparison), *_seed_notes(comparison)]
-
-
-def _layout(comparison: Comparison, text: Callable[[Any], str]) -> pd.DataFrame:
-    """Return a table of texts, systems × datasets."""
-    texts = comparison.cells.assign(text=[text(cell) for cell in comparison.cells.itertuples()])
-    table = texts.pivot(index="system", columns="dataset", values="text")
-    return table.reindex(index=texts["system"].unique(), columns=comparison.columns).fillna(ABSENT)
-
-
-def _marks(cell: Any) -> str:
-    return (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
-
-
-def _markdown_cell(cell: Any) -> str:
-    spread, marks = "" if pd.isna(cell.sd) else f" ± {cell.sd:.4f}", f" ({_marks(cell)})" if cell.marks else ""
-    text = f"{cell.value:.4f}{spread}{marks}"
-    return f"**{text}**" if cell.best else text
-
-
-def _latex_cell(cell: Any) -> str:
-    spread = "" if pd.isna(cell.sd) else f" {escape(f'± {cell.sd:.4f}')}"
-    marks = f"$^{{{escape(_marks(cell)).replace('$', '')}}}$" if cell.marks else ""
-    return (f"\\textbf{{{cell.value:.4f}}}" if cell.best else f"{cell.value:.4f}") + spread + marks
-
-
-def _plain(name: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula."""
-    name = " ".join(name.split())
-    return f"'{name}" if name.startswith(FORMULA) else name
-
-
-def _average_notes(comparison: Comparison) -> Iterator[str]:
+    yield f"{comparison.metric}, best of a column in bold. Queries: {counted}."
     every, shared = len(comparison.queries), comparison.averaged
     if len(shared) > 1:
         which = f"{', '.join(shared)} ({len(shared)} of {every})"
@@ -217,42 +166,52 @@ def _average_notes(comparison: Comparison) -> Iterator[str]:
         yield f"No average: all rows share {f'only {shared[0]}' if shared else 'no dataset'}."
     if len(shared) < every:
         yield f"{ABSENT}: not evaluated."
+    if comparison.bases:
+        yield from _model_notes(comparison)
 
 
-def _mark_notes(comparison: Comparison) -> Iterator[str]:
-    if not comparison.bases:
-        return
+def _model_notes(comparison: Comparison) -> Iterator[str]:
     one, two = LEVELS
     yield (
         f"{BETTER} better, {WORSE} worse than the model's own untouched base at p < {one}; {BETTER * 2}, {WORSE * 2} "
         f"at p < {two}: two-sided paired randomisation test over queries, not corrected for the number of tests."
     )
     if len(set(comparison.bases.values())) > 1:
-        pairs = (f"{model} against {base}" for model, base in comparison.bases.items())
-        yield f"Tested against: {'; '.join(pairs)}."
-    models = comparison.cells[(comparison.cells["kind"] == "model") & (comparison.cells["dataset"] != AVERAGE)]
+        yield f"Tested against: {'; '.join(f'{model} against {base}' for model, base in comparison.bases.items())}."
+    models = comparison.cells[(comparison.cells["kind"] == "model") & comparison.cells["queries"].notna()]
     if untested := [f"{cell.system} on {cell.dataset}" for cell in models[models["p"].isna()].itertuples()]:
         yield f"Not tested: {', '.join(untested)}."
-    if seen := [
-        f"{cell.system} on {cell.dataset} {cell.seen:,} of {comparison.queries[cell.dataset]:,}"
-        for cell in models[models["seen"] > 0].itertuples()
-    ]:
-        yield f"Queries with a relevant document that was a training positive: {'; '.join(seen)}."
-
-
-def _seed_notes(comparison: Comparison) -> Iterator[str]:
-    counts = []
-    cells = comparison.cells[comparison.cells["dataset"] != AVERAGE]
-    for title, seeds in cells[cells["kind"] == "model"].groupby("system", sort=False)[["dataset", "seeds"]]:
-        if seeds["seeds"].nunique() > 1:
-            counts.append(f"{title} {', '.join(f'{cell.seeds} on {cell.dataset}' for cell in seeds.itertuples())}")
-        elif seeds["seeds"].max() > 1:
-            counts.append(f"{title} {seeds['seeds'].max()}")
-    if counts:
+    seen = models[models["seen"] > 0].itertuples()
+    if counts := [f"{cell.system} on {cell.dataset} {cell.seen:,} of {cell.queries:,}" for cell in seen]:
+        yield f"Queries with a relevant document that was a training positive: {'; '.join(counts)}."
+    if models["seeds"].max() > 1:
+        counts = []
+        for title, cells in models.groupby("system", sort=False):
+            parts = [f"{cell.seeds} on {cell.dataset}" for cell in cells.itertuples()]
+            alike = cells["seeds"].nunique() == 1
+            counts.append(f"{title} {cells['seeds'].iloc[0] if alike else ', '.join(parts)}")
         yield (
             f"Mean ± sample standard deviation over seeds ({'; '.join(counts)}); marked where every seed by itself is "
             "significant in that direction."
         )
+
+
+def _layout(comparison: Comparison, best: str, write: Callable[[str], str] = str) -> pd.DataFrame:
+    """Return a table of texts, systems × datasets, each as `write` gives it and the best of a column as `best`."""
+    cells = comparison.cells
+    texts = [(best if cell.best else "{}").format(write(_cell(cell))) for cell in cells.itertuples()]
+    table = cells.assign(text=texts).pivot(index="system", columns="dataset", values="text")
+    return table.reindex(index=cells["system"].unique(), columns=comparison.columns).fillna(write(ABSENT))
+
+
+def _counts(comparison: Comparison) -> list[tuple[str, str]]:
+    counts = {name: f"{count:,}" for name, count in comparison.queries.items()}
+    return [(name, counts.get(name, "")) for name in comparison.columns]
+
+
+def _cell(cell: Any) -> str:
+    marks = (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
+    return f"{cell.value:.4f}" + ("" if pd.isna(cell.sd) else f" ± {cell.sd:.4f}") + (f" ({marks})" if marks else "")
 
 
 def _require_free(output: Path, results: Sequence[NamedResults]) -> None:

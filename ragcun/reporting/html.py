@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
-from functools import partial
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,27 +18,15 @@ import ragcun
 from ragcun.errors import InputError
 from ragcun.io import write_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
-from ragcun.reporting import isotropy_plots
-from ragcun.reporting.examples import examples, visible
 from ragcun.reporting.isotropy import LABELS, measure_table, measure_tables, title_of
+from ragcun.reporting.isotropy_plots import figures_of
 from ragcun.reporting.plots import loss_figure, rank_figure
-from ragcun.reporting.runs import (
-    Run,
-    commands_of,
-    environment_of,
-    facts_of,
-    gather,
-    missing,
-    score_text,
-    shown,
-    state_of,
-)
-from ragcun.reporting.tables import Table
-from ragcun.reporting.verdicts import metric_tables, score_tables, summary, verdicts
+from ragcun.reporting.runs import Run, examples, gather, visible
+from ragcun.reporting.tables import ABSENT, Table, metric_tables, score_tables, summary, verdicts
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
 """Settings that decide nothing about a model."""
-FIGURES = {
+CAPTIONS = {
     "spectrum": "Spectrum of the documents' covariance.",
     "norms": "Lengths of queries and documents.",
     "distances": "Distances of relevant, random and nearest pairs.",
@@ -55,7 +42,7 @@ def write_report(
     isotropy: Sequence[str | Path] = (),
     data_dir: str | Path | None = None,
 ) -> Path:
-    """Write one HTML page about runs; it loads nothing from elsewhere, and the same files give the same bytes.
+    """Write one HTML page about run folders and return its path; the same files give the same bytes.
 
     Args:
         folders: run folders of ``train.py``.
@@ -63,9 +50,6 @@ def write_report(
         results: results files of ``evaluate_beir.py`` beside those in the run folders.
         isotropy: files of ``compute_isotropy.py`` beside those in the run folders.
         data_dir: folder of the collections, for the texts of queries and documents; None takes what results name.
-
-    Returns:
-        The page.
 
     Raises:
         InputError: a file is missing or wrong, belongs to no run, or `output` is needed and not there.
@@ -98,115 +82,103 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["summary"] = summary
+    made.filters |= {
+        "summary": summary,
+        "shown": shown,
+        "score": score_text,
+        "quote": lambda value: shlex.quote(str(value)),
+    }
+    made.globals["labels"] = LABELS
     return made
 
 
-def html_table(table: Table, numeric: bool = True) -> Markup:
-    """Lay out a table that scrolls in its own box; the first column names the rows. Only `Markup` is not escaped."""
-    cells = [list(map(_isolated, row)) for row in (table.header, *table.rows)]
-    frame = pd.DataFrame([row[1:] for row in cells[1:]], index=[row[0] for row in cells[1:]], columns=cells[0][1:])
-    frame = frame.rename_axis(columns=cells[0][0])
-    with pd.option_context("display.max_colwidth", None):
-        text = frame.to_html(escape=False, border=0, classes="numeric" if numeric else "")
-    head, body = text.split("</thead>")
-    text = f"{head.replace('<th>', '<th scope=col>')}</thead>{body.replace('<th>', '<th scope=row>')}"
-    box = Markup(
-        "<figure><figcaption><bdi>{0}</bdi></figcaption>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="{0}">{1}</div></figure>'
-    )
-    return box.format(visible(table.caption), Markup(text))  # nosec B704
+def shown(value: object) -> str:
+    """Write a value of a configuration or manifest for a reader.
+
+    >>> [shown(value) for value in (None, True, 0.123456, [1, 2], "a", 12000)]
+    ['–', 'yes', '0.1235', '1, 2', 'a', '12000']
+    """
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value)) or ABSENT
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _isolated(text: str) -> Markup:
-    return Markup("<bdi>{}</bdi>").format(text if isinstance(text, Markup) else visible(text))
+def score_text(value: object) -> str:
+    """Write a score of the selection, which is a loss with its sign turned where there is no dev set."""
+    return f"{abs(value):.4f}" if isinstance(value, (int, float)) else shown(value)
 
 
-def html_picture(draw: Callable[[], Figure | None], alt: str, caption: str) -> Markup:
-    """Draw a figure as a PNG inside the page; nothing where there is none."""
-    figure = draw()
-    if figure is None:
-        return Markup()
+class Picture(NamedTuple):
+    """A figure as a PNG in base64, with its size on the page and its captions."""
+
+    data: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+def picture(figure: Figure, alt: str, caption: str) -> Picture:
+    """Draw a figure as a PNG inside the page."""
     figure.set_dpi(144)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Markup(
-        '<figure class="picture"><div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
-        '<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alt}" '
-        'style="width: 100%; max-width: {width}px; min-width: {least}px"></div>'
-        "<figcaption>{caption}</figcaption></figure>"
-    ).format(
-        caption=caption, alt=visible(alt), data=base64.b64encode(buffer.getvalue()).decode(), width=width,
-        height=height, least=round(0.8 * width),
-    )  # fmt: skip
+    return Picture(base64.b64encode(buffer.getvalue()).decode(), width, height, alt, caption)
 
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     """Return one run as ``run.html.j2`` shows it."""
-    evaluations = [
-        (path, results.model.title, verdicts(results), map(html_table, metric_tables(results)))
-        for path, results in run.evaluations
-    ]
+    places = [data_dir, *(file.results.manifest.get("data_dir") for file in run.evaluations)]
     return {
         "run": run,
         "anchor": f"run-{number}",
-        "facts": facts_of(run),
-        "state": state_of(run),
-        "environment": environment_of(run),
-        "commands": commands_of(run),
+        "data_dir": next(filter(None, places), "data"),
         "curves": _curves(run),
-        "collapses": [(shown(row.get("step")), shown(row.get("message"))) for row in run.rows.get("collapse", ())],
-        "evaluations": evaluations,
+        "evaluations": [
+            (path, results.model.title, verdicts(results), metric_tables(results)) for path, results in run.evaluations
+        ],
         "examples": [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],
-        "todo": missing(run, data_dir),
     }
 
 
-def _curves(run: Run) -> list[Markup]:
+def _curves(run: Run) -> list[Picture]:
     if not run.rows.get("step"):
-        return [Markup('<p class="note">The run has not recorded a training step.</p>')]
-    figures = {
-        "Loss, its unweighted terms, and scores.": loss_figure,
-        "Effective rank of a fixed batch of training pairs.": rank_figure,
+        return []
+    curves = {
+        "Loss, its unweighted terms, and scores.": loss_figure(run.folder / "metrics.jsonl"),
+        "Effective rank of a fixed batch of training pairs.": rank_figure(run.folder / "metrics.jsonl"),
     }
-    metrics = run.folder / "metrics.jsonl"
-    return [
-        html_picture(partial(draw, metrics), f"{title[:-1]}, of {run.name}", title) for title, draw in figures.items()
-    ]
+    return [picture(figure, f"{title[:-1]}, of {run.name}", title) for title, figure in curves.items() if figure]
 
 
-def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, dict[str, Markup], list[Markup]]:
+def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[Picture]]:
     """Return what was embedded, tables and figures of the untouched bases and of this run's own systems."""
     systems = _own(report, run)
     queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
-    tables = {table.caption: html_table(_with_notes(table)) for table in measure_tables(systems)}
     names = ", ".join(system.model for system in systems)
     pictures = [
-        html_picture(partial(isotropy_plots.FIGURES[name], systems), f"{caption[:-1]}, of {names}", caption)
-        for name, caption in FIGURES.items()
-        if name != "pca" or any(system.pairs for system in systems)
+        picture(draw(systems), f"{CAPTIONS[name][:-1]}, of {names}", CAPTIONS[name])
+        for name, draw in figures_of(systems).items()
     ]
-    if len(pictures) < len(FIGURES):
-        pictures.append(Markup('<p class="note">Pairs are not drawn: no system has judged queries.</p>'))
-    return about, tables, pictures
+    return about, measure_tables(systems), pictures
 
 
 def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:
     return [system for system in report.systems if system.untouched or run.holds(system.model)]
 
 
-def _with_notes(table: Table) -> Table:
-    """Write below each measure's name how to read it."""
-    label = Markup("{0.title}<small>{0.note}</small>")
-    rows = [[label.format(LABELS[name]) if name in LABELS else name, *texts] for name, *texts in table.rows]
-    return Table(table.caption, table.header, rows)
+def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
+    """Lay out several runs side by side: NDCG@10 on each dataset, training, settings that differ, and isotropy.
 
-
-def _comparison(runs: Sequence[Run]) -> list[Markup]:
-    """Lay out several runs side by side: NDCG@10 on each dataset, training, settings that differ, and isotropy."""
+    Tables of numbers are marked as such.
+    """
     training = []
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"
@@ -221,9 +193,10 @@ def _comparison(runs: Sequence[Run]) -> list[Markup]:
         f"{title_of(system) if system.untouched else run.name}, on {report.name}": system.spaces["documents"].measures
         for run in runs for _, report in run.isotropy for system in _own(report, run)
     }  # fmt: skip
-    geometry = measure_table("isotropy of documents", list(measures), list(measures.values()))
-    tables = [(table, True) for table in score_tables([(run.name, file) for run in runs for file in run.evaluations])]
+    tables = [
+        (table, True) for table in score_tables([(run.name, file.results) for run in runs for file in run.evaluations])
+    ]
     tables.append((Table("training", header, training), False))
     tables.append((Table("settings that differ", ["setting", *(run.name for run in runs)], differing), False))
-    tables.append((_with_notes(geometry), True))
-    return [html_table(table, numeric) for table, numeric in tables if table.rows]
+    tables.append((measure_table("isotropy of documents", list(measures), list(measures.values())), True))
+    return [(table, numeric) for table, numeric in tables if table.rows]

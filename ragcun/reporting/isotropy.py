@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ragcun.errors import InputError
 from ragcun.io import read_json
 from ragcun.isotropy.intervals import Measure
 from ragcun.isotropy.report import FORMAT, IsotropyReport, SystemReport
 from ragcun.reporting.tables import ABSENT, Table, markdown_table
-from ragcun.typed_json import typed
+from ragcun.results import typed
 
 SPACES = ("documents", "queries", "together")
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """What a measure is called, its unit or range for an axis, and how to read it."""
 
     title: str
@@ -68,13 +68,20 @@ def read_isotropy(path: str | Path) -> IsotropyReport:
     if not systems:
         raise InputError(f"{path}: systems is empty; write it again with compute_isotropy.py")
     for number, system in enumerate(systems):
-        place = f"{path}: systems[{number}]"
-        _require(system.spaces, f"{place}.spaces", "documents")
-        for name, space in system.spaces.items():
-            _require(space.distances, f"{place}.spaces.{name:.60}.distances", "random", "nearest")
-        if system.pairs is not None:
-            _require(system.pairs.distances, f"{place}.pairs.distances", "relevant", "random")
+        for place, found, keys in _needed(system):
+            for key in keys:
+                if key not in found:
+                    where = f"{path}: systems[{number}].{place}"
+                    raise InputError(f"{where} lacks {key!r}; write it again with compute_isotropy.py")
     return IsotropyReport(data.name, data.n_documents, data.n_queries, systems)
+
+
+def _needed(system: SystemReport) -> Iterator[tuple[str, Mapping[str, object], tuple[str, ...]]]:
+    yield "spaces", system.spaces, ("documents",)
+    for name, space in system.spaces.items():
+        yield f"spaces.{name:.60}.distances", space.distances, ("random", "nearest")
+    if system.pairs is not None:
+        yield "pairs.distances", system.pairs.distances, ("relevant", "random")
 
 
 def title_of(system: SystemReport) -> str:
@@ -136,9 +143,3 @@ def _cell(measure: Measure | None) -> str:
         return ABSENT
     interval = "" if measure.low is None else f" ({number(measure.low)} … {number(measure.high)})"
     return number(measure.value) + interval
-
-
-def _require(found: Mapping[str, object], place: str, *keys: str) -> None:
-    for key in keys:
-        if key not in found:
-            raise InputError(f"{place} lacks {key!r}; write it again with compute_isotropy.py")

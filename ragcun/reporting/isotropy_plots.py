@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ragcun.errors import InputError
+from ragcun.isotropy.pairs import Distribution
+from ragcun.isotropy.report import SystemReport
+from ragcun.reporting.isotropy import read_isotropy
 from ragcun.reporting.plots import (
     BLUE,
     GREEN,
@@ -24,89 +26,72 @@ from ragcun.reporting.plots import (
     Look,
     finish,
     looks,
-    printed_grid,
+    panel_grid,
     write_png,
 )
-
-if TYPE_CHECKING:
-    from ragcun.isotropy.pairs import Distribution
-    from ragcun.isotropy.report import SystemReport
 
 ZERO = 1e-12
 """An eigenvalue below this share of the mean is what rounding leaves of 0; a log axis has no place for it."""
 CONSTANT = 1e-4
 """Values whose range is below this share of their mean are drawn as one line: bins would show rounding."""
 SIDES = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
+REFERENCE: dict[str, Any] = {"color": LIGHT_GREY, "linestyle": (0, (2, 1)), "linewidth": 1.2}
+Outline = tuple[str, Distribution, str, str]
+"""A distribution to draw: its label, what it is, its colour and its line."""
 
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
     """Write spectrum.png, norms.png, distances.png, hubness.png, and pca.png where there are judged queries.
 
-    Args:
-        report_path: an ``isotropy.json``.
-        output_dir: the folder to write to; each file is complete or absent.
-
-    Returns:
-        The files written.
-
     Raises:
         InputError: the file is missing or is no isotropy report, or holds more systems than can be told apart.
     """
-    from ragcun.reporting.isotropy import read_isotropy
-
     systems = read_isotropy(report_path).systems
     written = []
-    for name, draw in FIGURES.items():
-        if name != "pca" or any(system.pairs for system in systems):
-            written.append(Path(output_dir) / f"{name}.png")
-            write_png(draw(systems), written[-1])
+    for name, draw in figures_of(systems).items():
+        written.append(Path(output_dir) / f"{name}.png")
+        write_png(draw(systems), written[-1])
     return written
 
 
-def spectrum_figure(systems: Sequence[SystemReport], space: str = "documents") -> Figure:
+def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw each system's covariance eigenvalues over their mean λᵢ / λ̄ (log axis) against their index i, from 1.
 
     A grey line at 1 is the isotropic spectrum. Eigenvalues of 0 are left out and counted in the legend.
-
-    Raises:
-        InputError: no system has this space.
     """
-    figure, (axes,) = printed_grid(1, 4.0)
-    axes.axhline(1, color=LIGHT_GREY, linestyle=(0, (2, 1)), linewidth=1.2, label="isotropic: all are equal")
-    for look, system in _having(systems, space):
-        eigenvalues = np.asarray(system.spaces[space].spectrum, dtype=np.float64)
+    figure, (axes,) = panel_grid(1, 4.0)
+    axes.axhline(1, **REFERENCE, label="isotropic: all are equal")
+    for look, system in _with_looks(systems):
+        eigenvalues = np.asarray(system.spaces["documents"].spectrum, dtype=np.float64)
         mean = eigenvalues.mean()
         shown = eigenvalues > ZERO * mean
         scaled = np.where(shown, eigenvalues, np.nan) / (mean or 1.0)
         zeros = f", {(~shown).sum()} of {len(shown)} are 0" if not shown.all() else ""
         _line(axes, np.arange(1, len(scaled) + 1), scaled, look, zeros)
     axes.set_yscale("log")
-    axes.set(xlabel=f"index of the eigenvalue (dimension), {space}", ylabel="eigenvalue / mean eigenvalue (log scale)")
+    axes.set(xlabel="index of the eigenvalue (dimension), documents", ylabel="eigenvalue / mean eigenvalue (log scale)")
     return finish(figure)
 
 
-def hubness_figure(systems: Sequence[SystemReport], space: str = "documents") -> Figure:
+def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw the share of rows that are among the k nearest of at least x others, against x, both axes logarithmic.
 
     The complementary cumulative distribution needs no bins, and its log-log form shows hubs, which are few and far out.
     The legend counts the rows that are near to none. The mean of x is k whatever the geometry.
-
-    Raises:
-        InputError: no system has this space.
     """
-    figure, (axes,) = printed_grid(1, 4.0)
-    chosen = _having(systems, space)
+    figure, (axes,) = panel_grid(1, 4.0)
+    chosen = _with_looks(systems)
     for look, system in chosen:
-        occurrence = system.spaces[space].k_occurrence
+        occurrence = system.spaces["documents"].k_occurrence
         by_times = dict(sorted((int(times), rows) for times, rows in occurrence.counts.items()))
         share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence.n
         times = np.array(list(by_times))
         antihubs = f", {by_times.get(0, 0) / occurrence.n:.1%} never"
         _line(axes, times[times > 0], share[times > 0], look, antihubs)
-    for k in sorted({system.spaces[space].k_occurrence.k for _, system in chosen}):
-        axes.axvline(k, color=LIGHT_GREY, linestyle=(0, (2, 1)), linewidth=1.2, label=f"mean of all: k = {k}")
+    for k in sorted({system.spaces["documents"].k_occurrence.k for _, system in chosen}):
+        axes.axvline(k, **REFERENCE, label=f"mean of all: k = {k}")
     axes.set(xscale="log", yscale="log", xlabel="x: times among the k nearest of others (log scale)")
-    axes.set_ylabel(f"share of {space} with x or more (log scale)")
+    axes.set_ylabel("share of documents with x or more (log scale)")
     return finish(figure)
 
 
@@ -126,30 +111,25 @@ def distances_figure(systems: Sequence[SystemReport]) -> Figure:
     beside them, from each document to its nearest other one.
     """
 
-    def distributions(system: SystemReport) -> list[tuple[str, Distribution, str, str]]:
+    def outlines(system: SystemReport) -> list[Outline]:
         among = system.spaces["documents"].distances
-        shown = [("document to random document", among["random"], PURPLE, "-.")]
+        shown: list[Outline] = [("document to random document", among["random"], PURPLE, "-.")]
         if system.pairs is not None:
             pairs = system.pairs.distances
             shown = [("query to relevant document", pairs["relevant"], BLUE, "-")]
             shown.append(("query to random document", pairs["random"], VERMILLION, "--"))
         return [*shown, ("document to nearest document", among["nearest"], GREEN, ":")]
 
-    return _histograms(systems, "distance", distributions)
+    return _histograms(systems, "distance", outlines)
 
 
 def pca_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw judged queries, linked to their relevant documents, on the first two principal axes; a panel per system.
 
     Both axes of a panel have one scale. Their names say the share of the documents' variance that they hold.
-
-    Raises:
-        InputError: no system has judged queries.
     """
     found = [(look, system.pairs.pca) for look, system in _with_looks(systems) if system.pairs is not None]
-    if not found:
-        raise InputError("no system has judged queries to draw; measure with a collection that has qrels")
-    figure, grid = printed_grid(len(found), 3.4)
+    figure, grid = panel_grid(len(found), 3.4)
     for axes, (look, pca) in zip(grid, found, strict=True):
         queries, documents = (np.asarray(rows, dtype=np.float64) for rows in (pca.queries, pca.documents))
         links = [(queries[query], documents[document]) for query, document in pca.links]
@@ -168,17 +148,21 @@ FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
 }  # fmt: skip
 
 
+def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[SystemReport]], Figure]]:
+    """Return the figures that can be drawn of systems: all, without judged queries all but the last."""
+    judged = any(system.pairs is not None for system in systems)
+    return {name: draw for name, draw in FIGURES.items() if judged or name != "pca"}
+
+
 def _histograms(
-    systems: Sequence[SystemReport],
-    quantity: str,
-    distributions: Callable[[SystemReport], list[tuple[str, Distribution, str, str]]],
+    systems: Sequence[SystemReport], quantity: str, outlines: Callable[[SystemReport], list[Outline]]
 ) -> Figure:
     """Draw distributions as densities, a panel for each system; a panel of constants says so."""
     found = _with_looks(systems)
-    figure, grid = printed_grid(len(found))
+    figure, grid = panel_grid(len(found))
     for axes, (look, system) in zip(grid, found, strict=True):
-        for label, values, colour, line in distributions(system):
-            _outline(axes, values, label, colour, line)
+        for each in outlines(system):
+            _outline(axes, *each)
         axes.set(title=look.name, xlabel=f"Euclidean {quantity}", ylabel=f"density (per unit of {quantity})")
         if not axes.patches:
             places = [float(np.asarray(line.get_xdata())[0]) for line in axes.lines]
@@ -187,7 +171,7 @@ def _histograms(
     return finish(figure)
 
 
-def _outline(axes: Axes, values: Distribution, label: str, colour: str, line: str) -> None:
+def _outline(axes: Axes, label: str, values: Distribution, colour: str, line: str) -> None:
     """Draw a distribution's outline as density, or one vertical line where all values are the same.
 
     Neighbouring bins are joined until there are at most 2∛n of them (the Rice rule), as few values in many bins show
@@ -212,10 +196,3 @@ def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemRepor
     ordered = sorted(systems, key=lambda system: not system.untouched)
     found = looks([system.model for system in ordered], [system.untouched for system in ordered])
     return list(zip(found, ordered, strict=True))
-
-
-def _having(systems: Sequence[SystemReport], space: str) -> list[tuple[Look, SystemReport]]:
-    found = [(look, system) for look, system in _with_looks(systems) if space in system.spaces]
-    if not found:
-        raise InputError(f"no system has embeddings of {space}; measure with a collection that has queries")
-    return found

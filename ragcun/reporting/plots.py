@@ -1,4 +1,4 @@
-"""Plots of a training run, and how all plots look."""
+"""Plots of a training run, and the style that all plots share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,8 +16,7 @@ from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines, replacing_file
-from ragcun.results import METRIC
-from ragcun.typed_json import typed
+from ragcun.results import METRIC, typed
 
 Points = dict[int, float | None]
 Values = dict[str, float | None]
@@ -36,10 +34,10 @@ PRINTED_WIDTH = 6.8
 """Inches between the margins of an A4 page: figures are not shrunk in print, and their letters keep their size."""
 LEGEND_CHARACTERS, LEGEND_LINE = 90, 0.19
 """Characters that fit beside each other in a legend, and the inches that one of its lines takes."""
+CURVES = {"training": (BLUE, ""), "validation": (VERMILLION, "o"), "model": (GREEN, "s")}
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What a system is called and how it is drawn; the untouched base is a solid grey line and a star."""
 
     name: str
@@ -76,28 +74,21 @@ def _shortened(name: str) -> str:
     return f"…{whole_parts if len(whole_parts) > LONGEST_NAME // 2 else end}"
 
 
-def panel_grid(panels: int, inches: tuple[float, float] = (4.2, 3.0), columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its `panels` axes, each of a width and height in inches, up to `columns` in a row."""
-    columns = min(columns, panels)
+def panel_grid(panels: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Return a figure of a page's width (one panel: nine tenths of it) and its panels, two in a row."""
+    columns = min(2, panels)
     rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
+    width = PRINTED_WIDTH if panels > 1 else 0.9 * PRINTED_WIDTH
+    figure = Figure(figsize=(width, height * rows), dpi=200, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for unused in grid[panels:]:
         unused.remove()
-    return figure, grid[:panels]
-
-
-def printed_grid(panels: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Return a figure of a page's width (one panel: nine tenths of it) and its panels, two in a row."""
-    width = PRINTED_WIDTH / 2 if panels > 1 else 0.9 * PRINTED_WIDTH
-    figure, grid = panel_grid(panels, (width, height), columns=2)
-    figure.set_dpi(200)
-    for axes in grid:
+    for axes in grid[:panels]:
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=9)
         axes.xaxis.label.set_fontsize(9.5)
         axes.yaxis.label.set_fontsize(9.5)
-    return figure, grid
+    return figure, grid[:panels]
 
 
 def finish(figure: Figure) -> Figure:
@@ -118,6 +109,11 @@ def write_png(figure: Figure, output: str | Path) -> None:
     """Write a figure as a PNG; the file is complete or absent."""
     with replacing_file(output) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
+
+
+def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
+    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent."""
+    write_png(loss_figure(metrics_path), output)
 
 
 def loss_figure(metrics_path: str | Path) -> Figure:
@@ -147,15 +143,14 @@ def loss_figure(metrics_path: str | Path) -> Figure:
         raise InputError(f"{metrics_path} holds no row of kind 'step'; train for at least one step before plotting")
     has_dev = any(value is not None for value in dev.values())
     figure, grid = panel_grid(1 + len(terms) + has_dev)
-    _curve(grid[0], "total loss", "loss", training=total, validation=validation)
+    _curves(grid[0], "total loss", "loss", training=total, validation=validation)
     for axes, (name, values) in zip(grid[1:], terms.items(), strict=False):
-        _curve(axes, f"{name} (unweighted)", "loss", training=values)
+        _curves(axes, f"{name} (unweighted)", "loss", training=values)
     if has_dev:
-        _curve(grid[-1], f"dev {METRIC}", METRIC, "o", model=dev)
+        _curves(grid[-1], f"dev {METRIC}", METRIC, model=dev)
         if base is not None:
             grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
-            grid[-1].legend()
-    return figure
+    return finish(figure)
 
 
 def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -165,17 +160,14 @@ def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{path}, line {number}", row
 
 
-def _curve(axes: Axes, title: str, unit: str, marker: str = "", **lines: Points) -> None:
-    """Draw lines over steps: the first one plain, as it has many points, the second with markers."""
-    for (label, points), colour, each in zip(lines.items(), (BLUE, VERMILLION), (marker, "o"), strict=False):
+def _curves(axes: Axes, title: str, unit: str, **curves: Points) -> None:
+    for label, points in curves.items():
+        colour, marker = CURVES[label]
         shown = [point for point in points.items() if point[1] is not None]
         if shown:
             alone = "." if len(shown) == 1 else ""
-            axes.plot(*zip(*shown, strict=True), color=colour, marker=each or alone, label=label, linewidth=1.4)
+            axes.plot(*zip(*shown, strict=True), color=colour, marker=marker or alone, label=label, linewidth=1.4)
     axes.set(title=title, xlabel="step", ylabel=unit)
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
-        axes.legend()
 
 
 def rank_figure(metrics_path: str | Path) -> Figure | None:
@@ -200,7 +192,7 @@ def rank_figure(metrics_path: str | Path) -> Figure | None:
         steps.append(step)
     if not steps:
         return None
-    figure, (axes,) = panel_grid(1, (6.0, 4.0))
+    figure, (axes,) = panel_grid(1, 3.6)
     for name, label, style, colour in zip(names, ("queries", "documents"), ("-o", "--s"), COLOURS, strict=False):
         axes.plot(steps, ranks[name], style, color=colour, label=label, linewidth=1.6, markersize=4.5)
     axes.axhline(max(ranks["rank_bound"]), color=GREY, linestyle=":", label="highest rank the batch can show")
@@ -211,15 +203,4 @@ def rank_figure(metrics_path: str | Path) -> Figure | None:
         )  # fmt: skip
     axes.set(title="effective rank of the monitored embeddings", xlabel="step", ylabel="effective rank (dimensions)")
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
-    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent.
-
-    Raises:
-        InputError: as of `loss_figure`.
-    """
-    write_png(loss_figure(metrics_path), output)
+    return finish(figure)

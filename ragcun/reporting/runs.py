@@ -1,41 +1,42 @@
-"""What a report is about: run folders, and the results and isotropy files that belong to their checkpoints."""
+"""What a report is about: run folders, what was measured of their checkpoints, and the queries that changed most."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Sequence
+import logging
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ragcun.data.beir import Collection, Document, load_collection
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
 from ragcun.isotropy.report import IsotropyReport
 from ragcun.options import read_yaml
 from ragcun.reporting.files import ResultsFile, read_results_file
 from ragcun.reporting.isotropy import read_isotropy
-from ragcun.reporting.tables import ABSENT
 from ragcun.results import is_results
+from ragcun.retrieval import runs as run_files
+from ragcun.retrieval.runs import read_run, runs_folder
 
-Facts = list[tuple[str, str]]
+logger = logging.getLogger(__name__)
+
 ISOTROPY = "isotropy.json"
 OUR_FILES = frozenset(("manifest.json", ISOTROPY))
+QUERIES, DOCUMENTS, LETTERS = 5, 3, 300
+BLANKS = 64
+"""Of a text, this many times the limit is looked at: enough where it has no more white space than that."""
+KEPT = frozenset("\n\t\u200c\u200d\u00ad")
+"""Line feed, tab, the joiners that scripts and emoji need, and the soft hyphen."""
+HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Categories of Unicode: controls, formats (bidirectional ones among them), lone surrogates, separators."""
+SYSTEMS = ("untouched_base", "model")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run on disk.
-
-    Attributes:
-        folder: its folder, as it was given.
-        name: what the page calls it.
-        config: its settings.
-        config_text: the file that holds them.
-        manifest: how it was made; empty where the file is missing.
-        rows: the rows of its metrics, by kind.
-        evaluations: results of its checkpoint.
-        isotropy: measures of its embeddings' geometry, with their file.
-    """
+    """A training run on disk: its settings, manifest (empty where missing), metrics by kind, and evaluations."""
 
     folder: Path
     name: str
@@ -62,15 +63,10 @@ class Run:
 
 
 def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequence[Path] = ()) -> list[Run]:
-    """Read run folders, and give each the files about its checkpoint.
+    """Read run folders of ``train.py``, and give each the files about its checkpoint.
 
     In a run's folder all ``*.json`` that are results files are taken, and ``isotropy/isotropy.json``,
-    ``isotropy/*/isotropy.json`` and ``isotropy.json``.
-
-    Args:
-        folders: run folders of ``train.py``.
-        results: further results files of ``evaluate_beir.py``.
-        isotropy: further files of ``compute_isotropy.py``.
+    ``isotropy/*/isotropy.json`` and ``isotropy.json``; `results` and `isotropy` are further such files.
 
     Raises:
         InputError: a folder is no run folder or is given twice, a file is missing or wrong, or it belongs to no run.
@@ -83,11 +79,11 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
         read_run_folder(folder, path.name if names.count(path.name) == 1 else str(folder))
         for folder, path in zip(folders, resolved, strict=True)
     ]
-    for path in _once([path for run in runs for path in _results_in(run.folder)], results):
+    for path in _each_once([*(path for run in runs for path in _results_in(run.folder)), *results]):
         file = read_results_file(path)
         for run in _owners(path, [file.results.model.name], runs):
             run.evaluations.append(file)
-    for path in _once([path for run in runs for path in _isotropy_in(run.folder)], isotropy):
+    for path in _each_once([*(path for run in runs for path in _isotropy_in(run.folder)), *isotropy]):
         report = read_isotropy(path)
         for run in _owners(path, [system.model for system in report.systems], runs):
             run.isotropy.append((path, report))
@@ -112,20 +108,19 @@ def read_run_folder(folder: Path, name: str) -> Run:
     return Run(folder, name, read_yaml(config), read_text(config), content, rows)
 
 
-def _results_in(folder: Path) -> list[Path]:
+def _results_in(folder: Path) -> Iterator[Path]:
     candidates = (path for path in sorted(folder.glob("*.json")) if path.name not in OUR_FILES)
-    return [path for path in candidates if is_results(read_json(path))]
+    return (path for path in candidates if is_results(read_json(path)))
 
 
-def _isotropy_in(folder: Path) -> list[Path]:
+def _isotropy_in(folder: Path) -> Iterator[Path]:
     inner = folder / "isotropy"
     places = (inner / ISOTROPY, *sorted(inner.glob(f"*/{ISOTROPY}")), folder / ISOTROPY)
-    return [path for path in places if path.is_file()]
+    return (path for path in places if path.is_file())
 
 
-def _once(found: Iterable[Path], given: Iterable[Path]) -> list[Path]:
-    """Return each file once, those in run folders first."""
-    return list({path.resolve(): path for path in reversed([*found, *given])}.values())[::-1]
+def _each_once(paths: Sequence[Path]) -> list[Path]:
+    return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
 
 
 def _owners(path: Path, models: Sequence[str], runs: Sequence[Run]) -> list[Run]:
@@ -140,104 +135,133 @@ def _owners(path: Path, models: Sequence[str], runs: Sequence[Run]) -> list[Run]
     return owners
 
 
-def shown(value: object) -> str:
-    """Write a value of a configuration or manifest for a reader.
+class Ranked(NamedTuple):
+    """A document in a ranking: id, title and start of its text, and its judgment; None where texts are not at hand."""
 
-    >>> [shown(value) for value in (None, True, 0.123456, [1, 2], "a", 12000)]
-    ['–', 'yes', '0.1235', '1, 2', 'a', '12000']
+    document: str
+    title: str = ""
+    text: str = ""
+    grade: int | None = None
+
+
+class Example(NamedTuple):
+    """A query, its text where that is at hand, NDCG@10 under the untouched base and the model, and what both find."""
+
+    query: str
+    text: str | None
+    values: tuple[float, float]
+    documents: tuple[Sequence[Ranked], Sequence[Ranked]]
+
+
+class Examples(NamedTuple):
+    """The examples of one dataset: largest gains and losses, and how many queries are better, worse and the same.
+
+    `missing` says why there are none, `without_texts` why texts and judgments are not shown; None where they are.
     """
-    if value is None:
-        return ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(shown, value)) or ABSENT
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    dataset: str
+    missing: str | None = None
+    without_texts: str | None = None
+    counts: tuple[int, int, int] = (0, 0, 0)
+    chosen: Mapping[str, Sequence[Example]] = {}
 
 
-def facts_of(run: Run) -> Facts:
-    """Return what a run is and what came of it."""
-    config, result = run.config, run.result
-    data = next((config[name] for name in ("train_data", "documents", "corpus") if config.get(name)), None)
-    start = f", initialised by {config['head_init']}" if config.get("head_init") else ""
-    frozen = "frozen" if config.get("freeze_base") else "trained in part or whole"
-    facts = {
-        "base model": f"{shown(config.get('base_model'))}, {frozen}",
-        "system": shown(config.get("system")),
-        "head": f"{shown(config.get('head'))}{start}",
-        "training data": shown(data),
-        "seed": shown(config.get("seed")),
-    }
-    if result:
-        facts["kept"] = f"epoch {shown(result.get('best_epoch'))}, chosen by {shown(result.get('criterion'))}"
-        facts["score of the kept epoch"] = score_text(result.get("score"))
-        facts["score of the untouched base"] = score_text(result.get("base_score"))
-        facts["training"] = f"{shown(result.get('steps'))} steps in {shown(result.get('seconds'))} s"
-    return list(facts.items())
+def visible(text: str) -> str:
+    r"""Return `text` with every character that has no shape, or that turns the order of others, as its code point.
+
+    Unpaired surrogates are among them, so that the result can always be written as UTF-8.
+
+    >>> visible("a\x00b\u202ec")
+    'a⟨U+0000⟩b⟨U+202E⟩c'
+    """
+    return "".join(
+        f"⟨U+{ord(letter):04X}⟩" if letter not in KEPT and unicodedata.category(letter) in HIDDEN else letter
+        for letter in text
+    )
 
 
-def score_text(value: object) -> str:
-    """Write a score of the selection, which is a loss with its sign turned where there is no dev set."""
-    return f"{abs(value):.4f}" if isinstance(value, (int, float)) else shown(value)
+def excerpt(text: str, limit: int = LETTERS) -> str:
+    r"""Return the start of `text` in one line: white space collapsed, cut after `limit` characters with an ellipsis.
+
+    >>> excerpt("one\n two   three", 8)
+    'one two…'
+    """
+    start = text[: BLANKS * limit]
+    whole = " ".join(start.split())
+    cut = len(whole) > limit or len(start) < len(text)
+    return visible(whole[:limit].rstrip() + ("…" if cut else ""))
 
 
-def state_of(run: Run) -> list[str]:
-    """Return what a reader has to know first."""
-    said, status = [], run.manifest.get("status")
-    if not run.manifest:
-        said.append("The run has no manifest.json: it is not known how it was made.")
-    elif status != "finished":
-        said.append(f"The run is not finished (status: {shown(status)}); it has no kept model yet.")
-    if run.result.get("best_epoch") == 0:
-        said.append("No epoch was better than the start: the checkpoint is the model before training.")
-    if run.result.get("comparison"):
-        said.append(f"{shown(run.result['comparison']).rstrip('.')}.")
-    return said
+def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples]:
+    """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name.
+
+    Raises:
+        InputError: a run file is wrong.
+    """
+    return [_of(file, part, data_dir) for name in file.results.datasets for part in file.results.parts_of(name)]
 
 
-def environment_of(run: Run) -> Facts:
-    """Return versions, commit, platform and digests of the data; empty without a manifest."""
-    manifest = run.manifest
-    names = {"git_commit": "git commit", "git_dirty": "uncommitted changes", "base_fingerprint": "base fingerprint"}
-    names |= {name: name for name in ("seed", "device", "platform", "started", "python")}
-    facts = [(title, shown(manifest.get(name))) for name, title in names.items()]
-    for key, title in (("packages", "package"), ("data_sha256", "SHA-256 of the data,")):
-        found = manifest.get(key)
-        facts += [
-            (f"{title} {name}", shown(value)) for name, value in (found if isinstance(found, dict) else {}).items()
-        ]
-    return facts if manifest else []
+def extremes(
+    base: Mapping[str, float], model: Mapping[str, float], count: int = QUERIES
+) -> tuple[list[str], list[str], tuple[int, int, int]]:
+    """Return the queries of the largest gains and the largest losses, and how many are better, worse and the same.
+
+    Equal differences keep the order of `model`.
+
+    >>> extremes({"a": 0.5, "b": 0.5, "c": 1.0}, {"a": 1.0, "b": 0.5, "c": 0.0})
+    (['a'], ['c'], (1, 1, 1))
+    """
+    gains = {query: model[query] - base[query] for query in model}
+    gained = sorted((query for query in gains if gains[query] > 0), key=gains.__getitem__, reverse=True)
+    lost = sorted((query for query in gains if gains[query] < 0), key=gains.__getitem__)
+    return gained[:count], lost[:count], (len(gained), len(lost), len(model) - len(gained) - len(lost))
 
 
-def commands_of(run: Run) -> Facts:
-    """Return how to repeat or finish a run, each command with what it does."""
-    config = run.folder / "config.yaml"
-    again = _command("train", "--config", config, "--output_dir", f"{run.folder}-again")
-    commands = [("again, from the whole configuration", again)]
-    if (started := run.manifest.get("command")) is not None:
-        commands.insert(0, ("as it was started", f"python {started}"))
-    if run.manifest.get("status") not in (None, "finished"):
-        commands.insert(0, ("that finishes the run", _command("train", "--config", config, "--resume")))
-    return commands
+def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
+    if file.results.untouched_base is None:
+        return Examples(name, "the results have no untouched base to compare with")
+    folder = runs_folder(file.path) / name
+    files = [folder / f"{system}{suffix}" for system in SYSTEMS for suffix in (".per_query.json", ".trec")]
+    if absent := [path for path in files if not path.is_file()]:
+        return Examples(name, f"there is no {absent[0]}; evaluate again, or bring the folder of runs along")
+    base, model = (file.per_query(name, system) for system in SYSTEMS)
+    if base.keys() != model.keys():
+        raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
+    gains, losses, counts = extremes(base, model)
+    runs = [read_run(folder / f"{system}.trec") for system in SYSTEMS]
+    texts = _texts(file, name, data_dir)
+    collection = texts if isinstance(texts, Collection) else None
+
+    def example(query: str) -> Example:
+        text = None if collection is None else excerpt(collection.queries.get(query, ""))
+        first, second = (_first(run, query, collection) for run in runs)
+        return Example(query, text, (base[query], model[query]), (first, second))
+
+    chosen = {"Largest gains": list(map(example, gains)), "Largest losses": list(map(example, losses))}
+    return Examples(name, None, texts if isinstance(texts, str) else None, counts, chosen)
 
 
-def missing(run: Run, data_dir: Path | None) -> dict[str, str]:
-    """Return the commands that make what a finished run lacks."""
-    if run.manifest.get("status") not in (None, "finished"):
-        return {}
-    places = [file.results.manifest.get("data_dir") for file in run.evaluations]
-    data = next((place for place in (data_dir, *places) if place), "data")
-    commands, model = {}, ("--model_path", run.checkpoint, "--data_dir", data)
-    if not run.evaluations:
-        output = ("--baseline", "bm25", "--output_file", run.folder / "results.json")
-        commands["evaluation"] = _command("evaluate_beir", *model, *output)
-    if not run.isotropy:
-        names = [name for file in run.evaluations for name in file.results.datasets][:1] or ["NAME"]
-        place = ("--output_dir", run.folder / "isotropy")
-        commands["isotropy"] = _command("compute_isotropy", *model, "--datasets", *names, *place)
-    return commands
+def _first(run: run_files.Run, query: str, collection: Collection | None) -> list[Ranked]:
+    """Return the documents that a run ranks first for a query."""
+    found = list(run.get(query, {}))[:DOCUMENTS]
+    if collection is None:
+        return [Ranked(document) for document in found]
+    judged = collection.qrels.get(query, {})
+    texts = [(document, collection.documents.get(document, Document("", ""))) for document in found]
+    return [Ranked(name, excerpt(text.title), excerpt(text.text), judged.get(name, 0)) for name, text in texts]
 
 
-def _command(script: str, *arguments: object) -> str:
-    """Return a command line that a shell takes as it is."""
-    return shlex.join(["python", f"scripts/{script}.py", *map(str, arguments)])
+def _texts(file: ResultsFile, name: str, data_dir: Path | None) -> Collection | str:
+    """Return the collection that was evaluated, or why it is not at hand."""
+    about, place = file.results.collections[name], data_dir or file.results.manifest.get("data_dir")
+    if place is None:
+        return "the results do not say where the collection is; name its folder with --data_dir"
+    try:
+        collection = load_collection(Path(place) / name, about.split)
+    except InputError as error:
+        logger.warning("%s: texts are not shown: %s", name, error)
+        return f"{error}; name the folder of collections with --data_dir"
+    if collection.sha256() != about.sha256:
+        logger.warning("%s: texts are not shown: %s has changed since the evaluation", name, Path(place) / name)
+        return f"the collection in {Path(place) / name} is not the one that was evaluated"
+    return collection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError
-from ragcun.reporting.files import SAME, check_alike, read_results_file
+from ragcun.reporting.files import check_alike, once, read_results_file
 from ragcun.reporting.isotropy import LABELS, read_isotropy
-from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid, printed_grid, write_png
+from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid, write_png
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
 
 MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
 PAIRS = "pairs"
-MEASURED = ["model", "name", "dataset", "value", "low", "high", "untouched", "file", "order"]
+MEASURED = ["model", "system", "dataset", "value", "low", "high", "untouched", "path"]
 LEAST = 4
 """Fewer points have no rank correlation worth a number."""
 WIDE = 100.0
@@ -32,42 +32,65 @@ WIDE = 100.0
 
 
 def plot_sizes(results: Sequence[str | Path], output: str | Path) -> None:
-    """Write `size_figure` of results files of ``evaluate_beir.py`` as a PNG, which is complete or absent.
-
-    Raises:
-        InputError: a file is missing or no results file, or as of `size_points` and `size_figure`.
-    """
+    """Write `size_figure` of results files of ``evaluate_beir.py`` as a PNG, which is complete or absent."""
     write_png(size_figure(size_points(results)), output)
 
 
-def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
-    """Return model, dataset, precision, truncate_dim, size in bytes, ndcg, untouched and file of all systems.
+def plot_isotropy_against_ndcg(
+    results: Sequence[str | Path],
+    isotropy: Sequence[str | Path],
+    output: str | Path,
+    measure: str = "isoscore",
+    space: str = "documents",
+) -> None:
+    """Write `isotropy_ndcg_figure` of results files and files ``isotropy.json`` as a PNG, complete or absent.
 
-    Systems without vectors are left out.
+    `space` is ``documents``, ``queries`` or ``together``, or ``pairs`` for a measure of queries and their documents.
+    """
+    name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
+    points = isotropy_points(results, isotropy, measure, space)
+    write_png(isotropy_ndcg_figure(points, name if space == PAIRS else f"{name}, {space}"), output)
+
+
+def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Return NDCG@10 of every system on every dataset, and how its vectors are stored."""
+    files = [read_results_file(path) for path in paths]
+    check_alike(files)
+    return pd.DataFrame(
+        {"model": _identity(system.name), "system": system.name, "title": system.title, "dataset": dataset,
+         "ndcg": scores.metrics[METRIC], "untouched": system is file.results.untouched_base, "path": str(file.path),
+         "baseline": system not in (file.results.model, file.results.untouched_base), "precision": system.precision,
+         "truncate_dim": system.truncate_dim, "size": system.bytes_per_vector}
+        for file in files for _, system in file.results.systems for dataset, scores in system.datasets.items()
+    )  # fmt: skip
+
+
+def _identity(model: str) -> str:
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
+def _looks(points: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each system, untouched bases first."""
+    untouched = points.groupby("system", sort=False)["untouched"].any().sort_values(ascending=False, kind="stable")
+    return dict(zip(untouched.index, looks(list(untouched.index), list(untouched)), strict=True))
+
+
+def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
+    """Return system, dataset, precision, truncate_dim, size in bytes, ndcg and untouched of all systems with vectors.
 
     Raises:
         InputError: a file does not say how large the model's vectors are, or two contradict each other.
     """
-    records = []
-    for path in results:
-        found = read_results_file(path).results
-        for _, system in found.systems:
-            if system.bytes_per_vector is None:
-                if system is found.model or system is found.untouched_base:
-                    raise InputError(f"{path} does not say how large the vectors of {system.name} are; evaluate again")
-                continue
-            if system.precision not in MARKERS:
-                raise InputError(
-                    f"{path}: precision {system.precision!r} of {system.name} is none of {', '.join(MARKERS)}"
-                )
-            record = {"model": system.name, "precision": system.precision, "truncate_dim": system.truncate_dim}
-            record |= {"size": system.bytes_per_vector, "untouched": system is found.untouched_base, "file": str(path)}
-            records += [
-                {**record, "dataset": dataset, "ndcg": scores.metrics[METRIC]}
-                for dataset, scores in system.datasets.items()
-            ]
-    points = pd.DataFrame(records).sort_values("untouched", ascending=False, kind="stable", ignore_index=True)
-    return _once(points, ["model", "dataset", "precision", "truncate_dim"], "ndcg", METRIC)
+    points = _scores(results)
+    sized = points["size"].notna()
+    for point in points[~sized & ~points["baseline"]].itertuples():
+        raise InputError(f"{point.path} does not say how large the vectors of {point.system} are; evaluate again")
+    points = points[sized].sort_values("untouched", ascending=False, kind="stable", ignore_index=True)
+    for point in points[~points["precision"].isin(list(MARKERS))].itertuples():
+        raise InputError(
+            f"{point.path}: precision {point.precision!r} of {point.system} is none of {', '.join(MARKERS)}"
+        )
+    return once(points, ["system", "dataset", "precision", "truncate_dim"], "ndcg", METRIC)
 
 
 def size_figure(points: pd.DataFrame) -> Figure:
@@ -80,19 +103,17 @@ def size_figure(points: pd.DataFrame) -> Figure:
     Raises:
         InputError: there are more models than can be told apart.
     """
-    untouched = points.groupby("model", sort=False)["untouched"].any().sort_values(ascending=False, kind="stable")
-    look = dict(zip(untouched.index, looks(list(untouched.index), list(untouched)), strict=True))
-    figure, grid = panel_grid(points["dataset"].nunique(), (5.2, 4.2))
+    look = _looks(points)
+    figure, grid = panel_grid(points["dataset"].nunique(), 3.4)
     for axes, (dataset, here) in zip(grid, points.groupby("dataset", sort=False), strict=True):
-        for name, found in here.groupby("model", sort=False):
-            _draw_model(axes, str(name), found, look[name])
+        for name, found in here.groupby("system", sort=False):
+            _draw_model(axes, str(name), found, look[str(name)])
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sorted(here["size"].unique())))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
         axes.tick_params(axis="x", rotation=45)
         axes.set(title=dataset, xlabel="bytes per document vector (log scale)", ylabel=METRIC)
-        axes.grid(alpha=0.3)
     for precision, marker in MARKERS.items():
         grid[-1].plot([], [], color="black", marker=marker, linestyle="", label=precision)
     return finish(figure)
@@ -113,34 +134,10 @@ def _draw_model(axes: Axes, name: str, points: pd.DataFrame, look: Look) -> None
         axes.plot([point.size], [point.ndcg], "*:", color=GREY, markersize=13, label=look.name)
 
 
-def plot_isotropy_against_ndcg(
-    results: Sequence[str | Path],
-    isotropy: Sequence[str | Path],
-    output: str | Path,
-    measure: str = "isoscore",
-    space: str = "documents",
-) -> None:
-    """Write `isotropy_ndcg_figure` as a PNG, which is complete or absent.
-
-    Args:
-        results: results files of ``evaluate_beir.py``.
-        isotropy: files ``isotropy.json``.
-        output: the PNG to write.
-        measure: name of the measure in the reports.
-        space: ``documents``, ``queries`` or ``together``, or ``pairs`` for a measure of queries and their documents.
-
-    Raises:
-        InputError: as of `isotropy_points`, or there are more systems than can be told apart.
-    """
-    name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
-    points = isotropy_points(results, isotropy, measure, space)
-    write_png(isotropy_ndcg_figure(points, name if space == PAIRS else f"{name}, {space}"), output)
-
-
 def isotropy_points(
     results: Sequence[str | Path], isotropy: Sequence[str | Path], measure: str, space: str
 ) -> pd.DataFrame:
-    """Join results and isotropy reports: name, dataset, value, low, high (95 % interval), ndcg and untouched.
+    """Join results and isotropy reports: system, dataset, value, low, high (95 % interval), ndcg and untouched.
 
     Systems are joined by model (a folder by its resolved path) and dataset. Vectors made small are left out, as reports
     measure full ones.
@@ -149,54 +146,46 @@ def isotropy_points(
         InputError: a file is missing or of another kind, two contradict each other, the measure is unknown, or no
             system is in both.
     """
-    keys = ["model", "dataset"]
-    scores = _once(pd.DataFrame(_scores(results)), keys, "ndcg", METRIC)
-    measured = _once(
-        pd.DataFrame(_measures(isotropy, measure, space), columns=MEASURED), keys, "value", f"{measure} of {space}"
-    )
-    joined = measured.merge(scores, on=keys, how="outer", sort=False, suffixes=("", "_scored"), indicator=True)
-    both = joined[joined["_merge"] == "both"].copy()
+    keys, scores = ["model", "dataset"], _scores(results)
+    scores = once(scores[scores["title"] == scores["system"]], keys, "ndcg", METRIC)
+    measured = pd.DataFrame(_measures(isotropy, measure, space), columns=MEASURED)
+    measured = once(measured, keys, "value", f"{measure} of {space}")
+    both = measured.merge(scores[[*keys, "ndcg"]], on=keys)
     if both.empty:
         raise InputError(
             f"no system has both {METRIC} and {measure} of {space}: the results are of {_listed(scores)}, the isotropy "
             f"reports of {_listed(measured)}; give files of the same models and datasets"
         )
-    if len(both) < len(joined):
-        logger.info("not drawn, as only one side has it: %s", _listed(joined[joined["_merge"] != "both"]))
-    bases = set(scores.loc[scores["untouched"], "model"])
-    both["untouched"] = both["untouched"].astype(bool) | both["model"].isin(bases)
-    return both.set_index("order").sort_index()
+    apart = pd.concat([measured[MEASURED[:3]], scores[MEASURED[:3]]]).drop_duplicates(keys, keep=False)
+    if len(apart):
+        logger.info("not drawn, as only one side has it: %s", _listed(apart))
+    bases = scores.loc[scores["untouched"], "model"]
+    return both.assign(untouched=both["untouched"].astype(bool) | both["model"].isin(bases))
 
 
 def isotropy_ndcg_figure(points: pd.DataFrame, axis: str) -> Figure:
     """Draw a panel for each dataset and in it a point for each system, with the measure's 95 % interval.
 
     The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's rank
-    correlation ρ of measure and NDCG@10, with the number of systems.
-
-    Args:
-        points: as of `isotropy_points`.
-        axis: name of the measure, with its unit or range.
+    correlation ρ of measure and NDCG@10, with the number of systems. `axis` names the measure, with its unit or range.
 
     Raises:
         InputError: there are more systems than can be told apart.
     """
-    untouched = points.groupby("name", sort=False)["untouched"].any().sort_values(ascending=False, kind="stable")
-    look = dict(zip(untouched.index, looks(list(untouched.index), list(untouched)), strict=True))
-    figure, grid = printed_grid(points["dataset"].nunique(), 3.0)
+    look = _looks(points)
+    figure, grid = panel_grid(points["dataset"].nunique(), 3.0)
     for axes, (dataset, here) in zip(grid, points.groupby("dataset", sort=False), strict=True):
         for name in look:
-            for point in here[here["name"] == name].itertuples():
+            for point in here[here["system"] == name].itertuples():
                 _draw_point(axes, point, look[name])
-        axes.set_title(f"{dataset}: {_correlation(here)}")
         wide = here["value"].min() > 0 and here["value"].max() / here["value"].min() > WIDE
         axes.set_xscale("log" if wide else "linear")
+        axes.set(title=f"{dataset}: {_correlation(here)}", ylabel=METRIC)
         axes.set_xlabel(textwrap.fill(f"{axis} (log scale)" if wide else axis, 38))
-        axes.set_ylabel(METRIC)
     return finish(figure)
 
 
-def _draw_point(axes: Axes, point: Any, look: Any) -> None:
+def _draw_point(axes: Axes, point: Any, look: Look) -> None:
     if look.untouched:
         axes.axhline(point.ndcg, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
         axes.axvline(point.value, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
@@ -216,21 +205,8 @@ def _correlation(points: pd.DataFrame) -> str:
     return f"Spearman's ρ = {rho:+.2f}, n = {len(points)}".replace("-", "−")
 
 
-def _scores(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Return NDCG@10 of every system with vectors of full size."""
-    files = [read_results_file(path) for path in paths]
-    check_alike(files, METRIC)
-    return [
-        {"model": _identity(system.name), "name": system.name, "dataset": dataset, "ndcg": scores.metrics[METRIC],
-         "untouched": system is file.results.untouched_base, "file": str(file.path)}
-        for file in files for _, system in file.results.systems if system.title == system.name
-        for dataset, scores in system.datasets.items()
-    ]  # fmt: skip
-
-
-def _measures(paths: Sequence[str | Path], measure: str, space: str) -> list[dict[str, Any]]:
-    """Return the measure of every system that has it."""
-    found: list[dict[str, Any]] = []
+def _measures(paths: Sequence[str | Path], measure: str, space: str) -> Iterator[dict[str, Any]]:
+    """Yield the measure of every system that has it."""
     names: set[str] = set()
     for path in paths:
         report = read_isotropy(path)
@@ -241,31 +217,14 @@ def _measures(paths: Sequence[str | Path], measure: str, space: str) -> list[dic
             entry = measures.get(measure)
             if entry is not None and entry.value is not None:
                 value = {"value": entry.value, "low": entry.low, "high": entry.high, "untouched": system.untouched}
-                place = {"model": _identity(system.model), "name": system.model, "dataset": report.name}
-                found.append({**place, **value, "file": str(path), "order": len(found)})
+                place = {"model": _identity(system.model), "system": system.model, "dataset": report.name}
+                yield {**place, **value, "path": str(path)}
     if not names:
         raise InputError(f"no system in {', '.join(map(str, paths))} has measures of {space}; measure with queries")
     if measure not in names:
         near = difflib.get_close_matches(measure, sorted(names), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(sorted(names))}"
         raise InputError(f"unknown measure {measure!r} of {space}; {hint}")
-    return found
-
-
-def _once(points: pd.DataFrame, keys: list[str], value: str, what: str) -> pd.DataFrame:
-    """Keep one point of each key; where two files differ on one, say so."""
-    for _, found in points.groupby(keys, sort=False, dropna=False):
-        first = found.iloc[0]
-        for _, other in found[(found[value] - first[value]).abs() > SAME * max(1.0, abs(first[value]))].iterrows():
-            raise InputError(
-                f"{first['file']} and {other['file']} disagree on {what} of {first['model']} on {first['dataset']} "
-                f"({first[value]:.6g} and {other[value]:.6g}); leave one out"
-            )
-    return points.drop_duplicates(keys)
-
-
-def _identity(model: str) -> str:
-    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def _listed(points: pd.DataFrame) -> str:

@@ -26,8 +26,7 @@ from ragcun.reporting.files import read_named
 from ragcun.reporting.formats import csv_comparison, latex_comparison, markdown_comparison
 from ragcun.reporting.isotropy import measure_tables, read_isotropy
 from ragcun.reporting.plots import loss_figure, rank_figure
-from ragcun.reporting.tables import results_table
-from ragcun.reporting.verdicts import metric_tables, verdicts
+from ragcun.reporting.tables import metric_tables, results_table, verdicts
 from ragcun.results import Results
 from ragcun.retrieval.runs import read_run, write_run
 from tests.fuzz.hostile import FUZZ, hostile

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 
@@ -238,9 +236,3 @@ def test_one_query_is_not_tested(write):
     comparison = compared(f"x={one},{other}")
     assert (math.isnan(cell(comparison, "x").p), cell(comparison, "x").marks) == (True, 0)
     assert "Not tested: x on scifact." in notes(comparison)
-
-
-@pytest.mark.slow
-def test_tables_import_neither_torch_nor_matplotlib():
-    code = "import sys, ragcun.reporting.formats; sys.exit(bool({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

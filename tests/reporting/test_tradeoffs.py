@@ -60,7 +60,7 @@ def lines(axes, label):
 
 
 def test_all_systems_with_vectors_are_read(several):
-    found = size_points(several[2:])[["model", "dataset", "precision", "size", "ndcg", "untouched"]]
+    found = size_points(several[2:])[["system", "dataset", "precision", "size", "ndcg", "untouched"]]
     assert set(found.itertuples(index=False, name=None)) == {
         ("minilm", "scifact", "float32", 1536, 0.64, True), ("minilm", "nfcorpus", "float32", 1536, 0.31, True),
         ("minilm", "scifact", "binary", 48, 0.62, False), ("minilm", "nfcorpus", "binary", 48, 0.29, False),
@@ -144,7 +144,7 @@ def files(write, isotropy):
 
 def test_systems_are_joined_by_model_and_dataset(files):
     points = isotropy_points(*files, "isoscore", "documents")
-    found = points[["name", "dataset", "value", "ndcg", "untouched"]].itertuples(index=False, name=None)
+    found = points[["system", "dataset", "value", "ndcg", "untouched"]].itertuples(index=False, name=None)
     assert list(found) == [
         ("minilm", "scifact", 0.2, 0.64, True), ("a", "scifact", 0.5, 0.70, False), ("b", "scifact", 0.1, 0.60, False),
         ("a", "nfcorpus", 0.4, 0.33, False),
@@ -157,7 +157,7 @@ def test_a_folder_is_the_same_model_however_it_is_written(write, isotropy, tmp_p
     report = isotropy("i.json", "scifact", embedded("best_model", isoscore=0.2))
     ours = write("r.json", str(tmp_path / "best_model"), {"scifact": 0.7})
     points = isotropy_points([ours], [report], "isoscore", "documents")
-    assert list(points[["name", "ndcg"]].itertuples(index=False, name=None)) == [("best_model", 0.7)]
+    assert list(points[["system", "ndcg"]].itertuples(index=False, name=None)) == [("best_model", 0.7)]
 
 
 @pytest.mark.parametrize("side", ["results", "isotropy"])
@@ -182,9 +182,9 @@ def test_other_spaces_and_pairs_have_measures_of_their_own(write, isotropy):
 def points(*rows, dataset="scifact"):
     """Return points of (name, value, ndcg), the first one untouched where it is called base."""
     frame = pd.DataFrame(
-        [(*row[:3], *(row[3:] or (None, None))) for row in rows], columns=["name", "value", "ndcg", "low", "high"]
+        [(*row[:3], *(row[3:] or (None, None))) for row in rows], columns=["system", "value", "ndcg", "low", "high"]
     )
-    return frame.assign(dataset=dataset, untouched=frame["name"] == "base")
+    return frame.assign(dataset=dataset, untouched=frame["system"] == "base")
 
 
 def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
@@ -268,7 +268,7 @@ def test_wrong_measures_and_spaces_are_named(files, measure, space, message):
 def test_systems_without_a_value_are_left_out(write, isotropy):
     ours = [write(f"{name}.json", name, {"scifact": 0.7}) for name in "ab"]
     report = isotropy("i.json", "scifact", embedded("a", alpha_req=None), embedded("b", alpha_req=1.0))
-    assert list(isotropy_points(ours, [report], "alpha_req", "documents")["name"]) == ["b"]
+    assert list(isotropy_points(ours, [report], "alpha_req", "documents")["system"]) == ["b"]
     with pytest.raises(InputError, match="the isotropy reports of nothing"):
         isotropy_points(ours, [isotropy("i.json", "scifact", embedded("a", alpha_req=None))], "alpha_req", "documents")
 

@@ -9,7 +9,7 @@ import pytest
 from ragcun.io import write_json
 from ragcun.reporting.html import write_report
 from ragcun.reporting.runs import gather
-from ragcun.reporting.verdicts import metric_tables, score_tables, summary, verdicts
+from ragcun.reporting.tables import metric_tables, score_tables, summary, verdicts
 from ragcun.results import Results
 
 
@@ -34,7 +34,7 @@ def judge(results, base, model, p, name="plain"):
     content["datasets"][name]["NDCG@10"] = model
     content["untouched_base"]["datasets"][name] |= {"NDCG@10": base, "p_randomisation": p}
     found = verdicts(read(content))
-    return next(verdict for verdict in found if verdict.dataset == name), found
+    return next(verdict for verdict in found if verdict.place == (name, None)), found
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_seen_unseen_and_held_out_parts_have_verdicts_and_tables(results):
         content["datasets"]["plain"][part] = counts | {"NDCG@10": model}
         content["untouched_base"]["datasets"]["plain"][part] = counts | {"NDCG@10": base, "p_randomisation": p}
     found = verdicts(read(content))
-    words = {verdict.part: verdict.word for verdict in found if verdict.part}
+    words = {verdict.place[1]: verdict.word for verdict in found if verdict.place[1]}
     assert words == {"seen": "better", "unseen": "not distinguishable", "held_out": "worse"}
     assert len(summary(found)) == 3
     tables = metric_tables(read(content))
@@ -133,7 +133,7 @@ def test_collections_of_one_name_but_other_content_are_not_mixed(make_run, evalu
     results = json.loads(json.dumps(evaluate(other, names=["plain"])))
     results["manifest"]["collections"]["plain"]["sha256"] = "0" * 64
     write_json(other / "results.json", results)
-    files = [(run.name, run.evaluations[0]) for run in gather([whole_run, other])]
+    files = [(run.name, run.evaluations[0].results) for run in gather([whole_run, other])]
     scores = [table for table in score_tables(files) if "on plain" in table.caption]
     assert [len(table.rows) for table in scores] == [1, 1]
     assert scores[1].caption.endswith("(test, 000000000000)")

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from ragcun.data.beir import load_collection
 from ragcun.errors import InputError
 from ragcun.io import write_json
-from ragcun.reporting.examples import examples, excerpt, extremes, visible
 from ragcun.reporting.files import read_results_file
-from ragcun.reporting.runs import gather
+from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
 from ragcun.retrieval.runs import read_run
 
 

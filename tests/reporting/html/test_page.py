@@ -7,8 +7,6 @@ import io
 import itertools
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from matplotlib.image import imread
@@ -224,10 +222,3 @@ def test_wrong_places_are_refused(make_run, tmp_path):
         write_report([run], data_dir=tmp_path / "nowhere")
     with pytest.raises(InputError, match="is a folder"):
         write_report([run], tmp_path)
-
-
-@pytest.mark.slow
-def test_it_imports_no_torch():
-    code = "import sys, ragcun.reporting.html; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
