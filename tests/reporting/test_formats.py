@@ -96,8 +96,8 @@ def test_latex_rows_are_grouped_and_hold_the_figures(comparison):
     assert cells == [
         [["", "scifact", "nfcorpus"], ["", "300 queries", "323 queries"]],
         [["minilm (untouched)", "0.6450", r"\textbf{0.3160}"], ["bm25", "0.6760", "--"]],
-        [["ours", r"\textbf{0.7200} $\pm$ 0.0141$^{\uparrow\uparrow}$",
-          r"0.3000 $\pm$ 0.0000$^{\downarrow\downarrow}$"]],
+        [["ours", r"\textbf{0.7200 $\pm$ 0.0141 ($\uparrow$$\uparrow$)}",
+          r"0.3000 $\pm$ 0.0000 ($\downarrow$$\downarrow$)"]],
     ]  # fmt: skip
     assert "not corrected for the number of tests" in table
 

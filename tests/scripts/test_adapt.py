@@ -158,9 +158,9 @@ def test_hidden_documents_are_ranked_apart(train, run_script, corpus, tmp_path, 
     assert done.code == 0, done.err
     hidden = HoldOut(0.5, 0).hidden_only(load_collection(corpus, "test"))
     assert 25 < len(hidden.documents) < 65
-    table = done.out[done.out.index("| hidden documents |") :].splitlines()
-    cells = [cell.strip() for cell in table[2].split("|")[1:4]]
-    assert cells == ["prose", str(len(hidden.documents)), str(len(hidden.queries))]
+    (line,) = [line for line in done.out.splitlines() if line.startswith("| prose, held out")]
+    cells = [cell.strip() for cell in line.split("|")[1:3]]
+    assert cells == [f"prose, held out, {len(hidden.documents)} documents", str(len(hidden.queries))]
     held_out = json.loads((tmp_path / "r.json").read_text())["datasets"]["prose"]["held_out"]
     assert (held_out["n_documents"], held_out["n_queries"]) == (len(hidden.documents), len(hidden.queries))
 
