@@ -9,7 +9,7 @@ import pytest
 from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.files import read_named
-from ragcun.reporting.formats import notes_of
+from ragcun.reporting.formats import markdown_comparison, notes_of
 from tests.reporting.samples import BASE, results, system
 
 
@@ -121,6 +121,14 @@ def test_no_average_over_fewer_than_two_datasets(write, second, note):
     comparison = compared(write("a.json", "one", {"scifact": 0.65}), write("b.json", "two", second))
     assert "average" not in set(comparison.cells["dataset"])
     assert f"all rows share {note}" in notes(comparison)
+
+
+def test_a_dataset_called_average_is_apart_from_the_average(write):
+    comparison = compared(write("a.json", "run", {"scifact": 0.7, "average": 0.4}))
+    assert comparison.columns == ["scifact", "average", "average of datasets"]
+    assert cell(comparison, "run", "average").value == 0.4
+    assert cell(comparison, "run", "average of datasets").value == pytest.approx(0.55)
+    assert "**0.5500**" in markdown_comparison(comparison)
 
 
 def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write):

@@ -12,11 +12,10 @@ from matplotlib.image import imread
 from ragcun.errors import InputError
 from ragcun.isotropy.intervals import Measure
 from ragcun.reporting.isotropy import LABELS
-from ragcun.reporting.plots import GREY, MOST
+from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import (
     isotropy_ndcg_figure,
     isotropy_points,
-    plot_isotropy_against_ndcg,
     plot_sizes,
     size_figure,
     size_points,
@@ -88,15 +87,6 @@ def test_a_models_line_joins_the_best_for_so_many_bytes_and_the_base_is_a_star(s
     assert lines(scifact, "minilm (untouched)") == [([1536], [0.64])]
     assert [line.get_marker() for line in scifact.lines if line.get_label() == "minilm (untouched)"] == ["*"]
     assert [line.get_color() for line in scifact.lines if list(line.get_ydata()) == [0.64, 0.64]] == [GREY]
-
-
-def test_models_are_told_apart_up_to_a_number(evaluated):
-    many = [evaluated(f"{i}.json", f"m{i}", {"scifact": 0.5 + i / 100}, "int8") for i in range(MOST)]
-    scifact = size_figure(size_points(many[:-1])).axes[0]
-    drawn = {(line.get_color(), str(line._dash_pattern)) for line in scifact.lines if line.get_label().startswith("m")}
-    assert len(drawn) == MOST
-    with pytest.raises(InputError, match=f"{MOST + 1} systems"):
-        size_figure(size_points(many))
 
 
 def test_sizes_that_contradict_each_other_are_refused(evaluated, tmp_path, several):
@@ -288,11 +278,3 @@ def test_files_that_contradict_each_other_or_are_of_another_kind_are_refused(fil
         isotropy_points(files[1], files[1], "isoscore", "documents")
     with pytest.raises(InputError, match=r"a\.json is not an isotropy report"):
         isotropy_points(files[0], files[0], "isoscore", "documents")
-
-
-def test_the_isotropy_plot_is_complete_or_absent(files, tmp_path):
-    plot_isotropy_against_ndcg(*files, tmp_path / "plots" / "isotropy.png")
-    assert np.ptp(imread(tmp_path / "plots" / "isotropy.png")) == 1
-    with pytest.raises(InputError, match="isoscore"):
-        plot_isotropy_against_ndcg(*files, tmp_path / "none.png", "isoscor")
-    assert not (tmp_path / "none.png").exists()

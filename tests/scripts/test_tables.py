@@ -72,11 +72,6 @@ def test_the_suffix_chooses_the_format_and_the_flag_overrides_it(run_script, pla
     assert {row["metric"] for row in csv.DictReader(printed.splitlines())} == {"MRR@10"}
 
 
-def test_seeds_are_averaged(run_script, place):
-    done = run_script(COMPARE, "ours=results/x.json,results/y.json")
-    assert "0.6100 ± 0.0141 (↑↑)" in done.out
-
-
 def test_a_papers_tables_are_written_in_three_formats(run_script, place):
     done = run_script(PAPER, "--results", "results/x.json", "--output", "paper/results_table.tex")
     assert done.code == 0, done.err
@@ -118,31 +113,12 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails, place):
     assert "--results" in fails(PAPER)
 
 
-def test_a_missing_base_and_another_version_of_a_dataset_are_refused(fails, place):
-    results = content("bm25", scifact=0.6) | {"distance": "bm25", "untouched_base": None, "baselines": {}}
-    (place / "bm25.json").write_text(json.dumps(results))
-    assert "no untouched base" in fails(PAPER, "--results", "bm25.json", "--output", "t.tex")
-    other = content("z", scifact=0.6)
-    other["manifest"]["collections"]["scifact"]["sha256"] = "other"
-    (place / "z.json").write_text(json.dumps(other))
-    sentence = fails(PAPER, "--results", "results/x.json", "z.json", "--output", "t.tex")
-    assert "results/x.json and z.json are of different versions of scifact" in sentence
-
-
 def test_what_an_evaluation_wrote_is_not_replaced(fails, place):
     (place / "results" / "x.md").write_text("report")
     for output in ("results/x.md", "results/x.json"):
         sentence = fails(COMPARE, "results/x.json", "--format", "csv", "--output", output)
         assert f"{output} would replace what evaluate_beir.py wrote" in sentence
     assert "results/x.md would replace" in fails(PAPER, "--results", "results/x.json", "--output", "results/x.tex")
-
-
-def test_an_empty_place_has_one_clear_sentence(fails, place):
-    for path in (place / "results").iterdir():
-        path.unlink()
-    assert "no results files in results" in fails(COMPARE)
-    (place / "results").rmdir()
-    assert "no results files in results" in fails(COMPARE)
 
 
 def test_the_plot_of_sizes_is_written(run_script, fails_clearly, place):

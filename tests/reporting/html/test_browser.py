@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from ragcun.reporting.html import write_report
 
 pytestmark = pytest.mark.slow
-SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 SMALLEST = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   let smallest = Infinity;
@@ -69,42 +63,6 @@ def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
     assert page.evaluate("document.documentElement.scrollHeight") > 900
     assert page.evaluate(SMALLEST) >= 12
     assert page.evaluate(CONTRAST) >= 4.5
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def scifact_page(shared_data, tmp_path_factory):
-    """The page of a real run: MiniLM trained on SciFact, evaluated and measured."""
-    if not os.environ.get("RAGCUN_TEST_CACHE"):
-        pytest.skip("encodes SciFact (5 minutes): set RAGCUN_TEST_CACHE to a folder that keeps its vectors")
-    run = tmp_path_factory.mktemp("real") / "run"
-    data = ("--datasets", "scifact", "--data_dir", str(shared_data))
-    model = ("--model_path", str(run / "best_model"))
-    for script, *flags in (
-        ("train", "--train_data", str(shared_data / "scifact"), "--output_dir", str(run)),
-        ("evaluate_beir", *model, *data, "--baseline", "bm25", "--output_file", str(run / "results.json")),
-        ("compute_isotropy", *model, *data, "--output_dir", str(run / "isotropy")),
-        ("report", str(run)),
-    ):
-        subprocess.run([sys.executable, str(SCRIPTS / f"{script}.py"), *flags], check=True, capture_output=True)
-    return run / "report.html"
-
-
-@pytest.mark.parametrize("width", [400, 1400])
-def test_the_report_of_a_real_run_opens_in_a_browser(browser, scifact_page, width):
-    assert scifact_page.stat().st_size < 3 << 20
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    messages: list[str] = []
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.goto(scifact_page.as_uri(), wait_until="load")
-    widths = page.eval_on_selector_all("img", "pictures => pictures.map(picture => picture.naturalWidth)")
-    assert messages == []
-    assert len(widths) >= 7
-    assert min(widths) > 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    text = page.inner_text("body")
-    assert all(part in text for part in ("minilm (untouched)", "bm25", "0.6451", "(unseen)", "IsoScore"))
     page.close()
 
 

@@ -98,13 +98,6 @@ def test_seen_unseen_and_held_out_parts_have_verdicts_and_tables(results):
     assert list(tables[-1].rows[1]) == ["bm25", "–", "–"]
 
 
-def test_a_side_without_queries_is_left_out(results):
-    content, read = results
-    for system in (content, content["untouched_base"]):
-        system["datasets"]["plain"] |= {"seen": {"n_queries": 0}, "unseen": dict(system["datasets"]["plain"])}
-    assert len(metric_tables(read(content))) == 2
-
-
 def test_tables_hold_the_scores_of_the_file(whole_run):
     (run,) = gather([whole_run])
     results = run.evaluations[0].results
@@ -119,13 +112,6 @@ def test_tables_hold_the_scores_of_the_file(whole_run):
                 assert f"{system.datasets['plain'].metrics[metric]:.4f}" in cell
     best = max(system.datasets["plain"].metrics["NDCG@10"] for _, system in results.systems)
     assert ["<strong>" in row[1] for row in table.rows] == [f"{best:.4f}" in row[1] for row in table.rows]
-
-
-def test_sizes_of_vectors_are_shown_where_they_differ(results):
-    content, read = results
-    content["untouched_base"]["bytes_per_vector"] = 1536
-    found = read(content | {"bytes_per_vector": 48, "precision": "binary"})
-    assert [row[-1] for row in metric_tables(found)[0].rows] == ["1,536", "–", "48"]
 
 
 def test_collections_of_one_name_but_other_content_are_not_mixed(make_run, evaluate, whole_run):

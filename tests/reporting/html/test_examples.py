@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun.data.beir import load_collection
-from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.reporting.files import read_results_file
 from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
@@ -103,16 +102,6 @@ def test_without_run_files_the_missing_one_is_named(whole_run, tmp_path):
     hostile, plain = examples(file)
     assert hostile.missing is None
     assert "untouched_base.trec" in plain.missing
-
-
-def test_run_files_of_other_results_are_refused(whole_run, tmp_path):
-    file = moved(whole_run, tmp_path)
-    write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"NDCG@10": {"q1": 1.0}})
-    with pytest.raises(InputError, match=r"model\.per_query\.json is not of"):
-        examples(file)
-    write_json(tmp_path / "results.runs" / "plain" / "model.per_query.json", {"MRR@10": {"q1": 1.0}})
-    with pytest.raises(InputError, match="lacks NDCG@10"):
-        examples(file)
 
 
 @given(st.text(st.characters(codec=None)), st.integers(1, 50))

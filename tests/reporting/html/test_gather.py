@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -62,13 +61,6 @@ def test_a_file_about_something_else_is_refused_with_both_names(make_run, whole_
         gather([other], **{kind: [given]})
     for name in (given, whole_run / "best_model", other / "best_model"):
         assert str(name) in str(error.value)
-
-
-def test_damaged_results_are_named(whole_run, tmp_path):
-    content = json.loads((whole_run / "results.json").read_text())
-    write_json(tmp_path / "results.json", content | {"datasets": {"plain": 3}})
-    with pytest.raises(InputError, match=r"results\.json: datasets\.plain is 3"):
-        gather([whole_run], [tmp_path / "results.json"])
 
 
 def test_what_is_no_run_folder_is_refused(whole_run, make_run, tmp_path):

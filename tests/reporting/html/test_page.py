@@ -210,15 +210,11 @@ def test_the_page_is_complete_or_absent(make_run, evaluate, tmp_path):
     assert not [path for path in run.iterdir() if path.suffix == ".tmp"]
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_it_must_be_clear_what_is_written_where(make_run, count):
-    with pytest.raises(InputError, match=r"at least one|--output"):
-        write_report([make_run(f"run-{number}") for number in range(count)])
-
-
-def test_wrong_places_are_refused(make_run, tmp_path):
-    run = make_run()
-    with pytest.raises(InputError, match="nowhere"):
-        write_report([run], data_dir=tmp_path / "nowhere")
-    with pytest.raises(InputError, match="is a folder"):
-        write_report([run], tmp_path)
+@pytest.mark.parametrize(
+    ("names", "place", "message"),
+    [([], {}, "at least one"), (["a", "b"], {}, "--output"), (["a"], {"data_dir": "nowhere"}, "nowhere"),
+     (["a"], {"output": "."}, "is a folder")],
+)  # fmt: skip
+def test_it_must_be_clear_what_is_read_and_written_where(make_run, names, place, message):
+    with pytest.raises(InputError, match=message):
+        write_report([make_run(name) for name in names], **place)
