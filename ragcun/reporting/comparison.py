@@ -25,18 +25,12 @@ RECORD = ["kind", "title", "name", "key", "seed", "path", "dataset", "value", "b
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems × datasets.
+    """Systems × datasets: the untouched base of each model, the queries of each dataset, and a cell for each pair.
 
-    Attributes:
-        metric: what is compared.
-        cells: a row for each system and dataset, the average being one: system, kind, dataset, queries, value (mean
-            over seeds), sd (sample standard deviation), seeds, p (against the untouched base; the largest of the
-            seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a relevant
-            document that was a training positive), best (of its dataset, at four decimals).
-        queries: number of queries of each dataset.
-        averaged: datasets that every system has; there is an average where they are at least two.
-        bases: the untouched base of each model.
-        average: what the average is called among the datasets.
+    A row of `cells` has system, kind, dataset (`average` being one where the datasets of all systems, `averaged`, are
+    at least two), queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched
+    base; the largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with
+    a relevant document that was a training positive) and best (of its dataset, at four decimals).
     """
 
     metric: str

@@ -215,7 +215,6 @@ def _cell(cell: Any) -> str:
 
 
 def _require_free(output: Path, results: Sequence[NamedResults]) -> None:
-    """Refuse to replace a results file or the report beside it."""
     for file in (file for named in results for file in named.files):
         if output.resolve() in (file.path.resolve(), file.path.resolve().with_suffix(".md")):
             raise InputError(f"{output} would replace what evaluate_beir.py wrote; give --output another name")

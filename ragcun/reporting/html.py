@@ -44,12 +44,8 @@ def write_report(
 ) -> Path:
     """Write one HTML page about run folders and return its path; the same files give the same bytes.
 
-    Args:
-        folders: run folders of ``train.py``.
-        output: the page, complete or absent; None writes ``report.html`` into the folder of a single run.
-        results: results files of ``evaluate_beir.py`` beside those in the run folders.
-        isotropy: files of ``compute_isotropy.py`` beside those in the run folders.
-        data_dir: folder of the collections, for the texts of queries and documents; None takes what results name.
+    `output` None writes ``report.html`` into the folder of a single run; `results` and `isotropy` are further files
+    beside those in the run folders; `data_dir` holds the collections, for texts (None: the folder that results name).
 
     Raises:
         InputError: a file is missing or wrong, belongs to no run, or `output` is needed and not there.
@@ -132,7 +128,6 @@ def picture(figure: Figure, alt: str, caption: str) -> Picture:
 
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
-    """Return one run as ``run.html.j2`` shows it."""
     places = [data_dir, *(file.results.manifest.get("data_dir") for file in run.evaluations)]
     return {
         "run": run,
@@ -158,7 +153,6 @@ def _curves(run: Run) -> list[Picture]:
 
 
 def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[Picture]]:
-    """Return what was embedded, tables and figures of the untouched bases and of this run's own systems."""
     systems = _own(report, run)
     queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
@@ -175,10 +169,7 @@ def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:
 
 
 def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
-    """Lay out several runs side by side: NDCG@10 on each dataset, training, settings that differ, and isotropy.
-
-    Tables of numbers are marked as such.
-    """
+    """Lay out several runs side by side; tables of numbers are marked as such."""
     training = []
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"

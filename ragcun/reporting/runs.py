@@ -124,7 +124,6 @@ def _each_once(paths: Sequence[Path]) -> list[Path]:
 
 
 def _owners(path: Path, models: Sequence[str], runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that a file is about."""
     owners = [run for run in runs if any(run.holds(model) for model in models)]
     if not owners:
         checkpoints = " or ".join(str(run.checkpoint) for run in runs)
@@ -242,7 +241,6 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
 
 
 def _first(run: run_files.Run, query: str, collection: Collection | None) -> list[Ranked]:
-    """Return the documents that a run ranks first for a query."""
     found = list(run.get(query, {}))[:DOCUMENTS]
     if collection is None:
         return [Ranked(document) for document in found]
@@ -252,7 +250,6 @@ def _first(run: run_files.Run, query: str, collection: Collection | None) -> lis
 
 
 def _texts(file: ResultsFile, name: str, data_dir: Path | None) -> Collection | str:
-    """Return the collection that was evaluated, or why it is not at hand."""
     about, place = file.results.collections[name], data_dir or file.results.manifest.get("data_dir")
     if place is None:
         return "the results do not say where the collection is; name its folder with --data_dir"

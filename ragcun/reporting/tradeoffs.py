@@ -96,12 +96,8 @@ def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
 def size_figure(points: pd.DataFrame) -> Figure:
     """Draw NDCG@10 against bytes per vector (log axis): a panel for each dataset, a line for each model.
 
-    Markers tell the precision. A model's line joins the points that no smaller or equally large vectors of that model
-    reach, so it shows what is to be had for so many bytes. The untouched base is a star on a dotted line at its
-    NDCG@10; its vectors made small are a grey line of their own.
-
-    Raises:
-        InputError: there are more models than can be told apart.
+    A model's line joins the points that no smaller or equally large vectors of it reach. The untouched base is a star
+    on a dotted line at its NDCG@10; its vectors made small are a grey line of their own.
     """
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.4)
@@ -120,7 +116,6 @@ def size_figure(points: pd.DataFrame) -> Figure:
 
 
 def _draw_model(axes: Axes, name: str, points: pd.DataFrame, look: Look) -> None:
-    """Draw each point by its precision, a line through the best for so many bytes, and the untouched one as a star."""
     ordered = points.sort_values(["size", "ndcg"], ascending=[True, False])
     front = ordered[ordered["ndcg"] > ordered["ndcg"].cummax().shift(fill_value=-1)]
     made = points[~points["untouched"]]
@@ -168,9 +163,6 @@ def isotropy_ndcg_figure(points: pd.DataFrame, axis: str) -> Figure:
 
     The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's rank
     correlation ρ of measure and NDCG@10, with the number of systems. `axis` names the measure, with its unit or range.
-
-    Raises:
-        InputError: there are more systems than can be told apart.
     """
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.0)
@@ -196,7 +188,6 @@ def _draw_point(axes: Axes, point: Any, look: Look) -> None:
 
 
 def _correlation(points: pd.DataFrame) -> str:
-    """Say Spearman's ρ and how many systems it is of; there is none where all are equal on one side."""
     if len(points) < LEAST:
         return f"n = {len(points)}"
     if points["value"].nunique() == 1 or points["ndcg"].nunique() == 1:
@@ -206,7 +197,6 @@ def _correlation(points: pd.DataFrame) -> str:
 
 
 def _measures(paths: Sequence[str | Path], measure: str, space: str) -> Iterator[dict[str, Any]]:
-    """Yield the measure of every system that has it."""
     names: set[str] = set()
     for path in paths:
         report = read_isotropy(path)
