@@ -16,8 +16,7 @@ from torch import distributed as dist
 from ragcun.batch import Views
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
-ROWWISE = ("query", "positive", "predicted", "target", "residual")
-"""Fields of `Views` that all ranks show or none."""
+ROWWISE = ("query", "positive", "predicted", "target", "residual")  # all ranks show them or none
 
 
 def world_size() -> int:
@@ -86,9 +85,8 @@ def gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tens
 def gather_views(views: Views) -> Views:
     """Return the views of all ranks as one batch, with gradient as in `gather_rows`; every rank has to call.
 
-    A rank has any number of rows and pool documents. Of `relevant` and `pool_relevant` a rank shows a row for each of
-    its queries, and a column for each positive, or pool document, of all ranks in their order; where it has columns for
-    its own alone, nothing is known of the others.
+    A rank has any number of rows and pool documents. `relevant` and `pool_relevant` have a row for each of its queries
+    and a column for each positive, or pool document, of all ranks in their order, or of its own alone.
     """
     batch, pool = len(views.query), 0 if views.pool is None else len(views.pool)
     known = [views.negative is not None, views.relevant is not None, views.pool_relevant is not None]

@@ -24,11 +24,7 @@ def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Floa
 
 @in_full_precision
 def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """Each row divided by its length; a row of zeros stays zero, with a gradient of 0.
-
-    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
-    """
+    """Each row divided by its length; a row of zeros stays zero, with a gradient of 0."""
     largest = z.detach().abs().amax(1, keepdim=True)
     rows = _scaled(z, largest)  # each but a row of zeros is now at least 1 long
     unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1)
