@@ -21,7 +21,6 @@ from ragcun.io import REMEDIES, WriteError, replacing_folder, write_json, write_
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.runs import write_run
-from ragcun.training.run_dir import RunFolder
 from tests.faults import DAMAGED, FULL, contents, failing_disk
 
 MOST_CALLS = 400
@@ -48,7 +47,6 @@ WRITERS: dict[str, Callable[[Path, str], Any]] = {
     "run file": lambda path, word: write_run(path, {word: {f"d{i}": 1.0 / (i + 1) for i in range(4)}}, "tag"),
     "folder": make_folder,
     "collection": make_collection,
-    "configuration": lambda path, word: RunFolder(path).write_config({"name": word}),
 }
 
 

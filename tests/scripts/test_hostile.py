@@ -96,7 +96,7 @@ def test_a_hostile_corpus_does_nothing(run_script, tiny_bert, tmp_path, monkeypa
         ('{"_id": "a\\ud800", "text": "x"}', "unpaired surrogate"),
         ('{"_id": "a", "text": "\\udfff"}', "unpaired surrogate"),
         ('{"_id": "d0", "text": "x"}', "line 1"),
-        ('{"_id": "a", "text": ' + "[" * 200_000, "nested too deeply"),
+        ('{"_id": "a", "text": ' + "[" * 200_000, "recursion depth"),
         ('{"_id": 3, "text": "x"}', 'field "_id" must be text'),
     ],
 )
@@ -113,7 +113,9 @@ def test_what_cannot_be_handled_is_refused_in_a_sentence(fails_clearly, tiny_ber
 
 
 def test_a_line_of_ten_megabytes_is_a_line(run_script, tmp_path):
-    write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["word1 " * 1_700_000])
+    folder = write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["word1"])
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "long", "text": "word1 " * 1_700_000}) + "\n")
     place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
     done = run_script("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "r.json")
     assert done.code == 0, done.err
