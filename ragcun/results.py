@@ -128,7 +128,7 @@ class Results:
         """
         content = read_json(path)
         if not is_results(content):
-            raise InputError(f"{path} is not a results file of evaluate_beir.py; give files that it wrote")
+            raise InputError(f"{path} is not a results file of ragcun evaluate; give files that it wrote")
         manifest = typed(dict[str, Any], content.get("manifest"), path, "manifest")
         results = cls(
             typed(SystemScores, content, path),

@@ -4,28 +4,54 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import MiningFlags, SetFlags
+from ragcun.cli.flags import MiningFlags, SetFlags, require_folder
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
-    from ragcun.data.msmarco import Gathered
-    from ragcun.data.pairs import Row
+    from ragcun.data.hub import Download
 
+logger = logging.getLogger(__name__)
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
 DEV_FRACTION = 0.02
-REVISION_HELP = "commit, branch or tag on the hub (default: the newest)"
-RESUME_HELP = "keep a complete download as it is"
+NO_SETTINGS = ("output_dir", "output", "cache_dir", "device", "resume", "overwrite")
+"""Flags that do not change what a download holds."""
 
 
 @dataclass(kw_only=True)
-class MsmarcoOptions(MiningFlags):
+class HubFlags:
+    """Where a download comes from, and what becomes of an earlier one."""
+
+    title: ClassVar[str] = "data"
+    source: str = flag(MISSING, "data set of the hub (owner/name), or a folder with its files")
+    revision: str | None = flag(None, "commit, branch or tag on the hub (default: the newest)")
+    seed: int = flag(0, "seed of everything random")
+    resume: bool = flag(False, "keep a complete download as it is")
+    overwrite: bool = flag(False, "replace an earlier download")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "resume", "overwrite", needed=False)
+        if self.revision is not None and Path(self.source).is_dir():
+            raise InputError(f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out")
+
+    def files(self, manifest: Path, *files: Path) -> Download | None:
+        """Return the files of this download, None where they are complete."""
+        from ragcun.data.hub import Download
+
+        settings = {name: value for name, value in asdict(self).items() if name not in NO_SETTINGS}
+        download = Download(manifest, files, settings)
+        return None if download.is_complete(self.resume, self.overwrite) else download
+
+
+@dataclass(kw_only=True)
+class MsmarcoOptions(MiningFlags, HubFlags):
     """Flags of ``ragcun download msmarco``."""
 
     title: ClassVar[str] = "data"
@@ -34,7 +60,6 @@ class MsmarcoOptions(MiningFlags):
     subset: str | None = flag(
         None, "set of the source, such as v2.1 or triplet-50 (default: v1.1, triplet, or the only one)"
     )
-    revision: str | None = flag(None, REVISION_HELP)
     split: str = flag("train", "split of the source")
     max_train_samples: int | None = flag(
         None, "stop after this many pairs of query and positive for training", at_least=1
@@ -44,41 +69,29 @@ class MsmarcoOptions(MiningFlags):
     )
     num_dev: int | None = flag(None, "number of queries held out for dev, instead of a share", at_least=0)
     negatives: str = flag("bm25", "where negatives come from; given: what the source's rows offer", choices=NEGATIVES)
-    seed: int = flag(0, "seed of the held-out queries and the negatives")
-    resume: bool = flag(False, RESUME_HELP)
-    overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        check_one_of(self, "resume", "overwrite", needed=False)
-        _check_revision(self.source, self.revision)
-        if Path(self.output_dir).is_file():
-            raise InputError(f"--output_dir {self.output_dir} is a file; give a folder")
+        super().__post_init__()
+        require_folder(self.output_dir)
         if self.dev_fraction is not None and self.num_dev is not None:
             raise InputError("--dev_fraction and --num_dev contradict each other; give one of them")
 
 
 @dataclass(kw_only=True)
-class WikiOptions:
+class WikiOptions(HubFlags):
     """Flags of ``ragcun download wikipedia``."""
 
     title: ClassVar[str] = "data"
     output: str = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
+    source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)
     max_length: int = flag(100, "most words of a passage")
     min_length: int = flag(20, "fewest words of a passage; shorter ones are left out", at_least=1)
     language: str = flag("en", "language of the articles, as the hub's subsets have it")
     date: str = flag("20231101", "date of the dump")
-    source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
-    revision: str | None = flag(None, REVISION_HELP)
-    seed: int = flag(0, "seed of the order in which the source's files are read")
-    resume: bool = flag(False, RESUME_HELP)
-    overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        check_one_of(self, "resume", "overwrite", needed=False)
-        _check_revision(self.source, self.revision)
+        super().__post_init__()
         if self.min_length > self.max_length:
             raise InputError(f"--min_length must be 1 to --max_length, got {self.min_length} and {self.max_length}")
         if Path(self.output).suffix.lower() not in (".jsonl", ".ndjson", ".json", ".txt"):
@@ -95,57 +108,44 @@ class BeirOptions(SetFlags):
     data_dir: str = flag("data", "folder in which the sets' folders are made")
 
 
-def _check_revision(source: str, revision: str | None) -> None:
-    if revision is not None and Path(source).is_dir():
-        raise InputError(f"--revision is of a data set on the hub, and {source} is a folder; leave it out")
-
-
-logger = logging.getLogger(__name__)
-
-NO_SETTINGS = ("output_dir", "output", "cache_dir", "device", "resume", "overwrite")
-"""Flags that do not change what a download holds."""
-
-
 def msmarco(options: MsmarcoOptions) -> str:
-    """Write pairs of MS MARCO, split by query, their statistics and a manifest, and return a summary.
-
-    Raises:
-        InputError: a setting is wrong, files are in the way, or the source or the disk fails.
-    """
-    from ragcun.data.hub import Download, open_rows
+    """Write pairs of MS MARCO, split by query, their statistics and a manifest, and return a summary."""
+    from ragcun.data.hub import open_rows
     from ragcun.data.msmarco import SOURCES, DevSplit, gather, write_split_pairs
 
-    folder = Path(options.output_dir)
-    statistics = folder / "statistics.json"
-    files = (folder / "train.jsonl", folder / "dev.jsonl", statistics)
-    download = Download(folder / "manifest.json", files, _settings(options))
-    if download.is_complete(options.resume, options.overwrite):
-        return f"{download.manifest}: this download is complete; nothing to do"
-    mine = _miner(options)
+    folder, offered = Path(options.output_dir), options.negatives in ("given", "none")
+    manifest, statistics = folder / "manifest.json", folder / "statistics.json"
+    download = options.files(manifest, folder / "train.jsonl", folder / "dev.jsonl", statistics)
+    if download is None:
+        return _complete(manifest)
+    miner = None if offered else options.miner(options.negatives, options.seed)
     name, subset = SOURCES.get(options.source, (options.source, None))
     rows = open_rows(name, options.subset or subset, options.split, options.revision)
     fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
     dev = DevSplit(options.seed, fraction, options.num_dev)
     found = gather(rows, dev, options.max_train_samples, keep_offered=options.negatives != "none")
-    pairs, report = mine(found)
+    report: Mapping[str, Any] = {}
+    if miner is None:
+        pairs = found.given(options.negatives_per_query if options.negatives == "given" else 0)
+    else:
+        mined = miner(found.pairs, options.source, found.pool, found.known)
+        logger.info("%s", mined.report)
+        pairs, report = mined.rows, {"mining": mined.report.to_dict()}
     made = write_split_pairs(folder, pairs, found.dev, {"rows": dict(found.counts), **report})
     download.write_manifest(rows.source, found.counts, [*made, statistics])
     return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])
 
 
 def wikipedia(options: WikiOptions) -> str:
-    """Write passages of Wikipedia and a manifest beside them, and return a summary.
-
-    Raises:
-        InputError: a setting is wrong, a file is in the way, or the source or the disk fails.
-    """
-    from ragcun.data.hub import Download, open_rows
+    """Write passages of Wikipedia and a manifest beside them, and return a summary."""
+    from ragcun.data.hub import open_rows
     from ragcun.data.wikipedia import read_passages, write_passages
 
     path = Path(options.output)
-    download = Download(path.with_name(f"{path.name}.manifest.json"), [path], _settings(options))
-    if download.is_complete(options.resume, options.overwrite):
-        return f"{download.manifest}: this download is complete; nothing to do"
+    manifest = path.with_name(f"{path.name}.manifest.json")
+    download = options.files(manifest, path)
+    if download is None:
+        return _complete(manifest)
     folder, subset = Path(options.source), f"{options.date}.{options.language}"
     is_subset = folder.is_dir() and not (folder / subset).is_dir()
     rows = open_rows(options.source, None if is_subset else subset, "train", options.revision, options.seed)
@@ -156,34 +156,12 @@ def wikipedia(options: WikiOptions) -> str:
     return f"{path}: {counts['passages']} passages{few} from {counts['articles']} articles"
 
 
-def _settings(options: MsmarcoOptions | WikiOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if name not in NO_SETTINGS}
-
-
-def _miner(options: MsmarcoOptions) -> Callable[[Gathered], tuple[list[Row], dict[str, Any]]]:
-    """Return what gives pairs negatives as the flags say, with what is to be reported of it."""
-    if options.negatives in ("given", "none"):
-        count = options.negatives_per_query if options.negatives == "given" else 0
-        return lambda found: (found.given(count), {})
-    from ragcun.retrieval.negatives import mine_negatives
-
-    settings = options.mining_settings(options.negatives, options.seed)
-    encoder = options.mining_encoder() if options.negatives == "dense" else None
-
-    def mine(found: Gathered) -> tuple[list[Row], dict[str, Any]]:
-        mined = mine_negatives(found.pairs, options.source, found.pool, found.known, settings=settings, encoder=encoder)
-        logger.info("%s", mined.report)
-        return mined.rows, {"mining": mined.report.to_dict()}
-
-    return mine
+def _complete(manifest: Path) -> str:
+    return f"{manifest}: this download is complete; nothing to do"
 
 
 def beir(options: BeirOptions) -> str:
-    """Fetch the sets that are not there, and return where all of them are.
-
-    Raises:
-        InputError: a set is unknown, or cannot be downloaded.
-    """
+    """Fetch the sets that are not there, and return where all of them are."""
     from ragcun.data.beir_download import fetch_from
     from ragcun.data.beir_sets import find_sets
 

@@ -1,21 +1,37 @@
-"""``ragcun evaluate``: a model beside its baselines on BEIR collections, results and report."""
+"""``ragcun evaluate`` and ``ragcun mteb``: a model beside its baselines on BEIR collections or on tasks of mteb."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ragcun.cli.flags import DISTANCES, CollectionFlags, Distance, EncodingFlags, ModelFlags
+from ragcun.cli.flags import (
+    DEVICE_HELP,
+    DISTANCES,
+    CollectionFlags,
+    Distance,
+    EncodingFlags,
+    ModelFlags,
+    require_folder,
+)
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mteb.abstasks import AbsTask
+    from sentence_transformers import SentenceTransformer
+
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.results import Results
     from ragcun.retrieval.systems import System
+
+MTEB_FORMAT = 1
 
 
 @dataclass(kw_only=True)
@@ -47,14 +63,12 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     def __post_init__(self) -> None:
         check_bounds(self)
         check_one_of(self, "model_path", "model")
+        if self.vectors and self.model_path is None:
+            raise InputError("--vectors goes with a checkpoint in --model_path; leave it out")
 
 
 def run(options: Options) -> str:
-    """Evaluate a model beside its baselines, write results and report, and return the table and where they are.
-
-    Raises:
-        InputError: a model, a collection or an earlier result is missing or wrong.
-    """
+    """Evaluate a model beside its baselines, write results and report, and return the table and where they are."""
     from ragcun.io import write_text
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
@@ -64,51 +78,138 @@ def run(options: Options) -> str:
     folders = options.collections()
     model, baselines = _open(options, folders)
     output = Path(options.output_file)
+    page = output.with_suffix(".md")
     used = {"data_dir": options.data_dir, "base_dtype": options.base_dtype}
     manifest = environment(options.device or "auto") | used
 
     def report(results: Results) -> None:
-        write_text(output.with_suffix(".md"), results_table(results))
+        write_text(page, results_table(results))
 
     seed, resume = options.seed, options.resume
     results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
     table = results_table(results)
     if options.update_card:
         write_scores(options.spec, table)
-    places = f"report: {output.with_suffix('.md')}, figures: {output}, run files: {runs_folder(output)}"
-    return f"{table}\n{places}"
+    return f"{table}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
 
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
     """Return the model and what it is tested against."""
     from ragcun.embeddings.precomputed import read_vectors
-    from ragcun.retrieval.systems import EncodingOptions, open_system
+    from ragcun.io import read_json
+    from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
+    from ragcun.retrieval.systems import open_system
 
-    encoding = EncodingOptions(options.cache_dir, options.batch_size, options.device, base_dtype=options.base_dtype)
+    encoding, spec = options.encoding(), options.spec
     if options.vectors:
-        _require_vector_head(options.model_path)
+        if is_checkpoint(spec) and has_text_model(spec):
+            raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
         encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
-    model = open_system(options.spec, small, options.distance)
+    model = open_system(spec, small, options.distance)
     if options.use_predictor:
-        _require_predictor(options.spec)
-    return model, [*model.companions, *(open_system(spec, encoding) for spec in options.baseline)]
+        if not is_checkpoint(spec):
+            raise InputError(f"--use_predictor: {spec} is not a checkpoint of ragcun train; leave the flag out")
+        if not read_json(Path(spec) / CONFIG)["config"].get("predictor"):
+            raise InputError(f"--use_predictor: checkpoint {spec} has no predictor; leave the flag out")
+    return model, [*model.companions, *(open_system(each, encoding) for each in options.baseline)]
 
 
-def _require_vector_head(spec: str | None) -> None:
+@dataclass(kw_only=True)
+class MtebOptions(CollectionFlags, ModelFlags):
+    """Flags of ``ragcun mteb``."""
+
+    title: ClassVar[str] = "evaluation"
+    datasets: tuple[str, ...] = flag((), "folders in --data_dir, sets of BEIR, quick, or all")
+    split: str | None = flag(None, "qrels to use (default: test, or what a task of mteb has)")
+    tasks: tuple[str, ...] = flag((), "instead of --datasets: retrieval tasks of mteb, which downloads their data")
+    output_dir: Path = flag(Path("results/mteb"), "folder to write: MODEL.json, MODEL.md and mteb's cache of results")
+    batch_size: int = flag(32, "batch size of the encoder", at_least=1)
+    device: str | None = flag(None, DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "model_path", "model")
+        check_one_of(self, "tasks", "datasets")
+        self.require_embeddings()
+        require_folder(self.output_dir)
+
+
+def run_mteb(options: MtebOptions) -> str:
+    """Evaluate a model beside its untouched base in mteb, and return the table and where everything is."""
+    import importlib.metadata
+
+    from ragcun.io import write_json, write_text
+    from ragcun.retrieval.mteb import evaluate_task, require_mteb
+    from ragcun.training.run_dir import environment
+
+    require_mteb()
+    logging.getLogger("mteb").setLevel(logging.WARNING)
+    models = _models(options)
+    scores: dict[str, dict[str, Any]] = {title: {} for title in models}
+    for name, task in _tasks(options):
+        for title, model in models.items():
+            values = evaluate_task(model, task, options.output_dir, options.batch_size)
+            scores[title][name] = {"task": task.metadata.name, **values}
+    *base, part = (
+        {
+            "model": title,
+            "name": model.model_card_data.model_name,
+            "distance": model.similarity_fn_name,
+            "tasks": scores[title],
+        }
+        for title, model in models.items()
+    )
+    manifest = environment(options.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
+    output, table = options.output_dir / f"{str(part['name']).removeprefix('ragcun/')}.json", _table(scores)
+    about = {"untouched_base": base[0] if base else None, "manifest": manifest}
+    write_json(output, {"format": MTEB_FORMAT, **part, **about})
+    write_text(output.with_suffix(".md"), table)
+    return f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {options.output_dir}"
+
+
+def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
+    """Return by title, named for mteb, the untouched base of a checkpoint and the checkpoint; or the one model."""
+    from ragcun.embeddings.hub import load_sentence_transformer
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
+    from ragcun.retrieval.mteb import name_for_mteb, untouched_model
+    from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    if spec is None:
-        raise InputError("--vectors goes with a checkpoint in --model_path; leave it out")
-    if is_checkpoint(spec) and has_text_model(spec):
-        raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
+    spec = options.spec
+    if is_checkpoint(spec) and not has_text_model(spec):
+        raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use ragcun evaluate --vectors")
+    system = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))
+    before: Any = system.untouched_base or system.retriever
+    base = before.encoder.cache.base
+    title = spec if system.untouched_base is None else f"{base.name} (untouched)"
+    models = {title: untouched_model(base)}
+    name_for_mteb(models[title], base.name)
+    if system.untouched_base is not None:
+        models[spec] = load_sentence_transformer(spec, spec, options.device)
+        name_for_mteb(models[spec], spec)
+    return models
 
 
-def _require_predictor(spec: str) -> None:
-    from ragcun.io import read_json
-    from ragcun.models.checkpoint import CONFIG, is_checkpoint
+def _tasks(options: MtebOptions) -> Iterator[tuple[str, AbsTask]]:
+    """Yield the title of each task and the task; collections are read when their turn comes."""
+    from ragcun.retrieval.mteb import collection_task, find_task
 
-    if not is_checkpoint(spec):
-        raise InputError(f"--use_predictor: {spec} is not a checkpoint that train.py wrote; leave the flag out")
-    if not read_json(Path(spec) / CONFIG)["config"].get("predictor"):
-        raise InputError(f"--use_predictor: checkpoint {spec} has no predictor; leave the flag out")
+    if options.tasks:
+        yield from [(name, find_task(name, options.split)) for name in dict.fromkeys(options.tasks)]
+        return
+    for folder in options.collections():
+        yield folder.name, collection_task(folder.load())
+
+
+def _table(scores: dict[str, dict[str, Any]]) -> str:
+    """Lay out the main score of every model on every task, and their mean where there are several."""
+    from ragcun.reporting.tables import markdown_table
+
+    tasks = next(iter(scores.values()))
+    metrics = [name if task["metric"] == "ndcg_at_10" else f"{name} ({task['metric']})" for name, task in tasks.items()]
+    rows = []
+    for title, by_task in scores.items():
+        values = [task["main_score"] for task in by_task.values()]
+        rows.append([title, *(f"{value:.4f}" for value in [*values, *([fmean(values)] if len(values) > 1 else [])])])
+    header = ["system", *metrics, *(["mean"] if len(tasks) > 1 else [])]
+    return "NDCG@10 as mteb computes it\n\n" + markdown_table(header, rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
@@ -14,8 +16,8 @@ from ragcun.options import flag
 
 if TYPE_CHECKING:
     from ragcun.data.beir_sets import CollectionFolder
-    from ragcun.models.cached_encoder import CachedEncoder
-    from ragcun.retrieval.negatives import MiningSettings
+    from ragcun.data.prepare import Miner
+    from ragcun.retrieval.systems import EncodingOptions
 
 Distance = Literal["euclidean", "cosine", "dot"]
 DISTANCES = get_args(Distance)
@@ -37,11 +39,7 @@ class ModelFlags:
         return self.model_path or self.model or ""
 
     def require_embeddings(self) -> None:
-        """Refuse a model that has no embeddings.
-
-        Raises:
-            InputError: it is BM25, or results of an earlier evaluation.
-        """
+        """Refuse BM25 and results of an earlier evaluation, which have no embeddings."""
         if self.spec == "bm25" or self.spec.endswith(".json"):
             raise InputError(f"{self.spec} has no embeddings; name a checkpoint or an embedding model")
 
@@ -69,11 +67,7 @@ class CollectionFlags(SetFlags):
     download: bool = flag(False, "download sets that are not in --data_dir; with all, every downloadable set")
 
     def collections(self) -> list[CollectionFolder]:
-        """Return where the collections lie, after downloading missing ones where that is asked for.
-
-        Raises:
-            InputError: a collection or its judgments are not there.
-        """
+        """Return where the collections lie, after downloading missing ones where that is asked for."""
         from ragcun.data.beir_download import fetch_from
         from ragcun.data.beir_sets import find_sets
 
@@ -98,12 +92,16 @@ class EncodingFlags(ComputeFlags):
     title: ClassVar[str] = "encoding"
     cache_dir: str | None = flag(None, CACHE_HELP)
 
+    def encoding(self) -> EncodingOptions:
+        """Return how systems encode."""
+        from ragcun.retrieval.systems import EncodingOptions
 
-def choices() -> Iterable[str]:
-    """Return how negatives are taken from the ranks asked for."""
-    from ragcun.retrieval.negatives import Choice
+        return EncodingOptions(self.cache_dir, self.batch_size, self.device, base_dtype=self.base_dtype)
 
-    return get_args(Choice)
+
+def negatives(name: str) -> Callable[[], Iterable[str]]:
+    """Return a function that reads the values of a type of `ragcun.retrieval.negatives`."""
+    return lambda: get_args(getattr(importlib.import_module("ragcun.retrieval.negatives"), name))
 
 
 @dataclass
@@ -121,32 +119,35 @@ class MiningFlags:
         "keeps all",
         metavar="{X,auto,none}",
     )
-    negative_choice: str = flag("drawn", "bm25, dense: draw from what is left, or take the hardest", choices=choices)
+    negative_choice: str = flag(
+        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices=negatives("Choice")
+    )
     base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
     cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")
     device: str | None = flag(None, f"dense: {DEVICE_HELP}")
 
-    def mining_settings(self, method: str, seed: int) -> MiningSettings:
-        """Return how negatives are mined.
-
-        Raises:
-            InputError: the ranks or the margin are not possible.
-        """
+    def miner(self, method: str, seed: int) -> Miner:
+        """Return what adds negatives to pairs; ranks or a margin that are not possible raise `InputError`."""
         from ragcun.retrieval.negatives import MiningSettings
-
-        words = {"auto": None, "none": -math.inf}
-        word = self.negative_margin.lower()
-        try:
-            margin = words[word] if word in words else float(word)
-            chosen = (self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
-            return MiningSettings(method, *chosen)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise InputError(f"negatives cannot be mined so: {error}") from error
-
-    def mining_encoder(self) -> CachedEncoder:
-        """Return the model that ranks dense candidates."""
         from ragcun.embeddings.cache import EmbeddingCache
         from ragcun.embeddings.text_base import TextBase
         from ragcun.models.cached_encoder import CachedEncoder
+        from ragcun.retrieval.negatives import mine_negatives
 
-        return CachedEncoder(EmbeddingCache(TextBase.load(self.base_model, device=self.device), self.cache_dir))
+        words, word = {"auto": None, "none": -math.inf}, self.negative_margin.lower()
+        try:
+            margin = words[word] if word in words else float(word)
+            chosen: Any = (self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
+            settings = MiningSettings(method, *chosen)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"negatives cannot be mined so: {error}") from error
+        encoder = None
+        if method == "dense":
+            encoder = CachedEncoder(EmbeddingCache(TextBase.load(self.base_model, device=self.device), self.cache_dir))
+        return functools.partial(mine_negatives, settings=settings, encoder=encoder)
+
+
+def require_folder(path: str | Path) -> None:
+    """Refuse a file as the folder that a command writes."""
+    if Path(path).is_file():
+        raise InputError(f"--output_dir {path} is a file; name a folder")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
+from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags, require_folder
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -15,23 +15,6 @@ if TYPE_CHECKING:
     from ragcun.isotropy import MeasureSettings
     from ragcun.isotropy.report import SystemReport
     from ragcun.retrieval.systems import System
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts whose embeddings are measured.
-
-    Attributes:
-        name: what the report calls them.
-        documents: the documents.
-        queries: the judged queries; may be empty.
-        pairs: place of a query and of a document relevant to it.
-    """
-
-    name: str
-    documents: list[str]
-    queries: list[str]
-    pairs: list[tuple[int, int]]
 
 
 @dataclass(kw_only=True)
@@ -65,60 +48,46 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
         if not self.embeddings:
             check_one_of(self, "datasets", "texts")
             self.require_embeddings()
-        if self.output_dir.is_file():
-            raise InputError(f"--output_dir {self.output_dir} is a file; name a folder")
+        require_folder(self.output_dir)
 
 
 def run(options: Options) -> str:
-    """Measure a model beside its untouched base, write report and pictures, and return the tables and where they are.
-
-    Raises:
-        InputError: a setting, a model, a collection or a file is missing or wrong.
-    """
+    """Measure a model beside its untouched base, and return the tables and where report and pictures are."""
     from ragcun.isotropy import MeasureSettings
+    from ragcun.retrieval.systems import open_system
 
     settings = MeasureSettings(seed=options.seed, k=options.k, sample=options.sample)
-    if options.embeddings:
-        documents, queries = _read_matrix(options.embeddings), None
-        if options.query_embeddings:
-            queries = _read_matrix(options.query_embeddings)
-        systems = [_measured(options.embeddings, documents, queries, None, False, "euclidean", settings)]
-        sizes = (len(documents), 0 if queries is None else len(queries))
-        return _write(options.output_dir, Path(options.embeddings).name, sizes, systems, settings)
-    model = _open(options)
+    several = len(options.datasets) > 1 or options.datasets == ("all",)
+    model = None if options.embeddings else open_system(options.spec, options.encoding())
     shown = []
-    for texts in _read_texts(options):
-        systems = [_embedded(each, texts, settings) for each in _with_base(model)]
-        several = options.datasets and (len(options.datasets) > 1 or options.datasets == ("all",))
-        folder = options.output_dir / texts.name if several else options.output_dir
-        shown.append(_write(folder, texts.name, (len(texts.documents), len(texts.queries)), systems, settings))
+    for name, systems in _files(options) if model is None else _collections(options, model):
+        measured = [_measured(system, settings) for system in systems]
+        shown.append(_write(options.output_dir / name if several else options.output_dir, name, measured, settings))
     return "\n\n".join(shown)
 
 
-def _open(options: Options) -> System:
-    from ragcun.retrieval.systems import EncodingOptions, open_system
+def _files(options: Options) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the name of the embeddings and the arguments of `measure_system`."""
+    from ragcun.embeddings.precomputed import open_matrix
 
-    encoding = EncodingOptions(options.cache_dir, options.batch_size, options.device, base_dtype=options.base_dtype)
-    return open_system(options.spec, encoding)
-
-
-def _with_base(model: System) -> Iterator[tuple[Any, bool]]:
-    """Yield retrievers, the untouched base first, and whether each is a model as published."""
-    if model.untouched_base is not None:
-        yield model.untouched_base, True
-    yield model.retriever, not model.trained
+    matrices = [open_matrix(path) if path else None for path in (options.embeddings, options.query_embeddings)]
+    for path, matrix in zip((options.embeddings, options.query_embeddings), matrices, strict=True):
+        if matrix is not None and matrix.ndim != 2:
+            raise InputError(f"{path} must hold one matrix (n, dim); write it with numpy.save")
+    named = {"model": options.embeddings, "documents": matrices[0], "queries": matrices[1]}
+    yield Path(str(options.embeddings)).name, [named]
 
 
-def _read_texts(options: Options) -> Iterator[Texts]:
-    from ragcun.data.beir import load_collection
+def _collections(options: Options, model: System) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """Yield the name of each set of texts and the arguments of `measure_system` for each system."""
     from ragcun.data.records import read_documents
 
     if options.texts:
         documents = [document.content for document in read_documents(options.texts) if document.content]
-        yield Texts(Path(options.texts).name, documents, [], [])
+        yield Path(options.texts).name, _systems(model, documents, [], [])
         return
     for folder in options.collections():
-        collection = load_collection(folder.path, folder.split)
+        collection = folder.load()
         rows = {name: row for row, name in enumerate(collection.documents)}
         pairs = [
             (place, rows[document])
@@ -127,53 +96,47 @@ def _read_texts(options: Options) -> Iterator[Texts]:
             if score > 0 and document in rows
         ]
         contents = [document.content for document in collection.documents.values()]
-        yield Texts(folder.name, contents, list(collection.queries.values()), pairs)
+        yield folder.name, _systems(model, contents, list(collection.queries.values()), pairs)
 
 
-def _read_matrix(path: str) -> Any:
-    """Open a matrix of embeddings without reading it into memory."""
-    from ragcun.embeddings.precomputed import open_matrix
+def _systems(
+    model: System, documents: list[str], queries: list[str], pairs: list[tuple[int, int]]
+) -> Iterator[dict[str, Any]]:
+    """Encode the texts by the untouched base, where there is one, and by the model."""
+    judged = len(queries) > 1
+    retrievers: list[Any] = [model.untouched_base, model.retriever]
+    for retriever in filter(None, retrievers):
+        yield {
+            "model": retriever.name,
+            "documents": retriever.encoder.encode_document(documents),
+            "queries": retriever.encoder.encode_query(queries) if judged else None,
+            "pairs": pairs if judged and pairs else None,
+            "untouched": retriever is not model.retriever or not model.trained,
+            "distance": retriever.distance,
+        }
 
-    matrix = open_matrix(path)
-    if matrix.ndim != 2:
-        raise InputError(f"{path} must hold one matrix (n, dim); write it with numpy.save")
-    return matrix
 
-
-def _embedded(system: tuple[Any, bool], texts: Texts, settings: MeasureSettings) -> SystemReport:
-    retriever, untouched = system
-    documents = retriever.encoder.encode_document(texts.documents)
-    queries = retriever.encoder.encode_query(texts.queries) if len(texts.queries) > 1 else None
-    pairs = texts.pairs if queries is not None and texts.pairs else None
-    return _measured(retriever.name, documents, queries, pairs, untouched, retriever.distance, settings)
-
-
-def _measured(
-    name: str, documents: Any, queries: Any, pairs: Any, untouched: bool, distance: Any, settings: MeasureSettings
-) -> SystemReport:
+def _measured(system: dict[str, Any], settings: MeasureSettings) -> SystemReport:
     from ragcun.isotropy.report import measure_system
 
     try:
-        return measure_system(
-            name, documents, queries, pairs, untouched=untouched, distance=distance, settings=settings
-        )
+        return measure_system(**system, settings=settings)
     except ValueError as error:
-        raise InputError(f"the embeddings of {name} cannot be measured: {error}") from error
+        raise InputError(f"the embeddings of {system['model']} cannot be measured: {error}") from error
 
 
-def _write(
-    folder: Path, name: str, sizes: tuple[int, int], systems: list[SystemReport], settings: MeasureSettings
-) -> str:
+def _write(folder: Path, name: str, systems: list[SystemReport], settings: MeasureSettings) -> str:
     from ragcun.io import write_json, write_text
     from ragcun.isotropy.report import IsotropyReport
     from ragcun.reporting.isotropy import isotropy_table
     from ragcun.reporting.isotropy_plots import plot_isotropy
     from ragcun.training.run_dir import environment
 
-    report = IsotropyReport(name, *sizes, systems, settings, environment("cpu"))
-    table = isotropy_table(report)
-    write_json(folder / "isotropy.json", report.to_dict())
+    spaces = systems[0].spaces
+    n_queries = spaces["queries"].n if "queries" in spaces else 0
+    report = IsotropyReport(name, spaces["documents"].n, n_queries, systems, settings, environment("cpu"))
+    figures, table = folder / "isotropy.json", isotropy_table(report)
+    write_json(figures, report.to_dict())
     write_text(folder / "isotropy.md", table)
-    pictures = plot_isotropy(folder / "isotropy.json", folder)
-    names = ", ".join(path.name for path in pictures)
-    return f"{table}\nfigures: {folder / 'isotropy.json'}, table: {folder / 'isotropy.md'}, pictures beside: {names}"
+    names = ", ".join(path.name for path in plot_isotropy(figures, folder))
+    return f"{table}\nfigures: {figures}, table: {folder / 'isotropy.md'}, pictures beside: {names}"

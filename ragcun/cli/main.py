@@ -25,21 +25,18 @@ class Command(NamedTuple):
 COMMANDS = {
     "prepare": Command("prepare training data: BEIR folders, held-out queries, pairs, hard negatives", "prepare"),
     "download msmarco": Command(
-        "download MS MARCO as pairs with hard negatives",
-        "download",
-        "MsmarcoOptions",
-        "msmarco",
+        "download MS MARCO as pairs with hard negatives", "download", "MsmarcoOptions", "msmarco"
     ),
     "download wikipedia": Command("download Wikipedia as passages", "download", "WikiOptions", "wikipedia"),
     "download beir": Command("download sets of BEIR", "download", "BeirOptions", "beir"),
     "train": Command("train a head or the whole model on pairs, or on a corpus without labels", "train", "TrainConfig"),
     "calibrate": Command("fit a linear head to a corpus in closed form, without training", "calibrate"),
     "evaluate": Command("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate"),
-    "mteb": Command("evaluate a model beside its untouched base with mteb", "mteb"),
+    "mteb": Command("evaluate a model beside its untouched base with mteb", "evaluate", "MtebOptions", "run_mteb"),
     "isotropy": Command("measure isotropy of a model beside its untouched base, or of a file of vectors", "isotropy"),
     "search": Command("search a BEIR collection in shards, here or on a Ray cluster; write a TREC run", "search"),
     "sweep": Command("try the settings of a sweep's YAML file, choose by dev data, and report", "sweep"),
-    "report": Command("write one self-contained HTML page about training runs", "report"),
+    "report": Command("write one self-contained HTML page about training runs", "tables", "ReportOptions", "report"),
     "tables comparison": Command(
         "compare results of evaluate in one table", "tables", "ComparisonOptions", "comparison"
     ),
@@ -74,11 +71,7 @@ def run_command(
     defaults: Mapping[str, Any] = NOTHING,
     aliases: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Parse a command's flags, run it, and print what it returns.
-
-    Raises:
-        SystemExit: the code is 2 for wrong input.
-    """
+    """Parse a command's flags, run it, and print what it returns."""
     command = COMMANDS[name]
 
     def run() -> None:

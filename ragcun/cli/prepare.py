@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import ClassVar
 
-from ragcun.cli.flags import MiningFlags
+from ragcun.cli.flags import MiningFlags, negatives
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
-
-if TYPE_CHECKING:
-    from ragcun.data.prepare import Miner, Outputs
 
 NEAR_DUPLICATES = 0.9
 RANKED = ("negative_ranks", "negative_margin", "negative_choice")
 DENSE = ("base_model", "cache_dir", "device")
-
-
-def methods() -> Iterable[str]:
-    """Return how negatives can be mined."""
-    from ragcun.retrieval.negatives import Method
-
-    return get_args(Method)
 
 
 @dataclass
@@ -71,7 +59,10 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 
     title: ClassVar[str] = "hard negatives"
     add_negatives: str | None = flag(
-        None, "add hard negatives: bm25 (where nothing follows), dense or random", bare="bm25", choices=methods
+        None,
+        "add hard negatives: bm25 (where nothing follows), dense or random",
+        bare="bm25",
+        choices=negatives("Method"),
     )
     pool: str | None = flag(
         None,
@@ -105,8 +96,7 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
     def _check_mining(self) -> None:
         """Refuse flags of hard negatives that would have no effect."""
         method = self.add_negatives
-        defaults = {field.name: field.default for field in fields(MiningFlags)}
-        for name in (name for name, default in defaults.items() if getattr(self, name) != default):
+        for name in (field.name for field in fields(MiningFlags) if getattr(self, field.name) != field.default):
             if method is None or (name in DENSE and method != "dense"):
                 needed = "--add_negatives dense" if name in DENSE else "--add_negatives"
                 raise InputError(f"--{name} is of {needed}; add that, or leave it out")
@@ -119,55 +109,30 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 
 
 def run(options: Options) -> str:
-    """Prepare what the flags ask for, and return what was written, a line each.
-
-    Raises:
-        InputError: flags contradict each other, or a file or a setting is wrong.
-    """
+    """Prepare what the flags ask for, and return what was written, a line each."""
     from ragcun.data import prepare as data
-
-    miner, documents = _miner(options), str(options.documents)
-    if options.pairs is not None:
-        how = (options.split, options.seed, _outputs(options), options.pool, miner)
-        return "\n".join(data.prepare_pairs(options.pairs, *how))
-    if options.generate_pairs:
-        return "\n".join(_generated(options, miner))
-    if options.output is not None and options.output_dir is None and miner and options.documents != "python_docs":
-        return "\n".join(data.prepare_collection(Path(documents), options.split_name, _outputs(options), miner))
-    if options.output_dir is None:
-        raise InputError("--output_dir is missing: name the folder to write")
-    if options.output is not None:
-        raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
-    if documents == "python_docs":
-        sample = (options.packages or None, options.max_documents, options.split, options.seed)
-        return "\n".join(data.prepare_python_docs(options.output_dir, *sample, miner))
-    held_out = (options.split_name, options.hold_out, options.seed)
-    return "\n".join(data.prepare_held_out(Path(documents), options.output_dir, *held_out, miner))
-
-
-def _generated(options: Options, miner: Miner | None) -> list[str]:
-    from ragcun.data.prepare import prepare_generated
     from ragcun.data.synthetic_queries import pair_maker
-
-    maker = pair_maker(options.method, options.masked_share, options.mask)
-    how = (options.split, options.seed, options.num_pairs, _outputs(options), options.near_duplicates)
-    return prepare_generated(str(options.documents), maker, *how, miner)
-
-
-def _outputs(options: Options) -> Outputs:
-    from ragcun.data.prepare import Outputs
 
     settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
     settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
-    return Outputs(options.output_dir, options.output, settings)
-
-
-def _miner(options: Options) -> Miner | None:
-    """Return what adds negatives as the flags say, None where none are asked for."""
-    if options.add_negatives is None:
-        return None
-    from ragcun.retrieval.negatives import mine_negatives
-
-    settings = options.mining_settings(options.add_negatives, options.seed)
-    encoder = options.mining_encoder() if options.add_negatives == "dense" else None
-    return functools.partial(mine_negatives, settings=settings, encoder=encoder)
+    outputs, folder = data.Outputs(options.output_dir, options.output, settings), options.output_dir
+    documents, name, split, seed = str(options.documents), options.split_name, options.split, options.seed
+    miner = options.miner(options.add_negatives, seed) if options.add_negatives else None
+    if options.pairs is not None:
+        lines = data.prepare_pairs(options.pairs, split, seed, outputs, options.pool, miner)
+    elif options.generate_pairs:
+        maker = pair_maker(options.method, options.masked_share, options.mask)
+        how = (split, seed, options.num_pairs, outputs, options.near_duplicates)
+        lines = data.prepare_generated(documents, maker, *how, miner)
+    elif options.output is not None and folder is None and miner and documents != "python_docs":
+        lines = data.prepare_collection(Path(documents), name, outputs, miner)
+    elif folder is None:
+        raise InputError("--output_dir is missing: name the folder to write")
+    elif options.output is not None:
+        raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
+    elif documents == "python_docs":
+        sample = (options.packages or None, options.max_documents, split, seed)
+        lines = data.prepare_python_docs(folder, *sample, miner)
+    else:
+        lines = data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miner)
+    return "\n".join(lines)

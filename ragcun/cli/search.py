@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import DISTANCES, CollectionFlags, ComputeFlags, Distance, ModelFlags
 from ragcun.errors import InputError
@@ -55,11 +55,7 @@ class Options(ComputeFlags, CollectionFlags, ModelFlags):
 
 
 def run(options: Options) -> str:
-    """Search collections in shards, write a run file of each, and return their NDCG and where the files are.
-
-    Raises:
-        InputError: a flag, a model or a collection is wrong, or Ray is missing or fails.
-    """
+    """Search collections in shards, write a run file of each, and return their NDCG and where the files are."""
     from ragcun.distributed.search import search_collection
     from ragcun.retrieval.comparison import MODEL
     from ragcun.retrieval.metrics import evaluate_run, mean
@@ -68,7 +64,9 @@ def run(options: Options) -> str:
     folders, lines = options.collections(), []
     with _runner(options) as runner:
         for folder in folders:
-            output = options.output_file if len(folders) == 1 else _named(options.output_file, folder)
+            output = options.output_file
+            if len(folders) > 1:
+                output = output.with_name(f"{output.stem}.{folder.name.replace('/', '-')}{output.suffix}")
             search = _search(options, folder)
             rankings, qrels = search_collection(folder, search, runner)
             write_run(output, rankings, MODEL)
@@ -102,21 +100,8 @@ def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     from ragcun.distributed.search import ShardedSearch
 
     work = options.work_dir or options.output_file.with_name(f"{options.output_file.name}.work")
-    model = options.spec
-    return ShardedSearch(
-        work.resolve() / folder.name,
-        str(Path(model).resolve()) if Path(model).is_dir() else model,
-        options.shards,
-        options.top_k,
-        options.distance,
-        options.memory_budget * MIB,
-        options.device,
-        options.base_dtype,
-        options.batch_size,
-        options.block_rows,
-        options.threads,
-    )
-
-
-def _named(output: Path, folder: CollectionFolder) -> Path:
-    return output.with_name(f"{output.stem}.{folder.name.replace('/', '-')}{output.suffix}")
+    model = str(Path(options.spec).resolve()) if Path(options.spec).is_dir() else options.spec
+    same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in same}
+    budget = options.memory_budget * MIB
+    return ShardedSearch(work.resolve() / folder.name, model, k=options.top_k, memory_budget_bytes=budget, **settings)

@@ -28,11 +28,7 @@ class Options:
 
 
 def run(options: Options) -> str:
-    """Run a sweep, or what is left of it, write its report and best settings, and return a summary.
-
-    Raises:
-        InputError: a setting or a file is wrong, Optuna is missing, or no trial succeeded.
-    """
+    """Run a sweep, or what is left of it, write its report and best settings, and return a summary."""
     if importlib.util.find_spec("optuna") is None:
         raise InputError("sweeps need the package optuna: pip install 'ragcun[sweeps]'")
     import yaml

@@ -1,8 +1,9 @@
-"""``ragcun tables``: results of several evaluations in a table or a plot."""
+"""``ragcun tables`` and ``ragcun report``: results of evaluations in a table, a plot, or one HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from typing import ClassVar
 
 from ragcun.options import flag
 
@@ -26,11 +27,7 @@ class ComparisonOptions:
 
 
 def comparison(options: ComparisonOptions) -> str:
-    """Compare results in one table, write it where that is asked for, and return the table or where it is.
-
-    Raises:
-        InputError: a file is missing or wrong, or the files cannot be compared.
-    """
+    """Compare results in one table, write it where that is asked for, and return the table or where it is."""
     from ragcun.reporting.formats import comparison_table
 
     specs = [*options.files, *options.results]
@@ -50,11 +47,7 @@ class PaperOptions:
 
 
 def paper(options: PaperOptions) -> str:
-    """Write the tables of a paper and return where they are.
-
-    Raises:
-        InputError: a file is missing or wrong, or the files cannot be compared.
-    """
+    """Write the tables of a paper and return where they are."""
     from ragcun.reporting.formats import paper_tables
 
     written = paper_tables(options.results, options.output, options.caption, options.label)
@@ -70,11 +63,7 @@ class SizesOptions:
 
 
 def sizes(options: SizesOptions) -> str:
-    """Plot NDCG@10 against the bytes of a stored vector, and return where the plot is.
-
-    Raises:
-        InputError: a file is missing or wrong.
-    """
+    """Plot NDCG@10 against the bytes of a stored vector, and return where the plot is."""
     from ragcun.reporting.tradeoffs import plot_sizes
 
     plot_sizes(options.results, options.output)
@@ -93,12 +82,34 @@ class TradeoffOptions:
 
 
 def tradeoff(options: TradeoffOptions) -> str:
-    """Plot NDCG@10 against a measure of isotropy, and return where the plot is.
-
-    Raises:
-        InputError: a file is missing or wrong.
-    """
+    """Plot NDCG@10 against a measure of isotropy, and return where the plot is."""
     from ragcun.reporting.tradeoffs import plot_isotropy_against_ndcg
 
     plot_isotropy_against_ndcg(options.results, options.isotropy, options.output, options.measure, options.space)
     return f"plot: {options.output}"
+
+
+@dataclass
+class ReportOptions:
+    """Flags of ``ragcun report``."""
+
+    title: ClassVar[str] = "report"
+    runs: tuple[str, ...] = flag(MISSING, "run folders of train", metavar="RUN_DIR", positional=True)
+    results: tuple[str, ...] = flag((), "further results of evaluate, beside those in the run folders", metavar="FILE")
+    isotropy: tuple[str, ...] = flag(
+        (), "further isotropy.json of isotropy, beside those in the run folders", metavar="FILE"
+    )
+    data_dir: str | None = flag(
+        None, "folder of BEIR collections, for texts of queries and documents (default: the one the results name)"
+    )
+    output: str | None = flag(
+        None, "page to write (default for one run: RUN_DIR/report.html; needed for several)", metavar="FILE"
+    )
+
+
+def report(options: ReportOptions) -> str:
+    """Write one self-contained HTML page about training runs, and return where it is."""
+    from ragcun.reporting.html import write_report
+
+    page = write_report(options.runs, options.output, options.results, options.isotropy, options.data_dir)
+    return f"report: {page}"

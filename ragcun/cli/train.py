@@ -10,12 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: TrainConfig) -> str:
-    """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does.
-
-    Raises:
-        InputError: a setting or a file is wrong.
-        SystemExit: SIGTERM or Ctrl-C ended training, which can be resumed; its code is 143 or 130.
-    """
+    """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does."""
     from accelerate import PartialState
 
     from ragcun.reporting.plots import plot_loss_curves

@@ -73,7 +73,7 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder train.py wrote")
+        raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder of ragcun train")
     description = read_json(folder / CONFIG)
     try:
         if description["format"] not in READABLE:

@@ -60,7 +60,7 @@ def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison
     """
     files = [file for entry in entries for file in entry.files]
     if not files:
-        raise InputError("there are no results to compare; name results files of evaluate_beir.py")
+        raise InputError("there are no results to compare; name results files of ragcun evaluate")
     names = [entry.name for entry in entries if entry.name is not None]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"the name {twice[0]!r} is given twice; join its files with commas, or give another name")

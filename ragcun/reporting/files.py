@@ -90,9 +90,9 @@ def results_in(folder: str | Path) -> list[NamedResults]:
         if is_results(read_json(path)):
             found.append(NamedResults((read_results_file(path),)))
         else:
-            logger.info("%s is not a results file of evaluate_beir.py; skipped", path)
+            logger.info("%s is not a results file of ragcun evaluate; skipped", path)
     if not found:
-        raise InputError(f"no results files in {folder}; name some, or write them with evaluate_beir.py")
+        raise InputError(f"no results files in {folder}; name some, or write them with ragcun evaluate")
     return found
 
 

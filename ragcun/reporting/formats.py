@@ -217,4 +217,4 @@ def _cell(cell: Any) -> str:
 def _require_free(output: Path, results: Sequence[NamedResults]) -> None:
     for file in (file for named in results for file in named.files):
         if output.resolve() in (file.path.resolve(), file.path.resolve().with_suffix(".md")):
-            raise InputError(f"{output} would replace what evaluate_beir.py wrote; give --output another name")
+            raise InputError(f"{output} would replace what ragcun evaluate wrote; give --output another name")

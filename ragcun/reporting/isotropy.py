@@ -62,17 +62,17 @@ def read_isotropy(path: str | Path) -> IsotropyReport:
     """
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of compute_isotropy.py")
+        raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
     data = typed(_Data, content.get("data"), path, "data")
     systems: list[SystemReport] = typed(list[SystemReport], content.get("systems"), path, "systems")
     if not systems:
-        raise InputError(f"{path}: systems is empty; write it again with compute_isotropy.py")
+        raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
     for number, system in enumerate(systems):
         for place, found, keys in _needed(system):
             for key in keys:
                 if key not in found:
                     where = f"{path}: systems[{number}].{place}"
-                    raise InputError(f"{where} lacks {key!r}; write it again with compute_isotropy.py")
+                    raise InputError(f"{where} lacks {key!r}; write it again with ragcun isotropy")
     return IsotropyReport(data.name, data.n_documents, data.n_queries, systems)
 
 

@@ -63,7 +63,7 @@ class Run:
 
 
 def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequence[Path] = ()) -> list[Run]:
-    """Read run folders of ``train.py``, and give each the files about its checkpoint.
+    """Read run folders of ``ragcun train``, and give each the files about its checkpoint.
 
     In a run's folder all ``*.json`` that are results files are taken, and ``isotropy/isotropy.json``,
     ``isotropy/*/isotropy.json`` and ``isotropy.json``; `results` and `isotropy` are further such files.
@@ -98,7 +98,7 @@ def read_run_folder(folder: Path, name: str) -> Run:
     """
     config, manifest, metrics = (folder / file for file in ("config.yaml", "manifest.json", "metrics.jsonl"))
     if not config.is_file():
-        raise InputError(f"{folder} is no run folder: it has no config.yaml; name a folder that train.py wrote")
+        raise InputError(f"{folder} is no run folder: it has no config.yaml; name a folder of ragcun train")
     content = read_json(manifest) if manifest.exists() else {}
     if not isinstance(content, dict) or not isinstance(content.get("result") or {}, dict):
         raise InputError(f"{manifest} is not the manifest of a run; train again")

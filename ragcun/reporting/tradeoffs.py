@@ -32,7 +32,7 @@ WIDE = 100.0
 
 
 def plot_sizes(results: Sequence[str | Path], output: str | Path) -> None:
-    """Write `size_figure` of results files of ``evaluate_beir.py`` as a PNG, which is complete or absent."""
+    """Write `size_figure` of results files of ``ragcun evaluate`` as a PNG, which is complete or absent."""
     write_png(size_figure(size_points(results)), output)
 
 

@@ -18,7 +18,7 @@ from ragcun.errors import InputError
 from ragcun.options import flag, from_mapping, read_yaml
 from ragcun.training.setup import build_data, build_encoder
 
-RESERVED = dict.fromkeys(("output_dir", "resume", "overwrite"), "a flag of sweep.py")
+RESERVED = dict.fromkeys(("output_dir", "resume", "overwrite"), "a flag of ragcun sweep")
 RESERVED |= {"seed": "set by the sweep: list the seeds under seeds"}
 CRITERIA = ("val_data", "dev_beir", "dev_split", "dev_fraction")
 """Settings that say what a configuration is judged by."""
@@ -78,7 +78,7 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
     settings = from_mapping(Settings, given | ({} if trials is None else {"trials": trials}), source)
     for part, named in (("base", base), ("parameters", entries)):
         if not isinstance(named, dict) or not named:
-            raise InputError(f"{source}, {part}: must hold settings of train.py")
+            raise InputError(f"{source}, {part}: must hold settings of ragcun train")
         if reserved := sorted(named.keys() & RESERVED.keys()):
             raise InputError(f"{source}, {part}: {reserved[0]} is {RESERVED[reserved[0]]}")
     if wrong := sorted(entries.keys() & {*base, *CRITERIA}):

@@ -143,7 +143,7 @@ def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict
     if rows and rows[0]["score"] is not None:
         settings = {**space.base, **rows[0]["parameters"], "seed": space.seeds[0], "output_dir": str(folder / "best")}
         flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-        best = rows[0] | {"settings": settings, "command": shlex.join(["python", "scripts/train.py", *flags])}
+        best = rows[0] | {"settings": settings, "command": shlex.join(["ragcun", "train", *flags])}
     judged_by_ndcg = space.base.get("dev_beir") or space.base.get("dev_fraction")
     return {
         "study": space.settings.study,

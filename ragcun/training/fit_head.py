@@ -70,7 +70,7 @@ class FittedHead:
 
 
 def load_head(folder: str | Path, device: str | None = None) -> FittedHead:
-    """Load a head that `FittedHead.save`, or ``train.py --vectors``, wrote.
+    """Load a head that `FittedHead.save`, or ``ragcun train --vectors``, wrote.
 
     Raises:
         InputError: the folder is missing, incomplete or corrupt.

@@ -251,35 +251,43 @@ class RunRecord:
 
 
 def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:
-    """Return the card of a checkpoint as Markdown with a YAML header."""
+    """Return the card of a trained checkpoint."""
+    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
+    about = f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
+    # What the choice of the epoch was based on; these are no test scores.
+    score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
+    scores = f"""Epoch {result.best_epoch}, chosen by: {result.criterion}.
+
+| system | {result.criterion} |
+|---|--:|
+| untouched base | {base} |
+| this model | {score} |"""
+    compared = f"\n{result.comparison}.\n" if result.comparison else ""
+    return card(f"{folder.parent.name}/{folder.name}", encoder, about, scores, settings, compared)
+
+
+def card(
+    title: str, encoder: RetrievalEncoder, about: str, scores: str, settings: dict[str, Any], compared: str = ""
+) -> str:
+    """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores."""
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
     if not encoder.base.reads_texts:
         header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
         header["base_model"] = encoder.base.name
-    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
-    # What the choice of the epoch was based on; these are no test scores.
-    score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
-    compared = f"\n{result.comparison}.\n" if result.comparison else ""
     dump = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     return f"""---
 {yaml.safe_dump(header, sort_keys=False)}---
 
-# {folder.parent.name}/{folder.name}
+# {title}
 
-A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}, compared
-by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
+{about} Embeddings are compared by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
 
 ## Scores
 
 {BEGIN}
-Epoch {result.best_epoch}, chosen by: {result.criterion}.
-
-| system | {result.criterion} |
-|---|--:|
-| untouched base | {base} |
-| this model | {score} |
+{scores}
 {END}
 {compared}
 ## Configuration
@@ -296,5 +304,5 @@ def write_scores(folder: str | Path, scores: str) -> None:
     before, begin, rest = card.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise InputError(f"{path} has no scores section; its card was not written by train.py")
+        raise InputError(f"{path} has no scores section; its card was not written by ragcun train")
     write_text(path, f"{before}{BEGIN}\n{scores.strip()}\n{END}{after}")
