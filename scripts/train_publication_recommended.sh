@@ -16,7 +16,7 @@ if [ -e "$train_pairs" ]; then
     echo "pairs: $train_pairs, as they are"
 elif [ -n "$smoke" ]; then
     "$PYTHON" scripts/prepare_data.py --documents python_docs --packages argparse asyncio collections json logging \
-        --max_documents 100 --split 0.1 0.1 0.8 --add_negatives bm25 --output_dir "$beir/python_docs"
+        --max_documents 100 --split 0.2 0.1 0.7 --add_negatives bm25 --output_dir "$beir/python_docs"
 else
     "$PYTHON" scripts/download_msmarco.py --output_dir "$(dirname "$train_pairs")" --resume
 fi

@@ -16,26 +16,21 @@ from ragcun.cli.main import COMMANDS, main
 from ragcun.cli.parser import parse_config
 from ragcun.distance import DISTANCES as KNOWN_DISTANCES
 
-NOTES = {
-    "evaluate": [
-        "--model_path M --datasets scifact nfcorpus --output_file R",
-        "--model_path M --datasets all --output_file R",
-        "--model sentence-transformers/all-mpnet-base-v2 --datasets scifact nfcorpus --output_file R",
-        "--model bm25 --output R",
-        "--model contriever --output R",
-        "--model_path M --use_predictor --datasets scifact nfcorpus arguana",
-    ],
-    "isotropy": ["--model_path M --datasets scifact"],
-    "download msmarco": ["--output_dir D", "--output_dir D --split train"],
-    "download wikipedia": ["--num_passages 1000000 --output F.jsonl"],
-    "prepare": [
-        "--documents F --generate_pairs --num_pairs 9 --add_negatives --split 0.8 0.1 0.1 "
-        "--output J.json --output_dir D",
-    ],
-    "tables comparison": [""],
-    "tables paper": ["--results R --output paper/results_table.tex"],
-}
-"""Flags of the founding notes' commands; training/test_config.py has those of train."""
+NOTES = """
+evaluate --model_path M --datasets scifact nfcorpus --output_file R
+evaluate --model_path M --datasets all --output_file R
+evaluate --model sentence-transformers/all-mpnet-base-v2 --datasets scifact nfcorpus --output_file R
+evaluate --model bm25 --output R
+evaluate --model contriever --output R
+evaluate --model_path M --use_predictor --datasets scifact nfcorpus arguana
+isotropy --model_path M --datasets scifact
+download msmarco --output_dir D --split train
+download wikipedia --num_passages 1000000 --output F.jsonl
+prepare --documents F --generate_pairs --num_pairs 9 --add_negatives --split 0.8 0.1 0.1 --output J.json --output_dir D
+tables comparison
+tables paper --results R --output paper/results_table.tex
+"""
+"""The founding notes' commands; training/test_config.py has those of train."""
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
@@ -61,30 +56,13 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == f"ragcun {ragcun.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("words", "near"),
-    [
-        (["trian", "--epochs", "3"], "'train'"),
-        (["download", "wiki"], "'download wikipedia'"),
-        (["tables", "papers", "--results", "x"], "'tables paper'"),
-        (["--epochs", "3"], "see ragcun --help"),
-    ],
-)
-def test_an_unknown_command_names_the_nearest(words: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, said = ends(words, capsys)
-    assert code == 2
-    assert near in said
-    assert len(said.splitlines()) == 1
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_refuses_a_wrong_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, shown, _ = ends([*name.split(), "--help"], capsys)
     assert code == 0
     assert f"usage: ragcun {name} " in shown
-    helps = re.split(r"\n  (?=-|\w)", shown)[1:]
-    assert all(text.count("(default: ") <= 1 for text in helps)
-    for text in helps:
+    for text in re.split(r"\n  (?=-|\w)", shown)[1:]:
+        assert text.count("(default: ") <= 1
         for metavar in re.findall(r"^--\w+ \[?([^\s\]]+)", text):
             assert re.fullmatch(r"N|X|NAME|FILE|DIR|PATH|TEXT|URL|HOST:PORT|\{.*\}", metavar.rstrip(",")), text
     code, _, said = ends([*name.split(), "--no_such_flag"], capsys)
@@ -92,16 +70,20 @@ def test_every_command_has_help_and_refuses_a_wrong_flag(name: str, capsys: pyte
     assert said.startswith(f"ragcun {name}: error: ")
 
 
-@pytest.mark.parametrize(("name", "flags"), [(name, flags) for name in NOTES for flags in NOTES[name]])
-def test_the_flags_of_the_founding_notes_parse(name: str, flags: str) -> None:
-    command = COMMANDS[name]
-    config = getattr(importlib.import_module(f"ragcun.cli.{command.module}"), command.options)
-    assert isinstance(parse_config(config, "", flags.split()), config)
+@pytest.mark.parametrize("line", NOTES.strip().splitlines())
+def test_the_flags_of_the_founding_notes_parse(line: str) -> None:
+    (name,) = (name for name in COMMANDS if f"{line} ".startswith(f"{name} "))
+    config = getattr(importlib.import_module(f"ragcun.cli.{COMMANDS[name].module}"), COMMANDS[name].options)
+    assert isinstance(parse_config(config, "", line.removeprefix(name).split()), config)
 
 
 @pytest.mark.parametrize(
-    ("words", "facts"),
+    ("line", "facts"),
     [
+        ("trian --epochs 3", ("'train'",)),
+        ("download wiki", ("'download wikipedia'",)),
+        ("tables papers --results x", ("'tables paper'",)),
+        ("--epochs 3", ("ragcun --help",)),
         ("evaluate --model bm25 --model_path M", ("--model_path", "--model", "one")),
         ("evaluate", ("--model_path or --model",)),
         ("evaluate --model bm25 --batch_size 0", ("--batch_size", "at least 1", "0")),
@@ -109,6 +91,8 @@ def test_the_flags_of_the_founding_notes_parse(name: str, flags: str) -> None:
         ("search --model minilm --datasets toy --output_file R --workers 2 --address auto", ("--workers", "--address")),
         ("mteb --model minilm --datasets toy --tasks SciFact", ("--tasks", "--datasets")),
         ("calibrate --output_dir O", ("--corpus",)),
+        ("calibrate --corpus C --output_dir O --query_split train", ("--query_split", "--queries")),
+        (f"calibrate --corpus C --output_dir {__file__}", (f"{__file__} is a file",)),
         ("sweep --config C --output_dir O --resume --overwrite", ("--resume", "--overwrite")),
         ("prepare --documents D --generate_pairs --output_dir O --split 0.5 0.5", ("--split", "3")),
         ("download msmarco --output_dir O --dev_fraction 0.1 --num_dev 3", ("--dev_fraction", "--num_dev")),
@@ -116,10 +100,10 @@ def test_the_flags_of_the_founding_notes_parse(name: str, flags: str) -> None:
         ("report", ("RUN_DIR",)),
     ],
 )
-def test_flags_are_checked_before_anything_is_read(
-    words: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+def test_wrong_commands_and_flags_are_refused_before_anything_is_read(
+    line: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, said = ends(words.split(), capsys)
+    code, _, said = ends(line.split(), capsys)
     assert code == 2
     assert len(said.splitlines()) == 1
     assert all(fact in said for fact in facts), said
@@ -129,21 +113,19 @@ def test_flags_are_checked_before_anything_is_read(
 def test_it_runs_as_a_module_and_as_a_script_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("metric: 3\nmetrics: 4\n")
     for program, start in (
-        ([sys.executable, "-m", "ragcun.cli.main", "tables", "comparison"], "ragcun tables comparison: error: "),
-        ([sys.executable, str(SCRIPTS / "generate_comparison_table.py")], "generate_comparison_table.py: error: "),
+        (["-m", "ragcun.cli.main", "tables", "comparison"], "ragcun tables comparison: error: "),
+        ([str(SCRIPTS / "generate_comparison_table.py")], "generate_comparison_table.py: error: "),
     ):
-        command = [*program, "--config", "bad.yaml"]
+        command = [sys.executable, *program, "--config", "bad.yaml"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert done.stderr.startswith(start)
-        assert "did you mean 'metric'" in done.stderr
+        assert "'metric'" in done.stderr
 
 
 def test_every_script_names_a_command() -> None:
-    scripts = [*SCRIPTS.glob("*.py"), *SCRIPTS.glob("by_model/*/*.py")]
-    named = {re.search(r'script\("([a-z ]+)"', path.read_text()) for path in scripts}
-    assert {match.group(1) for match in named if match} == set(COMMANDS)
-    assert None not in named
+    named = [re.search(r'script\("([a-z ]+)"', path.read_text()) for path in SCRIPTS.rglob("*.py")]
+    assert {match and match[1] for match in named} == set(COMMANDS)
 
 
 def test_distances_are_what_search_knows() -> None:

@@ -128,11 +128,10 @@ class MiningFlags:
 
     def miner(self, method: str, seed: int) -> Miner:
         """Return what adds negatives to pairs; ranks or a margin that are not possible raise `InputError`."""
-        from ragcun.retrieval.negatives import MiningSettings
         from ragcun.embeddings.cache import EmbeddingCache
         from ragcun.embeddings.text_base import TextBase
         from ragcun.models.cached_encoder import CachedEncoder
-        from ragcun.retrieval.negatives import mine_negatives
+        from ragcun.retrieval.negatives import MiningSettings, mine_negatives
 
         words, word = {"auto": None, "none": -math.inf}, self.negative_margin.lower()
         try:

@@ -253,7 +253,9 @@ class RunRecord:
 def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:
     """Return the card of a trained checkpoint."""
     length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
-    about = f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
+    about = (
+        f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
+    )
     # What the choice of the epoch was based on; these are no test scores.
     score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
     scores = f"""Epoch {result.best_epoch}, chosen by: {result.criterion}.

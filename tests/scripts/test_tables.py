@@ -117,7 +117,7 @@ def test_what_an_evaluation_wrote_is_not_replaced(fails, place):
     (place / "results" / "x.md").write_text("report")
     for output in ("results/x.md", "results/x.json"):
         sentence = fails(COMPARE, "results/x.json", "--format", "csv", "--output", output)
-        assert f"{output} would replace what evaluate_beir.py wrote" in sentence
+        assert f"{output} would replace what ragcun evaluate wrote" in sentence
     assert "results/x.md would replace" in fails(PAPER, "--results", "results/x.json", "--output", "results/x.tex")
 
 

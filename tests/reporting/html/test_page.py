@@ -132,8 +132,8 @@ def test_a_bare_run_says_what_is_missing_and_how_to_make_it(make_run, parse):
     run = make_run("it's a run")
     page = parse(write_report([run]))
     assert "This run was not evaluated" in page.text
-    assert f"python scripts/evaluate_beir.py --model_path '{run}".replace("it's", "it'\"'\"'s") in page.text
-    assert "python scripts/compute_isotropy.py" in page.text
+    assert f"ragcun evaluate --model_path '{run}".replace("it's", "it'\"'\"'s") in page.text
+    assert "ragcun isotropy" in page.text
     assert "none to show without an evaluation" in page.text
     assert len(page.all("img")) == 2
 
@@ -145,7 +145,7 @@ def test_an_unfinished_run_is_called_so(make_run, parse):
     page = parse(write_report([run]))
     assert "not finished (status: running)" in page.text
     assert "--resume" in page.text
-    assert "evaluate_beir.py" not in page.text
+    assert "ragcun evaluate" not in page.text
     assert "has not recorded a training step" in page.text
     assert "were not monitored" in page.text
 
