@@ -73,7 +73,8 @@ def run(options: Options) -> str:
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.runs import runs_folder
-    from ragcun.training.run_dir import environment, write_scores
+    from ragcun.training.model_card import write_scores
+    from ragcun.training.run_dir import environment
 
     folders = options.collections()
     model, baselines = _open(options, folders)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ragcun.errors import InputError
-from ragcun.io import claim_folder, read_text, write_json, write_text
+from ragcun.io import claim_folder, write_json, write_text
+from ragcun.training.model_card import model_card
 
 if TYPE_CHECKING:
     from ragcun.data.overlap import HoldOut
@@ -32,28 +33,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 PLACES = ("kind", "step", "epoch")  # of a row of the metrics, not measured there
-BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
-
-WITH_TEXTS = """Made by ragcun; it loads without it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
-queries = model.encode_query(["a question"])
-documents = model.encode_document(["a document"])
-print(model.similarity(queries, documents))  # minus the Euclidean distance
-```"""
-WITH_VECTORS = """It takes vectors of the model that it was trained on:
-
-```python
-import ragcun
-
-head = ragcun.load_head("path/to/this/folder")
-queries = head.embed_queries(query_vectors)
-documents = head.embed_documents(document_vectors)
-print(head.encoder.similarity(queries, documents))  # minus the Euclidean distance
-```"""
 
 
 class RunFolder:
@@ -248,63 +227,3 @@ class RunRecord:
         if result.best_epoch == 0:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
         return result
-
-
-def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:
-    """Return the card of a trained checkpoint."""
-    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
-    about = (
-        f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
-    )
-    # What the choice of the epoch was based on; these are no test scores.
-    score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
-    scores = f"""Epoch {result.best_epoch}, chosen by: {result.criterion}.
-
-| system | {result.criterion} |
-|---|--:|
-| untouched base | {base} |
-| this model | {score} |"""
-    compared = f"\n{result.comparison}.\n" if result.comparison else ""
-    return card(f"{folder.parent.name}/{folder.name}", encoder, about, scores, settings, compared)
-
-
-def card(
-    title: str, encoder: RetrievalEncoder, about: str, scores: str, settings: dict[str, Any], compared: str = ""
-) -> str:
-    """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores."""
-    tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
-    header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
-    if not encoder.base.reads_texts:
-        header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
-    if "/" in encoder.base.name and not Path(encoder.base.name).exists():
-        header["base_model"] = encoder.base.name
-    dump = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False)}---
-
-# {title}
-
-{about} Embeddings are compared by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
-
-## Scores
-
-{BEGIN}
-{scores}
-{END}
-{compared}
-## Configuration
-
-```yaml
-{dump}```
-"""
-
-
-def write_scores(folder: str | Path, scores: str) -> None:
-    """Put a Markdown text of test scores in place of the scores in a checkpoint's card."""
-    path = Path(folder) / "README.md"
-    card = read_text(path)
-    before, begin, rest = card.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{path} has no scores section; its card was not written by ragcun train")
-    write_text(path, f"{before}{BEGIN}\n{scores.strip()}\n{END}{after}")

@@ -76,7 +76,6 @@ def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp
         (("--queries", "blank.txt"), "blank.txt"),
         (("--queries", "toy", "--query_split", "trian"), "trian"),
         (("--queries", "one.txt", "--query_split", "train"), "leave the split out"),
-        (("--query_split", "train"), "--query_split"),
         (("--exponent", "-1"), "exponent must be 0 to 1"),
         (("--output_dim", "17"), "output_dim must be 1 to 16"),
         (("--base_model", "./nothing"), "nothing"),
@@ -99,8 +98,6 @@ def test_only_checkpoints_are_replaced(fails_clearly, flags, tmp_path):
     (tmp_path / "made" / "thesis.txt").write_text("mine")
     assert "would be lost" in fails_clearly("calibrate", *flags)
     assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
-    (tmp_path / "file").write_text("mine")
-    assert "is a file" in fails_clearly("calibrate", *flags[:-1], tmp_path / "file")
 
 
 def test_queries_are_read_from_files_and_folders(collection_folder, tmp_path):

@@ -16,7 +16,8 @@ from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping, read_yaml
 from ragcun.training.loop import fit
-from ragcun.training.run_dir import PACKAGES, FitResult, RunFolder, RunRecord, environment, model_card, write_scores
+from ragcun.training.model_card import model_card, write_scores
+from ragcun.training.run_dir import PACKAGES, FitResult, RunFolder, RunRecord, environment
 
 
 def record_of(run: RunFolder, settings: dict[str, Any]) -> RunRecord:
