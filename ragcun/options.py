@@ -81,11 +81,7 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 
 
 def check_bounds(options: Any) -> None:
-    """Compare the fields of a dataclass with their bounds.
-
-    Raises:
-        InputError: a number is out of its bounds, or not a number.
-    """
+    """Compare the fields of a dataclass with their bounds, which NaN is not within; `InputError` says which is not."""
     for name, field in flags_of(type(options)).items():
         value = getattr(options, name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -95,11 +91,7 @@ def check_bounds(options: Any) -> None:
 
 
 def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
-    """Refuse fields of a dataclass that exclude each other and, where one is needed, that all are missing.
-
-    Raises:
-        InputError: more than one of them has a value, or none.
-    """
+    """Refuse, by `InputError`, fields that exclude each other and, where one is needed, that all are missing."""
     given = [f"--{name}" for name in names if getattr(options, name)]
     if len(given) > 1:
         raise InputError(f"{given[0]} and {given[1]} contradict each other; give one of them")
@@ -108,56 +100,45 @@ def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
 
 
 def converters(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
-    """Return, by field, the function that turns a flag's or a YAML file's value into the field's type.
+    """Return, by field, what turns a flag's or YAML value into the field's type, or raises ``ValueError``.
 
-    It raises ``ValueError`` for a value that does not fit. Its ``__name__`` is the type, or "several " and the type.
+    Its ``__name__`` is the type, or "several " and the type.
     """
     hints = typing.get_type_hints(config)
     return {name: _converter(field, hints[name]) for name, field in flags_of(config).items()}
 
 
 def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
-    if typing.get_origin(hint) is tuple:
-        return _list_converter(typing.get_args(hint)[0], field)
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    optional = type(None) in options
-    kind = next(option for option in options if option is not type(None))
+    several = typing.get_origin(hint) is tuple
+    inner = typing.get_args(hint) if several or typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kind = next(one for one in inner if one is not type(None))
     kind = str if typing.get_origin(kind) is typing.Literal else kind
-    switch = {True: field.metadata["bare"], False: field.metadata["off"]}
+    switch, count = {"true": field.metadata["bare"], "false": field.metadata["off"]}, field.metadata["count"]
+
+    def convert_one(value: Any) -> Any:
+        value = _to_bool(value) if kind is bool else _to_number_or_text(value, kind)
+        choices = choices_of(field)
+        if choices and value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
 
     def convert(value: Any) -> Any:
+        if several:
+            values = value if isinstance(value, (list, tuple)) else str(value).split()
+            if count not in (None, len(values)):
+                raise ValueError(f"{count} values are needed")
+            return tuple(map(convert_one, values))
         word = str(value).lower()
-        if kind is not bool and word in ("true", "false") and switch[word == "true"] is not None:
-            value = switch[word == "true"]
-        if value is None or (optional and word in ("none", "null")):
-            if optional:
+        if kind is not bool and switch.get(word) is not None:
+            value = switch[word]
+        if value is None or (type(None) in inner and word in ("none", "null")):
+            if type(None) in inner:
                 return None
             raise ValueError("a value is needed")
-        return _chosen(_to_bool(value) if kind is bool else _to_number_or_text(value, kind), field)
+        return convert_one(value)
 
-    convert.__name__ = kind.__name__
+    convert.__name__ = f"several {kind.__name__}" if several else kind.__name__
     return convert
-
-
-def _list_converter(kind: type, field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
-    """Return a converter of several values: a YAML list, or what stands between blanks."""
-    count = field.metadata["count"]
-
-    def convert(value: Any) -> Any:
-        values = value if isinstance(value, (list, tuple)) else str(value).split()
-        if count not in (None, len(values)):
-            raise ValueError(f"{count} values are needed")
-        return tuple(_chosen(_to_number_or_text(one, kind), field) for one in values)
-
-    convert.__name__ = f"several {kind.__name__}"
-    return convert
-
-
-def _chosen(value: Any, field: dataclasses.Field[Any]) -> Any:
-    choices = choices_of(field)
-    if choices and value not in choices:
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return value
 
 
 def _to_bool(value: Any) -> bool:
@@ -181,11 +162,7 @@ def _to_number_or_text(value: Any, kind: type) -> Any:
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
-    """Build a configuration from named values.
-
-    Raises:
-        InputError: a name is unknown (with the nearest known one), a value does not fit, or a needed one is missing.
-    """
+    """Build a configuration; `InputError` names an unknown setting, a value that does not fit, or a missing one."""
     fields, convert, converted = flags_of(config), converters(config), {}
     for name, value in values.items():
         if name not in fields:
@@ -210,12 +187,7 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of settings.
-
-    Raises:
-        InputError: the file is missing, is not YAML (with the line), gives a name twice, or does not hold names and
-            values.
-    """
+    """Read a YAML file of settings; `InputError` names the line that is not YAML or gives a name twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -46,20 +46,17 @@ def parse_config(
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both.
 
-    Args:
-        config: the dataclass whose fields are the flags.
-        description: what ``--help`` says first.
-        arguments: the command line; None takes the process's own.
-        defaults: defaults, by field, that replace the dataclass's own.
-        aliases: former names of flags, each with the field that it sets.
-        prog: name of the command in ``--help`` and messages.
+    `aliases` are further names of flags, each with the field that it sets.
     """
     parser = ArgumentParser(description=description, prog=prog, usage=_usage(config))
     if "config" not in flags_of(config):
         parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
     parser.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    load_plugins(words)
+    first = ArgumentParser(add_help=False)
+    first.add_argument("--plugins", nargs="+", default=[])
+    for plugin in first.parse_known_args(words)[0].plugins:  # before other flags, as they may add choices
+        load_file(plugin)
     add_flags(parser, config, defaults, aliases)
     flags = vars(parser.parse_args(words))
     flags.pop("plugins")
@@ -77,25 +74,13 @@ def _usage(config: type[Any]) -> str:
     return " ".join(["%(prog)s", *shown, "[--FLAG [VALUE ...] ...]"])
 
 
-def load_plugins(words: Sequence[str]) -> None:
-    """Import the files after ``--plugins`` before other flags are read: they may add choices."""
-    first = ArgumentParser(add_help=False)
-    first.add_argument("--plugins", nargs="+", default=[])
-    for file in first.parse_known_args(words)[0].plugins:
-        load_file(file)
-
-
 def add_flags(
     parser: argparse.ArgumentParser,
     config: type[Any],
     defaults: Mapping[str, Any] = NOTHING,
     aliases: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Add one flag for each field of a dataclass, in a titled group for each class that it is composed of.
-
-    Booleans parse as ``--x``, ``--x False`` and ``--no_x``. A class names its group by a ``title``; a field that is
-    declared again stays in its group.
-    """
+    """Add a flag for each field of a dataclass, in a group for each ``title`` of the classes it is composed of."""
     convert, fields, groups = converters(config), flags_of(config), dict[str | None, Any]()
     for part in reversed(config.__mro__):
         own = [fields.pop(name) for name in vars(part).get("__annotations__", {}) if name in fields]
@@ -115,7 +100,8 @@ def _add_flag(
     required = default is dataclasses.MISSING
     text = metadata["help"]
     if not (required or default is None or default == ()):
-        text = f"{text.split(' (default: ')[0]} (default: {_shown(default)})"
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{text.split(' (default: ')[0]} (default: {shown})"
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field, convert)}
     options |= {"help": text.replace("%", "%%"), "type": _argparse_type(convert)}
     if metadata["bare"] is not None:
@@ -133,10 +119,6 @@ def _add_flag(
         group.add_argument(*(f"--{alias}" for alias in aliases), **(options | hidden))
     if metadata["off"] is not None:
         group.add_argument(f"--no_{name}", action="store_const", const=metadata["off"], **hidden)
-
-
-def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _metavar(field: dataclasses.Field[Any], convert: Callable[[Any], Any]) -> str:
@@ -162,10 +144,7 @@ def _argparse_type(convert: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def run_script(main: Callable[[], None], program: str | None = None) -> None:
-    """Run a command: wrong input gives one sentence on stderr and exit code 2, never a traceback.
-
-    `program` is its name in messages (default: the name of the script).
-    """
+    """Run a command: wrong input gives one sentence on stderr and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
