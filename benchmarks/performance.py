@@ -63,7 +63,7 @@ BENCHMARKS = [
         "The training queries of SciFact with their abstracts, about 220 words each:",
         ("cached_training.py", "--data_dir", f"{DATA}/scifact"),
     ),
-    Benchmark("sweep", "A sweep", "What caching is for: a λ sweep is a coffee break.", ("sweep.py",)),
+    Benchmark("sweep", "A sweep", "A λ sweep on cached vectors.", ("sweep.py",)),
     Benchmark(
         "search",
         "Exact search",

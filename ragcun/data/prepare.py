@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILES = {"train": "train.json", "dev": "val.json", "test": "test_eval.json"}
-"""The pairs file of each split, named as in the founding notes."""
+"""The pairs file of each split."""
 STATISTICS = "statistics.json"
 
 Miner = Callable[..., "MinedPairs"]
