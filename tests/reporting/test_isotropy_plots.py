@@ -8,12 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from ragcun.isotropy.pairs import distribution
-from ragcun.reporting.isotropy_plots import FIGURES, distances_figure, norms_figure, plot_isotropy, spectrum_figure
+from ragcun.reporting.isotropy_plots import FIGURES, distances_figure, plot_isotropy, spectrum_figure
 from ragcun.reporting.plots import GREY
 from tests.reporting.samples import isotropy_report, measured
 
@@ -74,11 +72,6 @@ def outline(axes, label):
     return patch.get_data()
 
 
-def luminance(colour):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
-
-
 def test_spectra_are_the_reports_over_their_mean_without_zeros():
     (axes,) = figure_of("spectrum").axes
     named = lines_of(axes)
@@ -117,13 +110,6 @@ def test_norms_are_a_density_of_the_reports_counts(side):
     assert (edges[0], edges[-1]) == (norms.edges[0], norms.edges[-1])
     below = np.cumsum(norms.counts)[[norms.edges.index(edge) - 1 for edge in edges[1:]]]
     np.testing.assert_allclose(np.cumsum(density * np.diff(edges)), below / norms.n)
-
-
-def test_many_values_keep_their_bins():
-    norms = distribution(np.random.default_rng(0).normal(9, 1, 9000))
-    density, edges, _ = outline(norms_figure([with_documents(documents_only(), norms=norms)]).axes[0], "documents")
-    assert list(edges) == norms.edges
-    np.testing.assert_allclose(density, np.array(norms.counts) / 9000 / np.diff(edges))
 
 
 def test_norms_of_unit_vectors_are_a_vertical_line_inside_the_panel():
@@ -194,8 +180,6 @@ def test_systems_in_one_panel_differ_in_colour_and_in_line(name):
     base = starting_with(named, "minilm")
     assert (base.get_color(), base.get_linestyle()) == (GREY, "-")
     assert all(line.get_linestyle() != "-" for line in shown if line is not base)
-    assert max(luminance(line.get_color()) for line in shown) < 0.6
-    assert all(abs(luminance(GREY) - luminance(line.get_color())) > 0.04 for line in shown if line is not base)
 
 
 @pytest.mark.parametrize("judged", [True, False])

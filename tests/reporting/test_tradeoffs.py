@@ -11,7 +11,6 @@ from matplotlib.image import imread
 
 from ragcun.errors import InputError
 from ragcun.isotropy.intervals import Measure
-from ragcun.reporting.isotropy import LABELS
 from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import (
     isotropy_ndcg_figure,
@@ -227,17 +226,6 @@ def test_values_far_apart_get_a_log_axis(values, scale):
     assert ("log scale" in axes.get_xlabel()) == (scale == "log")
 
 
-def test_the_longest_axis_names_fit_under_their_panels():
-    names = sorted((f"{label.title} ({label.unit})" for label in LABELS.values()), key=len)[-4:]
-    both = pd.concat([points(("a", 1, 0.1)), points(("b", 2000, 0.1), ("a", 1, 0.3), dataset="nfcorpus")])
-    for name in names:
-        figure = isotropy_ndcg_figure(both, f"{name}, documents")
-        figure.draw_without_rendering()
-        for axes in figure.axes:
-            box = axes.xaxis.label.get_window_extent()
-            assert (box.x0 >= 0, box.x1 <= figure.bbox.x1, box.width < figure.bbox.width / 2) == (True,) * 3, name
-
-
 def test_nothing_in_common_names_both_sides(files, write):
     other = write("other.json", "d", {"fiqa": 0.3}, base=None)
     with pytest.raises(InputError, match="results are of d on fiqa, the isotropy reports of a on nfcorpus, c on nfcor"):
@@ -263,18 +251,9 @@ def test_systems_without_a_value_are_left_out(write, isotropy):
         isotropy_points(ours, [isotropy("i.json", "scifact", embedded("a", alpha_req=None))], "alpha_req", "documents")
 
 
-def test_files_that_contradict_each_other_or_are_of_another_kind_are_refused(files, write, isotropy):
-    other = write("other.json", "a", {"scifact": 0.71}, base_values=BASE)
-    with pytest.raises(
-        InputError, match=r"a\.json and .*other\.json disagree on NDCG@10 of a on scifact .*0\.7 .*0\.71"
-    ):
-        isotropy_points([*files[0], other], files[1], "isoscore", "documents")
+def test_reports_that_contradict_each_other_are_refused(files, isotropy):
     again = isotropy("again.json", "scifact", embedded("b", isoscore=0.11))
     with pytest.raises(
         InputError, match=r"s\.json and .*again\.json disagree on isoscore of documents of b on scifact"
     ):
         isotropy_points(files[0], [*files[1], again], "isoscore", "documents")
-    with pytest.raises(InputError, match=r"s\.json is not a results file"):
-        isotropy_points(files[1], files[1], "isoscore", "documents")
-    with pytest.raises(InputError, match=r"a\.json is not an isotropy report"):
-        isotropy_points(files[0], files[0], "isoscore", "documents")

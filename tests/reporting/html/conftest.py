@@ -45,11 +45,8 @@ class Ranking:
             others = [name for name in collection.documents if name not in collection.qrels[query]]
             random.Random(i).shuffle(others)
             place = self.ranks[i % len(self.ranks)]
-            found = [
-                *others[:place],
-                *(d for d in collection.qrels[query] if d in collection.documents),
-                *others[place:],
-            ]
+            relevant = [name for name in collection.qrels[query] if name in collection.documents]
+            found = [*others[:place], *relevant, *others[place:]]
             run[query] = {name: float(-rank) for rank, name in enumerate(found[:k])}
         return run
 
@@ -89,7 +86,7 @@ def write_run_folder(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def evaluate_run(
+def evaluate(
     run: Path, data_dir: Path, names=("hostile", "plain"), ranks=((3, 1, 0), (0, 1, 4)), seen: int = 0, **where
 ):
     """Evaluate rankings as the run's checkpoint and its base: `ranks` are theirs; `seen` documents were positives."""
@@ -109,7 +106,7 @@ def evaluate_run(
     return json.loads(output.read_text())
 
 
-def write_isotropy_file(path: Path, *models: str, judged: bool = True) -> Path:
+def write_isotropy(path: Path, *models: str, judged: bool = True) -> Path:
     """Write an ``isotropy.json`` of an untouched base and of `models`, with a measure that no table knows."""
     systems = [measured("minilm", np.linspace(1, 3, 8), untouched=True, judged=judged, n=50)]
     systems += [measured(model, np.linspace(1, 3, 8), judged=judged, n=50) for model in models]
@@ -127,8 +124,8 @@ def write_isotropy_file(path: Path, *models: str, judged: bool = True) -> Path:
 def whole_run(tmp_path_factory, data_dir) -> Path:
     """A run with everything: results on two collections, seen queries, isotropy. Tests do not write to it."""
     run = write_run_folder(tmp_path_factory.mktemp("runs") / "whole")
-    evaluate_run(run, data_dir, seen=25)
-    write_isotropy_file(run / "isotropy" / "isotropy.json", str(run / "best_model"))
+    evaluate(run, data_dir, seen=25)
+    write_isotropy(run / "isotropy" / "isotropy.json", str(run / "best_model"))
     return run
 
 
@@ -147,21 +144,15 @@ def make_run(tmp_path) -> Callable[..., Path]:
 
 
 class Page(HTMLParser):
-    """What a page holds, by the standard library's parser.
+    """The elements of a page with their attributes, the texts a reader sees, and elements that are not closed right."""
 
-    Attributes:
-        elements: tag and attributes of each element.
-        texts: what a reader sees.
-        unclosed: elements still open, or closed in the wrong order.
-    """
-
-    def __init__(self, text: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self.open: list[str] = []
         self.unclosed: list[str] = []
-        self.feed(text)
+        self.feed(path.read_text(encoding="utf-8"))
         self.close()
         self.unclosed += self.open
 
@@ -188,30 +179,6 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         """Return the attributes of each element of a kind."""
         return [attributes for name, attributes in self.elements if name == tag]
-
-
-@pytest.fixture
-def parse() -> Callable[[Path], Page]:
-    """Read a page from disk."""
-    return lambda path: Page(path.read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def evaluate(data_dir) -> Callable[..., dict[str, Any]]:
-    """Evaluate rankings as a run's checkpoint and its base."""
-    return lambda run, **settings: evaluate_run(run, data_dir, **settings)
-
-
-@pytest.fixture
-def write_isotropy() -> Callable[..., Path]:
-    """Write an ``isotropy.json``."""
-    return write_isotropy_file
-
-
-@pytest.fixture
-def hostile() -> str:
-    """A text that would break a page."""
-    return HOSTILE
 
 
 @pytest.fixture(scope="module")

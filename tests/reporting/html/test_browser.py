@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ragcun.reporting.html import write_report
+from tests.reporting.html.conftest import evaluate, write_isotropy
 
 pytestmark = pytest.mark.slow
 SMALLEST = """() => {
@@ -66,9 +67,9 @@ def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
     page.close()
 
 
-def test_long_names_do_not_widen_the_page(browser, make_run, evaluate, write_isotropy, tmp_path):
+def test_long_names_do_not_widen_the_page(browser, make_run, data_dir, tmp_path):
     runs = [make_run(letter * 200, base_model=letter * 900, head=f"{letter} " * 300) for letter in "ab"]
-    evaluate(runs[0], names=["plain"])
+    evaluate(runs[0], data_dir, names=["plain"])
     write_isotropy(runs[0] / "isotropy.json", str(runs[0] / "best_model"))
     output = write_report(runs, tmp_path / "page.html", data_dir=tmp_path)
     page = browser.new_page()

@@ -10,6 +10,7 @@ import pytest
 from ragcun.errors import InputError
 from ragcun.io import write_json, write_text
 from ragcun.reporting.runs import gather
+from tests.reporting.html.conftest import evaluate, write_isotropy
 
 
 def test_files_in_the_run_folder_are_found(whole_run):
@@ -19,7 +20,7 @@ def test_files_in_the_run_folder_are_found(whole_run):
     assert run.rows.keys() == {"base", "probe", "step", "epoch"}
 
 
-def test_isotropy_of_several_collections_is_found(make_run, write_isotropy):
+def test_isotropy_of_several_collections_is_found(make_run):
     run = make_run()
     for name in ("b", "a"):
         write_isotropy(run / "isotropy" / name / "isotropy.json", str(run / "best_model"), judged=False)
@@ -27,19 +28,19 @@ def test_isotropy_of_several_collections_is_found(make_run, write_isotropy):
     assert [path.parent.name for path, _ in found.isotropy] == ["a", "b"]
 
 
-def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, evaluate, write_isotropy, tmp_path):
+def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, data_dir, tmp_path):
     one, two, three = (make_run(name) for name in ("one", "two", "three"))
     for run in (one, two):
-        evaluate(run, names=["plain"], output=tmp_path / f"{run.name}.json")
+        evaluate(run, data_dir, names=["plain"], output=tmp_path / f"{run.name}.json")
     write_isotropy(tmp_path / "iso.json", str(one / "best_model"), str(three / "best_model"))
     runs = gather([one, two, three], [tmp_path / "two.json", tmp_path / "one.json"], [tmp_path / "iso.json"])
     assert [[file.path.name for file in run.evaluations] for run in runs] == [["one.json"], ["two.json"], []]
     assert [len(run.isotropy) for run in runs] == [1, 0, 1]
 
 
-def test_paths_are_compared_resolved(make_run, evaluate, tmp_path, monkeypatch):
+def test_paths_are_compared_resolved(make_run, data_dir, tmp_path, monkeypatch):
     run = make_run()
-    results = evaluate(run, names=["plain"])
+    results = evaluate(run, data_dir, names=["plain"])
     monkeypatch.chdir(tmp_path)
     write_json(run / "results.json", results | {"model": "other/../run/./best_model"})
     (tmp_path / "link").symlink_to(run)

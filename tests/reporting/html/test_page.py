@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines, write_text
 from ragcun.reporting.html import environment, write_report
+from tests.reporting.html.conftest import HOSTILE, Page, evaluate, write_isotropy
 
 ADDRESSES = ("href", "src", "srcset", "action", "data", "poster", "background", "xlink:href", "formaction", "cite")
 
@@ -23,9 +24,9 @@ def change(path, **values):
 
 
 @pytest.fixture
-def page(whole_page, parse):
+def page(whole_page):
     """The page of the run that has everything."""
-    return parse(whole_page)
+    return Page(whole_page)
 
 
 def test_nothing_is_fetched_and_nothing_can_run(page, whole_page):
@@ -59,6 +60,9 @@ def test_the_markup_is_whole(page):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    boxes = [attributes for _, attributes in page.elements if attributes.get("class") == "scroll"]
+    assert len(boxes) == len(page.all("table")) + len(page.all("img"))
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
 
 
 def test_every_picture_is_inside_the_page_with_its_size_and_an_alternative_text(page):
@@ -70,12 +74,6 @@ def test_every_picture_is_inside_the_page_with_its_size_and_an_alternative_text(
         assert width == pytest.approx(1.5 * int(picture["width"]), rel=0.01)
         assert width / height == pytest.approx(int(picture["width"]) / int(picture["height"]), rel=0.01)
         assert len(picture["alt"]) > 20
-
-
-def test_wide_things_scroll_in_their_own_box(page):
-    boxes = [attributes for _, attributes in page.elements if attributes.get("class") == "scroll"]
-    assert len(boxes) == len(page.all("table")) + len(page.all("img"))
-    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
 
 
 def test_the_same_files_give_the_same_bytes(whole_run, whole_page, tmp_path):
@@ -106,12 +104,12 @@ def test_hostile_texts_are_shown_and_do_nothing(page, whole_page):
     assert not set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068") & set(raw.decode())
 
 
-def test_hostile_names_and_settings_are_shown_and_do_nothing(make_run, hostile, parse, tmp_path):
-    run = make_run("<b>&run", system=hostile, base_model=f"\ud7ff{hostile}")
-    change(run / "manifest.json", command=f"{hostile}\ud800", git_commit=[hostile], packages={hostile: hostile})
-    rows = [{"kind": "collapse", "step": hostile, "collapse": hostile, "message": hostile}]
+def test_hostile_names_and_settings_are_shown_and_do_nothing(make_run, tmp_path):
+    run = make_run("<b>&run", system=HOSTILE, base_model=f"\ud7ff{HOSTILE}")
+    change(run / "manifest.json", command=f"{HOSTILE}\ud800", git_commit=[HOSTILE], packages={HOSTILE: HOSTILE})
+    rows = [{"kind": "collapse", "step": HOSTILE, "collapse": HOSTILE, "message": HOSTILE}]
     write_json_lines(run / "metrics.jsonl", rows)
-    found = parse(write_report([run], tmp_path / "page.html"))
+    found = Page(write_report([run], tmp_path / "page.html"))
     assert found.unclosed == []
     assert not found.all("script")
     assert not found.all("img")
@@ -128,9 +126,9 @@ def test_every_expression_is_escaped_whatever_template_writes_it():
     assert not [source for source in sources if re.search(r"\|\s*safe|Markup|autoescape", source)]
 
 
-def test_a_bare_run_says_what_is_missing_and_how_to_make_it(make_run, parse):
+def test_a_bare_run_says_what_is_missing_and_how_to_make_it(make_run):
     run = make_run("it's a run")
-    page = parse(write_report([run]))
+    page = Page(write_report([run]))
     assert "This run was not evaluated" in page.text
     assert f"ragcun evaluate --model_path '{run}".replace("it's", "it'\"'\"'s") in page.text
     assert "ragcun isotropy" in page.text
@@ -138,11 +136,11 @@ def test_a_bare_run_says_what_is_missing_and_how_to_make_it(make_run, parse):
     assert len(page.all("img")) == 2
 
 
-def test_an_unfinished_run_is_called_so(make_run, parse):
+def test_an_unfinished_run_is_called_so(make_run):
     run = make_run()
     change(run / "manifest.json", status="running", result=None)
     (run / "metrics.jsonl").unlink()
-    page = parse(write_report([run]))
+    page = Page(write_report([run]))
     assert "not finished (status: running)" in page.text
     assert "--resume" in page.text
     assert "ragcun evaluate" not in page.text
@@ -150,38 +148,35 @@ def test_an_unfinished_run_is_called_so(make_run, parse):
     assert "were not monitored" in page.text
 
 
-def test_a_run_without_a_manifest_or_a_gain_says_so(make_run, parse):
+def test_a_run_without_a_manifest_or_a_gain_says_so(make_run):
     run = make_run()
-    result = json.loads((run / "manifest.json").read_text())["result"] | {
-        "best_epoch": 0,
-        "comparison": "kept the base",
-    }
-    change(run / "manifest.json", result=result)
-    text = parse(write_report([run])).text
+    result = json.loads((run / "manifest.json").read_text())["result"]
+    change(run / "manifest.json", result=result | {"best_epoch": 0, "comparison": "kept the base"})
+    text = Page(write_report([run])).text
     assert "the checkpoint is the model before training" in text
     assert "kept the base." in text
     (run / "manifest.json").unlink()
-    assert "no manifest.json" in parse(write_report([run])).text
+    assert "no manifest.json" in Page(write_report([run])).text
 
 
-def test_what_the_monitor_found_is_shown(make_run, parse):
+def test_what_the_monitor_found_is_shown(make_run):
     run = make_run()
     with (run / "metrics.jsonl").open("a") as file:
         for step in (3, 6):
             row = {"kind": "collapse", "step": step, "collapse": "total", "message": f"all are one point at {step}"}
             file.write(json.dumps(row) + "\n")
-    text = parse(write_report([run])).text
+    text = Page(write_report([run])).text
     assert "Step 3: all are one point at 3" in text
     assert "Step 6: all are one point at 6" in text
     assert "No collapse was seen" not in text
 
 
-def test_several_runs_stand_side_by_side(make_run, evaluate, write_isotropy, parse, tmp_path):
+def test_several_runs_stand_side_by_side(make_run, data_dir, tmp_path):
     runs = [make_run(name, seed=seed) for name, seed in (("one", 3), ("two", 4))]
-    evaluate(runs[0], names=["plain"], ranks=((3, 1), (0, 1)))
-    evaluate(runs[1], names=["plain"], ranks=((3, 1), (9,)))
+    evaluate(runs[0], data_dir, names=["plain"], ranks=((3, 1), (0, 1)))
+    evaluate(runs[1], data_dir, names=["plain"], ranks=((3, 1), (9,)))
     write_isotropy(tmp_path / "both.json", *(str(run / "best_model") for run in runs))
-    page = parse(write_report(runs, tmp_path / "page.html", isotropy=[tmp_path / "both.json"]))
+    page = Page(write_report(runs, tmp_path / "page.html", isotropy=[tmp_path / "both.json"]))
     assert page.unclosed == []
     comparison = page.text[page.text.index("Each run is tested") : page.text.index("base model minilm")]
     for part in ("NDCG@10 on plain", "better", "worse", "settings that differ", "seed 3 4"):
@@ -192,15 +187,15 @@ def test_several_runs_stand_side_by_side(make_run, evaluate, write_isotropy, par
     assert len({attributes["id"] for _, attributes in page.elements if "id" in attributes}) == 2 + 7 * 2
 
 
-def test_runs_of_one_name_are_told_apart(make_run, parse, tmp_path):
+def test_runs_of_one_name_are_told_apart(make_run, tmp_path):
     runs = [make_run("a/run"), make_run("b/run")]
-    text = parse(write_report(runs, tmp_path / "page.html")).text
+    text = Page(write_report(runs, tmp_path / "page.html")).text
     assert all(f"Run {run}" in text for run in runs)
 
 
-def test_the_page_is_complete_or_absent(make_run, evaluate, tmp_path):
+def test_the_page_is_complete_or_absent(make_run, data_dir, tmp_path):
     run = make_run()
-    evaluate(run, names=["plain"])
+    evaluate(run, data_dir, names=["plain"])
     page = write_report([run])
     before = page.read_bytes()
     write_text(run / "results.runs" / "plain" / "model.trec", "q0 Q0 d0 1 nan tag\n")
