@@ -131,7 +131,7 @@ class PairSource(abc.ABC):
         return [self._part(rows, drawn, place, count) for place in places]
 
     def _part(self, rows: Rows, drawn: Rows, place: int, count: int) -> PairBatch:
-        data, own, pool = self.dataset, share(rows, place, count), share(drawn, place, count)
+        data, own, pool = self.dataset, *(np.array_split(each, count)[place] for each in (rows, drawn))
         queries, positives = data.query_ids[own], data.positive_ids[own]
         negatives, present = data.negative_ids[own], bool((data.negative_ids[rows] >= 0).any())
         real = negatives >= 0
@@ -204,11 +204,6 @@ class LivePairs(PairSource):
         """Return what the head sees, before training, of up to 1,000 queries and 1,000 documents."""
         vectors = np.concatenate(self.sides(self.sample_size // 2, seed))
         return self.base(torch.from_numpy(vectors).to(self.device))
-
-
-def share(rows: Rows, rank: int, world: int) -> Rows:
-    """Return part `rank` of `world` in order of a batch; sizes differ by at most one."""
-    return np.array_split(rows, world)[rank]
 
 
 def make_source(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor, equal
+from torch.multiprocessing import start_processes
 
 from ragcun.training.run_dir import FitResult
 from ragcun.training.trainer import Trainer
@@ -75,3 +80,22 @@ def interrupted(after: int) -> Iterator[None]:
         before_step(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+def run_script(script: str | Path, *arguments: object) -> str:
+    """Run a Python file in a process of its own; return what it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    run = [sys.executable, str(script), *map(str, arguments)]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def start_ranks(work: Callable[..., None], *arguments: object) -> Any:
+    """Start `work(rank, *arguments)` in two processes as torchrun would, but forked with everything imported."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return start_processes(work, arguments, nprocs=2, join=False, start_method="fork")

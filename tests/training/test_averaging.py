@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -78,29 +79,24 @@ def test_weights_follow_the_recurrence_and_the_interpolation(make: Make, decay: 
 
 
 @SETTINGS
-@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+@pytest.mark.parametrize("interrupted", [False, True])
 def test_applied_shows_the_averaged_weights_and_restores_bit_for_bit(
-    make: Make, decay: float, share: float, error: type[BaseException] | None
+    make: Make, decay: float, share: float, interrupted: bool
 ) -> None:
     encoder = make()
     average = WeightAverage(encoder, decay, share)
     run(average, encoder, 4)
-    before, averaged, state = copies(dict(encoder.named_parameters())), copies(average.weights()), average.state()
-    state = copies(state)
+    before, averaged, state = (
+        copies(dict(encoder.named_parameters())),
+        copies(average.weights()),
+        copies(average.state()),
+    )
     places = {name: value.data_ptr() for name, value in trained(encoder).items()}
     inside: Named = {}
-
-    def show() -> None:
-        with average.applied():
-            inside.update(copies(trained(encoder)))
-            if error is not None:
-                raise error
-
-    if error is None:
-        show()
-    else:
-        with pytest.raises(error):
-            show()
+    with contextlib.suppress(KeyboardInterrupt), average.applied():
+        inside.update(copies(trained(encoder)))
+        if interrupted:
+            raise KeyboardInterrupt
     assert_equal(inside, averaged)
     assert (decay, share) == (0.0, 1.0) or any(not torch.equal(inside[name], before[name]) for name in inside)
     assert_equal(dict(encoder.named_parameters()), before)

@@ -6,7 +6,6 @@ import torch
 
 from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
 from ragcun.data.beir import load_collection
-from ragcun.training import batches
 
 DIM = 16
 QUICK = {"device": "cpu", "steps": 12, "batch_size": 16}
@@ -63,10 +62,8 @@ def test_it_trains_as_fit_trains_on_the_texts(collection_folder, tiny_bert, tmp_
     "settings",
     [
         {},
-        {"isotropy": "sigreg", "lambda_isotropy": 0.1},
         {"output_dim": 14},
         {"output_dim": 20, "head_init": "identity"},
-        {"head": "residual"},
     ],
 )
 def test_the_loss_falls_and_queries_find_their_documents(problem, settings):
@@ -92,16 +89,6 @@ def test_tensors_arrays_and_configurations_mean_the_same(problem):
     assert config.steps == 99
 
 
-def test_several_positives_of_a_query_are_no_negatives_of_it(problem, monkeypatch):
-    queries, documents, pairs = problem
-    mined = []
-    real = batches.Pools.draw
-    monkeypatch.setattr(batches.Pools, "draw", lambda self, *rest: mined.append(self.mined) or real(self, *rest))
-    fit_head(queries, documents, [*pairs, *((0, d) for d in range(60, 90))], **QUICK)
-    assert mined
-    assert not set(mined[0][0].tolist()) & {0, *range(60, 90)}
-
-
 def test_dev_pairs_choose_the_epoch(problem):
     queries, documents, pairs = problem
     dev = queries[40:], [(i, 40 + i) for i in range(20)]
@@ -109,12 +96,6 @@ def test_dev_pairs_choose_the_epoch(problem):
     head = fit_head(queries[:40], documents, pairs[:40], dev_pairs=dev, **settings)
     scores = {row["epoch"]: row["dev"]["NDCG@10"] for row in head.history if row["kind"] == "epoch"}
     assert head.result.score == max(scores.values()) == scores[head.result.best_epoch]
-    distances = torch.cdist(
-        *(torch.from_numpy(part) for part in (head.embed_queries(dev[0]), head.embed_documents(documents)))
-    )
-    ranks = (distances < distances[torch.arange(20), torch.arange(40, 60)][:, None]).sum(1)
-    gains = torch.where(ranks < 10, 1 / torch.log2(ranks + 2.0), 0.0)
-    assert head.result.score == pytest.approx(float(gains.mean()), abs=1e-6)
 
 
 def test_never_worse_gives_way_to_the_start(problem):
@@ -155,13 +136,11 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
     ("change", "message"),
     [
         ({"pairs": []}, "pairs must be pairs of integers"),
-        ({"pairs": [(0.5, 1)]}, "pairs must be pairs of integers"),
         ({"pairs": [(0, 1), (60, 1)]}, r"60 queries and 90 documents, pair 1 is \[60, 1\]"),
         ({"pairs": [(0, -1)]}, r"pair 0 is \[0, -1\]"),
         ({"pairs": [(0, 1), (0, 1)]}, "at least 2 different pairs, got 1"),
         ({"queries": np.ones((60, 3))}, "query_vectors must have length 16, got 3"),
         ({"queries": np.full((60, DIM), np.inf)}, "query_vectors must be finite, row 0"),
-        ({"documents": np.ones(3)}, "document_vectors must have the shape"),
         ({"dev_pairs": (np.ones((2, 4)), [(0, 0)])}, "dev_pairs must have length 16"),
         ({"dev_pairs": (np.ones((2, DIM)), [(2, 0)])}, "dev_pairs must index 2 queries"),
         ({"corpus": "corpus.jsonl"}, "corpus does not go with vectors"),

@@ -27,7 +27,6 @@ PREDICTIVE: dict[str, Any] = {"lambda_predictive": 0.5, "lambda_isotropy": 0.5}
 CASES: dict[str, tuple[dict[str, Any], Objective]] = {
     "asymmetric": ({"system": "asymmetric"}, Objective(lambda_isotropy=1.0, lambda_reg=0.3, symmetric=True)),
     "sigreg": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="sigreg", soft_targets=True)),
-    "vicreg": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="vicreg", nested_dims=(4,))),
     "gor": ({"system": "isotropic_gaussian"}, Objective(lambda_isotropy=1.0, isotropy="gor", contrastive="margin")),
     "respred": ({"system": "respred"}, Objective(lambda_residual=0.1, **PREDICTIVE)),
     "moving target": ({"system": "respred"}, Objective(stopgrad=False, **PREDICTIVE)),
@@ -44,9 +43,7 @@ def dataset(texts: list[str]) -> PairDataset:
     return PairDataset.from_rows([*rows, (texts[4], texts[190], None)], "made", texts[150:160])
 
 
-def make(
-    tiny_bert: str, dataset: PairDataset, double: bool = True, **changes: Any
-) -> tuple[RetrievalEncoder, LivePairs]:
+def make(tiny_bert: str, dataset: PairDataset, **changes: Any) -> tuple[RetrievalEncoder, LivePairs]:
     """Return an encoder whose base is trained, and its pairs, with a pool of mined negatives."""
     settings = {"train_data": "x", "base_model": tiny_bert, "device": "cpu", "freeze_base": False, "dropout": 0.0}
     torch.manual_seed(0)
@@ -55,7 +52,7 @@ def make(
     mined = np.random.default_rng(0).integers(len(dataset.documents) - 10, len(dataset.documents), (12, 3))
     mined[0] = NOTHING
     source.pools = Pools(mined, 2, 0)
-    return (encoder.double() if double else encoder), source
+    return encoder.double(), source
 
 
 def gradients(encoder: nn.Module) -> dict[str, Tensor | None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.training.runs import run_script
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
 
@@ -19,11 +18,7 @@ def test_killed_and_resumed_runs_end_as_one_that_was_left_alone() -> None:
 
     With half of the kills aimed at a save; the seed is one whose 3 kills hit at least one.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARK.parents[1])}
-    run = [sys.executable, str(BENCHMARK), "--kills", "3", "--seed", "2"]
-    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(run_script(BENCHMARK, "--kills", 3, "--seed", 2).splitlines()[-1])
     assert found["kills"] == 3
     assert found["identical"] == found["runs"] >= 1
     assert found["corrupt"] == found["failed"] == 0

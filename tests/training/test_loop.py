@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from ragcun.config import TrainConfig
-from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -24,10 +23,19 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.training.averaging import share_of_trained
 from ragcun.training.batches import LivePairs, epoch_batches
-from ragcun.training.setup import build_encoder, build_objective
+from ragcun.training.setup import build_data, build_encoder, build_objective
 from ragcun.training.step import ema_decay, warmup_cosine
 from ragcun.training.trainer import Trainer
-from tests.training.runs import Train, assert_same, assert_same_run, interrupted, newest, rows_of, tensors_of
+from tests.training.runs import (
+    Train,
+    assert_equal,
+    assert_same,
+    assert_same_run,
+    interrupted,
+    newest,
+    rows_of,
+    tensors_of,
+)
 
 PLAIN: dict[str, Any] = {
     "system": "isotropic_gaussian",
@@ -65,8 +73,6 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"head": "residual"},
-        {"head": "linear"},
         {"head": "mlp", "projection_learning_rate": 3e-2},
         {"contrastive": "in_batch_margin", "margin": 0.1, "lambda_isotropy": 0.0, "projection_learning_rate": 3e-2},
         {"freeze_base": False, "base_learning_rate": 1e-3},
@@ -79,12 +85,8 @@ def test_training_lowers_the_loss(train: Train, changes: dict[str, Any]) -> None
     result = train(epochs=8, dropout=0.0, **changes)
     steps = rows_of(result.checkpoint.parent, "step")
     first, last = ([row["total"] for row in steps if row["epoch"] == epoch] for epoch in (1, 8))
-    assert len(first) == 4
     assert np.mean(last) < 0.95 * np.mean(first)
-    assert result.best_epoch == 8
-    assert result.steps == 32
-    assert result.criterion == "last epoch"
-    assert result.score is None
+    assert (result.best_epoch, result.steps, result.criterion, result.score) == (8, 32, "last epoch", None)
 
 
 def test_dev_collection_chooses_the_best_epoch(train: Train, collection_folder: Path) -> None:
@@ -113,15 +115,10 @@ def test_dev_chooses_the_start_when_training_only_harms(train: Train, collection
     )
 
 
-def test_validation_pairs_choose_the_lowest_objective(
-    train: Train, collection_folder: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    pairs = pairs_from_collection(load_collection(collection_folder, "dev"))
-    write_pairs(tmp_path / "val.jsonl", pairs)
+def test_validation_pairs_choose_the_lowest_objective(train: Train, collection_folder: Path) -> None:
     weights = {"lambda_isotropy": 0.3, "lambda_predictive": 0.7, "use_predictor": True}
-    result = train(val_data=str(tmp_path / "val.jsonl"), epochs=5, save_interval=1, **weights)
-    run = result.checkpoint.parent
-    rows = {row["epoch"]: row for row in rows_of(run, "epoch")}
+    result = train(val_data=str(collection_folder), epochs=5, **weights)
+    rows = {row["epoch"]: row for row in rows_of(result.checkpoint.parent, "epoch")}
     best = min(rows, key=lambda epoch: (rows[epoch]["val_total"], epoch))
     assert result.best_epoch == best
     assert -result.score == rows[best]["val_total"]
@@ -129,13 +126,6 @@ def test_validation_pairs_choose_the_lowest_objective(
         terms = row["val_terms"]
         total = terms["contrastive"] + 0.3 * terms["isotropy"] + 0.7 * terms["predictive"]
         assert row["val_total"] == pytest.approx(total, rel=1e-5)
-    config = TrainConfig(**settings | weights)
-    chosen = RetrievalEncoder.from_pretrained(result.checkpoint)
-    source = LivePairs(pairs, chosen.base, torch.device("cpu"))
-    batches = epoch_batches(len(pairs), 8, 0, None)
-    with torch.no_grad():
-        totals = [float(build_objective(config)(chosen(source.batch(batch))).total) for batch in batches]
-    assert -result.score == pytest.approx(np.average(totals, weights=[len(batch) for batch in batches]), rel=1e-4)
 
 
 def test_every_loss_part_is_recorded_unweighted(train: Train) -> None:
@@ -275,9 +265,7 @@ def test_a_finished_run_resumes_to_itself(train: Train, tmp_path: Path) -> None:
     first, run = train(), tmp_path / "run"
     before, rows = tensors_of(run), (run / "metrics.jsonl").read_text()
     assert train(resume=True) == first
-    after = tensors_of(run)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_equal(before, tensors_of(run))
     assert (run / "metrics.jsonl").read_text() == rows
 
 
@@ -303,7 +291,7 @@ def test_resume_with_other_settings_or_data_is_refused(train: Train, tmp_path: P
 
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_accumulated_gradients_are_the_mean_of_the_batches(
-    train: Train, settings: dict[str, Any], collection_folder: Path, accumulated: int
+    train: Train, settings: dict[str, Any], accumulated: int
 ) -> None:
     options = {"gradient_accumulation_steps": accumulated, "max_grad_norm": 1e9, "dropout": 0.0, "head": "linear"}
     result = train(epochs=1, **options)
@@ -311,9 +299,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(
     assert len(rows) == math.ceil(4 / accumulated)
     config = TrainConfig(**settings | options)
     encoder, objective = build_encoder(config), build_objective(config)
-    source = LivePairs(
-        pairs_from_collection(load_collection(collection_folder, "train")), encoder.base, torch.device("cpu")
-    )
+    source = LivePairs(build_data(config).train, encoder.base, torch.device("cpu"))
     gradients = []
     for batch in epoch_batches(30, 8, config.seed, 1)[:accumulated]:
         encoder.zero_grad()
@@ -356,8 +342,7 @@ def test_a_frozen_base_stays_bit_for_bit(train: Train, tiny_bert: str, texts: li
     result = train(freeze_base=True, freeze_early_layers=1, epochs=1)
     trained = RetrievalEncoder.from_pretrained(result.checkpoint, "cpu")
     base = TextBase.load(tiny_bert, device="cpu")
-    for name, tensor in base.state_dict().items():
-        assert torch.equal(trained.base.state_dict()[name], tensor)
+    assert_equal(base.state_dict(), trained.base.state_dict())
     assert trained.base.fingerprint() == base.fingerprint()
     assert not np.allclose(trained.encode_query(texts[:3]), base.untouched_array(base.encode(texts[:3], "query")))
 
@@ -371,8 +356,7 @@ def test_training_continues_from_a_checkpoint(train: Train, tmp_path: Path, coll
     third = train("third", load_checkpoint=str(first.checkpoint), dev_beir=dev, projection_learning_rate=0.0, epochs=1)
     assert third.best_epoch == 0
     assert third.score == start["dev"]["NDCG@10"]
-    parts = [load_file(run.checkpoint / WEIGHTS) for run in (first, third)]
-    assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+    assert_equal(*(load_file(run.checkpoint / WEIGHTS) for run in (first, third)))
     assert second.steps == 4
 
 
@@ -386,8 +370,6 @@ def test_half_precision_on_a_cpu(train: Train, tmp_path: Path, changes: dict[str
     assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.03)
     assert half[-1]["total"] != full[-1]["total"]
     assert all(tensor.dtype == torch.float32 for tensor in load_file(tmp_path / "half/best_model" / WEIGHTS).values())
-    train("again", **common)
-    assert_same(tmp_path / "full", tmp_path / "again")
 
 
 @pytest.mark.slow
@@ -441,30 +423,15 @@ def test_a_loss_that_explodes_is_one_sentence(
     assert not (tmp_path / "run" / "state").exists()
 
 
-def test_negatives_from_a_file_are_used(train: Train, tmp_path: Path, texts: list[str]) -> None:
-    rows = [(texts[i], texts[i + 50], texts[i + 100] if i % 2 else None) for i in range(20)]
-    write_pairs(tmp_path / "with.jsonl", rows)
-    write_pairs(tmp_path / "without.jsonl", [(query, positive, None) for query, positive, _ in rows])
-    for name in ("with", "without"):
-        train(name, train_data=str(tmp_path / f"{name}.jsonl"), epochs=1, dropout=0.0)
-    first, second = (rows_of(tmp_path / name, "step")[0]["terms"]["contrastive"] for name in ("with", "without"))
-    assert first > second
-
-
-def test_manifest_and_configuration(train: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
-    from ragcun.options import from_mapping, read_yaml
-
+def test_the_manifest_says_what_was_run(train: Train, tmp_path: Path, settings: dict[str, Any]) -> None:
     result = train(seed=11, epochs=2)
     run = tmp_path / "run"
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"git_commit", "packages", "base_fingerprint", "command"} <= manifest.keys()
     assert [manifest[name] for name in ("seed", "device", "status")] == [11, "cpu", "finished"]
-    pairs = pairs_from_collection(load_collection(settings["train_data"], "train"))
-    assert manifest["data_sha256"]["train"] == pairs.sha256()
+    assert manifest["data_sha256"]["train"] == build_data(TrainConfig(**settings)).train.sha256()
     assert (manifest["result"]["best_epoch"], manifest["result"]["steps"]) == (2, 8)
     assert 0 < manifest["result"]["seconds"] == result.seconds
-    saved = from_mapping(TrainConfig, read_yaml(run / "config.yaml"), "saved")
-    assert saved == TrainConfig(**settings | {"seed": 11, "epochs": 2, "output_dir": str(run)})
 
 
 def test_texts_are_encoded_once_for_all_runs(
@@ -484,12 +451,3 @@ def test_texts_are_encoded_once_for_all_runs(
     count = len(seen)
     train("b", seed=3, output_dim=8, normalize_embeddings=False, **common)
     assert len(seen) == count
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(2, 2), (3, 2)])
-def test_a_few_pairs_are_enough(train: Train, tmp_path: Path, texts: list[str], count: int, batch_size: int) -> None:
-    """No batch has a single pair, which has no in-batch negatives."""
-    write_pairs(tmp_path / "few.jsonl", [(texts[i], texts[i + 9], None) for i in range(count)])
-    result = train(train_data=str(tmp_path / "few.jsonl"), batch_size=batch_size, lambda_reg=1.0)
-    assert result.best_epoch == 3
-    assert all(math.isfinite(row["total"]) for row in rows_of(tmp_path / "run", "step"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -17,7 +15,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.multiprocessing import start_processes
 
 from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset, write_pairs
@@ -30,7 +27,7 @@ from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import DevSelection
 from ragcun.training.trainer import Trainer
-from tests.training.runs import assert_same, before_step, newest, rows_of, tensors_of
+from tests.training.runs import assert_same, before_step, newest, rows_of, run_script, start_ranks, tensors_of
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}
@@ -149,11 +146,7 @@ def ended(settings: dict[str, Any]) -> Path:
     folder.mkdir()
     for name, some in (("jobs", jobs), ("failing", [FAILING])):
         (folder / f"{name}.json").write_text(json.dumps({"settings": settings, "jobs": some}))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    run = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_script(__file__, folder)
     return folder
 
 
@@ -308,21 +301,12 @@ def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
         BatchSampler(data, 16, 4, 1, 1, 0).steps(1)
 
 
-def start(name: str) -> Any:
-    """Start two processes as a launcher would, but of one that has imported everything."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return start_processes(one_process, (sys.argv[1], name), nprocs=2, join=False, start_method="fork")
-
-
 def main() -> None:
     """Run the jobs; then the failing one, whose processes have a minute to end."""
-    jobs = start("jobs")
+    jobs = start_ranks(one_process, sys.argv[1], "jobs")
     while not jobs.join():
         pass
-    processes = start("failing").processes
+    processes = start_ranks(one_process, sys.argv[1], "failing").processes
     until = time.monotonic() + 60
     for process in processes:
         process.join(max(0, until - time.monotonic()))

@@ -127,20 +127,19 @@ class Problem:
         self.collection = Collection("held out", corpus, {query: query for query in asked}, qrels, "dev")
         self.queries = vectors.astype(np.float32)
 
-    def encoder(self, query: Matrix, document: Matrix | None = None, **settings: Any) -> AsymmetricProjectionModel:
+    def encoder(self, query: Matrix, document: Matrix, **settings: Any) -> AsymmetricProjectionModel:
         """Linear heads of given matrices."""
         model = AsymmetricProjectionModel(self.cache.base, head="linear", normalize_output=True, **settings)
-        model.head.start_as(torch.from_numpy(query), torch.zeros(len(query)))
-        model.document_head.start_as(
-            torch.from_numpy(np.eye(DIM) if document is None else document), torch.zeros(len(query))
-        )
+        for head, matrix in ((model.head, query), (model.document_head, document)):
+            head.start_as(torch.from_numpy(matrix), torch.zeros(len(matrix)))
         return model.eval()
 
-    def best(self) -> AsymmetricProjectionModel:
-        return self.encoder(self.turn.T)
-
-    def destroyed(self, seed: int) -> AsymmetricProjectionModel:
-        return self.encoder(np.random.default_rng(seed).normal(size=(DIM, DIM)))
+    def made(self, name: str) -> AsymmetricProjectionModel:
+        """Return an encoder whose queries are turned back, left, doubled as documents are, or destroyed."""
+        one = np.eye(DIM)
+        random = [np.random.default_rng(seed).normal(size=(DIM, DIM)) for seed in (1, 2)]
+        queries = {"best": self.turn.T, "base": one, "doubled": 2 * one, "destroyed": random[0], "random": random[1]}
+        return self.encoder(queries[name], 2 * one if name == "doubled" else one)
 
     def ndcg(self, encoder: AsymmetricProjectionModel) -> dict[str, float]:
         """NDCG@10 of each query by its definition: one relevant document, distances in float64."""
@@ -151,79 +150,36 @@ class Problem:
         return {f"q{i}": 1 / np.log2(rank + 2) if rank < 10 else 0.0 for i, rank in enumerate(ranks)}
 
 
-def mean(values: dict[str, float]) -> float:
-    return sum(values.values()) / len(values)
+FINAL: dict[str, tuple[bool, int, str, str, str]] = {
+    "a better trained encoder stays": (True, QUERIES, "best", "base", "trained"),
+    "a destroyed one gives way to its start": (True, QUERIES, "destroyed", "best", "start"),
+    "where the start is destroyed too the base is kept": (False, QUERIES, "destroyed", "random", "base"),
+    "the base has to beat the start that replaced the trained one": (False, QUERIES, "destroyed", "doubled", "start"),
+    "of equals the trained one stays": (False, QUERIES, "base", "doubled", "trained"),
+    "of 3 queries no permutation of signs gives p < .05": (True, 3, "destroyed", "best", "trained"),
+}
 
 
-def test_a_better_trained_encoder_stays() -> None:
-    problem = Problem(turned=True)
-    trained, start = problem.best(), problem.encoder(np.eye(DIM))
-    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
-    assert kept is trained
-    assert comparison.kept == "trained"
-    expected = {"trained": problem.ndcg(trained), "start": problem.ndcg(start)}
-    assert comparison.scores == pytest.approx(
-        {name: mean(values) for name, values in {**expected, "base": expected["start"]}.items()}
-    )
-    assert comparison.scores["trained"] > 0.6 > 0.1 > comparison.scores["base"]
-    assert (comparison.queries, comparison.source) == (QUERIES, "held out")
-    assert comparison.p_values.keys() == {"trained against start", "trained against base"}
-
-
-def test_a_destroyed_one_gives_way_to_its_start() -> None:
-    problem = Problem(turned=True)
-    start = problem.best()
-    kept, comparison = select_final_model(problem.destroyed(1), start, problem.collection, problem.cache, 0)
-    assert kept is start
-    assert comparison.kept == "start"
-    assert comparison.p_values.keys() == {"trained against start", "start against base"}
-    assert comparison.p_values["trained against start"] < 0.05
-
-
-def test_where_the_start_is_destroyed_too_the_base_is_kept() -> None:
-    problem = Problem(turned=False)
-    trained, start = problem.destroyed(1), problem.destroyed(2)
-    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
-    assert comparison.kept == "base"
-    assert kept not in (trained, start)
-    for role, vectors in (("query", problem.queries), ("document", problem.cache.encode(["d3", "d7"], "document"))):
-        untouched = problem.cache.base(torch.from_numpy(vectors)).numpy()
-        np.testing.assert_array_equal(kept.embed(vectors, role), untouched)  # type: ignore[arg-type]
-    assert comparison.scores["base"] == pytest.approx(mean(problem.ndcg(problem.encoder(np.eye(DIM)))))
-
-
-def test_the_base_has_to_beat_the_start_that_took_the_trained_one_s_place() -> None:
-    problem = Problem(turned=False)
-    start = problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
-    kept, comparison = select_final_model(problem.destroyed(1), start, problem.collection, problem.cache, 0)
-    assert kept is start
-    assert comparison.scores["start"] == comparison.scores["base"] > comparison.scores["trained"]
-
-
-def test_of_equals_the_trained_one_stays() -> None:
-    problem = Problem(turned=False)
-    trained, start = problem.encoder(np.eye(DIM)), problem.encoder(2 * np.eye(DIM), 2 * np.eye(DIM))
-    kept, comparison = select_final_model(trained, start, problem.collection, problem.cache, 0)
-    assert kept is trained
-    assert len(set(comparison.scores.values())) == 1
-    assert set(comparison.p_values.values()) == {1.0}
-
-
-def test_without_evidence_the_trained_one_stays_though_it_scores_lower() -> None:
-    """Of 3 queries no permutation of signs gives p < .05."""
-    problem = Problem(turned=True, queries=3)
-    trained = problem.destroyed(1)
-    kept, comparison = select_final_model(trained, problem.best(), problem.collection, problem.cache, 0)
-    assert comparison.scores["trained"] < comparison.scores["start"] - 0.3
-    assert kept is trained
-
-
-def test_the_p_values_are_those_of_the_paired_test_on_the_same_queries() -> None:
-    problem = Problem(turned=True)
-    trained, start = problem.best(), problem.destroyed(2)
-    _, comparison = select_final_model(trained, start, problem.collection, problem.cache, 4)
-    expected = paired_tests(problem.ndcg(trained), problem.ndcg(start), seed=4).p_randomisation
-    assert comparison.p_values["trained against start"] == pytest.approx(expected)
+@pytest.mark.parametrize("name", FINAL)
+def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name: str) -> None:
+    turned, queries, trained, start, kept = FINAL[name]
+    problem = Problem(turned, queries)
+    encoders = {"trained": problem.made(trained), "start": problem.made(start), "base": problem.made("base")}
+    final, found = select_final_model(encoders["trained"], encoders["start"], problem.collection, problem.cache, 4)
+    assert (found.kept, found.queries, found.source) == (kept, queries, "held out")
+    ndcg = {one: problem.ndcg(encoder) for one, encoder in encoders.items()}
+    assert found.scores == pytest.approx({one: np.mean([*values.values()]) for one, values in ndcg.items()})
+    assert (found.scores[kept] == max(found.scores.values())) == (queries == QUERIES)
+    p = paired_tests(ndcg["trained"], ndcg["start"], seed=4).p_randomisation
+    before = "start" if found.scores["start"] > found.scores["trained"] and p < 0.05 else "trained"
+    compared = {"trained against start": ("trained", "start"), f"{before} against base": (before, "base")}
+    expected = {pair: paired_tests(ndcg[a], ndcg[b], seed=4).p_randomisation for pair, (a, b) in compared.items()}
+    assert found.p_values == pytest.approx(expected)
+    if kept != "base":
+        assert final is encoders[kept]
+    else:
+        untouched = problem.cache.base(torch.from_numpy(problem.queries)).numpy()
+        np.testing.assert_array_equal(final.embed(problem.queries, "query"), untouched)
 
 
 def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> None:
@@ -237,7 +193,7 @@ def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> N
 
 def test_with_weights_is_another_encoder_on_the_same_base() -> None:
     problem = Problem(turned=True)
-    best, other = problem.best(), problem.destroyed(1)
+    best, other = problem.made("best"), problem.made("destroyed")
     before = best.embed(problem.queries, "query")
     made = with_weights(other, best.state_dict())
     np.testing.assert_array_equal(made.embed(problem.queries, "query"), before)

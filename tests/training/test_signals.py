@@ -27,11 +27,12 @@ HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def _handlers_of_a_terminal() -> Iterator[None]:
-    """Python's own handlers, also where the tests run in the background or under nohup, which ignores Ctrl-C."""
-    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
+    """Python's own handlers, also under nohup, which ignores Ctrl-C; each test leaves them so."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGTERM, before[1])
+    left = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert left == usual
 
 
 @pytest.fixture
@@ -60,14 +61,12 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at: int
 ) -> None:
     """Bit for bit, also after the last step of an epoch (4, 8) and of the run (12), whose look is still to come."""
-    before = [signal.getsignal(each) for each in HANDLED]
     train("through")
     with monkeypatch.context() as patch:
         signalled(patch, at, number)
         with pytest.raises(TrainingStopped, match=f"by {number.name} after step {at}; --resume") as caught:
             train("parts")
     assert caught.value.code == 128 + number
-    assert [signal.getsignal(each) for each in HANDLED] == before
     saved = json.loads((newest(tmp_path / "parts") / "state.json").read_text())
     assert saved["progress"]["step"] == at
     assert not (tmp_path / "parts" / "best_model").exists()
@@ -96,13 +95,11 @@ def test_a_signal_during_the_last_look_leaves_only_the_checkpoint_to_write(
 
 
 def test_a_second_interrupt_ends_at_once(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [signal.getsignal(each) for each in HANDLED]
     signalled(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as caught:
         train("run")
     assert not isinstance(caught.value, TrainingStopped)
     assert not (tmp_path / "run" / "state").exists()
-    assert [signal.getsignal(each) for each in HANDLED] == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -147,17 +144,13 @@ def test_outside_the_main_thread_nothing_is_caught() -> None:
 
 
 def test_ignored_signals_stay_ignored_and_handlers_come_back_after_an_error() -> None:
-    before, of_sigterm = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
-    try:
-        with contextlib.suppress(ZeroDivisionError), StopRequest() as request:
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert request.received == signal.SIGTERM
-            _ = 1 / 0
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ZeroDivisionError), StopRequest() as request:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) == of_sigterm
-    finally:
-        signal.signal(signal.SIGINT, before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.received == signal.SIGTERM
+        _ = 1 / 0
+    assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
 
 
 def test_an_echo_of_the_first_interrupt_is_no_second_one() -> None:

@@ -6,8 +6,6 @@ import copy
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import Tensor
-from torch.multiprocessing import start_processes
 from transformers import TrainerCallback
 
 from ragcun.embeddings.text_base import TextBase
@@ -33,7 +30,7 @@ from ragcun.models.heads import HeadShape
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay
-from tests.training.runs import assert_equal
+from tests.training.runs import assert_equal, run_script, start_ranks
 
 DIM = 16
 PREDICTOR = HeadShape("mlp", DIM, DIM)
@@ -320,12 +317,6 @@ def test_half_precision_weights_cannot_be_followed(tiny_bert):
         ObjectiveLoss(model, FULL, PREDICTOR, 0.9)
 
 
-def test_settings_fit_in_a_model_card(tiny_bert):
-    config = json.loads(json.dumps(a_loss(tiny_bert).get_config_dict()))
-    assert config["lambda_predictive"] == 2.0
-    assert config["predictor"]["kind"] == "mlp"
-
-
 def rank_run(tiny_bert: str, texts: list[str], folder: Path, seed: int, accumulation: int) -> dict[str, Tensor]:
     """Train on terms that see each pair alone, so that ranks and accumulated batches give the same sums."""
     loss = a_loss(tiny_bert, seed, PAIRWISE, predictor=STILL)
@@ -337,10 +328,7 @@ def rank_run(tiny_bert: str, texts: list[str], folder: Path, seed: int, accumula
 @pytest.mark.slow
 def test_two_ranks_stay_together_and_equal_one(tiny_bert, texts, tmp_path):
     (tmp_path / "texts.json").write_text(json.dumps(texts))
-    run = [sys.executable, __file__, tiny_bert, str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_script(__file__, tiny_bert, tmp_path)
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     assert_equal(first, second)
     alone = rank_run(tiny_bert, texts, tmp_path, seed=0, accumulation=4)
@@ -358,9 +346,7 @@ def one_rank(rank: int, tiny_bert: str, folder: str) -> None:
     save_file(result, Path(folder) / f"rank{rank}.safetensors")
 
 
-if __name__ == "__main__":  # two ranks as torchrun would start them, but of one process that has imported everything
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    start_processes(one_rank, tuple(sys.argv[1:]), nprocs=2, start_method="fork")
+if __name__ == "__main__":
+    ranks = start_ranks(one_rank, *sys.argv[1:])
+    while not ranks.join():
+        pass
