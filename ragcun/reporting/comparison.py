@@ -105,11 +105,10 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
 
 
 def _records(entry: NamedResults, file: ResultsFile, metric: str) -> Iterator[dict[str, Any]]:
-    """Yield what a file says of each system on each dataset; a model's values have a test against its base."""
     results, several = file.results, len(entry.files) > 1
     for title, system in results.systems:
         is_model = system is results.model
-        kind = kind_of(file) if is_model else "base" if system is results.untouched_base else "baseline"
+        kind = _kind_of(file) if is_model else "base" if system is results.untouched_base else "baseline"
         if is_model and several and kind != "model":
             raise InputError(f"{file.path}: {title} was not trained and has no seeds to average; name it alone")
         ending = UNTOUCHED if is_model and kind == "base" else ""
@@ -136,12 +135,8 @@ def _tested(file: ResultsFile, dataset: str, metric: str) -> dict[str, Any]:
     }
 
 
-def kind_of(file: ResultsFile) -> Kind:
-    """Tell what the model of a results file is: without an untouched base beside it, it must be one itself, or BM25.
-
-    Raises:
-        InputError: it is an earlier result or a model with small vectors, so that its untouched base is missing.
-    """
+def _kind_of(file: ResultsFile) -> Kind:
+    # without an untouched base beside it, a model must be one itself, or BM25
     results, title = file.results, file.results.model.title
     if results.untouched_base is not None:
         return "model"
@@ -172,7 +167,7 @@ def _cells(values: pd.DataFrame, queries: Mapping[str, int], averaged: list[str]
 
 
 def _average(values: pd.DataFrame) -> dict[str, Any]:
-    """Average each seed over datasets where all datasets have the same seeds, else the means of datasets."""
+    # each seed is averaged over datasets only where all datasets have the same seeds
     if values.groupby("dataset")["path"].agg(tuple).nunique() == 1:
         seeds = values.groupby("path")["value"].mean()
     else:

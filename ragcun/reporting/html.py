@@ -78,12 +78,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "summary": summary,
-        "shown": shown,
-        "score": score_text,
-        "quote": lambda value: shlex.quote(str(value)),
-    }
+    made.filters |= {"summary": summary, "shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
     made.globals["labels"] = LABELS
     return made
 
@@ -118,8 +113,7 @@ class Picture(NamedTuple):
     caption: str
 
 
-def picture(figure: Figure, alt: str, caption: str) -> Picture:
-    """Draw a figure as a PNG inside the page."""
+def _picture(figure: Figure, alt: str, caption: str) -> Picture:
     figure.set_dpi(144)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
@@ -149,7 +143,7 @@ def _curves(run: Run) -> list[Picture]:
         "Loss, its unweighted terms, and scores.": loss_figure(run.folder / "metrics.jsonl"),
         "Effective rank of a fixed batch of training pairs.": rank_figure(run.folder / "metrics.jsonl"),
     }
-    return [picture(figure, f"{title[:-1]}, of {run.name}", title) for title, figure in curves.items() if figure]
+    return [_picture(figure, f"{title[:-1]}, of {run.name}", title) for title, figure in curves.items() if figure]
 
 
 def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[Picture]]:
@@ -158,7 +152,7 @@ def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
     names = ", ".join(system.model for system in systems)
     pictures = [
-        picture(draw(systems), f"{CAPTIONS[name][:-1]}, of {names}", CAPTIONS[name])
+        _picture(draw(systems), f"{CAPTIONS[name][:-1]}, of {names}", CAPTIONS[name])
         for name, draw in figures_of(systems).items()
     ]
     return about, measure_tables(systems), pictures
@@ -169,7 +163,7 @@ def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:
 
 
 def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
-    """Lay out several runs side by side; tables of numbers are marked as such."""
+    """Return tables of several runs, each with whether it holds numbers."""
     training = []
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"

@@ -157,7 +157,6 @@ def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[
 def _histograms(
     systems: Sequence[SystemReport], quantity: str, outlines: Callable[[SystemReport], list[Outline]]
 ) -> Figure:
-    """Draw distributions as densities, a panel for each system; a panel of constants says so."""
     found = _with_looks(systems)
     figure, grid = panel_grid(len(found))
     for axes, (look, system) in zip(grid, found, strict=True):
@@ -172,16 +171,12 @@ def _histograms(
 
 
 def _outline(axes: Axes, label: str, values: Distribution, colour: str, line: str) -> None:
-    """Draw a distribution's outline as density, or one vertical line where all values are the same.
-
-    Neighbouring bins are joined until there are at most 2∛n of them (the Rice rule), as few values in many bins show
-    noise.
-    """
     if values.max - values.min <= CONSTANT * abs(values.mean):
         axes.axvline(values.mean, color=colour, linestyle=line, linewidth=1.6, label=label)
         return
     counts, edges = np.asarray(values.counts, dtype=np.float64), np.asarray(values.edges)
     n, bins = counts.sum(), len(counts)
+    # bins are joined until there are at most 2∛n of them (the Rice rule): few values in many bins show noise
     joined = next(each for each in range(1, bins + 1) if bins % each == 0 and bins / each <= max(1, 2 * n ** (1 / 3)))
     counts, edges = counts.reshape(-1, joined).sum(1), edges[::joined]
     axes.stairs(counts / (n * np.diff(edges)), edges, color=colour, linestyle=line, linewidth=1.6, label=label)
@@ -192,7 +187,6 @@ def _line(axes: Axes, x: Any, y: Any, look: Look, note: str) -> None:
 
 
 def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemReport]]:
-    """Return the systems, untouched bases first, each with its look."""
     ordered = sorted(systems, key=lambda system: not system.untouched)
     found = looks([system.model for system in ordered], [system.untouched for system in ordered])
     return list(zip(found, ordered, strict=True))

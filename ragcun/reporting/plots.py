@@ -154,7 +154,6 @@ def loss_figure(metrics_path: str | Path) -> Figure:
 
 
 def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of some kinds of a run's metrics, each with its place for messages."""
     for number, row in read_json_lines(path):
         if row.get("kind") in kinds:
             yield f"{path}, line {number}", row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,26 +76,24 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
         raise InputError(f"the run {twice[0]} is given twice; name each run once")
     names = [path.name for path in resolved]
     runs = [
-        read_run_folder(folder, path.name if names.count(path.name) == 1 else str(folder))
+        _read_run(folder, path.name if names.count(path.name) == 1 else str(folder))
         for folder, path in zip(folders, resolved, strict=True)
     ]
-    for path in _each_once([*(path for run in runs for path in _results_in(run.folder)), *results]):
+    found = [path for run in runs for path in sorted(run.folder.glob("*.json")) if path.name not in OUR_FILES]
+    for path in _each_once([*(path for path in found if is_results(read_json(path))), *results]):
         file = read_results_file(path)
         for run in _owners(path, [file.results.model.name], runs):
             run.evaluations.append(file)
-    for path in _each_once([*(path for run in runs for path in _isotropy_in(run.folder)), *isotropy]):
+    places = (f"isotropy/{ISOTROPY}", f"isotropy/*/{ISOTROPY}", ISOTROPY)
+    found = [path for run in runs for place in places for path in sorted(run.folder.glob(place)) if path.is_file()]
+    for path in _each_once([*found, *isotropy]):
         report = read_isotropy(path)
         for run in _owners(path, [system.model for system in report.systems], runs):
             run.isotropy.append((path, report))
     return runs
 
 
-def read_run_folder(folder: Path, name: str) -> Run:
-    """Read a run folder, without what was measured of its checkpoint.
-
-    Raises:
-        InputError: it is no run folder, or a file in it is wrong.
-    """
+def _read_run(folder: Path, name: str) -> Run:
     config, manifest, metrics = (folder / file for file in ("config.yaml", "manifest.json", "metrics.jsonl"))
     if not config.is_file():
         raise InputError(f"{folder} is no run folder: it has no config.yaml; name a folder of ragcun train")
@@ -106,17 +104,6 @@ def read_run_folder(folder: Path, name: str) -> Run:
     for _, row in read_json_lines(metrics) if metrics.exists() else ():
         rows.setdefault(str(row.get("kind")), []).append(row)
     return Run(folder, name, read_yaml(config), read_text(config), content, rows)
-
-
-def _results_in(folder: Path) -> Iterator[Path]:
-    candidates = (path for path in sorted(folder.glob("*.json")) if path.name not in OUR_FILES)
-    return (path for path in candidates if is_results(read_json(path)))
-
-
-def _isotropy_in(folder: Path) -> Iterator[Path]:
-    inner = folder / "isotropy"
-    places = (inner / ISOTROPY, *sorted(inner.glob(f"*/{ISOTROPY}")), folder / ISOTROPY)
-    return (path for path in places if path.is_file())
 
 
 def _each_once(paths: Sequence[Path]) -> list[Path]:

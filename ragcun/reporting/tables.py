@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from ragcun.results import METRIC, PARTS, Part, Results, SystemScores
+from ragcun.results import METRIC, PARTS, Part, Results, Scores, SystemScores
 
 ABSENT = "–"
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
@@ -66,9 +66,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def value_of(system: SystemScores | None, place: Place, metric: str = METRIC) -> float | None:
     """Return a system's metric on a dataset or on a part of it; None where there is none."""
-    scores = system and system.datasets.get(place[0])
-    found = scores and scores.part(place[1])
-    return found.metrics.get(metric) if found else None
+    scores = _scores(system, place)
+    return scores.metrics.get(metric) if scores else None
+
+
+def _scores(system: SystemScores | None, place: Place) -> Scores | None:
+    whole = system and system.datasets.get(place[0])
+    return whole.part(place[1]) if whole else None
 
 
 def marked(values: Iterable[float | None], best: str = BOLD) -> list[str]:
@@ -81,7 +85,7 @@ def marked(values: Iterable[float | None], best: str = BOLD) -> list[str]:
 def n_queries(results: Results, place: Place) -> int:
     """Return the number of judged queries of a dataset or of a part of it."""
     for _, system in reversed(results.systems):
-        scores = place[0] in system.datasets and system.datasets[place[0]].part(place[1])
+        scores = _scores(system, place)
         if scores and scores.n_queries is not None:
             return scores.n_queries
     return results.collections[place[0]].queries
@@ -89,19 +93,14 @@ def n_queries(results: Results, place: Place) -> int:
 
 def difference_of(results: Results, system: SystemScores, place: Place) -> str:
     """Write the model's NDCG@10 minus another system's, and its p value where it was tested."""
-    ours, theirs, p = value_of(results.model, place), value_of(system, place), _p(system, place)
-    if ours is None or theirs is None:
+    ours, theirs, scores = value_of(results.model, place), value_of(system, place), _scores(system, place)
+    if ours is None or theirs is None or scores is None:
         return ABSENT
+    p = scores.p_randomisation
     return f"{ours - theirs:+.4f}" + ("" if p is None else " (<0.0001)" if p < 0.0001 else f" ({p:.4f})")
 
 
-def _p(system: SystemScores, place: Place) -> float | None:
-    scores = system.datasets[place[0]].part(place[1]) if place[0] in system.datasets else None
-    return scores.p_randomisation if scores else None
-
-
 def _sizes(results: Results) -> Mapping[str, list[str]]:
-    """Return a column of the bytes that each system's stored vector takes; none where all take the same."""
     sizes = [system.bytes_per_vector for _, system in results.systems]
     differ = len({size for size in sizes if size is not None}) > 1
     return {"bytes per vector": [ABSENT if size is None else f"{size:,}" for size in sizes]} if differ else {}
@@ -147,8 +146,7 @@ def results_table(results: Results) -> str:
 
 
 def _part_title(results: Results, place: Place) -> str:
-    name, part = place
-    scores = results.model.datasets[name].part(part)
+    (name, part), scores = place, _scores(results.model, place)
     documents = f", {scores.n_documents:,} documents" if scores and scores.n_documents is not None else ""
     return f"{name}, {part.replace('_', ' ')}{documents}" if part else name
 
@@ -179,10 +177,10 @@ def verdicts(results: Results) -> list[Verdict]:
 def verdict(results: Results, place: Place) -> Verdict | None:
     """Judge the model by the paired randomisation test at level .05, two-sided; None where there is no base."""
     base = results.untouched_base
-    ours, theirs = value_of(results.model, place), value_of(base, place)
-    if base is None or ours is None or theirs is None:
+    scores, ours, theirs = _scores(base, place), value_of(results.model, place), value_of(base, place)
+    if base is None or scores is None or ours is None or theirs is None:
         return None
-    if (p := _p(base, place)) is None:
+    if (p := scores.p_randomisation) is None:
         word = UNTESTED
     else:
         word = SAME if ours == theirs or p >= LEVEL else BETTER if ours > theirs else WORSE
@@ -209,7 +207,7 @@ def metric_tables(results: Results) -> list[Table]:
 
 
 def _metric_table(results: Results, place: Place) -> Table:
-    model, systems = results.model.datasets[place[0]].part(place[1]), results.systems
+    model, systems = _scores(results.model, place), results.systems
     columns: dict[str, Sequence[str]] = {"system": [title for title, _ in systems]}
     for metric in METRICS:
         if model is not None and metric in model.metrics:

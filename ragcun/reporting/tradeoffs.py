@@ -53,7 +53,6 @@ def plot_isotropy_against_ndcg(
 
 
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Return NDCG@10 of every system on every dataset, and how its vectors are stored."""
     files = [read_results_file(path) for path in paths]
     check_alike(files)
     return pd.DataFrame(
@@ -70,7 +69,6 @@ def _identity(model: str) -> str:
 
 
 def _looks(points: pd.DataFrame) -> dict[str, Look]:
-    """Return the look of each system, untouched bases first."""
     untouched = points.groupby("system", sort=False)["untouched"].any().sort_values(ascending=False, kind="stable")
     return dict(zip(untouched.index, looks(list(untouched.index), list(untouched)), strict=True))
 

@@ -21,7 +21,7 @@ def run(run_script, tiny_bert, collection_folder, tmp_path):
     return folder
 
 
-def test_a_real_run_makes_a_page(run_script, run):
+def test_a_real_run_makes_a_page_and_wrong_input_one_sentence(run_script, fails_clearly, run, tmp_path):
     done = run_script("report", run)
     assert done.code == 0, done.err
     assert done.out.strip() == f"report: {run / 'report.html'}"
@@ -37,23 +37,8 @@ def test_a_real_run_makes_a_page(run_script, run):
     assert page.count("data:image/png;base64,") == 2
     assert "Texts and judgments are not shown" not in page
     assert len(page) < 3_000_000
-
-
-def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, run, tmp_path):
-    output = ("--output", tmp_path / "page.html")
-    assert "config.yaml" in fails_clearly("report", tmp_path / "nowhere", *output)
-    assert "--output" in fails_clearly("report", run, tmp_path)
-    (tmp_path / "other.json").write_text(json.dumps({"model": "other"}))
-    assert "other.json" in fails_clearly("report", run, "--results", tmp_path / "other.json", *output)
-    results = json.loads((run / "results.json").read_text()) | {"model": "other/best_model"}
-    (tmp_path / "other.json").write_text(json.dumps(results))
-    message = fails_clearly("report", run, "--results", tmp_path / "other.json", *output)
-    assert "other/best_model" in message
-    assert str(run / "best_model") in message
-    assert "missing.json" in fails_clearly("report", run, "--isotropy", tmp_path / "missing.json", *output)
-    assert "missing" in fails_clearly("report", run, "--data_dir", tmp_path / "missing", *output)
+    assert "config.yaml" in fails_clearly("report", tmp_path / "nowhere", "--output", tmp_path / "page.html")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "st')
-    assert "metrics.jsonl, line" in fails_clearly("report", run, *output)
+    assert "metrics.jsonl, line" in fails_clearly("report", run, "--output", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
-    assert not (run / "report.html").exists()

@@ -104,11 +104,7 @@ def test_a_metric_that_a_file_lacks_has_no_table(run_script, place):
 def test_wrong_input_is_one_sentence_and_writes_nothing(fails, place):
     (place / "results" / "bad.json").write_text("{")
     assert "bad.json, line 1: not valid JSON" in fails(COMPARE)
-    assert "nowhere.json" in fails(COMPARE, "nowhere.json", "--output", "t.md")
-    assert "x.json lacks NDCG@7" in fails(COMPARE, "results/x.json", "--metric", "NDCG@7", "--output", "t.md")
     assert "--format" in fails(COMPARE, "results/x.json", "--output", "t.txt")
-    assert "--label" in fails(COMPARE, "results/x.json", "--output", "t.tex", "--label", "a b")
-    assert "isotropy.json is not a results file" in fails(PAPER, "--results", "results/isotropy.json")
     assert ".tex" in fails(PAPER, "--results", "results/x.json", "--output", "t.md")
     assert "--results" in fails(PAPER)
 
@@ -121,7 +117,7 @@ def test_what_an_evaluation_wrote_is_not_replaced(fails, place):
     assert "results/x.md would replace" in fails(PAPER, "--results", "results/x.json", "--output", "results/x.tex")
 
 
-def test_the_plot_of_sizes_is_written(run_script, fails_clearly, place):
+def test_the_plot_of_sizes_is_written(run_script, place):
     found = content("checkpoints/x", scifact=0.6)
     for system in (found, found["untouched_base"]):
         system |= {"precision": "float32", "truncate_dim": None, "bytes_per_vector": 1536}
@@ -129,7 +125,6 @@ def test_the_plot_of_sizes_is_written(run_script, fails_clearly, place):
     done = run_script("plot_sizes", "results/x.json", "--output", "plots/sizes.png")
     assert done.code == 0, done.err
     assert (place / "plots" / "sizes.png").read_bytes().startswith(b"\x89PNG")
-    assert "nowhere.json" in fails_clearly("plot_sizes", "nowhere.json", "--output", "plots/none.png")
 
 
 def test_the_plot_of_isotropy_is_written(run_script, fails_clearly, place):
