@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,16 @@ def isotropy_report(*systems: SystemReport, data: str = "scifact") -> dict[str, 
     """Return the content of an ``isotropy.json``."""
     n_queries = 0 if systems[0].pairs is None else 30
     return json.loads(json.dumps(IsotropyReport(data, 150, n_queries, list(systems)).to_dict()))
+
+
+def changed(content: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, Any]:
+    """Return a copy with another value at a path of keys and indices, or without that key for ``...``."""
+    *outer, key = path
+    whole = inner = copy.deepcopy(content)
+    for name in outer:
+        inner = inner[name]
+    if value is ...:
+        del inner[key]
+    else:
+        inner[key] = value
+    return whole

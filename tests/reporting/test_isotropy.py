@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 
 from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
 from ragcun.reporting.isotropy import LABELS, isotropy_table, measure_tables, read_isotropy
-from tests.reporting.samples import isotropy_report, measured
+from tests.reporting.samples import changed, isotropy_report, measured
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +36,6 @@ def test_tables_hold_every_measure_of_every_system(systems):
     assert markdown.count("scifact: ") == 4
     assert "| IsoScore" in markdown
     assert {name for table in tables for name, *_ in table.rows} == LABELS.keys()
-
-
-def changed(report, path, value):
-    whole = inner = copy.deepcopy(report)
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    return whole
 
 
 DOCUMENTS = ("systems", 0, "spaces", "documents")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.results import Results, Scores
-from tests.reporting.samples import about, results, system
+from tests.reporting.samples import about, changed, results, system
 
 
 @pytest.fixture
@@ -67,19 +66,6 @@ def test_results_without_a_base_or_baselines_are_read(read):
     assert found.systems == [("minilm", found.model)]
 
 
-def changed(content: dict[str, Any], place: str, value: Any = ...) -> dict[str, Any]:
-    """Replace what stands at a place such as ``manifest/seed``, or remove it."""
-    *path, key = place.split("/")
-    whole = inner = copy.deepcopy(content)
-    for name in path:
-        inner = inner[name]
-    if value is ...:
-        del inner[key]
-    else:
-        inner[key] = value
-    return whole
-
-
 @pytest.mark.parametrize(
     ("place", "value", "named"),
     [
@@ -104,7 +90,7 @@ def changed(content: dict[str, Any], place: str, value: Any = ...) -> dict[str, 
 )
 def test_what_is_wrong_is_named_with_its_key(content, read, place, value, named):
     with pytest.raises(InputError, match=rf"r\.json: .*{named}"):
-        read(changed(content, place, value))
+        read(changed(content, place.split("/"), value))
 
 
 @pytest.mark.parametrize("content", [[1], {"model": "m", "datasets": {}}])

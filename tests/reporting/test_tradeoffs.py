@@ -12,13 +12,7 @@ from matplotlib.image import imread
 from ragcun.errors import InputError
 from ragcun.isotropy.intervals import Measure
 from ragcun.reporting.plots import GREY
-from ragcun.reporting.tradeoffs import (
-    isotropy_ndcg_figure,
-    isotropy_points,
-    plot_sizes,
-    size_figure,
-    size_points,
-)
+from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points, plot_sizes, size_figure, size_points
 from tests.reporting.samples import isotropy_report, measured, results, system
 
 BASE = {"scifact": 0.64, "nfcorpus": 0.31}
@@ -161,10 +155,8 @@ def test_a_base_is_untouched_where_either_side_says_so(write, isotropy, side):
 def test_other_spaces_and_pairs_have_measures_of_their_own(write, isotropy):
     ours, found = [write("r.json", "a", {"scifact": 0.7})], measured("a", np.ones(4))
     report = [isotropy("i.json", "scifact", found)]
-    for measure, space, measures in (
-        ("isoscore", "documents", found.spaces["documents"].measures),
-        ("isoscore", "queries", found.spaces["queries"].measures), ("gap", "pairs", found.pairs.measures),
-    ):  # fmt: skip
+    queries, pairs = found.spaces["queries"].measures, found.pairs.measures
+    for measure, space, measures in (("isoscore", "queries", queries), ("gap", "pairs", pairs)):
         assert list(isotropy_points(ours, report, measure, space)["value"]) == [measures[measure].value]
 
 
@@ -177,9 +169,8 @@ def points(*rows, dataset="scifact"):
 
 
 def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
-    scifact, nfcorpus = (
-        figure := isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "IsoScore")
-    ).axes
+    figure = isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "IsoScore")
+    scifact, nfcorpus = figure.axes
     first, second = (
         {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0], line.get_color(), line.get_marker())
          for line in axes.lines if not line.get_label().startswith("_")}
@@ -253,7 +244,5 @@ def test_systems_without_a_value_are_left_out(write, isotropy):
 
 def test_reports_that_contradict_each_other_are_refused(files, isotropy):
     again = isotropy("again.json", "scifact", embedded("b", isoscore=0.11))
-    with pytest.raises(
-        InputError, match=r"s\.json and .*again\.json disagree on isoscore of documents of b on scifact"
-    ):
+    with pytest.raises(InputError, match=r"s\.json and .*again\.json disagree on isoscore of documents of b on sci"):
         isotropy_points(files[0], [*files[1], again], "isoscore", "documents")
