@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -191,7 +191,7 @@ def cached_backward(
     output = loss(leaves)
     scaled(output.total).backward()
     slopes = {name: each.grad for name in NAMES if (each := getattr(leaves, name)) is not None}
-    sizes = {name: [_rows(views, name) for views in shown] for name in NAMES}
+    sizes = {name: [0 if (v := getattr(views, name)) is None else len(v) for views in shown] for name in slopes}
     for place, chunk in enumerate(chunks):
         _set_random_state(states[place], device)
         _backward(model(chunk), {n: s.split(sizes[n])[place] for n, s in slopes.items() if s is not None})
@@ -199,17 +199,12 @@ def cached_backward(
 
 
 def _leaves(shown: Sequence[Views]) -> Views:
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in NAMES:
         parts = [value for views in shown if (value := getattr(views, name)) is not None]
         if parts:
             joined[name] = torch.cat(parts).detach().requires_grad_(name not in MASKS)
-    return replace(Views(joined.pop("query"), joined.pop("positive")), **joined)
-
-
-def _rows(views: Views, name: str) -> int:
-    value = getattr(views, name)
-    return 0 if value is None else len(value)
+    return Views(**joined)
 
 
 def _backward(views: Views, slopes: dict[str, Tensor]) -> None:
