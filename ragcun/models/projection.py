@@ -106,23 +106,24 @@ class ProjectionEncoder(RetrievalEncoder):
     def _through(self, head: Head, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         if not torch.is_grad_enabled() and self._passes_on(head):
             return vectors
-        return self._finish(head(vectors))
+        return self.finish(head(vectors))
 
     def _passes_on(self, head: Head) -> bool:
         """Whether a head gives the base's vectors bit for bit: an identity, after which length 1 needs no scaling."""
         return (self.base.normalize or not self.normalize_output) and head.stack().is_identity
 
-    def _finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def finish(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Scale rows to length 1 where `normalize_output` says so."""
         return self.base.finish(embeddings, self.normalize_output)
 
     def project(self, batch: PairBatch) -> dict[str, Any]:
         """Return the fields of `Views` that all systems share: projections, masks."""
         vectors, sizes = self.base_vectors(batch)
         if self.document_head is self.head:
-            query, positive, *rest = self._finish(self.head(vectors)).split(sizes)
+            query, positive, *rest = self.finish(self.head(vectors)).split(sizes)
         else:
-            query = self._finish(self.head(vectors[: sizes[0]]))
-            positive, *rest = self._finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
+            query = self.finish(self.head(vectors[: sizes[0]]))
+            positive, *rest = self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
         pool = None if batch.pool is None else rest.pop()
         shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None, "pool": pool}
         masks = {"negative_mask": batch.negative_mask, "relevant": batch.relevant, "pool_relevant": batch.pool_relevant}
