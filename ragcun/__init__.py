@@ -17,7 +17,7 @@ _HOME = {
     "AsymmetricProjectionModel": "ragcun.models.systems",
     "Collection": "ragcun.data.beir",
     "EmbeddingCache": "ragcun.embeddings.cache",
-    "FitResult": "ragcun.training.run_dir",
+    "FitResult": "ragcun.training.model_card",
     "FittedHead": "ragcun.training.fit_head",
     "HeadConfig": "ragcun.config",
     "HeadShape": "ragcun.models.heads",
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.search import top_k
     from ragcun.training.fit_head import FittedHead, fit_head, load_head
     from ragcun.training.loop import fit
-    from ragcun.training.run_dir import FitResult
+    from ragcun.training.model_card import FitResult
     from ragcun.training.st_trainer import ObjectiveLoss
 
 

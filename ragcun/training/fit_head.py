@@ -17,8 +17,8 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
-from ragcun.training.model_card import WITH_VECTORS, model_card
-from ragcun.training.run_dir import FitResult, Unrecorded
+from ragcun.training.model_card import WITH_VECTORS, FitResult, model_card
+from ragcun.training.run_dir import Unrecorded
 from ragcun.training.setup import TrainingData
 
 Pairs = Iterable[tuple[int, int]]

@@ -15,8 +15,9 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import make_source
 from ragcun.training.initialization import initialize_weights, mine_pools
+from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import FitResult, RunFolder, RunRecord, environment, require_tracker
+from ragcun.training.run_dir import RunFolder, RunRecord, environment, require_tracker
 from ragcun.training.selection import (
     Comparison,
     LastSelection,

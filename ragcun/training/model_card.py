@@ -1,7 +1,8 @@
-"""The model card of a checkpoint, and the scores in it."""
+"""What a run ends in: its result, and the model card of its checkpoint."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from ragcun.io import read_text, write_text
 
 if TYPE_CHECKING:
     from ragcun.models.encoder import RetrievalEncoder
-    from ragcun.training.run_dir import FitResult
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
@@ -37,6 +37,31 @@ queries = head.embed_queries(query_vectors)
 documents = head.embed_documents(document_vectors)
 print(head.encoder.similarity(queries, documents))  # minus the Euclidean distance
 ```"""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of a run.
+
+    Attributes:
+        best_epoch: 0 is the model before training.
+        score: higher is better (minus the objective, for that criterion); None without a criterion.
+        base_score: the untouched base's score on the same data.
+        skipped: steps left out because a loss or the gradient was not finite.
+        overflows: steps left out because fp16's loss scale was too large.
+        comparison: which model `never_worse` kept and why, in a sentence; None where nothing was compared.
+    """
+
+    checkpoint: Path
+    best_epoch: int
+    criterion: str
+    score: float | None
+    base_score: float | None
+    steps: int
+    seconds: float
+    comparison: str | None = None
+    skipped: int = 0
+    overflows: int = 0
 
 
 def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:

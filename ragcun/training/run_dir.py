@@ -22,7 +22,7 @@ import yaml
 
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
-from ragcun.training.model_card import model_card
+from ragcun.training.model_card import FitResult, model_card
 
 if TYPE_CHECKING:
     from ragcun.data.overlap import HoldOut
@@ -165,31 +165,6 @@ def named(row: Mapping[str, Any], name: str = "") -> dict[str, float | str]:
         elif key not in PLACES and isinstance(value, (int, float, str)):
             flat[f"{name}/{key}"] = value
     return flat
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The result of a run.
-
-    Attributes:
-        best_epoch: 0 is the model before training.
-        score: higher is better (minus the objective, for that criterion); None without a criterion.
-        base_score: the untouched base's score on the same data.
-        skipped: steps left out because a loss or the gradient was not finite.
-        overflows: steps left out because fp16's loss scale was too large.
-        comparison: which model `never_worse` kept and why, in a sentence; None where nothing was compared.
-    """
-
-    checkpoint: Path
-    best_epoch: int
-    criterion: str
-    score: float | None
-    base_score: float | None
-    steps: int
-    seconds: float
-    comparison: str | None = None
-    skipped: int = 0
-    overflows: int = 0
 
 
 @dataclass(frozen=True)

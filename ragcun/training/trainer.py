@@ -28,8 +28,9 @@ from ragcun.training.guards import (
     explaining_memory,
     require_finite,
 )
+from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes
-from ragcun.training.run_dir import FitResult, RunRecord, tracked
+from ragcun.training.run_dir import RunRecord, tracked
 from ragcun.training.selection import Selection, evaluate_epoch, is_better, is_evaluated, mixed_with_base
 from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, warmup_cosine
 

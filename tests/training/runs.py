@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, equal
 from torch.multiprocessing import start_processes
 
-from ragcun.training.run_dir import FitResult
+from ragcun.training.model_card import FitResult
 from ragcun.training.trainer import Trainer
 
 Train = Callable[..., FitResult]

@@ -16,8 +16,8 @@ from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping, read_yaml
 from ragcun.training.loop import fit
-from ragcun.training.model_card import model_card, write_scores
-from ragcun.training.run_dir import PACKAGES, FitResult, RunFolder, RunRecord, environment
+from ragcun.training.model_card import FitResult, model_card, write_scores
+from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment
 
 
 def record_of(run: RunFolder, settings: dict[str, Any]) -> RunRecord:
