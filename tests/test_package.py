@@ -75,7 +75,7 @@ def test_imports_run_in_no_circle() -> None:
     }
     imports: dict[str, set[str]] = {}
     for module, path in modules.items():
-        nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         names = [(f"{node.module}.{each.name}", str(node.module)) for node in nodes for each in node.names]
         imports[module] = {whole if whole in modules else home for whole, home in names} & modules.keys() - {
             module,
