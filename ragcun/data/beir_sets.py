@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 ALL, QUICK = "all", "quick"
 QUICK_SETS = ("scifact", "nfcorpus", "arguana", "fiqa", "scidocs")
 """Sets that a CPU can do, none of which the models called all-* were trained on."""
-PART_OF = "part_of"
-"""In what results say about a collection: the set that it is a part of. Such a one does not count in an average."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ def _table() -> Iterable[BeirSet]:
 
 
 SETS = {beir_set.name: beir_set for beir_set in _table()}
-FORUMS = SETS["cqadupstack"].parts
 
 Fetch = Callable[[BeirSet], None]
 """Brings a set into the folder of collections."""

@@ -20,9 +20,10 @@ import pytest
 
 from ragcun.data.beir import load_collection
 from ragcun.data.beir_download import fetch_from, fetch_set, require_safe_url, unpack
-from ragcun.data.beir_sets import FORUMS, BeirSet
+from ragcun.data.beir_sets import SETS, BeirSet
 from ragcun.errors import InputError
 
+FORUMS = SETS["cqadupstack"].parts
 FILES = {
     "corpus.jsonl": '{"_id": "d1", "title": "", "text": "one"}\n{"_id": "d2", "title": "", "text": "two"}\n',
     "queries.jsonl": '{"_id": "q1", "text": "one"}\n',

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragcun.data.beir import Document, write_collection
-from ragcun.data.beir_sets import FORUMS, QUICK_SETS, SETS, BeirSet, find_sets
+from ragcun.data.beir_sets import QUICK_SETS, SETS, BeirSet, find_sets
 from ragcun.errors import InputError
 
 LICENSED = {"bioasq", "signal1m", "trec-news", "robust04"}
@@ -73,7 +73,7 @@ def data(tmp_path: Path) -> Path:
     for name in ("mine", "scifact", "train-only"):
         put(tmp_path / name, "train" if name == "train-only" else "test")
     put(tmp_path / "msmarco", "dev", "test")
-    for forum in FORUMS:
+    for forum in SETS["cqadupstack"].parts:
         put(tmp_path / "cqadupstack" / forum)
     return tmp_path
 
@@ -93,14 +93,22 @@ def names(found) -> list[str]:
 
 def test_names_are_folders_and_sets_in_the_order_given(data: Path) -> None:
     found = find_sets(data, ["scifact", "mine", "scifact", "cqadupstack"])
-    assert names(found) == ["scifact", "mine", *(f"cqadupstack/{forum}" for forum in FORUMS)]
-    assert [folder.path for folder in found[:3]] == [data / "scifact", data / "mine", data / "cqadupstack" / FORUMS[0]]
+    assert names(found) == ["scifact", "mine", *(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts)]
+    assert [folder.path for folder in found[:3]] == [
+        data / "scifact",
+        data / "mine",
+        data / "cqadupstack" / SETS["cqadupstack"].parts[0],
+    ]
     assert [folder.load().name for folder in found] == names(found)
 
 
 def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
     splits = {folder.name: folder.split for folder in find_sets(data, ["msmarco", "mine", "cqadupstack"])}
-    assert splits == {"msmarco": "dev", "mine": "test", **{f"cqadupstack/{forum}": "test" for forum in FORUMS}}
+    assert splits == {
+        "msmarco": "dev",
+        "mine": "test",
+        **{f"cqadupstack/{forum}": "test" for forum in SETS["cqadupstack"].parts},
+    }
     (given,) = find_sets(data, ["msmarco"], split="test")
     assert given.split == given.load().split == "test"
     with pytest.raises(InputError, match=r"mine: no judgments for the split 'dev' \(qrels/dev.tsv\)"):
@@ -108,7 +116,7 @@ def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
 
 
 def test_all_is_what_is_there(data: Path) -> None:
-    expected = [*(f"cqadupstack/{forum}" for forum in FORUMS), "mine", "msmarco", "scifact"]
+    expected = [*(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts), "mine", "msmarco", "scifact"]
     assert names(find_sets(data, ["all"])) == expected
     assert names(find_sets(data, ["quora", "all"])) == expected
 
