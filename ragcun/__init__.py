@@ -11,96 +11,55 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _HOME = {
-    "Calibration": "ragcun.models.whitening",
-    "ResidualPredictorEncoder": "ragcun.models.systems",
-    "MPNetLeJEPAIG": "ragcun.models.systems",
-    "AsymmetricProjectionModel": "ragcun.models.systems",
-    "Collection": "ragcun.data.beir",
-    "EmbeddingCache": "ragcun.embeddings.cache",
-    "FitResult": "ragcun.training.model_card",
-    "FittedHead": "ragcun.training.fit_head",
-    "HeadConfig": "ragcun.config",
-    "HeadShape": "ragcun.models.heads",
-    "InputError": "ragcun.errors",
-    "IsotropicGaussianEncoder": "ragcun.models.systems",
-    "LossOutput": "ragcun.losses.objective",
-    "ObjectiveLoss": "ragcun.training.st_trainer",
-    "ObjectiveConfig": "ragcun.config",
-    "Objective": "ragcun.losses.objective",
-    "PairDataset": "ragcun.data.pairs",
-    "RetrievalEncoder": "ragcun.models.encoder",
-    "TextBase": "ragcun.embeddings.text_base",
-    "TrainConfig": "ragcun.config",
-    "Views": "ragcun.batch",
-    "calibrate": "ragcun.models.whitening",
-    "fit": "ragcun.training.loop",
-    "fit_head": "ragcun.training.fit_head",
-    "load_collection": "ragcun.data.beir",
-    "load_head": "ragcun.training.fit_head",
-    "register_loss": "ragcun.losses.registry",
-    "register_system": "ragcun.models.encoder",
-    "read_pairs": "ragcun.data.pairs",
-    "top_k": "ragcun.retrieval.search",
+    name: f"ragcun.{module}"
+    for module, names in {
+        "batch": "Views",
+        "config": "HeadConfig ObjectiveConfig TrainConfig",
+        "data.beir": "Collection load_collection",
+        "data.pairs": "PairDataset read_pairs",
+        "embeddings.cache": "EmbeddingCache",
+        "embeddings.text_base": "TextBase",
+        "errors": "InputError",
+        "losses.objective": "LossOutput Objective",
+        "losses.registry": "register_loss",
+        "models.encoder": "register_system RetrievalEncoder",
+        "models.heads": "HeadShape",
+        "models.systems": "AsymmetricProjectionModel IsotropicGaussianEncoder MPNetLeJEPAIG ResidualPredictorEncoder",
+        "models.whitening": "calibrate Calibration",
+        "retrieval.search": "top_k",
+        "training.fit_head": "fit_head FittedHead load_head",
+        "training.loop": "fit",
+        "training.model_card": "FitResult",
+        "training.st_trainer": "ObjectiveLoss",
+    }.items()
+    for name in names.split()
 }
-
-__all__ = [
-    "AsymmetricProjectionModel",
-    "Calibration",
-    "Collection",
-    "EmbeddingCache",
-    "FitResult",
-    "FittedHead",
-    "HeadConfig",
-    "HeadShape",
-    "InputError",
-    "IsotropicGaussianEncoder",
-    "LossOutput",
-    "MPNetLeJEPAIG",
-    "Objective",
-    "ObjectiveConfig",
-    "ObjectiveLoss",
-    "PairDataset",
-    "ResidualPredictorEncoder",
-    "RetrievalEncoder",
-    "TextBase",
-    "TrainConfig",
-    "Views",
-    "__version__",
-    "calibrate",
-    "fit",
-    "fit_head",
-    "load_collection",
-    "load_head",
-    "read_pairs",
-    "register_loss",
-    "register_system",
-    "top_k",
-]
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from ragcun.batch import Views
-    from ragcun.config import HeadConfig, ObjectiveConfig, TrainConfig
-    from ragcun.data.beir import Collection, load_collection
-    from ragcun.data.pairs import PairDataset, read_pairs
-    from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.embeddings.text_base import TextBase
-    from ragcun.errors import InputError
-    from ragcun.losses.objective import LossOutput, Objective
-    from ragcun.losses.registry import register_loss
-    from ragcun.models.encoder import RetrievalEncoder, register_system
-    from ragcun.models.heads import HeadShape
+    from ragcun.batch import Views as Views  # noqa: I001 (one line a module)
+    from ragcun.config import HeadConfig as HeadConfig, ObjectiveConfig as ObjectiveConfig, TrainConfig as TrainConfig
+    from ragcun.data.beir import Collection as Collection, load_collection as load_collection
+    from ragcun.data.pairs import PairDataset as PairDataset, read_pairs as read_pairs
+    from ragcun.embeddings.cache import EmbeddingCache as EmbeddingCache
+    from ragcun.embeddings.text_base import TextBase as TextBase
+    from ragcun.errors import InputError as InputError
+    from ragcun.losses.objective import LossOutput as LossOutput, Objective as Objective
+    from ragcun.losses.registry import register_loss as register_loss
+    from ragcun.models.encoder import RetrievalEncoder as RetrievalEncoder, register_system as register_system
+    from ragcun.models.heads import HeadShape as HeadShape
     from ragcun.models.systems import (
-        AsymmetricProjectionModel,
-        IsotropicGaussianEncoder,
-        MPNetLeJEPAIG,
-        ResidualPredictorEncoder,
+        AsymmetricProjectionModel as AsymmetricProjectionModel,
+        IsotropicGaussianEncoder as IsotropicGaussianEncoder,
+        MPNetLeJEPAIG as MPNetLeJEPAIG,
+        ResidualPredictorEncoder as ResidualPredictorEncoder,
     )
-    from ragcun.models.whitening import Calibration, calibrate
-    from ragcun.retrieval.search import top_k
-    from ragcun.training.fit_head import FittedHead, fit_head, load_head
-    from ragcun.training.loop import fit
-    from ragcun.training.model_card import FitResult
-    from ragcun.training.st_trainer import ObjectiveLoss
+    from ragcun.models.whitening import Calibration as Calibration, calibrate as calibrate
+    from ragcun.retrieval.search import top_k as top_k
+    from ragcun.training.fit_head import FittedHead as FittedHead, fit_head as fit_head, load_head as load_head
+    from ragcun.training.loop import fit as fit
+    from ragcun.training.model_card import FitResult as FitResult
+    from ragcun.training.st_trainer import ObjectiveLoss as ObjectiveLoss
 
 
 def __getattr__(name: str) -> Any:

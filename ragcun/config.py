@@ -15,8 +15,6 @@ BASE_DTYPE_HELP = (
     "dtype of a frozen base's matrix products; float16 needs a GPU, auto is what the hardware does natively"
 )
 LARGEST_SEED = 2**32 - 1
-SWITCH: dict[str, Any] = {"bare": True, "off": False}
-"""Of a boolean that may also be None."""
 
 
 @dataclass
@@ -35,7 +33,7 @@ class DataConfig:
     dev_split: str = flag("dev", "split of --dev_beir")
     dev_fraction: float = flag(0.0, "share of the training queries held out for NDCG@10", at_least=0, below=1)
     never_worse: bool | None = flag(
-        None, "keep base or initial weights where they are better on held-out data (default: without labels)", **SWITCH
+        None, "keep base or initial weights where they are better on held-out data (default: without labels)"
     )
     cache_dir: str | None = flag(None, "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
 
@@ -45,12 +43,12 @@ class ModelConfig:
     """The base and the encoder system on it."""
 
     title: ClassVar[str] = "model"
-    system: str = flag("asymmetric", "encoder system", choices="system")
+    system: str = flag("asymmetric", "encoder system", choices="ragcun.models.encoder:SYSTEMS")
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
-    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)", **SWITCH)
+    freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
 
@@ -60,7 +58,7 @@ class HeadConfig:
     """The head on the base's vectors, and the predictor."""
 
     title: ClassVar[str] = "head"
-    head: str = flag("linear", "kind of projection head", choices="head")
+    head: str = flag("linear", "kind of projection head", choices="ragcun.models.heads:HEADS")
     head_init: str | None = flag(
         None,
         "initial head: identity, calibrated (whitening) or random (default: calibrated; identity with "
@@ -70,11 +68,13 @@ class HeadConfig:
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     head_depth: int = flag(2, "linear layers of a residual or mlp head, 2 to 4", at_least=2, at_most=4)
     head_expansion: float = flag(2.0, "hidden width over the base's dimension, 1 to 4", at_least=1, at_most=4)
-    activation: str = flag("gelu", "activation of head and predictor", choices="activation")
+    activation: str = flag("gelu", "activation of head and predictor", choices="ragcun.models.heads:ACTIVATIONS")
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
-    normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)", **SWITCH)
-    use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)", **SWITCH)
-    predictor: str | None = flag(None, "kind of predictor (default: residual; respred: mlp)", choices="head")
+    normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)")
+    use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)")
+    predictor: str | None = flag(
+        None, "kind of predictor (default: residual; respred: mlp)", choices="ragcun.models.heads:HEADS"
+    )
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
     mix_with_base: float = flag(0.0, "share of the base in the distances, appended to embeddings", at_least=0, below=1)
@@ -90,16 +90,22 @@ class ObjectiveConfig:
     lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0)
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)", at_least=0)
     lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
-    contrastive: str = flag("infonce", "contrastive loss", choices="contrastive")
-    isotropy: str = flag("covariance", "isotropy loss", choices="isotropy")
-    isotropy_form: str = flag("scale_free", "covariance loss: scale_free, or absolute", choices="isotropy_form")
-    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices="isotropy_transform")
-    isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="isotropy_rows")
+    contrastive: str = flag("infonce", "contrastive loss", choices="ragcun.losses.objective:CONTRASTIVE")
+    isotropy: str = flag("covariance", "isotropy loss", choices="ragcun.losses.objective:ISOTROPY")
+    isotropy_form: str = flag(
+        "scale_free", "covariance loss: scale_free, or absolute", choices="ragcun.losses.covariance:ISOTROPY_FORMS"
+    )
+    isotropy_transform: str = flag(
+        "none", "transform before the isotropy loss", choices="ragcun.losses.transforms:TRANSFORMS"
+    )
+    isotropy_rows: str = flag(
+        "together", "isotropy of both sides or of each", choices="ragcun.losses.objective:ISOTROPY_ROWS"
+    )
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
-    knots: str = flag("reference", "integration knots of SIGReg", choices="knots")
+    knots: str = flag("reference", "integration knots of SIGReg", choices="ragcun.losses.sigreg:KNOTS")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
     temperature: float = flag(0.1, "temperature of InfoNCE")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices="distance")
+    distance: str = flag("euclidean", "distance of InfoNCE", choices="ragcun.distance:DISTANCES")
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)

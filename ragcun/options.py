@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import importlib.metadata
+import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +17,10 @@ from ragcun.errors import InputError
 from ragcun.io import read_text
 
 Config = TypeVar("Config")
-Choices = tuple[str, ...] | str | Callable[[], Iterable[str]]
-NAMES: dict[str, Callable[[], Iterable[str]]] = {}
-"""By kind, a function that reads the names beside what they name; `ragcun.plugins` fills it."""
 FLAGS = "flags"
 """Source of a configuration that comes from no file."""
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
-    "at least": lambda value, bound: value >= bound,
-    "at most": lambda value, bound: value <= bound,
-    "below": lambda value, bound: value < bound,
-}
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "at_most": operator.le, "below": operator.lt}
 
 
 def flag(
@@ -33,51 +29,42 @@ def flag(
     *,
     bare: Any = None,
     off: Any = None,
-    choices: Choices = (),
+    choices: tuple[str, ...] | str = (),
     metavar: str | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
     short: str | None = None,
-    count: int | None = None,
     positional: bool = False,
+    **bounds: float,
 ) -> Any:
-    """Declare a dataclass field that is also a command-line flag.
+    """Declare a dataclass field that is also a command-line flag; the default `dataclasses.MISSING` demands a value.
 
-    Args:
-        default: the field's default; `dataclasses.MISSING` demands a value.
-        help: one line for ``--help``.
-        bare: what the flag means when no value or ``True`` follows it; None demands a value.
-        off: what ``False`` and ``--no_…`` mean; None knows neither. A boolean's are True and False.
-        choices: the values allowed, a function that returns them, or the kind of name they are, in `NAMES`.
-        metavar: what ``--help`` shows for the value (default: by type).
-        at_least: lower bound of a number, or of each of several.
-        at_most: upper bound.
-        below: upper bound that is itself too large.
-        short: a further name of the flag.
-        count: how many values a tuple has (default: one or more).
-        positional: the values of a tuple stand on the command line without the flag's name.
+    `bare` is what the flag means without a value, and `off` what ``False`` and ``--no_…`` mean; a boolean has both.
+    `choices` are the values allowed, or ``module:NAME`` of what holds them. `short` is a further name. The values of a
+    `positional` tuple stand on the command line without a name. `bounds` are of `BOUNDS`, for each number of a tuple.
     """
-    if isinstance(default, bool):
-        bare, off = True, False
-    bounds = {"at least": at_least, "at most": at_most, "below": below}
     metadata = {"help": help, "bare": bare, "off": off, "choices": choices, "metavar": metavar, "short": short}
-    metadata |= {"count": count, "positional": positional}
-    metadata["bounds"] = {name: bound for name, bound in bounds.items() if bound is not None}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"positional": positional, "bounds": bounds})
 
 
 def flags_of(config: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """Return the fields of a dataclass that are flags, by name."""
-    return {field.name: field for field in dataclasses.fields(config) if "bare" in field.metadata}
+    return {field.name: field for field in dataclasses.fields(config) if "help" in field.metadata}
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import the modules that installed packages name as entry points: they register losses and systems."""
+    for entry in importlib.metadata.entry_points(group="ragcun.plugins"):
+        entry.load()
 
 
 def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """Return the values that a field allows; none where it allows all, or where nothing has filled `NAMES`."""
+    """Return the values that a field allows, those of plugins among them; none where it allows all."""
     choices = field.metadata["choices"]
     if isinstance(choices, str):
-        choices = NAMES.get(choices, tuple)
-    return tuple(choices()) if callable(choices) else choices
+        load_plugins()
+        module, name = choices.split(":")
+        choices = getattr(importlib.import_module(module), name)
+    return typing.get_args(choices) or tuple(choices)
 
 
 def check_bounds(options: Any) -> None:
@@ -87,7 +74,7 @@ def check_bounds(options: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             for relation, bound in field.metadata["bounds"].items():
                 if number is not None and not BOUNDS[relation](number, bound):
-                    raise InputError(f"--{name} must be {relation} {bound}, got {number}")
+                    raise InputError(f"--{name} must be {relation.replace('_', ' ')} {bound}, got {number}")
 
 
 def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
@@ -99,82 +86,79 @@ def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
         raise InputError(f"{' or '.join(f'--{name}' for name in names)} is missing; give one of them")
 
 
-def converters(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
-    """Return, by field, what turns a flag's or YAML value into the field's type, or raises ``ValueError``.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field that is a flag, the type of its values, whether it may be None, and how many values a tuple has."""
 
-    Its ``__name__`` is the type, or "several " and the type.
-    """
-    hints = typing.get_type_hints(config)
-    return {name: _converter(field, hints[name]) for name, field in flags_of(config).items()}
+    field: dataclasses.Field[Any]
+    kind: type
+    optional: bool
+    count: int | str | None
 
+    @property
+    def switch(self) -> tuple[Any, Any]:
+        """What the flag means without a value, and when it is turned off; None where it has no such meaning."""
+        return (True, False) if self.kind is bool else (self.field.metadata["bare"], self.field.metadata["off"])
 
-def _converter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
-    several = typing.get_origin(hint) is tuple
-    inner = typing.get_args(hint) if several or typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    kind = next(one for one in inner if one is not type(None))
-    kind = str if typing.get_origin(kind) is typing.Literal else kind
-    switch, count = {"true": field.metadata["bare"], "false": field.metadata["off"]}, field.metadata["count"]
+    def convert(self, value: Any) -> Any:
+        """Turn a flag's or YAML value into the field's type, or raise ``ValueError``."""
+        if self.count is not None:
+            values = value if isinstance(value, (list, tuple)) else str(value).split()
+            if self.count not in ("+", len(values)):
+                raise ValueError(f"{self.count} values are needed")
+            return tuple(map(self._convert_one, values))
+        word = str(value).lower()
+        if self.optional and word in ("none", "null"):
+            return None
+        if value is None:
+            raise ValueError("a value is needed")
+        switched = dict(zip(("true", "false"), self.switch, strict=True)).get(word)
+        return self._convert_one(value if switched is None else switched)
 
-    def convert_one(value: Any) -> Any:
-        value = _to_bool(value) if kind is bool else _to_number_or_text(value, kind)
-        choices = choices_of(field)
+    def _convert_one(self, value: Any) -> Any:
+        kind, choices = self.kind, choices_of(self.field)
+        if kind is bool:
+            value = BOOLEANS.get(str(value).lower())
+            if value is None:
+                raise ValueError("must be True or False")
+        elif isinstance(value, (bool, list, dict)):
+            raise ValueError(f"must be one {kind.__name__}")
+        elif kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError("must be a whole number")
+        else:
+            try:
+                value = kind(str(value) if kind is Path else value)
+            except ValueError as error:
+                raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from error
         if choices and value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return value
 
-    def convert(value: Any) -> Any:
-        if several:
-            values = value if isinstance(value, (list, tuple)) else str(value).split()
-            if count not in (None, len(values)):
-                raise ValueError(f"{count} values are needed")
-            return tuple(map(convert_one, values))
-        word = str(value).lower()
-        if kind is not bool and switch.get(word) is not None:
-            value = switch[word]
-        if value is None or (type(None) in inner and word in ("none", "null")):
-            if type(None) in inner:
-                return None
-            raise ValueError("a value is needed")
-        return convert_one(value)
 
-    convert.__name__ = f"several {kind.__name__}" if several else kind.__name__
-    return convert
-
-
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).lower()
-    if text not in TRUE + FALSE:
-        raise ValueError("must be True or False")
-    return text in TRUE
-
-
-def _to_number_or_text(value: Any, kind: type) -> Any:
-    if isinstance(value, (bool, list, dict)):
-        raise ValueError(f"must be one {kind.__name__}")
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError("must be a whole number")
-    try:
-        return kind(str(value) if kind is Path else value)
-    except ValueError as error:
-        raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from error
+def settings_of(config: type[Any]) -> dict[str, Setting]:
+    """Return the flags of a dataclass by name."""
+    hints, found = typing.get_type_hints(config), {}
+    for name, field in flags_of(config).items():
+        origin, kinds = typing.get_origin(hints[name]), typing.get_args(hints[name])
+        kind = kinds[0] if origin in (tuple, typing.Union, types.UnionType) else hints[name]
+        kind = str if typing.get_origin(kind) is typing.Literal else kind
+        count = None if origin is not tuple else "+" if kinds[-1] is ... else len(kinds)
+        found[name] = Setting(field, kind, type(None) in kinds, count)
+    return found
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
     """Build a configuration; `InputError` names an unknown setting, a value that does not fit, or a missing one."""
-    fields, convert, converted = flags_of(config), converters(config), {}
+    settings, converted = settings_of(config), {}
     for name, value in values.items():
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise InputError(
-                f"{source}: unknown setting {name!r:.60}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+        if name not in settings:
+            near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(name, settings, n=1))
+            raise InputError(f"{source}: unknown setting {name!r:.60}{near}")
         try:
-            converted[name] = convert[name](value)
+            converted[name] = settings[name].convert(value)
         except ValueError as error:
             raise InputError(f"{source}: {name} = {value!r:.60} is not possible: {error}") from error
-    for name, field in fields.items():
+    for name, field in flags_of(config).items():
         if field.default is dataclasses.MISSING and name not in converted:
             where = "" if source == FLAGS else f"{source}: "
             raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")

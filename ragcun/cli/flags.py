@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -99,11 +97,6 @@ class EncodingFlags(ComputeFlags):
         return EncodingOptions(self.cache_dir, self.batch_size, self.device, base_dtype=self.base_dtype)
 
 
-def negatives(name: str) -> Callable[[], Iterable[str]]:
-    """Return a function that reads the values of a type of `ragcun.retrieval.negatives`."""
-    return lambda: get_args(getattr(importlib.import_module("ragcun.retrieval.negatives"), name))
-
-
 @dataclass
 class MiningFlags:
     """How hard negatives are mined."""
@@ -111,7 +104,7 @@ class MiningFlags:
     title: ClassVar[str] = "hard negatives"
     negatives_per_query: int = flag(1, "negatives that each pair gets, a row for each", at_least=1)
     negative_ranks: tuple[int, int] = flag(
-        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives", count=2
+        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives"
     )
     negative_margin: str = flag(
         "auto",
@@ -120,7 +113,7 @@ class MiningFlags:
         metavar="{X,auto,none}",
     )
     negative_choice: str = flag(
-        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices=negatives("Choice")
+        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices="ragcun.retrieval.negatives:Choice"
     )
     base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
     cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import importlib.util
 import logging
 import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.io import REMEDIES
-from ragcun.options import FLAGS, choices_of, converters, flags_of, from_mapping, read_yaml
-from ragcun.plugins import load_file
+from ragcun.options import FLAGS, Setting, choices_of, flags_of, from_mapping, read_yaml, settings_of
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 NOISY = ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
-METAVARS = {"int": "N", "float": "X", "bool": "{true,false}", "str": "NAME", "Path": "FILE"}
+METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE"}
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 logger = logging.getLogger(__name__)
 
@@ -48,16 +48,27 @@ def parse_config(
 
     `aliases` are further names of flags, each with the field that it sets.
     """
-    parser = ArgumentParser(description=description, prog=prog, usage=_usage(config))
-    if "config" not in flags_of(config):
-        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
-    parser.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    first = ArgumentParser(add_help=False)
-    first.add_argument("--plugins", nargs="+", default=[])
-    for plugin in first.parse_known_args(words)[0].plugins:  # before other flags, as they may add choices
-        load_file(plugin)
-    add_flags(parser, config, defaults, aliases)
+    plugins = ArgumentParser(add_help=False, prog=prog)
+    plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
+    for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
+        _import(plugin)
+    settings = settings_of(config)
+    places = [field for field in flags_of(config).values() if field.metadata["positional"]]
+    shown = "".join("{} ... " if one.default is MISSING else "[{} ...] " for one in places)
+    usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
+    parser = ArgumentParser(description=description, prog=prog, usage=usage, parents=[plugins])
+    if "config" not in settings:
+        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+    groups: dict[str, Any] = {"": parser}
+    for part in reversed(config.__mro__):  # a group for each ``title`` of the classes that it is composed of
+        own = [settings[name] for name in vars(part).get("__annotations__", {}) if name in settings]
+        for setting in own:
+            title = vars(part).get("title", "")
+            groups[title] = groups.get(title) or parser.add_argument_group(title)
+            name = setting.field.name
+            also = [alias for alias, target in aliases.items() if target == name]
+            _add_flag(groups[title], settings.pop(name), defaults.get(name, setting.field.default), also)
     flags = vars(parser.parse_args(words))
     flags.pop("plugins")
     file = None if "config" in flags_of(config) else flags.pop("config")
@@ -67,68 +78,49 @@ def parse_config(
     return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or FLAGS)
 
 
-def _usage(config: type[Any]) -> str:
-    places = [field for field in flags_of(config).values() if field.metadata["positional"]]
-    needed = {field.metadata["metavar"]: field.default is dataclasses.MISSING for field in places}
-    shown = [f"{place} ..." if needed[place] else f"[{place} ...]" for place in needed]
-    return " ".join(["%(prog)s", *shown, "[--FLAG [VALUE ...] ...]"])
+def _import(path: str) -> None:
+    """Import a user's file, which registers losses or systems, unless it was imported before."""
+    file = Path(path).resolve()
+    name = f"ragcun_plugin_{file.stem}"
+    if getattr(sys.modules.get(name), "__file__", None) == str(file):
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise InputError(f"{path}: no such Python file; --plugins takes files that register losses or systems")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
-def add_flags(
-    parser: argparse.ArgumentParser,
-    config: type[Any],
-    defaults: Mapping[str, Any] = NOTHING,
-    aliases: Mapping[str, str] = NOTHING,
-) -> None:
-    """Add a flag for each field of a dataclass, in a group for each ``title`` of the classes it is composed of."""
-    convert, fields, groups = converters(config), flags_of(config), dict[str | None, Any]()
-    for part in reversed(config.__mro__):
-        own = [fields.pop(name) for name in vars(part).get("__annotations__", {}) if name in fields]
-        title = vars(part).get("title")
-        if own and title not in groups:
-            groups[title] = parser.add_argument_group(title) if title else parser
-        for field in own:
-            group = groups[title]
-            also = [alias for alias, target in aliases.items() if target == field.name]
-            _add_flag(group, field, convert[field.name], defaults.get(field.name, field.default), also)
-
-
-def _add_flag(
-    group: Any, field: dataclasses.Field[Any], convert: Callable[[Any], Any], default: Any, aliases: list[str]
-) -> None:
-    name, metadata = field.name, field.metadata
-    required = default is dataclasses.MISSING
+def _add_flag(group: Any, setting: Setting, default: Any, aliases: Sequence[str]) -> None:
+    name, metadata, (bare, off) = setting.field.name, setting.field.metadata, setting.switch
     text = metadata["help"]
-    if not (required or default is None or default == ()):
+    if not (default is MISSING or default is None or default == ()):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         text = f"{text.split(' (default: ')[0]} (default: {shown})"
-    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field, convert)}
-    options |= {"help": text.replace("%", "%%"), "type": _argparse_type(convert)}
-    if metadata["bare"] is not None:
-        options |= {"nargs": "?", "const": metadata["bare"]}
-    if convert.__name__.startswith("several "):
-        options |= {"nargs": metadata["count"] or "+", "type": str}
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(setting)}
+    options |= {"help": text.replace("%", "%%"), "type": _argparse_type(setting.convert)}
+    if bare is not None:
+        options |= {"nargs": "?", "const": bare}
+    if setting.count is not None:
+        options |= {"nargs": setting.count, "type": str}
     if metadata["positional"]:
-        del options["dest"]
-        group.add_argument(name, **options | {"nargs": "+" if required else "*"})
+        group.add_argument(name, **options | {"nargs": "+" if default is MISSING else "*"})
         return
-    names = [f"--{one}" for one in (name, metadata["short"]) if one]
-    group.add_argument(*names, **options)
+    options["dest"] = name
+    group.add_argument(*(f"--{one}" for one in (name, metadata["short"]) if one), **options)
     hidden: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     if aliases:
         group.add_argument(*(f"--{alias}" for alias in aliases), **(options | hidden))
-    if metadata["off"] is not None:
-        group.add_argument(f"--no_{name}", action="store_const", const=metadata["off"], **hidden)
+    if off is not None:
+        group.add_argument(f"--no_{name}", action="store_const", const=off, **hidden)
 
 
-def _metavar(field: dataclasses.Field[Any], convert: Callable[[Any], Any]) -> str:
-    choices = choices_of(field)
-    if choices or field.metadata["metavar"]:
-        return field.metadata["metavar"] or "{" + ",".join(choices) + "}"
-    for ending, metavar in ENDINGS.items():
-        if field.name.endswith(ending):
-            return metavar
-    return METAVARS[convert.__name__.removeprefix("several ")]
+def _metavar(setting: Setting) -> str:
+    choices, given = choices_of(setting.field), setting.field.metadata["metavar"]
+    if choices or given:
+        return given or "{" + ",".join(choices) + "}"
+    by_name = [metavar for ending, metavar in ENDINGS.items() if setting.field.name.endswith(ending)]
+    return by_name[0] if by_name else METAVARS[setting.kind]
 
 
 def _argparse_type(convert: Callable[[Any], Any]) -> Callable[[str], Any]:

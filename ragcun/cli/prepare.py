@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
-from ragcun.cli.flags import MiningFlags, negatives
+from ragcun.cli.flags import MiningFlags
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -29,7 +29,7 @@ class SourceFlags:
     output_dir: Path | None = flag(None, "folder to write: a BEIR folder, or the splits' pairs files")
     output: Path | None = flag(None, "file of all pairs (.json, .jsonl), splits in order")
     split: tuple[float, float, float] = flag(
-        (0.8, 0.1, 0.1), "shares of the documents (or pairs) in train, dev and test", count=3
+        (0.8, 0.1, 0.1), "shares of the documents (or pairs) in train, dev and test"
     )
     seed: int = flag(0, "seed of everything random")
     max_documents: int | None = flag(None, "python_docs: draw a sample of this many documents")
@@ -62,7 +62,7 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
         None,
         "add hard negatives: bm25 (where nothing follows), dense or random",
         bare="bm25",
-        choices=negatives("Method"),
+        choices="ragcun.retrieval.negatives:Method",
     )
     pool: str | None = flag(
         None,

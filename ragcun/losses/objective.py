@@ -83,11 +83,9 @@ class Objective:
         if config is not None and settings:
             raise ValueError(f"config and {', '.join(settings)} are given; put them into the config")
         self.config = config or ObjectiveConfig(**settings)
-        load_losses()
         for option, known in CHOICES.items():
             if getattr(self.config, option) not in known:
                 raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self.config, option)!r}")
-
         if not self.weights:
             raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
@@ -161,3 +159,5 @@ CHOICES: dict[str, Collection[str]] = {
     "knots": KNOTS,
     "distance": DISTANCES,
 }
+
+load_losses()

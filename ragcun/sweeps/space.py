@@ -12,7 +12,6 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-import ragcun.plugins  # noqa: F401 (the choices of settings)
 from ragcun.config import ObjectiveConfig, TrainConfig
 from ragcun.errors import InputError
 from ragcun.options import flag, from_mapping, read_yaml
