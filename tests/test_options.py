@@ -27,7 +27,7 @@ class Settings:
     limit: float | None = flag(None, "an upper limit")
     colour: str = flag("red", "a colour", choices=("red", "green"))
     place: Path | None = flag(None, "a file", short="where")
-    span: tuple[int, int] = flag((0, 9), "two numbers", count=2)
+    span: tuple[int, int] = flag((0, 9), "two numbers")
     files: tuple[str, ...] = flag((), "files", metavar="FILE", positional=True)
 
     def __post_init__(self) -> None:
