@@ -17,10 +17,27 @@ from safetensors.torch import load_file
 from torch import Tensor, equal
 from torch.multiprocessing import start_processes
 
+from ragcun.config import TrainConfig
 from ragcun.training.model_card import FitResult
 from ragcun.training.trainer import Trainer
 
 Train = Callable[..., FitResult]
+PLAIN: dict[str, Any] = {
+    "system": "isotropic_gaussian",
+    "head": "residual",
+    "head_init": "identity",
+    "normalize_output": False,
+    "temperature": 0.05,
+    "symmetric": True,
+    "soft_targets": False,
+    "lambda_isotropy": 3.0,
+    "mined_negatives": 0,
+    "positives_per_query": 0,
+    "trained_share": 1.0,
+    "average_decay": 0.0,
+}
+"""All pairs in every epoch, heads that start as the base, and weights that are kept as the last step left them."""
+DEFAULTS: dict[str, Any] = {name: getattr(TrainConfig, name) for name in PLAIN} | {"use_predictor": None}
 
 
 def rows_of(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What is no number, and what does not fit in memory: found in the step, written down, and never kept."""
+"""Non-finite losses and out of memory: found in the step, written down, and never saved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ragcun.reporting.plots import plot_loss_curves
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
 from ragcun.training.step import Step
 from ragcun.training.trainer import Trainer
-from tests.training.runs import Train, newest, rows_of
+from tests.training.runs import Train, assert_equal, newest, rows_of
 
 
 @pytest.fixture
@@ -29,8 +29,12 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
     return found | {"ema_decay": 0.5}
 
 
+def all_finite(path: Path) -> bool:
+    return all(bool(value.isfinite().all()) for value in load_file(path).values())
+
+
 def poisoned(patch: pytest.MonkeyPatch, steps: set[int], value: float = math.nan) -> None:
-    """Put a number that is none into a weight of the head for these steps, and take it out again."""
+    """Make a weight of the head non-finite for these steps."""
     real = Trainer.step
 
     def step(self: Trainer, batches: Any) -> Step:
@@ -52,13 +56,11 @@ def test_a_run_stops_and_leaves_the_batch_and_the_last_good_point(
     train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     poisoned(monkeypatch, {6}, value)
+    path = tmp_path / "run" / "non_finite.json"
+    named = "contrastive nan", "isotropy nan", "at step 6", str(path), "--learning_rate", "--on_nan skip"
     with pytest.raises(InputError) as caught:
         train()
-    path = tmp_path / "run" / "non_finite.json"
-    message = str(caught.value)
-    for part in ("contrastive nan", "isotropy nan", "at step 6", str(path), "--learning_rate", "--on_nan skip"):
-        assert part in message
-    assert "\n" not in message
+    assert [part for part in (*named, "\n") if part not in str(caught.value)] == ["\n"]
     found = json.loads(path.read_text())
     assert (found["epoch"], found["step"]) == (2, 6)
     (batch,) = found["batches"]
@@ -71,7 +73,7 @@ def test_a_run_stops_and_leaves_the_batch_and_the_last_good_point(
         assert shown == next(pairs.rows(np.array([pair["pair"]])))
     (point,) = (tmp_path / "run" / "state").iterdir()
     assert json.loads((point / "state.json").read_text())["progress"]["step"] == 4
-    assert all(bool(value.isfinite().all()) for value in load_file(point / "model.safetensors").values())
+    assert all_finite(point / "model.safetensors")
     assert not (tmp_path / "run" / "best_model").exists()
 
 
@@ -106,43 +108,36 @@ def test_steps_that_are_skipped_move_nothing_and_are_counted(
     plot_loss_curves(tmp_path / "run" / "metrics.jsonl", tmp_path / "curve.png")
 
 
-def test_too_many_skipped_steps_end_the_run(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_skipped_steps_end_the_run_which_resumes_with_more(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that left them out from the start; what was left out before a resume point counts after it."""
     poisoned(monkeypatch, {2, 3, 7})
+    through = train("through", on_nan="skip", max_skipped=3)
     with pytest.raises(InputError, match=r"after 2 steps left out, the loss is nan .* at step 7 .*--max_skipped"):
         train(on_nan="skip", max_skipped=2)
     assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["step"] == 7
-
-
-def test_a_run_that_stopped_goes_on_without_the_step(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a run that left it out from the start; what was left out before a resume point counts after it."""
-    poisoned(monkeypatch, {3, 7})
-    through = train("through", on_nan="skip", max_skipped=2)
-    with pytest.raises(InputError, match="after 1 steps left out"):
-        train("parts", on_nan="skip", max_skipped=1)
-    parts = train("parts", on_nan="skip", max_skipped=2, resume=True)
-    assert through.skipped == parts.skipped == 2
-    one, other = (load_file(newest(tmp_path / name) / "model.safetensors") for name in ("through", "parts"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    resumed = train(on_nan="skip", max_skipped=3, resume=True)
+    assert through.skipped == resumed.skipped == 3
+    assert_equal(*(load_file(newest(tmp_path / name) / "model.safetensors") for name in ("through", "run")))
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize(("rate", "saved"), [(1e30, True), (1e39, False)])
-def test_an_exploding_rate_ends_in_one_sentence_and_keeps_no_weight_that_is_no_number(
+def test_an_exploding_rate_ends_in_one_sentence_and_saves_no_weight_that_is_not_finite(
     train: Train, tmp_path: Path, policy: str, rate: float, saved: bool
 ) -> None:
     """Nothing is tampered with, and each step asks to be saved.
 
-    The first rate makes all losses after its first step no numbers, not the weights; the other, too large for float32,
-    makes the weights no numbers by a step whose loss and gradient still were.
+    After one step at the first rate all losses are non-finite, not the weights; the other, too large for float32, makes
+    non-finite weights by a step whose loss and gradient are finite.
     """
     with pytest.raises(InputError, match="--learning_rate"):
         train(learning_rate=rate, warmup_steps=1, on_nan=policy, max_skipped=3, state_interval=1)
     found = list((tmp_path / "run").rglob("*.safetensors"))
     assert bool(found) == saved
-    for path in found:
-        assert all(bool(value.isfinite().all()) for value in load_file(path).values()), path
+    assert all(map(all_finite, found))
+    assert not (tmp_path / "run" / "best_model").exists()
 
 
 def step_of(total: float, terms: dict[str, float], norm: float = math.nan) -> Step:
@@ -167,23 +162,25 @@ def test_what_is_wrong_is_named(step: Step, expected: str) -> None:
 # Memory
 
 
-def test_a_step_without_memory_names_the_batch_and_the_flags(train: Train, tmp_path: Path) -> None:
+def test_a_step_without_memory_names_the_batch_and_the_flags(train: Train) -> None:
     """10¹³ directions of 16 numbers are 640 TB, which the allocator refuses."""
+    named = "out of memory", "batch of 8 pairs (--batch_size 8)", "--num_slices", "--batch_size 4"
     with pytest.raises(InputError) as caught:
         train(isotropy="sigreg", num_slices=10**13)
-    message = str(caught.value)
-    for part in ("out of memory", "batch of 8 pairs (--batch_size 8)", "--num_slices", "--batch_size 4"):
-        assert part in message
-    assert "\n" not in message
+    assert [part for part in (*named, "\n") if part not in str(caught.value)] == ["\n"]
 
 
-def test_other_errors_pass() -> None:
-    config = TrainConfig(train_data="x")
-    with pytest.raises(RuntimeError, match="size mismatch"), explaining_memory(config, 8):
-        raise RuntimeError("size mismatch")
-    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
-        with pytest.raises(InputError, match="out of memory at a batch of 8 pairs"), explaining_memory(config, 8):
-            raise error
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("size mismatch"), RuntimeError, "size mismatch"),
+        (torch.OutOfMemoryError("CUDA out of memory"), InputError, "out of memory at a batch of 8 pairs"),
+        (MemoryError(), InputError, "out of memory at a batch of 8 pairs"),
+    ],
+)
+def test_errors_of_memory_are_explained_and_others_pass(error: Exception, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message), explaining_memory(TrainConfig(train_data="x"), 8):
+        raise error
 
 
 @pytest.mark.parametrize(

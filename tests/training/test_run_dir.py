@@ -18,44 +18,33 @@ from ragcun.options import from_mapping, read_yaml
 from ragcun.training.loop import fit
 from ragcun.training.model_card import FitResult, model_card, write_scores
 from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment
+from ragcun.training.setup import build_data
 
 
-def record_of(run: RunFolder, settings: dict[str, Any]) -> RunRecord:
-    return RunRecord(run, settings, {"seed": 1}, None, None)
+def started(path: Path, settings: dict[str, Any], **how: bool) -> RunFolder:
+    run = RunFolder.create(path, **how)
+    RunRecord(run, settings, {"seed": 1}, None, None).start()
+    return run
 
 
-def filled(path: Path) -> None:
-    run = RunFolder.create(path)
-    record_of(run, {"epochs": 3}).start()
+def test_an_earlier_run_is_kept_until_it_is_overwritten_and_then_nothing_else_goes(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", {"epochs": 3})
     run.log({"a": 1})
     run.loss_curve.write_bytes(b"x")
     for folder in (run.state, run.best_model, run.epoch_model(2), run.epoch_model(10)):
         folder.mkdir()
         (folder / "weights").write_text("w")
-    (path / "epoch-notes.txt").write_text("mine")
-
-
-def test_an_earlier_run_is_kept(tmp_path: Path) -> None:
-    filled(tmp_path / "run")
-    before = sorted((tmp_path / "run").rglob("*"))
+    (run.path / "epoch-notes.txt").write_text("mine")
+    before = sorted(run.path.rglob("*"))
     with pytest.raises(InputError, match="--resume, or --overwrite"):
-        RunFolder.create(tmp_path / "run")
-    RunFolder.create(tmp_path / "run", resume=True)
-    assert sorted((tmp_path / "run").rglob("*")) == before
-
-
-def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
-    filled(tmp_path / "run")
-    run = RunFolder.create(tmp_path / "run", overwrite=True)
+        RunFolder.create(run.path)
+    RunFolder.create(run.path, resume=True)
+    assert sorted(run.path.rglob("*")) == before
+    RunFolder.create(run.path, overwrite=True)
     assert [path.name for path in run.path.iterdir()] == ["epoch-notes.txt"]
-
-
-def test_a_file_is_no_folder_and_a_folder_with_other_things_is_used(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
+    assert RunFolder.create(run.path).path == run.path
     with pytest.raises(InputError, match="is a file"):
-        RunFolder.create(tmp_path / "file")
-    (tmp_path / "run" / "deep").mkdir(parents=True)
-    assert RunFolder.create(tmp_path / "run").path.is_dir()
+        RunFolder.create(run.path / "epoch-notes.txt")
 
 
 def test_metrics_are_lines_that_can_be_cut_also_where_the_last_is_torn(tmp_path: Path) -> None:
@@ -74,8 +63,7 @@ def test_metrics_are_lines_that_can_be_cut_also_where_the_last_is_torn(tmp_path:
 
 def test_configuration_is_taken_again(tmp_path: Path) -> None:
     config = TrainConfig("daten/ü.jsonl", freeze_early_layers=2, learning_rate=1e-5, mixed_precision="no")
-    run = RunFolder.create(tmp_path / "run")
-    record_of(run, config.to_dict()).start()
+    run = started(tmp_path / "run", config.to_dict())
     assert from_mapping(TrainConfig, read_yaml(run.config), "saved") == config
     assert "ü" in run.config.read_text(encoding="utf-8")
 
@@ -86,22 +74,25 @@ def test_environment_says_what_decides_a_result() -> None:
     assert set(found["packages"]) == set(PACKAGES)
     assert found["packages"]["torch"].startswith("2.")
     assert json.loads(json.dumps(found)) == found
-    here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if git.returncode == 0:
-        assert found["git_commit"] == git.stdout.strip()
-        assert isinstance(found["git_dirty"], bool)
+    head = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    git = subprocess.run(head, capture_output=True, text=True, check=False)
+    assert git.returncode != 0 or found["git_commit"] == git.stdout.strip()
+    assert git.returncode != 0 or isinstance(found["git_dirty"], bool)
 
 
 # The model card
 
 
 @pytest.fixture(scope="module")
-def run(collection_folder: Path, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
-    out = tmp_path_factory.mktemp("runs") / "mine"
-    settings: dict[str, Any] = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu"}
-    config = TrainConfig(**settings, output_dir=str(out), epochs=1, batch_size=10, dev_beir=str(collection_folder))
-    return out, fit(config)
+def config(collection_folder: Path, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
+    shape: dict[str, Any] = {"device": "cpu", "seed": 11, "epochs": 2, "batch_size": 10}
+    return TrainConfig(**settings, **shape, output_dir=str(tmp_path_factory.mktemp("runs") / "mine"))
+
+
+@pytest.fixture(scope="module")
+def result(config: TrainConfig) -> FitResult:
+    return fit(config)
 
 
 def parts_of(card: str) -> tuple[dict[str, Any], str]:
@@ -110,9 +101,17 @@ def parts_of(card: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(header), body
 
 
-def test_card_of_a_run(run: tuple[Path, FitResult]) -> None:
-    folder, result = run
-    header, body = parts_of((folder / "best_model" / "README.md").read_text(encoding="utf-8"))
+def test_manifest_of_a_run(config: TrainConfig, result: FitResult) -> None:
+    manifest = json.loads((Path(config.output_dir) / "manifest.json").read_text())
+    assert {"git_commit", "packages", "base_fingerprint", "command"} <= manifest.keys()
+    assert [manifest[name] for name in ("seed", "device", "status")] == [11, "cpu", "finished"]
+    assert manifest["data_sha256"]["train"] == build_data(config).train.sha256()
+    assert (manifest["result"]["best_epoch"], manifest["result"]["steps"]) == (result.best_epoch, 6)
+    assert 0 < manifest["result"]["seconds"] == result.seconds
+
+
+def test_card_of_a_run(config: TrainConfig, result: FitResult) -> None:
+    header, body = parts_of((result.checkpoint / "README.md").read_text(encoding="utf-8"))
     assert (header["library_name"], header["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
     assert "base_model" not in header
     chosen = f"Epoch {result.best_epoch}, chosen by: dev NDCG@10."
@@ -120,8 +119,8 @@ def test_card_of_a_run(run: tuple[Path, FitResult]) -> None:
     for part in ("# mine/best_model", "16 dimensions", chosen, *scores):
         assert part in body
     settings = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
-    assert settings == yaml.safe_load((folder / "config.yaml").read_text())
-    assert from_mapping(TrainConfig, settings, "card").output_dir == str(folder)
+    assert settings == yaml.safe_load((Path(config.output_dir) / "config.yaml").read_text())
+    assert from_mapping(TrainConfig, settings, "card") == config
 
 
 @pytest.mark.parametrize(
@@ -138,15 +137,13 @@ def test_card_names_a_base_from_the_hub_and_shows_scores_as_they_are_measured(
     assert f"| this model | {shown} |" in body
 
 
-def test_scores_take_their_place(run: tuple[Path, FitResult], tmp_path: Path) -> None:
-    card = (run[0] / "best_model" / "README.md").read_text(encoding="utf-8")
+def test_scores_take_their_place(result: FitResult, tmp_path: Path) -> None:
+    card = (result.checkpoint / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     write_scores(tmp_path, "| scifact | 0.65 |\n")
     write_scores(tmp_path, "| scifact | 0.66 |\n")
     after = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "0.66" in after
-    assert "0.65" not in after
-    assert "chosen by" not in after
+    assert [part for part in ("0.66", "0.65", "chosen by") if part in after] == ["0.66"]
     assert parts_of(after)[0] == parts_of(card)[0]
     assert after.split("## Configuration")[1] == card.split("## Configuration")[1]
 
