@@ -162,8 +162,7 @@ def _complete(manifest: Path) -> str:
 
 def beir(options: BeirOptions) -> str:
     """Fetch the sets that are not there, and return where all of them are."""
-    from ragcun.data.beir_download import fetch_from
-    from ragcun.data.beir_sets import find_sets
+    from ragcun.data.beir_sets import fetch_from, find_sets
 
     data_dir = Path(options.data_dir)
     found = find_sets(data_dir, options.datasets, fetch=fetch_from(options.mirror, data_dir))

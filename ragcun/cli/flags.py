@@ -66,8 +66,7 @@ class CollectionFlags(SetFlags):
 
     def collections(self) -> list[CollectionFolder]:
         """Return where the collections lie, after downloading missing ones where that is asked for."""
-        from ragcun.data.beir_download import fetch_from
-        from ragcun.data.beir_sets import find_sets
+        from ragcun.data.beir_sets import fetch_from, find_sets
 
         fetch = fetch_from(self.mirror, Path(self.data_dir)) if self.download or self.mirror else None
         return find_sets(self.data_dir, self.datasets, self.split, fetch)
