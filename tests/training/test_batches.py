@@ -1,4 +1,4 @@
-"""Batches: the pairs of an epoch, their order, and the vectors, masks and pool of a batch, cached and live."""
+"""Batches: the pairs of an epoch, their order, what a batch holds, cached and live, and pools of mined negatives."""
 
 from __future__ import annotations
 
@@ -16,17 +16,11 @@ from numpy.typing import NDArray
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.training.batches import (
-    NOTHING,
-    LivePairs,
-    PairSource,
-    Pools,
-    epoch_batches,
-    epoch_pairs,
-    make_source,
-)
+from ragcun.training import initialization
+from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, make_source
+from ragcun.training.initialization import mine
 
-CPU = torch.device("cpu")
+# Epochs
 
 
 @given(pairs=st.integers(2, 300), size=st.integers(2, 64), epoch=st.none() | st.integers(0, 9))
@@ -37,72 +31,9 @@ def test_batches_are_a_partition_of_even_sizes(pairs: int, size: int, epoch: int
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 2
     evenly = -(-pairs // size)
-    if pairs // evenly >= 2:
-        assert max(sizes) <= size
-        assert len(batches) == evenly
-    else:
-        assert max(sizes) <= size + 1
-
-
-@pytest.fixture
-def dataset(texts: list[str]) -> PairDataset:
-    """40 pairs; every third has no hard negative, and two share a query."""
-    rows = [(texts[i], texts[100 + i], None if i % 3 == 0 else texts[200 + i]) for i in range(39)]
-    return PairDataset.from_rows([*rows, (texts[4], texts[190], texts[191])], "made")
-
-
-def test_cached_and_live_pairs_show_the_same(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
-    cached, live = make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)
-    for rows in (np.array([5, 3, 4, 39]), np.arange(40), np.array([0]), np.array([0, 3])):
-        first, second = cached.batch(rows), live.batch(rows)
-        for name in ("query", "positive", "negative"):
-            one, other = getattr(first, name), getattr(second, name)
-            assert (one is None) == (other is None)
-            if one is not None:
-                with torch.no_grad():
-                    torch.testing.assert_close(base(one), base(other), atol=1e-5, rtol=0)
-        for name in ("negative_mask", "relevant"):
-            one, other = getattr(first, name), getattr(second, name)
-            assert (one is None and other is None) or torch.equal(one, other)
-
-
-def test_rows_are_the_texts_of_their_pairs(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
-    rows = np.array([3, 4, 0, 39, 7])
-    batch = make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU).batch(rows)
-    pairs = list(dataset.rows())
-    chosen = [pairs[row] for row in rows]
-    for vectors, column, role in ((batch.query, 0, "query"), (batch.positive, 1, "document")):
-        expected = base.encode([pair[column] for pair in chosen], role)  # type: ignore[arg-type, misc]
-        np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-6)
-    assert batch.negative_mask.tolist() == [pair[2] is not None for pair in chosen] == [False, True, False, True, True]
-    assert len(batch.negative) == len(rows)
-    expected = base.encode([pair[2] or pair[1] for pair in chosen], "document")
-    np.testing.assert_allclose(batch.negative.numpy(), expected, atol=1e-6)
-    expected_relevant = np.eye(5, dtype=bool)
-    expected_relevant[1, 3] = expected_relevant[3, 1] = True
-    np.testing.assert_array_equal(batch.relevant.numpy(), expected_relevant)
-
-
-@pytest.mark.parametrize("rows", [[0], [0, 3, 6]])
-def test_a_batch_without_negatives_shows_none(
-    base: TextBase, dataset: PairDataset, tmp_path: Path, rows: list[int]
-) -> None:
-    for source in (make_source(dataset, base, EmbeddingCache(base, tmp_path), CPU), LivePairs(dataset, base, CPU)):
-        batch = source.batch(np.array(rows))
-        assert batch.negative is None
-        assert batch.negative_mask is None
-
-
-def test_sample_is_what_the_head_sees(base: TextBase, dataset: PairDataset, tmp_path: Path) -> None:
-    cache = EmbeddingCache(base, tmp_path)
-    cached, live = make_source(dataset, base, cache, CPU), LivePairs(dataset, base, CPU)
-    count = len(dataset.queries) + len(dataset.documents)
-    for source in (cached, live):
-        sample = source.sample(3)
-        assert sample.shape == (count, 16)
-        assert torch.equal(sample, source.sample(3))
-        torch.testing.assert_close(sample.norm(dim=1), torch.ones(count))
-    np.testing.assert_allclose(np.sort(cached.sample(0).sum(1)), np.sort(live.sample(0).sum(1)), atol=1e-5)
+    assert max(sizes) <= size + (pairs // evenly < 2)
+    assert len(batches) == evenly or pairs // evenly < 2
+    assert epoch is not None or np.concatenate(batches).tolist() == list(range(pairs))
 
 
 def drawn_pairs(seed: int) -> PairDataset:
@@ -137,10 +68,6 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(draw: Callable[[int, int], NDA
     assert len({tuple(draw(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
 
 
-def test_without_an_epoch_batches_are_in_order() -> None:
-    assert np.concatenate(epoch_batches(100, 8, 3, None)).tolist() == list(range(100))
-
-
 def test_every_pair_of_a_query_is_shown_equally_often_in_the_long_run() -> None:
     """A query of 4 pairs, 2 shown in each of 2,000 epochs: each pair in half of them, within 5 standard deviations."""
     data = PairDataset.from_rows([("q", f"d{i}", None) for i in range(4)], "made")
@@ -148,82 +75,161 @@ def test_every_pair_of_a_query_is_shown_equally_often_in_the_long_run() -> None:
     assert np.abs(shown - 1000).max() < 5 * np.sqrt(2000 * 0.25)
 
 
-@pytest.fixture
-def several(texts: list[str]) -> PairDataset:
-    """40 pairs of 20 queries with two answers each, and 30 further documents."""
-    rows = [(texts[i % 20], texts[100 + i], None) for i in range(40)]
-    return PairDataset.from_rows(rows, "made", texts[200:230])
+# Batches
 
 
 @pytest.fixture
-def sources(base: TextBase, several: PairDataset, tmp_path: Path) -> dict[str, PairSource]:
-    cached = make_source(several, base, EmbeddingCache(base, tmp_path), CPU)
-    return {"cached": cached, "live": LivePairs(several, base, CPU)}
+def dataset(texts: list[str]) -> PairDataset:
+    """40 pairs of 20 queries with two answers each; every third has no hard negative; and 30 further documents."""
+    rows = [(texts[i % 20], texts[100 + i], None if i % 3 == 0 else texts[200 + i]) for i in range(40)]
+    return PairDataset.from_rows(rows, "made", texts[250:280])
 
 
-@pytest.mark.parametrize("kind", ["cached", "live"])
-def test_sides_are_the_vectors_of_all_texts_in_order(
-    sources: dict[str, PairSource], base: TextBase, several: PairDataset, kind: str
+@pytest.fixture(params=["cached", "live"])
+def source(request: pytest.FixtureRequest, base: TextBase, dataset: PairDataset, tmp_path: Path) -> PairSource:
+    cache = EmbeddingCache(base, tmp_path) if request.param == "cached" else None
+    return make_source(dataset, base, cache, torch.device("cpu"))
+
+
+@pytest.fixture
+def pools(dataset: PairDataset) -> Pools:
+    """Mined documents at random among all, so that a query's other answer can be in the pool of its batch."""
+    mined = np.random.default_rng(0).integers(0, len(dataset.documents), (len(dataset.queries), 12))
+    mined[5] = NOTHING
+    return Pools(mined, 4, 9)
+
+
+@pytest.mark.parametrize("rows", [[3, 4, 0, 24, 7], [*range(40)], [*range(10, 30)], [0], [0, 3, 6]], ids=len)
+@torch.no_grad()
+def test_a_batch_holds_the_texts_of_its_pairs_and_what_answers_what(
+    source: PairSource, base: TextBase, dataset: PairDataset, pools: Pools, rows: list[int]
 ) -> None:
-    queries, documents = sources[kind].sides()
-    np.testing.assert_allclose(queries, base.encode(several.queries, "query"), atol=1e-6)
-    np.testing.assert_allclose(documents, base.encode(several.documents, "document"), atol=1e-6)
+    source.pools = pools
+    batch, listed = source.batch(np.array(rows)), list(dataset.rows())
+    chosen, answers = [listed[row] for row in rows], {(query, positive) for query, positive, _ in listed}
+    positives = [positive for _, positive, _ in chosen]
+    pool = [dataset.documents[i] for i in pools.draw(dataset, np.array(rows))]
+    present = [negative is not None for _, _, negative in chosen]
+    shown = {"positive": positives, "pool": pool, "query": [query for query, _, _ in chosen]}
+    if any(present):
+        shown["negative"] = [negative or positive for _, positive, negative in chosen]
+        assert batch.negative_mask.tolist() == present
+    else:
+        assert batch.negative is batch.negative_mask is None
+    for name, words in shown.items():
+        expected = base(torch.from_numpy(base.encode(words, "query" if name == "query" else "document")))
+        torch.testing.assert_close(base(getattr(batch, name)), expected, atol=1e-5, rtol=0, msg=name)
+    for relevant, documents in ((batch.relevant, positives), (batch.pool_relevant, pool)):
+        assert relevant.tolist() == [[(query, each) in answers for each in documents] for query, _, _ in chosen]
+    assert len(rows) != 20 or batch.pool_relevant.any()
 
 
-@pytest.mark.parametrize("kind", ["cached", "live"])
-def test_a_sample_of_the_sides_is_a_part_of_them(sources: dict[str, PairSource], kind: str) -> None:
-    whole = sources[kind].sides()
+def test_without_pools_or_with_nothing_mined_a_batch_has_none(source: PairSource, pools: Pools) -> None:
+    empty = Pools(np.full_like(pools.mined, NOTHING), 4, 0)
+    for each in (None, empty, Pools(pools.mined, 0, 0)):
+        source.pools = each
+        batch = source.batch(np.arange(5))
+        assert batch.pool is batch.pool_relevant is None
+
+
+def test_sides_are_the_vectors_of_all_texts_in_order_and_samples_are_a_part_of_them(
+    source: PairSource, base: TextBase, dataset: PairDataset
+) -> None:
+    whole = source.sides()
+    np.testing.assert_allclose(whole[0], base.encode(dataset.queries, "query"), atol=1e-6)
+    np.testing.assert_allclose(whole[1], base.encode(dataset.documents, "document"), atol=1e-6)
     for most in (7, 25, 1000):
-        sample = sources[kind].sides(most, 3)
-        for part, side, again in zip(sample, whole, sources[kind].sides(most, 3), strict=True):
+        for part, side, again in zip(source.sides(most, 3), whole, source.sides(most, 3), strict=True):
             np.testing.assert_array_equal(part, again)
             assert len(part) == min(most, len(side))
             place = np.abs(part[:, None] - side[None]).max(2).argmin(1)
             assert len(set(place.tolist())) == len(part)
             np.testing.assert_allclose(part, side[place], atol=1e-6)
-    assert not np.array_equal(sources[kind].sides(7, 3)[1], sources[kind].sides(7, 4)[1])
+    assert not np.array_equal(source.sides(7, 3)[1], source.sides(7, 4)[1])
+    sample, seen = source.sample(3), base(torch.from_numpy(np.concatenate(whole)))
+    assert sample.shape == seen.shape
+    assert torch.equal(sample, source.sample(3))
+    torch.testing.assert_close(sample.sum(1).sort().values, seen.sum(1).sort().values, atol=1e-5, rtol=0)
 
 
-def made_pools(several: PairDataset) -> Pools:
-    """Mined documents at random among all, so that a query's other answer can be in the pool of its batch."""
-    mined = np.random.default_rng(0).integers(0, len(several.documents), (len(several.queries), 12))
-    mined[5] = NOTHING
-    return Pools(mined, 4, 9)
+# Mined negatives, against all distances in float64
+
+QUERIES, DOCUMENTS, DIM = 12, 30, 5
 
 
-def test_cached_and_live_batches_show_the_same_pool(
-    sources: dict[str, PairSource], base: TextBase, several: PairDataset
-) -> None:
-    pairs = {(query, positive) for query, positive, _ in several.rows()}
-    listed, marked = list(several.rows()), 0
-    for source in sources.values():
-        source.pools = made_pools(several)
-    for start in range(0, 40, 8):
-        rows = np.arange(start, start + 8)
-        drawn = made_pools(several).draw(several, rows)
-        pool = [several.documents[i] for i in drawn]
-        expected = [[(listed[row][0], document) in pairs for document in pool] for row in rows]
-        marked += sum(map(sum, expected))
-        vectors = base(torch.from_numpy(base.encode(pool, "document")))
-        for source in sources.values():
-            batch = source.batch(rows)
-            assert batch.pool is not None
-            with torch.no_grad():
-                torch.testing.assert_close(base(batch.pool), vectors, atol=1e-5, rtol=0)
-            assert batch.pool_relevant is not None
-            assert batch.pool_relevant.tolist() == expected
-    assert marked > 0
+def some_pairs(seed: int = 0, documents: int = DOCUMENTS) -> PairDataset:
+    """12 queries, each with one to four positives among the documents; every document is there."""
+    drawn = np.random.default_rng(seed)
+    answers = [drawn.permutation(documents)[: drawn.integers(1, 5)] for _ in range(QUERIES)]
+    rows = [(f"q{query}", f"d{document}", None) for query, some in enumerate(answers) for document in some]
+    return PairDataset.from_rows(rows, "made", (f"d{i}" for i in range(documents)))
 
 
-@pytest.mark.parametrize("kind", ["cached", "live"])
-def test_without_pools_or_with_nothing_mined_a_batch_has_none(
-    sources: dict[str, PairSource], several: PairDataset, kind: str
-) -> None:
-    source = sources[kind]
-    assert source.pools is None
-    empty = Pools(np.full((len(several.queries), 3), NOTHING), 4, 0)
-    for pools in (None, empty, Pools(made_pools(several).mined, 0, 0)):
-        source.pools = pools
-        batch = source.batch(np.arange(5))
-        assert batch.pool is None
-        assert batch.pool_relevant is None
+def some_vectors(seed: int, documents: int = DOCUMENTS) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of other lengths than 1, so that Euclidean and dot product rank differently."""
+    drawn = np.random.default_rng(seed)
+    return tuple(drawn.normal(size=(count, DIM)).astype(np.float32) for count in (QUERIES, documents))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(1, 40), st.integers(1, DOCUMENTS))
+def test_mined_ranks_are_those_of_all_distances(seed: int, first: int, more: int, documents: int) -> None:
+    """A positive is never mined; where there are fewer documents than `last`, or than `first`, nothing is."""
+    data, vectors = some_pairs(seed, documents), some_vectors(seed, documents)
+    mined = mine(*vectors, data, first, first + more)
+    assert (mined.shape, mined.dtype) == ((QUERIES, more), np.int64)
+    distances = ((vectors[0][:, None].astype(np.float64) - vectors[1][None]) ** 2).sum(2)
+    distances[data.query_ids, data.positive_ids] = np.inf
+    for row, distance in zip(mined.tolist(), distances, strict=True):
+        expected = [j for j in np.argsort(distance).tolist() if np.isfinite(distance[j])][first : first + more]
+        assert row == expected + [NOTHING] * (more - len(expected))
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, vectors = some_pairs(), some_vectors(0)
+    whole = mine(*vectors, data, 2, 9)
+    monkeypatch.setattr(initialization, "BLOCK_ELEMENTS", 5 * DOCUMENTS)
+    np.testing.assert_array_equal(mine(*vectors, data, 2, 9), whole)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 3), (3, 3), (4, 3)])
+def test_ranks_out_of_order_are_refused(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match=f"first < last, got {first} and {last}"):
+        mine(*some_vectors(0), some_pairs(), first, last)
+
+
+def some_batches(data: PairDataset, count: int = 40) -> list[NDArray[np.int64]]:
+    return [np.random.default_rng(i).permutation(len(data))[:7] for i in range(count)]
+
+
+def test_a_pool_is_of_each_query_s_mined_documents_and_no_positive_of_the_batch() -> None:
+    data, mined = some_pairs(), mine(*some_vectors(0), some_pairs(), 0, 10)
+    pools = Pools(mined, 3, 5)
+    for rows in some_batches(data):
+        possible = np.setdiff1d(mined[data.query_ids[rows]], data.positive_ids[rows])
+        drawn = pools.draw(data, rows).tolist()
+        assert len(drawn) == len(set(drawn)) <= 3 * len(set(data.query_ids[rows].tolist()))
+        assert set(drawn) <= set(possible.tolist())
+        assert 3 >= len(pools.draw(data, rows[:1])) >= 3 - len(np.intersect1d(mined, data.positive_ids[rows[:1]]))
+        np.testing.assert_array_equal(np.sort(Pools(mined, 100, 5).draw(data, rows)), possible)
+
+
+def test_draws_are_repeatable_and_differ_between_batches_and_seeds() -> None:
+    data, mined = some_pairs(), mine(*some_vectors(0), some_pairs(), 0, 10)
+    pools, rows = Pools(mined, 3, 5), some_batches(data)[0]
+    np.random.seed(1)
+    first = pools.draw(data, rows).tolist()
+    np.random.seed(2)
+    assert pools.draw(data, rows).tolist() == first
+    assert pools.draw(data, rows[::-1].copy()).tolist() != first
+    assert Pools(mined, 3, 6).draw(data, rows).tolist() != first
+    assert len({tuple(pools.draw(data, batch)) for batch in some_batches(data)}) > 35
+
+
+def test_every_mined_document_of_a_query_is_drawn_in_time_and_other_queries_show_none() -> None:
+    data, mined = some_pairs(), np.full((QUERIES, 10), NOTHING)
+    mined[3, :6] = mine(*some_vectors(0), data, 0, 6)[3]
+    pools = Pools(mined, 4, 5)
+    drawn = [pools.draw(data, rows) for rows in some_batches(data, 400)]
+    assert set(np.concatenate(drawn).tolist()) == set(mined[3, :6].tolist())
+    alone = [len(pools.draw(data, np.flatnonzero(data.query_ids == query))) for query in range(QUERIES)]
+    assert alone == [4 if query == 3 else 0 for query in range(QUERIES)]

@@ -1,4 +1,4 @@
-"""Figures of a probe against loops and closed forms."""
+"""Statistics of a collapse probe against loops and closed forms."""
 
 from __future__ import annotations
 
@@ -24,44 +24,32 @@ def made(n: int, dim: int) -> Views:
     return Views(query, positive, relevant=relevant, predicted=predicted, target=positive + 0.1, residual=query)
 
 
-def dot(x: list[float], y: list[float]) -> float:
-    return sum(a * b for a, b in zip(x, y, strict=True))
-
-
-def difference(x: list[float], y: list[float]) -> list[float]:
-    return [a - b for a, b in zip(x, y, strict=True)]
-
-
 SIMILARITY = {
-    "euclidean": lambda q, d: -dot(difference(q, d), difference(q, d)),
-    "cosine": lambda q, d: dot(q, d) / math.sqrt(dot(q, q) * dot(d, d)),
-    "dot": dot,
+    "euclidean": lambda q, d: -(q - d).square().sum(),
+    "cosine": lambda q, d: q @ d / (q.norm() * d.norm()),
+    "dot": lambda q, d: q @ d,
 }
 
 
-def side_by_loop(z: Tensor) -> dict[str, float]:
-    rows = z.double().tolist()
-    n, dim = len(rows), len(rows[0])
-    mean = [sum(row[d] for row in rows) / n for d in range(dim)]
-    variance = sum(dot(difference(row, mean), difference(row, mean)) for row in rows) / (n - 1)
-    cosines = [SIMILARITY["cosine"](rows[i], rows[j]) for i in range(n) for j in range(n) if i != j]
-    shares = torch.linalg.eigvalsh(torch.cov(z.double().T).reshape(dim, dim)).clamp_min(0)
-    shares = [share for share in (shares / shares.sum()).tolist() if share > 0]
-    return {
-        "variance": variance,
-        "spread": variance * n / sum(dot(row, row) for row in rows),
-        "rank": math.exp(-sum(share * math.log(share) for share in shares)),
-        "mean_cosine": sum(cosines) / len(cosines),
-    }
+def variance_by_loop(rows: Tensor) -> float:
+    return sum(float((row - rows.mean(0)).square().sum()) for row in rows) / (len(rows) - 1)
 
 
 @pytest.mark.parametrize(("n", "dim"), [(2, 3), (6, 10), (10, 10), (30, 4)])
 def test_sides_match_a_loop(n, dim):
     views = made(n, dim)
     found = probe_statistics(views)
-    for side, z in (("query", views.query), ("document", views.positive)):
-        for name, expected in side_by_loop(z).items():
-            assert found[f"{name}_{side}"] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+    for side, z in (("query", views.query.double()), ("document", views.positive.double())):
+        variance = variance_by_loop(z)
+        cosines = [float(SIMILARITY["cosine"](z[i], z[j])) for i in range(n) for j in range(n) if i != j]
+        spectrum = torch.linalg.eigvalsh(torch.cov(z.T)).clamp_min(1e-300)
+        expected = {
+            "variance": variance,
+            "spread": variance * n / float(z.square().sum()),
+            "rank": math.exp(-sum(share * math.log(share) for share in (spectrum / spectrum.sum()).tolist())),
+            "mean_cosine": sum(cosines) / len(cosines),
+        }
+        assert {name: found[f"{name}_{side}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert found["rank_bound"] == min(n - 1, dim)
 
 
@@ -69,41 +57,33 @@ def test_sides_match_a_loop(n, dim):
 @pytest.mark.parametrize("known", [False, True])
 def test_pairs_match_a_loop(distance, known):
     views = made(20, 6)
-    queries, documents = views.query.double().tolist(), views.positive.double().tolist()
-    exact = median = 0
-    for i, query in enumerate(queries):
-        others = [j for j in range(20) if j != i and not (known and views.relevant[i, j])]
-        own = SIMILARITY[distance](query, documents[i])
-        nearer = sum(SIMILARITY[distance](query, documents[j]) >= own for j in others)
-        exact, median = exact + (nearer == 0), median + (nearer < len(others) / 2)
+    queries, documents = views.query.double(), views.positive.double()
+    nearer, others = [0] * 20, [0] * 20
+    for i in range(20):
+        own = SIMILARITY[distance](queries[i], documents[i])
+        for j in set(range(20)) - {i}:
+            if not (known and views.relevant[i, j]):
+                others[i] += 1
+                nearer[i] += bool(SIMILARITY[distance](queries[i], documents[j]) >= own)
     shown = Views(views.query, views.positive, relevant=views.relevant if known else None)
     found = probe_statistics(shown, distance)
-    assert found["top1"] == pytest.approx(exact / 20)
-    assert found["accuracy"] == pytest.approx(median / 20)
-    between = [sum(q[d] for q in queries) / 20 - sum(p[d] for p in documents) / 20 for d in range(6)]
-    within = side_by_loop(views.query)["variance"] + side_by_loop(views.positive)["variance"]
-    assert found["gap"] == pytest.approx(dot(between, between) / within, rel=1e-4)
+    assert found["top1"] == pytest.approx(nearer.count(0) / 20)
+    assert found["accuracy"] == pytest.approx(sum(n < m / 2 for n, m in zip(nearer, others, strict=True)) / 20)
+    between = (queries.mean(0) - documents.mean(0)).square().sum()
+    within = variance_by_loop(queries) + variance_by_loop(documents)
+    assert found["gap"] == pytest.approx(float(between) / within, rel=1e-4)
 
 
-def test_residual_matches_a_loop():
+def test_residual_matches_its_definition():
     views = made(10, 4)
-    query, predicted, target = (z.double().tolist() for z in (views.query, views.predicted, views.target))
-
-    def total(x: list[list[float]], y: list[list[float]]) -> float:
-        return sum(dot(difference(a, b), difference(a, b)) for a, b in zip(x, y, strict=True))
-
-    length = sum(dot(q, q) for q in query)
+    query, predicted, target = (z.double() for z in (views.query, views.predicted, views.target))
     found = probe_statistics(views)
-    assert found["correction"] == pytest.approx(math.sqrt(total(predicted, query) / length), rel=1e-5)
-    assert found["needed"] == pytest.approx(math.sqrt(total(target, query) / length), rel=1e-5)
-    assert found["skill"] == pytest.approx(1 - total(predicted, target) / total(query, target), rel=1e-5)
-
-
-def test_a_predictor_without_a_residual_has_no_residual_figures():
-    views = made(10, 4)
-    assert "skill" not in probe_statistics(
-        Views(views.query, views.positive, predicted=views.predicted, target=views.target)
-    )
+    assert found["correction"] == pytest.approx(float((predicted - query).norm() / query.norm()), rel=1e-5)
+    assert found["needed"] == pytest.approx(float((target - query).norm() / query.norm()), rel=1e-5)
+    left = float((predicted - target).square().sum() / (query - target).square().sum())
+    assert found["skill"] == pytest.approx(1 - left, rel=1e-5)
+    without = Views(views.query, views.positive, predicted=views.predicted, target=views.target)
+    assert "skill" not in probe_statistics(without)
 
 
 def test_rank_of_known_spectra():
@@ -121,15 +101,12 @@ def test_unrelated_sides_are_at_chance():
 
 
 def test_figures_ignore_rotation_and_only_variance_knows_scale():
-    views = made(30, 8)
+    query, positive = made(30, 8).query, made(30, 8).positive
     turn = torch.linalg.qr(normal(8, 8, 9))[0]
-    before = probe_statistics(Views(views.query, views.positive))
-    assert probe_statistics(Views(views.query @ turn, views.positive @ turn)) == pytest.approx(
-        before, rel=1e-4, abs=1e-5
-    )
-    grown = probe_statistics(Views(10 * views.query, 10 * views.positive))
+    before = probe_statistics(Views(query, positive))
     variances = {name: 100 * before[name] for name in before if name.startswith("variance")}
-    assert grown == pytest.approx(before | variances, rel=1e-4, abs=1e-5)
+    for views, expected in (((query @ turn, positive @ turn), {}), ((10 * query, 10 * positive), variances)):
+        assert probe_statistics(Views(*views)) == pytest.approx(before | expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7])
@@ -148,10 +125,13 @@ def test_half_precision_inside_autocast_is_measured_in_float32():
     assert inside == probe_statistics(Views(views.query.float(), views.positive.float()))
 
 
-def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
-        probe_statistics(Views(torch.ones(1, 4), torch.ones(1, 4)))
-    broken = normal(5, 4)
-    broken[2, 1] = torch.nan
-    with pytest.raises(ValueError, match="positive embeddings are not finite"):
-        probe_statistics(Views(normal(5, 4), broken))
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (Views(torch.ones(1, 4), torch.ones(1, 4)), "at least 2 pairs, got 1"),
+        (Views(normal(5, 4), torch.full((5, 4), torch.nan)), "positive embeddings are not finite"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(views, message):
+    with pytest.raises(ValueError, match=message):
+        probe_statistics(views)

@@ -59,28 +59,19 @@ class Recorder(TrainerCallback):
         self.online.append({name: weight.detach().clone() for name, weight in self.loss.online.named_parameters()})
 
 
+COMMON: dict[str, Any] = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "use_cpu": True}
+COMMON |= {"save_strategy": "no", "disable_tqdm": True, "report_to": "none", "logging_strategy": "no"}
+
+
 def make_trainer(
     loss: ObjectiveLoss, texts: list[str], folder: Path, with_callback: bool = True, **settings: Any
 ) -> tuple[SentenceTransformerTrainer, Recorder]:
-    rows = {"query": [" ".join(text.split()[:2]) for text in texts[:32]], "positive": texts[:32]}
-    arguments: dict[str, Any] = {
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": 4,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "logging_strategy": "no",
-    }
+    rows = Dataset.from_dict({"query": [" ".join(text.split()[:2]) for text in texts[:32]], "positive": texts[:32]})
     recorder = Recorder(loss)
+    arguments = SentenceTransformerTrainingArguments(str(folder), **COMMON | settings)
+    callbacks = [loss.callback(), recorder] if with_callback else [recorder]
     trainer = SentenceTransformerTrainer(
-        loss.online,
-        SentenceTransformerTrainingArguments(str(folder), **arguments | settings),
-        train_dataset=Dataset.from_dict(rows),
-        eval_dataset=Dataset.from_dict(rows),
-        loss=loss,
-        callbacks=[loss.callback(), recorder] if with_callback else [recorder],
+        loss.online, arguments, train_dataset=rows, eval_dataset=rows, loss=loss, callbacks=callbacks
     )
     return trainer, recorder
 
@@ -99,10 +90,6 @@ def everything(loss: ObjectiveLoss) -> dict[str, Tensor]:
     return dict(loss.online.state_dict()) | loss.owned_state()
 
 
-def features(model: Any, texts: list[str]) -> dict[str, Any]:
-    return dict(model.preprocess(texts))
-
-
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "jepa", "respred"])
 def test_terms_and_gradients_are_those_of_the_own_loop(tiny_bert, texts, system):
     encoder = SYSTEMS[system](TextBase.load(tiny_bert, "cpu"), head=STILL, use_predictor=True, predictor=STILL)
@@ -116,17 +103,17 @@ def test_terms_and_gradients_are_those_of_the_own_loop(tiny_bert, texts, system)
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
     loss.predictor = copy.deepcopy(encoder.predictor)
     model.load_state_dict(encoder.to_sentence_transformer().state_dict())
-    columns = [features(model, texts[start : start + 6]) for start in (0, 6, 12)]
+    columns = [dict(model.preprocess(texts[start : start + 6])) for start in (0, 6, 12)]
     loss.train()
     encoder.train()
     loss.step = 7
     mine = loss(columns)
     output = objective(encoder(PairBatch(*[dict(column) for column in columns])), 7)
-    assert mine.keys() == output.terms.keys()
-    for name, term in mine.items():
-        torch.testing.assert_close(term, objective.weights[name] * output.terms[name], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(torch.stack(list(mine.values())).sum(), output.total, rtol=1e-5, atol=1e-6)
-    torch.stack(list(mine.values())).sum().backward()
+    expected = {name: objective.weights[name] * term for name, term in output.terms.items()}
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+    total = torch.stack(list(mine.values())).sum()
+    torch.testing.assert_close(total, output.total, rtol=1e-5, atol=1e-6)
+    total.backward()
     output.total.backward()
     own = [*encoder.base.model[0].parameters(), *encoder.predictor.parameters()]
     for here, there in zip([*model[0].parameters(), *loss.predictor.parameters()], own, strict=True):
@@ -151,22 +138,16 @@ def test_the_target_follows_once_per_optimiser_step(tiny_bert, texts, tmp_path, 
     assert not any(module.training for module in loss.target.modules())
 
 
+RUN: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
+RUN["gradient_accumulation_steps"] = 2
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_bert, texts, tmp_path_factory) -> tuple[Path, dict[str, Tensor]]:
     """Folder of a run of 6 steps with a checkpoint after 4, and all weights at its end."""
-    folder = tmp_path_factory.mktemp("run")
-    loss = a_loss(tiny_bert)
+    folder, loss = tmp_path_factory.mktemp("run"), a_loss(tiny_bert)
     make_trainer(loss, texts, folder, **RUN)[0].train()
     return folder, everything(loss)
-
-
-RUN: dict[str, Any] = {
-    "max_steps": 6,
-    "save_strategy": "steps",
-    "save_steps": 4,
-    "gradient_accumulation_steps": 2,
-    "lr_scheduler_type": "constant",
-}
 
 
 def test_resume_equals_uninterrupted(tiny_bert, texts, tmp_path, uninterrupted):
@@ -179,6 +160,32 @@ def test_resume_equals_uninterrupted(tiny_bert, texts, tmp_path, uninterrupted):
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert recorder.steps == [5, 6]
     assert_equal(everything(loss), expected)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def of_another_model(path: Path) -> None:
+    save_file(load_file(path), path, {"step": "4", "model": "0"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "settings", "message"),
+    [
+        (Path.unlink, {}, "is missing"),
+        (cut, {}, "does not fit this loss"),
+        (of_another_model, {}, "belongs to another step or model"),
+        (Path.stat, {"predictor": HeadShape("mlp", DIM, DIM, expansion=1.0)}, "does not fit this loss"),
+    ],
+)
+def test_resume_without_the_right_state_stops(tiny_bert, texts, tmp_path, uninterrupted, damage, settings, message):
+    folder = shutil.copytree(uninterrupted[0] / "checkpoint-4", tmp_path / "checkpoint-4")
+    damage(folder / STATE_NAME)
+    (folder / "optimizer.pt").unlink()  # its shapes would be refused first
+    trainer, _ = make_trainer(a_loss(tiny_bert, **settings), texts, tmp_path, save_only_model=True, **RUN)
+    with pytest.raises(InputError, match=message):
+        trainer.train(resume_from_checkpoint=str(folder))
 
 
 def test_evaluation_is_without_dropout_and_repeats_itself(tiny_bert, texts, tmp_path):
@@ -194,27 +201,6 @@ def test_without_its_callback_the_loss_refuses_to_train(tiny_bert, texts, tmp_pa
     trainer, _ = make_trainer(a_loss(tiny_bert), texts, tmp_path, with_callback=False)
     with pytest.raises(ValueError, match="no step has begun"):
         trainer.train()
-
-
-@pytest.mark.parametrize("fault", ["missing", "cut", "other model", "other predictor"])
-def test_resume_without_the_right_state_stops(tiny_bert, texts, tmp_path, uninterrupted, fault):
-    shutil.copytree(uninterrupted[0] / "checkpoint-4", tmp_path / "checkpoint-4")
-    path = tmp_path / "checkpoint-4" / STATE_NAME
-    settings: dict[str, Any] = {}
-    if fault == "missing":
-        path.unlink()
-    elif fault == "cut":
-        path.write_bytes(path.read_bytes()[:-10])
-    elif fault == "other model":
-        save_file(load_file(path), path, {"step": "4", "model": "0"})
-    else:
-        settings["predictor"] = HeadShape("mlp", DIM, DIM, expansion=1.0)
-    loss = a_loss(tiny_bert, **settings)
-    trainer, _ = make_trainer(loss, texts, tmp_path, save_only_model=True, **RUN)
-    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()  # its shapes would be refused first
-    messages = {"missing": "is missing", "other model": "belongs to another step or model"}
-    with pytest.raises(InputError, match=messages.get(fault, "does not fit this loss")):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
 def test_model_and_predictor_are_clipped_as_one(tiny_bert, texts, tmp_path):
@@ -299,7 +285,7 @@ def test_what_does_not_fit_is_refused(tiny_bert, settings, message):
 
 def test_wrong_columns_are_refused(tiny_bert, texts):
     loss = a_loss(tiny_bert).eval()
-    column = features(loss.model, texts[:4])
+    column = dict(loss.model.preprocess(texts[:4]))
     with pytest.raises(ValueError, match=r"takes 2 or 3 columns .* got 1"):
         loss([column])
     with pytest.raises(ValueError, match="takes no labels"):
