@@ -45,17 +45,7 @@ class Views:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Inputs of one training batch: cached base vectors ``(batch, dim)`` or tokenised texts, aligned by row.
-
-    Attributes:
-        query: the queries.
-        positive: the document that answers each.
-        negative: a hard negative of each, None where no row has one.
-        negative_mask: which rows of `negative` are real.
-        relevant: which positive of the batch is a known positive of which query.
-        pool: further documents, candidates for all queries of the batch.
-        pool_relevant: which of them is a known positive of which query.
-    """
+    """Inputs of one training batch: cached base vectors or tokenised texts, aligned by row; fields as of `Views`."""
 
     query: Float[Tensor, "batch dim"] | Features
     positive: Float[Tensor, "batch dim"] | Features

@@ -29,8 +29,7 @@ def similarity_logits(
 ) -> Float[Tensor, "n m"]:
     """Similarity of every query to every document, as logits of temperature 1.
 
-    euclidean: −‖q − d‖² / 2; cosine: cos(q, d); dot: q·d. For rows of unit norm the first is cos − 1, so that a
-    temperature means the same under all three.
+    euclidean: −‖q − d‖² / 2, for rows of unit norm cos − 1; cosine: cos(q, d); dot: q·d.
 
     >>> similarity_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), "cosine").tolist()
     [[1.0, 0.0]]
@@ -81,8 +80,8 @@ def margin_loss(
     """Triplet margin loss on Euclidean distances: mean of max(0, ‖q − p‖ − ‖q − n‖ + margin).
 
     A row without a negative of its own takes its hardest in-batch negative: the closest positive of another row that is
-    not a known positive of its query (`relevant`). A row where no such document exists is left out of the mean; if that
-    is every row of a batch, the loss is 0. `margin` is in the units of the embeddings.
+    not a known positive of its query (`relevant`). Rows without any are left out of the mean; without rows the loss is
+    0. `margin` is in the units of the embeddings.
 
     Source: Schroff et al. 2015 (FaceNet, eq. 3; squared distances there, plain ones here); hardest in the batch:
     Hermans et al. 2017, arXiv:1703.07737, eq. 5.
@@ -132,12 +131,10 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """InfoNCE: mean over queries i of −Σ_p y(i, p)·log( exp(s(qᵢ, p)/τ) / Σ_d exp(s(qᵢ, d)/τ) ), in nats.
 
-    The candidates d are all positives and all negatives of the batch and the documents of `pool`, without the rows of
-    `negative` that `negative_mask` calls missing. Of the candidates, the known positives of query i are its own, pᵢ,
-    and those that `relevant` and `pool_relevant` name. Unless `soft`, y is 1 for pᵢ, and the other known positives are
-    no candidates; if `soft`, y is uniform over all known positives. A negative of one row that is a known positive of
-    another cannot be told from these arguments and stays. s is `similarity_logits`. With `symmetric`, the mean of this
-    and of the same loss from each positive to the queries of the batch.
+    s is `similarity_logits`. The candidates d are all positives, the negatives that `negative_mask` does not call
+    missing, and the `pool`. Known positives of query i are its own, pᵢ, and those that `relevant` and `pool_relevant`
+    name (no negatives): if `soft`, y is uniform over them, else 1 for pᵢ, and the others are no candidates. With
+    `symmetric`, the mean of this and of the same loss from each positive to the queries of the batch.
 
     Source: van den Oord et al. 2018 (CPC), arXiv:1807.03748, eq. 4; in-batch negatives: Karpukhin et al. 2020 (DPR),
     arXiv:2004.04906, eq. 2; uniform targets: Khosla et al. 2020, arXiv:2004.11362, eq. 2.
@@ -155,8 +152,7 @@ def info_nce(
         targets.append(torch.zeros_like(known))
     if pool is not None:
         candidates.append(similarity_logits(query, pool, distance) / temperature)
-        none = torch.zeros(len(query), len(pool), dtype=torch.bool, device=query.device)
-        targets.append(none if pool_relevant is None else pool_relevant)
+        targets.append(known.new_zeros(len(query), len(pool)) if pool_relevant is None else pool_relevant)
     loss = _cross_entropy(torch.cat(candidates, 1), torch.cat(targets, 1), soft)
     return (loss + _cross_entropy(in_batch.T, known.T, soft)) / 2 if symmetric else loss
 
@@ -175,20 +171,18 @@ def _cross_entropy(
 
 
 def _infonce(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    rows = views.query, views.positive, views.negative, views.negative_mask, views.relevant
     options = config.temperature, cast("Distance", config.distance), config.symmetric
-    return info_nce(*rows, *options, views.pool, views.pool_relevant, config.soft_targets)
+    return info_nce(*_rows(views), *options, views.pool, views.pool_relevant, config.soft_targets)
 
 
-def _margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    rows = views.query, views.positive, views.negative, views.negative_mask, views.relevant
-    return margin_loss(*rows, config.margin)
+def _in_batch_margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    return in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin)
+
+
+def _rows(views: Views) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    return views.query, views.positive, views.negative, views.negative_mask, views.relevant
 
 
 register_loss("infonce", _infonce, "contrastive")
-register_loss("margin", _margin, "contrastive")
-register_loss(
-    "in_batch_margin",
-    lambda views, config: in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin),
-    "contrastive",
-)
+register_loss("margin", lambda views, config: margin_loss(*_rows(views), config.margin), "contrastive")
+register_loss("in_batch_margin", _in_batch_margin, "contrastive")

@@ -1,4 +1,4 @@
-"""Losses on the covariance of a batch: isotropy asks for equal spread, variance regularisation for unit spread."""
+"""Losses on the covariance of a batch: isotropy, variance regularisation, and the two terms of VICReg."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _Parameters = ParamSpec("_Parameters")
 
 # Spread below this fraction of the largest coordinate's square is what float32 rounding leaves of a constant batch.
 COLLAPSED_VARIANCE = 1e-12
+VICREG_EPS = 1e-4  # of the paper: keeps the root's gradient finite
 
 
 def _widened(argument: Any) -> Any:
@@ -60,9 +61,8 @@ def covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:
 class _Deviation(torch.autograd.Function):
     """‖C − vI‖_F² and the mean variance v = tr C / D, with their gradient in closed form.
 
-    The first is Σ (λ − v)² over the D eigenvalues of C. Up to n = D they are those of the smaller Gram matrix and D − n
-    zeros, so that matrix gives the same sum. One product with it is the whole backward pass; autograd takes three times
-    as long on a small batch.
+    Up to n = D the eigenvalues of C are those of the smaller Gram matrix and D − n zeros. One product is the whole
+    backward pass; autograd takes three times as long on a small batch.
     """
 
     @staticmethod
@@ -112,15 +112,12 @@ ISOTROPY_FORMS: dict[str, Callable[[Float[Tensor, "n dim"]], Float[Tensor, ""]]]
 def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> Float[Tensor, ""]:
     """How far the covariance C of the rows is from v·I, v = tr C / D being the mean variance; 0 is isotropic.
 
-    Form ``scale_free``: ‖C/v − I‖_F / D, from 0 to √(1 − 1/D), which is a spread along one direction. It ignores
-    rotation, translation and scale. It equals √(r − 1/D), computed with r = (‖C‖_F² + ε²) / ((tr C)² + ε²) and ε =
-    1e-12·D times the square of the largest coordinate, so total collapse (C = 0) scores the maximum, never isotropy. An
-    ε in the denominator of C/v alone would give 1/√D there, less than the 1/√n of a healthy batch.
+    Form ``scale_free``: ‖C/v − I‖_F / D, from 0 to √(1 − 1/D), a spread along one direction; invariant to rotation,
+    translation and scale. Computed as √(r − 1/D) with r = (‖C‖_F² + ε²) / ((tr C)² + ε²) and ε = 1e-12·D times the
+    square of the largest coordinate, so that total collapse (C = 0) scores the maximum.
 
-    Form ``absolute``: ‖C − vI‖_F / D, which is v times the other: embeddings ×10 give a loss ×100, and total collapse
-    scores 0, its minimum.
-
-    Even perfectly isotropic data does not reach 0 in a finite sample: n Gaussian rows give about 1/√n.
+    Form ``absolute``: ‖C − vI‖_F / D, v times the other; total collapse scores 0, its minimum. n isotropic Gaussian
+    rows give about 1/√n in the first form.
 
     >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     >>> round(covariance_isotropy(z).item(), 6)
@@ -136,12 +133,55 @@ def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> 
 def variance_regularisation(z: Float[Tensor, "n dim"], eps: float = 1e-12) -> Float[Tensor, ""]:
     """Mean over dimensions d of (std_d − 1)², std_d = √(unbiased variance of column d + eps).
 
-    One std over all entries could be 1 for a batch whose rows are all equal. Unlike the hinge max(0, 1 − std_d) of
-    VICReg (Bardes et al. 2022, arXiv:2105.04906, eq. 1) it also pulls back what is above 1. `eps` keeps the gradient
-    finite.
+    Unlike `variance_hinge` it also shrinks a spread above 1; `eps` keeps the gradient finite.
     """
     _require_two_rows(z)
     return ((z.var(0) + eps).sqrt() - 1).square().mean()
 
 
+def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """‖zᵀz‖_F² = ‖zzᵀ‖_F² = Σᵢⱼ (zᵢ·zⱼ)², from the smaller of the two matrices."""
+    return (z.T @ z if len(z) > z.shape[1] else z @ z.T).square().sum()
+
+
+@in_full_precision
+def variance_hinge(z: Float[Tensor, "n dim"], gamma: float = 1.0) -> Float[Tensor, ""]:
+    """Mean over dimensions d of max(0, γ − √(var_d + 1e-4)), var_d being the unbiased variance of column d.
+
+    From 0 to γ − 0.01, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2).
+    """
+    _require_two_rows(z)
+    return (gamma - (z.var(0) + VICREG_EPS).sqrt()).relu().mean()
+
+
+@in_full_precision
+def off_diagonal_covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """Σ_{a≠b} C_ab² / D, C being the unbiased covariance of the rows (VICReg, eqs. 3 and 4).
+
+    0 where the dimensions are uncorrelated, and at total collapse; unbounded above: z ×10 gives a value ×10⁴.
+    """
+    _require_two_rows(z)
+    centred = z - z.mean(0)
+    off_diagonal = squared_gram_norm(centred) - centred.square().sum(0).square().sum()
+    return off_diagonal.clamp_min(0) / ((len(z) - 1) ** 2 * z.shape[1])
+
+
+def variance_covariance(
+    z: Float[Tensor, "n dim"], gamma: float = 1.0, variance_weight: float = 1.0, covariance_weight: float = 0.04
+) -> Float[Tensor, ""]:
+    """variance_weight · `variance_hinge` + covariance_weight · `off_diagonal_covariance`: VICReg without invariance.
+
+    The paper weighs invariance, variance and covariance 25 : 25 : 1; the defaults are that divided by 25. The minimum,
+    0, needs std ≥ γ in every dimension and no correlation, not isotropy. Neither scale nor rotation invariant:
+    embeddings of unit norm in D dimensions have a std of about 1/√D. In float32 coordinates beyond about 1e8 overflow.
+
+    Source: Bardes et al. 2022 (VICReg), arXiv:2105.04906, eqs. 1 to 4.
+
+    >>> round(variance_covariance(torch.zeros(4, 3)).item(), 6)
+    0.99
+    """
+    return variance_weight * variance_hinge(z, gamma) + covariance_weight * off_diagonal_covariance(z)
+
+
 register_loss("covariance", lambda z, config, step: covariance_isotropy(z, config.isotropy_form))
+register_loss("vicreg", lambda z, config, step: variance_covariance(z))

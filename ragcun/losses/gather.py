@@ -72,9 +72,8 @@ class _Gather(torch.autograd.Function):
 def gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
     """Return the rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
 
-    Every rank is to compute the same value from them. Its gradient by a rank's own rows is then that of the value times
-    the number of ranks, so that the mean over ranks of what each gives to the weights, as DistributedDataParallel takes
-    it, is the gradient of one process that has all rows. Nothing is sent in the backward pass.
+    Every rank is to compute the same value from them. The gradient by its own rows is multiplied by the number of
+    ranks: the mean over ranks that DistributedDataParallel takes is then that of one process with all rows.
     """
     if len(rows) != counts[dist.get_rank()]:
         raise ValueError(f"counts give rank {dist.get_rank()} {counts[dist.get_rank()]} rows, it has {len(rows)}")

@@ -24,7 +24,7 @@ UNIT_TOLERANCE = 1e-3
 
 
 def cut_rows(z: Float[Tensor, "n dim"], dim: int, unit: bool) -> Float[Tensor, "n cut"]:
-    """Return the first `dim` numbers of each row, scaled back to length 1 where `unit` says that rows have it."""
+    """Return the first `dim` numbers of each row, scaled to length 1 if `unit`."""
     return F.normalize(z[:, :dim], dim=1) if unit else z[:, :dim]
 
 
@@ -97,9 +97,8 @@ class Objective:
     def __call__(self, views: Views, step: int = 0) -> LossOutput:
         """Compute the active terms on one batch; what is random in them is drawn from `step` alone.
 
-        In a distributed run the batch is that of all ranks together (`gather_views`): every rank has to call, gets the
-        value of the whole batch, and has gradients whose mean over ranks is that of one process. Within `alone` it is
-        this rank's own. ValueError if an active term needs a view that the model does not give.
+        In a distributed run every rank has to call; the batch is that of all ranks together (`gather_views`), or within
+        `alone` this rank's own. ValueError if an active term needs a view that the model does not give.
         """
         weights = self.weights
         shown = gather_views(views) if world_size() > 1 else views
@@ -125,9 +124,7 @@ def _isotropy(config: ObjectiveConfig, views: Views, step: int) -> Float[Tensor,
 
 def _predictive(config: ObjectiveConfig, views: Views, step: int) -> Float[Tensor, ""]:
     if views.predicted is None or views.target is None:
-        raise ValueError(
-            "lambda_predictive needs a prediction and its target, got None; set use_predictor or set it to 0"
-        )
+        raise ValueError("lambda_predictive needs a prediction and its target; set use_predictor, or set it to 0")
     return predictive_error(views.predicted, views.target, config.stopgrad)
 
 

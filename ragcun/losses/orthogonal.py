@@ -5,28 +5,21 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from ragcun.losses.covariance import _require_two_rows, in_full_precision
+from ragcun.losses.covariance import _require_two_rows, in_full_precision, squared_gram_norm
 from ragcun.losses.registry import register_loss
 from ragcun.losses.transforms import unit_rows
-
-
-def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
-    """‖zᵀz‖_F² = ‖zzᵀ‖_F² = Σᵢⱼ (zᵢ·zⱼ)², from the smaller of the two matrices."""
-    return (z.T @ z if len(z) > z.shape[1] else z @ z.T).square().sum()
 
 
 @in_full_precision
 def global_orthogonal_regularization(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     """M₁² + max(0, M₂ − 1/D), M₁ and M₂ being mean and mean square of the cosine over all pairs of distinct rows.
 
-    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. The value is at most 2 − 1/D, when all rows have one
-    direction; there the gradient vanishes, so this loss alone does not leave exact collapse. It ignores rotation about
-    the origin and the length of rows, but not translation. A row of zeros has cosine 0 with every other and receives no
-    gradient.
+    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. At most 2 − 1/D, when all rows have one direction; the
+    gradient vanishes there. Invariant to rotation and to the length of rows, not to translation. A row of zeros has
+    cosine 0 with every other and receives no gradient.
 
-    Source: Zhang et al. 2017, arXiv:1708.06320, section 3, on a sample of non-matching pairs. Here they are all pairs
-    of rows: for z = [query; positive] that includes the matching pairs, one in 2n − 1. The mean over queries and
-    positives alone leaves them out, and is sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
+    Source: Zhang et al. 2017, arXiv:1708.06320, section 3, there of non-matching pairs alone. The mean over queries and
+    positives apart is sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
 
     >>> import torch
     >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [3.0, 0.0]])).item()

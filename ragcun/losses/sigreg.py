@@ -167,11 +167,9 @@ def epps_pulley(
     T = N·∫ |φ̂(t) − φ(t)|² φ(t) dt with φ̂(t) the mean of exp(its) over the values s and φ(t) = exp(−t²/2), by the
     trapezoidal rule: T = N·Σₖ wₖ [(mean cos tₖs − φ(tₖ))² + (mean sin tₖs)²]. Knots ``reference``: 17 on [0, 3] with
     weights doubled, which stands for [−3, 3]; ``paper``: 17 on [−5, 5]. With `n_free` the value is T/N. Standard normal
-    values give E T = Σ w (1 − exp(−t²)), which is 1.05 with the first knots, whatever N. Computed in float32 even under
-    autocast (float64 stays), in O(n · slices) memory; it can be differentiated once.
+    values give E T = Σ w (1 − exp(−t²)), 1.05 with the first knots. O(n · slices) memory; differentiable once.
 
-    In a distributed run the means and N are those of the values of all ranks; every rank has to call, with as many
-    slices. Gradients are as in `ragcun.losses.gather.gather_rows`.
+    In a distributed run the means and N are over all ranks, which all have to call (gradients: `gather_rows`).
 
     Source: Balestriero and LeCun 2025 (LeJEPA), arXiv:2511.08544, algorithm 1 (``paper``) and their published code
     (``reference``).
@@ -221,8 +219,7 @@ def random_slices(
 ) -> Float[Tensor, "dim num_slices"]:
     """Draw unit vectors in random directions, one per column, from the arguments alone; a column of zeros stays one.
 
-    Drawn on the CPU, so that all ranks and devices see the same directions in the same step, by a generator of their
-    own.
+    Drawn on the CPU by a generator of their own, so that all ranks and devices see the same directions.
 
     >>> [round(norm, 6) for norm in random_slices(8, 3, step=5).norm(dim=0).tolist()]
     [1.0, 1.0, 1.0]
@@ -264,9 +261,8 @@ def sigreg(
 ) -> Float[Tensor, ""]:
     """Mean of `epps_pulley` over the projections of the rows of `z` on `random_slices` of this step.
 
-    T grows with N off its target, so a weight for it is tied to the batch size; the weight of T/N (`n_free`) is not.
-    The target has unit variance in every direction: rows of unit norm score almost like a collapse, and at total
-    collapse the gradient is 0. Precision, memory and distributed runs are as in `epps_pulley`.
+    T grows with N off its target, so its weight is tied to the batch size; that of T/N (`n_free`) is not. Rows of unit
+    norm score almost like a collapse; at total collapse the gradient is 0.
 
     Source: Balestriero and LeCun 2025 (LeJEPA), arXiv:2511.08544, definition of SIGReg; T/N is ours.
     """

@@ -13,8 +13,7 @@ from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, in_f
 
 Transform = Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]
 
-# A column with less than this share of the mean variance is not blown up to unit variance: its gradient stays within
-# 100 times that of a column of mean spread. A head that pads with zeros starts with such columns.
+# Bounds the gradient of a column of little variance, as a head that pads with zeros has, to 100 times the usual.
 LEAST_VARIANCE = 1e-4
 
 
@@ -35,10 +34,8 @@ def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 def standardize(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     """Per dimension (z − mean) / std, std² being the unbiased variance, at least 1e-4 of the mean one.
 
-    A constant column becomes 0. What a loss sees is the correlation matrix: covariance isotropy then measures
-    correlation alone and is blind to size, centre and unequal spread across the axes. The result is not invariant to
-    rotation: axes of spread 100, 1, …, 1 pass as isotropic, and the same cloud turned by 45° does not. VICReg's
-    variance term is constant.
+    A constant column becomes 0. The covariance is then the correlation matrix: size, centre and unequal spread across
+    the axes no longer count, and VICReg's variance term is constant. Not invariant to rotation.
 
     >>> standardize(torch.tensor([[0.0, 10.0], [1.0, 20.0], [2.0, 30.0]])).round(decimals=4).tolist()
     [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]
@@ -52,11 +49,7 @@ def standardize(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 
 
 def standardize_l2(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """`standardize`, then each row divided by its length, so that lengths no longer count.
-
-    The mean square of a coordinate is 1/D, far from the 1 that SIGReg and VICReg ask for: it fits losses that ignore
-    scale.
-    """
+    """`standardize`, then each row divided by its length; for losses that ignore scale, as a mean square is 1/D."""
     return unit_rows(standardize(z))
 
 
@@ -64,9 +57,8 @@ def standardize_l2(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 def unit_scale(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     """Divide by √v, v = tr C / D being the mean variance per dimension: one scalar for the batch, not held constant.
 
-    Only the shape of the batch counts afterwards, and no gradient of the loss shrinks or grows it: what follows cannot
-    hold off a collapse to a point. The mean stays, in units of the spread. v is at least 1e-12 times the square of the
-    largest coordinate, so a collapsed batch gives finite values.
+    No gradient shrinks or grows the batch afterwards, so what follows cannot prevent a collapse to a point. v is at
+    least 1e-12 times the square of the largest coordinate, so a collapsed batch gives finite values.
 
     >>> unit_scale(torch.tensor([[0.0, 2.0], [0.0, 6.0]])).round(decimals=4).tolist()
     [[0.0, 1.0], [0.0, 3.0]]
@@ -80,8 +72,7 @@ def unit_scale(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 def sqrt_dim(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     """√D · z/‖z‖ per row, for embeddings compared by cosine: the sphere on which a coordinate has mean square 1.
 
-    Uniform rows on it come close to N(0, I); rows of length 1 look to SIGReg like total collapse. Lengths no longer
-    count: a collapse of all rows to the origin along their own directions passes unseen.
+    Uniform rows on it come close to N(0, I); to SIGReg rows of length 1 look like total collapse.
     """
     return math.sqrt(z.shape[1]) * unit_rows(z)
 

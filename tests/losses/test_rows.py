@@ -7,11 +7,17 @@ from itertools import product
 import pytest
 import torch
 
-from ragcun.losses.covariance import covariance, covariance_isotropy, variance_regularisation
+from ragcun.losses.covariance import (
+    covariance,
+    covariance_isotropy,
+    off_diagonal_covariance,
+    variance_covariance,
+    variance_hinge,
+    variance_regularisation,
+)
 from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.sigreg import KNOTS, epps_pulley, sigreg
 from ragcun.losses.transforms import TRANSFORMS
-from ragcun.losses.vicreg import off_diagonal_covariance, variance_covariance, variance_hinge
 from tests.losses.helpers import normal
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = (

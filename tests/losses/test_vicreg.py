@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ragcun.losses.vicreg import off_diagonal_covariance, variance_covariance, variance_hinge
+from ragcun.losses.covariance import off_diagonal_covariance, variance_covariance, variance_hinge
 from tests.losses.helpers import covariance_by_loop, normal, rotation
 
 SHAPES = [(2, 6), (5, 9), (8, 8), (9, 8), (40, 3)]
