@@ -21,7 +21,7 @@ _HOME = {
         "embeddings.text_base": "TextBase",
         "errors": "InputError",
         "losses.objective": "LossOutput Objective",
-        "losses.registry": "register_loss",
+        "losses": "register_loss",
         "models.encoder": "register_system RetrievalEncoder",
         "models.heads": "HeadShape",
         "models.systems": "AsymmetricProjectionModel IsotropicGaussianEncoder MPNetLeJEPAIG ResidualPredictorEncoder",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ragcun.embeddings.text_base import TextBase as TextBase
     from ragcun.errors import InputError as InputError
     from ragcun.losses.objective import LossOutput as LossOutput, Objective as Objective
-    from ragcun.losses.registry import register_loss as register_loss
+    from ragcun.losses import register_loss as register_loss
     from ragcun.models.encoder import RetrievalEncoder as RetrievalEncoder, register_system as register_system
     from ragcun.models.heads import HeadShape as HeadShape
     from ragcun.models.systems import (

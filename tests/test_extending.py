@@ -14,7 +14,7 @@ from ragcun.config import TrainConfig
 from ragcun.embeddings.base import Base
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines
-from ragcun.losses.registry import ISOTROPY
+from ragcun.losses import ISOTROPY
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit

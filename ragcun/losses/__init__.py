@@ -1,33 +1,43 @@
-"""Losses: functions of tensors, and the objective that weighs them."""
+"""Losses: functions of tensors, their names by kind, and the way to add one from outside the package."""
 
-from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss, similarity_logits
-from ragcun.losses.covariance import covariance, covariance_isotropy, variance_covariance, variance_regularisation
-from ragcun.losses.objective import LossOutput, Objective, predictive_error, residual_penalty
-from ragcun.losses.orthogonal import global_orthogonal_regularization
-from ragcun.losses.sigreg import SIGReg, epps_pulley, random_slices, sigreg
-from ragcun.losses.transforms import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_scale
+from __future__ import annotations
 
-__all__ = [
-    "TRANSFORMS",
-    "LossOutput",
-    "Objective",
-    "SIGReg",
-    "covariance",
-    "covariance_isotropy",
-    "epps_pulley",
-    "global_orthogonal_regularization",
-    "in_batch_margin_loss",
-    "info_nce",
-    "margin_loss",
-    "predictive_error",
-    "random_slices",
-    "residual_penalty",
-    "sigreg",
-    "similarity_logits",
-    "sqrt_dim",
-    "standardize",
-    "standardize_l2",
-    "unit_scale",
-    "variance_covariance",
-    "variance_regularisation",
-]
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ragcun.batch import Views
+    from ragcun.config import ObjectiveConfig
+
+Kind = Literal["isotropy", "contrastive"]
+IsotropyLoss = Callable[[Float[Tensor, "rows dim"], "ObjectiveConfig", int], Float[Tensor, ""]]
+ContrastiveLoss = Callable[["Views", "ObjectiveConfig"], Float[Tensor, ""]]
+
+ISOTROPY: dict[str, IsotropyLoss] = {"none": lambda z, config, step: z.new_zeros(())}
+CONTRASTIVE: dict[str, ContrastiveLoss] = {}
+_LOSSES: dict[str, dict[str, Any]] = {"isotropy": ISOTROPY, "contrastive": CONTRASTIVE}
+
+
+def register_loss(name: str, function: Callable[..., Float[Tensor, ""]], kind: Kind = "isotropy") -> None:
+    """Make a loss known by name, for ``--isotropy`` or ``--contrastive`` and `ObjectiveConfig`.
+
+    An isotropy loss is called with the embeddings ``(rows, dim)`` of queries and positives, the `ObjectiveConfig` and
+    the step; a contrastive one with the `Views` of the batch and the `ObjectiveConfig`. It returns a scalar.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    losses = _LOSSES[kind]
+    if losses.get(name, function) is not function:
+        raise ValueError(f"{kind} loss {name!r} is registered already; choose another name")
+    losses[name] = function
+
+
+def load_losses() -> None:
+    """Import every module of this package: each registers its own losses."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"ragcun.losses.{module.name}")

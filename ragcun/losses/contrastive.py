@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 from ragcun.batch import Views
 from ragcun.config import ObjectiveConfig
 from ragcun.distance import Distance, euclidean_pairwise, squared_euclidean
+from ragcun.losses import register_loss
 from ragcun.losses.covariance import in_full_precision
-from ragcun.losses.registry import register_loss
 
 _SIMILARITY: dict[str, Callable[[Float[Tensor, "n dim"], Float[Tensor, "m dim"]], Float[Tensor, "n m"]]] = {
     "euclidean": lambda query, documents: squared_euclidean(query, documents) / -2,

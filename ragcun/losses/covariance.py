@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ragcun.losses.registry import register_loss
+from ragcun.losses import register_loss
 
 _Parameters = ParamSpec("_Parameters")
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F  # noqa: N812
 from ragcun.batch import Views
 from ragcun.config import ObjectiveConfig
 from ragcun.distance import DISTANCES
+from ragcun.losses import CONTRASTIVE, ISOTROPY, load_losses
 from ragcun.losses.covariance import ISOTROPY_FORMS, in_full_precision, variance_regularisation
 from ragcun.losses.gather import alone, gather_views, world_size
-from ragcun.losses.registry import CONTRASTIVE, ISOTROPY, load_losses
 from ragcun.losses.sigreg import KNOTS
 from ragcun.losses.transforms import TRANSFORMS
 

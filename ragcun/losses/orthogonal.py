@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from ragcun.losses import register_loss
 from ragcun.losses.covariance import _require_two_rows, in_full_precision, squared_gram_norm
-from ragcun.losses.registry import register_loss
 from ragcun.losses.transforms import unit_rows
 
 

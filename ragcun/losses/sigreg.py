@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ragcun.config import ObjectiveConfig
+from ragcun.losses import register_loss
 from ragcun.losses.covariance import in_full_precision
 from ragcun.losses.gather import sum_over_ranks_, world_size
-from ragcun.losses.registry import register_loss
 
 # Distance of neighbouring knots and their number, without the knot 0, where both characteristic functions are 1.
 KNOTS: dict[str, tuple[float, int]] = {"reference": (3 / 16, 16), "paper": (5 / 8, 8)}

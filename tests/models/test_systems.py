@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models import (
-    AsymmetricProjectionModel,
-    MPNetLeJEPAIG,
-    ResidualPredictorEncoder,
-)
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.systems import ALPHA_AT_START, ResidualPredictor
+from ragcun.models.systems import (
+    ALPHA_AT_START,
+    AsymmetricProjectionModel,
+    MPNetLeJEPAIG,
+    ResidualPredictor,
+    ResidualPredictorEncoder,
+)
 
 DIM = 16
 

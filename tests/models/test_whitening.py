@@ -8,8 +8,8 @@ from sentence_transformers import SentenceTransformer
 
 import ragcun
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models import AsymmetricProjectionModel
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
+from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.models.whitening import Whitening, fit_whitening, james_stein_factor
 
 DIM = 16
