@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 NO_TEXTS = (
     "this head was trained on vectors alone and there is no text model to encode texts with; give vectors "
     "(--vectors DIR, or load_head(folder).embed_queries)"
@@ -32,7 +33,7 @@ NO_TEXTS = (
 class Base(nn.Module, abc.ABC):
     """Gives the vectors that heads stand on; without a text model, whatever needs one raises InputError.
 
-    `normalize` says whether `forward` scales vectors to length 1, `ends_normalized` whether the untouched base does.
+    `forward` scales vectors to length 1 if `normalize`, the untouched base if `ends_normalized`.
     """
 
     name: str
@@ -68,11 +69,14 @@ class Base(nn.Module, abc.ABC):
     @property
     def routes_roles(self) -> bool:
         """Whether queries and documents go through different modules."""
-        return False
+        return any(type(module).__name__ == "Router" for module in self.text_model.children())
 
     def prompt(self, role: Role) -> str:
-        """Return the text that is put before a query or a document."""
-        raise InputError(NO_TEXTS)
+        """Return the text that the model's configuration puts before a query or a document."""
+        prompts = self.text_model.prompts
+        names = ("query",) if role == "query" else DOCUMENT_PROMPTS
+        known = [name for name in (*names, self.text_model.default_prompt_name) if name in prompts]
+        return prompts[known[0]] or "" if known else ""
 
     def encode(
         self, texts: list[str], role: Role, batch_size: int = 32, progress: tqdm[Any] | None = None
@@ -81,12 +85,15 @@ class Base(nn.Module, abc.ABC):
         raise InputError(NO_TEXTS)
 
     def features(self, texts: list[str], role: Role) -> Features:
-        """Tokenise texts into what `forward` takes."""
-        raise InputError(NO_TEXTS)
+        """Tokenise texts, with the prompt of their role, into what `forward` takes."""
+        return self.text_model.preprocess(texts, prompt=self.prompt(role) or None, task=role)
 
     def checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        raise InputError(NO_TEXTS)
+        """Recompute the transformer's activations in the backward pass instead of keeping them."""
+        transformer = self.text_model.transformers_model
+        if transformer is None:
+            raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
+        transformer.activation_checkpointing_enable()
 
     def compute_in(self, dtype: str) -> None:
         """Compute vectors with this dtype from now on, or raise InputError where that is not possible."""
@@ -123,10 +130,7 @@ class Gatherable(Protocol):
 
 
 class VectorSource(abc.ABC):
-    """Base vectors of texts: a cache that encodes what is missing, or a store that holds them all.
-
-    `fingerprint` is a digest of all that decides the vectors.
-    """
+    """Base vectors of texts: a cache that encodes what is missing, or a store; `fingerprint` is the base's."""
 
     base: Base
     dimension: int
@@ -143,5 +147,5 @@ class VectorSource(abc.ABC):
 
     def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``."""
-        rows = self.rows(texts, role)
+        rows = self.rows(texts, role)  # may add rows
         return np.asarray(self.vectors[rows])

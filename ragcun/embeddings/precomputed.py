@@ -27,7 +27,7 @@ Named = tuple[Sequence[str | None], NDArray[Any]]
 
 
 class VectorBase(Base):
-    """Vectors of a model that is elsewhere: it passes them on, and cannot encode a text; `digest` is theirs."""
+    """Vectors of a model that is elsewhere, whose fingerprint is `digest`; cannot encode a text."""
 
     def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
         super().__init__()

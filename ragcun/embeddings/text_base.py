@@ -25,20 +25,12 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
 
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
-
 class TextBase(Base):
     """An existing sentence-transformers model that turns texts into vectors.
 
-    A closing ``Normalize`` module is taken off and applied (or not) by `forward`, so that cached vectors are the pooled
-    ones and serve both settings. The model keeps its own ``max_seq_length`` and prompts.
-
-    Args:
-        model: the sentence-transformers model.
-        name: what the user called it.
-        normalize: whether `forward` scales vectors to length 1.
-        ends_normalized: whether the untouched model normalises; None asks the model itself.
+    A closing ``Normalize`` module is taken off and applied by `forward` if `normalize`, so that cached vectors, the
+    pooled ones, serve both settings. `name` is what the user called it; `ends_normalized`, whether the untouched model
+    normalises, is read from the model where it is None.
     """
 
     reads_texts: ClassVar[bool] = True
@@ -60,10 +52,7 @@ class TextBase(Base):
 
     @classmethod
     def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
-        """Load a model by hub name, folder, ``minilm`` (the packaged all-MiniLM-L6-v2) or ``contriever``.
-
-        Raises InputError if there is no such model, it cannot be reached, or it is not a text-embedding model.
-        """
+        """Load a model by hub name, folder, ``minilm`` (packaged) or ``contriever``; InputError if that fails."""
         return cls(load_by_name(name, device), name, normalize)
 
     @classmethod
@@ -80,14 +69,8 @@ class TextBase(Base):
 
     def to_config(self) -> dict[str, Any]:
         """Return what `from_config` needs beside the exported model."""
-        return {
-            "name": self.name,
-            "modules": len(self.model),
-            "normalize": self.normalize,
-            "ends_normalized": self.ends_normalized,
-            "distance": self.distance,
-            "trained": self.trained,
-        }
+        stored = {name: getattr(self, name) for name in ("name", "normalize", "ends_normalized", "distance", "trained")}
+        return stored | {"modules": len(self.model)}
 
     @property
     def dimension(self) -> int:
@@ -108,15 +91,6 @@ class TextBase(Base):
         """The sentence-transformers model, without a closing ``Normalize``."""
         return self.model
 
-    def prompt(self, role: Role) -> str:
-        """Return the text that the model's configuration puts before a query or a document."""
-        names = ("query",) if role == "query" else DOCUMENT_PROMPTS
-        prompts = self.model.prompts
-        for name in (*names, self.model.default_prompt_name):
-            if name is not None and name in prompts:
-                return prompts[name] or ""
-        return ""
-
     def compute_in(self, dtype: str) -> None:
         """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints."""
         self.dtype = resolve_dtype(dtype, self.model.device)
@@ -124,10 +98,7 @@ class TextBase(Base):
     def encode(
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
     ) -> NDArray[np.float32]:
-        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient.
-
-        Batches hold texts of nearly one length within a budget of padded tokens, and at most `batch_size` of them.
-        """
+        """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         budget = token_budget(self.model.device)
         with evaluating(self.model):
@@ -137,20 +108,10 @@ class TextBase(Base):
                     progress.update(sum(len(texts[row]) for row in rows))
         return out
 
-    def features(self, texts: list[str], role: Role) -> Features:
-        """Tokenise texts, with the prompt of their role, into what `forward` takes."""
-        return self.model.preprocess(texts, prompt=self.prompt(role) or None, task=role)
-
     def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: cached pooled vectors or tokenised texts, normalised if asked."""
-        if isinstance(inputs, Tensor):
-            return self.finish(inputs, self.normalize)
-        return self.finish(self.model(dict(inputs))["sentence_embedding"], self.normalize)
-
-    @property
-    def routes_roles(self) -> bool:
-        """Whether queries and documents go through different modules."""
-        return any(type(module).__name__ == "Router" for module in self.model.children())
+        vectors = inputs if isinstance(inputs, Tensor) else self.model(dict(inputs))["sentence_embedding"]
+        return self.finish(vectors, self.normalize)
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing."""
@@ -164,18 +125,9 @@ class TextBase(Base):
                 f"base model {self.name!r} has {len(layers)} transformer layers, cannot freeze the first "
                 f"{early_layers}; give a smaller --freeze_early_layers"
             )
-        for name, module in self.model.named_modules():
-            if name.endswith("embeddings"):
-                module.requires_grad_(False)
-        for layer in layers[:early_layers]:
-            layer.requires_grad_(False)
-
-    def checkpoint_activations(self) -> None:
-        """Recompute the transformer's activations in the backward pass instead of keeping them."""
-        transformer = self.model.transformers_model
-        if transformer is None:
-            raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
-        transformer.activation_checkpointing_enable()
+        embeddings = [module for name, module in self.model.named_modules() if name.endswith("embeddings")]
+        for module in (*embeddings, *layers[:early_layers]):
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> TextBase:
         """Set training mode; a frozen model stays in evaluation mode (no dropout)."""

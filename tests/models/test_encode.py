@@ -135,13 +135,13 @@ def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert, 
 
     found = list(encoding.batches(texts, preprocess, 60, 8))
     assert sorted(asked) == sorted(texts)
-    assert sorted(np.concatenate([batch.rows for batch in found])) == list(range(len(texts)))
-    for batch in found:
-        ids, mask = batch.features["input_ids"], batch.features["attention_mask"]
+    assert sorted(np.concatenate([rows for rows, _ in found])) == list(range(len(texts)))
+    for rows, features in found:
+        ids, mask = features["input_ids"], features["attention_mask"]
         assert ids.numel() <= 60
         assert 1 <= len(ids) <= 8
         assert mask.any(dim=0).all(), "a column of padding alone"
-        for place, row, used in zip(batch.rows, ids, mask.bool(), strict=True):
+        for place, row, used in zip(rows, ids, mask.bool(), strict=True):
             words = base.model.tokenizer.decode(row[used], skip_special_tokens=True)
             assert words == texts[place]
 
@@ -154,11 +154,11 @@ def test_features_are_those_of_a_batch_tokenised_alone(make, side, tiny_bert, te
     if make is not table_alone:
         base.model.tokenizer.padding_side = side
     several = [*texts[:60], "", " ".join(texts[:20])]
-    for batch in encoding.batches(several, lambda some: base.features(some, "document"), 60, 8):
-        alone = base.features([several[i] for i in batch.rows], "document")
-        assert batch.features.keys() == alone.keys()
+    for rows, features in encoding.batches(several, lambda some: base.features(some, "document"), 60, 8):
+        alone = base.features([several[i] for i in rows], "document")
+        assert features.keys() == alone.keys()
         for name, value in alone.items():
-            assert torch.equal(batch.features[name], value) if torch.is_tensor(value) else batch.features[name] == value
+            assert torch.equal(features[name], value) if torch.is_tensor(value) else features[name] == value
 
 
 def test_progress_counts_every_character_once(base, texts):
