@@ -51,9 +51,9 @@ def bare_loop(pairs: int, config) -> None:
     import torch
     from torch.nn import functional
 
-    from ragcun.models.heads import HeadShape, build_head
+    from ragcun.models.heads import Head, HeadShape
 
-    head = build_head(HeadShape(config.head, 384, 384, dropout=config.dropout))
+    head = Head(HeadShape(config.head, 384, 384, dropout=config.dropout))
     optimizer = torch.optim.AdamW(head.parameters())
     queries, documents = (functional.normalize(torch.randn(pairs, 384), dim=1) for _ in range(2))
     for _ in range(config.epochs):

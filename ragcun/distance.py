@@ -28,8 +28,3 @@ def euclidean_pairwise(x: Float[Tensor, "n dim"], y: Float[Tensor, "n dim"], eps
     `eps` keeps the gradient finite where the rows are equal.
     """
     return ((x - y).square().sum(1) + eps).sqrt()
-
-
-def euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], eps: float = 1e-12) -> Float[Tensor, "n m"]:
-    """Euclidean distance of every row of `x` to every row of `y`: √(squared distance + eps)."""
-    return (squared_euclidean(x, y) + eps).sqrt()

@@ -28,11 +28,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Check that `source` has the names and shapes of `target`.
-
-    Raises:
-        ValueError: a name is missing or unknown, or a shape differs.
-    """
+    """Raise ValueError unless `source` has the names and shapes of `target`."""
     if target.keys() != source.keys():
         odd = sorted(target.keys() ^ source.keys())
         raise ValueError(f"{len(odd)} weights are missing or unknown, first {odd[0]!r}")
@@ -43,11 +39,7 @@ def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> Non
 
 @torch.no_grad()
 def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy every tensor of `source` into the one of the same name in `target`.
-
-    Raises:
-        ValueError: as of `check_fit`; nothing is copied then.
-    """
+    """Copy every tensor of `source` into the one of the same name in `target`, or none if `check_fit` raises."""
     check_fit(target, source)
     for name, tensor in target.items():
         tensor.copy_(source[name])
@@ -55,11 +47,7 @@ def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
 
 @contextlib.contextmanager
 def naming_disk_errors() -> Iterator[None]:
-    """Let safetensors' writer raise what the operating system said, as Python's own files do.
-
-    Raises:
-        OSError: the operating system refused a write.
-    """
+    """Let safetensors' writer raise OSError where the operating system refuses a write, as Python's own files do."""
     try:
         yield
     except SafetensorError as error:

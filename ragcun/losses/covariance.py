@@ -1,4 +1,4 @@
-"""Losses on the covariance of a batch: isotropy, variance regularisation, and the two terms of VICReg."""
+"""Losses on the second moments of a batch: isotropy, variance, VICReg, and global orthogonal regularisation."""
 
 from __future__ import annotations
 
@@ -183,5 +183,41 @@ def variance_covariance(
     return variance_weight * variance_hinge(z, gamma) + covariance_weight * off_diagonal_covariance(z)
 
 
+def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Float[Tensor, "n dim"]:
+    return z / torch.where(largest > 0, largest, 1)
+
+
+@in_full_precision
+def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Each row divided by its length; a row of zeros stays zero, with a gradient of 0."""
+    largest = z.detach().abs().amax(1, keepdim=True)
+    rows = _scaled(z, largest)  # each but a row of zeros is now at least 1 long
+    unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1)
+    return unit.masked_fill(largest == 0, 0)
+
+
+@in_full_precision
+def global_orthogonal_regularization(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """M₁² + max(0, M₂ − 1/D), M₁ and M₂ being mean and mean square of the cosine over all pairs of distinct rows.
+
+    Uniform random directions have E M₁ = 0 and E M₂ = 1/D. At most 2 − 1/D, when all rows have one direction; the
+    gradient vanishes there. Invariant to rotation and to the length of rows, not to translation. A row of zeros has
+    cosine 0 with every other and receives no gradient.
+
+    Source: Zhang et al. 2017, arXiv:1708.06320, section 3, there of non-matching pairs alone. The mean over queries and
+    positives apart is sentence-transformers' ``GlobalOrthogonalRegularizationLoss``.
+
+    >>> global_orthogonal_regularization(torch.tensor([[2.0, 0.0], [3.0, 0.0]])).item()
+    1.5
+    """
+    _require_two_rows(z)
+    rows, pairs = unit_rows(z), len(z) * (len(z) - 1)
+    own = rows.square().sum(1)  # 1, and 0 for a row of zeros
+    mean = (rows.sum(0).square().sum() - own.sum()) / pairs
+    second_moment = (squared_gram_norm(rows) - own.square().sum()) / pairs
+    return mean.square() + (second_moment - 1 / z.shape[1]).relu()
+
+
 register_loss("covariance", lambda z, config, step: covariance_isotropy(z, config.isotropy_form))
 register_loss("vicreg", lambda z, config, step: variance_covariance(z))
+register_loss("gor", lambda z, config, step: global_orthogonal_regularization(z))

@@ -9,25 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, in_full_precision
+from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, _scaled, in_full_precision, unit_rows
 
 Transform = Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]
 
 # Bounds the gradient of a column of little variance, as a head that pads with zeros has, to 100 times the usual.
 LEAST_VARIANCE = 1e-4
-
-
-def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Float[Tensor, "n dim"]:
-    return z / torch.where(largest > 0, largest, 1)
-
-
-@in_full_precision
-def unit_rows(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """Each row divided by its length; a row of zeros stays zero, with a gradient of 0."""
-    largest = z.detach().abs().amax(1, keepdim=True)
-    rows = _scaled(z, largest)  # each but a row of zeros is now at least 1 long
-    unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1)
-    return unit.masked_fill(largest == 0, 0)
 
 
 @in_full_precision

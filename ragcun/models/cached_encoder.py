@@ -40,10 +40,9 @@ class CachedEncoder:
 
 
 class EmbeddedRows:
-    """The embeddings of documents as a matrix that is read by slices; only base vectors lie on disk.
+    """The embeddings of documents as a matrix that is read by contiguous slices; only base vectors lie on disk.
 
-    A slice is made of whole blocks of the encoder's own size, so that an embedding does not depend on how the matrix is
-    cut up: matrix products of other shapes would differ in their last bits.
+    Slices are computed in whole blocks of the encoder's size, as products of other shapes differ in their last bits.
     """
 
     def __init__(self, encoder: CachedEncoder, texts: Sequence[str]) -> None:
@@ -56,9 +55,7 @@ class EmbeddedRows:
         return len(self._rows)
 
     def __getitem__(self, rows: slice) -> Vectors:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise ValueError(f"rows are read one after the other, got a step of {step}")
+        start, stop, _ = rows.indices(len(self))
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
         for first in range(start - start % BLOCK, stop, BLOCK):
             block = self.encoder.embed(self.encoder.cache.vectors[self._rows[first : first + BLOCK]], "document")
@@ -68,7 +65,7 @@ class EmbeddedRows:
 
 
 def document_rows(encoder: Any, texts: list[str]) -> Any:
-    """Return the embeddings of documents: made when they are asked for where base vectors are cached, else an array."""
+    """Return the embeddings of documents: `EmbeddedRows` where base vectors are cached, else an array."""
     if isinstance(encoder, CachedEncoder):
         return EmbeddedRows(encoder, texts)
     return encoder.encode_document(texts)

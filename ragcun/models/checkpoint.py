@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
 from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
@@ -20,7 +21,6 @@ from ragcun.tensors import contiguous, naming_disk_errors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from torch import Tensor
 
 FORMAT = 2
 READABLE = (1, FORMAT)
@@ -31,13 +31,8 @@ WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
 
 
-class FolderContents(NamedTuple):
-    """What `write_folder` was given, and the device to compute on; the model is None where heads are on vectors."""
-
-    description: dict[str, Any]
-    model: SentenceTransformer | None
-    parts: dict[str, Tensor]
-    device: torch.device
+FolderContents = tuple[dict[str, Any], "SentenceTransformer | None", dict[str, Tensor], torch.device]
+"""Description, text model (None where heads are on vectors), weights beside the base, and the device to compute on."""
 
 
 def write_folder(
@@ -49,10 +44,7 @@ def write_folder(
     seen: Iterable[str] | None = None,
     held_out: HoldOut | None = None,
 ) -> None:
-    """Write a checkpoint folder with the checksum of every file in it; it is complete or absent.
-
-    `parts` are the weights beside the base; `description` is what else is needed to build the encoder again.
-    """
+    """Write a checkpoint folder with the checksum of every file in it; it is complete or absent."""
     with replacing_folder(folder) as temporary, naming_disk_errors():
         if model is not None:
             model.save_pretrained(str(temporary), create_model_card=False)
@@ -85,9 +77,8 @@ def read_folder(folder: str | Path, device: str | None = None) -> FolderContents
         parts = load_file(folder / WEIGHTS)
         if MODULES in description["files_blake2b"]:
             model = load_sentence_transformer(str(folder), str(folder), device)
-            return FolderContents(description, model, parts, model.device)
-        computing = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return FolderContents(description, None, parts, computing)
+            return description, model, parts, model.device
+        return description, None, parts, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
     except (OSError, SafetensorError) as error:
@@ -131,6 +122,4 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
         path = PurePosixPath(name)
         known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
         if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
-            raise InputError(
-                f"{folder / name} is no part of the checkpoint; move it away, or copy the checkpoint again"
-            )
+            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or copy it again")

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 BLOCK = 8192
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
 """The encoder systems by name; the only place where a name becomes a class."""
-
-
 System = TypeVar("System", bound="type[RetrievalEncoder]")
 
 
@@ -48,8 +46,7 @@ def register_system(cls: System) -> System:
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
 
-    Embeddings are compared by Euclidean distance, and unnormalised unless a system is configured otherwise. `system` is
-    the name in `SYSTEMS`, `predictor_kind` the kind of predictor where none is asked for.
+    Embeddings are compared by Euclidean distance. `system` is the name in `SYSTEMS`, `predictor_kind` the default kind.
     """
 
     system: ClassVar[str]
@@ -118,7 +115,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Set by how much query vectors are moved before the head; nothing happens where queries share it."""
 
     def after_step(self, decay: float) -> None:
-        """Let weights that follow others (an EMA target) take one step; called once after each optimiser step."""
+        """Let weights that follow others (an EMA target) take one step, after each optimiser step."""
 
     def diagnostics(self, views: Views) -> dict[str, float]:
         """Return statistics of a batch that belong to this system alone, for the log."""
@@ -171,8 +168,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> Vectors | Tensor:
         """Encode a text to ``(dim,)`` or a list of texts to ``(n, dim)``, without gradient.
 
-        Prompts, and some systems' heads, depend on the role. `batch_size` is a maximum, smaller for long texts. The
-        encoder moves to `device`; None leaves it where it is.
+        `batch_size` is a maximum, smaller for long texts. The encoder moves to `device` unless that is None.
         """
         if device is not None:
             self.to(device)
@@ -231,20 +227,13 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         seen: frozenset[str] | None = None,
         held_out: HoldOut | None = None,
     ) -> None:
-        """Write a sentence-transformers folder that also loads with `from_pretrained`; it is complete or absent.
+        """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
-        Args:
-            folder: where; an older folder there is replaced.
-            card: the model card (README.md); None writes a minimal one.
-            seen: hashes of the documents that were training positives; None if unknown.
-            held_out: which documents were hidden from training; None if none were.
+        `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
+        positives, `held_out` says which were hidden from training.
         """
-        description = {
-            "system": self.system,
-            "base": self.base.to_config(),
-            "config": self.to_config(),
-            "dimension": self.dimension,
-        }
+        parts = {"base": self.base.to_config(), "config": self.to_config()}
+        description = {"system": self.system, "dimension": self.dimension, **parts}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
         model = self.to_sentence_transformer() if self.base.reads_texts else None
         write_folder(folder, model, self.own_state(), description, text, seen, held_out)

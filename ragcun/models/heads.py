@@ -27,7 +27,7 @@ class HeadShape:
         depth: linear layers of the network (1 for ``linear``, else 2–4).
         expansion: hidden width as a multiple of `input_dim` (1–4).
         matrix_skip: whether a residual head's skip is a stored matrix even where dimensions agree.
-        start: ``preserving`` (as `kind` says), or ``random``: linear and last layers start as in PyTorch.
+        start: ``preserving`` (as `kind` says), or ``random``, as in PyTorch.
     """
 
     kind: str
@@ -41,14 +41,9 @@ class HeadShape:
     start: str = "preserving"
 
     def __post_init__(self) -> None:
-        named = {
-            "head": (self.kind, HEADS),
-            "activation": (self.activation, ACTIVATIONS),
-            "start": (self.start, STARTS),
-        }
-        for setting, (value, known) in named.items():
-            if value not in known:
-                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {value!r}")
+        for setting, known in (("kind", HEADS), ("activation", ACTIVATIONS), ("start", STARTS)):
+            if (value := getattr(self, setting)) not in known:
+                raise ValueError(f"head {setting} must be one of {', '.join(known)}, got {value!r}")
         if self.output_dim < 1:
             raise ValueError(f"output_dim must be at least 1, got {self.output_dim}")
         if not 2 <= self.depth <= 4:
@@ -81,17 +76,24 @@ class Stackable(nn.Module, abc.ABC):
 class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
-    `skip` is a fixed matrix ``(output_dim, input_dim)``, None for the identity; only residual heads have one. Skip and
-    linear layer start as the identity, cut or padded with zeros.
+    `skip` is S ``(output_dim, input_dim)``, None for the identity; only residual heads have one. Skip and linear layer
+    start as the identity, cut or padded with zeros.
     """
 
     skip: Tensor | None
 
-    def __init__(self, config: HeadShape, layers: nn.Sequential) -> None:
+    def __init__(self, config: HeadShape) -> None:
         super().__init__()
         self.config = config
-        self.layers = layers
+        widths = [config.input_dim, *[config.hidden_dim] * (0 if config.kind == "linear" else config.depth - 1)]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], config.output_dim))
         self.has_skip = config.kind == "residual"
+        if self.starts_preserving:
+            (nn.init.zeros_ if self.has_skip else nn.init.eye_)(self.linears[-1].weight)
+            nn.init.zeros_(self.linears[-1].bias)
         is_matrix = self.has_skip and (config.matrix_skip or config.input_dim != config.output_dim)
         self.register_buffer("skip", torch.eye(config.output_dim, config.input_dim) if is_matrix else None)
 
@@ -144,9 +146,10 @@ class Head(Stackable):
         if not self.has_skip:
             carries = config.activation != "tanh" and config.hidden_dim >= 2 * config.input_dim
             if len(self.linears) > 1 and not carries:
-                needs = "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone"
-                got = f"got {config.activation} and {config.expansion}"
-                raise ValueError(f"{needs}, {got}; change them, or take a linear or residual head")
+                raise ValueError(
+                    "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone, got "
+                    f"{config.activation} and {config.expansion}; change them, or take a linear or residual head"
+                )
             carry_linear_map(self.linears, weight, bias)
             return
         last = self.linears[-1]
@@ -158,49 +161,26 @@ class Head(Stackable):
         last.bias.copy_(bias)
 
 
-def build_head(config: HeadShape) -> Head:
-    """Build the head that `config` describes, with its documented start."""
-    hidden = 0 if config.kind == "linear" else config.depth - 1
-    widths = [config.input_dim, *[config.hidden_dim] * hidden]
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-    last = nn.Linear(widths[-1], config.output_dim)
-    head = Head(config, nn.Sequential(*layers, last))
-    if head.starts_preserving:
-        (nn.init.zeros_ if head.has_skip else nn.init.eye_)(last.weight)
-        nn.init.zeros_(last.bias)
-    return head
-
-
 @torch.no_grad()
 def carry_linear_map(layers: list[nn.Linear], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> None:
     """Set layers, with gelu, relu or silu between them, so that they compute ``W x + b``.
 
     The first 2·dim units of each hidden layer hold x and −x; what goes out of the others to the last layer becomes 0.
     """
-    *hidden, last = layers
-    weight = weight.to(last.weight)
+    weight = weight.to(layers[-1].weight)
     split, join = unit_pairs(weight)
     given = torch.eye(weight.shape[1]).to(weight)
-    for layer in hidden:
-        _set_corner(layer.weight[: len(split)], split @ given)
-        layer.bias[: len(split)].zero_()
+    for layer in layers:
+        last = layer is layers[-1]
+        block, goal = (weight, bias) if last else (split, torch.zeros(len(split)))
+        rows = layer.weight[: len(block)].zero_()
+        rows[:, : given.shape[1]] = block @ given
+        layer.bias[: len(block)] = goal
         given = join
-    _set_corner(last.weight, weight @ given)
-    last.bias.copy_(bias)
-
-
-def _set_corner(rows: Tensor, block: Tensor) -> None:
-    rows.zero_()
-    rows[:, : block.shape[1]] = block
 
 
 def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int) -> Float[Tensor, "out input_dim"]:
-    """Return the orthonormal projection that keeps most of the squared distances between vectors (PCA).
-
-    The rows are the first `principal_axes`. A common mean does not change distances, so none is subtracted.
-    """
+    """Return the orthonormal projection that keeps most of the squared distances: the first `principal_axes`."""
     if len(vectors) < 2:
         raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")
     if output_dim > vectors.shape[1]:
@@ -209,9 +189,9 @@ def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int
 
 
 def principal_axes(vectors: Float[Tensor, "n dim"]) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"]]:
-    """Return the eigenvalues of the vectors' covariance (with n − 1), largest first, and its eigenvectors as rows.
+    """Return eigenvalues of the unbiased covariance, falling, and its eigenvectors as rows, in float64.
 
-    Both are in float64; each eigenvector has its largest entry positive.
+    Each eigenvector has its largest entry positive.
     """
     covariance = torch.cov(vectors.detach().double().T).reshape(vectors.shape[1], vectors.shape[1])
     values, columns = torch.linalg.eigh(covariance)

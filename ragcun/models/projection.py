@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,30 +17,25 @@ from typing_extensions import Self
 
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.config import HeadConfig
-from ragcun.embeddings.base import Base, Vectors
-from ragcun.embeddings.encode import evaluating
+from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import BLOCK, RetrievalEncoder
-from ragcun.models.heads import Head, HeadShape, Stackable, build_head
-from ragcun.models.st_export import dense_modules, normalize_modules, routed
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import Head, HeadShape, Stackable
+from ragcun.models.st_export import dense_modules, normalize_modules
 
-QueryEmbedding = Literal["projection", "prediction"]
-QUERY_EMBEDDINGS: tuple[QueryEmbedding, ...] = get_args(QueryEmbedding)
+QUERY_EMBEDDINGS = ("projection", "prediction")
 
 
 class ProjectionEncoder(RetrievalEncoder):
-    """Base → projection head → embedding, unnormalised unless asked otherwise, with an optional predictor.
-
-    The predictor maps a query embedding to a guess of its document's embedding, for the predictive loss; retrieval uses
-    the projections, unless `query_embedding` says that a query's prediction is its embedding.
+    """Base → projection head → embedding, with an optional predictor of the document's embedding from the query's.
 
     Args:
         base: the base, or the name of a text base (hub name, folder, ``minilm``).
         output_dim: length of the embeddings; None keeps the base's.
         head: ``residual``, ``linear`` or ``mlp``; or a whole `HeadShape`.
-        use_predictor: whether to have a predictor; None means what the system is defined with.
+        use_predictor: None means what the system is defined with.
         predictor: its kind or `HeadShape`; None means the system's own kind.
-        query_embedding: ``projection`` or ``prediction``.
+        query_embedding: what retrieval uses as a query's embedding, ``projection`` or ``prediction``.
         normalize_output: whether embeddings are scaled to length 1; not possible with a predictor.
     """
 
@@ -69,7 +65,7 @@ class ProjectionEncoder(RetrievalEncoder):
             raise ValueError("normalize_output does not go with a predictor; leave one of them out")
         self.query_embedding = query_embedding
         self.normalize_output = normalize_output
-        self.head = build_head(shape)
+        self.head = Head(shape)
         self.predictor: Stackable | None = None
         if predicts:
             kind = self.predictor_kind if predictor is None else predictor
@@ -80,7 +76,7 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def make_predictor(self, config: HeadShape) -> Stackable:
         """Build the predictor."""
-        return build_head(config)
+        return Head(config)
 
     @property
     def document_head(self) -> Head:
@@ -95,9 +91,7 @@ class ProjectionEncoder(RetrievalEncoder):
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project; where `query_embedding` says so, predict the document's embedding from that."""
         query = self._through(self.head, vectors)
-        if self.query_embedding == "projection" or self.predictor is None:
-            return query
-        return self.predictor(query)
+        return query if self.query_embedding == "projection" or self.predictor is None else self.predictor(query)
 
     def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project."""
@@ -165,34 +159,27 @@ class ProjectionEncoder(RetrievalEncoder):
     def to_config(self) -> dict[str, Any]:
         """Return the shapes of head and predictor, and what an embedding is."""
         predictor = None if self.predictor is None else self.predictor.config.to_dict()
-        return {
-            "head": self.head.config.to_dict(),
-            "predictor": predictor,
-            "query_embedding": self.query_embedding,
-            "normalize_output": self.normalize_output,
-        }
+        settings = {"query_embedding": self.query_embedding, "normalize_output": self.normalize_output}
+        return {"head": self.head.config.to_dict(), "predictor": predictor, **settings}
 
     @classmethod
     def from_config(cls, base: Base, config: dict[str, Any]) -> Self:
         """Build the encoder of `to_config`; without ``normalize_output``, embeddings are not normalised."""
-        predictor = config["predictor"]
-        return cls(
-            base,
-            head=HeadShape(**config["head"]),
-            use_predictor=predictor is not None,
-            predictor=None if predictor is None else HeadShape(**predictor),
-            query_embedding=config["query_embedding"],
-            normalize_output=config.get("normalize_output", False),
-        )
+        predictor = None if config["predictor"] is None else HeadShape(**config["predictor"])
+        settings = {"query_embedding": config["query_embedding"], "predictor": predictor}
+        settings |= {"use_predictor": predictor is not None, "normalize_output": config.get("normalize_output", False)}
+        return cls(base, head=HeadShape(**config["head"]), **settings)
 
     def export_modules(self) -> list[nn.Module]:
         """Return the head as ``Dense`` and ``Normalize``, behind a ``Router`` where queries and documents differ."""
+        from sentence_transformers.sentence_transformer.modules import Router
+
         query = self._dense(self.head)
         if self.query_embedding == "prediction" and self.predictor is not None:
             query += dense_modules(self.predictor.stack())
         elif self.document_head is self.head:
             return query
-        return routed(query, self._dense(self.document_head))
+        return [Router.for_query_document(query, self._dense(self.document_head))]  # type: ignore[arg-type]
 
     def _dense(self, head: Head) -> list[nn.Module]:
         scales = self.normalize_output and not self._passes_on(head)
@@ -207,9 +194,8 @@ def interpolate_with_base(
     Squared Euclidean distances are then exactly ``(1 − share)·‖h(q) − h(d)‖² + share·‖q − d‖²``.
 
     Where the encoder scales embeddings to length 1, h(x) is divided by the mean length of the heads' outputs on
-    `vectors` (base vectors, as cached, of either side or both), and the whole is scaled to length 1: exact where all
-    outputs have one length. The base is shared with the encoder given and heads are copied; residual and mlp heads
-    become residual ones with a matrix as skip. A share of 0 returns the encoder itself.
+    `vectors` (cached base vectors of either side or both), and the whole is scaled to length 1: exact where all outputs
+    have one length. The base is shared, heads are copied. A share of 0 returns the encoder itself.
     """
     if not 0 <= share < 1:
         raise ValueError(f"share of the base must be at least 0 and below 1, got {share}")
@@ -253,20 +239,13 @@ def copy_beside_input(head: Head, wider: Head, of_head: float, of_input: float) 
 def _mean_length(encoder: ProjectionEncoder, vectors: Mapping[Role, ArrayLike]) -> float:
     if not encoder.base.normalize:
         raise ValueError("embeddings of length 1 need base vectors of length 1; load the base with normalize=True")
-    heads: dict[Role, Head] = {"query": encoder.head, "document": encoder.document_head}
-    given = [(heads[role], np.asarray(rows, dtype=np.float32)) for role, rows in vectors.items()]
-    means = [_lengths(encoder, head, rows).mean().item() for head, rows in given if len(rows)]
+    raw = copy.copy(encoder)
+    raw.normalize_output = False
+    given = [(role, np.asarray(rows, dtype=np.float32)) for role, rows in vectors.items()]
+    means = [np.linalg.norm(raw.embed(rows, role).astype(float), axis=1).mean() for role, rows in given if len(rows)]
     if not means:
         raise ValueError("embeddings of length 1 are scaled by the mean length of the head's outputs; give vectors")
-    length = sum(means) / len(means)
+    length = float(np.mean(means))
     if not 0 < length < float("inf"):
         raise ValueError(f"the mean length of the head's outputs must be above 0 and finite, got {length}")
     return length
-
-
-@torch.no_grad()
-def _lengths(encoder: ProjectionEncoder, head: Head, rows: Vectors) -> Float[Tensor, " n"]:
-    device = next(head.parameters()).device
-    blocks = (torch.from_numpy(rows[i : i + BLOCK]).to(device) for i in range(0, len(rows), BLOCK))
-    with evaluating(head):
-        return torch.cat([head(encoder.base(block)).double().norm(dim=1).cpu() for block in blocks])

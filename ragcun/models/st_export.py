@@ -17,10 +17,7 @@ TANH_SCALE = 2.0**-12
 
 @dataclass(frozen=True)
 class Stack:
-    """A network as linear layers (weight ``(out, in)`` and bias) with activations between them, around a skip or none.
-
-    `skip` is the matrix ``(output_dim, input_dim)`` by which the input is added to the output.
-    """
+    """Linear layers (weight ``(out, in)``, bias), activations between them, and a skip ``(output_dim, input_dim)``."""
 
     layers: list[tuple[Tensor, Tensor]]
     activations: list[nn.Module]
@@ -43,9 +40,8 @@ def _is_eye(matrix: Tensor) -> bool:
 def dense_modules(stack: Stack) -> list[Dense]:
     """Express a head or predictor as ``Dense`` modules that give the same embeddings in evaluation mode.
 
-    A skip connection is carried through the activations by pairs of units, since ``act(x) − act(−x) = x`` for gelu,
-    relu and silu. Tanh carries it scaled: ``tanh(εx)/ε = x − ε²x³/3 + …``, a relative error below 2·10⁻⁸·x² for ε =
-    2⁻¹².
+    A skip is carried through the activations by pairs of units: ``act(x) − act(−x) = x`` for gelu, relu and silu; tanh
+    carries it scaled, ``tanh(εx)/ε = x − ε²x³/3 + …``, a relative error below 2·10⁻⁸·x² for ε = 2⁻¹².
     """
     layers = stack.layers if stack.skip is None else _carry_skip(stack, stack.skip)
     after = [*stack.activations, None]
@@ -57,13 +53,6 @@ def normalize_modules(normalize: bool) -> list[nn.Module]:
     from sentence_transformers.base.modules import Normalize
 
     return [Normalize()] if normalize else []
-
-
-def routed(query: list[nn.Module], document: list[nn.Module]) -> list[nn.Module]:
-    """Return a ``Router`` by which ``encode_query`` goes through `query`, and everything else through `document`."""
-    from sentence_transformers.sentence_transformer.modules import Router
-
-    return [Router.for_query_document(query_modules=query, document_modules=document)]  # type: ignore[arg-type]
 
 
 def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -86,13 +75,8 @@ def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _dense(weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"], activation: nn.Module | None) -> Dense:
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    return Dense(
-        weight.shape[1],
-        weight.shape[0],
-        activation_function=activation,
-        init_weight=weight.detach().clone(),
-        init_bias=bias.detach().clone(),
-    )
+    weight, bias = weight.detach().clone(), bias.detach().clone()
+    return Dense(weight.shape[1], weight.shape[0], True, activation, weight, bias)
 
 
 def unit_pairs(skip: Float[Tensor, "out dim"]) -> tuple[Float[Tensor, "2*dim dim"], Float[Tensor, "dim 2*dim"]]:

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.embeddings.base import Base
 from ragcun.models.encoder import register_system
-from ragcun.models.heads import Head, HeadShape, Stackable, build_head
+from ragcun.models.heads import Head, HeadShape, Stackable
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.st_export import Stack
 
@@ -40,7 +40,7 @@ class AsymmetricProjectionModel(ProjectionEncoder):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.documents: nn.Module = build_head(self.head.config)
+        self.documents: nn.Module = Head(self.head.config)
 
     @property
     def document_head(self) -> Head:
@@ -161,7 +161,7 @@ class ResidualPredictor(Stackable):
         if config.kind == "residual":
             raise ValueError("the correction of a residual predictor is an mlp or linear network, not 'residual'")
         self.config = config
-        self.delta = build_head(config)
+        self.delta = Head(config)
         self.alpha = nn.Parameter(torch.tensor(ALPHA_AT_START))
 
     def corrected(

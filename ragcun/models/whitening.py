@@ -57,31 +57,22 @@ def fit_whitening(
     output_dim: int | None = None,
     ordered: bool = False,
 ) -> Whitening:
-    """Return the soft whitening of a corpus, and a shift of queries towards its documents; all in float64.
+    """Return the soft whitening of base vectors ``(n, dim)`` of a corpus, and the shift of its queries; in float64.
 
-    With the documents' vectors scaled to length 1 and ``C = V Λ Vᵀ`` their covariance about their mean,
+    With vectors scaled to length 1 and ``C = V Λ Vᵀ`` the documents' covariance, the head is
 
         W = s · V (Λ + eps)^(−exponent) Vᵀ,
 
-    or, for fewer dimensions, ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k directions of largest variance. The scale s
-    keeps the variance of those directions in sum; embeddings of length 1 do not depend on it. No mean is taken off.
-    Queries are moved by the shrunk gap between the means of n queries and of the documents, ``g = f · n/(n + shrinkage)
-    · (mean_q − mean_d)``; `james_stein_factor` gives f.
+    or, for fewer dimensions or `ordered` ones (of falling variance), ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k
+    directions of largest variance; s keeps their variance in sum. Exponent 0 keeps the base, 1/2 whitens. Queries are
+    moved by the shrunk gap of the means of n queries and of the documents, ``g = f · n/(n + shrinkage) · (mean_q −
+    mean_d)``, with f by `james_stein_factor`.
 
     Source: exponent 1/2 and eps → 0 is the whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and
     the mean, which is taken off there.
 
     >>> fit_whitening([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
     [0.094, -0.23]
-
-    Args:
-        document_vectors: base vectors of the corpus ``(n, dim)``, of any length.
-        query_vectors: base vectors of queries ``(n, dim)``; without any, queries are not moved.
-        exponent: 0 gives queries their shift alone, 1/2 whitens.
-        eps: added to each variance; vectors of length 1 have variances that sum to less than 1.
-        shrinkage: how many queries without a gap count beside those given.
-        output_dim: length of the embeddings; None keeps that of the vectors.
-        ordered: whether dimensions have falling variance, so that embeddings can be cut; distances are the same.
     """
     documents = _as_matrix(document_vectors, "document_vectors")
     dim = documents.shape[1]
@@ -91,17 +82,20 @@ def fit_whitening(
     documents = _unit_rows(documents)
     queries = np.empty((0, dim)) if query_vectors is None else _as_matrix(query_vectors, "query_vectors", columns=dim)
     shift = _query_shift(_unit_rows(queries), documents, shrinkage) if len(queries) else np.zeros(dim)
+    return Whitening(_weight(documents, exponent, eps, dim if output_dim is None else output_dim, ordered), shift)
+
+
+def _weight(documents: Vectors, exponent: float, eps: float, kept: int, ordered: bool) -> Vectors:
     variances, axes = (tensor.numpy() for tensor in principal_axes(torch.from_numpy(documents)))
     if variances.sum() < TINY:
         raise ValueError("document_vectors are all the same, so they have no covariance to whiten by")
-    kept = dim if output_dim is None else output_dim
     variances, axes = np.maximum(variances[:kept], 0), axes[:kept]
     scales = ((variances + eps) / (variances[0] + eps)) ** -exponent
     scales *= np.sqrt(variances.sum() / (variances * scales**2).sum())
     weight = scales[:, None] * axes
-    if ordered or kept < dim:
-        return Whitening(weight, shift)
-    return Whitening(axes.T @ weight if exponent else np.eye(dim), shift)
+    if ordered or kept < documents.shape[1]:
+        return weight
+    return axes.T @ weight if exponent else np.eye(kept)
 
 
 Calibration = Whitening

@@ -16,7 +16,7 @@ from ragcun.distance import Distance
 from ragcun.errors import InputError
 from ragcun.isotropy.spectrum import entropy_rank
 from ragcun.losses.contrastive import similarity_logits
-from ragcun.losses.transforms import unit_rows
+from ragcun.losses.covariance import unit_rows
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource, Rows
 

@@ -23,7 +23,7 @@ from ragcun.errors import InputError
 from ragcun.io import replacing_file
 from ragcun.losses.gather import sum_over_ranks_, world_size
 from ragcun.losses.objective import Objective
-from ragcun.models.heads import HeadShape, Stackable, build_head
+from ragcun.models.heads import Head, HeadShape, Stackable
 from ragcun.models.systems import ResidualPredictor, follow, following
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
 from ragcun.training.step import ema_decay
@@ -69,7 +69,7 @@ class ObjectiveLoss(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        self.predictor = build_head(predictor) if isinstance(predictor, HeadShape) else predictor
+        self.predictor = Head(predictor) if isinstance(predictor, HeadShape) else predictor
         self.ema_decay, self.ema_schedule = ema_decay, ema_schedule
         self._check()
         self.target = None if ema_decay is None else following(model, share_frozen=True)

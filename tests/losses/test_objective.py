@@ -8,9 +8,13 @@ import torch
 
 from ragcun.batch import Views
 from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
-from ragcun.losses.covariance import covariance_isotropy, variance_covariance, variance_regularisation
+from ragcun.losses.covariance import (
+    covariance_isotropy,
+    global_orthogonal_regularization,
+    variance_covariance,
+    variance_regularisation,
+)
 from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TERMS, Objective, predictive_error, residual_penalty
-from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.sigreg import sigreg
 from ragcun.losses.transforms import TRANSFORMS
 

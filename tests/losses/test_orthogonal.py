@@ -7,7 +7,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import GlobalOrthogonalRegularizationLoss
 
-from ragcun.losses.orthogonal import global_orthogonal_regularization
+from ragcun.losses.covariance import global_orthogonal_regularization
 from tests.losses.helpers import normal, rotation
 
 SHAPES = [(2, 6), (5, 9), (8, 8), (9, 8), (40, 3)]

@@ -10,12 +10,12 @@ import torch
 from ragcun.losses.covariance import (
     covariance,
     covariance_isotropy,
+    global_orthogonal_regularization,
     off_diagonal_covariance,
     variance_covariance,
     variance_hinge,
     variance_regularisation,
 )
-from ragcun.losses.orthogonal import global_orthogonal_regularization
 from ragcun.losses.sigreg import KNOTS, epps_pulley, sigreg
 from ragcun.losses.transforms import TRANSFORMS
 from tests.losses.helpers import normal

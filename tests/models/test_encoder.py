@@ -169,12 +169,6 @@ def test_it_is_the_encoder_or_the_untouched_base(encoders, tiny_bert):
     np.testing.assert_allclose(trained.encode_query(TEXTS), trained.encoder.encode_query(TEXTS), atol=1e-6)
 
 
-def test_only_rows_in_their_order_can_be_read(encoders):
-    rows = document_rows(encoders[0], TEXTS)
-    with pytest.raises(ValueError, match="step of 2"):
-        rows[::2]
-
-
 def test_an_encoder_without_a_cache_gives_an_array(encoders):
     class Plain:
         def encode_document(self, texts):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, build_head, preserving_projection
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, preserving_projection
 from ragcun.models.st_export import dense_modules
 from tests.models.helpers import exported
 
@@ -35,13 +35,13 @@ def test_start_is_the_identity_bit_for_bit(kind, depth, activation, mode):
     x = vectors_of(20, 10)
     for expansion in (1.0, 1.5, 2.0, 4.0):
         config = HeadShape(kind, 10, 10, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
-        assert torch.equal(build_head(config).train(mode)(x), x)
+        assert torch.equal(Head(config).train(mode)(x), x)
 
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
 def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
     x = vectors_of(50, 12)
-    head = build_head(HeadShape(kind, 12, 30))
+    head = Head(HeadShape(kind, 12, 30))
     head.start_from(x)
     with torch.no_grad():
         out = head(x)
@@ -54,7 +54,7 @@ def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
 @pytest.mark.parametrize("out_dim", [1, 5, 11])
 def test_fewer_dimensions_keep_most_of_the_distances(kind, out_dim):
     x = vectors_of(120, 12)
-    head = build_head(HeadShape(kind, 12, out_dim)).eval()
+    head = Head(HeadShape(kind, 12, out_dim)).eval()
     head.start_from(x)
     with torch.no_grad():
         kept = squared_distances(head(x))
@@ -92,7 +92,7 @@ def test_projection_refuses_what_has_no_answer(count, out_dim):
 def test_start_from_leaves_random_and_uncut_heads_alone():
     x = vectors_of(30, 8)
     for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
-        head = build_head(HeadShape(kind, 8, out_dim))
+        head = Head(HeadShape(kind, 8, out_dim))
         before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
         head.start_from(x)
         assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
@@ -102,7 +102,7 @@ def test_start_from_leaves_random_and_uncut_heads_alone():
 def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind):
     x = vectors_of(6, 8)
     for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
-        head = build_head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
+        head = Head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
         linears = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
         assert len(linears) == (1 if kind == "linear" else depth)
         assert all(layer.out_features == round(8 * expansion) for layer in linears[:-1])
@@ -137,7 +137,7 @@ def test_impossible_shapes_are_refused(changes, message):
 @pytest.mark.parametrize("kind", HEADS)
 def test_wrong_input_length_states_both_numbers(kind):
     with pytest.raises(ValueError, match="length 8, got 9"):
-        build_head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
+        Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
 def test_config_survives_its_dictionary():
@@ -148,17 +148,17 @@ def test_config_survives_its_dictionary():
 
 def test_which_starts_keep_the_base():
     cases = itertools.product(HEADS, STARTS)
-    kept = {(kind, start): build_head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
+    kept = {(kind, start): Head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
     assert {case for case, keeps in kept.items() if keeps} == {("residual", "preserving"), ("linear", "preserving")}
     x = vectors_of(5, 8)
     for (kind, start), keeps in kept.items():
-        assert torch.equal(build_head(HeadShape(kind, 8, 8, start=start)).eval()(x), x) == keeps
+        assert torch.equal(Head(HeadShape(kind, 8, 8, start=start)).eval()(x), x) == keeps
 
 
 def perturbed(config: HeadShape, scale: float) -> Head:
     """Return the head away from its start, in evaluation mode."""
     generator = torch.Generator().manual_seed(3)
-    head = build_head(config).eval()
+    head = Head(config).eval()
     with torch.no_grad():
         for tensor in [*head.parameters(), *([] if head.skip is None else [head.skip])]:
             tensor.add_(scale * torch.randn(tensor.shape, generator=generator))

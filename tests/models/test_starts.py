@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import ACTIVATIONS, HeadShape, build_head
+from ragcun.models.heads import ACTIVATIONS, HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.models.whitening import fit_whitening
@@ -55,7 +55,7 @@ def made(tiny_bert: str, system: str, head: str | HeadShape = "residual") -> Pro
 def test_a_head_starts_as_the_matrix_it_is_given(kind, activation, depth, out_dim):
     weight, bias, x = normal(out_dim, 12) / 12**0.5, normal(out_dim, seed=1), unit(30, 12, seed=2)
     for expansion in (2.0, 3.5):
-        head = build_head(HeadShape(kind, 12, out_dim, depth, expansion, activation, dropout=0.3)).eval()
+        head = Head(HeadShape(kind, 12, out_dim, depth, expansion, activation, dropout=0.3)).eval()
         head.start_as(weight.double(), bias.double())
         with torch.no_grad():
             torch.testing.assert_close(head(x), x @ weight.T + bias, rtol=0, atol=1e-6)
@@ -66,7 +66,7 @@ def test_a_head_starts_as_the_matrix_it_is_given(kind, activation, depth, out_di
 @pytest.mark.parametrize(("kind", "activation", "depth"), STARTABLE)
 def test_a_started_head_learns_in_every_layer(kind, activation, depth, start):
     torch.manual_seed(0)
-    head = build_head(HeadShape(kind, 8, 8, depth, 3.0, activation, dropout=0.0, start=start))
+    head = Head(HeadShape(kind, 8, 8, depth, 3.0, activation, dropout=0.0, start=start))
     head.start_as(normal(8, 8), torch.zeros(8))
     optimiser = torch.optim.SGD(head.parameters(), lr=0.1)
     x, wanted, before = unit(64, 8), unit(64, 8, seed=5), [weight.clone() for weight in head.parameters()]
@@ -83,7 +83,7 @@ def test_a_started_head_learns_in_every_layer(kind, activation, depth, start):
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_an_mlp_keeps_what_goes_into_its_other_units(depth):
-    head = build_head(HeadShape("mlp", 6, 6, depth, 3.0))
+    head = Head(HeadShape("mlp", 6, 6, depth, 3.0))
     before = [layer.weight.clone() for layer in head.linears]
     head.start_as(torch.eye(6), torch.zeros(6))
     for old, layer in zip(before[:-1], head.linears[:-1], strict=True):
@@ -99,7 +99,7 @@ def test_an_mlp_keeps_what_goes_into_its_other_units(depth):
     ],
 )
 def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes, message):
-    head = build_head(HeadShape(**({"kind": "mlp", "input_dim": 8, "output_dim": 8} | changes)))  # type: ignore[arg-type]
+    head = Head(HeadShape(**({"kind": "mlp", "input_dim": 8, "output_dim": 8} | changes)))  # type: ignore[arg-type]
     before = [weight.clone() for weight in head.parameters()]
     with pytest.raises(ValueError, match=message):
         head.start_as(torch.eye(8), torch.zeros(8))
@@ -110,16 +110,16 @@ def test_an_mlp_that_cannot_carry_its_input_stays_as_it_was(changes, message):
 def test_wrong_shapes_state_both(weight, bias):
     for kind in ("linear", "residual", "mlp"):
         with pytest.raises(ValueError, match=r"must be \(5, 8\) and \(5,\), got"):
-            build_head(HeadShape(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
+            Head(HeadShape(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
 
 
 def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state():
-    plain, matrix = (build_head(HeadShape("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
+    plain, matrix = (Head(HeadShape("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
     assert "skip" not in plain.state_dict()
     assert torch.equal(matrix.state_dict()["skip"], torch.eye(8))
     assert torch.equal(matrix(unit(5, 8)), plain(unit(5, 8)))
     plain.start_as(normal(8, 8), normal(8))
-    again = build_head(plain.config)
+    again = Head(plain.config)
     again.load_state_dict(plain.state_dict())
     assert torch.equal(again.eval()(unit(5, 8)), plain.eval()(unit(5, 8)))
 
@@ -128,7 +128,7 @@ def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state():
 @pytest.mark.parametrize("kind", ["linear", "residual", "mlp"])
 def test_a_random_start_is_that_of_pytorch(kind, out_dim):
     torch.manual_seed(3)
-    head = build_head(HeadShape(kind, 8, out_dim, start="random"))
+    head = Head(HeadShape(kind, 8, out_dim, start="random"))
     torch.manual_seed(3)
     for layer in head.linears:
         expected = torch.nn.Linear(layer.in_features, layer.out_features)
