@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import ACTIVATIONS, HeadShape
+from ragcun.models.heads import ACTIVATIONS, Head, HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.models.whitening import fit_whitening
