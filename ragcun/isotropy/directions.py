@@ -53,10 +53,7 @@ def squared_gaps(q: NDArray[np.float64], p: NDArray[np.float64], alpha: float) -
 
 
 def log_partition(
-    rows: Rows,
-    axes: NDArray[np.float64],
-    group_of: NDArray[np.int64],
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    rows: Rows, axes: NDArray[np.float64], group_of: NDArray[np.int64], memory_budget_bytes: int = MEMORY_BUDGET_BYTES
 ) -> NDArray[np.float64]:
     """Log of Z(c) = Σ exp(x·c) over the rows of each group, for every axis c and its opposite −c.
 
@@ -67,14 +64,9 @@ def log_partition(
         groups = group_of[start : start + len(block)]
         for group in np.unique(groups):
             projected = block[groups == group] @ axes
-            both = np.concatenate([_log_sum(projected), _log_sum(-projected)])
+            both = np.concatenate([logsumexp(projected, axis=0), logsumexp(-projected, axis=0)])
             found[group] = np.logaddexp(found[group], both)
     return found
-
-
-def _log_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    largest = values.max(axis=0)
-    return np.log(np.exp(values - largest).sum(axis=0)) + largest
 
 
 def partition_ratio(log_sums: NDArray[np.float64]) -> float:
@@ -86,11 +78,8 @@ def partition_ratio(log_sums: NDArray[np.float64]) -> float:
 def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
     """`ragcun.losses.sigreg` of T/N of the rows less their mean, over √(mean variance of a dimension), in float32.
 
-    Rows of any mean and scale are so compared with the isotropic normal law that has theirs: N(0, I) gives about
-    `isotropic_sigreg`, and the larger the value the less normal or the less isotropic.
-
-    Raises:
-        UndefinedMeasure: all rows are equal.
+    N(0, I) gives about `isotropic_sigreg`, of any mean and scale; the larger the value the less normal or the less
+    isotropic. Undefined where all rows are equal.
     """
     import torch
 
@@ -117,7 +106,9 @@ def isotropic_sigreg(n: int, dim: int) -> float:
     Σ_k w_k (1 − e^(−t²)(1 + t² + t⁴/(2·dim)))/n over the knots t of SIGReg and their weights: the last two terms are
     what taking off the mean and scaling by the mean variance of all dimensions spare.
     """
-    step, count = 3 / 16, 16
+    from ragcun.losses.sigreg import KNOTS
+
+    step, count = KNOTS["reference"]
     t = step * np.arange(1, count + 1)
     weights = 2 * step * np.exp(-(t**2) / 2)
     weights[-1] /= 2

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import skew
 from tqdm.auto import tqdm
 
 from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, squared_norms, unit_rows
@@ -21,10 +22,8 @@ def nearest_rows(
     """Find the `k` nearest other rows of every row by Euclidean distance, exactly, equals in the order of rows.
 
     Candidates come from ‖x‖² + ‖y‖² − 2x·y with a bound on its rounding, and are ranked by the sum of squared
-    differences, which is the same for equal rows. Shapes: x (n, dim); returns rows and distances, (n, k) each.
-
-    Raises:
-        ValueError: k is not 1 to n − 1.
+    differences, which is the same for equal rows. Shapes: x (n, dim); returns rows and distances, (n, k) each. Raises
+    ValueError where k is not 1 to n − 1.
     """
     n, dim = x.shape
     if not 1 <= k < n:
@@ -84,18 +83,13 @@ def k_occurrences_without(
 
 
 def hubness_skewness(counts: NDArray[np.int64]) -> float:
-    """Skewness of N_k, mean((N − mean N)³)/std(N)³ with the population std; 0 without hubs, the larger the more.
+    """Skewness of N_k (population); 0 without hubs, the larger the more, undefined where all N_k are equal.
 
     Source: Radovanović et al. 2010, *Hubs in space*, JMLR 11.
-
-    Raises:
-        UndefinedMeasure: all N_k are equal.
     """
-    centred = counts - counts.mean()
-    spread = float(np.square(centred).mean())
-    if spread == 0:
+    if np.ptp(counts) == 0:
         raise UndefinedMeasure("the skewness of N_k is 0/0: every row is a neighbour of as many others")
-    return float((centred**3).mean()) / spread**1.5
+    return float(skew(counts))
 
 
 def robin_hood(counts: NDArray[np.int64]) -> float:
@@ -113,11 +107,8 @@ def antihub_share(counts: NDArray[np.int64]) -> float:
 
 def hubness_measures(counts: NDArray[np.int64]) -> dict[str, float | None]:
     """Every measure of hubness from N_k; None where undefined."""
-    return {
-        "hubness_skewness": defined(hubness_skewness, counts),
-        "robin_hood": robin_hood(counts),
-        "antihub_share": antihub_share(counts),
-    }
+    shares = {"robin_hood": robin_hood(counts), "antihub_share": antihub_share(counts)}
+    return {"hubness_skewness": defined(hubness_skewness, counts), **shares}
 
 
 @lru_cache(maxsize=64)

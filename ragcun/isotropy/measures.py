@@ -55,7 +55,7 @@ def partition(x: Rows | ArrayLike) -> float:
 
     It depends on the scale, and where eigenvalues are equal on the eigensolver's choice of eigenvectors.
 
-    Source: Mu and Viswanath 2018, *All-but-the-Top*, arXiv:1702.01417, equation 3; opposite axes are ours.
+    Source: Mu and Viswanath 2018, arXiv:1702.01417, equation 3; opposite axes are ours.
     """
     rows = as_rows(x)
     axes = np.linalg.eigh(moments(rows).second)[1]
@@ -63,10 +63,7 @@ def partition(x: Rows | ArrayLike) -> float:
 
 
 def mean_cosine(x: Rows | ArrayLike) -> float:
-    """Mean cosine of two different rows: `directions.mean_cosine`.
-
-    Source: Ethayarajh 2019, arXiv:1909.00512.
-    """
+    """Mean cosine of two different rows: `directions.mean_cosine` (Ethayarajh 2019, arXiv:1909.00512)."""
     return directions.mean_cosine(moments(x))
 
 
@@ -84,9 +81,6 @@ def alignment(q: ArrayLike, p: ArrayLike, alpha: float = 2) -> float:
     """Alignment E‖q̂ − p̂‖^alpha of pairs, row i of `q` with row i of `p`, scaled to length 1: 0 where all agree.
 
     Source: Wang and Isola 2020, arXiv:2005.10242, equation 1.
-
-    Raises:
-        ValueError: the matrices have different shapes, or no rows.
     """
     left, right = np.asarray(q, dtype=np.float64), np.asarray(p, dtype=np.float64)
     if left.ndim != 2 or left.shape != right.shape or not left.size:

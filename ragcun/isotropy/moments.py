@@ -21,21 +21,24 @@ GROUPS, LEAST_GROUPS = 50, 10
 
 
 class Rows:
-    """Matrices of one width ``(n, dim)``, by name, possibly memory maps, as the rows of one; checked when read.
+    """Matrices of one width ``(n, dim)``, by name, possibly memory maps, as the rows of one.
 
     Raises:
         ValueError: a part is not a matrix of real numbers, widths differ, there are fewer than 2 rows in all, or, when
-        it
-            is read, a row or its squared length is not finite.
+            it is read, a row or its squared length is not finite.
     """
 
     def __init__(self, parts: Mapping[str, ArrayLike]) -> None:
-        self.parts = {name: _matrix(part, name) for name, part in parts.items()}
-        (first, dim), *others = [(name, part.shape[1]) for name, part in self.parts.items()]
-        for name, columns in others:
-            if columns != dim:
-                raise ValueError(f"{name} has {columns} columns, {first} has {dim}")
-        self.dim = dim
+        self.parts = {name: np.asanyarray(part) for name, part in parts.items()}
+        for name, part in self.parts.items():
+            if part.ndim != 2 or part.shape[1] == 0:
+                raise ValueError(f"{name} must have the shape (n, dim), got {part.shape}")
+            if part.dtype.kind not in "fiu":
+                raise ValueError(f"{name} must hold real numbers, got {part.dtype}")
+        widths = {name: part.shape[1] for name, part in self.parts.items()}
+        if len(set(widths.values())) > 1:
+            raise ValueError(", ".join(f"{name} has {dim} columns" for name, dim in widths.items()))
+        self.dim = next(iter(widths.values()))
         self.ends = np.cumsum([len(part) for part in self.parts.values()])
         if len(self) < 2:
             raise ValueError(f"{' and '.join(self.parts)} must have at least 2 rows, got {len(self)}")
@@ -46,10 +49,7 @@ class Rows:
     def blocks(
         self, memory_budget_bytes: int = MEMORY_BUDGET_BYTES, title: str | None = None
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield the row at which a block starts, and the block ``(rows, dim)``.
-
-        A block takes an eighth of the budget and 32 MiB at most, but one row at least.
-        """
+        """Yield the row at which a block starts, and the block ``(rows, dim)``, of 32 MiB at most."""
         size = max(1, min(memory_budget_bytes // BLOCKS_AT_ONCE, LARGEST_BLOCK_BYTES) // (8 * self.dim))
         with tqdm(total=len(self), desc=title, unit="row", delay=2, leave=False) as progress:
             for (name, part), end in zip(self.parts.items(), self.ends, strict=True):
@@ -73,15 +73,6 @@ class Rows:
                 _release(part)
                 _check_finite(out[here], local, name)
         return out
-
-
-def _matrix(values: ArrayLike, name: str) -> NDArray[np.generic]:
-    array = np.asanyarray(values)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{name} must have the shape (n, dim), got {array.shape}")
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got {array.dtype}")
-    return array
 
 
 def _check_finite(block: NDArray[np.float64], rows: NDArray[np.int64], name: str) -> None:
@@ -128,21 +119,13 @@ def unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Moments:
-    """What spectrum measures and the mean cosine need of n rows x.
-
-    Attributes:
-        count: n.
-        mean: m, (dim,).
-        scatter: Σ (x − m)(x − m)ᵀ, (dim, dim).
-        directions: Σ x/‖x‖ over rows other than 0, (dim,).
-        nonzero: how many rows are not 0, nor so short that their squared length is.
-    """
+    """What spectrum measures and the mean cosine need of `count` rows x."""
 
     count: int
-    mean: NDArray[np.float64]
-    scatter: NDArray[np.float64]
-    directions: NDArray[np.float64]
-    nonzero: int
+    mean: NDArray[np.float64]  # m, (dim,)
+    scatter: NDArray[np.float64]  # Σ (x − m)(x − m)ᵀ, (dim, dim)
+    directions: NDArray[np.float64]  # Σ x/‖x‖ over rows whose squared length is not 0, (dim,)
+    nonzero: int  # how many these are
 
     def __add__(self, other: Moments) -> Moments:
         return self._with(other, 1)
@@ -205,9 +188,9 @@ def grouped_moments(
 ) -> GroupedMoments:
     """Moments of the rows of `x` in random groups whose sizes differ by at most 1, in one pass.
 
-    Products are taken in float64 of rows minus the first row, so that a large common vector costs no digits and equal
-    rows have a scatter of exactly 0. There are fewer groups than `groups`, but at least 10, where their moments would
-    take more than half the budget; 80·dim² bytes are needed at least.
+    Products are taken of rows minus the first row, so that a large common vector costs no digits and equal rows have a
+    scatter of exactly 0. There are fewer groups than `groups`, but at least 10, where their moments would take more
+    than half the budget.
     """
     rows = as_rows(x)
     affordable = max(LEAST_GROUPS, memory_budget_bytes // (16 * rows.dim**2))

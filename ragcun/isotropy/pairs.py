@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.isotropy.directions import squared_gaps
-from ragcun.isotropy.intervals import Measure, MeasureSettings, interval
+from ragcun.isotropy.intervals import Measure, MeasureSettings, interval, join
 from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, random_groups, squared_norms
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -39,26 +39,16 @@ class Distribution:
 
 
 def distribution(values: ArrayLike) -> Distribution:
-    """Describe values ``(n,)``; bins go from the smallest to the largest.
+    """Describe at least one finite value ``(n,)``; bins go from the smallest to the largest.
 
     Where those differ by less than a millionth of their size, the bins reach 5 % of it to either side, and 0.5 around
     0, so that edges always increase.
-
-    Raises:
-        ValueError: no values, not a vector, or not finite.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"expected a vector of at least 1 value, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"value {int(np.argmin(np.isfinite(array)))} is not finite")
     low, high = float(array.min()), float(array.max())
     size = max(abs(low), abs(high))
-    bounds = (low, high)
-    if high - low <= LEAST_RELATIVE_WIDTH * size:
-        half = size / 20 or 0.5
-        bounds = (low - half, high + half)
-    counts, edges = np.histogram(array, bins=BINS, range=bounds)
+    half = (size / 20 or 0.5) if high - low <= LEAST_RELATIVE_WIDTH * size else 0
+    counts, edges = np.histogram(array, bins=BINS, range=(low - half, high + half))
     quantiles = dict(zip(map(str, QUANTILES), np.quantile(array, QUANTILES).tolist(), strict=True))
     mean = min(max(float(array.mean()), low), high)
     std = float((array - low).std())
@@ -84,29 +74,14 @@ def distances_between(x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[
     return found
 
 
-def random_distances(sample: NDArray[np.float64], settings: MeasureSettings) -> Distribution:
-    """Euclidean distances of at most `settings.sample` random pairs of different rows."""
-    rows = Rows({"the sample": sample})
-    left, right = random_pairs(len(rows), settings.sample, settings.seed)
-    return distribution(distances_between(rows, rows, left, right))
-
-
 @dataclass(frozen=True)
 class Plane:
-    """Queries and documents in a plane.
-
-    Attributes:
-        links: place of a query and of a document relevant to it.
-        explained: share of the documents' variance along either axis.
-
-    Raises:
-        ValueError: a link names a row that is not there.
-    """
+    """Queries and documents in a plane; ValueError where a link names a row that is not there."""
 
     queries: list[list[float]]
     documents: list[list[float]]
-    links: list[list[int]]
-    explained: list[float]
+    links: list[list[int]]  # place of a query and of a document relevant to it
+    explained: list[float]  # share of the documents' variance along either axis
 
     def __post_init__(self) -> None:
         widths = {len(self.explained), *map(len, self.queries), *map(len, self.documents), *map(len, self.links)}
@@ -118,28 +93,21 @@ class Plane:
 
 @dataclass(frozen=True)
 class PairsReport:
-    """What was measured of queries and their relevant documents; the fields are those of ``isotropy.json``.
+    """What was measured of queries and their relevant documents; the fields are those of ``isotropy.json``."""
 
-    Attributes:
-        measures: ``gap``, ``relative_gap`` and ``alignment``.
-        distances: Euclidean, of a query to a document: ``relevant`` and ``random``.
-        pca: some queries and relevant documents in the plane of the documents' two largest variances.
+    measures: dict[str, Measure]  # gap, relative_gap and alignment
+    distances: dict[str, Distribution]  # Euclidean, of a query to a document: relevant and random
+    pca: Plane  # some of both, in the plane of the documents' two largest variances
+
+
+def gaps(queries: Moments, documents: Moments) -> dict[str, float | None]:
+    """Distance of the means, ‖mean q − mean d‖, and its square over the sum of the two total variances.
+
+    The second is None where neither side has any variance.
     """
-
-    measures: dict[str, Measure]
-    distances: dict[str, Distribution]
-    pca: Plane
-
-
-def gap(queries: Moments, documents: Moments) -> float:
-    """Distance of the two means ‖mean q − mean d‖."""
-    return float(np.linalg.norm(queries.mean - documents.mean))
-
-
-def relative_gap(queries: Moments, documents: Moments) -> float | None:
-    """‖mean q − mean d‖² over the sum of the two total variances; None where neither side has any."""
+    gap = float(np.linalg.norm(queries.mean - documents.mean))
     within = queries.variance + documents.variance
-    return gap(queries, documents) ** 2 / within if within else None
+    return {"gap": gap, "relative_gap": gap**2 / within if within else None}
 
 
 def measure_pairs(
@@ -182,14 +150,11 @@ def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
 
 
 def _gaps(queries: GroupedMoments, documents: GroupedMoments) -> dict[str, Measure]:
-    found = {}
-    for name, measure in (("gap", gap), ("relative_gap", relative_gap)):
-        value = measure(queries.total, documents.total)
-        without_queries = [measure(one, documents.total) for one in queries.without_each()]
-        without_documents = [measure(queries.total, one) for one in documents.without_each()]
-        ends = interval(value, without_queries, without_documents)
-        found[name] = Measure(value, *ends, queries.total.count + documents.total.count, None)
-    return found
+    left = (
+        [gaps(one, documents.total) for one in queries.without_each()],
+        [gaps(queries.total, one) for one in documents.without_each()],
+    )
+    return join(gaps(queries.total, documents.total), left, queries.total.count + documents.total.count, {})
 
 
 def _alignment(queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings) -> Measure:
@@ -210,16 +175,14 @@ def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, gener
     for query in shown:
         relevant = np.unique(pairs[pairs[:, 0] == query, 1])
         chosen += [(query, document) for document in generator.permutation(relevant)[:SHOWN_DOCUMENTS]]
-    query_rows, document_rows = (np.array(column) for column in zip(*chosen, strict=True))
+    query_rows, document_rows = np.array(chosen).T
     kept, place = np.unique(document_rows, return_inverse=True)
     axes, explained = principal_plane(moments)
     links = np.stack([np.searchsorted(shown, query_rows), place], axis=1)
-    return Plane(
-        ((queries.take(shown) - moments.mean) @ axes).tolist(),
-        ((documents.take(kept) - moments.mean) @ axes).tolist(),
-        links.tolist(),
-        explained,
-    )
+    places = [
+        ((rows.take(taken) - moments.mean) @ axes).tolist() for rows, taken in ((queries, shown), (documents, kept))
+    ]
+    return Plane(*places, links.tolist(), explained)
 
 
 def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:

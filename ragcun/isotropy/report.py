@@ -22,7 +22,14 @@ from ragcun.isotropy.moments import (
     sample_rows,
     squared_norms,
 )
-from ragcun.isotropy.pairs import Distribution, PairsReport, distribution, measure_pairs, random_distances
+from ragcun.isotropy.pairs import (
+    Distribution,
+    PairsReport,
+    distances_between,
+    distribution,
+    measure_pairs,
+    random_pairs,
+)
 from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
 
 FORMAT = 1
@@ -47,44 +54,30 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class SpaceReport:
-    """What was measured of one matrix of `n` embeddings; the fields are those of ``isotropy.json``.
-
-    Attributes:
-        spectrum: eigenvalues of the unbiased covariance, descending.
-        distances: Euclidean, ``random`` of pairs of rows, and ``nearest`` of a row's nearest other row.
-        k_occurrence: how many rows by their N_k.
-    """
+    """What was measured of one matrix of `n` embeddings; the fields are those of ``isotropy.json``."""
 
     n: int
     dim: int
     measures: dict[str, Measure]
-    spectrum: list[float]
+    spectrum: list[float]  # eigenvalues of the unbiased covariance, descending
     norms: Distribution
-    distances: dict[str, Distribution]
+    distances: dict[str, Distribution]  # Euclidean: random, of pairs of rows, and nearest, of a row's nearest other
     k_occurrence: Occurrence
 
 
 @dataclass(frozen=True)
 class SystemReport:
-    """What was measured of one system.
-
-    Attributes:
-        untouched: whether it is the base as published.
-        distance: by which it searches.
-        spaces: ``documents``, and with queries ``queries`` and ``together``, both stacked.
-        pairs: of judged queries; None without.
-    """
+    """What was measured of one system, the base as it is (`untouched`) or another."""
 
     model: str
     untouched: bool
-    distance: Distance
-    spaces: dict[str, SpaceReport]
-    pairs: PairsReport | None = None
+    distance: Distance  # by which it searches
+    spaces: dict[str, SpaceReport]  # documents, and with queries those, and together, both stacked
+    pairs: PairsReport | None = None  # of judged queries
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries and numbers, without ``pairs`` where there are none."""
-        values = asdict(self)
-        return values if self.pairs else {name: value for name, value in values.items() if name != "pairs"}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -130,21 +123,18 @@ def measure_system(
         ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries, or
             pairs of rows that are not there.
     """
-    settings = settings or MeasureSettings()
-    parts = {"documents": Rows({"documents": documents})}
-    if queries is None:
+    settings, d = settings or MeasureSettings(), Rows({"documents": documents})
+    of_documents = _moments(d, settings)
+    spaces, judged = {"documents": measure_space(d, settings, of_documents)}, None
+    if queries is not None:
+        q, together = Rows({"queries": queries}), Rows({"queries": queries, "documents": documents})
+        of_queries = _moments(q, settings)
+        spaces["queries"] = measure_space(q, settings, of_queries)
+        spaces["together"] = measure_space(together, settings, of_queries.stacked(of_documents))
         if pairs is not None:
-            raise ValueError("pairs are given without queries")
-        return SystemReport(model, untouched, distance, {"documents": measure_space(parts["documents"], settings)})
-    parts["queries"] = Rows({"queries": queries})
-    together = Rows({"queries": queries, "documents": documents})
-    moments = {name: _moments(rows, settings) for name, rows in parts.items()}
-    spaces = {name: measure_space(rows, settings, moments[name]) for name, rows in parts.items()}
-    spaces["together"] = measure_space(together, settings, moments["queries"].stacked(moments["documents"]))
-    judged = None
-    if pairs is not None:
-        sides = parts["queries"], parts["documents"]
-        judged = measure_pairs(*sides, pairs, moments["queries"], moments["documents"], settings)
+            judged = measure_pairs(q, d, pairs, of_queries, of_documents, settings)
+    elif pairs is not None:
+        raise ValueError("pairs are given without queries")
     return SystemReport(model, untouched, distance, spaces, judged)
 
 
@@ -170,13 +160,14 @@ def measure_space(
     hubs, occurrence, nearest = _neighbour_measures(sample, settings)
     measures = _moment_measures(moments, settings) | _direction_measures(sample, settings) | hubs
     measures |= _partition(rows, moments.total, settings)
+    all_rows, pairs = Rows({"the sample": sample}), random_pairs(len(sample), settings.sample, settings.seed)
     return SpaceReport(
         len(rows),
         rows.dim,
         {name: measures[name] for name in NAMES},
         moments.total.covariance_eigenvalues().tolist(),
         distribution(moments.norms),
-        {"random": random_distances(sample, settings), "nearest": nearest},
+        {"random": distribution(distances_between(all_rows, all_rows, *pairs)), "nearest": nearest},
         occurrence,
     )
 
@@ -188,7 +179,7 @@ def _moment_measures(moments: GroupedMoments, settings: MeasureSettings) -> dict
 
     n, dim = moments.total.count, len(moments.total.mean)
     isotropic = isotropic_spectrum(n, dim, settings.seed) | {"mean_cosine": 0.0}
-    return join(values(moments.total), [values(one) for one in moments.without_each()], n, isotropic)
+    return join(values(moments.total), [[values(one) for one in moments.without_each()]], n, isotropic)
 
 
 def _partition(rows: Rows, moments: Moments, settings: MeasureSettings) -> dict[str, Measure]:
@@ -197,7 +188,7 @@ def _partition(rows: Rows, moments: Moments, settings: MeasureSettings) -> dict[
     sums = directions.log_partition(rows, axes, group_of, settings.memory_budget_bytes)
     ratio = directions.partition_ratio
     left = [{"partition": ratio(np.delete(sums, group, axis=0))} for group in range(len(sums))]
-    return join({"partition": ratio(sums)}, left, len(rows), {})
+    return join({"partition": ratio(sums)}, [left], len(rows), {})
 
 
 def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
@@ -215,7 +206,7 @@ def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) 
         "uniformity": directions.isotropic_uniformity(dim, TEMPERATURE),
         "sigreg": directions.isotropic_sigreg(n, dim),
     }
-    return join(values, left, n, isotropic)
+    return join(values, [left], n, isotropic)
 
 
 def _neighbour_measures(
@@ -233,5 +224,5 @@ def _neighbour_measures(
     isotropic = hubness.isotropic_hubness(n, dim, k, settings.seed, one_length)
     rows_by_count = {str(count): rows for count, rows in enumerate(np.bincount(counts).tolist()) if rows}
     # the interval of the skewness is too short: for rows of N(0, I) it held the expected value in 80 % of simulations
-    measures = join(hubness.hubness_measures(counts), left, n, isotropic)
+    measures = join(hubness.hubness_measures(counts), [left], n, isotropic)
     return measures, Occurrence(k, n, rows_by_count), distribution(distances[:, 0])

@@ -1,7 +1,8 @@
 """Measures of a spectrum: how evenly variance is spread over directions. Each is a function of eigenvalues.
 
 Where nothing else is said the eigenvalues λ₁ ≥ … ≥ λ_d are those of the covariance; a factor on them changes nothing.
-Each raises ValueError where they are not a vector of finite numbers of at least 0.
+Each raises ValueError where they are not a vector of finite numbers of at least 0, and `UndefinedMeasure` where its
+formula has no value.
 """
 
 from __future__ import annotations
@@ -36,9 +37,6 @@ def isotropy_score(eigenvalues: ArrayLike) -> float:
     """One minus the coefficient of variation of the eigenvalues: 1 − std(λ)/mean(λ), with the population std.
 
     From 1 − √(d − 1), variance along one direction, to 1, all equal; 1 − √(d/PR − 1) with PR the participation ratio.
-
-    Raises:
-        UndefinedMeasure: all eigenvalues are 0.
     """
     values = _scaled(eigenvalues, "the isotropy score")
     return float(1 - values.std() / values.mean())
@@ -47,13 +45,8 @@ def isotropy_score(eigenvalues: ArrayLike) -> float:
 def isoscore(eigenvalues: ArrayLike) -> float:
     """IsoScore, (PR − 1)/(d − 1) with PR = (Σλ)²/Σλ²: 0 for one direction, 1 for all equal.
 
-    The published algorithm ends in this closed form. N rows of N(0, I) have about (N − 1)/(N + d), so values are to be
-    compared at the same N.
-
-    Source: Rudman et al. 2022, *IsoScore: Measuring the Uniformity of Embedding Space Utilization*, arXiv:2108.07344.
-
-    Raises:
-        UndefinedMeasure: all eigenvalues are 0, or there is one dimension.
+    N rows of N(0, I) have about (N − 1)/(N + d), so values are to be compared at the same N. Source: Rudman et al.
+    2022, arXiv:2108.07344, whose algorithm ends in this closed form.
 
     >>> isoscore([1.0, 1.0, 0.0])
     0.5
@@ -86,7 +79,7 @@ def entropy_rank(weights: ArrayLike) -> float:
 def effective_rank(eigenvalues: ArrayLike) -> float:
     """Effective rank: `entropy_rank` of the singular values √λ of the centred matrix, 1 to d; 0 for equal rows.
 
-    Source: Roy and Vetterli 2007, *The effective rank*, of the centred matrix here.
+    Source: Roy and Vetterli 2007, *The effective rank*; centring is ours.
     """
     return entropy_rank(np.sqrt(_checked(eigenvalues)))
 
@@ -94,15 +87,9 @@ def effective_rank(eigenvalues: ArrayLike) -> float:
 def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
     """RankMe: exp(−Σ p log p) with p = σ/Σσ + eps over the min(n, d) singular values σ of the matrix, not centred.
 
-    From n, the rows of X, and the eigenvalues of XᵀX (dim,); 0 for a matrix of zeros.
-
-    Source: Garrido et al. 2023, *RankMe*, arXiv:2210.02885, equations 1 and 2.
-
-    Raises:
-        ValueError: no rows.
+    From n, the rows of X, and the eigenvalues of XᵀX (dim,); 0 for a matrix of zeros. Source: Garrido et al. 2023,
+    arXiv:2210.02885, equations 1 and 2.
     """
-    if n < 1:
-        raise ValueError(f"RankMe needs at least 1 row, got {n}")
     values = np.sqrt(np.sort(_checked(second_eigenvalues))[::-1][:n])
     if not values.any():
         return 0.0
@@ -120,11 +107,7 @@ def stable_rank(second_eigenvalues: ArrayLike) -> float:
 
 
 def condition_number(eigenvalues: ArrayLike) -> float:
-    """Condition number λ₁/λ_d of the covariance.
-
-    Raises:
-        UndefinedMeasure: the smallest eigenvalue is 0, as for fewer rows than dimensions.
-    """
+    """Condition number λ₁/λ_d of the covariance; undefined where λ_d is 0, as for fewer rows than dimensions."""
     values = _scaled(eigenvalues, "the condition number")
     if values.min() == 0:
         raise UndefinedMeasure("the condition number is infinite: the smallest eigenvalue is 0")
@@ -135,12 +118,8 @@ def alpha_req(eigenvalues: ArrayLike) -> float:
     """Exponent a of the power law λ_i ∝ i^(−a): minus the least-squares slope of log λ_i on log i; 0 is isotropic.
 
     Of the r eigenvalues above 0 those from i = 1 + ⌊r/32⌋ to ⌊r/2⌋ are taken: the first belong to a few common
-    directions, and the lower half bends down since dimensions and rows are finite, whatever the law.
-
-    Source: Agrawal et al. 2022, *α-ReQ: Assessing representation quality*; which eigenvalues to take is ours.
-
-    Raises:
-        UndefinedMeasure: fewer than 3 eigenvalues remain, that is fewer than 6 are above 0.
+    directions, and the lower half bends down since dimensions and rows are finite, whatever the law. Source: Agrawal et
+    al. 2022, *α-ReQ*; which eigenvalues to take is ours.
     """
     values = np.sort(_checked(eigenvalues))[::-1]
     above = int((values > 0).sum())
@@ -154,16 +133,9 @@ def alpha_req(eigenvalues: ArrayLike) -> float:
 
 def spectrum_measures(n: int, covariance: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, float | None]:
     """Every measure of a spectrum, from n and the eigenvalues of the covariance and of XᵀX; None where undefined."""
-    return {
-        "isotropy_score": defined(isotropy_score, covariance),
-        "isoscore": defined(isoscore, covariance),
-        "participation_ratio": defined(participation_ratio, covariance),
-        "effective_rank": defined(effective_rank, covariance),
-        "rankme": rankme(second, n),
-        "stable_rank": defined(stable_rank, second),
-        "condition_number": defined(condition_number, covariance),
-        "alpha_req": defined(alpha_req, covariance),
-    }
+    measures = (isotropy_score, isoscore, participation_ratio, effective_rank, condition_number, alpha_req)
+    values = {measure.__name__: defined(measure, covariance) for measure in measures}
+    return values | {"rankme": rankme(second, n), "stable_rank": stable_rank(second)}
 
 
 @lru_cache(maxsize=64)
@@ -181,11 +153,9 @@ def isotropic_spectrum(n: int, dim: int, seed: int = 0, draws: int = DRAWS) -> d
 def wishart_eigenvalues(freedom: int, dim: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Draw the eigenvalues of XᵀX, X ~ N(0, I) with `freedom` rows and `dim` columns: (dim,), descending.
 
-    By Bartlett's decomposition, at a cost that does not depend on the rows: XᵀX is distributed as LLᵀ, L lower
-    triangular with standard normal entries and, on its diagonal, roots of χ² with freedom, freedom − 1, … degrees; with
-    fewer rows than dimensions XXᵀ is drawn, which has the same eigenvalues but for zeros.
-
-    Source: Bartlett 1933, *On the theory of statistical regression*.
+    By Bartlett's decomposition (1933): XᵀX is distributed as LLᵀ, L lower triangular with standard normal entries and,
+    on its diagonal, roots of χ² with freedom, freedom − 1, … degrees; with fewer rows than dimensions XXᵀ is drawn,
+    which has the same eigenvalues but for zeros.
     """
     small, large = sorted((freedom, dim))
     factor = np.tril(generator.standard_normal((small, small)), -1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ragcun.isotropy.moments import LARGEST_BLOCK_BYTES, Rows, grouped_moments, sample_rows, unit_rows
+from ragcun.isotropy.moments import Rows, grouped_moments, random_groups, sample_rows, unit_rows
 
 
 def random_rows(n=200, dim=7, seed=0, shift=0.0):
@@ -40,8 +40,6 @@ def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget)
 
 
 def test_a_group_left_out_leaves_the_moments_of_the_other_rows():
-    from ragcun.isotropy.moments import random_groups
-
     x = random_rows(shift=100)
     group_of = random_groups(len(x), 9, seed=4)
     left = grouped_moments(x, 9, seed=4).without_each()
@@ -81,9 +79,7 @@ def test_memory_map_gives_the_same_as_an_array(tmp_path, dtype):
     for mode in ("r", "r+", "c"):
         mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
         if mode == "c":
-            mapped[3] = 7
-            x = x.copy()
-            x[3] = 7
+            mapped[3] = x[3] = 7
         found = grouped_moments(mapped[2:], memory_budget_bytes=2000).total
         check_moments(found, x[2:].astype(np.float64))
 
@@ -99,7 +95,6 @@ def test_working_memory_stays_within_the_budget(tmp_path):
     tracemalloc.stop()
     assert peak < budget + 3 * found.norms.nbytes
     assert budget < mapped.nbytes
-    assert budget < LARGEST_BLOCK_BYTES
 
 
 def test_few_groups_where_their_moments_would_not_fit():
@@ -125,7 +120,7 @@ def test_a_row_that_is_not_finite_is_named(bad, budget):
         ([np.ones((3, 0))], r"got \(3, 0\)"),
         ([np.ones((3, 2)) + 0j], "real numbers, got complex128"),
         ([np.ones((1, 2))], "at least 2 rows, got 1"),
-        ([np.ones((4, 2)), np.ones((4, 3))], "b has 3 columns, a has 2"),
+        ([np.ones((4, 2)), np.ones((4, 3))], "a has 2 columns, b has 3 columns"),
     ],
 )
 def test_what_is_not_a_matrix_is_refused(parts, message):

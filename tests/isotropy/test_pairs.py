@@ -31,13 +31,6 @@ def test_equal_values_have_bins_around_them(value):
     assert found.mean == found.min == found.max == value
 
 
-def test_what_is_no_list_of_values_is_refused():
-    with pytest.raises(ValueError, match=r"at least 1 value, got shape \(0,\)"):
-        distribution([])
-    with pytest.raises(ValueError, match="value 1 is not finite"):
-        distribution([1.0, np.nan])
-
-
 def test_random_pairs_are_of_different_rows_and_uniform():
     """Each row comes as often as another, up to 5 binomial standard deviations; all pairs come where there are few."""
     left, right = random_pairs(50, 1000, seed=0)
