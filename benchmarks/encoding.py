@@ -85,8 +85,7 @@ def hardware(device) -> str:
 def rank(flags: argparse.Namespace) -> str:
     """Say NDCG@10 of the whole set in float32 and in the native dtype."""
     from ragcun import load_collection
-    from ragcun.retrieval.evaluate import evaluate_retriever
-    from ragcun.retrieval.systems import EncodingOptions, open_system
+    from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
 
     collection, lines = load_collection(flags.data_dir, flags.split), []
     for dtype in ("float32", "auto"):

@@ -23,8 +23,8 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.projection import interpolate_with_base
-from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever
 from ragcun.retrieval.metrics import evaluate_run, mean
+from ragcun.retrieval.systems import BM25Retriever, DenseRetriever
 from ragcun.training.batches import make_source
 from ragcun.training.initialization import initialize_weights, mine_pools
 from ragcun.training.processes import Processes, make_accelerator

@@ -104,8 +104,7 @@ class Set:
 
     def score(self, queries, documents, hidden: bool = False, binary: bool = False) -> dict[str, float]:
         """Return NDCG@10 of test queries, over all and over those without a seen relevant document."""
-        from ragcun.retrieval.evaluate import mean
-        from ragcun.retrieval.metrics import evaluate_run
+        from ragcun.retrieval.metrics import evaluate_run, mean
         from ragcun.retrieval.quantization import store
         from ragcun.retrieval.runs import make_run
         from ragcun.retrieval.search import top_k

@@ -179,10 +179,8 @@ def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, gener
     kept, place = np.unique(document_rows, return_inverse=True)
     axes, explained = principal_plane(moments)
     links = np.stack([np.searchsorted(shown, query_rows), place], axis=1)
-    places = [
-        ((rows.take(taken) - moments.mean) @ axes).tolist() for rows, taken in ((queries, shown), (documents, kept))
-    ]
-    return Plane(*places, links.tolist(), explained)
+    of_queries, of_documents = ((taken - moments.mean) @ axes for taken in (queries.take(shown), documents.take(kept)))
+    return Plane(of_queries.tolist(), of_documents.tolist(), links.tolist(), explained)
 
 
 def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:

@@ -13,8 +13,8 @@ from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.comparison import BASE, MODEL, Compared, Comparison, average_parts, facts_of
-from ragcun.retrieval.evaluate import CUTOFFS
+from ragcun.retrieval.comparison import BASE, MODEL, CollectionScores, SystemEvaluator, average_parts, facts_of
+from ragcun.retrieval.metrics import CUTOFFS
 from ragcun.retrieval.systems import System
 
 Source = Collection | CollectionFolder
@@ -34,50 +34,37 @@ def run_benchmark(
 ) -> Results:
     """Evaluate every system on every collection and write results, per-query values and run files.
 
-    Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json``. Scores of
-    the untouched base and each baseline carry paired tests of the model's NDCG@10 against theirs. Where the checkpoint
-    knows its training positives, scores also hold ``seen`` and ``unseen``: queries with a relevant document among those
-    positives, and without. Where documents were hidden from training (`HoldOut`), ``held_out`` ranks the hidden
-    documents alone, in files ``<system>.held_out.*``.
-
-    Collections named ``SET/PART`` are parts of a set, which has scores of its own (`average_parts`); the average counts
-    the set once. The results file is written after each set, so that what is done stays when a later one fails; a
-    `CollectionFolder` is in memory only during its turn. With `resume`, sets that `output_file` already has are kept.
+    Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json`` (of hidden
+    documents alone ``<system>.held_out.*``); see `SystemEvaluator`. Collections named ``SET/PART`` are parts of a set,
+    which has scores of its own (`average_parts`); the average counts the set once. The results file is written after
+    each set, so that what is done stays when a later one fails; a `CollectionFolder` is in memory only during its turn.
+    With `resume`, sets that `output_file` already has are kept.
 
     Raises:
         InputError: a collection is wrong, or `output_file` is of another evaluation.
     """
-    comparison = Comparison.between(model, baselines, output_file, cutoffs, seed)
-    settings = settings_of(comparison, model.distance)
-    held_out = settings["held_out"]
-    recorded = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": held_out}
-    benchmark = _Benchmark(comparison, model.distance, recorded, {slug: {} for slug in comparison.systems}, {})
+    evaluator = SystemEvaluator.of(model, baselines, output_file, cutoffs, seed)
+    settings = _settings(evaluator, model.distance)
+    made = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": settings["held_out"]}
+    benchmark = _Benchmark(evaluator, model.distance, made, {slug: {} for slug in evaluator.systems}, {}, report)
     if resume and output_file.exists():
-        benchmark.restore(settings)
-    sets: dict[str, list[Source]] = {}
-    for source in collections:
-        sets.setdefault(source.name.partition("/")[0], []).append(source)
-    try:
-        for name, sources in sets.items():
-            benchmark.evaluate(name, sources, report)
-    except InputError as error:
-        done = ", ".join(name for name, facts in benchmark.collections.items() if facts.part_of is None)
-        if not done:
-            raise
-        raise InputError(f"{error} (done and kept in {output_file}: {done}; continue with --resume)") from error
-    return benchmark.write(report)
+        benchmark.restore()
+    for name in dict.fromkeys(map(_set_of, collections)):
+        benchmark.evaluate(name, [each for each in collections if _set_of(each) == name])
+    return benchmark.write()
 
 
 @dataclass(frozen=True)
 class _Benchmark:
-    comparison: Comparison
+    evaluator: SystemEvaluator
     distance: str
     manifest: dict[str, Any]
     scores: dict[str, dict[str, Scores]]
     collections: dict[str, CollectionFacts]
+    report: Report | None
 
-    def restore(self, settings: Mapping[str, Any]) -> None:
-        path = self.comparison.output_file
+    def restore(self) -> None:
+        path, settings = self.evaluator.output_file, self.manifest["settings"]
         earlier = Results.read(path)
         before = earlier.manifest.get("settings")
         if not isinstance(before, dict):
@@ -96,34 +83,41 @@ class _Benchmark:
         made = {key: value for key, value in earlier.manifest.items() if key != "earlier"}
         self.manifest["earlier"] = [*earlier.manifest.get("earlier", []), made]
 
-    def evaluate(self, name: str, sources: Sequence[Source], report: Report | None) -> None:
-        if name in self.collections:
-            for source in sources:
-                self._require_unchanged(source)
-            return
-        parts = {source.name: self.comparison.on(_loaded(source)) for source in sources}
-        for each, compared in parts.items():
-            self._add(each, compared, None if each == name else name)
+    def evaluate(self, name: str, sources: Sequence[Source]) -> None:
+        try:
+            if name in self.collections:
+                for source in sources:
+                    self._require_unchanged(source)
+                return
+            parts = {source.name: self.evaluator.evaluate(_loaded(source)) for source in sources}
+        except InputError as error:
+            done = ", ".join(name for name, facts in self.collections.items() if facts.part_of is None)
+            if not done:
+                raise
+            kept = f"done and kept in {self.evaluator.output_file}: {done}; continue with --resume"
+            raise InputError(f"{error} ({kept})") from error
+        for part, scores in parts.items():
+            self._add(part, scores, None if part == name else name)
         if set(parts) != {name}:
-            self._add(name, average_parts(parts, self.comparison.seed), None)
-        self.write(report)
+            self._add(name, average_parts(parts, self.evaluator.seed), None)
+        self.write()
 
-    def write(self, report: Report | None) -> Results:
+    def write(self) -> Results:
         systems = {slug: self._system(slug) for slug in self.scores}
         model, base = systems.pop(MODEL), systems.pop(BASE, None)
         results = Results(model, self.distance, base, systems, dict(self.collections), self.manifest)
-        results.write(self.comparison.output_file)
-        if report is not None:
-            report(results)
+        results.write(self.evaluator.output_file)
+        if self.report is not None:
+            self.report(results)
         return results
 
-    def _add(self, name: str, compared: Compared, part_of: str | None) -> None:
-        self.collections[name] = replace(compared.facts, part_of=part_of)
-        for slug, scores in compared.scores.items():
+    def _add(self, name: str, found: CollectionScores, part_of: str | None) -> None:
+        self.collections[name] = replace(found.facts, part_of=part_of)
+        for slug, scores in found.scores.items():
             self.scores[slug][name] = scores
 
     def _system(self, slug: str) -> SystemScores:
-        retriever, datasets = self.comparison.systems[slug], dict(self.scores[slug])
+        retriever, datasets = self.evaluator.systems[slug], dict(self.scores[slug])
         counted = [each.metrics for name, each in datasets.items() if self.collections[name].part_of is None]
         average = {metric: fmean(each[metric] for each in counted) for metric in (counted[0] if counted else ())}
         return SystemScores(retriever.name, datasets, average, **retriever.size)
@@ -133,24 +127,29 @@ class _Benchmark:
         for fact, value in asdict(facts_of(_loaded(source))).items():
             if fact != "part_of" and before[fact] != value:
                 raise InputError(
-                    f"{source.name} is not what {self.comparison.output_file} has scores of: {fact} is "
+                    f"{source.name} is not what {self.evaluator.output_file} has scores of: {fact} is "
                     f"{before[fact]!r} there and {value!r} now; restore that collection, or evaluate without --resume"
                 )
 
 
-def settings_of(comparison: Comparison, distance: str) -> dict[str, Any]:
-    """Return all that determines scores beside the collections; a system by its fingerprint, or name."""
+def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
+    # all that determines scores beside the collections; a system by its fingerprint, or name
+    systems, held_out = evaluator.systems, evaluator.held_out
     settings = {
-        "model": comparison.model.name,
+        "model": systems[MODEL].name,
         "distance": distance,
-        "vectors": dict(comparison.model.size),
-        "cutoffs": list(comparison.cutoffs),
+        "vectors": dict(systems[MODEL].size),
+        "cutoffs": list(evaluator.cutoffs),
         "tested": METRIC,
-        "seed": comparison.seed,
-        "held_out": comparison.held_out and comparison.held_out.to_dict(),
-        **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in comparison.systems.items()},
+        "seed": evaluator.seed,
+        "held_out": held_out and held_out.to_dict(),
+        **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }
     return dict(json.loads(json.dumps(settings)))
+
+
+def _set_of(source: Source) -> str:
+    return source.name.partition("/")[0]
 
 
 def _loaded(source: Source) -> Collection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
 import bm25s
 import numpy as np
@@ -11,7 +10,7 @@ import Stemmer
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.retrieval.runs import Run
+from ragcun.retrieval.runs import Run, ranking
 
 K1 = 0.9
 B = 0.4
@@ -23,13 +22,11 @@ class BM25:
     Lower case, without English stop words, Snowball stems; k1 = 0.9 and b = 0.4 as in Anserini's BEIR baselines
     (Kamalloo et al., arXiv 2306.07471). An empty text is never retrieved.
 
-    Raises:
-        ValueError: there are no documents.
+    >>> list(BM25({"a": "cats and dogs", "b": "running cats", "c": ""}).run({"q": "a cat runs"})["q"])
+    ['b', 'a']
     """
 
     def __init__(self, documents: Mapping[str, str]) -> None:
-        if not documents:
-            raise ValueError("documents must have at least 1 entry, got 0")
         self.document_ids = list(documents)
         tokens = tokenize(documents.values())
         self._index = None
@@ -41,19 +38,13 @@ class BM25:
         """Rank the documents that share a word with a query, by (score descending, order of the documents).
 
         A document whose id is the query's own is left out, as BEIR does.
-
-        Raises:
-            ValueError: `k` is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
         run: Run = {}
         query_tokens = tokenize(queries.values())
         for query_id, tokens in tqdm(zip(queries, query_tokens, strict=True), "BM25", len(queries), delay=2):
             scores = self.scores(tokens)
-            ranking = {self.document_ids[row]: float(scores[row]) for row in best_rows(scores, k + 1)}
-            ranking.pop(query_id, None)
-            run[query_id] = dict(islice(ranking.items(), k))
+            rows = best_rows(scores, k + 1)
+            run[query_id] = ranking(query_id, self.document_ids, scores[rows].tolist(), rows.tolist(), k)
         return run
 
     def scores(self, tokens: list[str]) -> NDArray[np.float32]:
@@ -62,15 +53,6 @@ class BM25:
         if self._index is None or not known:
             return np.zeros(len(self.document_ids), dtype=np.float32)
         return self._index.get_scores_from_ids(known)
-
-
-def bm25_run(documents: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
-    """Rank `documents` for every query by BM25; see `BM25`.
-
-    >>> bm25_run({"a": "cats and dogs", "b": "running cats", "c": ""}, {"q": "a cat runs"}).keys()
-    dict_keys(['q'])
-    """
-    return BM25(documents).run(queries, k)
 
 
 def tokenize(texts: Iterable[str]) -> list[list[str]]:

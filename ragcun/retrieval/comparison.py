@@ -15,19 +15,17 @@ from ragcun.data.beir import Collection
 from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
 from ragcun.io import write_json
 from ragcun.results import METRIC, CollectionFacts, Scores, SystemScores
-from ragcun.retrieval.evaluate import Retriever, StoredRetriever, evaluate_retriever
-from ragcun.retrieval.metrics import mean, paired_tests
+from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
 from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.systems import System
+from ragcun.retrieval.systems import Retriever, StoredRetriever, System, evaluate_retriever
 
 logger = logging.getLogger(__name__)
 
 MODEL, BASE = "model", "untouched_base"
-PerQuery = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Compared:
+class CollectionScores:
     """The systems' scores on one collection, by slug, and their NDCG@10 for each query (`tested`)."""
 
     facts: CollectionFacts
@@ -36,50 +34,41 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A model, what it is compared with, and how.
+class SystemEvaluator:
+    """Evaluates a model, its untouched base and baselines, by slug, on one collection after the other.
 
-    Attributes:
-        others: untouched base and baselines, by slug.
-        seen: hashes of the documents that training saw; None where that is unknown.
-        held_out: which documents were hidden from training; None where none were.
+    Scores of all but the model carry paired tests of the model's NDCG@10 against theirs. Where the documents that
+    training saw are known, scores hold ``seen`` and ``unseen``: queries with a relevant document among them, and
+    without. Where documents were hidden from training, ``held_out`` ranks the hidden documents alone.
     """
 
-    model: Retriever
-    others: Mapping[str, Retriever]
+    systems: Mapping[str, Retriever]
     output_file: Path
     cutoffs: tuple[int, ...]
     seed: int
-    seen: frozenset[str] | None = None
+    seen: frozenset[str] | None = None  # hashes of the documents; None where that is unknown
     held_out: HoldOut | None = None
 
     @classmethod
-    def between(
+    def of(
         cls, model: System, baselines: Sequence[System], output_file: Path, cutoffs: Sequence[int], seed: int
-    ) -> Comparison:
-        """Compare a model with its untouched base and baselines; a checkpoint's records of documents are read.
-
-        Raises:
-            InputError: the checkpoint's record of seen or hidden documents is wrong.
-        """
+    ) -> SystemEvaluator:
+        """Name the systems and read a checkpoint's records of documents (InputError: one of these is wrong)."""
         seen = read_seen(model.retriever.name) if model.trained else None
         held_out = read_held_out(model.retriever.name) if model.trained else None
-        others: dict[str, Retriever] = {} if model.untouched_base is None else {BASE: model.untouched_base}
+        systems: dict[str, Retriever] = {MODEL: model.retriever}
+        if model.untouched_base is not None:
+            systems[BASE] = model.untouched_base
         for system in baselines:
-            others[_slug(system.retriever, {MODEL, *others})] = system.retriever
-        for slug, retriever in others.items():
+            systems[_slug(system.retriever, systems.keys())] = system.retriever
+        for slug, retriever in systems.items():
             if held_out is not None and isinstance(retriever, StoredRetriever):
                 logger.warning("%s: an earlier run cannot rank hidden documents alone; it has no held-out scores", slug)
-        return cls(model.retriever, others, output_file, tuple(cutoffs), seed, seen, held_out)
+        return cls(systems, output_file, tuple(cutoffs), seed, seen, held_out)
 
-    @property
-    def systems(self) -> dict[str, Retriever]:
-        """The model and the others, by slug."""
-        return {MODEL: self.model, **self.others}
-
-    def on(self, collection: Collection) -> Compared:
+    def evaluate(self, collection: Collection) -> CollectionScores:
         """Evaluate every system on a collection; write run files and per-query values."""
-        per_query = self._evaluate(collection, self.systems)
+        per_query = self._per_query(collection, self.systems)
         scores = {slug: self._scores(per_query, slug) for slug in per_query}
         if self.seen is not None:
             seen = seen_queries(collection, self.seen)
@@ -90,7 +79,8 @@ class Comparison:
         for slug, held_out in self._held_out(collection).items():
             scores[slug] = replace(scores[slug], held_out=held_out)
         logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
-        return Compared(facts_of(collection), scores, {slug: values[METRIC] for slug, values in per_query.items()})
+        tested = {slug: values[METRIC] for slug, values in per_query.items()}
+        return CollectionScores(facts_of(collection), scores, tested)
 
     def _held_out(self, collection: Collection) -> dict[str, Scores]:
         hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
@@ -99,11 +89,11 @@ class Comparison:
         systems = {slug: each for slug, each in self.systems.items() if not isinstance(each, StoredRetriever)}
         if not hidden.qrels:
             return dict.fromkeys(systems, Scores({}, n_queries=0))
-        per_query = self._evaluate(hidden, systems, ".held_out")
+        per_query = self._per_query(hidden, systems, ".held_out")
         queries, count = per_query[MODEL][METRIC].keys(), len(hidden.documents)
         return {slug: replace(self._scores(per_query, slug, queries), n_documents=count) for slug in systems}
 
-    def _evaluate(
+    def _per_query(
         self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
     ) -> dict[str, PerQuery]:
         folder, per_query = runs_folder(self.output_file) / collection.name, {}
@@ -120,7 +110,7 @@ class Comparison:
             for system in (per_query[MODEL], per_query[slug])
         )
         if slug != MODEL and theirs[METRIC]:
-            return Scores(mean(theirs), **tests_of(ours[METRIC], theirs[METRIC], self.seed))
+            return Scores(mean(theirs), **_tests(ours[METRIC], theirs[METRIC], self.seed))
         count = None if queries is None else len(ours[METRIC])
         return Scores({} if count == 0 else mean(ours), n_queries=count)
 
@@ -130,8 +120,8 @@ def facts_of(collection: Collection) -> CollectionFacts:
     return CollectionFacts(len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
 
 
-def tests_of(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """Return the paired tests of a metric as fields of `Scores`; of a single query their number alone."""
+def _tests(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:
+    # fields of `Scores`; of a single query the number of queries alone
     if len(ours) < 2:
         return {"n_queries": len(ours)}
     tests = paired_tests(ours, theirs, seed=seed)
@@ -139,28 +129,23 @@ def tests_of(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) 
     return {"n_queries": tests.n, "mean_difference": tests.mean_difference, **p_values}
 
 
-def average_parts(parts: Mapping[str, Compared], seed: int) -> Compared:
+def average_parts(parts: Mapping[str, CollectionScores], seed: int) -> CollectionScores:
     """Average over the parts of a set (CQADupStack's forums), each counting the same whatever its number of queries.
 
     A metric's difference between two systems is ``Σ_parts Σ_queries d_q / (P · n_part)``, so its randomisation test
     flips the sign of each query's weighted difference. There is no t-test, which knows no weights, and no scores on
     seen, unseen or held-out documents.
-
-    Raises:
-        ValueError: there are no parts.
     """
-    if not parts:
-        raise ValueError("a set must have at least 1 part, got 0")
     first, *_ = each = list(parts.values())
     weighted = {slug: _weighted({name: part.tested[slug] for name, part in parts.items()}) for slug in first.scores}
     scores = {}
     for slug in first.scores:
         metrics = {name: fmean(part.scores[slug].metrics[name] for part in each) for name in first.scores[slug].metrics}
-        tests = {} if slug == MODEL else tests_of(weighted[MODEL], weighted[slug], seed)
+        tests = {} if slug == MODEL else _tests(weighted[MODEL], weighted[slug], seed)
         scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None})
     queries, documents = sum(part.facts.queries for part in each), sum(part.facts.documents for part in each)
     digest = hashlib.sha256("".join(str(part.facts.sha256) for part in each).encode()).hexdigest()
-    return Compared(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
+    return CollectionScores(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
 
 
 def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

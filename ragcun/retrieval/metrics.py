@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 
 import numpy as np
@@ -14,15 +15,14 @@ from scipy.stats import permutation_test, ttest_rel
 from ragcun.retrieval.runs import check_finite, ranked
 
 PerQuery = dict[str, dict[str, float]]
+CUTOFFS = (1, 3, 5, 10, 100)
 MRR_CUTOFF = 10
 BATCH_VALUES = 1 << 20
 TREC_MEASURES = {"NDCG": "ndcg_cut", "MAP": "map_cut", "Recall": "recall", "P": "P"}
 
 
 def evaluate_run(
-    run: Mapping[str, Mapping[str, float]],
-    qrels: Mapping[str, Mapping[str, int]],
-    cutoffs: Sequence[int] = (1, 3, 5, 10, 100),
+    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]], cutoffs: Sequence[int] = CUTOFFS
 ) -> PerQuery:
     """Measure every judged query: ``{metric: {query id: value}}`` for NDCG, MAP, Recall and P at each cut-off, and MRR.
 
@@ -45,17 +45,11 @@ def evaluate_run(
         if run.get(query)
     }
     levels = ",".join(str(cutoff) for cutoff in cutoffs)
-    measured = _trec_eval(by_rank, judged, {f"{measure}.{levels}" for measure in TREC_MEASURES.values()})
     names = {f"{name}@{c}": f"{measure}_{c}" for name, measure in TREC_MEASURES.items() for c in cutoffs}
-    values = {
-        name: {query: measured[query][trec] if query in measured else 0.0 for query in judged}
-        for name, trec in names.items()
-    }
+    values = _trec_eval(by_rank, judged, {f"{measure}.{levels}" for measure in TREC_MEASURES.values()}, names)
     if MRR_CUTOFF in cutoffs:
-        top = {query: dict(list(documents.items())[:MRR_CUTOFF]) for query, documents in by_rank.items()}
-        measured = _trec_eval(top, judged, {"recip_rank"})
-        name = f"MRR@{MRR_CUTOFF}"
-        values[name] = {query: measured[query]["recip_rank"] if query in measured else 0.0 for query in judged}
+        top = {query: dict(islice(documents.items(), MRR_CUTOFF)) for query, documents in by_rank.items()}
+        values |= _trec_eval(top, judged, {"recip_rank"}, {f"MRR@{MRR_CUTOFF}": "recip_rank"})
     return values
 
 
@@ -68,10 +62,12 @@ def mean(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(values.values()) for name, values in per_query.items()}
 
 
-def _trec_eval(
-    run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]], measures: set[str]
-) -> dict[str, dict[str, float]]:
-    return pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+def _trec_eval(run: PerQuery, qrels: dict[str, dict[str, int]], measures: set[str], names: dict[str, str]) -> PerQuery:
+    measured = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+    return {
+        name: {query: measured[query][trec] if query in measured else 0.0 for query in qrels}
+        for name, trec in names.items()
+    }
 
 
 @dataclass(frozen=True)

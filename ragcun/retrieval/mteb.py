@@ -27,21 +27,13 @@ DIGITS = 12
 
 
 def require_mteb() -> None:
-    """Check that mteb is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Check that mteb is installed (InputError: it is not)."""
     if importlib.util.find_spec("mteb") is None:
         raise InputError("mteb is not installed; install it with: pip install 'ragcun[mteb]'")
 
 
 def untouched_model(base: Base) -> SentenceTransformer:
-    """Return a base as it is without ragcun: its own normalisation, prompts and distance.
-
-    Raises:
-        InputError: the base has no text model.
-    """
+    """Return a base as it is without ragcun, with its own normalisation, prompts and distance (InputError: no text)."""
     from sentence_transformers import SentenceTransformer
 
     base.require_texts()
@@ -70,11 +62,7 @@ def name_for_mteb(model: SentenceTransformer, spec: str) -> str:
 
 
 def find_task(name: str, split: str | None = None) -> AbsTask:
-    """Return one of mteb's text retrieval tasks, on one of its splits or on those it is evaluated on.
-
-    Raises:
-        InputError: mteb has no such task, it is not one of text retrieval, or it has no such split.
-    """
+    """Return one of mteb's text retrieval tasks, on a split of it or those it is evaluated on (InputError: no such)."""
     import mteb
 
     try:
@@ -121,11 +109,10 @@ def collection_task(collection: Collection) -> AbsTask:
             main_score="ndcg_at_10",
         )
 
-    titles, texts = zip(*((document.title, document.text) for document in documents.values()), strict=True)
-    queries = {"id": list(collection.queries), "text": list(collection.queries.values())}
+    corpus = ({"id": key, "title": document.title, "text": document.text} for key, document in documents.items())
     data = {
-        "corpus": Dataset.from_dict({"id": list(documents), "title": list(titles), "text": list(texts)}),
-        "queries": Dataset.from_dict(queries),
+        "corpus": Dataset.from_list(list(corpus)),
+        "queries": Dataset.from_list([{"id": key, "text": text} for key, text in collection.queries.items()]),
         "relevant_docs": {query: dict(judged) for query, judged in collection.qrels.items()},
         "top_ranked": None,
     }

@@ -18,11 +18,13 @@ from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from ragcun.retrieval.evaluate import TextEncoder
+    from ragcun.retrieval.systems import TextEncoder
 
 QUERY_BLOCK = 4096
 Method = Literal["random", "bm25", "dense"]
 Choice = Literal["drawn", "hardest"]
+Chosen = dict[tuple[int, int], list[int]]
+"""The negatives of each pair of query and positive, by row."""
 MARGINS = {"random": -math.inf, "bm25": 0.0, "dense": 0.05}
 """The margin of each method where none is given; minus infinity is no guard."""
 
@@ -114,45 +116,41 @@ def mine_negatives(
     """Return all pairs with hard negatives, a row for each, and how many candidates each guard dropped.
 
     No negative is a known answer of its query, nor the same as one but for case and blanks; none scores above the
-    margin's threshold (see `MiningSettings`). The result follows from the arguments alone.
-
-    Args:
-        rows: the pairs; negatives that they have stay, and are not mined again.
-        source: where they come from, for messages.
-        pool: texts that may be negatives; None takes the positives of all pairs.
-        known: further ``(query, text)`` of which the text must not be a negative of the query.
-        settings: how to mine; None is BM25.
-        encoder: ranks by the cosine of its embeddings; for the method `dense` alone.
+    margin's threshold (see `MiningSettings`). Negatives that the pairs of `rows` have stay, and are not mined again;
+    `source` names them in messages. `pool` are texts that may be negatives (None: the positives of all pairs), `known`
+    further ``(query, text)`` of which the text must not be one. The method `dense` ranks by the cosine of `encoder`.
 
     Raises:
         InputError: there are no pairs, or the pool is empty.
         ValueError: the method is `dense` and there is no encoder.
     """
     settings = MiningSettings() if settings is None else settings
-    task = _Task(rows, source, pool, list(known))
+    task, counts = _Task(rows, source, pool, list(known)), Counter[str]()
     rankings: Iterable[_Ranking | None] = [None] * len(task.data.queries)
     if settings.method == "bm25":
         rankings = _bm25_rankings(task, settings.last)
     elif settings.method == "dense":
         rankings = _dense_rankings(task, settings.last, encoder)
-    counts: Counter[str] = Counter()
-    chosen: dict[tuple[int, int], list[int]] = {}
+    chosen: Chosen = {}
     for query, ranking in enumerate(rankings):
         chosen.update(_chosen(task, settings, query, ranking, counts))
-    fewer = [pair for pair, negatives in chosen.items() if len(negatives) < settings.per_query]
-    report = MiningReport(
+    return MinedPairs(list(_rows(task.data, chosen)), _report(task, settings.per_query, chosen, counts))
+
+
+def _report(task: _Task, per_query: int, chosen: Chosen, counts: Counter[str]) -> MiningReport:
+    fewer = [pair for pair, negatives in chosen.items() if len(negatives) < per_query]
+    return MiningReport(
         pool=len(task.pool),
         repeated=task.repeated,
         queries=len(task.data.queries),
         pairs=len(chosen),
-        asked=settings.per_query * len(chosen),
+        asked=per_query * len(chosen),
         mined=sum(map(len, chosen.values())),
         **{name: counts[name] for name in ("known_positives", "duplicates", "given", "candidates", "margin")},
         pairs_with_fewer=len(fewer),
         pairs_with_none=sum(not negatives for negatives in chosen.values()),
         queries_with_fewer=len({query for query, _ in fewer}),
     )
-    return MinedPairs(list(_rows(task.data, chosen)), report)
 
 
 class _Task:
@@ -162,7 +160,7 @@ class _Task:
         self, rows: Iterable[Row], source: str, pool: Iterable[str] | None, known: list[tuple[str, str]]
     ) -> None:
         listed = None if pool is None else [text for text in pool if text.strip()]
-        if listed is not None and not listed:
+        if listed == []:
             raise InputError(f"{source}: the pool of negatives holds no text; give documents that are not blank")
         self.data = data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in known)))
         row_of = {text: row for row, text in enumerate(data.documents)}
@@ -204,9 +202,8 @@ def _bm25_rankings(task: _Task, last: int) -> Iterator[_Ranking]:
     """Rank by BM25 among all documents; those that share no word with a query are no candidates."""
     from ragcun.retrieval import bm25
 
-    index = bm25.BM25(dict(enumerate(task.data.documents)))  # type: ignore[arg-type]
-    tokens = bm25.tokenize(task.data.queries)
-    for query, words in enumerate(tqdm(tokens, "BM25 negatives", delay=2, leave=False)):
+    index = bm25.BM25({str(row): text for row, text in enumerate(task.data.documents)})
+    for query, words in enumerate(tqdm(bm25.tokenize(task.data.queries), "BM25 negatives", delay=2, leave=False)):
         scores = index.scores(words)
         in_pool = scores[task.pool]
         best = bm25.best_rows(in_pool, last + len(task.barred[query]))
@@ -271,9 +268,9 @@ def _free(barred: dict[int, str], ranking: _Ranking, last: int, counts: Counter[
     return free
 
 
-def _rows(data: PairDataset, chosen: dict[tuple[int, int], list[int]]) -> Iterator[Row]:
+def _rows(data: PairDataset, chosen: Chosen) -> Iterator[Row]:
     """Yield the rows of each pair, in the order in which the pairs first stand in the data."""
-    given: dict[tuple[int, int], list[int]] = {}
+    given: Chosen = {}
     for query, positive, negative in zip(data.query_ids, data.positive_ids, data.negative_ids, strict=True):
         given.setdefault((int(query), int(positive)), []).extend([int(negative)] if negative >= 0 else [])
     for (query, positive), negatives in given.items():

@@ -19,23 +19,8 @@ UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1 and still count as 1; encoders in half precision miss it by 5e-4."""
 
 
-def bytes_per_vector(dim: int, precision: Precision) -> int:
-    """Return the bytes of one stored vector, without the ranges of int8: 8·dim bytes for a whole collection.
-
-    >>> [bytes_per_vector(100, precision) for precision in PRECISIONS]
-    [400, 100, 13]
-    """
-    return {"float32": 4 * dim, "int8": dim, "binary": -(-dim // 8)}[precision]
-
-
 def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """Keep the first `dim` dimensions of ``(n, dimension)``, normalised again where all rows had length 1 (or 0).
-
-    Raises:
-        ValueError: `dim` is below 1 or exceeds the dimension.
-    """
-    if not 1 <= dim <= embeddings.shape[1]:
-        raise ValueError(f"dim must be 1 to {embeddings.shape[1]}, got {dim}")
+    """Keep the first `dim` dimensions of ``(n, dimension)``, normalised again where all rows had length 1 (or 0)."""
     if dim == embeddings.shape[1]:
         return embeddings
     cut, lengths = np.ascontiguousarray(embeddings[:, :dim]), np.linalg.norm(embeddings, axis=1)
@@ -47,18 +32,12 @@ def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class StoredVectors:
-    """Document vectors as an index stores them.
+    """Document vectors of `dim` dimensions as an index stores them."""
 
-    Attributes:
-        codes: (n, dim) float32 or int8; for binary (n, ⌈dim/8⌉) int8, eight signs a byte.
-        dim: dimensions of a vector.
-        ranges: for int8, (2, dim): the smallest and the largest value of each dimension.
-    """
-
-    codes: NDArray[Any]
+    codes: NDArray[Any]  # (n, dim) float32 or int8; for binary (n, ⌈dim/8⌉) int8, eight signs a byte
     precision: Precision
     dim: int
-    ranges: NDArray[np.float32] | None = None
+    ranges: NDArray[np.float32] | None = None  # for int8, (2, dim): smallest and largest value of each dimension
 
     def restored(self) -> NDArray[np.float32]:
         """Return the vectors ``(n, dim)`` that queries are compared with.
@@ -89,9 +68,7 @@ def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors
         raise ValueError(f"documents to quantise must be finite and at least 1, got shape {documents.shape}")
     from sentence_transformers.util import quantize_embeddings
 
-    ranges = (
-        np.stack([documents.min(axis=0), documents.max(axis=0)]).astype(np.float32) if precision == "int8" else None
-    )
+    ranges = np.stack([documents.min(axis=0), documents.max(axis=0)]) if precision == "int8" else None
     codes = quantize_embeddings(documents, precision, ranges=ranges)
     return StoredVectors(np.asarray(codes), precision, documents.shape[1], ranges)
 
@@ -137,7 +114,13 @@ class VectorFormat:
         return truncate(queries, self.kept), documents
 
     def record(self) -> dict[str, Any]:
-        """Return what results keep: precision, truncate_dim (None where nothing is cut) and bytes_per_vector."""
+        """Return what results keep: precision, truncate_dim (None where nothing is cut) and bytes_per_vector.
+
+        The bytes are without the ranges of int8, which are 8·dim bytes for a whole collection.
+
+        >>> [VectorFormat(100, precision).record()["bytes_per_vector"] for precision in PRECISIONS]
+        [400, 100, 13]
+        """
         cut = None if self.kept == self.dimension else self.kept
-        size = bytes_per_vector(self.kept, self.precision)
+        size = {"float32": 4 * self.kept, "int8": self.kept, "binary": -(-self.kept // 8)}[self.precision]
         return {"precision": self.precision, "truncate_dim": cut, "bytes_per_vector": size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -17,17 +18,22 @@ Run = dict[str, dict[str, float]]
 """``{query id: {document id: score}}``; a query's documents are in the order of their rank."""
 
 
-def make_run(
-    query_ids: Sequence[str],
-    document_ids: Sequence[str],
-    scores: NDArray[Any],
-    indices: NDArray[Any],
-    k: int,
-) -> Run:
-    """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run of at most `k` documents a query.
+def ranking(query: str, document_ids: Sequence[str], scores: list[float], rows: list[int], k: int) -> dict[str, float]:
+    """Return the first `k` documents, given corpus rows from best to worst, but one of the query's own id.
 
-    A document whose id is the query's own is dropped first, as BEIR does (ArguAna and Quora hold their queries among
-    their documents); search for ``k + 1`` so that `k` remain.
+    BEIR leaves that out too, since ArguAna and Quora hold their queries among their documents.
+    """
+    found = {document_ids[row]: score for row, score in zip(rows, scores, strict=True)}
+    found.pop(query, None)
+    return dict(islice(found.items(), k))
+
+
+def make_run(
+    query_ids: Sequence[str], document_ids: Sequence[str], scores: NDArray[Any], indices: NDArray[Any], k: int
+) -> Run:
+    """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run; see `ranking`.
+
+    Search for ``k + 1`` so that `k` remain where a query is a document.
 
     Raises:
         ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
@@ -36,11 +42,8 @@ def make_run(
         raise ValueError(f"{len(query_ids)} query ids, scores {scores.shape} and indices {indices.shape} do not agree")
     if len(set(query_ids)) != len(query_ids):
         raise ValueError(f"{len(query_ids)} query ids, of which {len(set(query_ids))} differ")
-    run: Run = {}
-    for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
-        ranking = {document_ids[index]: score for index, score in zip(row_indices, row_scores, strict=True)}
-        ranking.pop(query_id, None)
-        run[query_id] = dict(islice(ranking.items(), k))
+    rows = zip(query_ids, scores.tolist(), indices.tolist(), strict=True)
+    run = {query: ranking(query, document_ids, of_query, places, k) for query, of_query, places in rows}
     check_finite(run)
     return run
 
@@ -107,18 +110,13 @@ def read_run(path: str | Path) -> Run:
             raise InputError(
                 f"{path}, line {number}: query {query_id!r:.60} has document {document_id!r:.60} twice; delete one"
             )
-        documents[document_id] = _score(text, path, number)
+        with contextlib.suppress(ValueError):
+            documents[document_id] = float(text)
+        if not math.isfinite(documents.get(document_id, math.nan)):
+            raise InputError(
+                f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; fix that line"
+            )
     return {query_id: dict(ranked(documents)) for query_id, documents in run.items()}
-
-
-def _score(text: str, path: str | Path, number: int) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise InputError(f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; fix that line")
-    return score
 
 
 def _check_word(word: str, what: str, path: str | Path) -> None:

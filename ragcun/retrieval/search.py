@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,29 +30,9 @@ CHUNK = 1 << 16
 """Numbers scored at a time in float64: 512 KiB, which a processor's cache holds."""
 
 
-class Matrix(Protocol):
-    """What a search reads block by block: an array, a memory map, or rows computed on access."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the elements."""
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        """Return consecutive rows."""
-
-
 @dataclass(frozen=True)
 class SearchResult:
-    """The `k` best documents of each query, best first.
-
-    Attributes:
-        scores: (queries, k) float32; higher is better.
-        indices: (queries, k) int64; row of the document in the corpus.
-    """
+    """The `k` best documents of each query, best first: their scores and rows in the corpus, (queries, k) each."""
 
     scores: NDArray[np.float32]
     indices: NDArray[np.int64]
@@ -61,10 +41,6 @@ class SearchResult:
     def empty(cls, queries: int, k: int) -> SearchResult:
         """Return the result before any document is searched: scores of −∞."""
         return cls(np.full((queries, k), -np.inf, dtype=np.float32), np.full((queries, k), NO_ROW, dtype=np.int64))
-
-    def rows(self, rows: slice) -> SearchResult:
-        """Return the results of some queries, as views."""
-        return SearchResult(self.scores[rows], self.indices[rows])
 
     def update(self, more: SearchResult, order: NDArray[np.int64] | None) -> None:
         """Merge in further documents by (score descending, rank in `order`, or row, ascending)."""
@@ -84,7 +60,7 @@ class SearchResult:
 
 def top_k(
     queries: NDArray[Any],
-    documents: Matrix,
+    documents: Any,
     k: int,
     distance: Distance = "euclidean",
     memory_budget_bytes: int = 1 << 30,
@@ -95,44 +71,36 @@ def top_k(
     """Find the `k` best documents of every query, exactly, ranked by (score descending, `order` ascending).
 
     Scores, higher is better: ``euclidean`` −‖q − x‖ (the plain distance, not its square), ``dot`` q·x, ``cosine``
-    q·x / (‖q‖‖x‖), which is 0 where either vector is 0; computed in float64 and rounded to float32.
-
-    Args:
-        queries: (q, dim) floating point; read as float32.
-        documents: (n, dim) floating point: an array, a memory map, or anything that gives rows when sliced; read as
-            float32, one block at a time.
-        k: documents per query; at most n are returned.
-        distance: what is compared.
-        memory_budget_bytes: bound on working memory beside arguments and result, on the host and on the device each;
-            at least one row at a time is read.
-        device: a torch device; None takes a CUDA device where there is one, else the CPU.
-        engine: ``auto`` is faiss on the CPU and torch elsewhere.
-        order: (n,) ranks of the documents among equal scores, as `id_order` gives them; None: their rows.
+    q·x / (‖q‖‖x‖), which is 0 where either vector is 0; computed in float64 and rounded to float32. `documents` is an
+    array, a memory map, or anything that gives rows when sliced; read as float32, one block at a time. The budget
+    bounds working memory beside arguments and result, on the host and on the device each. `device` None is CUDA where
+    there is such a device; engine ``auto`` is faiss on the CPU and torch elsewhere. `order` is that of documents of
+    equal score, as `id_order` gives it; None: their rows. Shapes: queries (q, dim), documents (n, dim), order (n,).
 
     Raises:
-        ValueError: shapes disagree, an argument is out of range, there are no documents, or a row is not finite or its
-            squared length exceeds float32.
+        ValueError: an argument is out of range, or a row is not finite or its squared length exceeds float32.
     """
-    _check(queries, documents, k, distance, memory_budget_bytes)
-    if order is not None and order.shape != documents.shape[:1]:
-        raise ValueError(f"order has shape {order.shape} for {documents.shape[0]} documents")
+    _check(queries, documents, k, distance, memory_budget_bytes, order)
     engine, device = _choose_engine(engine, device)
-    n, dim = documents.shape
-    k = min(k, n)
-    document_rows = min(n, max(1, memory_budget_bytes // ((16 if engine == "faiss" else 32) * dim)))
-    query_bytes = 4 * (50 * (k + MARGIN) if engine == "faiss" else 12 * document_rows)
-    query_rows = max(1, memory_budget_bytes // query_bytes)
-    best = SearchResult.empty(len(queries), k)
+    best = SearchResult.empty(len(queries), min(k, documents.shape[0]))
+    document_rows, query_rows = _block_rows(engine, documents.shape, best.scores.shape[1], memory_budget_bytes)
     query_vectors = _read(queries, 0, len(queries), "queries")
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for start in tqdm(range(0, n, document_rows), desc="search", unit="block", delay=2):
+        for start in tqdm(range(0, documents.shape[0], document_rows), desc="search", unit="block", delay=2):
             block = _Block(start, _read(documents, start, start + document_rows, "documents"), distance, order)
-            find = _candidates(block.vectors, distance, min(k + MARGIN, len(block.vectors)), engine, device)
-            for first in range(0, len(query_vectors), query_rows):
-                rows = slice(first, first + query_rows)
-                block.search(query_vectors[rows], find, best.rows(rows), threads)
+            find = _candidates(block.vectors, distance, best.scores.shape[1] + MARGIN, engine, device)
+            for first in range(0, len(queries), query_rows):
+                part = slice(first, first + query_rows)
+                block.search(query_vectors[part], find, SearchResult(best.scores[part], best.indices[part]), threads)
             _release(documents)
     return best
+
+
+def _block_rows(engine: Engine, shape: tuple[int, int], k: int, budget: int) -> tuple[int, int]:
+    n, dim = shape
+    documents = min(n, max(1, budget // ((16 if engine == "faiss" else 32) * dim)))
+    query_bytes = 4 * (50 * (k + MARGIN) if engine == "faiss" else 12 * documents)
+    return documents, max(1, budget // query_bytes)
 
 
 @dataclass(frozen=True)
@@ -204,7 +172,7 @@ def id_order(ids: Sequence[str]) -> NDArray[np.int64]:
 def _candidates(
     documents: NDArray[np.float32], distance: Distance, count: int, engine: Engine, device: str
 ) -> FindCandidates:
-    is_euclidean = distance == "euclidean"
+    is_euclidean, count = distance == "euclidean", min(count, len(documents))
     documents = _unit(documents) if distance == "cosine" else documents
     if engine == "faiss":
         import faiss
@@ -228,7 +196,7 @@ def _candidates(
     return find
 
 
-def _read(matrix: Matrix, start: int, stop: int, name: str) -> NDArray[np.float32]:
+def _read(matrix: Any, start: int, stop: int, name: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         block = np.ascontiguousarray(matrix[start:stop], dtype=np.float32)
         bad = np.flatnonzero(~np.isfinite(_squares(block)))
@@ -265,7 +233,9 @@ def _choose_engine(engine: Engine, device: str | None) -> tuple[Engine, str]:
     return ("faiss" if on_cpu else "torch") if engine == "auto" else engine, device
 
 
-def _check(queries: NDArray[Any], documents: Matrix, k: int, distance: Distance, budget: int) -> None:
+def _check(
+    queries: NDArray[Any], documents: Any, k: int, distance: Distance, budget: int, order: NDArray[np.int64] | None
+) -> None:
     for name, matrix in (("queries", queries), ("documents", documents)):
         if len(matrix.shape) != 2 or not np.issubdtype(matrix.dtype, np.floating):
             raise ValueError(f"{name} must be a floating-point matrix, got shape {matrix.shape} of {matrix.dtype}")
@@ -275,3 +245,5 @@ def _check(queries: NDArray[Any], documents: Matrix, k: int, distance: Distance,
         raise ValueError(f"k and memory_budget_bytes must be at least 1, got {k} and {budget}")
     if distance not in DISTANCES:
         raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    if order is not None and order.shape != documents.shape[:1]:
+        raise ValueError(f"order has shape {order.shape} for {documents.shape[0]} documents")

@@ -1,10 +1,17 @@
-"""From what a user types (a checkpoint, a model's name, bm25, an earlier result) to a system that retrieves."""
+"""Systems that rank a collection, and how one is opened: a checkpoint, a model's name, bm25, an earlier result."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcun.data.beir import Collection
 from ragcun.distance import Distance
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
@@ -12,53 +19,147 @@ from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.models.checkpoint import is_checkpoint
+from ragcun.io import file_digest, read_json
+from ragcun.models.cached_encoder import CachedEncoder, document_rows
+from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.results import Results
-from ragcun.retrieval.evaluate import BM25Retriever, DenseRetriever, Retriever, StoredRetriever
+from ragcun.retrieval.bm25 import BM25, K1, B
+from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import Precision, VectorFormat
-from ragcun.retrieval.runs import runs_folder
+from ragcun.retrieval.runs import Run, make_run, read_run, runs_folder
+from ragcun.retrieval.search import id_order, top_k
+
+
+class TextEncoder(Protocol):
+    """What turns texts into embeddings: our encoders, cached ones, and sentence-transformers models."""
+
+    def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
+        """Encode queries to ``(n, dim)``."""
+
+    def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
+        """Encode documents to ``(n, dim)``."""
+
+
+class Retriever(Protocol):
+    """A system that ranks a collection's documents for its queries; one with a `fingerprint` is told apart by it."""
+
+    name: str
+
+    @property
+    def size(self) -> Mapping[str, Any]:
+        """The `VectorFormat.record` of its document vectors; empty where there are none or nothing is known."""
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Return up to `k` documents a query, without a document of the query's own id (as BEIR does)."""
+
+
+@dataclass
+class DenseRetriever:
+    """Exact search among embeddings under a distance; with `vectors`, among documents as that format stores them."""
+
+    name: str
+    encoder: Any
+    distance: Distance = "euclidean"
+    memory_budget_bytes: int = 1 << 30
+    vectors: VectorFormat | None = None
+
+    @property
+    def size(self) -> Mapping[str, Any]:
+        """Return the record of `vectors`."""
+        return {} if self.vectors is None else self.vectors.record()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of the base and, of a checkpoint, of the file with the checksums of all others."""
+        if not isinstance(self.encoder, CachedEncoder):
+            return f"{type(self).__name__} {self.name} {json.dumps(self.size)}"
+        own = file_digest(Path(self.name) / CONFIG) if is_checkpoint(self.name) else ""
+        return f"{self.encoder.cache.fingerprint} {own} {self.distance} {json.dumps(self.size)}"
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Encode the collection and search; equal scores rank by id."""
+        documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
+        queries = self.encoder.encode_query(list(collection.queries.values()))
+        distance = self.distance
+        if self.vectors is not None and not self.vectors.is_full:
+            queries, documents = self.vectors.prepared(queries, documents[:])
+            distance = self.vectors.compared(distance)
+        ids = list(collection.documents)
+        found = top_k(queries, documents, k + 1, distance, self.memory_budget_bytes, order=id_order(ids))
+        return make_run(list(collection.queries), ids, found.scores, found.indices, k)
+
+
+@dataclass
+class BM25Retriever:
+    """BM25 over title and text."""
+
+    name: str = "bm25"
+    size: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = f"bm25 k1={K1} b={B}"
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Rank by BM25."""
+        texts = {name: document.content for name, document in collection.documents.items()}
+        return BM25(texts).run(collection.queries, k)
+
+
+@dataclass
+class StoredRetriever:
+    """The rankings of an earlier evaluation, read from its TREC run files."""
+
+    name: str
+    folder: Path
+    size: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what the earlier evaluation recorded of its model."""
+        manifest = read_json(self.folder.with_suffix(".json")).get("manifest") or {}
+        recorded = (manifest.get("settings") or {}).get("system model", "")
+        return f"earlier evaluation of {self.name} {recorded} {json.dumps(self.size)}"
+
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Read the run of this collection."""
+        return read_run(self.folder / collection.name / "model.trec")
+
+
+class Evaluation(NamedTuple):
+    """Rankings of one system on one collection, and its metrics for each judged query and on average."""
+
+    run: Run
+    per_query: dict[str, dict[str, float]]
+    mean: dict[str, float]
+
+
+def evaluate_retriever(retriever: Retriever, collection: Collection, cutoffs: Sequence[int] = CUTOFFS) -> Evaluation:
+    """Rank as many documents as the largest cut-off asks for, and measure."""
+    run = retriever.retrieve(collection, max(cutoffs))
+    per_query = evaluate_run(run, collection.qrels, cutoffs)
+    return Evaluation(run, per_query, mean(per_query))
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How texts become vectors, and how document vectors are stored.
+    """How texts become vectors, and how document vectors are stored."""
 
-    Attributes:
-        cache_dir: where vectors of bases are cached; None takes the default place.
-        device: where models compute; None takes a GPU where there is one.
-        precision: of stored document vectors.
-        truncate_dim: dimensions kept of them; None keeps all.
-        vectors: of texts, for checkpoints without a text model.
-    """
-
-    cache_dir: str | None = None
+    cache_dir: str | None = None  # None takes the default place
     batch_size: int = ROWS
-    device: str | None = None
+    device: str | None = None  # None takes a GPU where there is one
     precision: Precision = "float32"
-    truncate_dim: int | None = None
-    vectors: VectorStore | None = None
+    truncate_dim: int | None = None  # None keeps all dimensions
+    vectors: VectorStore | None = None  # of texts, for checkpoints without a text model
     base_dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size must be at least 1, got {self.batch_size}; give a larger number")
 
 
 @dataclass(frozen=True)
 class System:
-    """A retriever, its distance, and what it has to be better than.
-
-    Attributes:
-        untouched_base: the untouched base of a checkpoint, or the model whose vectors are reduced at full size.
-        companions: where a checkpoint's vectors are reduced, its base reduced in the same way.
-    """
+    """A retriever, its distance, and what it has to be better than."""
 
     retriever: Retriever
     distance: str
-    untouched_base: DenseRetriever | None = None
-    companions: tuple[System, ...] = ()
+    untouched_base: DenseRetriever | None = None  # of a checkpoint, or a model at full size whose vectors are reduced
+    companions: tuple[System, ...] = ()  # where a checkpoint's vectors are reduced, its base reduced in the same way
 
     @property
     def trained(self) -> bool:

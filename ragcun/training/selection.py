@@ -20,8 +20,8 @@ from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.metrics import paired_tests
+from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
 from ragcun.training.setup import TrainingData
 

@@ -12,8 +12,7 @@ import pytest
 
 from ragcun.results import Results
 from ragcun.retrieval.benchmark import run_benchmark
-from ragcun.retrieval.evaluate import DenseRetriever
-from ragcun.retrieval.systems import System
+from ragcun.retrieval.systems import DenseRetriever, System
 
 
 class Random:

@@ -17,10 +17,9 @@ from ragcun.data.overlap import HoldOut, text_hashes
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.benchmark import run_benchmark
-from ragcun.retrieval.evaluate import evaluate_retriever
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.runs import read_run
-from ragcun.retrieval.systems import EncodingOptions, open_system
+from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
 
 HELD_OUT = HoldOut(0.4, 4)
 SLUGS = ("model", "untouched_base", "bm25")

@@ -21,7 +21,6 @@ from ragcun import (
 from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.retrieval.evaluate import DenseRetriever, evaluate_retriever
 from ragcun.retrieval.mteb import (
     METRICS,
     collection_task,
@@ -30,6 +29,7 @@ from ragcun.retrieval.mteb import (
     name_for_mteb,
     untouched_model,
 )
+from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 
 pytest.importorskip("mteb")
 SYSTEMS = {"one head": (IsotropicGaussianEncoder, 0.05), "two heads": (AsymmetricProjectionModel, 0.01)}

@@ -7,7 +7,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.results import SystemScores
-from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, bytes_per_vector, store, truncate
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, store, truncate
 
 
 def drawn(n, dim, seed=0, unit=False):
@@ -19,7 +19,7 @@ def drawn(n, dim, seed=0, unit=False):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_stored_vector_takes_the_bytes_that_are_said(dim, precision):
     stored = store(drawn(5, dim), precision)
-    assert stored.codes.nbytes == 5 * bytes_per_vector(dim, precision)
+    assert stored.codes.nbytes == 5 * VectorFormat(dim, precision).record()["bytes_per_vector"]
     assert stored.restored().shape == (5, dim)
     assert stored.restored().dtype == np.float32
 
@@ -95,8 +95,6 @@ def test_rows_of_zeros_stay_zeros():
 
 @pytest.mark.parametrize("dim", [0, -1, 7])
 def test_impossible_cuts_are_refused(dim):
-    with pytest.raises(ValueError, match="dim must be 1 to 6"):
-        truncate(drawn(4, 6), dim)
     with pytest.raises(InputError, match=f"--truncate_dim {dim} .* 6 dimensions"):
         VectorFormat(6, truncate_dim=dim)
 

@@ -11,9 +11,8 @@ import torch
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
 from ragcun.errors import InputError
 from ragcun.results import CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.evaluate import DenseRetriever
 from ragcun.retrieval.quantization import PRECISIONS, VectorFormat
-from ragcun.retrieval.systems import EncodingOptions, open_system
+from ragcun.retrieval.systems import DenseRetriever, EncodingOptions, open_system
 
 
 @pytest.fixture(scope="module")
