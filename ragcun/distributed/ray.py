@@ -23,12 +23,16 @@ def ray_runner(
 
     `workers` is the number of tasks at a time in a Ray started on this machine, without effect with the `address` of a
     running cluster (``host:port`` of its head, or ``auto``); a task takes `cpus` and `gpus`, and runs again up to
-    `retries` times where its worker died.
+    `retries` times where its worker died. Ray's usage reports are off.
 
     Raises:
         InputError: Ray is missing, cannot be reached or has too little, a task raised it, or its worker kept dying.
     """
-    ray = import_ray()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("several workers need the package ray: pip install 'ragcun[distributed]'")
+    import ray
+
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, workers * cpus, address, retries)
@@ -65,20 +69,6 @@ def _run(ray: Any, task: Any, shards: Sequence[Shard], retries: int) -> None:
                     "--shards or fewer --workers (finished shards are kept)"
                 ) from error
             bar.update(len(done))
-
-
-def import_ray() -> Any:
-    """Import Ray with its usage reports switched off.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("several workers need the package ray: pip install 'ragcun[distributed]'")
-    import ray
-
-    return ray
 
 
 def _connect(ray: Any, cpus: int, address: str | None, retries: int) -> None:

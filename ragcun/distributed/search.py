@@ -39,38 +39,23 @@ from ragcun.retrieval.search import SearchResult, id_order, top_k
 
 @dataclass(frozen=True)
 class ShardedSearch:
-    """How a collection is encoded and searched.
+    """How a collection is encoded and searched; every machine must see `folder` and `model` under these paths."""
 
-    Attributes:
-        folder: of vectors and results of shards; every machine must see it under this path.
-        model: checkpoint folder (a path that holds on every machine), hub name or model folder.
-        k: documents per query.
-        distance: what is compared; None takes the model's own.
-        memory_budget_bytes: bound on the working memory of one shard's search.
-        device: where it computes; None takes a GPU where the process has one.
-        block_rows: texts of a block.
-        threads: CPU threads of a shard.
-    """
-
-    folder: Path
-    model: str
+    folder: Path  # of vectors and results of shards
+    model: str  # checkpoint folder, hub name or model folder
     shards: int = 1
     k: int = 100
-    distance: Distance | None = None
-    memory_budget_bytes: int = 1 << 30
-    device: str | None = None
+    distance: Distance | None = None  # None takes the model's own
+    memory_budget_bytes: int = 1 << 30  # of one shard's search
+    device: str | None = None  # None takes a GPU where the process has one
     base_dtype: str = "float32"
     batch_size: int = ROWS
     block_rows: int = ROWS
-    threads: int = 1
+    threads: int = 1  # of one shard
 
 
 class OpenModel:
-    """A checkpoint or an untouched model that encodes texts in blocks, without a cache.
-
-    Raises:
-        InputError: there is no such model, it has no text model, or it cannot compute so.
-    """
+    """A checkpoint or an untouched model that encodes texts in blocks, without a cache (InputError: it cannot)."""
 
     def __init__(self, search: ShardedSearch) -> None:
         self.search, name, device = search, search.model, search.device
@@ -82,7 +67,7 @@ class OpenModel:
         self.distance: Distance = "euclidean" if self.encoder else self.base.distance
         own = file_digest(Path(name) / CONFIG) if self.encoder else ""
         prompts = [self.base.prompt("query"), self.base.prompt("document")]
-        self.fingerprint = digest([self.base.fingerprint(), *prompts, own])
+        self.fingerprint = _digest([self.base.fingerprint(), *prompts, own])
 
     def encode(self, texts: Sequence[str], role: Role) -> Iterator[NDArray[np.float32]]:
         """Yield the embeddings ``(rows, dimension)`` of one block of texts after the other."""
@@ -96,33 +81,19 @@ opened = functools.lru_cache(maxsize=1)(OpenModel)  # one per process, for all i
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive rows of the corpus: what the task that encodes and searches them needs.
+    """Consecutive rows of the corpus: what the task that encodes and searches them needs."""
 
-    Attributes:
-        number: of this shard, from 1.
-        start: first row in the corpus.
-        order: ranks of the rows among equal scores.
-        made_from: what the vectors are made from; equal records mean equal vectors.
-        searched_for: digest of queries and of document ids.
-    """
-
-    number: int
+    number: int  # from 1
     search: ShardedSearch
     distance: Distance
-    start: int
-    order: NDArray[np.int64]
-    made_from: dict[str, Any]
-    searched_for: str
+    start: int  # first row in the corpus
+    order: NDArray[np.int64]  # ranks of the rows among equal scores
+    made_from: dict[str, Any]  # equal records mean equal vectors
+    searched: dict[str, Any]  # k, distance and digest of queries and document ids
 
     def file(self, name: str, suffix: str) -> Path:
         """Return the path of a file of this shard, such as ``documents-00003-of-00016.npy``."""
         return self.search.folder / f"{name}-{self.number:05d}-of-{self.search.shards:05d}.{suffix}"
-
-    @property
-    def result_record(self) -> dict[str, Any]:
-        """Return what the result is made from."""
-        searched = {"k": self.search.k, "distance": self.distance, "searched_for": self.searched_for}
-        return {**self.made_from, **searched}
 
     @property
     def is_encoded(self) -> bool:
@@ -132,14 +103,10 @@ class Shard:
     @property
     def is_done(self) -> bool:
         """Return whether vectors and result are there."""
-        return self.is_encoded and _record(self.file("result", "npz")) == self.result_record
+        return self.is_encoded and _record(self.file("result", "npz")) == self.made_from | self.searched
 
     def run(self) -> None:
-        """Encode and search the shard, or what of it is left to do.
-
-        Raises:
-            InputError: the model of this machine is not the starting process's.
-        """
+        """Encode and search the shard, or what is left to do (InputError: this machine's model is another one)."""
         with _torch_threads(self.search.threads):
             if not self.is_encoded:
                 self._encode()
@@ -163,7 +130,8 @@ class Shard:
         budget, device, queries = search.memory_budget_bytes, search.device, np.load(search.folder / "queries.npy")
         documents = np.load(self.file("documents", "npy"), mmap_mode="r")
         found = top_k(queries, documents, search.k + 1, self.distance, budget, device, order=self.order)
-        with _writing(self.file("result", "npz"), self.result_record) as file, file.open("wb") as stream:
+        record = self.made_from | self.searched
+        with _writing(self.file("result", "npz"), record) as file, file.open("wb") as stream:
             np.savez(stream, scores=found.scores, indices=found.indices + self.start)
 
 
@@ -205,12 +173,19 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
         _write_matrix(file, model.encode(texts, "query"), (len(texts), model.dimension))
     order, distance = id_order(document_ids), search.distance or model.distance
     settings = {key: getattr(search, key) for key in ("device", "base_dtype", "batch_size", "block_rows", "threads")}
-    searched_for, documents, shards = digest([*texts, *document_ids]), iter(collection.documents.values()), []
+    searched = {"k": search.k, "distance": distance, "searched_for": _digest([*texts, *document_ids])}
+    documents, shards = iter(collection.documents.values()), []
     for number, (start, stop) in enumerate(cut_shards(len(document_ids), search), start=1):
         texts = [document.content for document in islice(documents, stop - start)]
-        record = {"model": model.fingerprint, "texts": digest(texts), "rows": len(texts), **settings}
-        shard = Shard(number, search, distance, start, order[start:stop], record, searched_for)
-        _require_same(shard.file("documents", "npy"), record)
+        record = {"model": model.fingerprint, "texts": _digest(texts), "rows": len(texts), **settings}
+        shard = Shard(number, search, distance, start, order[start:stop], record, searched)
+        before = _record(shard.file("documents", "npy")) or record
+        for key, value in record.items():
+            if before.get(key) != value:
+                raise InputError(
+                    f"{shard.file('documents', 'npy')} was made from something else: {key} is {before.get(key)!r} there "
+                    f"and {value!r} now; name another --work_dir, or delete that folder"
+                )
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)
@@ -230,8 +205,7 @@ def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:
     return list(pairwise(min(rows, number * blocks // shards * size) for number in range(shards + 1)))
 
 
-def digest(texts: Sequence[str]) -> str:
-    """Return a digest of texts in their order."""
+def _digest(texts: Sequence[str]) -> str:
     return hashlib.blake2b(json.dumps(texts).encode(), digest_size=32).hexdigest()
 
 
@@ -247,16 +221,6 @@ def _writing(file: Path, record: dict[str, Any]) -> Iterator[Path]:
 def _record(file: Path) -> dict[str, Any] | None:
     record = file.with_suffix(".json")
     return dict(read_json(record)) if record.is_file() and file.is_file() else None
-
-
-def _require_same(file: Path, record: dict[str, Any]) -> None:
-    before = _record(file) or record
-    for key, value in record.items():
-        if before.get(key) != value:
-            raise InputError(
-                f"{file} was made from something else: {key} is {before.get(key)!r} there and {value!r} now; "
-                "name another --work_dir, or delete that folder"
-            )
 
 
 def _write_matrix(file: Path, blocks: Iterable[NDArray[np.float32]], shape: tuple[int, int]) -> None:

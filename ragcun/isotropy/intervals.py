@@ -18,21 +18,13 @@ Values = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """How a matrix is measured.
+    """How a matrix is measured."""
 
-    Attributes:
-        seed: of all that is drawn.
-        groups: how many random groups of rows are left out in turn for an interval.
-        k: of k-occurrence.
-        sample: rows at most for what compares all pairs of rows, and pairs at most for a distribution of distances.
-        memory_budget_bytes: bound on working memory, beside the sample itself.
-    """
-
-    seed: int = 0
-    groups: int = GROUPS
-    k: int = K
-    sample: int = SAMPLE
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+    seed: int = 0  # of all that is drawn
+    groups: int = GROUPS  # random groups of rows that are left out in turn for an interval
+    k: int = K  # of k-occurrence
+    sample: int = SAMPLE  # rows at most where all pairs of rows are compared, and pairs for a distribution of distances
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES  # bound on working memory, beside the sample itself
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,7 @@ def entropy_rank(weights: ArrayLike) -> float:
 
 
 def effective_rank(eigenvalues: ArrayLike) -> float:
-    """Effective rank: `entropy_rank` of the singular values √λ of the centred matrix, 1 to d; 0 for equal rows.
-
-    Source: Roy and Vetterli 2007, *The effective rank*; centring is ours.
-    """
+    """Effective rank (Roy and Vetterli 2007): `entropy_rank` of the singular values √λ of the centred matrix, 1 to d."""
     return entropy_rank(np.sqrt(_checked(eigenvalues)))
 
 
@@ -98,10 +95,7 @@ def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
 
 
 def stable_rank(second_eigenvalues: ArrayLike) -> float:
-    """Stable rank ‖X‖_F²/‖X‖₂² = Σλ/λ₁ of the matrix as it is, not centred, from the eigenvalues of XᵀX; 0 for zeros.
-
-    Source: Rudelson and Vershynin 2007, arXiv:math/0503442.
-    """
+    """Stable rank ‖X‖_F²/‖X‖₂² = Σλ/λ₁ (arXiv:math/0503442) of the matrix as it is, from the eigenvalues of XᵀX."""
     values = _checked(second_eigenvalues)
     return float(values.sum() / values.max()) if values.any() else 0.0
 

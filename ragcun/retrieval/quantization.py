@@ -55,12 +55,9 @@ class StoredVectors:
 
 
 def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors:
-    """Quantise document vectors ``(n, dim)`` by ``quantize_embeddings`` of sentence-transformers.
+    """Quantise document vectors ``(n, dim)`` (ValueError: none, or not finite) by sentence-transformers.
 
     int8 divides each dimension's range among these documents into 255 steps; binary packs eight signs to a byte.
-
-    Raises:
-        ValueError: there are no documents, or a value is not finite.
     """
     if precision == "float32":
         return StoredVectors(documents, precision, documents.shape[1])
@@ -75,15 +72,11 @@ def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors
 
 @dataclass(frozen=True)
 class VectorFormat:
-    """How the document vectors of an encoder are stored for search; queries stay float32.
-
-    Raises:
-        InputError: `truncate_dim` (None keeps all) is below 1 or exceeds the dimension.
-    """
+    """How the document vectors of an encoder are stored (InputError: there is no `truncate_dim`); queries are float32."""
 
     dimension: int
     precision: Precision = "float32"
-    truncate_dim: int | None = None
+    truncate_dim: int | None = None  # None keeps all
 
     def __post_init__(self) -> None:
         if not 1 <= self.kept <= self.dimension:

@@ -58,11 +58,7 @@ def ranked(documents: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def check_finite(run: Mapping[str, Mapping[str, float]]) -> None:
-    """Check that all scores can be ranked.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
-    """
+    """Check that all scores can be ranked (ValueError: one is NaN or infinite)."""
     for query_id, documents in run.items():
         for document_id, score in documents.items():
             if not math.isfinite(score):

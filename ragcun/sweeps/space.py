@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BruteForceSampler, RandomSampler, TPESampler
 
 from ragcun.config import ObjectiveConfig, TrainConfig
 from ragcun.errors import InputError
-from ragcun.options import flag, from_mapping, read_yaml
+from ragcun.options import check_bounds, flag, from_mapping, read_yaml
 from ragcun.training.setup import build_data, build_encoder
 
-RESERVED = dict.fromkeys(("output_dir", "resume", "overwrite"), "a flag of ragcun sweep")
-RESERVED |= {"seed": "set by the sweep: list the seeds under seeds"}
+RESERVED = {"output_dir", "resume", "overwrite", "seed"}
 CRITERIA = ("val_data", "dev_beir", "dev_split", "dev_fraction")
-"""Settings that say what a configuration is judged by."""
 OBJECTIVE = {field.name for field in dataclasses.fields(ObjectiveConfig)} | {"batch_size"}
-"""Settings that change the validation objective itself."""
+SAMPLERS = {"grid": BruteForceSampler, "random": RandomSampler, "tpe": TPESampler}
 
 
 @dataclass
@@ -30,16 +29,15 @@ class Settings:
     """The settings of a sweep that are one value each."""
 
     study: str = flag(dataclasses.MISSING, "name of the sweep")
-    sampler: str = flag("tpe", "how configurations are proposed", choices=("grid", "random", "tpe"))
-    sampler_seed: int = flag(0, "seed of the proposals")
-    trials: int | None = flag(None, "number of configurations (default: the whole grid)")
+    sampler: str = flag("tpe", "how configurations are proposed", choices=tuple(SAMPLERS))
+    sampler_seed: int = flag(0, "seed of the proposals", at_least=0)
+    trials: int | None = flag(None, "number of configurations (default: the whole grid)", at_least=1)
     direction: str = flag("maximise", "the score is higher for better", choices=("maximise",))
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.trials is None and self.sampler != "grid":
             raise ValueError(f"sampler {self.sampler} needs a number of trials; add 'trials: 20'")
-        if self.sampler_seed < 0 or (self.trials is not None and self.trials < 1):
-            raise ValueError(f"trials must be at least 1 and sampler_seed at least 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
     for part, named in (("base", base), ("parameters", entries)):
         if not isinstance(named, dict) or not named:
             raise InputError(f"{source}, {part}: must hold settings of ragcun train")
-        if reserved := sorted(named.keys() & RESERVED.keys()):
-            raise InputError(f"{source}, {part}: {reserved[0]} is {RESERVED[reserved[0]]}")
+        if reserved := sorted(named.keys() & RESERVED):
+            raise InputError(f"{source}, {part}: {reserved[0]} is set by the sweep (list seeds under seeds)")
     if wrong := sorted(entries.keys() & {*base, *CRITERIA}):
         raise InputError(f"{source}, parameters: {wrong[0]} must be the same for all; give it once, under base")
     if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
@@ -89,18 +87,19 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
         needed = {} if name in ("train_data", "documents", "corpus") else {"train_data": "-"}
         return getattr(from_mapping(TrainConfig, needed | {name: value}, f"{source}, {part}"), name)
 
-    grid = settings.sampler == "grid"
-    parameters = {
-        name: _distribution(f"{source}, parameters, {name}", entry, partial(convert, "parameters", name), grid)
-        for name, entry in entries.items()
-    }
+    parameters = {}
+    for name, entry in entries.items():
+        parameters[name] = _distribution(f"{source}, parameters, {name}", entry, partial(convert, "parameters", name))
+        if settings.sampler == "grid" and getattr(parameters[name], "step", 1) is None:
+            raise InputError(f"{source}, parameters, {name}: the grid needs a step; add one")
     plain = {name: convert("base", name, value) for name, value in base.items()}
     space = Space(source, settings, plain, parameters, tuple(convert("seeds", "seed", seed) for seed in seeds))
-    _check_criterion(space)
+    for problem in _unfair(space):
+        raise InputError(f"{source}, base: {problem}")
     return space
 
 
-def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: bool) -> BaseDistribution:
+def _distribution(where: str, entry: Any, convert: Callable[[Any], Any]) -> BaseDistribution:
     try:
         if "values" in entry:
             values = [convert(value) for value in entry["values"]]
@@ -114,10 +113,7 @@ def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: b
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Optuna only warns of a range that its steps do not fill
             kind = IntDistribution if isinstance(low, int) else FloatDistribution
-            distribution = kind(**options | {"low": low, "high": high})
-        if grid and isinstance(distribution, FloatDistribution) and distribution.step is None:
-            raise ValueError("the grid needs a step")
-        return distribution
+            return kind(**options | {"low": low, "high": high})
     except InputError:
         raise
     except (TypeError, KeyError, ValueError, UserWarning) as error:
@@ -125,22 +121,22 @@ def _distribution(where: str, entry: Any, convert: Callable[[Any], Any], grid: b
         raise InputError(f"{where}: {error}; give {forms} of numbers, or values of any kind") from error
 
 
-def _check_criterion(space: Space) -> None:
-    where, base = f"{space.source}, base", space.base
+def _unfair(space: Space) -> Iterator[str]:
+    # what would choose by training or test data, or by scores that differ in what they measure
     for config in space.extremes():
         if not (config.dev_beir or config.dev_fraction or config.val_data):
-            raise InputError(f"{where}: no dev data to choose by; add dev_beir, dev_fraction or val_data")
+            yield "no dev data to choose by; add dev_beir, dev_fraction or val_data"
         if config.dev_split.strip().lower() == "test":
-            raise InputError(f"{where}: dev_split: test would choose settings by the test queries; name a dev split")
+            yield "dev_split: test would choose settings by the test queries; name a dev split"
         if _same(config.dev_beir, config.train_data) and config.dev_split == "train":
-            raise InputError(f"{where}: dev_split: train would choose by the training queries; name a dev split")
+            yield "dev_split: train would choose by the training queries; name a dev split"
         if _same(config.val_data, config.train_data) and not Path(str(config.val_data)).is_dir():
-            raise InputError(f"{where}: val_data is the training data; name other pairs")
-    if base.get("dev_fraction") and "train_data" in space.parameters:
-        raise InputError(f"{where}: dev_fraction takes queries from train_data, which is varied; use dev_beir instead")
+            yield "val_data is the training data; name other pairs"
+    if space.base.get("dev_fraction") and "train_data" in space.parameters:
+        yield "dev_fraction takes queries from train_data, which is varied; use dev_beir instead"
     varied = sorted(space.parameters.keys() & OBJECTIVE)
-    if varied and not (base.get("dev_beir") or base.get("dev_fraction")):
-        raise InputError(f"{where}: {varied[0]} changes the objective on val_data; add dev_beir or dev_fraction")
+    if varied and not (space.base.get("dev_beir") or space.base.get("dev_fraction")):
+        yield f"{varied[0]} changes the objective on val_data; add dev_beir or dev_fraction"
 
 
 def _same(one: str | None, other: str | None) -> bool:
@@ -148,11 +144,7 @@ def _same(one: str | None, other: str | None) -> bool:
 
 
 def check_inputs(space: Space) -> dict[str, dict[str, str]]:
-    """Read all data and models that the configurations name, and return the data's hashes.
-
-    Raises:
-        InputError: one of them is missing or wrong.
-    """
+    """Read all data and models that the configurations name, and return the data's hashes (InputError: not there)."""
     configs = space.extremes()
     for config in {(config.base_model, config.load_checkpoint): config for config in configs}.values():
         build_encoder(dataclasses.replace(config, lambda_predictive=0.0, lambda_residual=0.0))

@@ -8,11 +8,12 @@ import json
 import logging
 import shlex
 import shutil
-import statistics
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,12 @@ from tqdm.auto import tqdm
 
 from ragcun.errors import InputError
 from ragcun.reporting.tables import ABSENT, markdown_table
-from ragcun.sweeps.space import Space
+from ragcun.sweeps.space import SAMPLERS, Space
 from ragcun.training.loop import fit
 
 logger = logging.getLogger(__name__)
 SWEEP = "sweep"
-SAMPLERS = {
-    "grid": optuna.samplers.BruteForceSampler,
-    "random": optuna.samplers.RandomSampler,
-    "tpe": optuna.samplers.TPESampler,
-}
-DRAWS = 100
-"""How often a configuration that was tried already is drawn again before the space counts as exhausted."""
+DRAWS = 100  # of configurations that were tried already, before the space counts as exhausted
 
 
 def run_sweep(
@@ -53,27 +48,26 @@ def run_sweep(
     """
     try:
         with FileLock(folder / ".sweep.lock", timeout=0):
-            study = _open_study(space, folder, data)
-            finished = study.get_trials(deepcopy=False)
-            limit = space.settings.trials
-            with tqdm(total=limit, initial=len(finished), desc=space.settings.study, unit="trial") as bar:
-                while (limit is None or len(finished) < limit) and (chosen := propose(space, finished)) is not None:
-                    run = folder / "runs" / f"trial-{len(finished):04d}"
-                    study.add_trial(_measure(space, chosen, run))
-                    finished = study.get_trials(deepcopy=False)
-                    if not keep_runs:
-                        shutil.rmtree(run, ignore_errors=True)
-                    bar.update()
+            study, settings = _open_study(space, folder, data), space.settings
+            done = len(study.trials)
+            rest = range(done, sys.maxsize if settings.trials is None else settings.trials)
+            for number in tqdm(rest, settings.study, settings.trials, initial=done, unit="trial"):
+                if (chosen := propose(space, study.trials)) is None:
+                    break
+                run = folder / "runs" / f"trial-{number:04d}"
+                study.add_trial(_measure(space, chosen, run))
+                if not keep_runs:
+                    shutil.rmtree(run, ignore_errors=True)
             with contextlib.suppress(OSError):
                 (folder / "runs").rmdir()  # stays while it holds runs
-            return finished
+            return study.trials
     except Timeout as error:
         raise InputError(f"another process runs the sweep in {folder}; wait for it or stop it") from error
 
 
 def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> optuna.Study:
     wanted = dataclasses.asdict(space.settings) | {"base": space.base, "seeds": space.seeds, "data": data}
-    wanted |= {"parameters": {name: repr(each) for name, each in space.parameters.items()}}
+    wanted["parameters"] = {name: repr(each) for name, each in space.parameters.items()}
     wanted = json.loads(json.dumps({name: value for name, value in wanted.items() if name != "trials"}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     log = folder / "study.log"
@@ -83,9 +77,9 @@ def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> 
     storage = JournalStorage(JournalFileBackend(str(log)))
     study = optuna.create_study(storage=storage, study_name=SWEEP, direction="maximize", load_if_exists=True)
     known = study.user_attrs.get(SWEEP, wanted)
-    if known != wanted:
-        changed = sorted(name for name in wanted.keys() | known.keys() if known.get(name) != wanted.get(name))
-        raise InputError(f"{folder} holds a sweep with another {changed[0]}; give another --output_dir, or --overwrite")
+    for name in sorted(wanted.keys() | known.keys()):
+        if known.get(name) != wanted.get(name):
+            raise InputError(f"{folder} holds a sweep with another {name}; give another --output_dir, or --overwrite")
     study.set_user_attr(SWEEP, wanted)
     return study
 
@@ -93,8 +87,8 @@ def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> 
 def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     """Return the configuration to try after the `finished` trials, None where none is left.
 
-    The sampler is seeded anew by the sweep's seed and the number of finished trials, so that an interrupted sweep
-    resumes with the proposals that it would have made.
+    The sampler is seeded by the sweep's seed and the number of finished trials, so that an interrupted sweep resumes
+    with the proposals that it would have made.
     """
     tried = [trial.params for trial in finished]
     for draw in range(DRAWS):
@@ -102,8 +96,7 @@ def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | N
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # BruteForceSampler
-            sampler = SAMPLERS[space.settings.sampler](seed=seed)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+            study = optuna.create_study(direction="maximize", sampler=SAMPLERS[space.settings.sampler](seed=seed))
         study.add_trials(finished)
         chosen = study.ask(space.parameters).params
         if chosen not in tried:
@@ -114,18 +107,14 @@ def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | N
 def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
     started = time.perf_counter()
     try:
-        results = [
-            fit(space.config(chosen, seed=seed, output_dir=str(folder / f"seed-{seed}"), overwrite=True))
-            for seed in space.seeds
+        configs = [
+            space.config(chosen, seed=s, output_dir=str(folder / f"seed-{s}"), overwrite=True) for s in space.seeds
         ]
-        scores = [result.score for result in results if result.score is not None]
-        figures = {
-            "scores": scores,
-            "base_scores": [result.base_score for result in results],
-            "best_epochs": [result.best_epoch for result in results],
-            "steps": sum(result.steps for result in results),
-        }
-        outcome: dict[str, Any] = {"value": statistics.fmean(scores), "user_attrs": figures}
+        results = [fit(config) for config in configs]
+        names = ("score", "base_score", "best_epoch")
+        figures: dict[str, Any] = {f"{name}s": [getattr(result, name) for result in results] for name in names}
+        figures["steps"] = sum(result.steps for result in results)
+        outcome: dict[str, Any] = {"value": fmean(figures["scores"]), "user_attrs": figures}
     except InputError as error:
         logger.warning("trial failed: %s", error)
         outcome = {"state": TrialState.FAIL, "user_attrs": {"message": str(error)}}
@@ -134,13 +123,13 @@ def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
 
 
 def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict[str, Any]:
-    """Return a sweep's settings, its trials from best to worst, the best, and importances.
+    """Return a sweep's settings, its trials from best to worst, the best (None: all failed), and importances.
 
     A score is the mean over seeds of a run's best epoch; ``sd`` is the sample standard deviation over seeds.
     """
     rows = sorted(map(_row, trials), key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["trial"]))
     best = None
-    if rows and rows[0]["score"] is not None:
+    if rows[0]["score"] is not None:
         settings = {**space.base, **rows[0]["parameters"], "seed": space.seeds[0], "output_dir": str(folder / "best")}
         flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         best = rows[0] | {"settings": settings, "command": shlex.join(["ragcun", "train", *flags])}
@@ -166,24 +155,17 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     scores, bases = figures["scores"], [base for base in figures["base_scores"] if base is not None]
     # seed by seed, on the same dev queries
     differences = [score - base for score, base in zip(scores, bases, strict=True)] if bases else []
-    figures |= {"score": _mean(scores), "sd": _sd(scores), "base_score": _mean(bases)}
-    figures |= {"difference": _mean(differences), "difference_sd": _sd(differences)}
+    for name, values in (("score", scores), ("base_score", bases), ("difference", differences)):
+        figures[name] = fmean(values) if values else None
+    for name, values in (("sd", scores), ("difference_sd", differences)):
+        figures[name] = stdev(values) if len(values) > 1 else None
     return {"trial": trial.number, "parameters": dict(trial.params), **figures}
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _sd(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
 def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
-    """Return each parameter's share of the variance of scores (fANOVA on a random forest), largest first.
+    """Return each parameter's share of the variance of scores (fANOVA; Hutter et al., ICML 2014), largest first.
 
-    None where fewer than two trials succeeded, or all have the same score. Source: Hutter, Hoos and Leyton-Brown, ICML
-    2014.
+    None where fewer than two trials succeeded, or all have the same score.
     """
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in done}) < 2:
@@ -196,27 +178,23 @@ def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
 def markdown(figures: dict[str, Any]) -> str:
     """Render `summarise` as Markdown."""
     rows, best, shares = figures["rows"], figures["best"], figures["importance"] or {}
-    names = list(rows[0]["parameters"]) if rows else []
-    header = ["trial", *names, figures["criterion"], "base", "difference", "best epoch"]
-    lead = f"""\
+    header = ["trial", *rows[0]["parameters"], figures["criterion"], "base", "difference", "best epoch"]
+    text = f"""\
 # Sweep {figures["study"]}
 
 {figures["trials"]} configurations ({figures["failed"]} failed), sampler {figures["sampler"]}, \
 seeds {", ".join(map(str, figures["seeds"]))}, {figures["seconds"]:.0f} s. Means over seeds ± standard deviation; \
 differences from the untouched base are taken seed by seed; epoch 0 is the model before training.
 """
-    advice = "Measure it once on test queries: the score by which it was chosen is too high."
-    command = best and f"{advice}\n\n```\n{best['command']}\n```\n"
-    table = markdown_table(header, [_cells(row) for row in rows])
-    importances = markdown_table(["parameter", "share of variance"], [[name, f"{s:.3f}"] for name, s in shares.items()])
+    if best:
+        advice = "Measure it once on test queries: the score by which it was chosen is too high."
+        text += f"\n## Best trial\n\n{advice}\n\n```\n{best['command']}\n```\n"
+    text += f"\n## Trials\n\n{markdown_table(header, map(_cells, rows))}"
+    if shares:
+        cells = [[name, f"{share:.3f}"] for name, share in shares.items()]
+        text += f"\n## Importance of the parameters\n\n{markdown_table(['parameter', 'share of variance'], cells)}"
     failed = "".join(f"- {row['trial']}: {row['message']}\n" for row in rows if row["message"])
-    parts = {
-        "Best trial": command,
-        "Trials": table,
-        "Importance of the parameters": shares and importances,
-        "Failed trials": failed,
-    }
-    return lead + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items() if text)
+    return text + (f"\n## Failed trials\n\n{failed}" if failed else "")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
