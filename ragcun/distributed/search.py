@@ -183,8 +183,8 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
         for key, value in record.items():
             if before.get(key) != value:
                 raise InputError(
-                    f"{shard.file('documents', 'npy')} was made from something else: {key} is {before.get(key)!r} there "
-                    f"and {value!r} now; name another --work_dir, or delete that folder"
+                    f"{shard.file('documents', 'npy')} was made from something else: {key} is {before.get(key)!r} "
+                    f"there and {value!r} now; name another --work_dir, or delete that folder"
                 )
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))

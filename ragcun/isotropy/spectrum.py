@@ -77,7 +77,7 @@ def entropy_rank(weights: ArrayLike) -> float:
 
 
 def effective_rank(eigenvalues: ArrayLike) -> float:
-    """Effective rank (Roy and Vetterli 2007): `entropy_rank` of the singular values √λ of the centred matrix, 1 to d."""
+    """Effective rank (Roy and Vetterli 2007): `entropy_rank` of the centred matrix's singular values √λ, 1 to d."""
     return entropy_rank(np.sqrt(_checked(eigenvalues)))
 
 

@@ -72,7 +72,7 @@ def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors
 
 @dataclass(frozen=True)
 class VectorFormat:
-    """How the document vectors of an encoder are stored (InputError: there is no `truncate_dim`); queries are float32."""
+    """How document vectors are stored (InputError: there is no such `truncate_dim`); queries stay float32."""
 
     dimension: int
     precision: Precision = "float32"
