@@ -22,6 +22,7 @@ from ragcun.models.checkpoint import OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors
 from ragcun.training.averaging import WeightAverage
+from ragcun.training.collapse import CollapseMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Progress:
     best_epoch: int = 0
     metric_rows: int = 0
     seconds: float = 0.0
-    collapse: dict[str, Any] = field(default_factory=dict)
+    collapse: CollapseMonitor = field(default_factory=CollapseMonitor)
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +159,8 @@ class CheckpointManager:
                 torch.cuda.set_rng_state(random[f"cuda{i}"], i)
             if self.scaler is not None and values["scaler"] is not None:
                 self.scaler.load_state_dict(values["scaler"])
-            return Progress(**values["progress"])
+            collapse = CollapseMonitor(**values["progress"]["collapse"])
+            return Progress(**{**values["progress"], "collapse": collapse})
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ragcun.batch import Views
-from ragcun.distance import Distance
+from ragcun.batch import PairBatch, Views
+from ragcun.embeddings.encode import evaluating
 from ragcun.errors import InputError
 from ragcun.isotropy.spectrum import entropy_rank
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.losses.covariance import unit_rows
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import PairSource, Rows
 
 logger = logging.getLogger(__name__)
 
 Statistics = dict[str, float]
-CollapseKind = Literal["total", "dimensional", "drift", "identity"]
-COLLAPSES: tuple[CollapseKind, ...] = get_args(CollapseKind)
 SIDES = ("query", "document")
 
 # total: a text base with a strong common direction has a spread of .05 to .5, so .001 is no base's own geometry; half
@@ -50,26 +46,23 @@ CORRECTION_LEFT, SKILL_LEFT, WORTH_PREDICTING = 0.05, 0.02, 0.01
 CHECKS = 2
 
 
-def _effective_rank(centred: Float[Tensor, "n dim"]) -> float:
-    gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
-    return entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).double().cpu().numpy())
-
-
 def _of_side(z: Float[Tensor, "n dim"], side: str) -> Statistics:
     n, centred = len(z), z - z.mean(0)
+    gram = centred.T @ centred if n > centred.shape[1] else centred @ centred.T
+    rank = entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).double().cpu().numpy())
     variance, length = float(centred.square().sum()) / (n - 1), float(z.square().sum()) / n
     unit = unit_rows(z)
     cosines = float(unit.sum(0).square().sum() - unit.square().sum()) / (n * (n - 1))
-    values = {"variance": variance, "spread": variance / length if length else 0.0}
-    values |= {"rank": _effective_rank(centred), "mean_cosine": cosines}
+    spread = variance / length if length else 0.0
+    values = {"variance": variance, "spread": spread, "rank": rank, "mean_cosine": cosines}
     return {f"{name}_{side}": value for name, value in values.items()}
 
 
-def _of_pairs(views: Views, distance: Distance) -> Statistics:
+def _of_pairs(views: Views) -> Statistics:
     query, positive = views.query, views.positive
     between = float((query.mean(0) - positive.mean(0)).square().sum())
     within = float(query.var(0).sum() + positive.var(0).sum())
-    similarity = similarity_logits(query, positive, distance)
+    similarity = similarity_logits(query, positive, "euclidean")
     others = ~torch.eye(len(query), dtype=torch.bool, device=query.device)
     if views.relevant is not None:
         others &= ~views.relevant
@@ -87,7 +80,7 @@ def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> Statistics
 
 
 @torch.no_grad()
-def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statistics:
+def probe_statistics(views: Views) -> Statistics:
     """Return what the queries and positives of a batch of pairs show about collapse, in float32.
 
     For each side s (``query``, ``document``), with C the unbiased covariance of its rows z: ``variance_s`` = tr C;
@@ -104,38 +97,26 @@ def probe_statistics(views: Views, distance: Distance = "euclidean") -> Statisti
     Source: Roy & Vetterli 2007 (effective rank), here of the covariance's eigenvalues, not of singular values.
 
     Raises:
-        ValueError: fewer than 2 pairs, or embeddings that are not finite.
+        ValueError: embeddings that are not finite.
     """
     names = ("query", "positive", "predicted", "target")
     shown = {name: value.float() for name in names if (value := getattr(views, name)) is not None}
-    if len(views.query) < 2:
-        raise ValueError(f"a probe needs at least 2 pairs, got {len(views.query)}")
     for name, value in shown.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"the probe's {name} embeddings are not finite")
     pairs = Views(shown["query"], shown["positive"], relevant=views.relevant)
     with torch.autocast(device_type=views.query.device.type, enabled=False):
-        values = _of_side(pairs.query, "query") | _of_side(pairs.positive, "document") | _of_pairs(pairs, distance)
+        values = _of_side(pairs.query, "query") | _of_side(pairs.positive, "document") | _of_pairs(pairs)
         values["rank_bound"] = float(min(len(pairs.query) - 1, pairs.query.shape[1]))
         if views.residual is not None and {"predicted", "target"} <= shown.keys():
             values |= _of_residual(pairs.query, shown["predicted"], shown["target"])
     return values
 
 
-@dataclass(frozen=True)
-class Collapse:
-    """A collapse: its kind, the step it was seen at, the statistics there, and what to tell the user."""
-
-    kind: CollapseKind
-    step: int
-    statistics: Statistics
-    message: str
+_Findings = dict[str, tuple[int, str]]  # by kind: at how many checks in a row it must hold, and what is wrong
 
 
-_Finding = tuple[str, int]  # what is wrong, and at how many checks in a row it must be
-
-
-def _total(now: Statistics, start: Statistics) -> _Finding | None:
+def _of_geometry(now: Statistics, start: Statistics) -> _Findings:
     for side in SIDES:
         spread, variance = now[f"spread_{side}"], now[f"variance_{side}"]
         spread_before, variance_before = start[f"spread_{side}"], start[f"variance_{side}"]
@@ -146,21 +127,16 @@ def _total(now: Statistics, start: Statistics) -> _Finding | None:
                 f"all {side} embeddings are nearly the same point (variance {variance:.2g}, {spread:.2g} of the mean "
                 f"squared length; at the start {variance_before:.2g} and {spread_before:.2g})"
             )
-            return what, 1 if extreme else CHECKS
-    return None
-
-
-def _dimensional(now: Statistics, start: Statistics) -> _Finding | None:
+            return {"total": (1 if extreme else CHECKS, what)}
     for side in SIDES:
         rank, before = now[f"rank_{side}"], start[f"rank_{side}"]
-        flat = rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND
-        if flat or rank < RANK_LEFT * before:
+        if rank < RANK_LEFT * before or (rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND):
             what = f"{side} embeddings fill {rank:.1f} dimensions (effective rank; {before:.1f} at the start)"
-            return what, CHECKS
-    return None
+            return {"dimensional": (CHECKS, what)}
+    return {}
 
 
-def _drift(now: Statistics, start: Statistics) -> _Finding | None:
+def _drift(now: Statistics, start: Statistics) -> _Findings:
     top1, before, gap = now["top1"], start["top1"], now["gap"]
     apart = gap > APART and gap > APART * start["gap"]
     known = before >= LEAST_TOP1
@@ -169,41 +145,30 @@ def _drift(now: Statistics, start: Statistics) -> _Finding | None:
             f"queries no longer find their documents: {top1:.1%} are nearest to their own ({before:.1%} at the start), "
             f"gap between the two means {gap:.2g} ({start['gap']:.2g} at the start)"
         )
-        return what, CHECKS
+        return {"drift": (CHECKS, what)}
     if not known and now["accuracy"] < CHANCE:
         what = (
             f"queries do not find their documents: {now['accuracy']:.1%} are nearer to their own than to half of the "
             f"others, which is near chance, and gap between the two means {gap:.2g}"
         )
-        return what, PATIENCE
-    return None
+        return {"drift": (PATIENCE, what)}
+    return {}
 
 
-def _identity(now: Statistics, start: Statistics) -> _Finding | None:
+def _identity(now: Statistics) -> _Findings:
     if "skill" not in now or now["needed"] ** 2 < WORTH_PREDICTING * now["spread_query"]:
-        return None
+        return {}
     correction, needed, skill = now["correction"], now["needed"], now["skill"]
-    if correction < CORRECTION_LEFT * needed and skill < SKILL_LEFT:
-        what = (
-            f"the predictor returns the query: it moves it by {correction:.2g} of its length where {needed:.2g} is "
-            f"needed, and explains {skill:.1%} of the way"
-        )
-        return what, CHECKS
-    return None
+    if correction >= CORRECTION_LEFT * needed or skill >= SKILL_LEFT:
+        return {}
+    what = (
+        f"the predictor returns the query: it moves it by {correction:.2g} of its length where {needed:.2g} is "
+        f"needed, and explains {skill:.1%} of the way"
+    )
+    return {"identity": (CHECKS, what)}
 
 
-_CONDITIONS: dict[CollapseKind, Callable[[Statistics, Statistics], _Finding | None]] = {
-    "total": _total,
-    "dimensional": _dimensional,
-    "drift": _drift,
-    "identity": _identity,
-}
-# What a collapse of one kind explains is not judged while it lasts.
-_EXPLAINS: dict[CollapseKind, tuple[CollapseKind, ...]] = {
-    "total": ("dimensional", "drift", "identity"),
-    "dimensional": ("drift",),
-}
-_REMEDIES: dict[CollapseKind, str] = {
+_REMEDIES = {
     "total": "raise --lambda_contrastive or --lambda_reg, keep --stopgrad and --isotropy_form scale_free, or lower "
     "--learning_rate",
     "dimensional": "raise --lambda_isotropy, lower --learning_rate, or start from the base (--head_init identity)",
@@ -215,12 +180,11 @@ _REMEDIES: dict[CollapseKind, str] = {
 
 @dataclass
 class CollapseMonitor:
-    """Compares a probe batch with itself before training, and names each kind of collapse once.
+    """Compares the statistics of a probe batch with those before training, and names each kind of collapse once.
 
-    Give `observe` the views of one fixed batch of pairs (512 are enough, 100 few) in evaluation mode, first before
-    training. A kind is named when its condition has held at two checks in a row; total collapse beyond doubt at the
-    first; chance accuracy of heads that start apart after five. Rotation, whitening, growth and the sharpening of
-    contrastive training are no collapse.
+    A kind is named when its condition has held at two checks in a row; total collapse beyond doubt at the first; chance
+    accuracy of heads that start apart after five. Rotation, whitening, growth and the sharpening of contrastive
+    training are no collapse. The fields are what a resumed run needs, as plain JSON values.
 
     - ``total``: all embeddings of a side become one point, or shrink to it.
     - ``dimensional``: the effective rank of a side falls below a quarter of the start's, or below 2.
@@ -228,71 +192,41 @@ class CollapseMonitor:
     - ``identity``: a residual predictor returns its query although the target is elsewhere.
     """
 
-    distance: Distance = "euclidean"
     start: Statistics | None = None
-    latest: Statistics = field(default_factory=dict)
-    held: dict[CollapseKind, int] = field(default_factory=lambda: dict.fromkeys(COLLAPSES, 0))
-    named: list[CollapseKind] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_REMEDIES, 0))
+    named: list[str] = field(default_factory=list)
 
-    def observe(self, step: int, views: Views) -> list[Collapse]:
-        """Check the probe; the first check is the start that later ones are compared with."""
-        now = self.latest = probe_statistics(views, self.distance)
-        judged: tuple[CollapseKind, ...] = ("total",) if self.start is None else COLLAPSES
-        self.start = start = self.start or now
-        findings = {kind: _CONDITIONS[kind](now, start) for kind in judged}
-        explained = {other for kind, others in _EXPLAINS.items() if findings.get(kind) for other in others}
-        found = []
-        for kind, finding in findings.items():
-            holds = finding is not None and kind not in explained
-            self.held[kind] = self.held[kind] + 1 if holds else 0
-            if finding is not None and self.held[kind] >= finding[1] and kind not in self.named:
+    def observe(self, step: int, now: Statistics) -> dict[str, str]:
+        """Return a message for each kind of collapse to be named; later checks are compared with the first."""
+        before, self.start = self.start, self.start or now
+        # What a collapse of one kind explains is not judged while it lasts.
+        found = _of_geometry(now, self.start) or _drift(now, self.start)
+        if "total" not in found:
+            found = {} if before is None else found | _identity(now)
+        messages = {}
+        for kind in _REMEDIES:
+            self.held[kind] = self.held[kind] + 1 if kind in found else 0
+            if kind in found and self.held[kind] >= found[kind][0] and kind not in self.named:
                 self.named.append(kind)
-                message = f"{kind} collapse at step {step}: {finding[0]}; {_REMEDIES[kind]}"
-                found.append(Collapse(kind, step, now, message))
-        return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain JSON values."""
-        return {"start": self.start, "held": dict(self.held), "named": list(self.named)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self.start = None if state["start"] is None else dict(state["start"])
-        self.held = {kind: int(state["held"][kind]) for kind in COLLAPSES}
-        self.named = [kind for kind in COLLAPSES if kind in state["named"]]
-
-
-@dataclass(frozen=True)
-class CollapseCheck:
-    """Checks a probe batch before the first step, `checks` times in a run, and after the last step; 0 is never."""
-
-    source: PairSource
-    rows: Rows
-    checks: int
-    total: int
-    stop: bool
-    monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
-
-    def is_due(self, step: int) -> bool:
-        """Whether there is a check after this step."""
-        return self.checks > 0 and (step % max(1, self.total // self.checks) == 0 or step == self.total)
+                messages[kind] = f"{kind} collapse at step {step}: {found[kind][1]}; {_REMEDIES[kind]}"
+        return messages
 
     @torch.no_grad()
-    def run(self, encoder: RetrievalEncoder, epoch: int, step: int, log: Callable[[dict[str, Any]], None]) -> None:
-        """Check the encoder in evaluation mode, and log, warn of or, by an InputError, stop at what there is to see."""
-        training = encoder.training
-        views = encoder.eval()(self.source.batch(self.rows))
-        encoder.train(training)
-        place = {"epoch": epoch, "step": step}
+    def check(
+        self, encoder: RetrievalEncoder, batch: PairBatch, place: dict[str, int], stop: bool, log: Callable[..., None]
+    ) -> None:
+        """Log a probe batch's statistics in evaluation mode; warn of a collapse, or `stop` with an InputError."""
+        with evaluating(encoder):
+            views = encoder(batch)
         try:
-            found = self.monitor.observe(step, views)
+            now = probe_statistics(views)
         except ValueError as error:
-            raise InputError(f"{error} at step {step}; lower --learning_rate") from error
-        log({"kind": "probe", **place, "figures": self.monitor.latest, "model": encoder.diagnostics(views)})
-        for collapse in found:
-            named = {"collapse": collapse.kind, "message": collapse.message, "figures": collapse.statistics}
-            log({"kind": "collapse", **place, **named})
-            if not self.stop:
-                logger.warning("%s", collapse.message)
-        if self.stop and found:
-            raise InputError(f"{found[0].message}; or continue with --on_collapse warn")
+            raise InputError(f"{error} at step {place['step']}; lower --learning_rate") from error
+        found = self.observe(place["step"], now)
+        log({"kind": "probe", **place, "figures": now, "model": encoder.diagnostics(views)})
+        for kind, message in found.items():
+            log({"kind": "collapse", **place, "collapse": kind, "message": message, "figures": now})
+            if not stop:
+                logger.warning("%s", message)
+        if stop and found:
+            raise InputError(f"{next(iter(found.values()))}; or continue with --on_collapse warn")

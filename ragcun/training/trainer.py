@@ -19,7 +19,6 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.averaging import WeightAverage, trained_share
 from ragcun.training.batches import BatchSampler, PairSource, Rows
 from ragcun.training.checkpoint import CheckpointManager, Progress, comparable
-from ragcun.training.collapse import CollapseCheck
 from ragcun.training.guards import (
     ECHO,
     NonFiniteGuard,
@@ -50,7 +49,7 @@ class Trainer:
     epochs: int
     average: WeightAverage
     selection: Selection
-    collapse: CollapseCheck
+    total: int
     checkpoints: CheckpointManager
     progress: Progress = field(default_factory=Progress)
 
@@ -59,7 +58,6 @@ class Trainer:
         most = self.config.max_skipped if self.config.on_nan == "skip" else 0
         self.guard = NonFiniteGuard(self.run, self.stepper.source, most)
         self.stop = StopRequest(ECHO if self.processes.count > 1 else 0.0)
-        self.total = self.collapse.total
         self.rates = [group["lr"] for group in self.stepper.optimizer.param_groups]
 
     def _resume(self) -> None:
@@ -67,7 +65,6 @@ class Trainer:
         self.progress = found or self.progress
         self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
         if found is not None:
-            self.collapse.monitor.load_state_dict(found.collapse)
             self.processes.seed(self.config.seed, found.step)
 
     def train(self) -> RetrievalEncoder:
@@ -188,9 +185,15 @@ class Trainer:
             self.run.log(row)
 
     def _check_collapse(self, epoch: int) -> None:
-        step = self.progress.step
-        if self.collapse.is_due(step):
-            self.processes.on_main(lambda: self.collapse.run(self.encoder, epoch, step, self.run.log))
+        config, step, source = self.config, self.progress.step, self.stepper.source
+        place, checks = {"epoch": epoch, "step": step}, config.collapse_checks
+
+        def check() -> None:
+            batch, stop = source.batch(source.probe(config.seed)), config.on_collapse == "stop"
+            self.progress.collapse.check(self.encoder, batch, place, stop, self.run.log)
+
+        if checks > 0 and (step % max(1, self.total // checks) == 0 or step == self.total):
+            self.processes.on_main(check)
 
     def _evaluate(self, epoch: int) -> None:
         score = self.processes.on_main(lambda: self._score(epoch))
@@ -210,7 +213,6 @@ class Trainer:
         if self.run.recorded:
             require_finite(self.encoder, f"step {self.progress.step}")
             self.progress.metric_rows = self.run.count_rows()
-            self.progress.collapse = self.collapse.monitor.state_dict()
             self.checkpoints.save(self.progress)
 
 
@@ -233,10 +235,8 @@ def make_trainer(
     steps = len(sampler.steps(1))
     epochs = config.epochs or max(1, round(config.steps / steps))
     average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
-    probe = source.probe(config.seed)
-    collapse = CollapseCheck(source, probe, config.collapse_checks, steps * epochs, config.on_collapse == "stop")
     settings = comparable(record.settings) | {"data": record.manifest["data_sha256"]} | processes.settings()
     checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
     processes.seed(config.seed)
-    parts = stepper, sampler, epochs, average, selection, collapse, checkpoints
+    parts = stepper, sampler, epochs, average, selection, steps * epochs, checkpoints
     return Trainer(config, record, processes, encoder, *parts)
