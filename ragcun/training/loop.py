@@ -20,7 +20,7 @@ from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import RunFolder, RunRecord, environment, require_tracker
 from ragcun.training.selection import (
     Comparison,
-    LastSelection,
+    Selection,
     make_selection,
     mixed_with_base,
     select_final_model,
@@ -67,7 +67,7 @@ def fit_encoder(
     run = processes.main_first(open_run)
     source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
     judged_by = encoder.base, features, objective, config.batch_size, processes.device
-    selection = processes.main_only(lambda: make_selection(data, *judged_by), LastSelection())
+    selection = processes.main_only(lambda: make_selection(data, *judged_by), Selection())
     queries = None
     if data.queries and features is not None and config.load_checkpoint is None:
         queries = processes.main_first(partial(features.encode, data.queries, "query"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,59 +34,31 @@ LEVEL = 0.05
 MIXED_VECTORS = 2000
 
 
-@dataclass
-class Evaluated:
-    """One evaluation of the model: a score, higher is better, None without held-out data; and the row it logs."""
-
-    score: float | None = None
-    row: dict[str, Any] = field(default_factory=dict)
+Evaluated = tuple[float | None, dict[str, Any]]
+"""A score, higher is better, None without held-out data; and what is logged of it."""
 
 
 @dataclass(frozen=True)
-class DevSelection:
-    """Selection by NDCG@10 on a dev collection, Euclidean; `base_score` is the untouched base's."""
+class Selection:
+    """How the best epoch is selected: by default the last; `base_score` is the untouched base's on the same data."""
 
-    collection: Collection
-    features: VectorSource | None
-    base_score: float
-    criterion = f"dev {NDCG}"
+    criterion: str = "last epoch"
+    score: Callable[[RetrievalEncoder], Evaluated] = lambda encoder: (None, {})
+    base_score: float | None = None
 
-    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
-        """Evaluate the encoder."""
-        encoding = encoder if self.features is None else CachedEncoder(self.features, encoder)
-        score = dev_ndcg(DenseRetriever("model", encoding, "euclidean"), self.collection)
-        return Evaluated(score, {"dev": {NDCG: score}})
-
-
-@dataclass(frozen=True)
-class ObjectiveSelection:
-    """Selection by the training objective, all its terms, on validation pairs in evaluation mode."""
-
-    source: PairSource
-    batches: list[Rows]
-    objective: Objective
-    criterion = "validation objective"
-    base_score = None
-
-    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
-        """Evaluate the encoder."""
-        total, terms = mean_loss(encoder, self.source, self.batches, self.objective)
-        return Evaluated(-total, {"val_total": total, "val_terms": terms})
-
-
-@dataclass(frozen=True)
-class LastSelection:
-    """No selection: the last epoch is kept."""
-
-    criterion = "last epoch"
-    base_score = None
-
-    def __call__(self, encoder: RetrievalEncoder) -> Evaluated:
-        """Evaluate nothing."""
-        return Evaluated()
-
-
-Selection = DevSelection | ObjectiveSelection | LastSelection
+    def evaluate(self, encoder: RetrievalEncoder, epoch: int) -> Evaluated:
+        """Evaluate an encoder after an epoch."""
+        try:
+            score, row = self.score(encoder)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"the model cannot be evaluated after epoch {epoch}: {error}; lower --learning_rate"
+            ) from error
+        if score is not None:
+            logger.info("epoch %d: %s %.4f", epoch, self.criterion, abs(score))
+        return score, row
 
 
 def make_selection(
@@ -97,35 +69,30 @@ def make_selection(
     batch_size: int,
     device: torch.device,
 ) -> Selection:
-    """Return how the best epoch is selected with the data at hand; on a dev collection the base is evaluated too."""
+    """Return selection by NDCG@10 on a dev collection, the objective on validation pairs, or the last epoch."""
     if data.dev is not None:
+        dev = data.dev
         untouched = _Untouched(base) if features is None else CachedEncoder(features)
-        score = dev_ndcg(DenseRetriever("untouched base", untouched, base.distance), data.dev)
-        return DevSelection(data.dev, features, score)
+        base_score = dev_ndcg(DenseRetriever("untouched base", untouched, base.distance), dev)
+
+        def ndcg(encoder: RetrievalEncoder) -> Evaluated:
+            encoding = encoder if features is None else CachedEncoder(features, encoder)
+            score = dev_ndcg(DenseRetriever("model", encoding, "euclidean"), dev)
+            return score, {"dev": {NDCG: score}}
+
+        return Selection(f"dev {NDCG}", ndcg, base_score)
     if data.val is not None:
-        source = make_source(data.val, base, features, device)
-        return ObjectiveSelection(source, epoch_batches(len(data.val), batch_size, 0, None), objective)
-    return LastSelection()
+        source, batches = (
+            make_source(data.val, base, features, device),
+            epoch_batches(len(data.val), batch_size, 0, None),
+        )
+        return Selection("validation objective", lambda encoder: mean_loss(encoder, source, batches, objective))
+    return Selection()
 
 
 def dev_ndcg(retriever: DenseRetriever, collection: Collection) -> float:
     """Return the mean NDCG@10 of a retriever."""
     return evaluate_retriever(retriever, collection, cutoffs=(10,)).mean[NDCG]
-
-
-def evaluate_epoch(selection: Selection, encoder: RetrievalEncoder, epoch: int) -> Evaluated:
-    """Evaluate an encoder after an epoch."""
-    try:
-        found = selection(encoder)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(
-            f"the model cannot be evaluated after epoch {epoch}: {error}; lower --learning_rate"
-        ) from error
-    if found.score is not None:
-        logger.info("epoch %d: %s %.4f", epoch, selection.criterion, abs(found.score))
-    return found
 
 
 def is_evaluated(epoch: int, epochs: int) -> bool:
@@ -140,8 +107,8 @@ def is_evaluated(epoch: int, epochs: int) -> bool:
 @torch.no_grad()
 def mean_loss(
     encoder: RetrievalEncoder, source: PairSource, batches: Iterable[Rows], objective: Objective
-) -> tuple[float, dict[str, float]]:
-    """Return total and terms of the objective in evaluation mode, averaged over pairs."""
+) -> Evaluated:
+    """Evaluate by minus the objective, all its terms, in evaluation mode, averaged over pairs."""
     encoder.eval()
     pairs, sums = 0, dict[str, float]()
     for rows in batches:
@@ -151,7 +118,8 @@ def mean_loss(
         for name, value in {"total": output.total, **output.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
     means = {name: value / pairs for name, value in sums.items()}
-    return means.pop("total"), means
+    total = means.pop("total")
+    return -total, {"val_total": total, "val_terms": means}
 
 
 def is_better(score: float | None, best: float | None) -> bool:
@@ -215,7 +183,7 @@ def select_final_model(
         for name, encoder in encoders.items()
     }
     kept, p_values = "trained", {}
-    for other in [name for name in encoders if name != "trained"]:
+    for other in [*encoders][1:]:
         ours, theirs = results[kept], results[other]
         p = paired_tests(ours.per_query[NDCG], theirs.per_query[NDCG], seed=seed).p_randomisation
         p_values[f"{kept} against {other}"] = p

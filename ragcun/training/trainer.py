@@ -30,7 +30,7 @@ from ragcun.training.guards import (
 from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes
 from ragcun.training.run_dir import RunRecord, tracked
-from ragcun.training.selection import Selection, evaluate_epoch, is_better, is_evaluated, mixed_with_base
+from ragcun.training.selection import Selection, is_better, is_evaluated, mixed_with_base
 from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -204,10 +204,10 @@ class Trainer:
     def _score(self, epoch: int) -> float | None:
         require_finite(self.encoder, f"epoch {epoch}")
         shown = mixed_with_base(self.encoder, self.config.mix_with_base, self.stepper.source, self.config.seed)
-        found = evaluate_epoch(self.selection, shown, epoch)
+        score, found = self.selection.evaluate(shown, epoch)
         row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
-        self.run.log(row | found.row)
-        return found.score
+        self.run.log(row | found)
+        return score
 
     def _save_state(self) -> None:
         if self.run.recorded:

@@ -25,7 +25,7 @@ from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
-from ragcun.training.selection import DevSelection
+from ragcun.training.selection import Selection
 from ragcun.training.trainer import Trainer
 from tests.training.runs import assert_same, before_step, newest, rows_of, run_script, start_ranks, tensors_of
 
@@ -94,7 +94,7 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
                 for_this_step.setattr(CachedPairs, "_inputs", not_a_number)
             return real_step(self, batches)
 
-    def unexpected(self: DevSelection, encoder: Any) -> Any:
+    def unexpected(self: Selection, *arguments: Any) -> Any:
         raise StoppedError
 
     if fault == "nan" and rank == 1:
@@ -102,7 +102,7 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
     elif fault == "nan once" and rank == 1:
         patch.setattr(Trainer, "step", wrong_once)
     elif fault == "main":
-        patch.setattr(DevSelection, "__call__", unexpected)
+        patch.setattr(Selection, "evaluate", unexpected)
     else:
         before_step(patch, stop)
 

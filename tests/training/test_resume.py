@@ -21,7 +21,7 @@ from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
 from ragcun.training.fit_head import fit_head
 from ragcun.training.guards import StopRequest, TrainingStopped
-from ragcun.training.selection import DevSelection
+from ragcun.training.selection import Selection
 from ragcun.training.trainer import Trainer
 from tests.training.runs import (
     DEFAULTS,
@@ -127,16 +127,16 @@ def test_resume_equals_uninterrupted(
 def test_a_signal_during_the_last_evaluation_leaves_only_the_checkpoint_to_write(
     train: Train, tmp_path: Path, collection_folder: Path
 ) -> None:
-    real = DevSelection.__call__
+    real = Selection.evaluate
 
-    def evaluate(self: DevSelection, encoder: Any) -> Any:
+    def evaluate(self: Selection, encoder: Any, epoch: int) -> Any:
         if (tmp_path / "parts" / "metrics.jsonl").read_text().count('"kind": "epoch"') == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, encoder)
+        return real(self, encoder, epoch)
 
     train("through", dev_beir=str(collection_folder), **JEPA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DevSelection, "__call__", evaluate)
+        patch.setattr(Selection, "evaluate", evaluate)
         with pytest.raises(TrainingStopped, match="after step 12"):
             train("parts", dev_beir=str(collection_folder), **JEPA)
     train("parts", dev_beir=str(collection_folder), **JEPA, resume=True)

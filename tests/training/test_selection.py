@@ -19,7 +19,6 @@ from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEn
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.training.batches import LivePairs, epoch_batches
 from ragcun.training.selection import (
-    ObjectiveSelection,
     is_better,
     make_selection,
     mean_loss,
@@ -63,9 +62,9 @@ def test_dev_selection_is_ndcg_at_10(
     )
     texts = [list(collection.queries.values()), [document.content for document in collection.documents.values()]]
     queries, documents = (encoder.encode(some) for some in texts)
-    verdict = selection(encoder)
-    assert verdict.score == pytest.approx(ndcg_by_hand(collection, queries, documents), abs=1e-6)
-    assert verdict.row == {"dev": {"NDCG@10": verdict.score}}
+    score, row = selection.evaluate(encoder, 1)
+    assert score == pytest.approx(ndcg_by_hand(collection, queries, documents), abs=1e-6)
+    assert row == {"dev": {"NDCG@10": score}}
     untouched = [base.untouched_array(base.encode(some, "document")) for some in texts]
     assert selection.base_score == pytest.approx(ndcg_by_hand(collection, *untouched), abs=1e-6)
     assert selection.base_score > 0.1
@@ -79,14 +78,13 @@ def test_objective_selection_averages_over_pairs_without_dropout(
     objective = Objective(lambda_isotropy=0.5)
     batches = epoch_batches(len(pairs), 7, 0, None)
     encoder.train()
-    verdict = ObjectiveSelection(source, batches, objective)(encoder)
+    score, row = mean_loss(encoder, source, batches, objective)
     encoder.eval()
     with torch.no_grad():
         totals = [float(objective(encoder(source.batch(rows))).total) for rows in batches]
-    assert -verdict.score == pytest.approx(np.average(totals, weights=[len(rows) for rows in batches]), rel=1e-6)
-    terms = verdict.row["val_terms"]
-    assert verdict.row["val_total"] == pytest.approx(terms["contrastive"] + 0.5 * terms["isotropy"], rel=1e-6)
-    assert mean_loss(encoder, source, batches, objective) == (-verdict.score, terms)
+    assert -score == pytest.approx(np.average(totals, weights=[len(rows) for rows in batches]), rel=1e-6)
+    terms = row["val_terms"]
+    assert row["val_total"] == -score == pytest.approx(terms["contrastive"] + 0.5 * terms["isotropy"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
