@@ -33,9 +33,10 @@ def orthogonal(seed: int = 3) -> Tensor:
 
 def watch(course: Callable[[float], Views]) -> dict[str, str]:
     """Show the monitor a course of training; its argument runs from 0, the start, to 1."""
-    monitor, found = CollapseMonitor(), dict[str, str]()
-    for step, t in enumerate(LOOKS):
-        found |= monitor.observe(10 * step, probe_statistics(course(t)))
+    monitor = CollapseMonitor()
+    named = [monitor.observe(10 * step, probe_statistics(course(t))) for step, t in enumerate(LOOKS)]
+    found = {kind: message for messages in named for kind, message in messages.items()}
+    assert len(found) == sum(map(len, named))  # once
     return found
 
 
@@ -125,10 +126,9 @@ def test_each_collapse_is_named_once_and_alone(name):
 def test_one_odd_look_is_not_named_and_the_count_starts_again():
     monitor, (query, positive) = CollapseMonitor(), pairs()
     sound, odd = Views(query, positive), Views(*(towards_line(z, 1.0) for z in (query, positive)))
-    looks = [sound, odd, sound, odd, sound, odd, odd]
-    assert [bool(monitor.observe(step, probe_statistics(views))) for step, views in enumerate(looks)] == [False] * 6 + [
-        True
-    ]
+    looks = map(probe_statistics, [sound, odd, sound, odd, sound, odd, odd])
+    named = [bool(monitor.observe(step, now)) for step, now in enumerate(looks)]
+    assert named == [False] * 6 + [True]
 
 
 def test_total_collapse_beyond_doubt_is_named_at_once_even_at_the_start():
