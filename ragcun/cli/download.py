@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ class BeirOptions(SetFlags):
 def msmarco(options: MsmarcoOptions) -> str:
     """Write pairs of MS MARCO, split by query, their statistics and a manifest, and return a summary."""
     from ragcun.data.hub import open_rows
-    from ragcun.data.msmarco import SOURCES, DevSplit, gather, write_split_pairs
+    from ragcun.data.msmarco import SOURCES, gather, held_out_queries, write_split_pairs
 
     folder, offered = Path(options.output_dir), options.negatives in ("given", "none")
     manifest, statistics = folder / "manifest.json", folder / "statistics.json"
@@ -122,8 +123,8 @@ def msmarco(options: MsmarcoOptions) -> str:
     name, subset = SOURCES.get(options.source, (options.source, None))
     rows = open_rows(name, options.subset or subset, options.split, options.revision)
     fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
-    dev = DevSplit(options.seed, fraction, options.num_dev)
-    found = gather(rows, dev, options.max_train_samples, keep_offered=options.negatives != "none")
+    hold_out = functools.partial(held_out_queries, seed=options.seed, fraction=fraction, number=options.num_dev)
+    found = gather(rows, hold_out, options.max_train_samples, keep_offered=options.negatives != "none")
     report: Mapping[str, Any] = {}
     if miner is None:
         pairs = found.given(options.negatives_per_query if options.negatives == "given" else 0)

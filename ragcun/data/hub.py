@@ -58,12 +58,12 @@ def open_rows(
     return RowStream(rows if seed is None else rows.shuffle(seed, buffer_size=1, max_buffer_input_shards=1), source)
 
 
+@dataclass(frozen=True)
 class RowStream:
     """The rows of a split; `source` is its name, subset, split and revision."""
 
-    def __init__(self, rows: IterableDataset, source: Mapping[str, Any]) -> None:
-        self.source = source
-        self._rows = rows
+    stream: IterableDataset
+    source: Mapping[str, Any]
 
     def __str__(self) -> str:
         return _label(self.source)
@@ -71,10 +71,10 @@ class RowStream:
     @property
     def columns(self) -> list[str]:
         """The fields of a row."""
-        return list(self._rows.column_names or next(self._read(self._rows.take(1)), {}))
+        return list(self.stream.column_names or next(self._read(self.stream.take(1)), {}))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._read(self._rows)
+        return self._read(self.stream)
 
     def _read(self, rows: IterableDataset) -> Iterator[dict[str, Any]]:
         try:

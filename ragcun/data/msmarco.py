@@ -7,8 +7,7 @@ import heapq
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,36 +63,25 @@ def _sides(rows: RowStream, passages: Any) -> tuple[list[Any], list[Any]]:
     try:
         if isinstance(passages, list):
             passages = {field: [passage[field] for passage in passages] for field in fields}
-        texts, selected = (passages[field] for field in fields)
+        judged = list(zip(*(passages[field] for field in fields), strict=True))
     except (KeyError, TypeError) as error:
         raise rows.wrong_columns(EXPECTED) from error
-    sides: tuple[list[Any], list[Any]] = ([], [])
-    for text, chosen in zip(texts, selected, strict=True):
-        sides[not chosen].append(text)
-    return sides
+    return [text for text, selected in judged if selected], [text for text, selected in judged if not selected]
 
 
-@dataclass(frozen=True)
-class DevSplit:
-    """Holds out the queries with the smallest hashes of seed and text: a fraction of all, or a number of them.
+def held_out_queries(queries: Iterable[str], seed: int, fraction: float, number: int | None = None) -> set[bytes]:
+    """Return the `text_key` of the queries with the smallest hashes of seed and text: a fraction, or a number of them.
 
     Queries that are the same but for case and blanks are one; the order of queries does not matter.
     """
 
-    seed: int
-    fraction: float = 0.0
-    number: int | None = None
+    def place(key: bytes) -> float:
+        return int.from_bytes(hashlib.blake2b(f"{seed} ".encode() + key, digest_size=6).digest(), "big") / 2**48
 
-    def held_out(self, queries: Iterable[str]) -> set[bytes]:
-        """Return the `text_key` of each query that is held out."""
-        places = {key: self._place(key) for key in map(text_key, queries)}
-        if self.number is None:
-            return {key for key, place in places.items() if place < self.fraction}
-        return set(heapq.nsmallest(self.number, places, key=lambda key: (places[key], key)))
-
-    def _place(self, key: bytes) -> float:
-        digest = hashlib.blake2b(f"{self.seed} ".encode() + key, digest_size=6).digest()
-        return int.from_bytes(digest, "big") / 2**48
+    places = {key: place(key) for key in map(text_key, queries)}
+    if number is None:
+        return {key for key, place in places.items() if place < fraction}
+    return set(heapq.nsmallest(number, places, key=lambda key: (places[key], key)))
 
 
 class Gathered(NamedTuple):
@@ -115,29 +103,45 @@ class Gathered(NamedTuple):
         ]
 
 
-def gather(rows: RowStream, dev: DevSplit, wanted: int | None, keep_offered: bool = True) -> Gathered:
+def gather(
+    rows: RowStream, hold_out: Callable[[Iterable[str]], set[bytes]], wanted: int | None, keep_offered: bool = True
+) -> Gathered:
     """Read rows until there are `wanted` pairs for training (None: to the end); each pair counts once.
 
-    What rows offer as negatives is kept unless `keep_offered` is False, which takes a fraction of the memory.
+    `hold_out` returns the `text_key` of each query that is held out. What rows offer as negatives is kept unless
+    `keep_offered` is False, which takes a fraction of the memory.
     """
     counts: Counter[str] = Counter()
     kept: list[Judged] = []
-    seen: set[bytes] = set()
+    answers: set[bytes] = set()
     enough = wanted or 0
     for row in tqdm(judged_rows(rows), desc=str(rows), unit=" rows", delay=2, leave=False):
         counts["rows_read"] += 1
-        fresh = _without_repeats(row, seen, counts)
+        fresh = _without_repeats(row, answers, counts)
         if not fresh.positives:
             continue
         kept.append(fresh if keep_offered else fresh._replace(negatives=[]))
         counts.update(rows_kept=1, pairs=len(fresh.positives))
         if wanted is not None and counts["pairs"] >= enough:
-            held_out = dev.held_out(row.query for row in kept)
-            missing = wanted - sum(len(row.positives) for row in kept if text_key(row.query) not in held_out)
+            dev = hold_out(row.query for row in kept)
+            missing = wanted - sum(len(row.positives) for row in kept if text_key(row.query) not in dev)
             if missing <= 0:
                 break
             enough = counts["pairs"] + missing
-    return _gathered(kept, dev.held_out(row.query for row in kept), wanted, counts)
+    dev = hold_out(row.query for row in kept)
+    known = [(row.query, positive) for row in kept for positive in row.positives]
+    pool = dict.fromkeys(text for row in kept for text in (*row.positives, *row.negatives))
+    pairs: list[Row] = []
+    offered: list[list[str]] = []
+    left = len(known) if wanted is None else wanted
+    for row in kept:
+        held_out = text_key(row.query) in dev
+        taken = row.positives if held_out else row.positives[:left]
+        left -= 0 if held_out else len(taken)
+        negatives = [text for text in row.negatives if _pair_key(row.query, text) not in answers]
+        pairs += [(row.query, positive, None) for positive in taken]
+        offered += [negatives] * len(taken)
+    return Gathered(pairs, offered, known, list(pool), dev, counts)
 
 
 def _without_repeats(row: Judged, seen: set[bytes], counts: Counter[str]) -> Judged:
@@ -163,24 +167,6 @@ def _distinct(texts: list[str]) -> list[str]:
 
 def _pair_key(query: str, positive: str) -> bytes:
     return hashlib.blake2b(text_key(query) + text_key(positive), digest_size=16).digest()
-
-
-def _gathered(kept: list[Judged], dev: set[bytes], wanted: int | None, counts: Counter[str]) -> Gathered:
-    known = [(row.query, positive) for row in kept for positive in row.positives]
-    answers = {_pair_key(query, positive) for query, positive in known}
-    pairs: list[Row] = []
-    offered: list[list[str]] = []
-    train = 0
-    for row in kept:
-        held_out = text_key(row.query) in dev
-        negatives = [text for text in row.negatives if _pair_key(row.query, text) not in answers]
-        for positive in row.positives:
-            train += not held_out
-            if held_out or wanted is None or train <= wanted:
-                pairs.append((row.query, positive, None))
-                offered.append(negatives)
-    pool = dict.fromkeys(text for row in kept for text in (*row.positives, *row.negatives))
-    return Gathered(pairs, offered, known, list(pool), dev, counts)
 
 
 def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts: Mapping[str, Any]) -> dict[Path, int]:

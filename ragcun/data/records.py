@@ -19,7 +19,7 @@ from ragcun.io import existing_file, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
 _LONGEST_CSV_FIELD = 1 << 30
-_BLANKS = re.compile(r"[ \t\n\r]*")
+_ELEMENT = re.compile(r"[^\s,]")
 
 
 class RecordError(ValueError):
@@ -83,17 +83,15 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
     Raises:
         InputError: the file is missing, is a folder, is not UTF-8, or has another extension.
     """
-    path = Path(path)
-    readers: dict[str, Callable[[], Iterator[tuple[int, Any]]]] = {
-        ".json": lambda: _json_array(read_text(path)),
-        ".jsonl": lambda: _json_lines(path),
-        ".ndjson": lambda: _json_lines(path),
-        ".csv": lambda: _csv(read_text(path), columns),
-    }
-    existing_file(path)
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: unknown extension {path.suffix!r}; name the file {', '.join(readers)}")
-    return readers[path.suffix.lower()]()
+    path = existing_file(path)
+    extension = path.suffix.lower()
+    if extension in (".jsonl", ".ndjson"):
+        return _json_lines(path)
+    if extension == ".json":
+        return _json_array(read_text(path))
+    if extension == ".csv":
+        return _csv(read_text(path), columns)
+    raise InputError(f"{path}: unknown extension {path.suffix!r}; name the file .json, .jsonl, .ndjson, .csv")
 
 
 def parsed_records(
@@ -102,21 +100,17 @@ def parsed_records(
     """Yield the line of each record and what `parse` makes of it (InputError at the end: one is a `RecordError`)."""
     first, wrong = "", 0
     for line, value in records:
-        parsed = value if isinstance(value, RecordError) else _parsed(parse, value)
-        if isinstance(parsed, RecordError):
-            first, wrong = first or f"line {line}: {parsed}", wrong + 1
+        try:
+            if isinstance(value, RecordError):
+                raise value
+            parsed = parse(value)
+        except RecordError as error:  # noqa: PERF203
+            first, wrong = first or f"line {line}: {error}", wrong + 1
         else:
             yield line, parsed
     if wrong:
         others = f" (and {wrong - 1} more row{'s' if wrong > 2 else ''})" if wrong > 1 else ""
         raise InputError(f"{path}, {first}{others}; correct or delete what is wrong")
-
-
-def _parsed(parse: Callable[[Any], Parsed], value: Any) -> Parsed | RecordError:
-    try:
-        return parse(value)
-    except RecordError as error:
-        return error
 
 
 def text_field(record: Mapping[str, Any], field: str) -> str:
@@ -150,34 +144,20 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json_array(text: str) -> Iterator[tuple[int, Any]]:
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-    at = _after_blanks(text, 0)
-    if text[at : at + 1] != "[":
+    if not text.lstrip().startswith("["):
         yield 1, RecordError("expected a JSON array of objects (a file with one object a line is named .jsonl)")
         return
-    at = _after_blanks(text, at + 1)
-    is_open = text[at : at + 1] != "]"
     try:
-        while is_open:
-            line, counted = line + text.count("\n", counted, at), at
-            value, at = decoder.raw_decode(text, at)
-            yield line, value
-            at = _after_blanks(text, at)
-            is_open = text[at : at + 1] == ","
-            if is_open:
-                at = _after_blanks(text, at + 1)
-            elif text[at : at + 1] != "]":
-                raise json.JSONDecodeError("Expecting a comma or the closing bracket", text, at)
-        at = _after_blanks(text, at + 1)
-        if at < len(text):
-            raise json.JSONDecodeError("Text after the closing bracket", text, at)
+        count = len(json.loads(text))
     except (ValueError, RecursionError) as error:
-        yield getattr(error, "lineno", line), _not_json(error)
-
-
-def _after_blanks(text: str, at: int) -> int:
-    match = _BLANKS.match(text, at)
-    return match.end() if match else at
+        yield getattr(error, "lineno", 1), _not_json(error)
+        return
+    decoder, line, counted, at = json.JSONDecoder(), 1, 0, text.index("[") + 1
+    for _ in range(count):
+        start = _ELEMENT.search(text, at).start()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, start), start
+        value, at = decoder.raw_decode(text, start)
+        yield line, value
 
 
 def _not_json(error: ValueError | RecursionError) -> RecordError:
@@ -187,25 +167,28 @@ def _not_json(error: ValueError | RecursionError) -> RecordError:
 
 
 def _csv(text: str, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:
-    records = _csv_records(text)
-    line, header = next(records, (1, []))
+    csv.field_size_limit(_LONGEST_CSV_FIELD)
+    reader = csv.reader(io.StringIO(text), strict=True)
+    names: list[str] = []
+    line = following = 1
     try:
-        names = _column_names(header, columns)
+        for fields in reader:
+            line, following = following, reader.line_num + 1
+            if fields and not names:
+                names = _column_names(fields, columns)
+            elif len(fields) > len(names):
+                yield line, RecordError(f"{len(fields)} columns where the header names {len(names)}")
+            elif fields:
+                yield line, dict(zip(names, fields, strict=False))
+        if not names:
+            _column_names([], columns)
     except RecordError as error:
         yield line, error
-        return
-    for line, fields in records:
-        if isinstance(fields, RecordError):
-            yield line, fields
-        elif len(fields) > len(names):
-            yield line, RecordError(f"{len(fields)} columns where the header names {len(names)}")
-        else:
-            yield line, dict(zip(names, fields, strict=False))
+    except csv.Error as error:
+        yield following, RecordError(f"not valid CSV ({error})")
 
 
-def _column_names(header: list[str] | RecordError, columns: Sequence[Sequence[str]]) -> list[str]:
-    if isinstance(header, RecordError):
-        raise header
+def _column_names(header: list[str], columns: Sequence[Sequence[str]]) -> list[str]:
     names = [name.strip() for name in header]
     repeated = next((name for name in names if name and names.count(name) > 1), None)
     if repeated is not None:
@@ -215,19 +198,3 @@ def _column_names(header: list[str] | RecordError, columns: Sequence[Sequence[st
         plural = "s" if len(columns[0]) > 1 else ""
         raise RecordError(f"the header must name the column{plural} {', or '.join(sets)}")
     return names
-
-
-def _csv_records(text: str) -> Iterator[tuple[int, list[str] | RecordError]]:
-    """Yield the line on which each record starts, and its fields; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text), strict=True)
-    fields: list[str] | RecordError | None = []
-    while fields is not None:
-        line, limit = reader.line_num + 1, csv.field_size_limit(_LONGEST_CSV_FIELD)
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            fields = RecordError(f"not valid CSV ({error})")
-        finally:
-            csv.field_size_limit(limit)
-        if fields:
-            yield line, fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from ragcun.errors import InputError
 from ragcun.io import replacing_file, write_json_array, write_json_lines
 
 COLUMNS = ("id", "title", "text")
-LIST_TITLES = ("list of ", "lists of ", "index of ", "outline of ", "timeline of ")
-REFERS = ("refer to", "refers to")
+_LIST_TITLE = re.compile(r"((lists?|index|outline|timeline) of )|.*\(disambiguation\)", re.IGNORECASE)
+_REFERS = re.compile(r"\s*.*refers? to[ :]*:[^\S\n]*(\n|$)", re.IGNORECASE)
 
 
 def is_list_page(title: str, text: str) -> bool:
@@ -25,10 +26,7 @@ def is_list_page(title: str, text: str) -> bool:
     >>> is_list_page("List of rivers", ""), is_list_page("Mercury", "Mercury may refer to:\n\nA planet")
     (True, True)
     """
-    name, first = title.casefold(), text.lstrip().split("\n", 1)[0].casefold()
-    opening = first.rstrip(" :")
-    points = first.rstrip().endswith(":") and opening.endswith(REFERS)
-    return name.startswith(LIST_TITLES) or "(disambiguation)" in name or points
+    return bool(_LIST_TITLE.match(title) or _REFERS.match(text))
 
 
 def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]:
@@ -38,22 +36,22 @@ def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]
     longer than a passage is cut where sentences end, and a sentence that is longer, between words. A passage below
     `min_length` is filled up with the first sentences of the next paragraph, and may still remain too short.
     """
-    passages: list[list[str]] = [[]]
+    passages = [""]
     size = 0
     for paragraph in filter(None, map(str.strip, text.split("\n"))):
         words = len(paragraph.split())
         if size + words > max_length and size >= min_length:
-            passages.append([])
+            passages.append("")
             size = 0
         whole = size + words <= max_length
         for place, piece in enumerate([paragraph] if whole else _pieces(paragraph, max_length)):
             words = len(piece.split())
             if size + words > max_length:
-                passages.append([])
+                passages.append("")
                 size = 0
-            passages[-1].append(("\n" if place == 0 else " ") + piece)
+            passages[-1] += (" " if place else "\n") + piece
             size += words
-    return [passage for pieces in passages if (passage := "".join(pieces).strip())]
+    return list(filter(None, map(str.strip, passages)))
 
 
 def read_passages(

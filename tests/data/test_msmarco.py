@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections import Counter
@@ -9,7 +10,7 @@ from collections import Counter
 import pytest
 
 from ragcun.data.hub import open_rows
-from ragcun.data.msmarco import DevSplit, gather, write_split_pairs
+from ragcun.data.msmarco import gather, held_out_queries, write_split_pairs
 from ragcun.data.pairs import read_pairs
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
@@ -37,9 +38,16 @@ def some_rows(count, seed=0):
     return [draw.choice(rows[:place]) if place % 4 == 3 else row for place, row in enumerate(rows)]
 
 
-def keep(folder, dev=None, wanted=None):
+def hold_out(seed=0, fraction=0.0, number=None):
+    return functools.partial(held_out_queries, seed=seed, fraction=fraction, number=number)
+
+
+NOBODY = hold_out()
+
+
+def keep(folder, dev=NOBODY, wanted=None):
     """Gather what a folder's rows hold."""
-    return gather(open_rows(str(folder), None, "train"), dev or DevSplit(0), wanted)
+    return gather(open_rows(str(folder), None, "train"), dev, wanted)
 
 
 def test_selected_passages_are_positives_and_the_others_are_offered(tmp_path):
@@ -113,7 +121,7 @@ def test_what_a_row_offers_is_never_a_known_answer_of_its_query(tmp_path):
 
 @pytest.mark.parametrize("held_out", [{"fraction": 0.3}, {"number": 25}])
 def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, held_out):
-    found = keep(write_split(tmp_path / "d", some_rows(300)), DevSplit(3, **held_out))
+    found = keep(write_split(tmp_path / "d", some_rows(300)), hold_out(3, **held_out))
     made = write_split_pairs(tmp_path, found.given(1), found.dev, {})
     train, dev = (read_pairs(tmp_path / f"{name}.jsonl") for name in ("train", "dev"))
     queries = [{text_key(query) for query in data.queries} for data in (train, dev)]
@@ -128,23 +136,23 @@ def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, h
 
 def test_who_is_held_out_does_not_depend_on_the_order():
     queries = [f"query {i}" for i in range(2000)]
-    by_number, by_fraction = DevSplit(1, 0.0, 100), DevSplit(1, 0.1)
-    held_out = [dev.held_out(queries) for dev in (by_number, by_fraction)]
+    ways = hold_out(1, 0.0, 100), hold_out(1, 0.1)
+    held_out = [way(queries) for way in ways]
     for order in (queries[::-1], [*random.Random(0).sample(queries, 2000), *(f" {q.upper()}" for q in queries[:50])]):
-        assert [dev.held_out(order) for dev in (by_number, by_fraction)] == held_out
+        assert [way(order) for way in ways] == held_out
     assert len(held_out[0]) == 100
     assert held_out[0] < held_out[1]  # both are those with the smallest hashes, here 100 and about 200
     # 2,000 draws at 0.1: standard deviation 13.4; six of these are exceeded with a probability of 2e-9
     assert abs(len(held_out[1]) - 200) < 81
-    assert DevSplit(1, 0.5, 0).held_out(queries) == set()
-    assert DevSplit(2, 0.1).held_out(queries) != held_out[1]
+    assert hold_out(1, 0.5, 0)(queries) == set()
+    assert hold_out(2, 0.1)(queries) != held_out[1]
 
 
 @pytest.mark.parametrize("number", [None, 10])
 @pytest.mark.parametrize("wanted", [60, 63])
 def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
     rows = some_rows(400)
-    dev = DevSplit(0, 0.1, number)
+    dev = hold_out(0, 0.1, number)
     found = keep(write_split(tmp_path / "d", rows, n_files=3), dev, wanted)
     train = [pair for pair in found.pairs if text_key(pair[0]) not in found.dev]
     assert len(train) == wanted
@@ -200,7 +208,7 @@ def test_damaged_files_are_input_errors(tmp_path):
 
 
 def test_nothing_left_for_training_is_an_input_error(tmp_path):
-    found = keep(write_split(tmp_path / "d", [passages_row("q", ["*a"])]), DevSplit(0, 0.0, 5))
+    found = keep(write_split(tmp_path / "d", [passages_row("q", ["*a"])]), hold_out(0, 0.0, 5))
     with pytest.raises(InputError, match="none of the 1 pairs"):
         write_split_pairs(tmp_path, found.given(1), found.dev, {})
     assert not (tmp_path / "train.jsonl").exists()
