@@ -18,7 +18,7 @@ import ragcun
 from ragcun.cli.parser import run_script
 from ragcun.data.beir import hold_out_queries, pairs_from_collection
 from ragcun.data.overlap import HoldOut
-from ragcun.data.unlabelled import adaptation_data, sample_documents, sentences_as_queries
+from ragcun.data.synthetic_queries import adaptation_data, sample_documents, sentences_as_queries
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.losses.contrastive import info_nce, similarity_logits
 from ragcun.models.cached_encoder import CachedEncoder

@@ -70,7 +70,7 @@ class Set:
 
         import ragcun
         from ragcun.data.overlap import HoldOut
-        from ragcun.data.unlabelled import adaptation_data
+        from ragcun.data.synthetic_queries import adaptation_data
 
         cache = ragcun.EmbeddingCache(ragcun.TextBase.load("minilm"), cache_dir)
         train, test = (ragcun.load_collection(folder, split) for split in ("train", "test"))

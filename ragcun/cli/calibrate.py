@@ -56,7 +56,7 @@ def run(options: Options) -> str:
     """Fit a head to a corpus in closed form, write it as a checkpoint, and return a summary of two lines."""
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
-    from ragcun.data.unlabelled import STAND_INS, sample_documents, sample_queries, sentences_as_queries
+    from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
     from ragcun.models.checkpoint import is_checkpoint
     from ragcun.training.model_card import card
 

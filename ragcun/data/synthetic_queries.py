@@ -1,30 +1,36 @@
-"""Training pairs made from documents alone: parts of a document, or a masked document and the whole."""
+"""Training pairs and stand-ins for queries from documents alone: sentences, other parts, masked documents."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import functools
 import hashlib
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ragcun.data.beir import Document
+from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import read_documents
-from ragcun.data.texts import sentence_spans
+from ragcun.data.texts import sentence_spans, split_sentences
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 MASKS = ("tokens", "spans", "prefix", "suffix", "mixed")
+SPAN_WORDS = 3
 FEWEST_WORDS = 3
 """How many words each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
+
+STAND_INS = 2000
+"""How many sentences of a corpus stand in for queries unless the user says otherwise."""
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 20, 100_000
 
 _BLANKS, _WORD = re.compile(r"(\s+)"), re.compile(r"\S+")
 
@@ -33,54 +39,36 @@ PairMaker = Callable[[Document, random.Random], "Pair | None"]
 """From a document to ``(query, positive)``, None where the document is too short."""
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Makes the pair (masked text, whole text) of a document's content; the predictor learns to infer the whole.
+def mask_words(
+    document: Document, rng: random.Random, method: str, share: float = 0.15, mask: str = "[MASK]"
+) -> Pair | None:
+    """Pair the masked content with the whole content, which the predictor learns to infer.
 
-    It masks ``tokens`` (single words, anywhere), ``spans`` (runs of words, which may meet), the ``prefix``, the
-    ``suffix``, or ``mixed``: one of these, drawn anew for each pair.
+    Of the words `share` are masked, rounded to whole ones and at least one: ``tokens`` (single words, anywhere),
+    ``spans`` (runs of three words, which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn
+    anew for each pair. `mask` replaces each masked word; a blank one drops the word.
     """
+    parts = _BLANKS.split(document.content.strip())  # words, with the blanks between them
+    words = len(parts) // 2 + 1
+    count = max(1, round(share * words))
+    if words - count < FEWEST_WORDS:
+        return None
+    for word in masked_positions(method, words, count, rng):
+        if mask.strip():
+            parts[2 * word] = mask
+        else:
+            parts[2 * word : 2 * word + 2] = [""] * len(parts[2 * word : 2 * word + 2])
+    return "".join(parts).strip(), document.content
 
-    method: str
-    share: float = 0.15  # of the words, rounded to whole ones and at least one
-    mask: str = "[MASK]"  # replaces each masked word; a blank one drops the word
-    span_words: int = 3  # the last span may be shorter
 
-    def __post_init__(self) -> None:
-        if self.method not in MASKS:
-            raise ValueError(f"method must be one of {', '.join(MASKS)}, got {self.method!r}")
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must lie between 0 and 1, got {self.share}")
-        if self.span_words < 1:
-            raise ValueError(f"span_words must be at least 1, got {self.span_words}")
-
-    def __call__(self, document: Document, rng: random.Random) -> Pair | None:
-        """Return ``(masked text, whole text)``, None where fewer than `FEWEST_WORDS` words would be left."""
-        masked = self.masked(document.content, rng)
-        return None if masked is None else (masked, document.content)
-
-    def masked(self, text: str, rng: random.Random) -> str | None:
-        """Return the text with words masked and all else as it was, None where too few would be left."""
-        parts = _BLANKS.split(text.strip())  # words, with the blanks between them
-        words = len(parts) // 2 + 1
-        count = max(1, round(self.share * words))
-        if words - count < FEWEST_WORDS:
-            return None
-        for word in self.positions(words, count, rng):
-            if self.mask.strip():
-                parts[2 * word] = self.mask
-            else:
-                parts[2 * word : 2 * word + 2] = [""] * len(parts[2 * word : 2 * word + 2])
-        return "".join(parts).strip()
-
-    def positions(self, words: int, count: int, rng: random.Random) -> set[int]:
-        """Return which `count` of `words` words are masked."""
-        method = rng.choice([name for name in MASKS if name != "mixed"]) if self.method == "mixed" else self.method
-        if method == "prefix":
-            return set(range(count))
-        if method == "suffix":
-            return set(range(words - count, words))
-        return spread(words, count, 1 if method == "tokens" else self.span_words, rng)
+def masked_positions(method: str, words: int, count: int, rng: random.Random) -> set[int]:
+    """Return which `count` of `words` words are masked."""
+    method = rng.choice([name for name in MASKS if name != "mixed"]) if method == "mixed" else method
+    if method == "prefix":
+        return set(range(count))
+    if method == "suffix":
+        return set(range(words - count, words))
+    return spread(words, count, 1 if method == "tokens" else SPAN_WORDS, rng)
 
 
 def spread(words: int, count: int, length: int, rng: random.Random) -> set[int]:
@@ -148,7 +136,7 @@ PAIR_MAKERS: dict[str, PairMaker] = {
     "half": half,
     "random": random_cut,
     "prefix_suffix": prefix_suffix,
-    **{f"mask_{method}": Mask(method) for method in MASKS},
+    **{f"mask_{method}": functools.partial(mask_words, method=method) for method in MASKS},
 }
 """The ways to make pairs, by name."""
 
@@ -163,16 +151,12 @@ def pair_maker(method: str, masked_share: float | None = None, mask: str | None 
         near = difflib.get_close_matches(method, PAIR_MAKERS, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown method {method!r} to make pairs; {guess}there is {', '.join(PAIR_MAKERS)}")
-    maker = PAIR_MAKERS[method]
     given = {name: value for name, value in (("share", masked_share), ("mask", mask)) if value is not None}
-    if not given:
-        return maker
-    if not isinstance(maker, Mask):
+    if given and not method.startswith("mask_"):
         raise InputError(f"method {method!r} masks nothing, so it takes no masked share and no mask; leave them out")
-    try:
-        return dataclasses.replace(maker, **given)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise InputError(f"method {method!r}: {error}") from error
+    if masked_share is not None and not 0 < masked_share < 1:
+        raise InputError(f"method {method!r}: the masked share must lie between 0 and 1, got {masked_share}")
+    return functools.partial(PAIR_MAKERS[method], **given)
 
 
 def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: int = 1) -> list[Pair]:
@@ -196,7 +180,7 @@ def pairs_from_documents(path: str | Path, method: str, seed: int) -> PairDatase
         raise InputError(f"{path}: {problem}; give longer ones or choose another method")
     if not all(made):
         logger.info("%d of %d documents are too short for a pair and left out", made.count([]), len(made))
-    rows: Iterable[Row] = ((*pair, None) for pairs in made for pair in pairs)
+    rows = [(*pair, None) for pairs in made for pair in pairs]
     return PairDataset.from_rows(rows, source=f"{path} ({method})")
 
 
@@ -219,3 +203,69 @@ def _without(document: Document, span: tuple[int, int]) -> Pair | None:
 def _pair(query: str, positive: str, fewest_query_words: int = FEWEST_WORDS) -> Pair | None:
     long_enough = len(query.split()) >= fewest_query_words and len(positive.split()) >= FEWEST_WORDS
     return (query.strip(), positive.strip()) if long_enough else None
+
+
+def sample_queries(queries: Sequence[str], most: int | None, seed: int) -> list[str]:
+    """Return `most` queries drawn at random; all, in their order, where there are no more or `most` is None."""
+    if most is None or len(queries) <= most:
+        return list(queries)
+    return random.Random(seed).sample(queries, most)
+
+
+def sample_documents(documents: Sequence[Document], most: int, seed: int) -> list[Document]:
+    """Return at most `most` documents, in a random order that follows from the seed and their texts alone."""
+    return sorted(documents, key=lambda document: document_digest(document, seed))[:most]
+
+
+def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) -> list[str]:
+    """Return one sentence of each document (of the title where there is no text), or of a sample of `most`.
+
+    Which one is drawn follows from the seed and the document's own text alone.
+    """
+    drawn = []
+    for document in sample_documents([document for document in documents if document.content], most, seed):
+        sentences = split_sentences(document.text) or split_sentences(document.title)
+        drawn.append(random.Random(document_digest(document, seed)).choice(sentences))
+    return drawn
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Training pairs, judgments and stand-ins for queries, all made from the documents of one corpus."""
+
+    pairs: PairDataset  # title and one drawn sentence of a document as queries, the whole document as their positive
+    held_out: Collection  # one drawn sentence of each document that makes no pairs, to be found among all documents
+    stand_ins: list[str]  # drawn sentences that stand in for queries where there are none
+
+
+def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Adaptation:
+    """Make `Adaptation` from documents; a tenth of them, at most 1,000, is held out of the pairs.
+
+    The positive is the document as it will be searched, whose vector is computed anyway. What is drawn follows from the
+    seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used.
+
+    Raises:
+        InputError: there are fewer than 20 documents with text.
+    """
+    filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
+    distinct = list({document.content: document for document in filled}.values())
+    if len(distinct) < FEWEST_DOCUMENTS:
+        raise InputError(
+            f"{source} has {len(distinct)} documents with text; adapting to a corpus needs at least {FEWEST_DOCUMENTS}"
+        )
+    count = min(round(HELD_OUT * len(distinct)), MOST_HELD_OUT)
+    held, kept = distinct[:count], distinct[count:]
+    corpus = {str(place): document for place, document in enumerate(distinct)}
+    sentences = sentences_as_queries(held, count, seed)
+    questions = {f"sentence of {place}": sentence for place, sentence in enumerate(sentences)}
+    qrels = {f"sentence of {place}": {str(place): 1} for place in range(count)}
+    rows = [row for document in kept for row in _rows(document, seed)]
+    pairs = PairDataset.from_rows(rows, f"{source} (titles and sentences)", (document.content for document in distinct))
+    held_out = Collection(f"{source}, held-out sentences", corpus, questions, qrels, "held-out")
+    return Adaptation(pairs, held_out, sentences_as_queries(distinct, STAND_INS, seed))
+
+
+def _rows(document: Document, seed: int) -> list[Row]:
+    """Return the pairs of one document: its title, where it has one, and a sentence that is not all of it."""
+    queries = [document.title.strip(), *sentences_as_queries([document], 1, seed)]
+    return [(query, document.content, None) for query in dict.fromkeys(queries) if query not in ("", document.content)]

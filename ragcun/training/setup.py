@@ -15,8 +15,7 @@ from ragcun.data.beir import Collection, hold_out_queries, load_collection, pair
 from ragcun.data.overlap import HoldOut, training_documents
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
-from ragcun.data.synthetic_queries import pairs_from_documents
-from ragcun.data.unlabelled import adaptation_data
+from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.precomputed import VectorStore, read_vectors

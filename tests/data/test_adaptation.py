@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from ragcun.data import unlabelled as adaptation
+from ragcun.data import synthetic_queries as adaptation
 from ragcun.data.beir import Document
+from ragcun.data.synthetic_queries import Adaptation, adaptation_data
 from ragcun.data.texts import split_sentences
-from ragcun.data.unlabelled import Adaptation, adaptation_data
 from ragcun.errors import InputError
 
 WORDS = [f"word{i}" for i in range(300)]

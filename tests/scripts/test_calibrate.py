@@ -10,8 +10,8 @@ from sentence_transformers import SentenceTransformer
 
 from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
 from ragcun.data.beir import Document, read_queries
+from ragcun.data.synthetic_queries import sample_documents, sample_queries, sentences_as_queries
 from ragcun.data.texts import split_sentences
-from ragcun.data.unlabelled import sample_documents, sample_queries, sentences_as_queries
 from ragcun.errors import InputError
 
 
