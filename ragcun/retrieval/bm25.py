@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import bm25s
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ragcun.embeddings.analysis import Analyser
 from ragcun.retrieval.runs import Run, ranking
 
 K1 = 0.9
@@ -19,16 +19,18 @@ B = 0.4
 class BM25:
     """An index of documents under BM25 as Lucene computes it (idf = ln(1 + (N − df + ½)/(df + ½)), never negative).
 
-    Lower case, without English stop words, Snowball stems; k1 = 0.9 and b = 0.4 as in Anserini's BEIR baselines
-    (Kamalloo et al., arXiv 2306.07471). An empty text is never retrieved.
+    Terms are those of the documents' language (`Analyser`): stems without stop words, or pairs of characters; k1 = 0.9
+    and b = 0.4 as in Anserini's BEIR baselines (Kamalloo et al., arXiv 2306.07471). An empty text is never retrieved.
 
     >>> list(BM25({"a": "cats and dogs", "b": "running cats", "c": ""}).run({"q": "a cat runs"})["q"])
     ['b', 'a']
     """
 
-    def __init__(self, documents: Mapping[str, str]) -> None:
+    def __init__(self, documents: Mapping[str, str], language: str = "auto") -> None:
         self.document_ids = list(documents)
-        tokens = tokenize(documents.values())
+        texts = list(documents.values())
+        self.tokenize = Analyser.of(texts, language)
+        tokens = self.tokenize(texts)
         self._index = None
         if any(tokens):
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
@@ -40,7 +42,7 @@ class BM25:
         A document whose id is the query's own is left out, as BEIR does.
         """
         run: Run = {}
-        query_tokens = tokenize(queries.values())
+        query_tokens = self.tokenize(queries.values())
         for query_id, tokens in tqdm(zip(queries, query_tokens, strict=True), "BM25", len(queries), delay=2):
             scores = self.scores(tokens)
             rows = best_rows(scores, k + 1)
@@ -48,17 +50,11 @@ class BM25:
         return run
 
     def scores(self, tokens: list[str]) -> NDArray[np.float32]:
-        """Return the score of every document, in their order, for a query as `tokenize` gives it."""
+        """Return the score of every document, in their order, for the terms of a query."""
         known = self._index.get_tokens_ids(tokens) if self._index is not None else []
         if self._index is None or not known:
             return np.zeros(len(self.document_ids), dtype=np.float32)
         return self._index.get_scores_from_ids(known)
-
-
-def tokenize(texts: Iterable[str]) -> list[list[str]]:
-    """Return the words of each text: lower case, without English stop words, stemmed."""
-    stemmer = Stemmer.Stemmer("english")
-    return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
 
 
 def best_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

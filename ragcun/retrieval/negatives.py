@@ -203,7 +203,7 @@ def _bm25_rankings(task: _Task, last: int) -> Iterator[_Ranking]:
     from ragcun.retrieval import bm25
 
     index = bm25.BM25({str(row): text for row, text in enumerate(task.data.documents)})
-    for query, words in enumerate(tqdm(bm25.tokenize(task.data.queries), "BM25 negatives", delay=2, leave=False)):
+    for query, words in enumerate(tqdm(index.tokenize(task.data.queries), "BM25 negatives", delay=2, leave=False)):
         scores = index.scores(words)
         in_pool = scores[task.pool]
         best = bm25.best_rows(in_pool, last + len(task.barred[query]))
