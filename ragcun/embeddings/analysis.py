@@ -114,6 +114,7 @@ class TermCounter:
     def __init__(self, analyser: Analyser, vocabulary: dict[str, int] | None = None) -> None:
         self.analyser = analyser
         self.vocabulary = _Numbered() if vocabulary is None else vocabulary
+        self._grows = vocabulary is None
         self._number_of = _Numbered()
         self._term_of = np.empty(0, dtype=np.int32)
 
@@ -124,8 +125,7 @@ class TermCounter:
             numbers.extend(map(self._number_of.__getitem__, words))
             ends.append(len(numbers))
         new = self.analyser.fold(list(islice(self._number_of, len(self._term_of), None)))
-        find = self.vocabulary.__getitem__ if isinstance(self.vocabulary, _Numbered) else self._known
-        self._term_of = np.append(self._term_of, np.array([find(term) if term else -1 for term in new], np.int32))
+        self._term_of = np.append(self._term_of, np.array([self._column(term) for term in new], np.int32))
         terms = self._term_of[np.frombuffer(numbers, dtype=np.int32)]
         known = terms >= 0
         starts = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])[ends]
@@ -134,8 +134,8 @@ class TermCounter:
         counts.sum_duplicates()
         return counts
 
-    def _known(self, term: str) -> int:
-        return self.vocabulary.get(term, -1)
+    def _column(self, term: str) -> int:
+        return self.vocabulary[term] if self._grows and term else self.vocabulary.get(term, -1)
 
 
 def stop_words(language: str) -> frozenset[str]:
