@@ -13,7 +13,6 @@ from ragcun.embeddings.analysis import Analyser
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 
-
 TOPICS = 6
 
 
