@@ -19,48 +19,47 @@ from ragcun.options import choices_of, from_mapping, read_yaml
 from ragcun.training.step import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"
-SEED_COMMANDS: dict[str, tuple[str, str]] = {
-    "frozen": (
-        f"{COMMON} --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 --lambda_reg 0.0 --margin 0.1 "
+FOUNDING: list[tuple[str, str]] = [
+    (
+        "--freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 --lambda_reg 0.0 --margin 0.1 "
         "--projection_learning_rate 5e-4 --epochs 2",
         "train_data: T, val_data: V, base_model: B, output_dir: O, freeze_base: true, lambda_contrastive: 0.1, "
         "lambda_isotropy: 1.0, lambda_reg: 0.0, margin: 0.1, projection_learning_rate: 5.0e-4, epochs: 2",
     ),
-    "raw": (f"{COMMON} --no_normalize_embeddings", "normalize_embeddings: false, freeze_base: true"),
-    "trained base": (
-        f"{COMMON} --freeze_base False --base_learning_rate 1e-5 --projection_learning_rate 5e-4",
+    ("--no_normalize_embeddings", "normalize_embeddings: false, freeze_base: true"),
+    (
+        "--freeze_base False --base_learning_rate 1e-5 --projection_learning_rate 5e-4",
         "freeze_base: false, base_learning_rate: 1.0e-5, projection_learning_rate: 5.0e-4, freeze_early_layers: 0",
     ),
-    "early layers": (
-        f"{COMMON} --freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
+    (
+        "--freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
         "freeze_early_layers: 4, freeze_base: false, mixed_precision: auto, log_interval: 100, save_interval: 1",
     ),
-    "large": (
-        f"{COMMON} --gradient_accumulation_steps 4 --gradient_checkpointing --compile --warmup_steps 1000 "
-        "--weight_decay 0.01",
+    (
+        "--gradient_accumulation_steps 4 --gradient_checkpointing --compile --warmup_steps 1000 --weight_decay 0.01",
         "gradient_accumulation_steps: 4, gradient_checkpointing: true, compile: true, warmup_steps: 1000, "
         "weight_decay: 0.01",
     ),
-    "continued": (
-        f"{COMMON} --load_checkpoint checkpoints/X/best_model --learning_rate 1e-5",
+    (
+        "--load_checkpoint checkpoints/X/best_model --learning_rate 1e-5",
         "load_checkpoint: checkpoints/X/best_model, learning_rate: 1.0e-5",
     ),
-    "predictive": (
-        f"{COMMON} --use_predictor --lambda_predictive 1.2 --lambda_isotropy 1.5 --lambda_contrastive 0",
+    (
+        "--use_predictor --lambda_predictive 1.2 --lambda_isotropy 1.5 --lambda_contrastive 0",
         "use_predictor: true, lambda_predictive: 1.2, lambda_isotropy: 1.5, lambda_contrastive: 0.0",
     ),
-}
-"""Command lines of the founding notes, and what they set."""
+    ("--no_freeze_base", "freeze_base: false, freeze_early_layers: 0, mixed_precision: 'no'"),
+    ("--freeze_early_layers 2 --mixed_precision bf16", "freeze_early_layers: 2, mixed_precision: bf16"),
+    ("--freeze_early_layers 0 --no_mixed_precision", "freeze_base: true, mixed_precision: 'no'"),
+    ("--freeze_base --freeze_early_layers", "freeze_base: true, freeze_early_layers: 4"),
+    ("--freeze_base False --freeze_early_layers", "freeze_base: false, freeze_early_layers: 4"),
+]
+"""Flags of the founding notes' commands and others that freeze or round, and what they set."""
 
 
-def parsed(line: str) -> TrainConfig:
-    return parse_config(TrainConfig, "Train.", ["--train_data", "t", *line.split()])
-
-
-@pytest.mark.parametrize("name", SEED_COMMANDS)
-def test_founding_commands_parse_and_come_back_from_yaml(name: str, tmp_path: Path) -> None:
-    line, expected = SEED_COMMANDS[name]
-    config = parse_config(TrainConfig, "Train.", line.split())
+@pytest.mark.parametrize(("line", "expected"), FOUNDING)
+def test_founding_commands_parse_and_come_back_from_yaml(line: str, expected: str, tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, "Train.", f"{COMMON} {line}".split())
     for field, value in yaml.safe_load(f"{{{expected}}}").items():
         assert getattr(config, field) == value, field
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -113,37 +112,13 @@ def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> N
     assert parse_config(TrainConfig, "Train.", ["--config", str(tmp_path / "c.yaml")]) == by_flags
 
 
-@pytest.mark.parametrize(
-    ("line", "whole", "layers"),
-    [
-        ("", True, 0),
-        ("--freeze_base False", False, 0),
-        ("--no_freeze_base", False, 0),
-        ("--freeze_early_layers", False, 4),
-        ("--freeze_early_layers 2", False, 2),
-        ("--freeze_early_layers 0", True, 0),
-        ("--freeze_base --freeze_early_layers", True, 4),
-        ("--freeze_base False --freeze_early_layers", False, 4),
-    ],
-)
-def test_freezing_flags(line: str, whole: bool, layers: int) -> None:
-    config = parsed(line)
-    assert (config.freeze_base, config.freeze_early_layers) == (whole, layers)
-
-
-@pytest.mark.parametrize(
-    ("line", "precision"),
-    [("", "no"), ("--mixed_precision", "auto"), ("--mixed_precision bf16", "bf16"), ("--no_mixed_precision", "no")],
-)
-def test_precision_flags(line: str, precision: str) -> None:
-    assert parsed(line).mixed_precision == precision
-
-
-AT_LEAST = {"epochs": 1, "steps": 1, "batch_size": 2, "gradient_accumulation_steps": 1, "log_interval": 1}
-AT_LEAST |= {"num_slices": 1, "save_interval": 0, "state_interval": 0, "max_grad_norm": 0, "weight_decay": 0, "seed": 0}
-AT_LEAST |= {"warmup_steps": 0, "freeze_early_layers": 0, "collapse_checks": 0, "mined_negatives": 0, "mined_first": 0}
-AT_LEAST |= {"learning_rate": 0, "base_learning_rate": 0, "projection_learning_rate": 0, "predictor_learning_rate": 0}
-AT_LEAST |= {"positives_per_query": 0}
+AT_LEAST = {
+    1: "epochs steps gradient_accumulation_steps log_interval num_slices",
+    2: "batch_size",
+    0: "save_interval state_interval max_grad_norm weight_decay seed warmup_steps freeze_early_layers collapse_checks "
+    "mined_negatives mined_first learning_rate base_learning_rate projection_learning_rate predictor_learning_rate "
+    "positives_per_query",
+}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +126,8 @@ AT_LEAST |= {"positives_per_query": 0}
     [
         *(
             ({name: least - 1}, f"--{name} must be at least {least}, got {least - 1}")
-            for name, least in AT_LEAST.items()
+            for least, names in AT_LEAST.items()
+            for name in names.split()
         ),
         ({"train_data": None}, "--train_data is missing"),
         ({"train_data": ""}, "--train_data is missing"),
@@ -213,10 +189,9 @@ def test_where_heads_start_and_what_is_mined(given: dict[str, Any], start: str, 
 
 
 def test_the_nearest_documents_may_be_answers_where_there_are_no_labels() -> None:
-    assert TrainConfig("t", corpus="c").mined_ranks == (0, 100)
-    assert TrainConfig(corpus="c").mined_ranks == (10, 100)
+    labelled, free = TrainConfig("t", corpus="c"), TrainConfig(corpus="c")
+    assert [(each.label_free, each.mined_ranks) for each in (labelled, free)] == [(False, (0, 100)), (True, (10, 100))]
     assert TrainConfig(corpus="c", mined_first=3, mined_last=5).mined_ranks == (3, 5)
-    assert [TrainConfig("t", corpus="c").label_free, TrainConfig(corpus="c").label_free] == [False, True]
 
 
 def test_warm_up_is_a_tenth() -> None:

@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
 from ragcun.data.beir import load_collection
+from tests.training.runs import rows_of
 
 DIM = 16
 QUICK = {"device": "cpu", "steps": 12, "batch_size": 16}
@@ -43,29 +42,18 @@ def texts_and_vectors(folder, model):
 )
 def test_it_trains_as_fit_trains_on_the_texts(collection_folder, tiny_bert, tmp_path, settings):
     common = QUICK | settings
-    config = TrainConfig(
-        train_data=str(collection_folder), base_model=tiny_bert, output_dir=str(tmp_path / "run"), **common
-    )
-    trained = load_head(fit(config).checkpoint, "cpu").encoder.own_state()
+    where = {"train_data": str(collection_folder), "base_model": tiny_bert, "output_dir": str(tmp_path / "run")}
+    trained = load_head(fit(TrainConfig(**where, **common)).checkpoint, "cpu").encoder.own_state()
     head = fit_head(*texts_and_vectors(collection_folder, tiny_bert), **common)
-    ours = head.encoder.own_state()
-    assert ours.keys() == trained.keys()
-    for name, weights in trained.items():
-        torch.testing.assert_close(ours[name], weights, rtol=1e-5, atol=1e-6)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [[row["total"] for row in log if row["kind"] == "step"] for log in (rows, head.history)]
+    torch.testing.assert_close(dict(head.encoder.own_state()), dict(trained), rtol=1e-5, atol=1e-6)
+    losses = [
+        [row["total"] for row in log if row["kind"] == "step"] for log in (rows_of(tmp_path / "run"), head.history)
+    ]
     assert losses[0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"output_dim": 14},
-        {"output_dim": 20, "head_init": "identity"},
-    ],
-)
+@pytest.mark.parametrize("settings", [{}, {"output_dim": 14}, {"output_dim": 20, "head_init": "identity"}])
 def test_the_loss_falls_and_queries_find_their_documents(problem, settings):
     queries, documents, pairs = problem
     head = fit_head(*problem, **QUICK | {"steps": 60, "log_interval": 1, "trained_share": 1.0} | settings)
@@ -99,19 +87,15 @@ def test_dev_pairs_choose_the_epoch(problem):
 
 
 def test_never_worse_gives_way_to_the_start(problem):
-    queries, documents, pairs = problem
+    queries, documents, _ = problem
     dev = queries[20:], [(i, 20 + i) for i in range(40)]
-    wrong = [(i, (7 * i + 45) % 90) for i in range(20)]
+    wrong = queries[:20], documents, [(i, (7 * i + 45) % 90) for i in range(20)]
     settings = QUICK | {"projection_learning_rate": 0.5, "trained_share": 1.0, "steps": 60, "average_decay": 0.0}
-    start = fit_head(queries[:20], documents, wrong, **settings | {"projection_learning_rate": 0.0})
-    bad = fit_head(queries[:20], documents, wrong, **settings)
-    assert not np.allclose(bad.embed_queries(queries), start.embed_queries(queries), atol=1e-3)
-    kept = fit_head(queries[:20], documents, wrong, dev_pairs=dev, never_worse=True, **settings)
-    candidates = [start.embed_queries(queries), queries / np.linalg.norm(queries, axis=1, keepdims=True)]
-    found = kept.embed_queries(queries)
-    assert any(np.allclose(found, candidate, atol=1e-6) for candidate in candidates)
-    with pytest.raises(ValueError, match="give dev_pairs"):
-        fit_head(queries, documents, pairs, never_worse=True, **QUICK)
+    start = fit_head(*wrong, **settings | {"projection_learning_rate": 0.0}).embed_queries(queries)
+    assert not np.allclose(fit_head(*wrong, **settings).embed_queries(queries), start, atol=1e-3)
+    found = fit_head(*wrong, dev_pairs=dev, never_worse=True, **settings).embed_queries(queries)
+    untouched = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    assert any(np.allclose(found, candidate, atol=1e-6) for candidate in (start, untouched))
 
 
 def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tmp_path, monkeypatch):
@@ -145,16 +129,16 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
         ({"dev_pairs": (np.ones((2, DIM)), [(2, 0)])}, "dev_pairs must index 2 queries"),
         ({"corpus": "corpus.jsonl"}, "corpus does not go with vectors"),
         ({"freeze_base": False}, "cannot be trained"),
+        ({"never_worse": True}, "give dev_pairs"),
         ({"output_dim": 0}, "output_dim"),
         ({"steps": 0}, "steps must be at least 1"),
     ],
 )
 def test_what_is_not_possible_is_said(problem, change, message):
-    queries, documents, pairs = (
-        change.pop(name, value) for name, value in zip(("queries", "documents", "pairs"), problem, strict=True)
-    )
+    given = dict(zip(("queries", "documents", "pairs"), problem, strict=True)) | change
+    vectors = [given.pop(name) for name in ("queries", "documents", "pairs")]
     with pytest.raises(ValueError, match=message):
-        fit_head(queries, documents, pairs, **QUICK | change)
+        fit_head(*vectors, **QUICK | given)
 
 
 def test_an_unknown_setting_is_a_type_error(problem):

@@ -43,6 +43,25 @@ SAME: dict[str, dict[str, Any]] = {
     "jepa, gradient cache": TRAINED | {"system": "jepa", "lambda_predictive": 1.0, "grad_cache_size": 3},
 }
 """Runs that are to end alike in one process and in two; `tests/losses` has every term in two processes."""
+COLLAPSE = PLAIN | {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0, "isotropy_form": "absolute", "epochs": 30}
+COLLAPSE |= {"projection_learning_rate": 0.05, "on_collapse": "stop", "mined_negatives": 0}
+OFTEN = SIGREG | {"state_interval": 1}
+JOBS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    **{name: (name, None, changes) for name, changes in SAME.items()},
+    "through": ("through", None, OFTEN),
+    "stopped": ("resumed", "stop", OFTEN),
+    "resumed": ("resumed", None, OFTEN | {"resume": True}),
+    "in a folder that is used": ("through", None, SIGREG),
+    "main": ("main", "main", SIGREG),
+    "collapsed": ("collapsed", None, COLLAPSE),
+    "after": ("after", None, SIGREG),
+    "signalled": ("signalled", "signal", SIGREG),
+    "continued": ("signalled", None, SIGREG | {"resume": True}),
+    "skipped": ("skipped", "nan once", SIGREG | {"on_nan": "skip"}),
+}
+"""What two processes run in turn: the folder, what goes wrong, and the settings."""
+FAILING: dict[str, Any] = {"collapse_checks": 0, "log_interval": 2, "dev_beir": None, "head_init": "identity"}
+FAILING |= SIGREG | {"mined_negatives": 0}
 TOLERANCE = 1e-5
 
 
@@ -64,8 +83,7 @@ def config_of(settings: dict[str, Any], out: str, **changes: Any) -> TrainConfig
     values = settings | changes
     folder = Path(values.pop("folder"))
     files = {name: str(folder / value) for name, value in values.items() if value == "several.jsonl"}
-    nested = {"nested_dims": tuple(values.get("nested_dims", ()))}
-    return TrainConfig(**values | files | nested | {"output_dir": str(folder / out)})
+    return TrainConfig(**values | files | {"output_dir": str(folder / out)})
 
 
 # What each of the two processes does
@@ -77,103 +95,71 @@ class StoppedError(Exception):
 
 def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
     """Make something go wrong in one process or both."""
-    real_step, real_inputs = Trainer.step, CachedPairs._inputs
+    real, wrong = CachedPairs._inputs, {"nan": range(100), "nan once": [3]}.get(fault or "", [])
+    factor = [1.0]
 
-    def not_a_number(self: CachedPairs, texts: Any, role: Any) -> Tensor:
-        return real_inputs(self, texts, role) * torch.nan
-
-    def stop(trainer: Trainer) -> None:
-        if fault == "stop" and trainer.progress.step == 6:
+    def before(trainer: Trainer) -> None:
+        step = trainer.progress.step
+        factor[0] = torch.nan if rank == 1 and step in wrong else 1.0
+        if fault == "stop" and step == 6:
             raise StoppedError
-        if fault == "signal" and rank == 1 and trainer.progress.step == 3:
+        if fault == "signal" and rank == 1 and step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-
-    def wrong_once(self: Trainer, batches: Any) -> Any:
-        with pytest.MonkeyPatch.context() as for_this_step:
-            if self.progress.step == 3:
-                for_this_step.setattr(CachedPairs, "_inputs", not_a_number)
-            return real_step(self, batches)
 
     def unexpected(self: Selection, *arguments: Any) -> Any:
         raise StoppedError
 
-    if fault == "nan" and rank == 1:
-        patch.setattr(CachedPairs, "_inputs", not_a_number)
-    elif fault == "nan once" and rank == 1:
-        patch.setattr(Trainer, "step", wrong_once)
-    elif fault == "main":
+    before_step(patch, before)
+    patch.setattr(CachedPairs, "_inputs", lambda self, texts, role: real(self, texts, role) * factor[0])
+    if fault == "main":
         patch.setattr(Selection, "evaluate", unexpected)
-    else:
-        before_step(patch, stop)
+    for name in ("log", "keep_rows") if rank > 0 else ():
+        patch.delattr(RunFolder, name)
 
 
-def outcome(job: dict[str, Any], settings: dict[str, Any], rank: int) -> dict[str, Any]:
-    """Run one job in this process, and say what came of it and what it encoded and wrote."""
-    encoded: list[int] = []
+def outcome(settings: dict[str, Any], rank: int, out: str, fault: str | None, changes: dict[str, Any]) -> Any:
+    """Run one job in this process, and say what came of it and how much it encoded."""
+    encoded, real = [0], TextBase.encode
+
+    def encode(self: TextBase, texts: Any, *arguments: Any, **options: Any) -> Any:
+        encoded[0] += len(texts)
+        return real(self, texts, *arguments, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        real = TextBase.encode
-        patch.setattr(
-            TextBase, "encode", lambda self, texts, *a, **b: encoded.append(len(texts)) or real(self, texts, *a, **b)
-        )
-        if rank > 0:
-            for name in ("log", "keep_rows"):
-                patch.delattr(RunFolder, name)
-        faulty(job.get("fault"), rank, patch)
+        patch.setattr(TextBase, "encode", encode)
+        faulty(fault, rank, patch)
         try:
-            result = fit(config_of(settings, job["name"], **job["changes"]))
+            result = fit(config_of(settings, out, **changes))
         except (InputError, StoppedError, TrainingStopped) as error:
-            return {"error": str(error), "kind": type(error).__name__, "encoded": sum(encoded)}
-    return asdict(result) | {"checkpoint": str(result.checkpoint), "encoded": sum(encoded)}
+            return {"error": str(error), "kind": type(error).__name__}
+    return asdict(result) | {"checkpoint": str(result.checkpoint), "encoded": encoded[0]}
 
 
-def one_process(rank: int, folder: str, name: str) -> None:
-    """Run all jobs of a file, or let the one that fails end this process."""
+def one_process(rank: int, folder: str, failing: bool) -> None:
+    """Run all jobs, or let the one that fails end this process."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    given = json.loads((Path(folder) / f"{name}.json").read_text())
-    found = [outcome(job, given["settings"], rank) for job in given["jobs"]]
-    (Path(folder) / f"{name}{rank}.json").write_text(json.dumps(found))
-    if name == "failing":
-        sys.exit(3 if "error" in found[0] else 0)
+    settings = json.loads((Path(folder) / "settings.json").read_text())
+    jobs = {"nan": ("nan", "nan", FAILING)} if failing else JOBS
+    found = {name: outcome(settings, rank, *job) for name, job in jobs.items()}
+    (Path(folder) / f"{'failing' if failing else 'jobs'}{rank}.json").write_text(json.dumps(found))
+    if failing:
+        sys.exit(3 if "error" in found["nan"] else 0)
 
 
 @pytest.fixture(scope="module")
 def ended(settings: dict[str, Any]) -> Path:
     """A folder with what came of all jobs in each of two processes."""
-    jobs: list[dict[str, Any]] = [{"name": name, "changes": changes} for name, changes in SAME.items()]
-    jobs += AFTERWARDS
-    folder = Path(settings["folder"]) / "jobs"
-    folder.mkdir()
-    for name, some in (("jobs", jobs), ("failing", [FAILING])):
-        (folder / f"{name}.json").write_text(json.dumps({"settings": settings, "jobs": some}))
+    folder = Path(settings["folder"])
+    (folder / "settings.json").write_text(json.dumps(settings))
     run_script(__file__, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def together(ended: Path) -> list[dict[str, dict[str, Any]]]:
-    """What came of each job, by its name and, after those of `SAME`, its number, in each process."""
-    names = [*SAME, *(f"{i} {job['name']}" for i, job in enumerate(AFTERWARDS))]
-    both = [json.loads((ended / f"jobs{rank}.json").read_text()) for rank in (0, 1)]
-    return [dict(zip(names, each, strict=True)) for each in both]
-
-
-COLLAPSE = PLAIN | {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0, "isotropy_form": "absolute", "epochs": 30}
-COLLAPSE |= {"projection_learning_rate": 0.05, "on_collapse": "stop", "mined_negatives": 0}
-AFTERWARDS: list[dict[str, Any]] = [
-    {"name": "through", "changes": SIGREG | {"state_interval": 1}},
-    {"name": "resumed", "changes": SIGREG | {"state_interval": 1}, "fault": "stop"},
-    {"name": "resumed", "changes": SIGREG | {"state_interval": 1, "resume": True}},
-    {"name": "through", "changes": SIGREG},
-    {"name": "main", "changes": SIGREG, "fault": "main"},
-    {"name": "collapsed", "changes": COLLAPSE},
-    {"name": "after", "changes": SIGREG},
-    {"name": "signalled", "changes": SIGREG, "fault": "signal"},
-    {"name": "signalled", "changes": SIGREG | {"resume": True}},
-    {"name": "skipped", "changes": SIGREG | {"on_nan": "skip"}, "fault": "nan once"},
-]
-FAILING: dict[str, Any] = {"name": "nan", "changes": SIGREG | {"collapse_checks": 0, "log_interval": 2}, "fault": "nan"}
-FAILING["changes"] |= {"dev_beir": None, "head_init": "identity", "mined_negatives": 0}
+    """What came of each job, by its name, in each process."""
+    return [json.loads((ended / f"jobs{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
@@ -188,10 +174,14 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 def test_two_processes_end_as_one(
     together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], name: str
 ) -> None:
-    """The same weights after 8 steps, the same rows in the metrics, and the same result in both processes."""
+    """The same weights after 8 steps, the same rows in the metrics, and the same result in both processes.
+
+    The first run fills the cache: the main process encodes, the other finds all there.
+    """
     folder, first = Path(settings["folder"]), together[0][name]
     assert "error" not in first, first
     assert first | {"encoded": 0} == together[1][name] | {"encoded": 0}
+    assert name != "defaults" or first["encoded"] > together[1][name]["encoded"] == 0
     alone = fit(config_of(settings, f"{name} alone", **SAME[name] | {"batch_size": 8}))
     assert (alone.best_epoch, alone.criterion, alone.steps) == (first["best_epoch"], first["criterion"], first["steps"])
     theirs = weights_of(folder / f"{name} alone")
@@ -210,72 +200,46 @@ def test_two_processes_end_as_one(
 
 
 @pytest.mark.slow
-def test_texts_are_encoded_once(together: list[dict[str, dict[str, Any]]]) -> None:
-    """The first run fills the cache: the main process encodes, the other finds all there."""
-    assert together[0]["defaults"]["encoded"] > 0
-    assert together[1]["defaults"]["encoded"] == 0
+def test_what_ends_one_process_ends_both_and_runs_after_it_go_on(
+    together: list[dict[str, dict[str, Any]]], ended: Path
+) -> None:
+    """An earlier run in the folder, an exception that nothing expects, a collapse, a signal, a skipped step."""
+    for each in together:
+        assert "holds an earlier run" in each["in a folder that is used"]["error"]
+        assert "on_collapse warn" in each["collapsed"]["error"]
+        assert each["stopped"]["kind"] == "StoppedError"
+        assert each["signalled"]["kind"] == "TrainingStopped"
+        assert "stopped by SIGTERM after step 3" in each["signalled"]["error"]
+        assert [each[name]["steps"] for name in ("through", "resumed", "after", "continued", "skipped")] == [8] * 5
+        assert each["skipped"]["skipped"] == 1
+    assert together[0]["main"]["kind"] == "StoppedError"
+    assert together[1]["main"]["error"] == FAILED
+    assert rows_of(ended / "collapsed", "collapse")
+    assert [row["step"] for row in rows_of(ended / "skipped", "skipped")] == [3]
+    assert [row["step"] for row in rows_of(ended / "skipped", "step")] == [1, 2, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.slow
-def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
+def test_resumed_runs_of_two_processes_equal_an_uninterrupted_one(
+    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], ended: Path
 ) -> None:
     """And one process does not resume where two stopped."""
-    folder = Path(settings["folder"])
-    for rank in together:
-        assert rank["1 resumed"]["kind"] == "StoppedError"
-        assert rank["2 resumed"]["steps"] == rank["0 through"]["steps"] == 8
-    assert_same(newest(folder / "resumed"), newest(folder / "through"))
-    assert rows_of(folder / "resumed") == rows_of(folder / "through")
+    assert_same(newest(ended / "resumed"), newest(ended / "through"))
+    assert rows_of(ended / "resumed") == rows_of(ended / "through")
+    for name in ("model.safetensors", "average.safetensors"):
+        states = [(newest(ended / run) / name).read_bytes() for run in ("signalled", "through")]
+        assert states[0] == states[1]
     with pytest.raises(InputError, match="made with processes = 2, this run has None"):
-        fit(config_of(settings, "resumed", **SIGREG, resume=True, state_interval=1))
-
-
-@pytest.mark.slow
-def test_what_stops_the_main_process_stops_the_other(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
-) -> None:
-    """An earlier run in the folder, an exception that nothing expects, a collapse; and runs after them go on."""
-    for each in together:
-        assert "holds an earlier run" in each["3 through"]["error"]
-        assert "on_collapse warn" in each["5 collapsed"]["error"], each["5 collapsed"]
-        assert each["6 after"]["steps"] == 8
-    assert together[0]["4 main"]["kind"] == "StoppedError"
-    assert together[1]["4 main"]["error"] == FAILED
-    assert rows_of(Path(settings["folder"]) / "collapsed", "collapse")
+        fit(config_of(settings, "resumed", **OFTEN, resume=True))
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None:
-    """With an exit code other than 0, within a minute, though only the second has embeddings that are no numbers."""
+    """With an exit code other than 0, within a minute, though only the second has non-finite embeddings."""
     assert json.loads((ended / "codes.json").read_text()) == [3, 3]
     for rank in (0, 1):
-        (found,) = json.loads((ended / f"failing{rank}.json").read_text())
+        found = json.loads((ended / f"failing{rank}.json").read_text())["nan"]
         assert found["error"].startswith("the loss is nan by contrastive nan, isotropy nan at step 1")
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_after_the_same_step(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
-) -> None:
-    folder = Path(settings["folder"])
-    for rank in together:
-        assert rank["7 signalled"]["kind"] == "TrainingStopped"
-        assert "stopped by SIGTERM after step 3" in rank["7 signalled"]["error"]
-        assert rank["8 signalled"]["steps"] == 8
-    for name in ("model.safetensors", "average.safetensors"):
-        states = [(newest(folder / run) / name).read_bytes() for run in ("signalled", "through")]
-        assert states[0] == states[1]
-
-
-@pytest.mark.slow
-def test_a_step_that_is_no_number_in_one_process_is_left_out_by_both(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any]
-) -> None:
-    assert [rank["9 skipped"]["skipped"] for rank in together] == [1, 1]
-    folder = Path(settings["folder"]) / "skipped"
-    assert [row["step"] for row in rows_of(folder, "skipped")] == [3]
-    assert [row["step"] for row in rows_of(folder, "step")] == [1, 2, 4, 5, 6, 7, 8]
 
 
 # One process
@@ -303,10 +267,10 @@ def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
 
 def main() -> None:
     """Run the jobs; then the failing one, whose processes have a minute to end."""
-    jobs = start_ranks(one_process, sys.argv[1], "jobs")
+    jobs = start_ranks(one_process, sys.argv[1], False)
     while not jobs.join():
         pass
-    processes = start_ranks(one_process, sys.argv[1], "failing").processes
+    processes = start_ranks(one_process, sys.argv[1], True).processes
     until = time.monotonic() + 60
     for process in processes:
         process.join(max(0, until - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ragcun.cli.train import run
+from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document, load_collection, pairs_from_collection
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.precomputed import VectorStore
@@ -27,6 +30,9 @@ from ragcun.training.selection import (
 )
 from ragcun.training.setup import TrainingData
 
+DIM, DOCUMENTS, QUERIES = 16, 200, 40
+Matrix = NDArray[np.float64]
+
 
 @pytest.fixture
 def encoder(tiny_bert: str) -> IsotropicGaussianEncoder:
@@ -39,15 +45,11 @@ def collection(collection_folder: Path) -> Collection:
     return load_collection(collection_folder, "dev")
 
 
-def ndcg_by_hand(collection: Collection, queries: np.ndarray, documents: np.ndarray) -> float:
-    """Mean NDCG@10 with one relevant document a query, distances in float64."""
-    names, total = list(collection.documents), 0.0
-    for row, query in zip(queries.astype(np.float64), collection.queries, strict=True):
-        distances = np.sqrt(((documents.astype(np.float64) - row) ** 2).sum(1))
-        (relevant,) = collection.qrels[query]
-        rank = int((distances < distances[names.index(relevant)]).sum())
-        total += 1 / np.log2(rank + 2) if rank < 10 else 0.0
-    return total / len(collection.queries)
+def ndcg(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[int]) -> Matrix:
+    """NDCG@10 of each query by its definition: one relevant document, distances in float64."""
+    distances = np.linalg.norm(queries[:, None].astype(np.float64) - documents[None], axis=2)
+    ranks = (distances < distances[np.arange(len(queries)), relevant][:, None]).sum(1)
+    return np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -57,16 +59,16 @@ def test_dev_selection_is_ndcg_at_10(
     base = encoder.base
     base.freeze(cached)
     data = TrainingData(pairs_from_collection(collection), dev=collection)
-    selection = make_selection(
-        data, base, EmbeddingCache(base, tmp_path) if cached else None, Objective(), 8, torch.device("cpu")
-    )
+    features = EmbeddingCache(base, tmp_path) if cached else None
+    selection = make_selection(data, base, features, Objective(), 8, torch.device("cpu"))
     texts = [list(collection.queries.values()), [document.content for document in collection.documents.values()]]
-    queries, documents = (encoder.encode(some) for some in texts)
+    names, judged = list(collection.documents), (collection.qrels[query] for query in collection.queries)
+    relevant = [names.index(document) for each in judged for document in each]
     score, row = selection.evaluate(encoder, 1)
-    assert score == pytest.approx(ndcg_by_hand(collection, queries, documents), abs=1e-6)
+    assert score == pytest.approx(ndcg(*map(encoder.encode, texts), relevant).mean(), abs=1e-6)
     assert row == {"dev": {"NDCG@10": score}}
     untouched = [base.untouched_array(base.encode(some, "document")) for some in texts]
-    assert selection.base_score == pytest.approx(ndcg_by_hand(collection, *untouched), abs=1e-6)
+    assert selection.base_score == pytest.approx(ndcg(*untouched, relevant).mean(), abs=1e-6)
     assert selection.base_score > 0.1
 
 
@@ -87,27 +89,12 @@ def test_objective_selection_averages_over_pairs_without_dropout(
     assert row["val_total"] == -score == pytest.approx(terms["contrastive"] + 0.5 * terms["isotropy"], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("score", "best", "expected"),
-    [
-        (None, None, True),
-        (0.1, None, True),
-        (0.2, 0.1, True),
-        (0.1, 0.1, False),
-        (0.05, 0.1, False),
-        (-1.0, -2.0, True),
-        (float("nan"), 0.1, False),
-        (float("inf"), 0.1, False),
-    ],
-)
-def test_better(score: float | None, best: float | None, expected: bool) -> None:
-    assert is_better(score, best) is expected
+def test_better_is_finite_and_above_the_best_or_the_first() -> None:
+    assert all(is_better(score, best) for score, best in ((None, None), (0.1, None), (0.2, 0.1), (-1.0, -2.0)))
+    assert not any(is_better(score, 0.1) for score in (0.1, 0.05, float("nan"), float("inf")))
 
 
 # Never worse: on held-out queries whose best map is known
-
-DIM, DOCUMENTS, QUERIES = 16, 200, 40
-Matrix = NDArray[np.float64]
 
 
 class Problem:
@@ -117,13 +104,12 @@ class Problem:
         drawn = np.random.default_rng(0)
         documents = drawn.normal(size=(DOCUMENTS, DIM))
         self.turn: Matrix = np.linalg.qr(drawn.normal(size=(DIM, DIM)))[0] if turned else np.eye(DIM)
-        vectors = (documents[:queries] + 0.7 * drawn.normal(size=(queries, DIM))) @ self.turn.T
+        self.queries = (documents[:queries] + 0.7 * drawn.normal(size=(queries, DIM))) @ self.turn.T
         names, asked = [f"d{i}" for i in range(DOCUMENTS)], [f"q{i}" for i in range(queries)]
-        self.cache = VectorStore([(names, documents)], [(asked, vectors)])
+        self.cache = VectorStore([(names, documents)], [(asked, self.queries)])
         qrels = {query: {f"d{i}": 1} for i, query in enumerate(asked)}
         corpus = {name: Document("", name) for name in names}
         self.collection = Collection("held out", corpus, {query: query for query in asked}, qrels, "dev")
-        self.queries = vectors.astype(np.float32)
 
     def encoder(self, query: Matrix, document: Matrix, **settings: Any) -> AsymmetricProjectionModel:
         """Linear heads of given matrices."""
@@ -139,13 +125,14 @@ class Problem:
         queries = {"best": self.turn.T, "base": one, "doubled": 2 * one, "destroyed": random[0], "random": random[1]}
         return self.encoder(queries[name], 2 * one if name == "doubled" else one)
 
+    def embedded(self, encoder: AsymmetricProjectionModel) -> NDArray[np.float32]:
+        return encoder.embed(self.queries.astype(np.float32), "query")
+
     def ndcg(self, encoder: AsymmetricProjectionModel) -> dict[str, float]:
-        """NDCG@10 of each query by its definition: one relevant document, distances in float64."""
-        documents = encoder.embed(self.cache.encode([f"d{i}" for i in range(DOCUMENTS)], "document"), "document")
-        queries = encoder.embed(self.queries, "query").astype(np.float64)
-        distances = np.linalg.norm(queries[:, None] - documents[None].astype(np.float64), axis=2)
-        ranks = [int((row < row[place]).sum()) for place, row in enumerate(distances)]
-        return {f"q{i}": 1 / np.log2(rank + 2) if rank < 10 else 0.0 for i, rank in enumerate(ranks)}
+        """NDCG@10 of each query."""
+        documents = encoder.embed(self.cache.encode([*self.collection.documents], "document"), "document")
+        values = ndcg(self.embedded(encoder), documents, range(len(self.queries)))
+        return {f"q{i}": float(value) for i, value in enumerate(values)}
 
 
 FINAL: dict[str, tuple[bool, int, str, str, str]] = {
@@ -176,8 +163,8 @@ def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name: str) -> None:
     if kept != "base":
         assert final is encoders[kept]
     else:
-        untouched = problem.cache.base(torch.from_numpy(problem.queries)).numpy()
-        np.testing.assert_array_equal(final.embed(problem.queries, "query"), untouched)
+        untouched = problem.cache.base(torch.from_numpy(problem.queries.astype(np.float32))).numpy()
+        np.testing.assert_array_equal(problem.embedded(final), untouched)
 
 
 def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> None:
@@ -192,22 +179,20 @@ def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> N
 def test_with_weights_is_another_encoder_on_the_same_base() -> None:
     problem = Problem(turned=True)
     best, other = problem.made("best"), problem.made("destroyed")
-    before = best.embed(problem.queries, "query")
+    before = problem.embedded(best)
     made = with_weights(other, best.state_dict())
-    np.testing.assert_array_equal(made.embed(problem.queries, "query"), before)
+    np.testing.assert_array_equal(problem.embedded(made), before)
     assert made.base is other.base
     with torch.no_grad():
         made.head.layers[0].weight.zero_()
-    np.testing.assert_array_equal(best.embed(problem.queries, "query"), before)
-    assert np.abs(other.embed(problem.queries, "query") - before).max() > 0.1
+    np.testing.assert_array_equal(problem.embedded(best), before)
+    assert np.abs(problem.embedded(other) - before).max() > 0.1
 
 
-def test_what_was_kept_stands_in_summary_card_and_manifest(collection_folder, tiny_bert, tmp_path):
-    import ragcun
-    from ragcun.cli.train import run
-
-    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
-    config = ragcun.TrainConfig(**settings, never_worse=True, steps=4, output_dir=str(tmp_path / "run"))
+def test_what_was_kept_stands_in_summary_card_and_manifest(
+    settings: dict[str, Any], collection_folder: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(**settings, dev_beir=str(collection_folder), never_worse=True, output_dir=str(tmp_path))
     assert "never worse: " in run(config)
-    assert "never worse: " in (tmp_path / "run" / "best_model" / "README.md").read_text()
-    assert '"kept"' in (tmp_path / "run" / "manifest.json").read_text()
+    assert "never worse: " in (tmp_path / "best_model" / "README.md").read_text()
+    assert '"kept"' in (tmp_path / "manifest.json").read_text()

@@ -20,25 +20,19 @@ from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEn
 from ragcun.training.loop import fit
 from ragcun.training.setup import TrainingData, build_data, build_encoder, build_objective
 
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+
 
 def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path) -> None:
     data = build_data(TrainConfig(**settings))
-    assert len(data.train) == 30
-    assert data.val is None
-    assert data.dev is None
-    data = build_data(TrainConfig(**settings, val_data=str(collection_folder), dev_beir=str(collection_folder)))
+    assert (len(data.train), data.val, data.dev) == (30, None, None)
+    judged = {"val_data": str(collection_folder), "dev_beir": str(collection_folder), "dev_split": "test"}
+    data = build_data(TrainConfig(**settings, **judged))
     assert len(data.val) == 20
-    assert len(data.dev.queries) == 20
-    data = build_data(TrainConfig(**settings, dev_beir=str(collection_folder), dev_split="test"))
     assert set(data.dev.queries) == {f"q{i}" for i in range(50, 70)}
-
-
-def test_held_out_queries_are_not_trained_on(settings: dict[str, Any]) -> None:
-    data = build_data(TrainConfig(**settings, dev_fraction=0.2))
-    assert len(data.train) == 24
-    assert len(data.dev.queries) == 6
-    assert not set(data.train.queries) & set(data.dev.queries.values())
-    assert len(data.dev.documents) == 120
+    held_out = build_data(TrainConfig(**settings, dev_fraction=0.2))
+    assert (len(held_out.train), len(held_out.dev.queries), len(held_out.dev.documents)) == (24, 6, 120)
+    assert not set(held_out.train.queries) & set(held_out.dev.queries.values())
 
 
 def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
@@ -56,7 +50,7 @@ def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str
         ({"train_data": "/no/such/file.jsonl"}, "no such file"),
         ({"val_data": "/no/such/file.jsonl"}, "no such file"),
         ({"dev_beir": "/no/such/folder"}, "no such folder"),
-        ({"dev_split": "nothing"}, "no judgments for the split 'nothing'"),
+        ({"dev_beir": "toy", "dev_split": "nothing"}, "no judgments for the split 'nothing'"),
         ({"dev_fraction": 0.001}, "cannot hold out"),
         ({"train_data": "one.jsonl"}, "has 1 pair"),
         ({"val_data": "one.jsonl"}, "has 1 pair"),
@@ -64,17 +58,11 @@ def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str
     ],
 )
 def test_missing_data(
-    settings: dict[str, Any],
-    collection_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    message: str,
+    settings: dict[str, Any], collection_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_pairs(Path("one.jsonl"), [("a query", "its answer", None)])
-    if "dev_split" in changes:
-        settings["dev_beir"] = str(collection_folder)
+    write_pairs(tmp_path / "one.jsonl", [("a query", "its answer", None)])
+    places = {"one.jsonl": str(tmp_path / "one.jsonl"), "toy": str(collection_folder)}
+    changes = {name: places.get(value, value) for name, value in changes.items()}
     with pytest.raises(InputError, match=message) as caught:
         build_data(TrainConfig(**settings | changes))
     assert "\n" not in str(caught.value)
@@ -85,23 +73,19 @@ def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
     asked |= {"activation": "silu", "dropout": 0.25, "use_predictor": True, "predictor": "linear"}
     encoder = build_encoder(TrainConfig(**settings | asked, normalize_embeddings=False))
     assert isinstance(encoder, IsotropicGaussianEncoder)
-    shape = {"depth": 3, "expansion": 1.5, "activation": "silu", "dropout": 0.25}
-    shape |= {"matrix_skip": False}
+    shape = {"depth": 3, "expansion": 1.5, "activation": "silu", "dropout": 0.25, "matrix_skip": False}
     head = {"kind": "mlp", "input_dim": 16, "output_dim": 10, "start": "random", **shape}
     assert encoder.head.config.to_dict() == head
     predictor = {"kind": "linear", "input_dim": 10, "output_dim": 10, "start": "preserving", **shape}
     assert encoder.predictor.config.to_dict() == predictor
-    assert not encoder.base.normalize
-    assert encoder.base.frozen
+    assert (encoder.base.normalize, encoder.base.frozen) == (False, True)
 
 
 def test_encoder_of_a_run_without_settings(settings: dict[str, Any]) -> None:
     encoder = build_encoder(TrainConfig(**settings))
     assert isinstance(encoder, AsymmetricProjectionModel)
     assert [head.config.kind for head in (encoder.head, encoder.document_head)] == ["linear", "linear"]
-    assert encoder.predictor is None
-    assert encoder.base.normalize
-    assert encoder.base.frozen
+    assert (encoder.predictor, encoder.base.normalize, encoder.base.frozen) == (None, True, True)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -151,16 +135,14 @@ def test_an_impossible_objective_or_encoder(settings: dict[str, Any], changes: d
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Save an encoder of 8 dimensions and return its folder."""
+@pytest.fixture
+def checkpoint(tiny_bert: str, settings: dict[str, Any], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Save an encoder of 8 dimensions, and return settings that continue from it."""
 
-    def save(**changes: Any) -> str:
-        folder = tmp_path_factory.mktemp("checkpoint") / "model"
-        IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8, **changes).save_pretrained(
-            folder
-        )
-        return str(folder)
+    def save(**changes: Any) -> dict[str, Any]:
+        base = TextBase.load(tiny_bert, device="cpu")
+        IsotropicGaussianEncoder(base, output_dim=8, **changes).save_pretrained(tmp_path / "model")
+        return settings | {"system": "isotropic_gaussian", "load_checkpoint": str(tmp_path / "model")}
 
     return save
 
@@ -178,22 +160,20 @@ def checkpoint(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Call
     ids=str,
 )
 def test_a_checkpoint_of_another_shape_is_refused(
-    settings: dict[str, Any], checkpoint: Callable[..., str], changes: dict[str, Any], message: str
+    tiny_bert: str, checkpoint: Callable[..., dict[str, Any]], changes: dict[str, Any], message: str
 ) -> None:
-    settings |= {"system": "isotropic_gaussian", "load_checkpoint": checkpoint()} | changes
-    if settings["load_checkpoint"] == "base":
-        settings["load_checkpoint"] = settings["base_model"]
+    changes = {name: tiny_bert if value == "base" else value for name, value in changes.items()}
     with pytest.raises(InputError, match=message):
-        build_encoder(TrainConfig(**settings))
+        build_encoder(TrainConfig(**checkpoint() | changes))
 
 
 def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
-    settings: dict[str, Any], checkpoint: Callable[..., str]
+    checkpoint: Callable[..., dict[str, Any]],
 ) -> None:
-    settings |= {"system": "isotropic_gaussian", "use_predictor": True, "lambda_predictive": 1.0}
-    assert build_encoder(TrainConfig(**settings, load_checkpoint=checkpoint())).to_config()["predictor"] is not None
+    wanted = {"use_predictor": True, "lambda_predictive": 1.0}
+    assert build_encoder(TrainConfig(**checkpoint() | wanted)).to_config()["predictor"] is not None
     with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
-        build_encoder(TrainConfig(**settings, load_checkpoint=checkpoint(normalize_output=True)))
+        build_encoder(TrainConfig(**checkpoint(normalize_output=True) | wanted))
 
 
 @pytest.mark.parametrize(
@@ -220,19 +200,21 @@ def test_gradient_checkpointing_of_a_frozen_base_is_said_to_be_idle(
     assert "no effect" in caplog.text
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
-def test_a_gpu_that_is_not_there(settings: dict[str, Any], device: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no CUDA GPU"):
-        fit(TrainConfig(**settings | {"device": device, "output_dir": str(tmp_path / "run")}))
-    with pytest.raises(InputError, match="fp16 needs a GPU"):
-        fit(TrainConfig(**settings, mixed_precision="fp16", output_dir=str(tmp_path / "run")))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"device": "cuda"}, "no CUDA GPU", marks=NO_GPU),
+        pytest.param({"device": "cuda:1"}, "no CUDA GPU", marks=NO_GPU),
+        pytest.param({"mixed_precision": "fp16"}, "fp16 needs a GPU", marks=NO_GPU),
+        ({"seed": 2**32}, "seed"),
+    ],
+)
+def test_what_the_machine_cannot_do_leaves_no_folder(
+    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        fit(TrainConfig(**settings | changes, output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_seed_too_large_for_a_generator_is_one_sentence(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="seed"):
-        fit(TrainConfig(**settings, seed=2**32, output_dir=str(tmp_path / "run")))
 
 
 def test_documents_in_no_pair_enter_the_hashes():
