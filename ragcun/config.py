@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, flag
+from ragcun.options import check_bounds, check_one_of, flag
 
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
-BASE_DTYPE_HELP = (
-    "dtype of a frozen base's matrix products; float16 needs a GPU, auto is what the hardware does natively"
-)
+BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto is what the hardware does natively"
 LARGEST_SEED = 2**32 - 1
 
 
@@ -43,7 +41,7 @@ class ModelConfig:
     """The base and the encoder system on it."""
 
     title: ClassVar[str] = "model"
-    system: str = flag("asymmetric", "encoder system", choices="ragcun.models.encoder:SYSTEMS")
+    system: str = flag("asymmetric", "encoder system", choices="models.encoder:SYSTEMS")
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
@@ -58,7 +56,7 @@ class HeadConfig:
     """The head on the base's vectors, and the predictor."""
 
     title: ClassVar[str] = "head"
-    head: str = flag("linear", "kind of projection head", choices="ragcun.models.heads:HEADS")
+    head: str = flag("linear", "kind of projection head", choices="models.heads:HEADS")
     head_init: str | None = flag(
         None,
         "initial head: identity, calibrated (whitening) or random (default: calibrated; identity with "
@@ -68,12 +66,12 @@ class HeadConfig:
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     head_depth: int = flag(2, "linear layers of a residual or mlp head, 2 to 4", at_least=2, at_most=4)
     head_expansion: float = flag(2.0, "hidden width over the base's dimension, 1 to 4", at_least=1, at_most=4)
-    activation: str = flag("gelu", "activation of head and predictor", choices="ragcun.models.heads:ACTIVATIONS")
+    activation: str = flag("gelu", "activation of head and predictor", choices="models.heads:ACTIVATIONS")
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
     normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)")
     use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)")
     predictor: str | None = flag(
-        None, "kind of predictor (default: residual; respred: mlp)", choices="ragcun.models.heads:HEADS"
+        None, "kind of predictor (default: residual; respred: mlp)", choices="models.heads:HEADS"
     )
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
@@ -90,22 +88,18 @@ class ObjectiveConfig:
     lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0)
     lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)", at_least=0)
     lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
-    contrastive: str = flag("infonce", "contrastive loss", choices="ragcun.losses.objective:CONTRASTIVE")
-    isotropy: str = flag("covariance", "isotropy loss", choices="ragcun.losses.objective:ISOTROPY")
+    contrastive: str = flag("infonce", "contrastive loss", choices="losses.objective:CONTRASTIVE")
+    isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
     isotropy_form: str = flag(
-        "scale_free", "covariance loss: scale_free, or absolute", choices="ragcun.losses.covariance:ISOTROPY_FORMS"
+        "scale_free", "covariance loss: scale_free, or absolute", choices="losses.covariance:ISOTROPY_FORMS"
     )
-    isotropy_transform: str = flag(
-        "none", "transform before the isotropy loss", choices="ragcun.losses.transforms:TRANSFORMS"
-    )
-    isotropy_rows: str = flag(
-        "together", "isotropy of both sides or of each", choices="ragcun.losses.objective:ISOTROPY_ROWS"
-    )
+    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices="losses.transforms:TRANSFORMS")
+    isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
-    knots: str = flag("reference", "integration knots of SIGReg", choices="ragcun.losses.sigreg:KNOTS")
+    knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
     temperature: float = flag(0.1, "temperature of InfoNCE")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices="ragcun.distance:DISTANCES")
+    distance: str = flag("euclidean", "distance of InfoNCE", choices="distance:DISTANCES")
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)
@@ -201,41 +195,29 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Mo
     def __post_init__(self) -> None:
         if self.freeze_base is None:
             self.freeze_base = self.freeze_early_layers == 0
-        self._check_data()
-        self._check_base()
+        for pair in (("train_data", "documents"), ("dev_fraction", "dev_beir"), ("resume", "overwrite")):
+            check_one_of(self, *pair, needed=False)
         super().__post_init__()
-        first, last = self.mined_ranks
-        if not first < last:
-            raise InputError(f"--mined_last must be above --mined_first, {first}, got {last}")
-        if self.never_worse and not self.freeze_base:
-            raise InputError("--never_worse compares heads on one frozen base; leave it out, or freeze the base")
-        if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite contradict each other; give one of them")
-
-    def _check_data(self) -> None:
-        if self.train_data and self.documents:
-            raise InputError("--train_data and --documents both name the pairs; give one of them")
-        if not (self.train_data or self.documents or self.corpus):
-            raise InputError(
-                "--train_data is missing: give a pairs file (.json, .jsonl, .csv) or a BEIR folder, or --corpus"
-            )
-        if self.hold_out_documents and self.documents:
-            raise InputError("--hold_out_documents goes with --train_data or --corpus, not with --documents")
-        if self.dev_fraction and self.dev_beir:
-            raise InputError("--dev_fraction and --dev_beir both name a dev set; give one of them")
-
-    def _check_base(self) -> None:
-        if self.base_dtype != "float32" and not self.freeze_base:
-            raise InputError("--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)")
-        if self.vectors is None:
-            return
-        for name in ("documents", "corpus", "queries", "val_data"):
-            if getattr(self, name):
-                raise InputError(f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone")
-        if self.base_model != "minilm":
-            raise InputError("--vectors and --base_model both name a base; give one of them")
-        if not self.freeze_base:
-            raise InputError("--vectors cannot be trained, only heads on them; leave the base frozen")
+        trained, (first, last) = not self.freeze_base, self.mined_ranks
+        pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
+        narrow = trained and self.base_dtype != "float32"
+        mistakes = {
+            "--train_data is missing: give a pairs file (.json, .jsonl, .csv), a BEIR folder, or --corpus": not pairs,
+            "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
+            "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
+            "--never_worse compares heads on one frozen base; leave it out": trained and self.never_worse,
+            f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
+        }
+        if self.vectors is not None:
+            for name in ("documents", "corpus", "queries", "val_data"):
+                message = f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone"
+                mistakes[message] = getattr(self, name)
+            another = self.base_model != "minilm"
+            mistakes["--vectors and --base_model both name a base; give one of them"] = another
+            mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
+        for message, wrong in mistakes.items():
+            if wrong:
+                raise InputError(message)
 
     @property
     def objective(self) -> ObjectiveConfig:

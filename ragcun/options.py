@@ -29,7 +29,7 @@ def flag(
     *,
     bare: Any = None,
     off: Any = None,
-    choices: tuple[str, ...] | str = (),
+    choices: Any = (),
     metavar: str | None = None,
     short: str | None = None,
     positional: bool = False,
@@ -38,8 +38,8 @@ def flag(
     """Declare a dataclass field that is also a command-line flag; the default `dataclasses.MISSING` demands a value.
 
     `bare` is what the flag means without a value, and `off` what ``False`` and ``--no_…`` mean; a boolean has both.
-    `choices` are the values allowed, or ``module:NAME`` of what holds them. `short` is a further name. The values of a
-    `positional` tuple stand on the command line without a name. `bounds` are of `BOUNDS`, for each number of a tuple.
+    `choices` are the values allowed, their ``Literal``, or ``module:NAME`` of what holds them. `short` is a further name. Values
+    of a `positional` tuple stand on the command line without a name. `bounds` are of `BOUNDS`, for each number.
     """
     metadata = {"help": help, "bare": bare, "off": off, "choices": choices, "metavar": metavar, "short": short}
     return dataclasses.field(default=default, metadata=metadata | {"positional": positional, "bounds": bounds})
@@ -63,7 +63,7 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     if isinstance(choices, str):
         load_plugins()
         module, name = choices.split(":")
-        choices = getattr(importlib.import_module(module), name)
+        choices = getattr(importlib.import_module(f"ragcun.{module}"), name)
     return typing.get_args(choices) or tuple(choices)
 
 

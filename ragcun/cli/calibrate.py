@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ragcun.cli.flags import EncodingFlags, require_folder
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, flag
-
-if TYPE_CHECKING:
-    from ragcun.models.systems import AsymmetricProjectionModel
 
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""
@@ -31,9 +28,7 @@ class Options(EncodingFlags):
     queries: str | None = flag(
         None, "queries without labels, in the same formats (default: sentences of the corpus)", metavar="PATH"
     )
-    query_split: str | None = flag(
-        None, "only queries that this split of the BEIR folder in --queries judges (default: all, test ones too)"
-    )
+    query_split: str | None = flag(None, "only queries that this split of the BEIR folder in --queries judges")
     output_dir: Path = flag(MISSING, "checkpoint folder to write")
     max_queries: int | None = flag(
         None, "draw a sample of this many queries (default: all; 2,000 sentences of the corpus)", at_least=1
@@ -57,7 +52,10 @@ def run(options: Options) -> str:
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
+    from ragcun.embeddings.cache import EmbeddingCache
+    from ragcun.embeddings.text_base import TextBase
     from ragcun.models.checkpoint import is_checkpoint
+    from ragcun.models.whitening import check_settings, fit_whitening
     from ragcun.training.model_card import card
 
     output = options.output_dir
@@ -71,27 +69,19 @@ def run(options: Options) -> str:
     else:
         queries = sentences_as_queries(documents, options.max_queries or STAND_INS, options.seed)
         source = "sentences of the corpus that stand in for queries"
-    encoder = _fitted(options, texts, queries)
-    fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
-    about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
-towards the documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
-    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype")}
-    encoder.save_pretrained(output, card(output.name, encoder, about, "Not evaluated yet.", settings), seen=frozenset())
-    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
-
-
-def _fitted(options: Options, documents: list[str], queries: list[str]) -> AsymmetricProjectionModel:
-    from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.whitening import check_settings, fit_whitening
-
     base = TextBase.load(options.base_model, device=options.device)
     base.compute_in(options.base_dtype)
     cache = EmbeddingCache(base, options.cache_dir, options.batch_size)
-    settings = {name: getattr(options, name) for name in CLOSED_FORM}
+    closed_form = {name: getattr(options, name) for name in CLOSED_FORM}
     try:
-        check_settings(**settings, dim=base.dimension)
-        vectors = cache.encode(documents, "document"), cache.encode(queries, "query")
-        return fit_whitening(*vectors, **settings).encoder(base)
+        check_settings(**closed_form, dim=base.dimension)
+        vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
+        encoder = fit_whitening(*vectors, **closed_form).encoder(base)
     except ValueError as error:
         raise InputError(f"cannot calibrate by {options.corpus}: {error}") from error
+    fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
+    about = f"""A closed-form linear head on `{base.name}`, not trained: soft whitening, and a shift of queries towards
+documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
+    settings = closed_form | {"base_dtype": options.base_dtype}
+    encoder.save_pretrained(output, card(output.name, encoder, about, "Not evaluated yet.", settings), seen=frozenset())
+    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"

@@ -9,15 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ragcun.cli.flags import (
-    DEVICE_HELP,
-    DISTANCES,
-    CollectionFlags,
-    Distance,
-    EncodingFlags,
-    ModelFlags,
-    require_folder,
-)
+from ragcun.cli.flags import DEVICE_HELP, CollectionFlags, Distance, EncodingFlags, ModelFlags, require_folder
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -32,6 +24,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.systems import System
 
 MTEB_FORMAT = 1
+Precision = Literal["float32", "int8", "binary"]
 
 
 @dataclass(kw_only=True)
@@ -42,20 +35,12 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
     baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files")
-    distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=DISTANCES)
-    use_predictor: bool = flag(
-        False, "fail unless the checkpoint has a predictor; the query mode is read from the checkpoint"
-    )
+    distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
+    use_predictor: bool = flag(False, "fail unless the checkpoint has a predictor; it says whether queries use it")
     vectors: str | None = flag(
-        None,
-        "vectors of the collections, for a checkpoint without a text model (or DIR/NAME for each)",
-        metavar="DIR",
+        None, "vectors of the collections (or DIR/NAME), for a checkpoint without a text model", metavar="DIR"
     )
-    precision: Literal["float32", "int8", "binary"] = flag(
-        "float32",
-        "precision of the model's document vectors; queries stay float32",
-        choices=("float32", "int8", "binary"),
-    )
+    precision: Precision = flag("float32", "precision of document vectors; queries stay float32", choices=Precision)
     truncate_dim: int | None = flag(None, "keep the first N dimensions of the model's vectors (default: all)")
     seed: int = flag(0, "seed of the randomisation test", at_least=0)
     update_card: bool = flag(False, "write the table into the checkpoint's model card")
@@ -81,14 +66,12 @@ def run(options: Options) -> str:
     output = Path(options.output_file)
     page = output.with_suffix(".md")
     used = {"data_dir": options.data_dir, "base_dtype": options.base_dtype}
-    manifest = environment(options.device or "auto") | used
+    manifest, ways = environment(options.device or "auto") | used, {"seed": options.seed, "resume": options.resume}
 
     def report(results: Results) -> None:
         write_text(page, results_table(results))
 
-    seed, resume = options.seed, options.resume
-    results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
-    table = results_table(results)
+    table = results_table(run_benchmark(model, baselines, folders, output, manifest, report=report, **ways))
     if options.update_card:
         write_scores(options.spec, table)
     return f"{table}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
@@ -152,17 +135,15 @@ def run_mteb(options: MtebOptions) -> str:
         for title, model in models.items():
             values = evaluate_task(model, task, options.output_dir, options.batch_size)
             scores[title][name] = {"task": task.metadata.name, **values}
+    named = {
+        title: (str(model.model_card_data.model_name), model.similarity_fn_name) for title, model in models.items()
+    }
     *base, part = (
-        {
-            "model": title,
-            "name": model.model_card_data.model_name,
-            "distance": model.similarity_fn_name,
-            "tasks": scores[title],
-        }
-        for title, model in models.items()
+        {"model": title, "name": name, "distance": distance, "tasks": scores[title]}
+        for title, (name, distance) in named.items()
     )
     manifest = environment(options.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
-    output, table = options.output_dir / f"{str(part['name']).removeprefix('ragcun/')}.json", _table(scores)
+    output, table = options.output_dir / f"{part['name'].removeprefix('ragcun/')}.json", _table(scores)
     about = {"untouched_base": base[0] if base else None, "manifest": manifest}
     write_json(output, {"format": MTEB_FORMAT, **part, **about})
     write_text(output.with_suffix(".md"), table)

@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES
 from ragcun.errors import InputError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ragcun.retrieval.systems import EncodingOptions
 
 Distance = Literal["euclidean", "cosine", "dot"]
-DISTANCES = get_args(Distance)
 CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
 DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
 
@@ -112,7 +111,7 @@ class MiningFlags:
         metavar="{X,auto,none}",
     )
     negative_choice: str = flag(
-        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices="ragcun.retrieval.negatives:Choice"
+        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices="retrieval.negatives:Choice"
     )
     base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
     cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -44,7 +44,6 @@ COMMANDS = {
     "tables sizes": Command("plot NDCG@10 against the bytes of a vector", "tables", "SizesOptions", "sizes"),
     "tables tradeoff": Command("plot NDCG@10 against a measure of isotropy", "tables", "TradeoffOptions", "tradeoff"),
 }
-HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,30 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = next((name for name in (" ".join(words[:1]), " ".join(words[:2])) if name in COMMANDS), None)
     if name is None:
         _no_command(words)
-    run_command(name, words[len(name.split()) :], f"ragcun {name}")
+    _run(name, words[len(name.split()) :], f"ragcun {name}")
 
 
 def script(name: str, defaults: Mapping[str, Any] = NOTHING, aliases: Mapping[str, str] = NOTHING) -> None:
     """Run a command as a script under another name, with defaults and names of flags of its own."""
-    run_command(name, sys.argv[1:], Path(sys.argv[0]).name, defaults, aliases)
+    _run(name, sys.argv[1:], Path(sys.argv[0]).name, defaults, aliases)
 
 
-def run_command(
-    name: str,
-    arguments: Sequence[str],
-    program: str,
-    defaults: Mapping[str, Any] = NOTHING,
-    aliases: Mapping[str, str] = NOTHING,
-) -> None:
+def _run(name: str, arguments: Sequence[str], program: str, *own: Mapping[str, Any]) -> None:
     """Parse a command's flags, run it, and print what it returns."""
     command = COMMANDS[name]
+    description = f"{command.summary[0].upper()}{command.summary[1:]}."
 
     def run() -> None:
         module = importlib.import_module(f"ragcun.cli.{command.module}")
-        config = getattr(module, command.options)
-        options = parse_config(
-            config, f"{command.summary[0].upper()}{command.summary[1:]}.", arguments, defaults, aliases, program
-        )
+        options = parse_config(getattr(module, command.options), description, arguments, *own, program=program)
         if text := getattr(module, command.run)(options):
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
@@ -90,21 +81,16 @@ def _no_command(words: Sequence[str]) -> NoReturn:
     """Show the commands, or say which one comes near to what was given."""
     group = [name for name in COMMANDS if words and name.split()[0] == words[0]]
     rest = words[1:] if group else words
-    if rest[:1] and rest[0] not in HELP:
+    if rest[:1] and rest[0] not in ("-h", "--help"):
         given = " ".join(words[: 2 if group else 1])
         near = difflib.get_close_matches(given, [*COMMANDS, *(name.split()[0] for name in COMMANDS)], n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         sys.stderr.write(f"ragcun: error: unknown command {given!r:.60}; {meant}see ragcun --help\n")
         sys.exit(2)
-    (sys.stdout if rest else sys.stderr).write(_overview(group or COMMANDS))
+    lines = "".join(f"  {name:<20} {COMMANDS[name].summary}\n" for name in group or COMMANDS)
+    overview = f"usage: ragcun COMMAND [--FLAG [VALUE ...] ...]\n\n{lines}\nragcun COMMAND --help shows the flags.\n"
+    (sys.stdout if rest else sys.stderr).write(overview)
     sys.exit(0 if rest else 2)
-
-
-def _overview(names: Iterable[str]) -> str:
-    lines = [f"  {name:<20} {COMMANDS[name].summary}" for name in names]
-    return "\n".join(
-        ["usage: ragcun COMMAND [--FLAG [VALUE ...] ...]", "", *lines, "", "ragcun COMMAND --help shows the flags.", ""]
-    )
 
 
 if __name__ == "__main__":

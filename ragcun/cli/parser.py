@@ -42,14 +42,14 @@ def parse_config(
     arguments: Sequence[str] | None = None,
     defaults: Mapping[str, Any] = NOTHING,
     aliases: Mapping[str, str] = NOTHING,
-    prog: str | None = None,
+    program: str | None = None,
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both.
 
     `aliases` are further names of flags, each with the field that it sets.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    plugins = ArgumentParser(add_help=False, prog=prog)
+    plugins = ArgumentParser(add_help=False, prog=program)
     plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
         _import(plugin)
@@ -57,7 +57,7 @@ def parse_config(
     places = [field for field in flags_of(config).values() if field.metadata["positional"]]
     shown = "".join("{} ... " if one.default is MISSING else "[{} ...] " for one in places)
     usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
-    parser = ArgumentParser(description=description, prog=prog, usage=usage, parents=[plugins])
+    parser = ArgumentParser(description=description, prog=program, usage=usage, parents=[plugins])
     if "config" not in settings:
         parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
     groups: dict[str, Any] = {"": parser}

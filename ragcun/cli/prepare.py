@@ -62,7 +62,7 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
         None,
         "add hard negatives: bm25 (where nothing follows), dense or random",
         bare="bm25",
-        choices="ragcun.retrieval.negatives:Method",
+        choices="retrieval.negatives:Method",
     )
     pool: str | None = flag(
         None,

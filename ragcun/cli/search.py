@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import DISTANCES, CollectionFlags, ComputeFlags, Distance, ModelFlags
+from ragcun.cli.flags import CollectionFlags, ComputeFlags, Distance, ModelFlags
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -31,7 +31,7 @@ class Options(ComputeFlags, CollectionFlags, ModelFlags):
         MISSING, "TREC run to write; of several datasets FILE has their names before its suffix", short="output"
     )
     top_k: int = flag(100, "documents per query", at_least=1)
-    distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=DISTANCES)
+    distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     shards: int = flag(1, "parts of the corpus", at_least=1)
     work_dir: Path | None = flag(
         None, "vectors and results of shards, DIR/NAME each; all machines must see it (default: --output_file + .work)"

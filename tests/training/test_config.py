@@ -137,7 +137,7 @@ AT_LEAST = {
         ({"learning_rate": float("nan")}, "at least 0"),
         ({"dev_fraction": 1.0}, "below 1"),
         ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
-        ({"documents": "x"}, "both"),
+        ({"documents": "x"}, "one of them"),
         ({"ema_decay": 1.5}, "at most 1, got 1.5"),
         ({"resume": True, "overwrite": True}, "contradict"),
         ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
