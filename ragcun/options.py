@@ -38,8 +38,8 @@ def flag(
     """Declare a dataclass field that is also a command-line flag; the default `dataclasses.MISSING` demands a value.
 
     `bare` is what the flag means without a value, and `off` what ``False`` and ``--no_…`` mean; a boolean has both.
-    `choices` are the values allowed, their ``Literal``, or ``module:NAME`` of what holds them. `short` is a further name. Values
-    of a `positional` tuple stand on the command line without a name. `bounds` are of `BOUNDS`, for each number.
+    `choices` are the values allowed, their ``Literal``, or ``module:NAME`` of what holds them; `short` is a further
+    name, `bounds` are of `BOUNDS`. The values of a `positional` tuple stand on the command line without a name.
     """
     metadata = {"help": help, "bare": bare, "off": off, "choices": choices, "metavar": metavar, "short": short}
     return dataclasses.field(default=default, metadata=metadata | {"positional": positional, "bounds": bounds})

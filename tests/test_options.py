@@ -105,13 +105,13 @@ def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys:
     file = tmp_path / "s.yaml"
     file.write_text("rounds: 5\nlayers: no\nloud: true\nlimit: 1e-5\ncolour: green\n")
     defaults = {"name": "own", "rate": 0.25, "rounds": 4, "layers": 5}
-    assert parse_config(Settings, "Try.", [], defaults) == Settings("own", 0.25, 4, 5)
+    assert parse_config(Settings, "Try.", [], None, defaults) == Settings("own", 0.25, 4, 5)
     arguments = ["--config", str(file), "--rounds", "7", "--no_loud"]
-    settings = parse_config(Settings, "Try.", arguments, defaults)
+    settings = parse_config(Settings, "Try.", arguments, None, defaults)
     assert settings == Settings("own", 0.25, 7, 0, False, True, 1e-5, "green")
     assert type(settings.limit) is float
     with pytest.raises(SystemExit):
-        parse_config(Settings, "Try.", ["--help"], defaults)
+        parse_config(Settings, "Try.", ["--help"], None, defaults)
     assert "a rate of 10 % (default: 0.25)" in " ".join(capsys.readouterr().out.split())
 
 

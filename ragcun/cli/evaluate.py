@@ -66,12 +66,13 @@ def run(options: Options) -> str:
     output = Path(options.output_file)
     page = output.with_suffix(".md")
     used = {"data_dir": options.data_dir, "base_dtype": options.base_dtype}
-    manifest, ways = environment(options.device or "auto") | used, {"seed": options.seed, "resume": options.resume}
+    manifest, seed, resume = environment(options.device or "auto") | used, options.seed, options.resume
 
     def report(results: Results) -> None:
         write_text(page, results_table(results))
 
-    table = results_table(run_benchmark(model, baselines, folders, output, manifest, report=report, **ways))
+    results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
+    table = results_table(results)
     if options.update_card:
         write_scores(options.spec, table)
     return f"{table}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
@@ -135,17 +136,14 @@ def run_mteb(options: MtebOptions) -> str:
         for title, model in models.items():
             values = evaluate_task(model, task, options.output_dir, options.batch_size)
             scores[title][name] = {"task": task.metadata.name, **values}
-    named = {
-        title: (str(model.model_card_data.model_name), model.similarity_fn_name) for title, model in models.items()
-    }
-    *base, part = (
-        {"model": title, "name": name, "distance": distance, "tasks": scores[title]}
-        for title, (name, distance) in named.items()
-    )
+    parts = []
+    for title, model in models.items():
+        known, distance = model.model_card_data.model_name, model.similarity_fn_name
+        parts.append({"model": title, "name": known, "distance": distance, "tasks": scores[title]})
     manifest = environment(options.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
-    output, table = options.output_dir / f"{part['name'].removeprefix('ragcun/')}.json", _table(scores)
-    about = {"untouched_base": base[0] if base else None, "manifest": manifest}
-    write_json(output, {"format": MTEB_FORMAT, **part, **about})
+    output, table = options.output_dir / f"{str(known).removeprefix('ragcun/')}.json", _table(scores)
+    about = {"untouched_base": parts[0] if len(parts) > 1 else None, "manifest": manifest}
+    write_json(output, {"format": MTEB_FORMAT, **parts[-1], **about})
     write_text(output.with_suffix(".md"), table)
     return f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {options.output_dir}"
 

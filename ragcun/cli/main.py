@@ -70,7 +70,7 @@ def _run(name: str, arguments: Sequence[str], program: str, *own: Mapping[str, A
 
     def run() -> None:
         module = importlib.import_module(f"ragcun.cli.{command.module}")
-        options = parse_config(getattr(module, command.options), description, arguments, *own, program=program)
+        options = parse_config(getattr(module, command.options), description, arguments, program, *own)
         if text := getattr(module, command.run)(options):
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 

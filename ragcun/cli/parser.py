@@ -40,9 +40,9 @@ def parse_config(
     config: type[Config],
     description: str | None,
     arguments: Sequence[str] | None = None,
+    program: str | None = None,
     defaults: Mapping[str, Any] = NOTHING,
     aliases: Mapping[str, str] = NOTHING,
-    program: str | None = None,
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both.
 
