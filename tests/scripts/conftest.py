@@ -6,29 +6,22 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase
+from ragcun.io import read_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-class Finished(NamedTuple):
-    """How a script ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run ``scripts/<name>.py`` with arguments; return exit code, stdout and stderr."""
 
-    def run(name: str, *arguments: object) -> Finished:
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{Path(name).name}.py", *map(str, arguments)])
         capsys.readouterr()
         code = 0
@@ -36,22 +29,46 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return Finished(code, *capsys.readouterr())
+        return code, *capsys.readouterr()
 
     return run
 
 
 @pytest.fixture
-def fails_clearly(run_script: Callable[..., Finished]) -> Callable[..., str]:
+def run_script(_run: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run a script that has to succeed; return what it prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        code, out, err = _run(name, *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def fails_clearly(_run: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Run a script that has to fail: exit code 2, one sentence as the last line of stderr; return that sentence."""
 
     def run(name: str, *arguments: object) -> str:
-        done = run_script(name, *arguments)
-        last = done.err.strip().splitlines()[-1]
-        assert done.code == 2, done
-        assert "Traceback" not in done.err
-        assert last.startswith(f"{Path(name).name}.py: error: "), done.err
+        code, out, err = _run(name, *arguments)
+        last = err.strip().splitlines()[-1]
+        assert code == 2, out + err
+        assert "Traceback" not in err
+        assert last.startswith(f"{Path(name).name}.py: error: "), err
         return last
+
+    return run
+
+
+@pytest.fixture
+def evaluate(run_script: Callable[..., str], collection_folder: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Evaluate, on the toy collection where flags name no other; return the results, and what is printed."""
+
+    def run(*flags: object, output: str | Path = "r.json") -> tuple[dict[str, Any], str]:
+        place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / output)
+        shown = run_script("evaluate_beir", "--device", "cpu", *place, *flags)
+        return read_json(tmp_path / output), shown
 
     return run
 

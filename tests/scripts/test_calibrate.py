@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -22,11 +20,10 @@ def flags(tiny_bert, collection_folder, tmp_path):
 
 
 def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, collection_folder, tmp_path):
-    done = run_script("calibrate", *flags, "--queries", collection_folder, "--query_split", "train", "--shrinkage", "2")
-    assert done.code == 0, done.err
-    assert len(done.out.splitlines()) == 2
-    assert "120 of 120 documents" in done.out
-    assert "30 queries" in done.out
+    shown = run_script("calibrate", *flags, "--queries", collection_folder, "--query_split", "train", "--shrinkage", 2)
+    assert len(shown.splitlines()) == 2
+    assert "120 of 120 documents" in shown
+    assert "30 queries" in shown
     collection = load_collection(collection_folder, "train")
     base = TextBase.load(tiny_bert, device="cpu")
     contents, asked = [each.content for each in collection.documents.values()], list(collection.queries.values())
@@ -38,17 +35,11 @@ def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, 
         np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
 
 
-def test_the_checkpoint_is_evaluated_beside_its_untouched_base(
-    run_script, flags, tiny_bert, collection_folder, tmp_path
-):
-    assert run_script("calibrate", *flags, "--output_dim", "8").code == 0
-    place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file")
-    checkpoint = ("--model_path", tmp_path / "made", "--update_card")
-    done = run_script("evaluate_beir", *checkpoint, *place, tmp_path / "r.json")
-    assert done.code == 0, done.err
-    assert "untouched" in done.out
-    assert run_script("evaluate_beir", "--model", tiny_bert, *place, tmp_path / "base.json").code == 0
-    ours, base = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "base.json"))
+def test_the_checkpoint_is_evaluated_beside_its_untouched_base(run_script, evaluate, flags, tiny_bert, tmp_path):
+    run_script("calibrate", *flags, "--output_dim", "8")
+    ours, shown = evaluate("--model_path", tmp_path / "made", "--update_card")
+    assert "untouched" in shown
+    base, _ = evaluate("--model", tiny_bert)
     assert ours["untouched_base"]["average"] == base["average"]
     assert "toy" in (tmp_path / "made" / "README.md").read_text()
 
@@ -56,10 +47,9 @@ def test_the_checkpoint_is_evaluated_beside_its_untouched_base(
 def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp_path):
     weights = []
     for seed in (0, 0, 1):
-        done = run_script("calibrate", *flags, "--seed", seed, "--max_documents", 50, "--max_queries", 60)
-        assert done.code == 0, done.err
-        assert "50 of 120 documents" in done.out
-        assert "60 sentences" in done.out
+        shown = run_script("calibrate", *flags, "--seed", seed, "--max_documents", 50, "--max_queries", 60)
+        assert "50 of 120 documents" in shown
+        assert "60 sentences" in shown
         encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
         weights.append(encoder.head.layers[0].weight.detach().numpy())
     np.testing.assert_array_equal(weights[0], weights[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from ragcun.data.beir_sets import SETS
+from ragcun.io import read_json
 
 
 @pytest.fixture
@@ -34,29 +34,22 @@ def mirror(collection_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def evaluate(run_script: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Evaluate, with data and results in the test's folder."""
-
-    def run(*flags: object, model: tuple[object, ...] = ("--model", "bm25")) -> Any:
-        place = ("--data_dir", tmp_path / "data", "--output_file", tmp_path / "r.json")
-        return run_script("evaluate_beir", *model, *place, "--device", "cpu", *flags)
-
-    return run
-
-
-def results(tmp_path: Path) -> dict[str, Any]:
-    return json.loads((tmp_path / "r.json").read_text())
+def place(tmp_path: Path) -> tuple[object, ...]:
+    """Flags of all sets in the test's folder."""
+    return ("--datasets", "all", "--data_dir", tmp_path / "data", "--output_file", tmp_path / "r.json")
 
 
 def test_sets_are_downloaded_once_and_evaluated(
-    evaluate: Callable[..., Any], mirror: Callable[..., str], tmp_path: Path
+    evaluate: Any,
+    fails_clearly: Callable[..., str],
+    mirror: Callable[..., str],
+    place: tuple[object, ...],
+    tmp_path: Path,
 ):
     """Of MS MARCO by dev, as BEIR does; of CQADupStack each forum, and their mean."""
     names = ("quora", "msmarco", "cqadupstack")
-    url = mirror(*names)
-    done = evaluate("--datasets", *names, "--mirror", url)
-    assert done.code == 0, done.err
-    found = results(tmp_path)
+    url, bm25 = mirror(*names), (*place, "--model", "bm25")
+    found, _ = evaluate(*bm25, "--datasets", *names, "--mirror", url)
     scores = {name: each["NDCG@10"] for name, each in found["datasets"].items()}
     forums = [f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts]
     assert list(scores) == ["quora", "msmarco", *forums, "cqadupstack"]
@@ -64,9 +57,9 @@ def test_sets_are_downloaded_once_and_evaluated(
     assert found["average"]["NDCG@10"] == pytest.approx(fmean(scores[name] for name in names), abs=1e-12)
     assert found["manifest"]["collections"]["msmarco"]["split"] == "dev"
     shutil.rmtree(tmp_path / "mirror")
-    assert evaluate("--datasets", "all", "--mirror", url).code == 2
-    assert evaluate("--datasets", "msmarco", "--split", "test").code == 0
-    assert results(tmp_path)["manifest"]["collections"]["msmarco"]["split"] == "test"
+    fails_clearly("evaluate_beir", *bm25, "--mirror", url)
+    found, _ = evaluate(*bm25, "--datasets", "msmarco", "--split", "test")
+    assert found["manifest"]["collections"]["msmarco"]["split"] == "test"
 
 
 @pytest.fixture
@@ -77,59 +70,63 @@ def three(collection_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def without_environment(found: dict[str, Any]) -> dict[str, Any]:
-    return {**found, "manifest": {key: found["manifest"][key] for key in ("collections", "settings")}}
-
-
 def test_a_stopped_evaluation_resumes_and_ends_as_one_that_did_not_stop(
-    evaluate: Callable[..., Any], checkpoint: Path, three: Path, tmp_path: Path
+    evaluate: Any,
+    fails_clearly: Callable[..., str],
+    place: tuple[object, ...],
+    checkpoint: Path,
+    three: Path,
+    tmp_path: Path,
 ):
-    model = ("--model_path", checkpoint, "--baseline", "bm25")
-    assert evaluate(model=model).code == 0
-    expected, table = results(tmp_path), (tmp_path / "r.md").read_text()
+    flags = (*place, "--model_path", checkpoint, "--baseline", "bm25")
+
+    def without_environment(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "manifest": {key: found["manifest"][key] for key in ("collections", "settings")}}
+
+    expected, table = without_environment(evaluate(*flags)[0]), (tmp_path / "r.md").read_text()
     queries = three / "b" / "queries.jsonl"
     content = queries.read_text()
     queries.write_text(content.replace('"_id"', '"id"', 1))
-    done = evaluate(model=model)
-    assert done.code == 2
-    last = done.err.strip().splitlines()[-1]
+    last = fails_clearly("evaluate_beir", *flags)
     assert all(fact in last for fact in ("b/queries.jsonl, line 1:", "r.json: a;", "--resume")), last
-    assert list(results(tmp_path)["datasets"]) == ["a"]
+    assert list(read_json(tmp_path / "r.json")["datasets"]) == ["a"]
     assert (tmp_path / "r.md").read_text().splitlines()[0].count("|") < table.splitlines()[0].count("|")
     queries.write_text(content)
     for _ in range(2):
-        assert evaluate("--resume", model=model).code == 0
-        assert without_environment(results(tmp_path)) == without_environment(expected)
+        assert without_environment(evaluate(*flags, "--resume")[0]) == expected
         assert (tmp_path / "r.md").read_text() == table
 
 
 def test_a_checkpoint_with_other_weights_is_another_evaluation(
-    evaluate: Callable[..., Any], fails_clearly: Callable[..., str], save_checkpoint: Callable[[Path, int], Path],
-    three: Path, tiny_bert: str, tmp_path: Path,
+    evaluate: Any, fails_clearly: Callable[..., str], save_checkpoint: Callable[[Path, int], Path],
+    place: tuple[object, ...], three: Path, tiny_bert: str, tmp_path: Path,
 ):  # fmt: skip
     """Under the same name, and so are other vectors; a card with more in it is not."""
     checkpoint = save_checkpoint(tmp_path / "checkpoint", 1)
-    same = ("--model_path", checkpoint)
-    assert evaluate("--datasets", "a", model=same).code == 0
+    same = (*place, "--device", "cpu", "--resume", "--model_path", checkpoint)
+    evaluate(*same, "--datasets", "a")
     with (checkpoint / "README.md").open("a") as card:
         card.write("scores\n")
-    assert evaluate("--datasets", "b", "--resume", model=same).code == 0
-    place = ("--data_dir", three, "--output_file", tmp_path / "r.json", "--device", "cpu", "--resume")
-    assert "distance is" in fails_clearly("evaluate_beir", *same, *place, "--distance", "cosine")
-    assert "truncate_dim" in fails_clearly("evaluate_beir", *same, *place, "--truncate_dim", 8)
-    assert "model is" in fails_clearly("evaluate_beir", "--model", tiny_bert, *place)
+    evaluate(*same, "--datasets", "b")
+    assert "distance is" in fails_clearly("evaluate_beir", *same, "--distance", "cosine")
+    assert "truncate_dim" in fails_clearly("evaluate_beir", *same, "--truncate_dim", 8)
+    assert "model is" in fails_clearly("evaluate_beir", *same[:-2], "--model", tiny_bert)
     shutil.rmtree(checkpoint)
     save_checkpoint(checkpoint, 2)
-    assert "system model is" in fails_clearly("evaluate_beir", *same, *place)
-    assert list(results(tmp_path)["datasets"]) == ["a", "b"]
+    assert "system model is" in fails_clearly("evaluate_beir", *same)
+    assert list(read_json(tmp_path / "r.json")["datasets"]) == ["a", "b"]
 
 
 def test_wrong_input_is_one_sentence(
-    fails_clearly: Callable[..., str], three: Path, mirror: Callable[..., str], tmp_path: Path
+    fails_clearly: Callable[..., str],
+    place: tuple[object, ...],
+    three: Path,
+    mirror: Callable[..., str],
+    tmp_path: Path,
 ):
-    place = ("--model", "bm25", "--data_dir", three, "--output_file", tmp_path / "r.json", "--datasets")
-    assert "--download" in fails_clearly("evaluate_beir", *place, "quora")
-    assert "ask for it at http" in fails_clearly("evaluate_beir", *place, "bioasq", "--download")
-    assert "nfcorpus.zip" in fails_clearly("evaluate_beir", *place, "nfcorpus", "--mirror", mirror("quora"))
+    bm25 = (*place, "--model", "bm25", "--datasets")
+    assert "--download" in fails_clearly("evaluate_beir", *bm25, "quora")
+    assert "ask for it at http" in fails_clearly("evaluate_beir", *bm25, "bioasq", "--download")
+    assert "nfcorpus.zip" in fails_clearly("evaluate_beir", *bm25, "nfcorpus", "--mirror", mirror("quora"))
     assert not (tmp_path / "r.json").exists()
     assert not (three / "quora").exists()

@@ -10,57 +10,42 @@ from ragcun import load_collection
 from ragcun.retrieval.runs import read_run
 
 
-@pytest.fixture
-def flags(collection_folder, tmp_path):
-    """Flags that name the toy collection and an output file."""
-    return ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
-
-
-def test_a_checkpoint_is_shown_beside_its_untouched_base(run_script, checkpoint, flags, tmp_path):
-    done = run_script("evaluate_beir", "--model_path", checkpoint, *flags, "--baseline", "bm25")
-    assert done.code == 0, done.err
-    results = json.loads((tmp_path / "r.json").read_text())
+def test_a_checkpoint_is_shown_beside_its_untouched_base(evaluate, checkpoint, collection_folder, tmp_path):
+    """And the run files reproduce the figures."""
+    results, shown = evaluate("--model_path", checkpoint, "--baseline", "bm25")
     assert {"model", "datasets", "average", "distance", "untouched_base", "baselines", "manifest"} <= set(results)
     base = results["untouched_base"]["datasets"]["toy"]
     assert {"NDCG@10", "MRR@10", "Recall@100", "MAP@100", "P@10", "p_randomisation", "p_t"} <= set(base)
     assert base["n_queries"] == 20
-    assert results["average"] == {
-        metric: pytest.approx(results["datasets"]["toy"][metric]) for metric in results["average"]
-    }
-    assert "untouched" in done.out
-    assert "bm25" in done.out
-    assert (tmp_path / "r.md").read_text().strip() in done.out
-
-
-def test_run_files_reproduce_the_figures(run_script, checkpoint, flags, collection_folder, tmp_path):
-    assert run_script("evaluate_beir", "--model_path", checkpoint, *flags).code == 0
-    results = json.loads((tmp_path / "r.json").read_text())
+    for metric, value in results["average"].items():
+        assert value == pytest.approx(results["datasets"]["toy"][metric])
+    assert "untouched" in shown
+    assert "bm25" in shown
+    assert (tmp_path / "r.md").read_text().strip() in shown
     folder = tmp_path / "r.runs" / "toy"
     collection = load_collection(collection_folder)
-    for slug, figures in (("model", results["datasets"]), ("untouched_base", results["untouched_base"]["datasets"])):
+    for slug, figures in (("model", results["datasets"]["toy"]), ("untouched_base", base)):
         run = read_run(folder / f"{slug}.trec")
         reciprocal = []
         for query, judged in collection.qrels.items():
             ranked = sorted(run[query], key=run[query].get, reverse=True)[:10]
             reciprocal.append(next((1 / rank for rank, name in enumerate(ranked, 1) if judged.get(name)), 0.0))
-        assert figures["toy"]["MRR@10"] == pytest.approx(np.mean(reciprocal), abs=1e-9)
+        assert figures["MRR@10"] == pytest.approx(np.mean(reciprocal), abs=1e-9)
         per_query = json.loads((folder / f"{slug}.per_query.json").read_text())["NDCG@10"]
-        assert figures["toy"]["NDCG@10"] == pytest.approx(np.mean(list(per_query.values())), abs=1e-12)
+        assert figures["NDCG@10"] == pytest.approx(np.mean(list(per_query.values())), abs=1e-12)
 
 
-def test_an_earlier_result_of_the_base_serves_as_baseline(run_script, checkpoint, tiny_bert, flags, tmp_path):
-    assert run_script("evaluate_beir", "--model", tiny_bert, *flags).code == 0
-    assert json.loads((tmp_path / "r.json").read_text())["untouched_base"] is None
-    now = (*flags[:-1], tmp_path / "now.json")
-    assert run_script("evaluate_beir", "--model_path", checkpoint, *now, "--baseline", tmp_path / "r.json").code == 0
-    results = json.loads((tmp_path / "now.json").read_text())
+def test_an_earlier_result_of_the_base_serves_as_baseline(evaluate, checkpoint, tiny_bert, tmp_path):
+    assert evaluate("--model", tiny_bert)[0]["untouched_base"] is None
+    results, _ = evaluate("--model_path", checkpoint, "--baseline", tmp_path / "r.json", output="now.json")
     stored = next(iter(results["baselines"].values()))["datasets"]["toy"]
     untouched = results["untouched_base"]["datasets"]["toy"]
     assert stored["NDCG@10"] == pytest.approx(untouched["NDCG@10"], abs=1e-12)
     assert stored["p_randomisation"] == untouched["p_randomisation"]
 
 
-def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, flags, tmp_path):
+def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, collection_folder, tmp_path):
+    flags = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
     (tmp_path / "bad.json").write_text("[1]")
     nowhere, broken = tmp_path / "nowhere", tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
@@ -82,7 +67,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
 
 
 def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(
-    run_script, tiny_bert, collection_folder, flags, tmp_path
+    run_script, evaluate, tiny_bert, collection_folder, tmp_path
 ):
     """Test queries q50 to q69 are each answered by the document of their number; white space does not matter."""
     texts = {name: each.content for name, each in load_collection(collection_folder).documents.items()}
@@ -92,32 +77,18 @@ def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(
         rows = [{"query": text[:9], "positive": text, "negative": texts["d60"]} for text in positives]
         (tmp_path / f"{out}.json").write_text(json.dumps(rows))
         place = ("--train_data", tmp_path / f"{out}.json", "--output_dir", tmp_path / out, "--epochs", 1)
-        done = run_script("train", "--device", "cpu", "--base_model", tiny_bert, *place, *more)
-        assert done.code == 0, done.err
+        run_script("train", "--device", "cpu", "--base_model", tiny_bert, *place, *more)
         return tmp_path / out / "best_model"
 
     first = train("first", [*range(9), *range(50, 55)])
     second = train("second", range(53, 58), "--load_checkpoint", first)
     for model, seen in ((first, range(50, 55)), (second, range(50, 58))):
-        done = run_script("evaluate_beir", "--model_path", model, *flags)
-        assert done.code == 0, done.err
-        scores = json.loads((tmp_path / "r.json").read_text())["datasets"]["toy"]
+        results, shown = evaluate("--model_path", model)
+        scores = results["datasets"]["toy"]
         per_query = json.loads((tmp_path / "r.runs" / "toy" / "model.per_query.json").read_text())["NDCG@10"]
         assert (scores["seen"]["n_queries"], scores["unseen"]["n_queries"]) == (len(seen), 20 - len(seen))
         assert scores["seen"]["NDCG@10"] == pytest.approx(np.mean([per_query[f"q{i}"] for i in seen]), abs=1e-12)
-        assert "toy, unseen" in done.out
-
-
-@pytest.fixture
-def evaluate(run_script, flags, tmp_path):
-    """Evaluate on the toy collection; return the results and what was printed."""
-
-    def run(*more):
-        done = run_script("evaluate_beir", "--device", "cpu", *more, *flags)
-        assert done.code == 0, done.err
-        return json.loads((tmp_path / "r.json").read_text()), done.out
-
-    return run
+        assert "toy, unseen" in shown
 
 
 def size(system):
@@ -158,12 +129,10 @@ def test_a_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
     assert "unknown" not in caplog.text
 
 
-def test_published_figures_of_minilm(run_script, shared_data, cache_dir, tmp_path):
+def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):
     """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
     if not os.environ.get("RAGCUN_TEST_CACHE"):
         pytest.skip("encodes two collections (10 minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors")
-    flags = ("--datasets", "scifact", "nfcorpus", "--data_dir", shared_data, "--output_file", tmp_path / "r.json")
-    assert run_script("evaluate_beir", "--model", "minilm", *flags).code == 0
-    results = json.loads((tmp_path / "r.json").read_text())
+    results, _ = evaluate("--model", "minilm", "--datasets", "scifact", "nfcorpus", "--data_dir", shared_data)
     assert results["datasets"]["scifact"]["NDCG@10"] == pytest.approx(0.6451, abs=0.002)
     assert results["datasets"]["nfcorpus"]["NDCG@10"] == pytest.approx(0.3159, abs=0.002)

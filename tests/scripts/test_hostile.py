@@ -61,24 +61,17 @@ def everything_outside(root, inside):
     return sorted(str(path) for path in root.rglob("*") if inside not in path.parents and path != inside)
 
 
-def test_a_hostile_corpus_does_nothing(run_script, tiny_bert, tmp_path, monkeypatch):
+def test_a_hostile_corpus_does_nothing(run_script, evaluate, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = write_collection(tmp_path / "data" / "<b>toy", IDS, TEXTS)
     run = tmp_path / "work" / "<i>run"
     before = everything_outside(tmp_path, tmp_path / "work")
     flags = ("--base_model", tiny_bert, "--device", "cpu", "--epochs", 1, "--batch_size", 8, "--output_dir", run)
-    done = run_script("train", "--train_data", place, *flags)
-    assert done.code == 0, done.err
-    collections = ("--datasets", place.name, "--data_dir", place.parent, "--device", "cpu")
-    model = ("--model_path", run / "best_model")
-    done = run_script(
-        "evaluate_beir", *model, *collections, "--baseline", "bm25", "--output_file", run / "results.json"
-    )
-    assert done.code == 0, done.err
-    done = run_script("compute_isotropy", *model, *collections, "--k", 3, "--output_dir", run / "isotropy")
-    assert done.code == 0, done.err
-    done = run_script("report", run)
-    assert done.code == 0, done.err
+    shown = run_script("train", "--train_data", place, *flags)
+    collections, model = ("--datasets", place.name, "--data_dir", place.parent), ("--model_path", run / "best_model")
+    evaluate(*model, *collections, "--baseline", "bm25", output=run / "results.json")
+    run_script("compute_isotropy", *model, *collections, "--device", "cpu", "--k", 3, "--output_dir", run / "isotropy")
+    run_script("report", run)
     page = (run / "report.html").read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(page)
@@ -112,10 +105,8 @@ def test_what_cannot_be_handled_is_refused_in_a_sentence(fails_clearly, tiny_ber
     assert not (tmp_path / "out").exists()
 
 
-def test_a_line_of_ten_megabytes_is_a_line(run_script, tmp_path):
+def test_a_line_of_ten_megabytes_is_a_line(evaluate, tmp_path):
     folder = write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["word1"])
     with (folder / "corpus.jsonl").open("a") as file:
         file.write(json.dumps({"_id": "long", "text": "word1 " * 1_700_000}) + "\n")
-    place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
-    done = run_script("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "r.json")
-    assert done.code == 0, done.err
+    evaluate("--model", "bm25", "--data_dir", tmp_path / "data")

@@ -8,23 +8,18 @@ import pytest
 
 
 @pytest.fixture
-def run(run_script, tiny_bert, collection_folder, tmp_path):
+def run(run_script, evaluate, tiny_bert, collection_folder, tmp_path):
     """A short run on the toy collection, evaluated."""
     folder = tmp_path / "run"
     base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 2)
-    done = run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", folder)
-    assert done.code == 0, done.err
-    place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--device", "cpu", "--baseline", "bm25")
-    output = ("--output_file", folder / "results.json")
-    done = run_script("evaluate_beir", "--model_path", folder / "best_model", *place, *output)
-    assert done.code == 0, done.err
+    run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", folder)
+    evaluate("--model_path", folder / "best_model", "--baseline", "bm25", output=folder / "results.json")
     return folder
 
 
 def test_a_real_run_makes_a_page_and_wrong_input_one_sentence(run_script, fails_clearly, run, tmp_path):
-    done = run_script("report", run)
-    assert done.code == 0, done.err
-    assert done.out.strip() == f"report: {run / 'report.html'}"
+    shown = run_script("report", run)
+    assert shown.strip() == f"report: {run / 'report.html'}"
     page = (run / "report.html").read_text(encoding="utf-8")
     results = json.loads((run / "results.json").read_text())
     for system in (results, results["untouched_base"], results["baselines"]["bm25"]):

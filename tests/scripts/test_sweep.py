@@ -16,8 +16,7 @@ def arguments(tiny_bert, collection_folder, tmp_path):
 
 
 def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, arguments, tmp_path):
-    done = run_script("sweep", *arguments)
-    assert done.code == 0, done.err
+    shown = run_script("sweep", *arguments)
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} - {".sweep.lock"} == {
         "study.log",
@@ -25,11 +24,10 @@ def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, arguments
         "report.json",
         "best_config.yaml",
     }
-    assert (out / "report.md").read_text() in done.out
+    assert (out / "report.md").read_text() in shown
     best = json.loads((out / "report.json").read_text())["best"]
     assert best["settings"] == yaml.safe_load((out / "best_config.yaml").read_text())
-    trained = run_script("train", "--config", out / "best_config.yaml")
-    assert trained.code == 0, trained.err
+    run_script("train", "--config", out / "best_config.yaml")
     manifest = json.loads((out / "best" / "manifest.json").read_text())
     assert manifest["result"]["score"] == best["scores"][0]
     assert manifest["result"]["base_score"] == best["base_score"]
@@ -39,14 +37,14 @@ def test_resume_adds_trials_and_overwrite_begins_again(run_script, fails_clearly
     def trials():
         return len(json.loads((tmp_path / "out" / "report.json").read_text())["rows"])
 
-    assert run_script("sweep", *arguments, "--trials", 1, "--keep_runs").code == 0
+    run_script("sweep", *arguments, "--trials", 1, "--keep_runs")
     assert trials() == 1
     assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-1" / "best_model").is_dir()
     assert "--resume, or --overwrite" in fails_clearly("sweep", *arguments)
-    assert run_script("sweep", *arguments, "--resume").code == 0
+    run_script("sweep", *arguments, "--resume")
     assert trials() == 2
     assert (tmp_path / "out" / "runs" / "trial-0000").is_dir()
-    assert run_script("sweep", *arguments, "--trials", 1, "--overwrite").code == 0
+    run_script("sweep", *arguments, "--trials", 1, "--overwrite")
     assert trials() == 1
     assert not (tmp_path / "out" / "runs").exists()
 
@@ -78,8 +76,8 @@ def test_a_sweep_whose_trials_all_fail_says_why(fails_clearly, arguments, tmp_pa
     assert not (tmp_path / "out" / "best_config.yaml").exists()
 
 
-def test_flags_are_checked(run_script, fails_clearly, arguments):
+def test_flags_are_checked(fails_clearly, arguments):
     assert "contradict" in fails_clearly("sweep", *arguments, "--resume", "--overwrite")
     assert "trials must be at least 1" in fails_clearly("sweep", *arguments, "--trials", 0)
     assert "--output_dir is missing" in fails_clearly("sweep", *arguments[:2])
-    assert run_script("sweep", "--conifg", "x").code == 2
+    assert "--conifg" in fails_clearly("sweep", "--conifg", "x")
