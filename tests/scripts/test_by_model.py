@@ -1,7 +1,6 @@
 """The founding notes' commands for the isotropic Gaussian encoder, run as they stand there."""
 
 import json
-import re
 
 import pytest
 import yaml
@@ -109,9 +108,3 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(
     (tmp_path / "two.json").write_text(json.dumps([["a", "b"], ["c", "d"]]))
     assert message in fails_clearly(f"{FOLDER}/{name}", *arguments, *flags)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("name", ["contrastive", "xy_masked", "self_supervised"])
-def test_help_shows_the_scripts_own_defaults(run_script, name):
-    shown = run_script(f"{FOLDER}/train_{name}", "--help")
-    assert f"(default: checkpoints/isotropic_gaussian/{name})" in re.sub(r"\s+", " ", shown)

@@ -39,13 +39,7 @@ def place(tmp_path: Path) -> tuple[object, ...]:
     return ("--datasets", "all", "--data_dir", tmp_path / "data", "--output_file", tmp_path / "r.json")
 
 
-def test_sets_are_downloaded_once_and_evaluated(
-    evaluate: Any,
-    fails_clearly: Callable[..., str],
-    mirror: Callable[..., str],
-    place: tuple[object, ...],
-    tmp_path: Path,
-):
+def test_sets_are_downloaded_once_and_evaluated(evaluate, fails_clearly, mirror, place, tmp_path):
     """Of MS MARCO by dev, as BEIR does; of CQADupStack each forum, and their mean."""
     names = ("quora", "msmarco", "cqadupstack")
     url, bm25 = mirror(*names), (*place, "--model", "bm25")
@@ -71,12 +65,7 @@ def three(collection_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_stopped_evaluation_resumes_and_ends_as_one_that_did_not_stop(
-    evaluate: Any,
-    fails_clearly: Callable[..., str],
-    place: tuple[object, ...],
-    checkpoint: Path,
-    three: Path,
-    tmp_path: Path,
+    evaluate, fails_clearly, place, checkpoint, three, tmp_path
 ):
     flags = (*place, "--model_path", checkpoint, "--baseline", "bm25")
 
@@ -98,9 +87,8 @@ def test_a_stopped_evaluation_resumes_and_ends_as_one_that_did_not_stop(
 
 
 def test_a_checkpoint_with_other_weights_is_another_evaluation(
-    evaluate: Any, fails_clearly: Callable[..., str], save_checkpoint: Callable[[Path, int], Path],
-    place: tuple[object, ...], three: Path, tiny_bert: str, tmp_path: Path,
-):  # fmt: skip
+    evaluate, fails_clearly, save_checkpoint, place, three, tiny_bert, tmp_path
+):
     """Under the same name, and so are other vectors; a card with more in it is not."""
     checkpoint = save_checkpoint(tmp_path / "checkpoint", 1)
     same = (*place, "--device", "cpu", "--resume", "--model_path", checkpoint)
@@ -117,13 +105,7 @@ def test_a_checkpoint_with_other_weights_is_another_evaluation(
     assert list(read_json(tmp_path / "r.json")["datasets"]) == ["a", "b"]
 
 
-def test_wrong_input_is_one_sentence(
-    fails_clearly: Callable[..., str],
-    place: tuple[object, ...],
-    three: Path,
-    mirror: Callable[..., str],
-    tmp_path: Path,
-):
+def test_wrong_input_is_one_sentence(fails_clearly, place, three, mirror, tmp_path):
     bm25 = (*place, "--model", "bm25", "--datasets")
     assert "--download" in fails_clearly("evaluate_beir", *bm25, "quora")
     assert "ask for it at http" in fails_clearly("evaluate_beir", *bm25, "bioasq", "--download")

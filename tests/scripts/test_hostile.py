@@ -67,7 +67,7 @@ def test_a_hostile_corpus_does_nothing(run_script, evaluate, tiny_bert, tmp_path
     run = tmp_path / "work" / "<i>run"
     before = everything_outside(tmp_path, tmp_path / "work")
     flags = ("--base_model", tiny_bert, "--device", "cpu", "--epochs", 1, "--batch_size", 8, "--output_dir", run)
-    shown = run_script("train", "--train_data", place, *flags)
+    run_script("train", "--train_data", place, *flags)
     collections, model = ("--datasets", place.name, "--data_dir", place.parent), ("--model_path", run / "best_model")
     evaluate(*model, *collections, "--baseline", "bm25", output=run / "results.json")
     run_script("compute_isotropy", *model, *collections, "--device", "cpu", "--k", 3, "--output_dir", run / "isotropy")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from ragcun.isotropy import measures
 
 PICTURES = {"spectrum.png", "norms.png", "distances.png", "hubness.png"}
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def checkpoint(run_script, tiny_bert, collection_folder, tmp_path) -> Path:
-    """A calibrated checkpoint."""
-    flags = ("--base_model", tiny_bert, "--corpus", collection_folder, "--output_dir", tmp_path / "made")
-    run_script("calibrate", *flags)
-    return tmp_path / "made"
 
 
 def test_a_checkpoint_is_measured_beside_its_untouched_base(
@@ -88,14 +79,6 @@ def test_vectors_from_anywhere_are_measured(run_script, tmp_path):
     assert system["spaces"]["documents"]["measures"]["isoscore"]["value"] == pytest.approx(measures.isoscore(rows))
     assert system["spaces"]["queries"]["n"] == 40
     assert system["spaces"]["together"]["n"] == 340
-
-
-def test_vectors_that_are_all_the_same_have_dashes(run_script, tmp_path):
-    np.save(tmp_path / "v.npy", np.ones((20, 4), dtype=np.float32))
-    shown = run_script("compute_isotropy", "--embeddings", tmp_path / "v.npy", "--output_dir", tmp_path / "o")
-    assert "nan" not in shown.lower()
-    (system,) = json.loads((tmp_path / "o" / "isotropy.json").read_text())["systems"]
-    assert system["spaces"]["documents"]["measures"]["isoscore"]["value"] is None
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 
-import pytest
 
-
-@pytest.fixture
-def run(run_script, evaluate, tiny_bert, collection_folder, tmp_path):
-    """A short run on the toy collection, evaluated."""
-    folder = tmp_path / "run"
+def test_a_real_run_makes_a_page_and_wrong_input_one_sentence(
+    run_script, evaluate, fails_clearly, tiny_bert, collection_folder, tmp_path
+):
+    run = tmp_path / "run"
     base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 2)
-    run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", folder)
-    evaluate("--model_path", folder / "best_model", "--baseline", "bm25", output=folder / "results.json")
-    return folder
-
-
-def test_a_real_run_makes_a_page_and_wrong_input_one_sentence(run_script, fails_clearly, run, tmp_path):
+    run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", run)
+    results, _ = evaluate("--model_path", run / "best_model", "--baseline", "bm25", output=run / "results.json")
     shown = run_script("report", run)
     assert shown.strip() == f"report: {run / 'report.html'}"
     page = (run / "report.html").read_text(encoding="utf-8")
-    results = json.loads((run / "results.json").read_text())
     for system in (results, results["untouched_base"], results["baselines"]["bm25"]):
         assert f"{system['datasets']['toy']['NDCG@10']:.4f}" in page
     manifest = json.loads((run / "manifest.json").read_text())
