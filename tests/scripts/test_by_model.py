@@ -89,22 +89,3 @@ def test_evaluation_asks_for_a_predictor(run_script, fails_clearly, checkpoint, 
     assert "is not a checkpoint" in fails_clearly(f"{FOLDER}/eval_beir", "--model", tiny_bert, *notes)
     assert not (tmp_path / "r.json").exists()
     run_script(f"{FOLDER}/eval_beir", "--model_path", checkpoint, *notes)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("train_contrastive", ("--train_data", "two.json", "--no_use_predictor"), "add --use_predictor"),
-        ("train_xy_masked", ("--input_xy_pairs", "bad.json"), 'bad.json, line 2: field "y" is missing'),
-        ("train_self_supervised", ("--documents", "short.txt"), "none of its 2 documents is long enough"),
-    ],
-)
-def test_wrong_input_is_one_sentence_and_leaves_nothing(
-    fails_clearly, flags, tmp_path, monkeypatch, name, arguments, message
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.json").write_text('[{"x": "a", "y": "b"},\n{"x": "c"}]')
-    (tmp_path / "short.txt").write_text("one\ntwo\n")
-    (tmp_path / "two.json").write_text(json.dumps([["a", "b"], ["c", "d"]]))
-    assert message in fails_clearly(f"{FOLDER}/{name}", *arguments, *flags)
-    assert not (tmp_path / "run").exists()

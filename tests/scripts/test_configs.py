@@ -18,7 +18,7 @@ from ragcun.models.encoder import RetrievalEncoder
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("strategies/*.yaml")])
 PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir", "load_checkpoint")
-SMALLER = {"epochs": 1, "mixed_precision": "no", "freeze_early_layers": 1}
+SMALLER = ("epochs", "mixed_precision", "freeze_early_layers")
 """What a tiny model on a CPU cannot do as the files say."""
 ORIGINAL = [path for path in CONFIGS if path.stem != "quickstart"]
 WITHOUT_OURS = {
@@ -38,15 +38,11 @@ def train(run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Pa
 
     def run(path: Path, **more: Any) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        elsewhere = {"base_model": tiny_bert, "output_dir": tmp_path / path.stem}
-        elsewhere |= {
-            "train_data": pairs if settings["train_data"].endswith((".json", ".jsonl")) else collection_folder
-        }
-        elsewhere |= {name: pairs for name in ("val_data",) if name in settings}
-        elsewhere |= {name: collection_folder for name in ("dev_beir",) if name in settings}
-        elsewhere |= {
-            name: value for name, value in SMALLER.items() if name in settings or name != "freeze_early_layers"
-        }
+        pairs_file = settings["train_data"].endswith((".json", ".jsonl"))
+        elsewhere = {"base_model": tiny_bert, "output_dir": tmp_path / path.stem, "epochs": 1, "mixed_precision": "no"}
+        given = {"val_data": pairs, "dev_beir": collection_folder, "freeze_early_layers": 1}
+        elsewhere |= {name: value for name, value in given.items() if name in settings}
+        elsewhere["train_data"] = pairs if pairs_file else collection_folder
         flags = [part for name, value in (elsewhere | more).items() for part in (f"--{name}", value)]
         run_script("train", "--config", path, *flags)
         written: dict[str, Any] = yaml.safe_load((tmp_path / path.stem / "config.yaml").read_text(encoding="utf-8"))

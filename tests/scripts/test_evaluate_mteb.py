@@ -62,8 +62,6 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
         ((*model, *place, "--datasets", "toi"), "'toy'"),
         ((*model, *place, "--tasks", "SciFact", "Scifac"), "'SciFact'"),
         (("--model", "bm25", *toy, *place), "no embeddings"),
-        ((*model, *toy, *place, "--batch_size", "0"), "--batch_size"),
-        ((*model, *place), "--tasks"),
         ((*model, *toy, *place[:2], "--output_dir", file), str(file)),
         (("--model_path", headless, *toy, *place), "no text model"),
     ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 
-import pytest
-
 IDS = [
     "../../x", "/etc/passwd", "a/b", "..", ".", "C:\\x", "<script>alert(1)</script>", "\"><img/src=x/onerror=alert(1)>",
     "d\u202egnp.exe", "=1+1", "|cell|", "{{7*7}}", "{%raw%}", "%s%n", "$(touch${IFS}x)", "`id`", "é", "日本", "\x00",
@@ -40,16 +38,14 @@ def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_collection(folder, ids, texts, query_ids=None):
-    """Write a BEIR folder byte by byte, so that nothing of ours mends it first."""
+def write_collection(folder, ids, texts):
+    """Write a BEIR folder byte by byte, so that nothing of ours fixes it first."""
     documents = [{"_id": key, "title": texts[i % len(texts)][:40], "text": f"word{i} {texts[i % len(texts)]}"}
                  for i, key in enumerate(ids)]  # fmt: skip
-    queries = query_ids or [f"q{key}" for key in ids]
+    queries = [f"q{key}" for key in ids]
     write_lines(folder / "corpus.jsonl", documents)
-    write_lines(
-        folder / "queries.jsonl",
-        [{"_id": q, "text": f"word{i} {texts[i % len(texts)]}"} for i, q in enumerate(queries)],
-    )
+    asked = [{"_id": query, "text": f"word{i} {texts[i % len(texts)]}"} for i, query in enumerate(queries)]
+    write_lines(folder / "queries.jsonl", asked)
     for split in ("train", "test"):
         (folder / "qrels").mkdir(exist_ok=True)
         rows = "".join(f"{q}\t{key}\t1\n" for q, key in zip(queries, ids, strict=True) if '"' not in q + key)
@@ -80,29 +76,6 @@ def test_a_hostile_corpus_does_nothing(run_script, evaluate, tiny_bert, tmp_path
     assert not {"\u202e", "\u2066", "\x00", "\u200b"} & set(page)
     assert "49 word2" not in page
     assert everything_outside(tmp_path, tmp_path / "work") == before
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"_id": "a b", "text": "x"}', "white space"),
-        ('{"_id": "a\\ud800", "text": "x"}', "unpaired surrogate"),
-        ('{"_id": "a", "text": "\\udfff"}', "unpaired surrogate"),
-        ('{"_id": "d0", "text": "x"}', "line 1"),
-        ('{"_id": "a", "text": ' + "[" * 200_000, "recursion depth"),
-        ('{"_id": 3, "text": "x"}', 'field "_id" must be text'),
-    ],
-)
-def test_what_cannot_be_handled_is_refused_in_a_sentence(fails_clearly, tiny_bert, tmp_path, line, message):
-    folder = write_collection(tmp_path / "data" / "toy", ["d0", "d1"], ["x"])
-    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-    place = ("--datasets", "toy", "--data_dir", tmp_path / "data", "--device", "cpu")
-    said = fails_clearly("evaluate_beir", "--model", "bm25", *place, "--output_file", tmp_path / "out" / "r.json")
-    assert message in said
-    assert "corpus.jsonl" in said
-    assert len(said) < 1000
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_line_of_ten_megabytes_is_a_line(evaluate, tmp_path):

@@ -48,12 +48,8 @@ def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_fol
     [
         (("--shards", 0), ("--shards", "at least 1", "0")),
         (("--shards", 9), ("--shards", "8 blocks of 16", "9")),
-        (("--top_k", 0), ("--top_k", "at least 1")),
-        (("--workers", -1), ("--workers", "at least 0")),
-        (("--workers", 2, "--address", "auto"), ("--address", "--workers")),
         (("--gpus_per_task", 1), ("--gpus_per_task", "Ray")),
         (("--gpus_per_task", "nan"), ("--gpus_per_task", "at least 0")),
-        (("--base_dtype", "int4"), ("--base_dtype", "int4")),
         (("--datasets", "nothing"), ("no collection 'nothing'",)),
         (("--work_dir", __file__), (__file__,)),
     ],

@@ -50,15 +50,10 @@ def test_the_notes_flags_run(run_script, fails_clearly, arguments, tmp_path):
     run_script("train", *arguments, *whole, *later, "--gradient_checkpointing", "--warmup_steps", 1000)
 
 
-def test_bad_pairs_name_their_line_and_leave_nothing(fails_clearly, arguments, tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "a"}\n')
-    assert "p.jsonl, line 2" in fails_clearly("train", *arguments, "--train_data", tmp_path / "p.jsonl")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--train_data", "p.jsonl"), "p.jsonl, line 2"),
         (("--train_data", "missing.jsonl"), "missing.jsonl"),
         (("--base_model", "./no/such/folder"), "no such model folder"),
         (("--nested_dims", "16"), "must be below 16"),
@@ -69,7 +64,11 @@ def test_bad_pairs_name_their_line_and_leave_nothing(fails_clearly, arguments, t
         (("--mixed_precision", "fp16"), "fp16"),
     ],
 )
-def test_bad_settings_are_one_sentence_and_leave_nothing(fails_clearly, arguments, tmp_path, flags, message):
+def test_bad_settings_are_one_sentence_and_leave_nothing(
+    fails_clearly, arguments, tmp_path, monkeypatch, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "a"}\n')
     assert message in fails_clearly("train", *arguments, *flags)
     assert not (tmp_path / "run").exists()
 

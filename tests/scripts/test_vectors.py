@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
+from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
 from ragcun.data.overlap import text_hash
+from ragcun.errors import InputError
 
 IDENTITY = ("--head_init", "identity")
 
@@ -107,26 +109,23 @@ def test_documents_stay_bit_for_bit_the_bases_where_queries_alone_are_trained(
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("settings", "message"),
     [
-        (("--base_model", "other"), "--vectors and --base_model both"),
-        (("--freeze_base", "False"), "cannot be trained"),
-        (("--corpus", "corpus.jsonl"), "no vectors for --corpus"),
-        (("--val_data", "val.jsonl"), "no vectors for --val_data"),
-        (("--train_data", "pairs.jsonl"), "BEIR folder"),
+        ({"base_model": "other"}, "--vectors and --base_model both"),
+        ({"freeze_base": False}, "cannot be trained"),
+        ({"corpus": "corpus.jsonl"}, "no vectors for --corpus"),
+        ({"val_data": "val.jsonl"}, "no vectors for --val_data"),
     ],
 )
-def test_what_does_not_go_with_vectors_is_said(
-    fails_clearly, arguments, vectors, tmp_path, monkeypatch, flags, message
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "c", "positive": "d"}\n')
-    common = ("--vectors", vectors, "--output_dir", tmp_path / "run")
-    assert message in fails_clearly("train", *arguments, *common, *flags)
-    assert not (tmp_path / "run").exists()
+def test_what_does_not_go_with_vectors_is_said(settings, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(train_data="toy", vectors="vectors", **settings)
 
 
 def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arguments, vectors, tiny_bert, tmp_path):
+    (tmp_path / "p.json").write_text('[["a", "b"], ["c", "d"]]')
+    pairs = ("--train_data", tmp_path / "p.json", "--vectors", vectors, "--output_dir", tmp_path / "p")
+    assert "BEIR folder" in fails_clearly("train", *arguments, *pairs)
     common = ("--data_dir", arguments[1].parent, "--output_file", tmp_path / "e.json", "--vectors")
     assert "--model_path" in fails_clearly("evaluate_beir", *common, vectors, "--model", tiny_bert)
     run_script("train", *arguments, "--base_model", tiny_bert, "--output_dir", tmp_path / "t")
