@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +168,18 @@ def test_what_killed_processes_left_goes_and_what_others_hold_stays(tmp_path: Pa
         raise RuntimeError
     assert (tmp_path / "model" / "a").read_text() == "old", "a folder caught between two names is brought back"
     assert sorted(os.listdir(tmp_path)) == sorted(["a", "model", held.name, young.name, other.name])
+
+
+@pytest.mark.parametrize("size", [0, 10, 1400, 1450, 1600, 100_000])
+def test_place_and_remedy_stay(size: int) -> None:
+    whole = f"place.jsonl, line 3: id {'x' * size!r} stands twice; keep one of them"
+    message = str(InputError(whole))
+    assert message.startswith("place.jsonl, line 3: id")
+    assert message.endswith("keep one of them")
+    assert len(message) <= 1500
+    assert message == whole or len(whole) > 1500
+
+
+def test_an_error_can_be_sent_to_another_process() -> None:
+    error = InputError("x" * 5000)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

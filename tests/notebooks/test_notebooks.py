@@ -46,7 +46,3 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_notebook_is_kept_without_output(path: Path) -> None:
     book = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)
-
-
-def test_there_are_notebooks() -> None:
-    assert {"quickstart", "isotropy"} <= {path.stem for path in NOTEBOOKS}
