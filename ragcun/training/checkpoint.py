@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors
 from ragcun.training.averaging import WeightAverage
 from ragcun.training.collapse import CollapseMonitor
+from ragcun.training.step import random_states, set_random_states
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +33,6 @@ NOT_COMPARED = (
 KEPT = 2
 """Resume points on disk: the newest, and the one before, which is used where the newest is damaged."""
 DIGITS = 6
-
-
-class DamagedPointError(InputError):
-    """A resume point is not as it was written."""
-
-    def __init__(self, folder: Path, reason: object) -> None:
-        self.found = f"resume point {folder} is corrupt ({reason})"
-        super().__init__(f"{self.found}; delete it or start with --overwrite")
 
 
 @dataclass
@@ -93,10 +84,7 @@ class CheckpointManager:
         point = self.folder / f"{int(there[0].name) + 1 if there else 1:0{DIGITS}d}"
         self._write(point, progress)
         for path in [*[path for path in there if path not in self._damaged][KEPT - 1 :], *self._damaged]:
-            # The name goes first, so that no half-removed folder looks like a point.
-            hidden = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            os.replace(path, hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
         self._damaged = []
         for left in self.folder.glob(".*"):
             remove_leftovers(self.folder / left.name.split(".")[1])
@@ -106,10 +94,8 @@ class CheckpointManager:
         state = self.optimizer.state_dict()
         moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
         groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
-        random = {"cpu": torch.get_rng_state()}
-        random |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if _cuda() else {}
         tensors = {"model": self.encoder.trained_state(), "average": self.average.state()}
-        tensors |= {"optimizer": moments, "random": random}
+        tensors |= {"optimizer": moments, "random": random_states()}
         scale = None if self.scaler is None else self.scaler.state_dict()
         rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": self.settings}
         with replacing_folder(point) as temporary, naming_disk_errors():
@@ -128,65 +114,48 @@ class CheckpointManager:
         points = self.newest_first()
         for point, before in itertools.zip_longest(points, points[1:]):
             try:
-                progress = self._read(point)
-            except DamagedPointError as error:
+                values = _checked(point)
+                ours, theirs = self.settings, values["settings"]
+                other = next((name for name in [*ours, *theirs] if theirs.get(name) != ours.get(name)), None)
+                progress = self._restore(point, values) if other is None else Progress()
+            except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+                damage = f"resume point {point} is corrupt ({error})"
                 if before is None:
-                    raise
+                    raise InputError(f"{damage}; delete it or start with --overwrite") from error
                 self._damaged.append(point)
-                logger.warning("%s; trying the one before, %s", error.found, before)
+                logger.warning("%s; trying the one before, %s", damage, before)
                 continue
+            if other is not None:
+                raise InputError(
+                    f"{point} was made with {other} = {theirs.get(other)}, this run has {ours.get(other)}; "
+                    "give the same, or start with --overwrite"
+                )
             logger.info("resuming from %s: after step %d, epoch %d", point, progress.step, progress.epoch)
             return progress
         logger.info("no resume point in %s: starting from the beginning", self.folder.parent)
         return None
 
-    def _read(self, point: Path) -> Progress:
-        try:
-            values = _checked(point)
-            self._require_same_settings(point, values["settings"])
-            copy_strictly(self.encoder.trained_state(), load_file(point / "model.safetensors"))
-            self.average.load(load_file(point / "average.safetensors"))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in load_file(point / "optimizer.safetensors").items():
-                index, _, key = name.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor
-            shape = self.optimizer.state_dict()["param_groups"]
-            groups = [{**saved, "params": each["params"]} for saved, each in zip(values["groups"], shape, strict=True)]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            random = load_file(point / "random.safetensors")
-            torch.set_rng_state(random["cpu"])
-            for i in range(torch.cuda.device_count() if _cuda() else 0):
-                torch.cuda.set_rng_state(random[f"cuda{i}"], i)
-            if self.scaler is not None and values["scaler"] is not None:
-                self.scaler.load_state_dict(values["scaler"])
-            collapse = CollapseMonitor(**values["progress"]["collapse"])
-            return Progress(**{**values["progress"], "collapse": collapse})
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-            raise DamagedPointError(point, error) from error
-
-    def _require_same_settings(self, point: Path, saved: dict[str, Any]) -> None:
-        for name in self.settings.keys() | saved.keys():
-            if saved.get(name) != self.settings.get(name):
-                raise InputError(
-                    f"{point} was made with {name} = {saved.get(name)}, this run has {self.settings.get(name)}; "
-                    "give the same, or start with --overwrite"
-                )
+    def _restore(self, point: Path, values: dict[str, Any]) -> Progress:
+        copy_strictly(self.encoder.trained_state(), load_file(point / "model.safetensors"))
+        self.average.load(load_file(point / "average.safetensors"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in load_file(point / "optimizer.safetensors").items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        shape = self.optimizer.state_dict()["param_groups"]
+        groups = [{**saved, "params": each["params"]} for saved, each in zip(values["groups"], shape, strict=True)]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        set_random_states(load_file(point / "random.safetensors"))
+        if self.scaler is not None and values["scaler"] is not None:
+            self.scaler.load_state_dict(values["scaler"])
+        collapse = CollapseMonitor(**values["progress"]["collapse"])
+        return Progress(**{**values["progress"], "collapse": collapse})
 
 
 def _checked(point: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = read_json(point / "state.json")
-    except InputError as error:
-        raise DamagedPointError(point, error) from error
-    if values[OWN_SUM] != description_digest(values):
-        raise DamagedPointError(point, "state.json has another checksum than when it was written")
-    for name, digest in values["files_blake2b"].items():
-        if file_digest(point / name) != digest:
-            raise DamagedPointError(point, f"{name} has another checksum than when it was written")
+    values: dict[str, Any] = read_json(point / "state.json")
+    digests = {"state.json": values[OWN_SUM], **values["files_blake2b"]}
+    for name, digest in digests.items():
+        if digest != (description_digest(values) if name == "state.json" else file_digest(point / name)):
+            raise ValueError(f"{name} has another checksum than when it was written")
     return values
-
-
-def _cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -159,9 +159,6 @@ def chunk_count(rows: int, world: int, size: int) -> int:
 
 # Gradient caching: the gradient of a loss on a large batch in the memory of a small one
 
-MASKS = ("negative_mask", "relevant", "pool_relevant")
-NAMES = tuple(field.name for field in fields(Views))
-
 
 def require_independent_rows(model: nn.Module) -> None:
     """Raise InputError if a row's embedding depends on the others of its chunk, by batch normalisation."""
@@ -184,40 +181,36 @@ def cached_backward(
 
     Source: Gao et al. 2021, arXiv:2101.06983, section 3.
     """
-    device = next(model.parameters()).device
+    states, leaves = list[dict[str, Tensor]](), list[dict[str, Tensor]]()
     with torch.no_grad():
-        states, shown = zip(*((_random_state(device), model(chunk)) for chunk in chunks), strict=True)
-    leaves = _leaves(shown)
-    output = loss(leaves)
+        for chunk in chunks:
+            states.append(random_states())
+            shown = {name: value for name, value in vars(model(chunk)).items() if value is not None}
+            leaves.append(
+                {name: value.detach().requires_grad_(value.is_floating_point()) for name, value in shown.items()}
+            )
+    names = {name: None for each in leaves for name in each}
+    joined = {name: torch.cat([each[name] for each in leaves if name in each]) for name in names}
+    output = loss(Views(**joined))
     scaled(output.total).backward()
-    slopes = {name: each.grad for name in NAMES if (each := getattr(leaves, name)) is not None}
-    sizes = {name: [0 if (v := getattr(views, name)) is None else len(v) for views in shown] for name in slopes}
-    for place, chunk in enumerate(chunks):
-        _set_random_state(states[place], device)
-        _backward(model(chunk), {n: s.split(sizes[n])[place] for n, s in slopes.items() if s is not None})
+    for chunk, state, leaf in zip(chunks, states, leaves, strict=True):
+        set_random_states(state)
+        views = model(chunk)
+        reached = [
+            name for name, value in leaf.items() if value.grad is not None and getattr(views, name).requires_grad
+        ]
+        torch.autograd.backward([getattr(views, name) for name in reached], [leaf[name].grad for name in reached])
     return output
 
 
-def _leaves(shown: Sequence[Views]) -> Views:
-    joined: dict[str, Any] = {}
-    for name in NAMES:
-        parts = [value for views in shown if (value := getattr(views, name)) is not None]
-        if parts:
-            joined[name] = torch.cat(parts).detach().requires_grad_(name not in MASKS)
-    return Views(**joined)
+def random_states() -> dict[str, Tensor]:
+    """Return the states of torch's random generators, of the CPU and of each GPU in use."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state()} | {f"cuda{i}": state for i, state in enumerate(gpus)}
 
 
-def _backward(views: Views, slopes: dict[str, Tensor]) -> None:
-    shown = {name: getattr(views, name) for name in slopes}
-    reached = [name for name, value in shown.items() if value is not None and value.requires_grad]
-    torch.autograd.backward([shown[name] for name in reached], [slopes[name] for name in reached])
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+def set_random_states(states: dict[str, Tensor]) -> None:
+    """Set what `random_states` returned."""
+    torch.set_rng_state(states["cpu"])
+    for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        torch.cuda.set_rng_state(states[f"cuda{i}"], i)
