@@ -16,8 +16,8 @@ import ragcun
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.overlap import HoldOut
 from ragcun.training.averaging import share_of_trained
+from tests.conftest import WORDS
 
-WORDS = [f"word{i}" for i in range(200)]
 SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)
 
 

@@ -246,14 +246,10 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_c
 @pytest.mark.parametrize(
     ("script", "flags", "part"),
     [
-        ("msmarco", ("--dev_fraction", 1), "--dev_fraction must be below 1, got 1.0"),
-        ("msmarco", ("--dev_fraction", 0.1, "--num_dev", 3), "contradict each other"),
         ("msmarco", ("--num_dev", 5000), "none of the 100 pairs"),
         ("msmarco", ("--negative_margin", 2), "margin must be below 1"),
         ("msmarco", ("--negative_margin", "wide"), "negatives cannot be mined so"),
-        ("msmarco", ("--negative_ranks", 5, 5), "first < last, got 5 and 5"),
         ("msmarco", ("--revision", "main"), "--revision is of a data set on the hub"),
-        ("msmarco", ("--resume", "--overwrite"), "contradict each other"),
         ("msmarco", ("--source", "/no/such"), "no such folder: /no/such"),
         ("wiki", ("--min_length", 9, "--max_length", 8), "got 9 and 8"),
         ("wiki", ("--output", "w.csv"), "name the file .jsonl, .ndjson, .json or .txt"),
@@ -261,9 +257,7 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_c
     ],
 )
 def test_wrong_settings_are_one_sentence(fails_clearly, data_sets, tmp_path, script, flags, part):
-    where = {
-        "msmarco": ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m"),
-        "wiki": ("--source", data_sets / "wiki", "--output", tmp_path / "w.jsonl"),
-    }
-    assert part in fails_clearly(f"download_{script}", *where[script], *flags)
+    marco = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
+    wiki = ("--source", data_sets / "wiki", "--output", tmp_path / "w.jsonl")
+    assert part in fails_clearly(f"download_{script}", *(marco if script == "msmarco" else wiki), *flags)
     assert not list(tmp_path.rglob("*.jsonl"))

@@ -59,30 +59,38 @@ def test_held_out_queries_are_the_dev_split(run, source, tmp_path):
 
 @pytest.fixture
 def passages(tmp_path):
-    lines = [f"Passage {i} is first. Then the {i}th fact comes. It ends with {i} here." for i in range(50)]
-    (tmp_path / "wiki.txt").write_text("\n".join(["too short", *lines]) + "\n")
+    lines = [f"Study {i} treats the wing. The wing of study {i} has lift. It ends with {i}." for i in range(10, 60)]
+    (tmp_path / "wiki.txt").write_text("\n".join(lines))
     return tmp_path / "wiki.txt"
 
 
-def test_pairs_are_generated_from_documents_and_split_by_document(run, passages, tmp_path):
+@pytest.mark.parametrize("mined", [True, False])
+def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_split(run, passages, tmp_path, mined):
     out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
-    generate = ("--documents", passages, "--generate_pairs", "--output", whole, "--output_dir", out)
-    said = run(*generate, "--num_pairs", 40, "--split", 0.8, 0.1, 0.1)
+    command = ("--documents", passages, "--generate_pairs", "--num_pairs", 40, "--split", 0.8, 0.1, 0.1)
+    command += ("--output", whole, "--output_dir", out, *(["--add_negatives"] if mined else []))
+    said = run(*command)
     sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
-    assert [len(rows) for rows in sets] == [32, 4, 4]
-    rows = [row for rows in sets for row in rows]
-    assert list(read_pairs(whole).rows()) == rows
-    assert len(set(rows)) == 40
-    for query, positive, negative in rows:
-        number = query.split()[1]
-        assert query == f"Passage {number} is first."
-        assert positive == f"Then the {number}th fact comes. It ends with {number} here."
-        assert negative is None
-    assert f"{out / 'train.json'}: 32 pairs" in said
+    assert [len(set(rows)) for rows in sets] == [32, 4, 4]
+    for rows in sets:
+        positives = {positive for _, positive, _ in rows}
+        for query, positive, negative in rows:
+            number = query.split()[1]
+            assert query == f"Study {number} treats the wing."
+            assert positive == f"The wing of study {number} has lift. It ends with {number}."
+            assert negative in (positives - {positive} if mined else {None})
+    assert list(read_pairs(whole).rows()) == [row for rows in sets for row in rows]
+    assert f"{out / 'train.json'}: 32 pairs{'; 32 of 32 negatives' if mined else ''}" in said
+    if mined:
+        statistics = json.loads((out / "statistics.json").read_text())
+        counts = {"repeated": 0, "near_duplicates": 0, "too_short": 0, "shared": 0, "unused": 10, "used": 40}
+        assert statistics["documents"] == {"read": 50, **counts}
+        assert statistics["splits"]["train"]["negatives"]["mined"] == 32
+        assert statistics["settings"]["add_negatives"] == "bm25"
     files = {path: path.read_bytes() for path in out.iterdir()}
-    run(*generate, "--num_pairs", 40)
+    run(*command)
     assert {path: path.read_bytes() for path in out.iterdir()} == files
-    run(*generate, "--num_pairs", 40, "--seed", 1)
+    run(*command, "--seed", 1)
     assert whole.read_bytes() != files[whole]
 
 
@@ -92,32 +100,8 @@ def test_every_method_and_a_file_alone(run, passages, source, tmp_path):
     pairs = read_pairs(tmp_path / "all.jsonl")
     assert len(pairs) == 50
     assert all(positive.startswith(f"{query} ") for query, positive, _ in pairs.rows())
-    assert {(len(query.split()), len(positive.split())) for query, positive, _ in pairs.rows()} == {(7, 14)}
+    assert {(len(query.split()), len(positive.split())) for query, positive, _ in pairs.rows()} == {(8, 16)}
     assert not list(tmp_path.glob("*.json"))
-
-
-def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_split(run, tmp_path):
-    lines = [f"Study {i} treats the wing. The wing of study {i} has lift. It ends with {i}." for i in range(10, 60)]
-    (tmp_path / "wiki.txt").write_text("\n".join(lines))
-    out, whole = tmp_path / "out", tmp_path / "out" / "data.json"
-    command = ("--documents", tmp_path / "wiki.txt", "--generate_pairs", "--num_pairs", 40, "--add_negatives")
-    command += ("--split", 0.8, 0.1, 0.1, "--output", whole, "--output_dir", out)
-    said = run(*command)
-    sets = [list(read_pairs(out / name).rows()) for name in ("train.json", "val.json", "test_eval.json")]
-    assert [len(rows) for rows in sets] == [32, 4, 4]
-    for rows in sets:
-        positives = {positive for _, positive, _ in rows}
-        assert all(negative in positives and negative != positive for _, positive, negative in rows)
-    assert list(read_pairs(whole).rows()) == [row for rows in sets for row in rows]
-    statistics = json.loads((out / "statistics.json").read_text())
-    counts = {"repeated": 0, "near_duplicates": 0, "too_short": 0, "shared": 0, "unused": 10, "used": 40}
-    assert statistics["documents"] == {"read": 50, **counts}
-    assert statistics["splits"]["train"]["negatives"]["mined"] == 32
-    assert statistics["settings"]["add_negatives"] == "bm25"
-    assert f"{out / 'train.json'}: 32 pairs; 32 of 32 negatives" in said
-    files = {path: path.read_bytes() for path in out.iterdir()}
-    run(*command)
-    assert {path: path.read_bytes() for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize("method", ["random", "bm25", "dense"])
