@@ -6,20 +6,14 @@ MOST = 1500
 
 
 class InputError(ValueError):
-    """Wrong input from outside: a file, a flag, a model name.
+    """Wrong input from outside; one sentence names the place (file and line where there are such) and the remedy.
 
-    The message is one clear sentence that names the place (file and line where there are such)
-    and the remedy. Scripts turn it into that sentence and exit code 2.
+    Commands end with that sentence and exit code 2. A value in it may make it longer than 1,500 characters: then the
+    middle is cut out, so that place and remedy stay.
+
+    >>> len(str(InputError("place: " + "x" * 9999 + "; remedy")))
+    1403
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message))
-
-
-def shortened(message: str) -> str:
-    """Cut the middle out of a message that a value in it made longer than 1,500 characters: place and remedy stay.
-
-    >>> len(shortened("place: " + "x" * 9999 + "; remedy"))
-    1403
-    """
-    return message if len(message) <= MOST else f"{message[:900]} … {message[-500:]}"
+        super().__init__(message if len(message) <= MOST else f"{message[:900]} … {message[-500:]}")

@@ -149,31 +149,31 @@ class Results:
         write_json(path, {**to_json(self.model), **rest, "manifest": manifest})
 
     def _problems(self) -> Iterator[str]:
-        if not self.model.datasets:
+        """Yield what does not fit together, though each part has the right type."""
+        datasets, base = self.model.datasets, self.untouched_base
+        if not datasets:
             yield "datasets is empty"
         for key, kind in (("data_dir", str), ("command", str), ("seed", int)):
             if not isinstance(self.manifest.get(key), kind | None):
                 yield f"manifest.{key} is {self.manifest[key]!r:.60}"
-        for name in {**self.model.datasets, **self.collections}:
+        for name in {**datasets, **self.collections}:
             if not is_dataset_name(name):
                 yield f"{name!r:.60} is not the name of a dataset"
-        for name in (name for name in self.model.datasets if name not in self.collections):
+        for name in sorted(datasets.keys() - self.collections.keys()):
             yield f"manifest.collections lacks {name!r:.60}"
         for name, facts in self.collections.items():
-            if facts.part_of is not None and facts.part_of not in self.model.datasets:
+            if facts.part_of is not None and facts.part_of not in datasets:
                 yield f"manifest.collections.{name:.60}.part_of is {facts.part_of!r:.60}, which is not evaluated"
         for title, system in self.systems:
             if METRIC not in system.average:
                 yield f"the average of {title:.60} lacks {METRIC!r}"
-            for name in (name for name in system.datasets if name not in self.model.datasets):
+            for name in sorted(system.datasets.keys() - datasets.keys()):
                 yield f"datasets of {title:.60} holds {name!r:.60}, on which the model was not evaluated"
-        if self.untouched_base is not None:
-            yield from self._base_problems(self.untouched_base.datasets)
-
-    def _base_problems(self, base: Mapping[str, Scores]) -> Iterator[str]:
-        for name in (name for name in self.model.datasets if name not in base):
+        if base is None:
+            return
+        for name in sorted(datasets.keys() - base.datasets.keys()):
             yield f"untouched_base.datasets lacks {name!r:.60}"
-        for name, whole in base.items():
+        for name, whole in base.datasets.items():
             for part in (None, *PARTS):
                 scores = whole.part(part)
                 if scores is not None and scores.n_queries != 1 and scores.p_randomisation is None:
