@@ -47,42 +47,25 @@ def page(checkpoint, collection_folder, monkeypatch):
     return run
 
 
-def expected(checkpoint, names):
+@pytest.mark.parametrize(
+    ("database", "packages", "distance"),
+    [("Qdrant", ["qdrant_client"], float), ("Milvus", ["pymilvus", "milvus_lite"], np.sqrt)],
+)
+def test_a_database_finds_the_same(page, checkpoint, database, packages, distance):
+    """By plain distances, or by their squares."""
+    for package in packages:
+        pytest.importorskip(package)
+    names = page(database)
     encoder = RetrievalEncoder.from_pretrained(checkpoint / FOLDER, device="cpu")
-    vectors = [
-        encoder.encode_query(list(names["queries"].values())),
-        encoder.encode_document([*names["documents"].values()]),
-    ]
-    assert np.ptp(np.linalg.norm(vectors[1], axis=1)) > 1e-3
-    found = top_k(*vectors, 10)
-    gaps = np.diff(-top_k(*vectors, 11).scores, axis=1)
-    assert gaps.min() > 1e-6, "two distances that float32 cannot tell apart: choose other texts"
-    ids = list(names["documents"])
-    return {
-        query: ([ids[row] for row in rows], -scores)
-        for query, rows, scores in zip(names["queries"], found.indices, found.scores, strict=True)
-    }
-
-
-def agrees(hits, reference, distance):
-    assert hits.keys() == reference.keys()
-    for query, (ids, distances) in reference.items():
-        assert [name for name, _ in hits[query]] == ids
-        np.testing.assert_allclose([distance(value) for _, value in hits[query]], distances, atol=1e-4, rtol=0)
-
-
-def test_qdrant_finds_the_same_by_plain_distances(page, checkpoint):
-    pytest.importorskip("qdrant_client")
-    names = page("Qdrant")
-    agrees(names["qdrant_hits"], expected(checkpoint, names), float)
-
-
-def test_milvus_finds_the_same_by_squared_distances(page, checkpoint):
-    pytest.importorskip("pymilvus")
-    pytest.importorskip("milvus_lite")
-    names = page("Milvus")
-    agrees(names["milvus_hits"], expected(checkpoint, names), np.sqrt)
-    assert (checkpoint / "milvus.db").exists()
+    documents = encoder.encode_document(list(names["documents"].values()))
+    assert np.ptp(np.linalg.norm(documents, axis=1)) > 1e-3
+    found = top_k(encoder.encode_query(list(names["queries"].values())), documents, 11)
+    assert np.diff(-found.scores, axis=1).min() > 1e-6, "two distances that float32 cannot tell apart: use other texts"
+    ids, hits = list(names["documents"]), names[f"{database.lower()}_hits"]
+    assert hits.keys() == names["queries"].keys()
+    for query, rows, scores in zip(names["queries"], found.indices[:, :10], found.scores[:, :10], strict=True):
+        assert [name for name, _ in hits[query]] == [ids[row] for row in rows]
+        np.testing.assert_allclose([distance(value) for _, value in hits[query]], -scores, atol=1e-4, rtol=0)
 
 
 def test_the_page_has_no_code_that_is_not_run():

@@ -70,9 +70,7 @@ def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp
         (("--base_model", "./nothing"), "nothing"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_nothing_is_written(
-    fails_clearly, flags, collection_folder, tmp_path, monkeypatch, arguments, fact
-):
+def test_wrong_input_writes_nothing(fails_clearly, flags, collection_folder, tmp_path, monkeypatch, arguments, fact):
     monkeypatch.chdir(tmp_path)
     for name, text in (("same", "word1 word2\nword1 word2\n"), ("one", "word1 word2\n"), ("blank", "\n\n")):
         (tmp_path / f"{name}.txt").write_text(text)

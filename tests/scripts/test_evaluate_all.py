@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 
@@ -64,29 +63,7 @@ def three(collection_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_stopped_evaluation_resumes_and_ends_as_one_that_did_not_stop(
-    evaluate, fails_clearly, place, checkpoint, three, tmp_path
-):
-    flags = (*place, "--model_path", checkpoint, "--baseline", "bm25")
-
-    def without_environment(found: dict[str, Any]) -> dict[str, Any]:
-        return {**found, "manifest": {key: found["manifest"][key] for key in ("collections", "settings")}}
-
-    expected, table = without_environment(evaluate(*flags)[0]), (tmp_path / "r.md").read_text()
-    queries = three / "b" / "queries.jsonl"
-    content = queries.read_text()
-    queries.write_text(content.replace('"_id"', '"id"', 1))
-    last = fails_clearly("evaluate_beir", *flags)
-    assert all(fact in last for fact in ("b/queries.jsonl, line 1:", "r.json: a;", "--resume")), last
-    assert list(read_json(tmp_path / "r.json")["datasets"]) == ["a"]
-    assert (tmp_path / "r.md").read_text().splitlines()[0].count("|") < table.splitlines()[0].count("|")
-    queries.write_text(content)
-    for _ in range(2):
-        assert without_environment(evaluate(*flags, "--resume")[0]) == expected
-        assert (tmp_path / "r.md").read_text() == table
-
-
-def test_a_checkpoint_with_other_weights_is_another_evaluation(
+def test_other_weights_are_another_evaluation(
     evaluate, fails_clearly, save_checkpoint, place, three, tiny_bert, tmp_path
 ):
     """Under the same name, and so are other vectors; a card with more in it is not."""

@@ -66,9 +66,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
     assert not (tmp_path / "r.runs").exists()
 
 
-def test_queries_of_training_positives_are_told_apart_and_stay_so_in_later_runs(
-    run_script, evaluate, tiny_bert, collection_folder, tmp_path
-):
+def test_queries_of_training_positives_are_told_apart(run_script, evaluate, tiny_bert, collection_folder, tmp_path):
     """Test queries q50 to q69 are each answered by the document of their number; white space does not matter."""
     texts = {name: each.content for name, each in load_collection(collection_folder).documents.items()}
 
@@ -114,19 +112,6 @@ def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint
     assert shown[f"{checkpoint}, 9 dimensions, binary"] == shown[f"{tiny_bert}, 9 dimensions, binary"] == "2"
     assert shown[f"{tiny_bert} (untouched)"] == "64"
     assert shown["bm25"] == "–"
-
-
-def test_a_model_is_shown_beside_itself_untouched(evaluate, tiny_bert, caplog):
-    alone, printed = evaluate("--model", tiny_bert)
-    assert alone["untouched_base"] is None
-    assert size(alone) == ("float32", None, 64)
-    assert "bytes per vector" not in printed
-    small, printed = evaluate("--model", tiny_bert, "--precision", "int8")
-    assert small["untouched_base"]["datasets"]["toy"]["NDCG@10"] == alone["datasets"]["toy"]["NDCG@10"]
-    assert small["baselines"] == {}
-    assert "p_randomisation" in small["untouched_base"]["datasets"]["toy"]
-    assert rows(printed)[f"{tiny_bert}, int8"] == "16"
-    assert "unknown" not in caplog.text
 
 
 def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):

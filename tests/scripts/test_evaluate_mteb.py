@@ -12,9 +12,7 @@ from ragcun.io import write_json
 pytest.importorskip("mteb")
 
 
-def test_a_checkpoint_is_shown_beside_its_untouched_base(
-    run_script, evaluate, checkpoint, tiny_bert, collection_folder, tmp_path
-):
+def test_a_checkpoint_beside_its_base(run_script, evaluate, checkpoint, tiny_bert, collection_folder, tmp_path):
     place = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_dir", tmp_path / "mteb")
     shown = run_script("evaluate_mteb", "--model_path", checkpoint, *place)
     expected, _ = evaluate("--model_path", checkpoint)
@@ -50,9 +48,7 @@ def test_a_published_model_stands_alone_with_one_mean_over_tasks(run_script, tin
     assert shown.count("| /") == 1
 
 
-def test_wrong_input_is_one_sentence_and_writes_nothing(
-    fails_clearly, checkpoint, collection_folder, tmp_path, monkeypatch
-):
+def test_wrong_input_writes_nothing(fails_clearly, checkpoint, collection_folder, tmp_path, monkeypatch):
     place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
     model, toy = ("--model_path", checkpoint), ("--datasets", "toy")
     headless, file = tmp_path / "heads", tmp_path / "file"

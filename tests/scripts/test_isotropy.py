@@ -15,9 +15,7 @@ PICTURES = {"spectrum.png", "norms.png", "distances.png", "hubness.png"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_checkpoint_is_measured_beside_its_untouched_base(
-    run_script, checkpoint, tiny_bert, collection_folder, tmp_path
-):
+def test_a_checkpoint_beside_its_base(run_script, checkpoint, tiny_bert, collection_folder, tmp_path):
     place = ("--data_dir", collection_folder.parent, "--output_dir", tmp_path / "out")
     shown = run_script("compute_isotropy", "--model_path", checkpoint, "--datasets", "toy", *place)
     report = json.loads((tmp_path / "out" / "isotropy.json").read_text())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 
-def test_a_real_run_makes_a_page_and_wrong_input_one_sentence(
-    run_script, evaluate, fails_clearly, tiny_bert, collection_folder, tmp_path
-):
+def test_a_real_run_makes_a_page(run_script, evaluate, fails_clearly, tiny_bert, collection_folder, tmp_path):
     run = tmp_path / "run"
     base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu", "--epochs", 2)
     run_script("train", *base, "--batch_size", 8, "--log_interval", 1, "--output_dir", run)

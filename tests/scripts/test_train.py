@@ -64,9 +64,7 @@ def test_the_notes_flags_run(run_script, fails_clearly, arguments, tmp_path):
         (("--mixed_precision", "fp16"), "fp16"),
     ],
 )
-def test_bad_settings_are_one_sentence_and_leave_nothing(
-    fails_clearly, arguments, tmp_path, monkeypatch, flags, message
-):
+def test_bad_settings_leave_nothing(fails_clearly, arguments, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": "a"}\n')
     assert message in fails_clearly("train", *arguments, *flags)

@@ -49,7 +49,7 @@ def evaluated(evaluate):
     return run
 
 
-def test_training_and_evaluation_through_vectors_equal_those_through_texts(
+def test_vectors_give_what_texts_give(
     run_script, arguments, evaluated, vectors, tiny_bert, collection_folder, tmp_path
 ):
     of = {"texts": ("--base_model", tiny_bert), "vectors": ("--vectors", vectors)}
@@ -90,9 +90,7 @@ def test_a_head_is_loaded_and_gone_on_from(run_script, fails_clearly, arguments,
     assert "no text model" in fails_clearly("evaluate_beir", *model, "--output_file", tmp_path / "e.json")
 
 
-def test_documents_stay_bit_for_bit_the_bases_where_queries_alone_are_trained(
-    run_script, arguments, tiny_bert, texts, tmp_path
-):
+def test_documents_stay_the_bases_where_queries_are_trained(run_script, arguments, tiny_bert, texts, tmp_path):
     flags = ("--base_model", tiny_bert, "--train_side", "query", "--output_dir", tmp_path / "run")
     run_script("train", *arguments, *flags, "--projection_learning_rate", 0.05, "--trained_share", 1)
     checkpoint = tmp_path / "run" / "best_model"
