@@ -118,11 +118,6 @@ def test_an_alias_sets_its_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must be one of red, green" in capsys.readouterr().err
 
 
-def test_a_needed_flag_that_is_missing() -> None:
-    with pytest.raises(InputError, match="--name is missing: a name that is needed"):
-        parse_config(Settings, "Try.", [])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
