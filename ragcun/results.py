@@ -159,7 +159,7 @@ class Results:
         for name in {**datasets, **self.collections}:
             if not is_dataset_name(name):
                 yield f"{name!r:.60} is not the name of a dataset"
-        for name in sorted(datasets.keys() - self.collections.keys()):
+        for name in (name for name in datasets if name not in self.collections):
             yield f"manifest.collections lacks {name!r:.60}"
         for name, facts in self.collections.items():
             if facts.part_of is not None and facts.part_of not in datasets:
@@ -167,11 +167,11 @@ class Results:
         for title, system in self.systems:
             if METRIC not in system.average:
                 yield f"the average of {title:.60} lacks {METRIC!r}"
-            for name in sorted(system.datasets.keys() - datasets.keys()):
+            for name in (name for name in system.datasets if name not in datasets):
                 yield f"datasets of {title:.60} holds {name!r:.60}, on which the model was not evaluated"
         if base is None:
             return
-        for name in sorted(datasets.keys() - base.datasets.keys()):
+        for name in (name for name in datasets if name not in base.datasets):
             yield f"untouched_base.datasets lacks {name!r:.60}"
         for name, whole in base.datasets.items():
             for part in (None, *PARTS):
