@@ -128,8 +128,7 @@ def _measured(system: dict[str, Any], settings: MeasureSettings) -> SystemReport
 def _write(folder: Path, name: str, systems: list[SystemReport], settings: MeasureSettings) -> str:
     from ragcun.io import write_json, write_text
     from ragcun.isotropy.report import IsotropyReport
-    from ragcun.reporting.isotropy import isotropy_table
-    from ragcun.reporting.isotropy_plots import plot_isotropy
+    from ragcun.reporting.isotropy import isotropy_table, plot_isotropy
     from ragcun.training.run_dir import environment
 
     spaces = systems[0].spaces

@@ -30,9 +30,8 @@ def comparison(options: ComparisonOptions) -> str:
     """Compare results in one table, write it where that is asked for, and return the table or where it is."""
     from ragcun.reporting.formats import comparison_table
 
-    specs = [*options.files, *options.results]
     layout = (options.metric, options.format, options.output, options.caption, options.label)
-    table = comparison_table(specs, *layout)
+    table = comparison_table([*options.files, *options.results], *layout)
     return f"table: {options.output}" if options.output else table
 
 

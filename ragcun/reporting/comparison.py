@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import pandas as pd
 
 from ragcun.errors import InputError
-from ragcun.reporting.files import NamedResults, ResultsFile, check_alike, once, p_against_base
+from ragcun.reporting.files import NamedResults, ResultsFile, check_alike, once, p_by_query
+from ragcun.reporting.tables import results_frame
 from ragcun.results import METRIC
 
-Kind = Literal["base", "baseline", "model"]
-KINDS: tuple[Kind, ...] = ("base", "baseline", "model")
+KINDS = ("base", "baseline", "model")
 LEVELS = (0.05, 0.01)
 """A p value below the first earns one mark, below the second two."""
 BM25, UNTOUCHED = "bm25", " (untouched)"
 STORED = re.compile(r"--model[ =](?:(?! --).)*\.json(?: |$)")
 """In the command of an evaluation: the model was the rankings of an earlier one."""
-RECORD = ["kind", "title", "name", "key", "seed", "path", "dataset", "value", "base", "difference", "p", "seen"]
+TESTED = ["base", "difference", "p", "seen"]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Systems × datasets: the untouched base of each model, the queries of each dataset, and a cell for each pair.
 
-    A row of `cells` has system, kind, dataset (`average` being one where the datasets of all systems, `averaged`, are
-    at least two), queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched
-    base; the largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with
-    a relevant document that was a training positive) and best (of its dataset, at four decimals).
+    A row of `cells` has system, kind, dataset (or the average, where the datasets of all systems, `averaged`, are at
+    least two), queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched base;
+    the largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a
+    relevant document that was a training positive) and best (of its dataset, at four decimals). `columns` are the
+    datasets and the average.
     """
 
     metric: str
@@ -38,12 +38,7 @@ class Comparison:
     queries: dict[str, int]
     averaged: list[str]
     bases: dict[str, str]
-    average: str
-
-    @property
-    def columns(self) -> list[str]:
-        """The datasets, and the average where there is one."""
-        return [*self.queries, *([self.average] if len(self.averaged) > 1 else [])]
+    columns: list[str]
 
 
 def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison:
@@ -69,77 +64,78 @@ def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison
     queries = {name: file.results.collections[name].queries for file in files for name in file.results.datasets}
     systems = values.groupby("dataset")["system"].nunique()
     averaged = [name for name in queries if systems.get(name) == values["system"].nunique()]
+    average = "average" if "average" not in queries else "average of datasets"
+    columns = [*queries, *([average] if len(averaged) > 1 else [])]
+    cells = _cells(values)
+    if len(averaged) > 1:
+        shared = values[values["dataset"].isin(averaged)].groupby("system", sort=False)
+        averages = pd.DataFrame([_average(mine) | {"dataset": average} for _, mine in shared])
+        cells = pd.concat([cells, averages], ignore_index=True)
+    orders = {"system": list(values["system"].unique()), "dataset": columns}
+    cells = cells.sort_values(list(orders), key=lambda names: names.map(orders[names.name].index), ignore_index=True)
+    shown = cells["value"].round(4)
+    best = shown == shown.groupby(cells["dataset"]).transform("max")
     tested = values.dropna(subset="base")
     bases = dict(zip(tested["system"], tested["base"], strict=True))
-    average = "average" if "average" not in queries else "average of datasets"
-    cells = _cells(values, queries, averaged, average)
-    return Comparison(metric, cells, queries, averaged, bases, average)
+    cells = cells.assign(best=best, queries=cells["dataset"].map(queries).astype("Int64"))
+    return Comparison(metric, cells, queries, averaged, bases, columns)
 
 
 def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     """Return each system's values by dataset and seed; a baseline that is a base or model elsewhere is one with it."""
-    records = [record for entry in entries for file in entry.files for record in _records(entry, file, metric)]
-    values = pd.DataFrame(records, columns=RECORD)
+    frames = []
+    for entry in entries:
+        for file in entry.files:
+            rows, results = results_frame(file.results, metric), file.results
+            rows = rows[(rows["part"] == "") & ~rows["member"]].dropna(subset=metric).assign(path=str(file.path))
+            ours, kind = rows["kind"] == "model", _kind_of(file, len(entry.files) > 1)
+            if metric != METRIC:
+                rows["p"] = [p_by_query(file, name, metric) for name in rows["dataset"]]
+            rows["base"] = results.untouched_base and f"{results.untouched_base.name}{UNTOUCHED}"
+            rows[TESTED] = rows[TESTED].where(ours & (kind == "model"))
+            ending = UNTOUCHED if kind == "base" else ""
+            title, given = f"{results.model.title}{ending}", entry.name and f"{entry.name}{ending}"
+            key = f"={given}" if given and kind == "model" else title
+            for column, old, new in (("title", "system", title), ("key", "system", key), ("kind", "kind", kind)):
+                rows[column] = rows[old].mask(ours, new)
+            seed = str(file.path) if len(entry.files) > 1 else ""
+            names = {
+                "given": [given if each else None for each in ours],
+                "seed": [seed if each else "" for each in ours],
+            }
+            frames.append(rows.assign(value=rows[metric], **names))
+    values = pd.concat(frames, ignore_index=True)
     values = values.sort_values("kind", key=lambda kinds: kinds.map(("base", "model", "baseline").index), kind="stable")
-    as_base, is_baseline = values["title"] + UNTOUCHED, values["kind"] == "baseline"
-    merged = as_base.isin(values.loc[values["kind"] == "base", "key"])
-    for _, value in values[merged & ~is_baseline].iterrows():
+    merged = (values["title"] + UNTOUCHED).isin(values.loc[values["kind"] == "base", "key"])
+    for _, value in values[merged & (values["kind"] != "baseline")].iterrows():
         raise InputError(f"{value['title']} is trained in {value['path']} and an untouched base in another; part them")
-    values["key"] = values["key"].mask(merged, as_base)
-    rows = values.groupby("key", sort=False).agg({"kind": "first", "name": "last", "title": "first", "base": "nunique"})
-    titles = rows["name"].fillna(rows["title"])
-    for key in rows.index[rows["base"] > 1]:
+    values["key"] = values["key"].mask(merged, values["title"] + UNTOUCHED)
+    found = {"kind": "first", "given": "last", "title": "first", "base": "nunique"}
+    systems = values.groupby("key", sort=False).agg(found)
+    titles = systems["given"].fillna(systems["title"])
+    for key in systems.index[systems["base"] > 1]:
         mine = values[values["key"] == key].dropna(subset="base").drop_duplicates("base")
         path, bases = mine["path"].iloc[1], " and ".join(mine["base"])
         raise InputError(f"{path}: {titles[key]} has two untouched bases, {bases}; part them")
     for title in titles[titles.duplicated()]:
         raise InputError(f"two rows would have the name {title!r}; tell them apart with NAME=FILE")
-    if "base" not in set(rows["kind"]):
+    if "base" not in set(systems["kind"]):
         path = entries[0].files[0].path
         raise InputError(f"{path} and the other files hold no untouched base; evaluate a model beside its base")
-    values = values.assign(system=values["key"].map(titles), kind=values["key"].map(rows["kind"]))
+    values = values.assign(system=values["key"].map(titles), kind=values["key"].map(systems["kind"]))
     values["base"] = values["base"].map(titles)
     values = values.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
     remedy = "leave one out, or name two models apart with NAME=FILE"
     return once(values, ["system", "dataset", "seed"], "value", metric, remedy)
 
 
-def _records(entry: NamedResults, file: ResultsFile, metric: str) -> Iterator[dict[str, Any]]:
-    results, several = file.results, len(entry.files) > 1
-    for title, system in results.systems:
-        is_model = system is results.model
-        kind = _kind_of(file) if is_model else "base" if system is results.untouched_base else "baseline"
-        if is_model and several and kind != "model":
-            raise InputError(f"{file.path}: {title} was not trained and has no seeds to average; name it alone")
-        ending = UNTOUCHED if is_model and kind == "base" else ""
-        name = f"{entry.name}{ending}" if is_model and entry.name else None
-        key = f"={name}" if name and kind == "model" else f"{title}{ending}"
-        about = {"kind": kind, "title": f"{title}{ending}", "name": name, "key": key, "path": str(file.path)}
-        about["seed"] = str(file.path) if is_model and several else ""
-        for dataset, scores in system.datasets.items():
-            if results.collections[dataset].part_of is None:
-                tested = _tested(file, dataset, metric) if kind == "model" else {}
-                yield {**about, "dataset": dataset, "value": scores.metrics[metric], **tested}
-
-
-def _tested(file: ResultsFile, dataset: str, metric: str) -> dict[str, Any]:
-    base, scores = file.results.untouched_base, file.results.model.datasets[dataset]
-    if base is None:
-        return {}
-    seen = scores.part("seen")
-    return {
-        "base": f"{base.name}{UNTOUCHED}",
-        "difference": scores.metrics[metric] - base.datasets[dataset].metrics[metric],
-        "p": p_against_base(file, dataset, metric),
-        "seen": (seen and seen.n_queries) or 0,
-    }
-
-
-def _kind_of(file: ResultsFile) -> Kind:
+def _kind_of(file: ResultsFile, several: bool) -> str:
     # without an untouched base beside it, a model must be one itself, or BM25
     results, title = file.results, file.results.model.title
     if results.untouched_base is not None:
         return "model"
+    if several:
+        raise InputError(f"{file.path}: {title} was not trained and has no seeds to average; name it alone")
     if results.distance == BM25:
         return "baseline"
     if title != results.model.name or STORED.search(str(results.manifest.get("command", ""))):
@@ -147,26 +143,17 @@ def _kind_of(file: ResultsFile) -> Kind:
     return "base"
 
 
-def _cells(values: pd.DataFrame, queries: Mapping[str, int], averaged: list[str], average: str) -> pd.DataFrame:
+def _cells(values: pd.DataFrame) -> pd.DataFrame:
     cells = values.groupby(["system", "kind", "dataset"], sort=False, as_index=False).agg(
         value=("value", "mean"), sd=("value", "std"), seeds=("value", "size"), low=("difference", "min"),
         high=("difference", "max"), p=("p", lambda p: p.max(skipna=False)), seen=("seen", "max"),
     )  # fmt: skip
     level = sum((cells["p"] < limit).astype(int) for limit in LEVELS)
-    cells["marks"] = level * ((cells["low"] > 0).astype(int) - (cells["high"] < 0).astype(int))
-    if len(averaged) > 1:
-        shared = values[values["dataset"].isin(averaged)]
-        averages = [_average(mine) | {"dataset": average} for _, mine in shared.groupby("system", sort=False)]
-        cells = pd.concat([cells, pd.DataFrame(averages)], ignore_index=True)
-    orders = {"system": list(values["system"].unique()), "dataset": [*queries, average]}
-    cells = cells.sort_values(list(orders), key=lambda names: names.map(orders[names.name].index), ignore_index=True)
-    cells["queries"] = cells["dataset"].map(queries).astype("Int64")
-    cells["seen"] = cells["seen"].fillna(0).astype(int)
-    shown = cells["value"].round(4)
-    return cells.assign(best=shown == shown.groupby(cells["dataset"]).transform("max"))
+    marks = level * ((cells["low"] > 0).astype(int) - (cells["high"] < 0).astype(int))
+    return cells.assign(marks=marks, seen=cells["seen"].fillna(0).astype(int))
 
 
-def _average(values: pd.DataFrame) -> dict[str, Any]:
+def _average(values: pd.DataFrame) -> dict[str, object]:
     # each seed is averaged over datasets only where all datasets have the same seeds
     if values.groupby("dataset")["path"].agg(tuple).nunique() == 1:
         seeds = values.groupby("path")["value"].mean()

@@ -108,15 +108,18 @@ def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
     Raises:
         InputError: both files and what differs, or the file and the metrics that all have.
     """
-    for one, other in itertools.combinations(files, 2):
-        for name in one.results.collections.keys() & other.results.collections.keys():
-            for fact in FACTS:
-                ours, theirs = (getattr(file.results.collections[name], fact) for file in (one, other))
-                if None not in (ours, theirs) and ours != theirs:
-                    raise InputError(
-                        f"{one.path} and {other.path} are of different versions of {name}: {fact} is {ours} in the "
-                        f"first and {theirs} in the second; evaluate both on the same data"
-                    )
+    known: dict[tuple[str, str], tuple[object, Path]] = {}
+    for file in files:
+        for name, fact in itertools.product(file.results.collections, FACTS):
+            value = getattr(file.results.collections[name], fact)
+            first, path = (
+                known.setdefault((name, fact), (value, file.path)) if value is not None else (value, file.path)
+            )
+            if first != value:
+                raise InputError(
+                    f"{path} and {file.path} are of different versions of {name}: {fact} is {first} in the first and "
+                    f"{value} in the second; evaluate both on the same data"
+                )
     for file in files:
         if metric not in shared_metrics([file]):
             shared = ", ".join(shared_metrics(files)) or "none"
@@ -129,33 +132,29 @@ def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: 
     Raises:
         InputError: two files disagree on one.
     """
-    for _, same in values.groupby(keys, sort=False, dropna=False):
-        first = same.iloc[0]
-        for _, other in same[(same[column] - first[column]).abs() > SAME * max(1.0, abs(first[column]))].iterrows():
-            raise InputError(
-                f"{first['path']} and {other['path']} disagree on {what} of {first['system']} on {first['dataset']} "
-                f"({first[column]:.6g} and {other[column]:.6g}); {remedy}"
-            )
+    first = values.groupby(keys, sort=False, dropna=False)[[column, "path"]].transform("first")
+    apart = (values[column] - first[column]).abs() > SAME * first[column].abs().clip(lower=1)
+    for place, other in values[apart].iterrows():
+        raise InputError(
+            f"{first.loc[place, 'path']} and {other['path']} disagree on {what} of {other['system']} on "
+            f"{other['dataset']} ({first.loc[place, column]:.6g} and {other[column]:.6g}); {remedy}"
+        )
     return values.drop_duplicates(keys)
 
 
-def p_against_base(file: ResultsFile, dataset: str, metric: str) -> float:
+def p_by_query(file: ResultsFile, dataset: str, metric: str) -> float:
     """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
 
-    The results have it for NDCG@10; for other metrics it is computed by the same test and seed from the per-query
-    values beside them. NaN where nothing can be tested: one query, or no per-query files.
+    From the per-query values beside the results, by the test and seed of the evaluation. NaN where nothing can be
+    tested: one query, no base, or no per-query files.
 
     Raises:
         InputError: per-query files do not belong to the results.
     """
     base = file.results.untouched_base
-    if base is None or base.datasets[dataset].n_queries == 1:
-        return math.nan
-    if metric == METRIC:
-        p = base.datasets[dataset].p_randomisation
-        return math.nan if p is None else p
     folder, slugs = runs_folder(file.path) / dataset, ("model", "untouched_base")
-    if not all((folder / f"{slug}.per_query.json").is_file() for slug in slugs):
+    files = [folder / f"{slug}.per_query.json" for slug in slugs]
+    if base is None or base.datasets[dataset].n_queries == 1 or not all(path.is_file() for path in files):
         return math.nan
     from ragcun.retrieval.metrics import paired_tests
 

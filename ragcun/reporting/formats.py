@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 BETTER, WORSE = "↑", "↓"
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
 FURTHER = ("MRR@10", "Recall@100", "MAP@100")
-RESULTS, LABEL = "results", "tab:results"
+RESULTS = "results"
 CSV_COLUMNS = ["system", "kind", "metric", "dataset", "queries", "value", "sd", "seeds", "p", "marks"]
 FORMULA = ("=", "+", "-", "@")
 LATEX = {
@@ -34,12 +33,7 @@ LATEX = {
 
 
 def comparison_table(
-    specs: Sequence[str],
-    metric: str = METRIC,
-    layout: str | None = None,
-    output: str | Path | None = None,
-    caption: str | None = None,
-    label: str = LABEL,
+    specs: Sequence[str], metric: str, layout: str | None, output: str | None, caption: str | None, label: str
 ) -> str:
     """Compare results files (none: all in ``results``) and return the table, also written to `output` where given.
 
@@ -48,12 +42,11 @@ def comparison_table(
     Raises:
         InputError: files cannot be read or compared, the format is unclear, or `output` would replace an input.
     """
-    if layout is None and output is not None and Path(output).suffix not in SUFFIXES:
+    layout = layout or SUFFIXES.get(Path(output or "results.md").suffix)
+    if layout is None:
         raise InputError(f"--output {output}: the format is unclear; give --format, or end the name in .md, .tex, .csv")
-    layout = layout or (SUFFIXES[Path(output).suffix] if output else "markdown")
     results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
-    if output is not None:
-        _require_free(Path(output), results)
+    _check_free([output] if output else [], results)
     comparison = compare(results, metric)
     if layout == "latex":
         text = latex_comparison(comparison, caption, label)
@@ -64,9 +57,7 @@ def comparison_table(
     return text
 
 
-def paper_tables(
-    specs: Sequence[str], output: str | Path, caption: str | None = None, label: str = LABEL
-) -> list[Path]:
+def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: str) -> list[Path]:
     """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it; return all three.
 
     NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
@@ -74,17 +65,15 @@ def paper_tables(
     Raises:
         InputError: files cannot be read or compared, or `output` is no ``.tex`` or would replace an input.
     """
-    output = Path(output)
-    if output.suffix != ".tex":
+    if Path(output).suffix != ".tex":
         raise InputError(f"--output {output} is a LaTeX file; let its name end in .tex")
-    places = [output, output.with_suffix(".md"), output.with_suffix(".csv")]
+    places = [Path(output).with_suffix(suffix) for suffix in (".tex", ".md", ".csv")]
     results = [read_named(spec) for spec in specs]
-    for place in places:
-        _require_free(place, results)
+    _check_free(places, results)
     shared = shared_metrics([file for named in results for file in named.files])
     if absent := [metric for metric in FURTHER if metric not in shared]:
         logger.info("%s: not in all files; left out", ", ".join(absent))
-    comparisons = [compare(results, metric) for metric in (METRIC, *(each for each in FURTHER if each in shared))]
+    comparisons = [compare(results, metric) for metric in (METRIC, *FURTHER) if metric not in absent]
     labels = [label, *(f"{label}-{each.metric.replace('@', '').lower()}" for each in comparisons[1:])]
     tex = "\n".join(
         latex_comparison(each, caption and f"{caption} ({each.metric})", name)
@@ -96,13 +85,20 @@ def paper_tables(
     return places
 
 
+def _check_free(places: Sequence[str | Path], results: Sequence[NamedResults]) -> None:
+    files = [file.path.resolve() for named in results for file in named.files]
+    taken = {*files, *(path.with_suffix(".md") for path in files)}
+    for place in places:
+        if Path(place).resolve() in taken:
+            raise InputError(f"{place} would replace what ragcun evaluate wrote; give --output another name")
+
+
 def markdown_comparison(comparison: Comparison) -> str:
     """Lay out a comparison as a Markdown table, the best value of a column in bold, and its notes."""
-    table = _layout(comparison, BOLD)
-    header = [f"{name} ({count} queries)" if count else name for name, count in _counts(comparison)]
-    rows = [[str(title), *texts] for title, *texts in table.itertuples()]
+    table, counts = _texts(comparison, BOLD), comparison.queries
+    header = [f"{name} ({counts[name]:,} queries)" if name in counts else name for name in table]
     notes = "".join(f"- {' '.join(note.split())}\n" for note in notes_of(comparison))
-    return f"{markdown_table(['system', *header], rows)}\n{notes}"
+    return f"{markdown_table(['system', *header], table.reset_index().to_numpy().tolist())}\n{notes}"
 
 
 def csv_comparison(comparisons: Sequence[Comparison]) -> str:
@@ -117,7 +113,7 @@ def csv_comparison(comparisons: Sequence[Comparison]) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def latex_comparison(comparison: Comparison, caption: str | None = None, label: str = LABEL) -> str:
+def latex_comparison(comparison: Comparison, caption: str | None, label: str) -> str:
     r"""Lay out a comparison as a complete ``table`` environment; the preamble needs ``\usepackage{booktabs}``.
 
     A rule separates untouched bases and baselines from models; the notes are below the table. `caption` is plain text;
@@ -128,21 +124,33 @@ def latex_comparison(comparison: Comparison, caption: str | None = None, label: 
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._-]*", label):
         raise InputError(f"--label {label!r}: a label is made of letters, digits and :._-; give another one")
-    table = _layout(comparison, "\\textbf{{{}}}", escape)
-    counts = [(escape(name), f"{count} queries" if count else "") for name, count in _counts(comparison)]
-    table.columns = pd.MultiIndex.from_tuples(counts)
+    table, counts = _texts(comparison, "\\textbf{{{}}}", escape), comparison.queries
+    table.columns = pd.MultiIndex.from_tuples(
+        (escape(name), f"{counts[name]:,} queries" if name in counts else "") for name in table
+    )
     titles = [escape(title) for title in table.index]
     if comparison.bases:
         titles[-len(comparison.bases)] = f"\\midrule\n{titles[-len(comparison.bases)]}"
     table.index = pd.Index(titles)
     text = str(
         table.style.to_latex(
-            column_format="l" * (len(counts) + 1), position="t", position_float="centering", hrules=True, label=label,
-            caption=escape(caption or f"{comparison.metric} on each dataset."), multicol_align="l",
+            column_format="l" * (len(table.columns) + 1), position="t", position_float="centering", hrules=True,
+            label=label, caption=escape(caption or f"{comparison.metric} on each dataset."), multicol_align="l",
         )
     )  # fmt: skip
     notes = ["\\par\\smallskip", "\\begin{minipage}{\\linewidth}", "\\footnotesize", *map(escape, notes_of(comparison))]
     return text.replace("\\end{table}", "\n".join([*notes, "\\end{minipage}", "\\end{table}"]))
+
+
+def _texts(comparison: Comparison, best: str, write: Callable[[str], str] = str) -> pd.DataFrame:
+    """Return the cells as texts, systems × datasets, each as `write` gives it and the best of a column as `best`."""
+    cells, texts = comparison.cells, []
+    for cell in cells.itertuples():
+        marks = (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
+        text = f"{cell.value:.4f}{'' if pd.isna(cell.sd) else f' ± {cell.sd:.4f}'}{f' ({marks})' if marks else ''}"
+        texts.append((best if cell.best else "{}").format(write(text)))
+    table = cells.assign(text=texts).pivot(index="system", columns="dataset", values="text")
+    return table.reindex(index=cells["system"].unique(), columns=comparison.columns).fillna(write(ABSENT))
 
 
 def escape(text: str) -> str:
@@ -194,27 +202,3 @@ def _model_notes(comparison: Comparison) -> Iterator[str]:
             f"Mean ± sample standard deviation over seeds ({'; '.join(counts)}); marked where every seed by itself is "
             "significant in that direction."
         )
-
-
-def _layout(comparison: Comparison, best: str, write: Callable[[str], str] = str) -> pd.DataFrame:
-    """Return a table of texts, systems × datasets, each as `write` gives it and the best of a column as `best`."""
-    cells = comparison.cells
-    texts = [(best if cell.best else "{}").format(write(_cell(cell))) for cell in cells.itertuples()]
-    table = cells.assign(text=texts).pivot(index="system", columns="dataset", values="text")
-    return table.reindex(index=cells["system"].unique(), columns=comparison.columns).fillna(write(ABSENT))
-
-
-def _counts(comparison: Comparison) -> list[tuple[str, str]]:
-    counts = {name: f"{count:,}" for name, count in comparison.queries.items()}
-    return [(name, counts.get(name, "")) for name in comparison.columns]
-
-
-def _cell(cell: Any) -> str:
-    marks = (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
-    return f"{cell.value:.4f}" + ("" if pd.isna(cell.sd) else f" ± {cell.sd:.4f}") + (f" ({marks})" if marks else "")
-
-
-def _require_free(output: Path, results: Sequence[NamedResults]) -> None:
-    for file in (file for named in results for file in named.files):
-        if output.resolve() in (file.path.resolve(), file.path.resolve().with_suffix(".md")):
-            raise InputError(f"{output} would replace what ragcun evaluate wrote; give --output another name")

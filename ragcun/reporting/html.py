@@ -18,14 +18,20 @@ import ragcun
 from ragcun.errors import InputError
 from ragcun.io import write_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
-from ragcun.reporting.isotropy import LABELS, measure_table, measure_tables, title_of
-from ragcun.reporting.isotropy_plots import figures_of
+from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, examples, gather, visible
-from ragcun.reporting.tables import ABSENT, Table, metric_tables, score_tables, summary, verdicts
+from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_tables, verdicts
+from ragcun.results import METRIC
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
 """Settings that decide nothing about a model."""
+RELATIONS = {"better": "than", "worse": "than", "not distinguishable": "from", "not tested": "against"}
+OPENINGS = {
+    "": f"Against the untouched base, by {METRIC}",
+    "unseen": "On queries whose relevant documents were no training positives",
+    "held_out": "Among documents hidden from training",
+}
 CAPTIONS = {
     "spectrum": "Spectrum of the documents' covariance.",
     "norms": "Lengths of queries and documents.",
@@ -78,8 +84,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"summary": summary, "shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
-    made.globals["labels"] = LABELS
+    made.filters |= {"shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
+    made.globals |= {"labels": LABELS, "parts": TITLES, "openings": OPENINGS, "relations": RELATIONS}
     return made
 
 
@@ -129,7 +135,8 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
         "data_dir": next(filter(None, places), "data"),
         "curves": _curves(run),
         "evaluations": [
-            (path, results.model.title, verdicts(results), metric_tables(results)) for path, results in run.evaluations
+            (path, results.model.title, list(verdicts(results).itertuples()), metric_tables(results))
+            for path, results in run.evaluations
         ],
         "examples": [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],

@@ -1,20 +1,35 @@
-"""Isotropy reports: reading ``isotropy.json``, and tables of its measures."""
+"""Isotropy reports: reading ``isotropy.json``, tables of its measures, and figures with the untouched base first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
 from ragcun.io import read_json
 from ragcun.isotropy.intervals import Measure
+from ragcun.isotropy.pairs import Distribution
 from ragcun.isotropy.report import FORMAT, IsotropyReport, SystemReport
+from ragcun.reporting import plots
+from ragcun.reporting.plots import BLUE, LIGHT_GREY, VERMILLION, Look, finish, panel_grid
 from ragcun.reporting.tables import ABSENT, Table, markdown_table
 from ragcun.results import typed
 
 SPACES = ("documents", "queries", "together")
+ZERO = 1e-12
+"""An eigenvalue below this share of the mean is what rounding leaves of 0; a log axis has no place for it."""
+CONSTANT = 1e-4
+"""Values whose range is below this share of their mean are drawn as one line: bins would show rounding."""
+REFERENCE: dict[str, Any] = {"color": LIGHT_GREY, "linestyle": (0, (2, 1)), "linewidth": 1.2}
+Outline = tuple[str, Distribution, str, str]
+"""A distribution to draw: its label, what it is, its colour and its line."""
 
 
 class Label(NamedTuple):
@@ -47,13 +62,6 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class _Data:
-    name: str
-    n_documents: int
-    n_queries: int
-
-
 def read_isotropy(path: str | Path) -> IsotropyReport:
     """Read and validate an ``isotropy.json``; its settings and manifest are left out.
 
@@ -63,25 +71,22 @@ def read_isotropy(path: str | Path) -> IsotropyReport:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
-    data = typed(_Data, content.get("data"), path, "data")
-    systems: list[SystemReport] = typed(list[SystemReport], content.get("systems"), path, "systems")
-    if not systems:
+    data = typed(dict[str, Any], content.get("data"), path, "data")
+    facts = {name: data.get(name) for name in ("name", "n_documents", "n_queries")}
+    report: IsotropyReport = typed(IsotropyReport, {**facts, "systems": content.get("systems")}, path)
+    if not report.systems:
         raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
-    for number, system in enumerate(systems):
-        for place, found, keys in _needed(system):
-            for key in keys:
-                if key not in found:
-                    where = f"{path}: systems[{number}].{place}"
-                    raise InputError(f"{where} lacks {key!r}; write it again with ragcun isotropy")
-    return IsotropyReport(data.name, data.n_documents, data.n_queries, systems)
-
-
-def _needed(system: SystemReport) -> Iterator[tuple[str, Mapping[str, object], tuple[str, ...]]]:
-    yield "spaces", system.spaces, ("documents",)
-    for name, space in system.spaces.items():
-        yield f"spaces.{name:.60}.distances", space.distances, ("random", "nearest")
-    if system.pairs is not None:
-        yield "pairs.distances", system.pairs.distances, ("relevant", "random")
+    for number, system in enumerate(report.systems):
+        needed: list[tuple[str, Mapping[str, object], str]] = [("spaces", system.spaces, "documents")]
+        for name, space in system.spaces.items():
+            needed += [(f"spaces.{name:.60}.distances", space.distances, key) for key in ("random", "nearest")]
+        if system.pairs is not None:
+            needed += [("pairs.distances", system.pairs.distances, key) for key in ("relevant", "random")]
+        for place, found, key in needed:
+            if key not in found:
+                where = f"{path}: systems[{number}].{place}"
+                raise InputError(f"{where} lacks {key!r}; write it again with ragcun isotropy")
+    return report
 
 
 def title_of(system: SystemReport) -> str:
@@ -90,10 +95,7 @@ def title_of(system: SystemReport) -> str:
 
 
 def measure_tables(systems: Sequence[SystemReport]) -> list[Table]:
-    """Lay out what was measured of all systems: a table for each space, and one for pairs.
-
-    A column for each system, with the 95 % interval; what N(0, I) gives at the same size; and the rows measured.
-    """
+    """Lay out what was measured of all systems: a table for each space, and one for pairs."""
     titles = [title_of(system) for system in systems]
     tables = []
     for space in SPACES:
@@ -108,7 +110,7 @@ def measure_tables(systems: Sequence[SystemReport]) -> list[Table]:
 
 
 def measure_table(caption: str, titles: Sequence[str], measures: Sequence[Mapping[str, Measure]]) -> Table:
-    """Lay out measures by name, a column for each of `titles`."""
+    """Lay out measures by name: values with 95 % intervals by title, what N(0, I) gives, and the rows measured."""
     rows = []
     for name in dict.fromkeys(name for each in measures for name in each):
         found = [each[name] for each in measures if name in each]
@@ -143,3 +145,141 @@ def _cell(measure: Measure | None) -> str:
         return ABSENT
     interval = "" if measure.low is None else f" ({number(measure.low)} … {number(measure.high)})"
     return number(measure.value) + interval
+
+
+def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
+    """Write spectrum.png, norms.png, distances.png, hubness.png, and pca.png where there are judged queries.
+
+    Raises:
+        InputError: the file is missing or is no isotropy report, or holds more systems than can be told apart.
+    """
+    systems = read_isotropy(report_path).systems
+    written = []
+    for name, draw in figures_of(systems).items():
+        written.append(Path(output_dir) / f"{name}.png")
+        plots.write_png(draw(systems), written[-1])
+    return written
+
+
+def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
+    """Draw each system's covariance eigenvalues λᵢ / λ̄ (log axis) against i; zeros are counted in the legend."""
+    figure, (axes,) = panel_grid(1, 4.0)
+    axes.axhline(1, **REFERENCE, label="isotropic: all are equal")
+    for look, system in _with_looks(systems):
+        eigenvalues = np.asarray(system.spaces["documents"].spectrum, dtype=np.float64)
+        mean = eigenvalues.mean()
+        shown = eigenvalues > ZERO * mean
+        scaled = np.where(shown, eigenvalues, np.nan) / (mean or 1.0)
+        zeros = f", {(~shown).sum()} of {len(shown)} are 0" if not shown.all() else ""
+        _line(axes, np.arange(1, len(scaled) + 1), scaled, look, zeros)
+    axes.set_yscale("log")
+    axes.set(xlabel="index of the eigenvalue (dimension), documents", ylabel="eigenvalue / mean eigenvalue (log scale)")
+    return finish(figure)
+
+
+def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
+    """Draw the share of rows that are among the k nearest of at least x others, against x, both axes logarithmic.
+
+    The legend has the share of rows that are near to none. The mean of x is k whatever the geometry.
+    """
+    figure, (axes,) = panel_grid(1, 4.0)
+    chosen = _with_looks(systems)
+    for look, system in chosen:
+        occurrence = system.spaces["documents"].k_occurrence
+        by_times = dict(sorted((int(times), rows) for times, rows in occurrence.counts.items()))
+        share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence.n
+        times = np.array(list(by_times))
+        antihubs = f", {by_times.get(0, 0) / occurrence.n:.1%} never"
+        _line(axes, times[times > 0], share[times > 0], look, antihubs)
+    for k in sorted({system.spaces["documents"].k_occurrence.k for _, system in chosen}):
+        axes.axvline(k, **REFERENCE, label=f"mean of all: k = {k}")
+    axes.set(xscale="log", yscale="log", xlabel="x: times among the k nearest of others (log scale)")
+    axes.set_ylabel("share of documents with x or more (log scale)")
+    return finish(figure)
+
+
+def histograms_figure(systems: Sequence[SystemReport], of: str) -> Figure:
+    """Draw densities of Euclidean lengths or distances, a panel for each system, each on its own scale.
+
+    Lengths are of documents and queries. Distances are of relevant and random pairs of query and document where there
+    are judged queries, else of random pairs of documents; and from each document to its nearest other one.
+    """
+    found = _with_looks(systems)
+    figure, grid = panel_grid(len(found))
+    for axes, (look, system) in zip(grid, found, strict=True):
+        for each in _lengths(system) if of == "length" else _distances(system):
+            _outline(axes, *each)
+        axes.set(title=look.name, xlabel=f"Euclidean {of}", ylabel=f"density (per unit of {of})")
+        if not axes.patches:
+            places = [float(np.asarray(line.get_xdata())[0]) for line in axes.lines]
+            room = 0.1 * max(map(abs, places)) or 1.0
+            axes.set(xlim=(min(places) - room, max(places) + room), yticks=[], ylabel="no spread (all are equal)")
+    return finish(figure)
+
+
+def _lengths(system: SystemReport) -> list[Outline]:
+    sides = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
+    return [(side, system.spaces[side].norms, *style) for side, style in sides.items() if side in system.spaces]
+
+
+def _distances(system: SystemReport) -> list[Outline]:
+    among = system.spaces["documents"].distances
+    nearest = ("document to nearest document", among["nearest"], plots.GREEN, ":")
+    if system.pairs is None:
+        return [("document to random document", among["random"], plots.PURPLE, "-."), nearest]
+    pairs = system.pairs.distances
+    relevant = ("query to relevant document", pairs["relevant"], BLUE, "-")
+    return [relevant, ("query to random document", pairs["random"], VERMILLION, "--"), nearest]
+
+
+def _outline(axes: Axes, label: str, values: Distribution, colour: str, line: str) -> None:
+    if values.max - values.min <= CONSTANT * abs(values.mean):
+        axes.axvline(values.mean, color=colour, linestyle=line, linewidth=1.6, label=label)
+        return
+    counts, edges = np.asarray(values.counts, dtype=np.float64), np.asarray(values.edges)
+    n, bins = counts.sum(), len(counts)
+    # bins are joined until there are at most 2∛n of them (the Rice rule): few values in many bins show noise
+    joined = next(each for each in range(1, bins + 1) if bins % each == 0 and bins / each <= max(1, 2 * n ** (1 / 3)))
+    counts, edges = counts.reshape(-1, joined).sum(1), edges[::joined]
+    axes.stairs(counts / (n * np.diff(edges)), edges, color=colour, linestyle=line, linewidth=1.6, label=label)
+
+
+def pca_figure(systems: Sequence[SystemReport]) -> Figure:
+    """Draw judged queries, linked to their relevant documents, on the first two principal axes; a panel per system.
+
+    Both axes of a panel have one scale. Their names say the share of the documents' variance that they hold.
+    """
+    found = [(look, system.pairs.pca) for look, system in _with_looks(systems) if system.pairs is not None]
+    figure, grid = panel_grid(len(found), 3.4)
+    for axes, (look, pca) in zip(grid, found, strict=True):
+        queries, documents = (np.asarray(rows, dtype=np.float64) for rows in (pca.queries, pca.documents))
+        links = [(queries[query], documents[document]) for query, document in pca.links]
+        axes.add_collection(LineCollection(links, colors=LIGHT_GREY, linewidths=0.8, zorder=1))
+        axes.plot(*documents.T, "o", color=BLUE, markersize=4, label="relevant document", zorder=2)
+        axes.plot(*queries.T, "^", color=VERMILLION, markersize=6.5, markeredgecolor="white", label="query", zorder=3)
+        first, second = (f"principal axis {i} ({share:.1%} of variance)" for i, share in enumerate(pca.explained, 1))
+        axes.set(title=look.name, xlabel=first, ylabel=second)
+        axes.set_aspect("equal", adjustable="datalim")
+    return finish(figure)
+
+
+FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
+    "spectrum": spectrum_figure, "norms": partial(histograms_figure, of="length"),
+    "distances": partial(histograms_figure, of="distance"), "hubness": hubness_figure, "pca": pca_figure,
+}  # fmt: skip
+
+
+def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[SystemReport]], Figure]]:
+    """Return the figures that can be drawn of systems: all, without judged queries all but the last."""
+    judged = any(system.pairs is not None for system in systems)
+    return {name: draw for name, draw in FIGURES.items() if judged or name != "pca"}
+
+
+def _line(axes: Axes, x: Any, y: Any, look: Look, note: str) -> None:
+    axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.6, label=f"{look.name}{note}")
+
+
+def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemReport]]:
+    ordered = sorted(systems, key=lambda system: not system.untouched)
+    found = plots.looks([system.model for system in ordered], [system.untouched for system in ordered])
+    return list(zip(found, ordered, strict=True))

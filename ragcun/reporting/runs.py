@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from ragcun.data.beir import Collection, Document, load_collection
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
@@ -17,7 +19,6 @@ from ragcun.options import read_yaml
 from ragcun.reporting.files import ResultsFile, read_results_file
 from ragcun.reporting.isotropy import read_isotropy
 from ragcun.results import is_results
-from ragcun.retrieval import runs as run_files
 from ragcun.retrieval.runs import read_run, runs_folder
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ KEPT = frozenset("\n\t\u200c\u200d\u00ad")
 """Line feed, tab, the joiners that scripts and emoji need, and the soft hyphen."""
 HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Categories of Unicode: controls, formats (bidirectional ones among them), lone surrogates, separators."""
+Scores = Mapping[str, float]
 SYSTEMS = ("untouched_base", "model")
+EMPTY = Document("", "")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Example(NamedTuple):
     query: str
     text: str | None
     values: tuple[float, float]
-    documents: tuple[Sequence[Ranked], Sequence[Ranked]]
+    documents: list[list[Ranked]]
 
 
 class Examples(NamedTuple):
@@ -154,8 +157,6 @@ class Examples(NamedTuple):
 
 def visible(text: str) -> str:
     r"""Return `text` with every character that has no shape, or that turns the order of others, as its code point.
-
-    Unpaired surrogates are among them, so that the result can always be written as UTF-8.
 
     >>> visible("a\x00b\u202ec")
     'a⟨U+0000⟩b⟨U+202E⟩c'
@@ -188,19 +189,19 @@ def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples]:
 
 
 def extremes(
-    base: Mapping[str, float], model: Mapping[str, float], count: int = QUERIES
+    base: Mapping[str, float], model: Mapping[str, float]
 ) -> tuple[list[str], list[str], tuple[int, int, int]]:
-    """Return the queries of the largest gains and the largest losses, and how many are better, worse and the same.
+    """Return the queries of the 5 largest gains and losses, and how many are better, worse and the same.
 
     Equal differences keep the order of `model`.
 
     >>> extremes({"a": 0.5, "b": 0.5, "c": 1.0}, {"a": 1.0, "b": 0.5, "c": 0.0})
     (['a'], ['c'], (1, 1, 1))
     """
-    gains = {query: model[query] - base[query] for query in model}
-    gained = sorted((query for query in gains if gains[query] > 0), key=gains.__getitem__, reverse=True)
-    lost = sorted((query for query in gains if gains[query] < 0), key=gains.__getitem__)
-    return gained[:count], lost[:count], (len(gained), len(lost), len(model) - len(gained) - len(lost))
+    gains = pd.Series({query: model[query] - base[query] for query in model}, dtype=float)
+    gained, lost = gains[gains > 0], gains[gains < 0]
+    counts = (len(gained), len(lost), len(gains) - len(gained) - len(lost))
+    return list(gained.nlargest(QUERIES).index), list(lost.nsmallest(QUERIES).index), counts
 
 
 def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
@@ -215,37 +216,33 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
         raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
     gains, losses, counts = extremes(base, model)
     runs = [read_run(folder / f"{system}.trec") for system in SYSTEMS]
-    texts = _texts(file, name, data_dir)
-    collection = texts if isinstance(texts, Collection) else None
+    collection, reason = _collection(file, name, data_dir)
 
     def example(query: str) -> Example:
-        text = None if collection is None else excerpt(collection.queries.get(query, ""))
-        first, second = (_first(run, query, collection) for run in runs)
-        return Example(query, text, (base[query], model[query]), (first, second))
+        found = [list(run.get(query, {}))[:DOCUMENTS] for run in runs]
+        values = (base[query], model[query])
+        if collection is None:
+            return Example(query, None, values, [[Ranked(document) for document in each] for each in found])
+        judged = collection.qrels.get(query, {})
+        texts = [[(i, collection.documents.get(i, EMPTY)) for i in each] for each in found]
+        ranked = [[Ranked(i, excerpt(x.title), excerpt(x.text), judged.get(i, 0)) for i, x in each] for each in texts]
+        return Example(query, excerpt(collection.queries.get(query, "")), values, ranked)
 
     chosen = {"Largest gains": list(map(example, gains)), "Largest losses": list(map(example, losses))}
-    return Examples(name, None, texts if isinstance(texts, str) else None, counts, chosen)
+    return Examples(name, None, reason, counts, chosen)
 
 
-def _first(run: run_files.Run, query: str, collection: Collection | None) -> list[Ranked]:
-    found = list(run.get(query, {}))[:DOCUMENTS]
-    if collection is None:
-        return [Ranked(document) for document in found]
-    judged = collection.qrels.get(query, {})
-    texts = [(document, collection.documents.get(document, Document("", ""))) for document in found]
-    return [Ranked(name, excerpt(text.title), excerpt(text.text), judged.get(name, 0)) for name, text in texts]
-
-
-def _texts(file: ResultsFile, name: str, data_dir: Path | None) -> Collection | str:
+def _collection(file: ResultsFile, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
+    """Return the evaluated collection, or None and why its texts are not shown."""
     about, place = file.results.collections[name], data_dir or file.results.manifest.get("data_dir")
     if place is None:
-        return "the results do not say where the collection is; name its folder with --data_dir"
+        return None, "the results do not say where the collection is; name its folder with --data_dir"
     try:
         collection = load_collection(Path(place) / name, about.split)
     except InputError as error:
         logger.warning("%s: texts are not shown: %s", name, error)
-        return f"{error}; name the folder of collections with --data_dir"
+        return None, f"{error}; name the folder of collections with --data_dir"
     if collection.sha256() != about.sha256:
         logger.warning("%s: texts are not shown: %s has changed since the evaluation", name, Path(place) / name)
-        return f"the collection in {Path(place) / name} is not the one that was evaluated"
-    return collection
+        return None, f"the collection in {Path(place) / name} is not the one that was evaluated"
+    return collection, None

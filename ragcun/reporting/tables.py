@@ -1,14 +1,16 @@
-"""Tables of one evaluation, its verdicts against the untouched base, and what all tables of results share."""
+"""The scores of an evaluation as one frame, its verdicts against the untouched base, and its tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
-from ragcun.results import METRIC, PARTS, Part, Results, Scores, SystemScores
+from ragcun.results import METRIC, PARTS, Part, Results, Scores
 
 ABSENT = "–"
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
@@ -16,21 +18,14 @@ DIFFERENCE = "Δ vs base (p)"
 BOLD, STRONG = "**{}**", Markup("<strong>{}</strong>")
 METRICS = (METRIC, "MRR@10", "MAP@100", "Recall@100", "P@10")
 LEVEL = 0.05
-BETTER, WORSE, SAME, UNTESTED = "better", "worse", "not distinguishable", "not tested"
-RELATIONS = {BETTER: "than", WORSE: "than", SAME: "from", UNTESTED: "against"}
-TITLES: dict[Part | None, str] = {
-    None: "all judged queries",
+TITLES = {
+    "": "all judged queries",
     "seen": "queries with a relevant document that was a training positive (seen)",
     "unseen": "queries with no relevant document that was a training positive (unseen)",
     "held_out": "among documents hidden from training (held out)",
 }
-OPENINGS: dict[Part | None, str] = {
-    None: f"Against the untouched base, by {METRIC}",
-    "unseen": "On queries whose relevant documents were no training positives",
-    "held_out": "Among documents hidden from training",
-}
-Place = tuple[str, Part | None]
-"""A dataset, and a part of it; None for the whole."""
+PLACE = ["dataset", "part"]
+NONE = Scores({}, 0)
 
 
 class Table(NamedTuple):
@@ -39,6 +34,55 @@ class Table(NamedTuple):
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
+    """Return a row for each system on each dataset and on each part of it that has queries, in the order of `systems`.
+
+    Columns: system (its title), name, kind (base, baseline or model), precision, truncate_dim, size (bytes of a
+    vector), dataset, part (empty for the whole; seen and unseen only where both have queries), member (of a set such as
+    CQADupStack), queries, documents, seen (queries), a column for each metric, NaN where a system has none. Further
+    `difference`, the model's `metric` minus the system's, and in the model's rows minus the untouched base's; its p of
+    the two-sided paired randomisation test of NDCG@10; against, both as text; and verdict, at level .05.
+    """
+    places: list[tuple[str, Part | None]] = []
+    for dataset, whole in results.model.datasets.items():
+        parts = [part for part in PARTS if whole.part(part)]
+        both = {"seen", "unseen"} <= set(parts)
+        places += [(dataset, None), *((dataset, part) for part in parts if both or part == "held_out")]
+    rows = []
+    for title, system in results.systems:
+        kind = "model" if system is results.model else "base" if system is results.untouched_base else "baseline"
+        about: dict[str, object] = {"system": title, "name": system.name, "kind": kind, "precision": system.precision}
+        about |= {"truncate_dim": system.truncate_dim, "size": system.bytes_per_vector}
+        for dataset, part in places:
+            facts, scores = results.collections[dataset], system.datasets.get(dataset, NONE)
+            seen, scores = scores.part("seen") or NONE, scores.part(part) or NONE
+            place = {"dataset": dataset, "part": part or "", "member": facts.part_of is not None, "all": facts.queries}
+            counts = {"queries": scores.n_queries or None, "documents": scores.n_documents, "seen": seen.n_queries}
+            rows.append({**about, **place, **counts, "p": scores.p_randomisation, metric: np.nan, **scores.metrics})
+    counted = dict.fromkeys(("size", "queries", "documents", "seen", "all", "truncate_dim"), "Int64")
+    frame = pd.DataFrame(rows).astype({**counted, "p": float, metric: float})
+    frame["queries"] = frame.groupby(PLACE)["queries"].transform("last").fillna(frame.pop("all"))
+    values, p = (frame[name].to_numpy(copy=True).reshape(-1, len(places)) for name in (metric, "p"))
+    difference = values[-1] - values
+    p[-1], difference[-1] = (p[0], difference[0]) if results.untouched_base else (np.nan, np.nan)
+    frame["p"], frame["difference"] = p.ravel(), difference.ravel()
+    frame["against"] = [_difference(*values) for values in zip(frame["difference"], frame["p"], strict=True)]
+    same = (frame["p"] >= LEVEL) | (frame["difference"] == 0)
+    words = ["not tested", "not distinguishable", "better"]
+    return frame.assign(verdict=np.select([frame["p"].isna(), same, frame["difference"] > 0], words, "worse"))
+
+
+def _difference(difference: float, p: float) -> str:
+    tested = "" if pd.isna(p) else " (<0.0001)" if p < 0.0001 else f" ({p:.4f})"
+    return ABSENT if pd.isna(difference) else f"{difference:+.4f}{tested}"
+
+
+def verdicts(results: Results) -> pd.DataFrame:
+    """Return the rows of `results_frame` that judge the model against its untouched base, without members of sets."""
+    frame = results_frame(results)
+    return frame[(frame["kind"] == "model") & ~frame["member"] & frame["difference"].notna()]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -64,56 +108,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*columns, strict=True))
 
 
-def value_of(system: SystemScores | None, place: Place, metric: str = METRIC) -> float | None:
-    """Return a system's metric on a dataset or on a part of it; None where there is none."""
-    scores = _scores(system, place)
-    return scores.metrics.get(metric) if scores else None
-
-
-def _scores(system: SystemScores | None, place: Place) -> Scores | None:
-    whole = system and system.datasets.get(place[0])
-    return whole.part(place[1]) if whole else None
-
-
-def marked(values: Iterable[float | None], best: str = BOLD) -> list[str]:
+def marked(values: Iterable[float], best: str = BOLD) -> list[str]:
     """Write values with four decimals, the highest as `best`, equals at four decimals alike."""
-    texts = [ABSENT if value is None else f"{value:.4f}" for value in values]
+    texts = [ABSENT if pd.isna(value) else f"{value:.4f}" for value in values]
     highest = max((text for text in texts if text != ABSENT), key=float, default="")
     return [best.format(text) if text == highest else text for text in texts]
 
 
-def n_queries(results: Results, place: Place) -> int:
-    """Return the number of judged queries of a dataset or of a part of it."""
-    for _, system in reversed(results.systems):
-        scores = _scores(system, place)
-        if scores and scores.n_queries is not None:
-            return scores.n_queries
-    return results.collections[place[0]].queries
-
-
-def difference_of(results: Results, system: SystemScores, place: Place) -> str:
-    """Write the model's NDCG@10 minus another system's, and its p value where it was tested."""
-    ours, theirs, scores = value_of(results.model, place), value_of(system, place), _scores(system, place)
-    if ours is None or theirs is None or scores is None:
-        return ABSENT
-    p = scores.p_randomisation
-    return f"{ours - theirs:+.4f}" + ("" if p is None else " (<0.0001)" if p < 0.0001 else f" ({p:.4f})")
-
-
-def _sizes(results: Results) -> Mapping[str, list[str]]:
+def _sizes(results: Results) -> dict[str, list[str]]:
     sizes = [system.bytes_per_vector for _, system in results.systems]
     differ = len({size for size in sizes if size is not None}) > 1
     return {"bytes per vector": [ABSENT if size is None else f"{size:,}" for size in sizes]} if differ else {}
-
-
-def places_of(results: Results, names: Sequence[str] | None = None) -> list[Place]:
-    """Return the datasets and their parts that have queries; seen and unseen only where both have."""
-    places: list[Place] = []
-    for name in results.datasets if names is None else names:
-        present = [part for part in PARTS if results.model.datasets[name].part(part)]
-        both = {"seen", "unseen"} <= set(present)
-        places += [(name, None), *((name, part) for part in present if both or part == "held_out")]
-    return places
 
 
 def results_table(results: Results) -> str:
@@ -124,102 +129,45 @@ def results_table(results: Results) -> str:
     second table has the parts of datasets: queries with and without a relevant document among the training positives,
     documents hidden from training, and the members of sets such as CQADupStack.
     """
-    names, base = results.datasets, results.untouched_base
-    titles, systems = zip(*results.systems, strict=True)
-    columns: list[tuple[str, Sequence[str]]] = [("system", titles), *_sizes(results).items()]
-    columns += [(name, marked(value_of(system, (name, None)) for system in systems)) for name in names]
-    columns.append((f"mean {METRIC}", marked(system.average[METRIC] for system in systems)))
-    if base is not None:
-        others = [ABSENT] * (len(systems) - 1)
-        columns += [(f"{name} {DIFFERENCE}", [*others, difference_of(results, base, (name, None))]) for name in names]
+    frame, titles = results_frame(results), [title for title, _ in results.systems]
+    has_base, groups = results.untouched_base is not None, frame.groupby(PLACE, sort=False)
+    wholes = {dataset: rows for (dataset, part), rows in groups if not part and not rows["member"].any()}
+    columns = [("system", titles), *_sizes(results).items()]
+    columns += [(name, marked(rows[METRIC])) for name, rows in wholes.items()]
+    columns.append((f"mean {METRIC}", marked(system.average[METRIC] for _, system in results.systems)))
+    if has_base:
+        others = [ABSENT] * (len(titles) - 1)
+        columns += [(f"{name} {DIFFERENCE}", [*others, rows["against"].iloc[-1]]) for name, rows in wholes.items()]
     header, cells = zip(*columns, strict=True)
     whole = markdown_table(header, zip(*cells, strict=True))
-    members = [name for name in results.model.datasets if name not in names]
-    parts = [place for place in places_of(results, [*names, *members]) if place[1] or place[0] in members]
-    rows = []
-    for place in parts:
-        values = marked(value_of(system, place) for system in systems)
-        difference = [difference_of(results, base, place)] if base else []
-        rows.append([_part_title(results, place), f"{n_queries(results, place):,}", *values, *difference])
-    header = ("part", "queries", *titles, *([DIFFERENCE] if base else []))
-    return f"{whole}\n{markdown_table(header, rows)}" if rows else whole
-
-
-def _part_title(results: Results, place: Place) -> str:
-    (name, part), scores = place, _scores(results.model, place)
-    documents = f", {scores.n_documents:,} documents" if scores and scores.n_documents is not None else ""
-    return f"{name}, {part.replace('_', ' ')}{documents}" if part else name
-
-
-class Verdict(NamedTuple):
-    """Whether the model differs from the untouched base on one part of a dataset."""
-
-    place: Place
-    word: str
-    difference: str
-    n_queries: int
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in words."""
-        name, part = self.place
-        of = f"on {name}" if part is None else f"on {name}, {TITLES[part]}"
-        queries = f"{self.n_queries:,} {'query' if self.n_queries == 1 else 'queries'}"
-        difference = self.difference.replace("(", "(p = ").replace("= <", "< ")
-        return f"{self.word} {RELATIONS[self.word]} the untouched base {of}: {METRIC} {difference}, {queries}"
-
-
-def verdicts(results: Results) -> list[Verdict]:
-    """Judge the model against its untouched base on every part of every dataset; nothing where there is no base."""
-    return [each for place in places_of(results) if (each := verdict(results, place)) is not None]
-
-
-def verdict(results: Results, place: Place) -> Verdict | None:
-    """Judge the model by the paired randomisation test at level .05, two-sided; None where there is no base."""
-    base = results.untouched_base
-    scores, ours, theirs = _scores(base, place), value_of(results.model, place), value_of(base, place)
-    if base is None or scores is None or ours is None or theirs is None:
-        return None
-    if (p := scores.p_randomisation) is None:
-        word = UNTESTED
-    else:
-        word = SAME if ours == theirs or p >= LEVEL else BETTER if ours > theirs else WORSE
-    return Verdict(place, word, difference_of(results, base, place), n_queries(results, place))
-
-
-def summary(found: Sequence[Verdict]) -> list[str]:
-    """Count the verdicts: a sentence on whole datasets, and one each on their unseen queries and held-out documents."""
-    sentences = []
-    for part, opening in OPENINGS.items():
-        mine, phrases = [each for each in found if each.place[1] == part], []
-        for word in RELATIONS:
-            names = [each.place[0] for each in mine if each.word == word]
-            level = f", p < {LEVEL:g}".replace("0.", ".") if word in (BETTER, WORSE) else ""
-            of = "the only dataset" if len(mine) == 1 else f"{len(names)} of {len(mine)} datasets"
-            phrases += [f"{word} on {of} ({', '.join(names)}{level})"] if names else []
-        sentences += [f"{opening}: {'; '.join(phrases)}."] if phrases else []
-    return sentences
+    parts = []
+    for (dataset, part), rows in sorted(groups, key=lambda group: bool(group[1]["member"].any())):
+        if part or rows["member"].any():
+            documents = rows["documents"].iloc[-1]
+            among = "" if pd.isna(documents) else f", {documents:,} documents"
+            title = f"{dataset}, {part.replace('_', ' ')}{among}" if part else dataset
+            difference = [rows["against"].iloc[-1]] if has_base else []
+            parts.append([title, f"{rows['queries'].iloc[0]:,}", *marked(rows[METRIC]), *difference])
+    header = ("part", "queries", *titles, *([DIFFERENCE] if has_base else []))
+    return f"{whole}\n{markdown_table(header, parts)}" if parts else whole
 
 
 def metric_tables(results: Results) -> list[Table]:
     """Lay out each part of each dataset as HTML: a row for each system, a column for each metric, the best bold."""
-    return [_metric_table(results, place) for place in places_of(results)]
-
-
-def _metric_table(results: Results, place: Place) -> Table:
-    model, systems = _scores(results.model, place), results.systems
-    columns: dict[str, Sequence[str]] = {"system": [title for title, _ in systems]}
-    for metric in METRICS:
-        if model is not None and metric in model.metrics:
-            columns[metric] = marked((value_of(system, place, metric) for _, system in systems), STRONG)
-        if metric == METRIC:
-            differences = [difference_of(results, system, place) for _, system in systems[:-1]]
-            columns["this model − it (p)"] = [*differences, ABSENT]
-    columns |= _sizes(results)
-    caption = f"{place[0]}: {TITLES[place[1]]}, n = {n_queries(results, place):,}"
-    if model is not None and model.n_documents is not None:
-        caption += f"; {model.n_documents:,} documents are ranked"
-    return Table(caption, list(columns), list(zip(*columns.values(), strict=True)))
+    frame, tables = results_frame(results), []
+    for (dataset, part), rows in frame[~frame["member"]].groupby(PLACE, sort=False):
+        model = rows.iloc[-1]
+        columns: dict[str, Sequence[str]] = {"system": list(rows["system"])}
+        for metric in METRICS:
+            if metric in model.dropna():
+                columns[metric] = marked(rows[metric], STRONG)
+            if metric == METRIC:
+                columns["this model − it (p)"] = [*rows["against"].iloc[:-1], ABSENT]
+        columns |= _sizes(results)
+        among = "" if pd.isna(model["documents"]) else f"; {model['documents']:,} documents are ranked"
+        caption = f"{dataset}: {TITLES[part]}, n = {model['queries']:,}{among}"
+        tables.append(Table(caption, list(columns), list(zip(*columns.values(), strict=True))))
+    return tables
 
 
 def score_tables(runs: Sequence[tuple[str, Results]]) -> list[Table]:
@@ -227,24 +175,21 @@ def score_tables(runs: Sequence[tuple[str, Results]]) -> list[Table]:
 
     Results on collections of one name but other content, or another split, are in tables of their own.
     """
-    groups: dict[tuple[str, str, str], list[tuple[str, Results]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[list[float], list[str]]]] = {}
     for title, results in runs:
-        for name in results.model.datasets:
-            about = results.collections[name]
-            groups.setdefault((name, about.split, str(about.sha256)), []).append((title, results))
-    names = [name for name, _, _ in groups]
+        frame, base = results_frame(results), results.untouched_base
+        against = "no untouched base" if base is None else f"base: {base.name}"
+        label = f"{title}{results.model.title.removeprefix(results.model.name)} ({against})"
+        for name, rows in frame[frame["part"] == ""].groupby("dataset", sort=False):
+            about, model = results.collections[str(name)], rows.iloc[-1]
+            values = [np.nan if base is None else rows[METRIC].iloc[0], model[METRIC]]
+            texts = [label, model["against"], f"{model['queries']:,}", ABSENT if base is None else model["verdict"]]
+            groups.setdefault((str(name), about.split, str(about.sha256)), []).append((values, texts))
+    names, tables = [name for name, _, _ in groups], []
     header = ["run", f"base {METRIC}", f"run {METRIC}", "run − base (p)", "queries", "verdict"]
-    tables = []
     for (name, split, digest), group in groups.items():
         version = "" if names.count(name) == 1 else f" ({split}, {digest[:12]})"
-        both = [system for _, each in group for system in (each.untouched_base, each.model)]
-        texts, rows = marked((value_of(system, (name, None)) for system in both), STRONG), []
-        for place, (title, results) in enumerate(group):
-            base, found = results.untouched_base, verdict(results, (name, None))
-            against = "no untouched base" if base is None else f"base: {base.name}"
-            label = f"{title}{results.model.title.removeprefix(results.model.name)} ({against})"
-            difference, word = (found.difference, found.word) if found else (ABSENT, ABSENT)
-            queries = f"{n_queries(results, (name, None)):,}"
-            rows.append([label, *texts[2 * place : 2 * place + 2], difference, queries, word])
+        shown = iter(marked((value for values, _ in group for value in values), STRONG))
+        rows = [[label, next(shown), next(shown), *tested] for _, (label, *tested) in group]
         tables.append(Table(f"{METRIC} on {name}{version}", header, rows))
     return tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ragcun.errors import InputError
 from ragcun.reporting.files import check_alike, once, read_results_file
 from ragcun.reporting.isotropy import LABELS, read_isotropy
 from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid, write_png
+from ragcun.reporting.tables import results_frame
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
@@ -32,21 +33,14 @@ WIDE = 100.0
 
 
 def plot_sizes(results: Sequence[str | Path], output: str | Path) -> None:
-    """Write `size_figure` of results files of ``ragcun evaluate`` as a PNG, which is complete or absent."""
+    """Write `size_figure` of results files as a PNG."""
     write_png(size_figure(size_points(results)), output)
 
 
 def plot_isotropy_against_ndcg(
-    results: Sequence[str | Path],
-    isotropy: Sequence[str | Path],
-    output: str | Path,
-    measure: str = "isoscore",
-    space: str = "documents",
+    results: Sequence[str], isotropy: Sequence[str], output: str, measure: str, space: str
 ) -> None:
-    """Write `isotropy_ndcg_figure` of results files and files ``isotropy.json`` as a PNG, complete or absent.
-
-    `space` is ``documents``, ``queries`` or ``together``, or ``pairs`` for a measure of queries and their documents.
-    """
+    """Write `isotropy_ndcg_figure` as a PNG; `space` is documents, queries, together or pairs."""
     name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
     points = isotropy_points(results, isotropy, measure, space)
     write_png(isotropy_ndcg_figure(points, name if space == PAIRS else f"{name}, {space}"), output)
@@ -55,13 +49,12 @@ def plot_isotropy_against_ndcg(
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
     files = [read_results_file(path) for path in paths]
     check_alike(files)
-    return pd.DataFrame(
-        {"model": _identity(system.name), "system": system.name, "title": system.title, "dataset": dataset,
-         "ndcg": scores.metrics[METRIC], "untouched": system is file.results.untouched_base, "path": str(file.path),
-         "baseline": system not in (file.results.model, file.results.untouched_base), "precision": system.precision,
-         "truncate_dim": system.truncate_dim, "size": system.bytes_per_vector}
-        for file in files for _, system in file.results.systems for dataset, scores in system.datasets.items()
-    )  # fmt: skip
+    frame = pd.concat([results_frame(file.results).assign(path=str(file.path)) for file in files], ignore_index=True)
+    frame = frame[frame["part"] == ""].dropna(subset=METRIC)
+    model, untouched = frame["name"].map(_identity), frame["kind"] == "base"
+    return frame.assign(
+        model=model, title=frame["system"], system=frame["name"], ndcg=frame[METRIC], untouched=untouched
+    )
 
 
 def _identity(model: str) -> str:
@@ -81,13 +74,12 @@ def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
     """
     points = _scores(results)
     sized = points["size"].notna()
-    for point in points[~sized & ~points["baseline"]].itertuples():
+    for point in points[~sized & (points["kind"] != "baseline")].itertuples():
         raise InputError(f"{point.path} does not say how large the vectors of {point.system} are; evaluate again")
     points = points[sized].sort_values("untouched", ascending=False, kind="stable", ignore_index=True)
     for point in points[~points["precision"].isin(list(MARKERS))].itertuples():
-        raise InputError(
-            f"{point.path}: precision {point.precision!r} of {point.system} is none of {', '.join(MARKERS)}"
-        )
+        known = ", ".join(MARKERS)
+        raise InputError(f"{point.path}: precision {point.precision!r} of {point.system} is none of {known}")
     return once(points, ["system", "dataset", "precision", "truncate_dim"], "ndcg", METRIC)
 
 
@@ -140,9 +132,9 @@ def isotropy_points(
             system is in both.
     """
     keys, scores = ["model", "dataset"], _scores(results)
-    scores = once(scores[scores["title"] == scores["system"]], keys, "ndcg", METRIC)
-    measured = pd.DataFrame(_measures(isotropy, measure, space), columns=MEASURED)
-    measured = once(measured, keys, "value", f"{measure} of {space}")
+    whole = scores["truncate_dim"].isna() & (scores["precision"].isna() | (scores["precision"] == "float32"))
+    scores = once(scores[whole], keys, "ndcg", METRIC)
+    measured = once(_measures(isotropy, measure, space), keys, "value", f"{measure} of {space}")
     both = measured.merge(scores[[*keys, "ndcg"]], on=keys)
     if both.empty:
         raise InputError(
@@ -194,25 +186,25 @@ def _correlation(points: pd.DataFrame) -> str:
     return f"Spearman's ρ = {rho:+.2f}, n = {len(points)}".replace("-", "−")
 
 
-def _measures(paths: Sequence[str | Path], measure: str, space: str) -> Iterator[dict[str, Any]]:
+def _measures(paths: Sequence[str | Path], measure: str, space: str) -> pd.DataFrame:
     names: set[str] = set()
+    rows = []
     for path in paths:
         report = read_isotropy(path)
         for system in report.systems:
             measured = system.pairs if space == PAIRS else system.spaces.get(space)
             measures = measured.measures if measured is not None else {}
             names |= measures.keys()
-            entry = measures.get(measure)
-            if entry is not None and entry.value is not None:
-                value = {"value": entry.value, "low": entry.low, "high": entry.high, "untouched": system.untouched}
-                place = {"model": _identity(system.model), "system": system.model, "dataset": report.name}
-                yield {**place, **value, "path": str(path)}
+            if (entry := measures.get(measure)) is not None and entry.value is not None:
+                value = (entry.value, entry.low, entry.high, system.untouched, str(path))
+                rows.append((_identity(system.model), system.model, report.name, *value))
     if not names:
         raise InputError(f"no system in {', '.join(map(str, paths))} has measures of {space}; measure with queries")
     if measure not in names:
         near = difflib.get_close_matches(measure, sorted(names), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(sorted(names))}"
         raise InputError(f"unknown measure {measure!r} of {space}; {hint}")
+    return pd.DataFrame(rows, columns=MEASURED)
 
 
 def _listed(points: pd.DataFrame) -> str:

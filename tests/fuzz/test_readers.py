@@ -132,10 +132,10 @@ def run_survives(run: Any, folder: Path) -> None:
 
 def tables(path: Path) -> str:
     comparison = compare([read_named(str(path))])
-    parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_comparison(comparison))
+    parts = (markdown_comparison(comparison), csv_comparison([comparison]), latex_comparison(comparison, None, "tab"))
     results = Results.read(path)
     assert metric_tables(results)
-    return "".join((*parts, results_table(results), *(each.sentence for each in verdicts(results))))
+    return "".join((*parts, results_table(results), *verdicts(results)["against"]))
 
 
 def npy(values: Any) -> bytes:

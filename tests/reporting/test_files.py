@@ -10,7 +10,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
-from ragcun.reporting.files import check_alike, p_against_base, read_named, results_in
+from ragcun.reporting.files import check_alike, p_by_query, read_named, results_in
 from ragcun.retrieval.metrics import paired_tests
 from tests.reporting.samples import results
 
@@ -89,13 +89,13 @@ def test_other_metrics_are_tested_by_query(write, tmp_path):
     for each, values in ((content, ours), (content["untouched_base"], theirs)):
         each["datasets"]["scifact"]["MRR@10"] = sum(values.values()) / 60
     path = write("a.json", content)
-    assert math.isnan(p_against_base(*files_of(path), "scifact", "MRR@10"))
+    assert math.isnan(p_by_query(*files_of(path), "scifact", "MRR@10"))
     per_query(tmp_path, ours, theirs)
-    p = p_against_base(*files_of(path), "scifact", "MRR@10")
+    p = p_by_query(*files_of(path), "scifact", "MRR@10")
     assert p == paired_tests(ours, theirs).p_randomisation < 0.01
     per_query(tmp_path, {**ours, "q0": ours["q0"] + 0.1}, theirs)
     with pytest.raises(InputError, match=r"model\.per_query\.json is not of .*a\.json"):
-        p_against_base(*files_of(path), "scifact", "MRR@10")
+        p_by_query(*files_of(path), "scifact", "MRR@10")
     per_query(tmp_path, {("x" if query == "q0" else query): value for query, value in ours.items()}, theirs)
     with pytest.raises(InputError, match="different queries"):
-        p_against_base(*files_of(path), "scifact", "MRR@10")
+        p_by_query(*files_of(path), "scifact", "MRR@10")

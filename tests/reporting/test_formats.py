@@ -67,7 +67,7 @@ def without_escapes(text):
 
 
 def test_latex_is_well_formed_whatever_names_hold(comparison):
-    table = latex_comparison(comparison(NASTY), caption=NASTY)
+    table = latex_comparison(comparison(NASTY), NASTY, "tab:x")
     plain = without_escapes(table)
     depth = 0
     for character in plain:
@@ -82,7 +82,7 @@ def test_latex_is_well_formed_whatever_names_hold(comparison):
 
 
 def test_latex_rows_are_grouped_and_hold_the_figures(comparison):
-    table = latex_comparison(comparison())
+    table = latex_comparison(comparison(), None, "tab:x")
     groups = [part.splitlines() for part in table.split(r"\toprule")[1].split(r"\bottomrule")[0].split(r"\midrule")]
     cells = [[[cell.strip() for cell in line.removesuffix(r"\\").split("&")] for line in group if line.strip()]
              for group in groups]  # fmt: skip
@@ -109,10 +109,10 @@ def test_latex_caption_and_label(comparison):
     table = latex_comparison(comparison(), "100% of R&D", "tab:main-1")
     assert r"\caption{100\% of R\&D}" in table
     assert r"\label{tab:main-1}" in table
-    assert "NDCG@10" in re.search(r"\\caption\{(.*)\}", latex_comparison(comparison()))[1]
+    assert "NDCG@10" in re.search(r"\\caption\{(.*)\}", latex_comparison(comparison(), None, "tab:x"))[1]
     for label in ("", "a b", "a}b", "a%"):
         with pytest.raises(InputError, match="--label"):
-            latex_comparison(comparison(), label=label)
+            latex_comparison(comparison(), None, label)
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_latex_compiles(comparison, tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here")
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
-    (tmp_path / "t.tex").write_text(document % latex_comparison(comparison(NASTY), NASTY))
+    (tmp_path / "t.tex").write_text(document % latex_comparison(comparison(NASTY), NASTY, "tab:x"))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

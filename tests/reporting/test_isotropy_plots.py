@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from ragcun.reporting.isotropy_plots import FIGURES, distances_figure, plot_isotropy, spectrum_figure
+from ragcun.reporting.isotropy import FIGURES, plot_isotropy
 from ragcun.reporting.plots import GREY
 from tests.reporting.samples import isotropy_report, measured
 
@@ -85,7 +85,7 @@ def test_spectra_are_the_reports_over_their_mean_without_zeros():
     assert "sentence-transformers/all-mpnet-base-v2, 4 of 12 are 0" in named
     assert axes.get_ylim()[0] > 1e-4
     constant = with_documents(documents_only(), spectrum=[0.0] * 12)
-    assert "documents only, 12 of 12 are 0" in legend_of(spectrum_figure([constant]))
+    assert "documents only, 12 of 12 are 0" in legend_of(FIGURES["spectrum"]([constant]))
 
 
 def test_hubness_is_the_share_of_rows_that_occur_so_often_or_oftener():
@@ -122,7 +122,7 @@ def test_norms_of_unit_vectors_are_a_vertical_line_inside_the_panel():
 
 
 def test_distances_are_of_pairs_where_there_are_judged_queries():
-    figure = distances_figure([*systems_of(4), documents_only()])
+    figure = FIGURES["distances"]([*systems_of(4), documents_only()])
     pairs = systems_of(4)[0].pairs.distances
     for label, values in (("query to relevant document", "relevant"), ("query to random document", "random")):
         density, edges, _ = outline(figure.axes[1], label)

@@ -160,7 +160,7 @@ def test_long_names_are_shown_by_their_ends_unless_they_would_be_one(name, shown
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
-        ("isotropy_plots, ragcun.reporting.tradeoffs", ("torch", "matplotlib.pyplot")),
+        ("isotropy, ragcun.reporting.tradeoffs", ("torch", "matplotlib.pyplot")),
         ("formats", ("torch", "matplotlib", "scipy")), ("html", ("torch",)),
     ],
 )  # fmt: skip

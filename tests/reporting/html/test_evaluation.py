@@ -9,7 +9,7 @@ import pytest
 from ragcun.io import write_json
 from ragcun.reporting.html import write_report
 from ragcun.reporting.runs import gather
-from ragcun.reporting.tables import metric_tables, score_tables, summary, verdicts
+from ragcun.reporting.tables import metric_tables, score_tables, verdicts
 from ragcun.results import Results
 from tests.reporting.html.conftest import Page, evaluate, write_isotropy
 
@@ -34,53 +34,29 @@ def judge(results, base, model, p, name="plain"):
     content, read = results
     content["datasets"][name]["NDCG@10"] = model
     content["untouched_base"]["datasets"][name] |= {"NDCG@10": base, "p_randomisation": p}
-    found = verdicts(read(content))
-    return next(verdict for verdict in found if verdict.place == (name, None)), found
+    return verdicts(read(content)).set_index(["dataset", "part"]).loc[(name, "")]
 
 
 @pytest.mark.parametrize(
     ("base", "model", "p", "word"),
     [
-        (0.5, 0.6, 0.0499, "better"),
-        (0.5, 0.6, 0.05, "not distinguishable"),
-        (0.6, 0.5, 0.0499, "worse"),
-        (0.6, 0.6, 0.01, "not distinguishable"),
+        (0.5, 0.6, 0.0499, "better"), (0.5, 0.6, 0.05, "not distinguishable"), (0.6, 0.5, 0.0499, "worse"),
+        (0.6, 0.6, 0.01, "not distinguishable"), (0.5, 0.6, None, "not tested"),
     ],
-)
+)  # fmt: skip
 def test_the_verdict_follows_from_sign_and_level(results, base, model, p, word):
-    verdict, _ = judge(results, base, model, p)
-    assert verdict.word == word
-    assert verdict.sentence.startswith(f"{word} ")
-    assert f"{model - base:+.4f} (p = {p:.4f}), 40 queries" in verdict.sentence
+    if p is None:
+        results[0]["untouched_base"]["datasets"]["plain"]["n_queries"] = 1
+        results[0]["baselines"] = {}
+    verdict = judge(results, base, model, p)
+    assert (verdict["verdict"], verdict["queries"]) == (word, 40 if p else 1)
+    assert verdict["against"] == f"{model - base:+.4f}" + ("" if p is None else f" ({p:.4f})")
 
 
-def test_the_summary_counts_datasets(results):
+def test_verdicts_are_told_and_counted_by_part(results, make_run):
+    """Seen, unseen and held-out queries have verdicts and tables of their own, and are counted apart."""
     judge(results, 0.5, 0.6, 0.01, "hostile")
-    _, found = judge(results, 0.6, 0.5, 0.01)
-    (sentence,) = summary(found)
-    assert sentence.endswith("better on 1 of 2 datasets (hostile, p < .05); worse on 1 of 2 datasets (plain, p < .05).")
-
-
-def test_a_single_query_is_not_tested(results):
-    content, read = results
-    base = content["untouched_base"]["datasets"]["plain"]
-    for key in ("mean_difference", "p_randomisation", "p_t"):
-        del base[key]
-    base["n_queries"] = 1
-    content["baselines"] = {}
-    verdict = verdicts(read(content))[1]
-    assert (verdict.word, verdict.n_queries) == ("not tested", 1)
-    assert verdict.sentence.endswith("1 query")
-
-
-def test_without_a_base_there_is_no_verdict(results, whole_run):
-    content, read = results
-    found = read(content | {"untouched_base": None})
-    assert verdicts(found) == []
-    assert [row[0] for row in metric_tables(found)[0].rows] == ["bm25", str(whole_run / "best_model")]
-
-
-def test_seen_unseen_and_held_out_parts_have_verdicts_and_tables(results):
+    judge(results, 0.6, 0.5, 0.00001)
     content, read = results
     parts = {"seen": (0.9, 0.4, 0.001), "unseen": (0.45, 0.5, 0.4), "held_out": (0.3, 0.5, 0.01)}
     for part, (model, base, p) in parts.items():
@@ -88,13 +64,27 @@ def test_seen_unseen_and_held_out_parts_have_verdicts_and_tables(results):
         content["datasets"]["plain"][part] = counts | {"NDCG@10": model}
         content["untouched_base"]["datasets"]["plain"][part] = counts | {"NDCG@10": base, "p_randomisation": p}
     found = verdicts(read(content))
-    words = {verdict.place[1]: verdict.word for verdict in found if verdict.place[1]}
-    assert words == {"seen": "better", "unseen": "not distinguishable", "held_out": "worse"}
-    assert len(summary(found)) == 3
+    assert dict(zip(found["part"], found["verdict"], strict=True)) == {
+        "": "worse", "seen": "better", "unseen": "not distinguishable", "held_out": "worse",
+    }  # fmt: skip
     tables = metric_tables(read(content))
     assert len(tables) == 5
     assert tables[-1].caption.endswith("n = 20; 1,234 documents are ranked")
     assert list(tables[-1].rows[1]) == ["bm25", "–", "–"]
+    run = make_run()
+    write_json(run / "results.json", content | {"model": str(run / "best_model")})
+    text = Page(write_report([run])).text
+    assert "better on 1 of 2 datasets (hostile, p < .05); worse on 1 of 2 datasets (plain, p < .05)." in text
+    assert "worse than the untouched base on plain: NDCG@10 -0.1000 (p < 0.0001), 40 queries" in text
+    assert "Among documents hidden from training: worse on the only dataset (plain, p < .05)." in text
+    assert "not distinguishable from the untouched base on plain, queries with no relevant document" in text
+
+
+def test_without_a_base_there_is_no_verdict(results, whole_run):
+    content, read = results
+    found = read(content | {"untouched_base": None})
+    assert verdicts(found).empty
+    assert [row[0] for row in metric_tables(found)[0].rows] == ["bm25", str(whole_run / "best_model")]
 
 
 def test_tables_hold_the_scores_of_the_file(whole_run):

@@ -16,17 +16,17 @@ from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
 from ragcun.retrieval.runs import read_run
 
 
-@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=12), st.integers(1, 6))
-def test_extremes_are_the_largest_differences(values, count):
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=20))
+def test_extremes_are_the_largest_differences(values):
     base, model = ({f"q{i}": pair[side] for i, pair in enumerate(values)} for side in (0, 1))
-    gains, losses, counts = extremes(base, model, count)
+    gains, losses, counts = extremes(base, model)
     differences = {query: model[query] - base[query] for query in base}
     assert sum(counts) == len(values)
-    assert (len(gains), len(losses)) == (min(count, counts[0]), min(count, counts[1]))
+    assert (len(gains), len(losses)) == (min(5, counts[0]), min(5, counts[1]))
     for chosen, sign in ((gains, 1), (losses, -1)):
         found = [sign * differences[query] for query in chosen]
         assert all(value > 0 for value in found)
-        assert found == sorted((sign * d for d in differences.values() if sign * d > 0), reverse=True)[:count]
+        assert found == sorted((sign * d for d in differences.values() if sign * d > 0), reverse=True)[:5]
 
 
 def test_examples_come_from_the_run_files(whole_run, data_dir):
