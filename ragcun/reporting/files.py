@@ -111,10 +111,9 @@ def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
     known: dict[tuple[str, str], tuple[object, Path]] = {}
     for file in files:
         for name, fact in itertools.product(file.results.collections, FACTS):
-            value = getattr(file.results.collections[name], fact)
-            first, path = (
-                known.setdefault((name, fact), (value, file.path)) if value is not None else (value, file.path)
-            )
+            if (value := getattr(file.results.collections[name], fact)) is None:
+                continue
+            first, path = known.setdefault((name, fact), (value, file.path))
             if first != value:
                 raise InputError(
                     f"{path} and {file.path} are of different versions of {name}: {fact} is {first} in the first and "

@@ -194,10 +194,9 @@ def _model_notes(comparison: Comparison) -> Iterator[str]:
         yield f"Queries with a relevant document that was a training positive: {'; '.join(counts)}."
     if models["seeds"].max() > 1:
         counts = []
-        for title, cells in models.groupby("system", sort=False):
-            parts = [f"{cell.seeds} on {cell.dataset}" for cell in cells.itertuples()]
-            alike = cells["seeds"].nunique() == 1
-            counts.append(f"{title} {cells['seeds'].iloc[0] if alike else ', '.join(parts)}")
+        for title, cells in models.groupby("system", sort=False)[["seeds", "dataset"]]:
+            parts = [f"{seeds} on {dataset}" for seeds, dataset in cells.to_numpy()]
+            counts.append(f"{title} {cells['seeds'].iloc[0] if cells['seeds'].nunique() == 1 else ', '.join(parts)}")
         yield (
             f"Mean ± sample standard deviation over seeds ({'; '.join(counts)}); marked where every seed by itself is "
             "significant in that direction."

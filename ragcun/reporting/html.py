@@ -20,7 +20,7 @@ from ragcun.io import write_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
-from ragcun.reporting.runs import Run, examples, gather, visible
+from ragcun.reporting.runs import Run, examples, excerpt, gather, visible
 from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_tables, verdicts
 from ragcun.results import METRIC
 
@@ -84,7 +84,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
+    made.filters |= {"excerpt": excerpt, "shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
     made.globals |= {"labels": LABELS, "parts": TITLES, "openings": OPENINGS, "relations": RELATIONS}
     return made
 

@@ -124,8 +124,8 @@ def loss_figure(metrics_path: str | Path) -> Figure:
     Raises:
         InputError: the file is missing, holds no step, or a row lacks its step or total.
     """
-    total, validation, dev = Points(), Points(), Points()
-    terms: dict[str, Points] = {}
+    total, dev = {"training": Points(), "validation": Points()}, Points()
+    panels: dict[str, dict[str, Points]] = {"total loss": total}
     base: float | None = None
     for place, row in _rows(metrics_path, "step", "epoch", "base"):
         score = (typed(Values | None, row.get("dev"), place, "dev") or {}).get(METRIC)
@@ -134,22 +134,26 @@ def loss_figure(metrics_path: str | Path) -> Figure:
             continue
         step = typed(int, row.get("step"), place, "step")
         if row["kind"] == "epoch":
-            dev[step], validation[step] = score, typed(float | None, row.get("val_total"), place, "val_total")
+            dev[step] = score
+            total["validation"][step] = typed(float | None, row.get("val_total"), place, "val_total")
             continue
-        total[step] = typed(float, row.get("total"), place, "total")
+        total["training"][step] = typed(float, row.get("total"), place, "total")
         for name, value in (typed(Values | None, row.get("terms"), place, "terms") or {}).items():
-            terms.setdefault(name, Points())[step] = value
-    if not total:
+            panels.setdefault(f"{name} (unweighted)", {"training": Points()})["training"][step] = value
+    if not total["training"]:
         raise InputError(f"{metrics_path} holds no row of kind 'step'; train for at least one step before plotting")
-    has_dev = any(value is not None for value in dev.values())
-    figure, grid = panel_grid(1 + len(terms) + has_dev)
-    _curves(grid[0], "total loss", "loss", training=total, validation=validation)
-    for axes, (name, values) in zip(grid[1:], terms.items(), strict=False):
-        _curves(axes, f"{name} (unweighted)", "loss", training=values)
-    if has_dev:
-        _curves(grid[-1], f"dev {METRIC}", METRIC, model=dev)
-        if base is not None:
-            grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
+    if has_dev := any(value is not None for value in dev.values()):
+        panels[f"dev {METRIC}"] = {"model": dev}
+    figure, grid = panel_grid(len(panels))
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        axes.set(title=title, xlabel="step", ylabel=METRIC if "model" in curves else "loss")
+        for label, points in curves.items():
+            colour, marker = CURVES[label]
+            if shown := [point for point in points.items() if point[1] is not None]:
+                style = {"color": colour, "marker": marker or ("." if len(shown) == 1 else "")}
+                axes.plot(*zip(*shown, strict=True), **style, label=label, linewidth=1.4)
+    if has_dev and base is not None:
+        grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
     return finish(figure)
 
 
@@ -157,16 +161,6 @@ def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]
     for number, row in read_json_lines(path):
         if row.get("kind") in kinds:
             yield f"{path}, line {number}", row
-
-
-def _curves(axes: Axes, title: str, unit: str, **curves: Points) -> None:
-    for label, points in curves.items():
-        colour, marker = CURVES[label]
-        shown = [point for point in points.items() if point[1] is not None]
-        if shown:
-            alone = "." if len(shown) == 1 else ""
-            axes.plot(*zip(*shown, strict=True), color=colour, marker=marker or alone, label=label, linewidth=1.4)
-    axes.set(title=title, xlabel="step", ylabel=unit)
 
 
 def rank_figure(metrics_path: str | Path) -> Figure | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ragcun.data.beir import Collection, Document, load_collection
+from ragcun.data.beir import Collection, load_collection
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
 from ragcun.isotropy.report import IsotropyReport
@@ -34,7 +34,6 @@ HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Categories of Unicode: controls, formats (bidirectional ones among them), lone surrogates, separators."""
 Scores = Mapping[str, float]
 SYSTEMS = ("untouched_base", "model")
-EMPTY = Document("", "")
 
 
 @dataclass(frozen=True)
@@ -124,28 +123,18 @@ def _owners(path: Path, models: Sequence[str], runs: Sequence[Run]) -> list[Run]
     return owners
 
 
-class Ranked(NamedTuple):
-    """A document in a ranking: id, title and start of its text, and its judgment; None where texts are not at hand."""
-
-    document: str
-    title: str = ""
-    text: str = ""
-    grade: int | None = None
-
-
 class Example(NamedTuple):
-    """A query, its text where that is at hand, NDCG@10 under the untouched base and the model, and what both find."""
+    """A query, its NDCG@10 under the untouched base and the model, and the first documents that either finds."""
 
     query: str
-    text: str | None
     values: tuple[float, float]
-    documents: list[list[Ranked]]
+    documents: list[list[str]]
 
 
 class Examples(NamedTuple):
     """The examples of one dataset: largest gains and losses, and how many queries are better, worse and the same.
 
-    `missing` says why there are none, `without_texts` why texts and judgments are not shown; None where they are.
+    `missing` says why there are none, `without_texts` why there is no `collection` for their texts and judgments.
     """
 
     dataset: str
@@ -153,6 +142,7 @@ class Examples(NamedTuple):
     without_texts: str | None = None
     counts: tuple[int, int, int] = (0, 0, 0)
     chosen: Mapping[str, Sequence[Example]] = {}
+    collection: Collection | None = None
 
 
 def visible(text: str) -> str:
@@ -216,20 +206,14 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
         raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
     gains, losses, counts = extremes(base, model)
     runs = [read_run(folder / f"{system}.trec") for system in SYSTEMS]
+
+    def shown(queries: Sequence[str]) -> list[Example]:
+        found = [[list(run.get(query, {}))[:DOCUMENTS] for run in runs] for query in queries]
+        return [Example(query, (base[query], model[query]), each) for query, each in zip(queries, found, strict=True)]
+
+    chosen = {"Largest gains": shown(gains), "Largest losses": shown(losses)}
     collection, reason = _collection(file, name, data_dir)
-
-    def example(query: str) -> Example:
-        found = [list(run.get(query, {}))[:DOCUMENTS] for run in runs]
-        values = (base[query], model[query])
-        if collection is None:
-            return Example(query, None, values, [[Ranked(document) for document in each] for each in found])
-        judged = collection.qrels.get(query, {})
-        texts = [[(i, collection.documents.get(i, EMPTY)) for i in each] for each in found]
-        ranked = [[Ranked(i, excerpt(x.title), excerpt(x.text), judged.get(i, 0)) for i, x in each] for each in texts]
-        return Example(query, excerpt(collection.queries.get(query, "")), values, ranked)
-
-    chosen = {"Largest gains": list(map(example, gains)), "Largest losses": list(map(example, losses))}
-    return Examples(name, None, reason, counts, chosen)
+    return Examples(name, None, reason, counts, chosen, collection)
 
 
 def _collection(file: ResultsFile, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:

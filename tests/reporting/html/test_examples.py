@@ -14,6 +14,7 @@ from ragcun.io import write_json
 from ragcun.reporting.files import read_results_file
 from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
 from ragcun.retrieval.runs import read_run
+from tests.reporting.html.conftest import Page
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=20))
@@ -51,14 +52,21 @@ def test_examples_come_from_the_run_files(whole_run, data_dir):
     assert [each.values[1] - each.values[0] for each in losses] == sorted(differences)[:5]
     runs = {name: read_run(folder / f"{name}.trec") for name in ("model", "untouched_base")}
     for example in (*gains, *losses):
-        assert example.text == collection.queries[example.query]
-        for name, documents in zip(("untouched_base", "model"), example.documents, strict=True):
-            assert [each.document for each in documents] == list(runs[name][example.query])[:3]
-            for each in documents:
-                assert each.grade == collection.qrels[example.query].get(each.document, 0)
-                assert collection.documents[each.document].text.startswith(each.text.removesuffix("…"))
-                assert len(each.text) <= 301
-    assert any(each.grade == 2 for example in gains for each in example.documents[1])
+        assert example.documents == [list(runs[name][example.query])[:3] for name in ("untouched_base", "model")]
+    assert plain.collection.sha256() == collection.sha256()
+
+
+def test_texts_and_grades_stand_beside_the_documents(whole_run, whole_page, data_dir):
+    (run,) = gather([whole_run])
+    plain, text = examples(run.evaluations[0])[1], Page(whole_page).text
+    collection = load_collection(data_dir / "plain")
+    for example in plain.chosen["Largest gains"]:
+        assert f"{collection.queries[example.query]} NDCG@10 {example.values[0]:.4f} under the base" in text
+        for document in example.documents[1]:
+            relevant = document in collection.qrels[example.query]
+            grade = "✓ relevant (grade 2)" if relevant else "not judged relevant"
+            shown = collection.documents[document]
+            assert f"{grade} · id {document} {shown.title} {excerpt(shown.text)}" in text
 
 
 def moved(whole_run, tmp_path, **manifest):
@@ -75,11 +83,8 @@ def test_without_texts_there_are_ids_and_the_reason(whole_run, tmp_path, place):
     found = examples(moved(whole_run, tmp_path, data_dir=place))[1]
     assert "--data_dir" in found.without_texts
     assert place is None or place in found.without_texts
-    (example, *_) = found.chosen["Largest gains"]
-    assert example.text is None
-    documents = example.documents[1]
-    assert len(documents) == 3
-    assert {(each.title, each.text, each.grade) for each in documents} == {("", "", None)}
+    assert found.collection is None
+    assert [len(each) for each in found.chosen["Largest gains"][0].documents] == [3, 3]
 
 
 def test_the_folder_that_is_given_goes_before_the_one_in_the_results(whole_run, tmp_path, data_dir):
@@ -93,7 +98,7 @@ def test_texts_of_a_changed_collection_are_not_shown(whole_run, tmp_path, data_d
         file.write('{"_id": "more", "title": "", "text": "more"}\n')
     found = examples(moved(whole_run, tmp_path), tmp_path)[1]
     assert "not the one that was evaluated" in found.without_texts
-    assert found.chosen["Largest gains"][0].text is None
+    assert found.collection is None
 
 
 def test_without_run_files_the_missing_one_is_named(whole_run, tmp_path):
