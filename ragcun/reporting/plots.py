@@ -150,8 +150,8 @@ def loss_figure(metrics_path: str | Path) -> Figure:
         for label, points in curves.items():
             colour, marker = CURVES[label]
             if shown := [point for point in points.items() if point[1] is not None]:
-                style = {"color": colour, "marker": marker or ("." if len(shown) == 1 else "")}
-                axes.plot(*zip(*shown, strict=True), **style, label=label, linewidth=1.4)
+                marker = marker or ("." if len(shown) == 1 else "")
+                axes.plot(*zip(*shown, strict=True), color=colour, marker=marker, label=label, linewidth=1.4)
     if has_dev and base is not None:
         grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
     return finish(figure)
