@@ -7,7 +7,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -109,22 +109,13 @@ def score_text(value: object) -> str:
     return f"{abs(value):.4f}" if isinstance(value, (int, float)) else shown(value)
 
 
-class Picture(NamedTuple):
-    """A figure as a PNG in base64, with its size on the page and its captions."""
-
-    data: str
-    width: int
-    height: int
-    alt: str
-    caption: str
-
-
-def _picture(figure: Figure, alt: str, caption: str) -> Picture:
+def _picture(figure: Figure, caption: str, of: str) -> dict[str, Any]:
     figure.set_dpi(144)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture(base64.b64encode(buffer.getvalue()).decode(), width, height, alt, caption)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return {"data": data, "width": width, "height": height, "alt": f"{caption[:-1]}, of {of}", "caption": caption}
 
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
@@ -143,26 +134,24 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _curves(run: Run) -> list[Picture]:
+def _curves(run: Run) -> list[dict[str, Any]]:
     if not run.rows.get("step"):
         return []
+    path = run.folder / "metrics.jsonl"
     curves = {
-        "Loss, its unweighted terms, and scores.": loss_figure(run.folder / "metrics.jsonl"),
-        "Effective rank of a fixed batch of training pairs.": rank_figure(run.folder / "metrics.jsonl"),
+        "Loss, its unweighted terms, and scores.": loss_figure(path),
+        "Effective rank of a fixed batch of training pairs.": rank_figure(path),
     }
-    return [_picture(figure, f"{title[:-1]}, of {run.name}", title) for title, figure in curves.items() if figure]
+    return [_picture(figure, caption, run.name) for caption, figure in curves.items() if figure]
 
 
-def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[Picture]]:
+def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[dict[str, Any]]]:
     systems = _own(report, run)
     queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
     names = ", ".join(system.model for system in systems)
-    pictures = [
-        _picture(draw(systems), f"{CAPTIONS[name][:-1]}, of {names}", CAPTIONS[name])
-        for name, draw in figures_of(systems).items()
-    ]
-    return about, measure_tables(systems), pictures
+    figures = figures_of(systems).items()
+    return about, measure_tables(systems), [_picture(draw(systems), CAPTIONS[name], names) for name, draw in figures]
 
 
 def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:

@@ -263,9 +263,10 @@ def pca_figure(systems: Sequence[SystemReport]) -> Figure:
     return finish(figure)
 
 
+norms_figure, distances_figure = (partial(histograms_figure, of=of) for of in ("length", "distance"))
 FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
-    "spectrum": spectrum_figure, "norms": partial(histograms_figure, of="length"),
-    "distances": partial(histograms_figure, of="distance"), "hubness": hubness_figure, "pca": pca_figure,
+    "spectrum": spectrum_figure, "norms": norms_figure, "distances": distances_figure, "hubness": hubness_figure,
+    "pca": pca_figure,
 }  # fmt: skip
 
 

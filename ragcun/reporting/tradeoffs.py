@@ -86,8 +86,7 @@ def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
 def size_figure(points: pd.DataFrame) -> Figure:
     """Draw NDCG@10 against bytes per vector (log axis): a panel for each dataset, a line for each model.
 
-    A model's line joins the points that no smaller or equally large vectors of it reach. The untouched base is a star
-    on a dotted line at its NDCG@10; its vectors made small are a grey line of their own.
+    A model's line joins the points that no smaller or equally large vectors of it reach. The untouched base is a star.
     """
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.4)
@@ -149,10 +148,9 @@ def isotropy_points(
 
 
 def isotropy_ndcg_figure(points: pd.DataFrame, axis: str) -> Figure:
-    """Draw a panel for each dataset and in it a point for each system, with the measure's 95 % interval.
+    """Draw a panel for each dataset and in it a point for each system, with the 95 % interval of the measure `axis`.
 
-    The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's rank
-    correlation ρ of measure and NDCG@10, with the number of systems. `axis` names the measure, with its unit or range.
+    The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's ρ.
     """
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.0)
