@@ -35,11 +35,9 @@ def epoch_pairs(dataset: PairDataset, per_query: int, seed: int, epoch: int) -> 
 
 
 def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> list[Rows]:
-    """Split all pairs into ``ceil(pairs / batch_size)`` batches whose sizes differ by at most one.
+    """Split all pairs into ``ceil(pairs / batch_size)`` batches whose sizes differ by at most one, none a single pair.
 
-    None is dropped, and no batch is much smaller than the others, so in-batch losses keep their meaning; instead of a
-    batch of one pair there is a batch of `batch_size` + 1. The order is random from `seed` and `epoch`; with `epoch`
-    None it is the order of the pairs.
+    The order is random from `seed` and `epoch`; with `epoch` None it is the order of the pairs.
     """
     order = np.arange(pairs)
     if epoch is not None:
@@ -80,10 +78,7 @@ class Pools:
     seed: int
 
     def draw(self, data: PairDataset, rows: Rows) -> Rows:
-        """Return distinct documents for a batch of pairs, none of which is a positive of the batch.
-
-        The draw depends on the seed and the pairs of the batch alone.
-        """
+        """Return distinct documents, no positives of the batch; a function of the seed and the batch's pairs alone."""
         generator = np.random.default_rng([self.seed, len(rows), *rows[:8].tolist()])
         mined = self.mined[np.unique(data.query_ids[rows])]
         keys = np.where(mined == NOTHING, 2.0, generator.random(mined.shape))
@@ -212,8 +207,5 @@ def make_source(
     """Return cached pairs, encoding what is missing, where there are features (a frozen base); else live pairs."""
     if features is None:
         return LivePairs(dataset, base, device)
-    rows: dict[Role, Rows] = {
-        "query": features.rows(dataset.queries, "query"),
-        "document": features.rows(dataset.documents, "document"),
-    }
-    return CachedPairs(dataset, features.base, device, features.vectors, rows)
+    queries, documents = features.rows(dataset.queries, "query"), features.rows(dataset.documents, "document")
+    return CachedPairs(dataset, features.base, device, features.vectors, {"query": queries, "document": documents})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,7 @@ OF_TEXTS = (
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head trained on vectors.
+    """A head trained on vectors; its embeddings are compared by Euclidean distance.
 
     Attributes:
         encoder: the encoder, whose base passes vectors on and encodes no texts.
@@ -47,19 +47,11 @@ class FittedHead:
     config: TrainConfig | None = None
 
     def embed_queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``, compared by Euclidean distance.
-
-        Raises:
-            ValueError: the vectors have another length, or are not finite.
-        """
+        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit."""
         return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "query")
 
     def embed_documents(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Map document vectors ``(n, base_dim)`` to embeddings ``(n, dim)``, compared by Euclidean distance.
-
-        Raises:
-            ValueError: the vectors have another length, or are not finite.
-        """
+        """Map document vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit."""
         return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "document")
 
     def save(self, folder: str | Path) -> None:
@@ -71,11 +63,7 @@ class FittedHead:
 
 
 def load_head(folder: str | Path, device: str | None = None) -> FittedHead:
-    """Load a head that `FittedHead.save`, or ``ragcun train --vectors``, wrote.
-
-    Raises:
-        InputError: the folder is missing, incomplete or corrupt.
-    """
+    """Load a head that `FittedHead.save`, or ``ragcun train --vectors``, wrote; InputError if that cannot be read."""
     return FittedHead(ProjectionEncoder.from_pretrained(folder, device))
 
 
@@ -131,7 +119,10 @@ def _on_vectors(
     sets, dev = [(rows, queries)], None
     if dev_pairs is not None:
         others = check_vectors(dev_pairs[0], "dev_pairs", documents.shape[1])
-        dev = _dev_collection(names, _checked(dev_pairs[1], others, documents, "dev_pairs"))
+        qrels: dict[str, dict[str, int]] = {}
+        for query, document in _checked(dev_pairs[1], others, documents, "dev_pairs"):
+            qrels.setdefault(f"dev{query}", {})[names[document]] = 1
+        dev = Collection("dev_pairs", {name: Document("", name) for name in names}, {q: q for q in qrels}, qrels, "dev")
         sets.append((_names("dev", others), others))
     store = VectorStore([(names, documents)], sets, config.normalize_embeddings)
     return TrainingData(train, dev=dev, check=dev if config.never_worse else None), store
@@ -163,13 +154,4 @@ def _checked(pairs: Pairs, queries: NDArray[Any], documents: NDArray[Any], name:
         raise ValueError(
             f"{name} must index {counts[0]} queries and {counts[1]} documents, pair {row} is {table[row].tolist()}"
         )
-    return [(int(q), int(d)) for q, d in table.tolist()]
-
-
-def _dev_collection(documents: Sequence[str], pairs: list[tuple[int, int]]) -> Collection:
-    qrels: dict[str, dict[str, int]] = {}
-    for query, document in pairs:
-        qrels.setdefault(f"dev{query}", {})[documents[document]] = 1
-    return Collection(
-        "dev_pairs", {name: Document("", name) for name in documents}, {q: q for q in qrels}, qrels, "dev"
-    )
+    return [(q, d) for q, d in table.tolist()]

@@ -73,9 +73,8 @@ class NonFiniteGuard:
             texts = zip(batch.tolist(), data.rows(batch), strict=True)
             pairs = [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
             rows.append({**_values(output), "pairs": pairs})
-        place = {"epoch": progress.epoch, "step": progress.step, "wrong": what_is_wrong(step)}
-        source = {"source": data.source, "grad_norm": plain(step.norm)}
-        write_json(self.run.non_finite, {**place, **source, "batches": rows})
+        place = {"epoch": progress.epoch, "step": progress.step, "wrong": what_is_wrong(step), "source": data.source}
+        write_json(self.run.non_finite, {**place, "grad_norm": plain(step.norm), "batches": rows})
         return f" (its pairs: {self.run.non_finite})"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ragcun.config import TrainConfig
@@ -26,17 +24,17 @@ def initialize_weights(
 ) -> Calibration | None:
     """Set the heads of a new encoder to the base (identity), to whitening in closed form, or at random.
 
-    The closed form takes its shift of queries from the base vectors `queries`; None means the training queries.
-
-    Returns:
-        The closed form, where that is how the heads are initialized.
+    The closed form, returned where it is used, takes its shift of queries from the base vectors `queries`; None means
+    the training queries.
     """
     if config.load_checkpoint is not None:
         return None
     sample = source.sample(config.seed)
     encoder.start_from(sample)
     if config.start == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
-        _start_as(encoder, _identity(sample, encoder.dimension), config.start)
+        dim, out = sample.shape[1], encoder.dimension
+        weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
+        _start_as(encoder, Calibration(weight.double().cpu().numpy(), np.zeros(dim)), config.start)
     if config.start != "calibrated":
         return None
     if not encoder.base.normalize:
@@ -51,12 +49,6 @@ def initialize_weights(
         raise InputError(f"--head_init calibrated: {error}; or choose --head_init identity") from error
     _start_as(encoder, closed, config.start)
     return closed
-
-
-def _identity(sample: Float[Tensor, "n dim"], out: int) -> Calibration:
-    dim = sample.shape[1]
-    weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
-    return Calibration(weight.double().cpu().numpy(), np.zeros(dim))
 
 
 def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None:
@@ -81,21 +73,9 @@ def mine(
 ) -> Rows:
     """Return the documents at ranks `first` to `last` − 1 of each query by Euclidean distance, without its positives.
 
-    Args:
-        queries: embeddings of ``data.queries``, ``(queries, dim)``.
-        documents: embeddings of ``data.documents``, ``(documents, dim)``.
-        data: says which document answers which query.
-        first: first rank taken, from 0: the nearest documents may be unlabelled answers.
-        last: first rank no longer taken.
-
-    Returns:
-        Indices into ``data.documents``, ``(queries, last − first)``, `NOTHING` where a query has fewer.
-
-    Raises:
-        ValueError: not 0 ≤ first < last.
+    Given embeddings of ``data.queries`` and ``data.documents``, these are indices ``(queries, last − first)`` into the
+    latter, `NOTHING` where a query has fewer. The nearest documents (ranks from 0) may be unlabelled answers.
     """
-    if not 0 <= first < last:
-        raise ValueError(f"ranks must be 0 <= first < last, got {first} and {last}")
     mined = np.full((len(queries), last - first), NOTHING, dtype=np.int64)
     corpus = torch.from_numpy(documents)
     half_squares = corpus.square().sum(1) / 2

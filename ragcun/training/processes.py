@@ -62,9 +62,8 @@ class Processes:
 
     def main_first(self, work: Callable[[], T]) -> T:
         """Let the main process do `work`, and the others after it, who find in caches what it left there."""
-        done: list[T] = []
-        self.on_main(lambda: done.append(work()))
-        return done[0] if done else work()
+        done = self.main_only(lambda: [work()], None)
+        return work() if done is None else done[0]
 
     def main_only(self, work: Callable[[], T], otherwise: U) -> T | U:
         """Let the main process do `work`; the others have `otherwise`."""

@@ -75,7 +75,10 @@ def build_data(config: TrainConfig) -> TrainingData:
     else:
         train, dev, labelled = _labelled(config, dev)
         train = train if hold_out is None else hold_out.without_hidden(train)
-    val = None if config.val_data is None else _read(config.val_data)
+    val = None
+    if config.val_data is not None:
+        folder = Path(config.val_data).is_dir()
+        val = pairs_from_collection(load_collection(config.val_data, "dev")) if folder else read_pairs(config.val_data)
     for pairs in (train, val):
         if pairs is not None and len(pairs) < 2:
             raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
@@ -111,12 +114,6 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
         contents = (document.content for document in read_documents(config.corpus))
         train = PairDataset.from_rows(train.rows(), train.source, filter(None, (*train.documents, *contents)))
     return train, dev, collection
-
-
-def _read(path: str) -> PairDataset:
-    if not Path(path).is_dir():
-        return read_pairs(path)
-    return pairs_from_collection(load_collection(path, "dev"))
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -178,16 +175,9 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
 def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
     encoder = RetrievalEncoder.from_pretrained(str(config.load_checkpoint), config.device)
     head = encoder.to_config()["head"]
-    saved: dict[str, Any] = {
-        "system": encoder.system,
-        "base_model": encoder.base.name,
-        "normalize_embeddings": encoder.base.normalize,
-        "output_dim": encoder.dimension,
-        "head": head["kind"],
-        "head_depth": head["depth"],
-        "head_expansion": head["expansion"],
-        "activation": head["activation"],
-    }
+    base = {"base_model": encoder.base.name, "normalize_embeddings": encoder.base.normalize}
+    saved: dict[str, Any] = {"system": encoder.system, **base, "output_dim": encoder.dimension, "head": head["kind"]}
+    saved |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in saved.items():
         asked = getattr(config, name)

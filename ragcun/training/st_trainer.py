@@ -260,12 +260,9 @@ class ObjectiveCallback(TrainerCallback):
             )
         try:
             with safe_open(path, "pt") as file:
-                about = file.metadata()
-            if about != self._about(step):
-                raise InputError(f"{path} belongs to another step or model than the rest of {folder}; copy that again")
+                if file.metadata() != self._about(step):
+                    raise ValueError(f"it belongs to another step or model than the rest of {folder}")
             copy_strictly(owned, load_file(path))
-        except InputError:
-            raise
         except (ValueError, OSError, SafetensorError) as error:
             raise InputError(f"{path} does not fit this loss ({error}); resume with the same settings") from error
         self.loss.follow(1.0)  # leaves weights alone, takes the model's buffers
@@ -276,9 +273,8 @@ class ObjectiveCallback(TrainerCallback):
         return {"step": str(step), "model": tensors_digest(trained)}
 
     def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        while self._hooks:
+            self._hooks.pop().remove()
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -88,12 +88,11 @@ class Trainer:
 
     def result(self, epoch: int | None = None) -> FitResult:
         """Return the result of the run so far, with the checkpoint of an epoch; None means the best one."""
-        progress, selection = self.progress, self.selection
-        epoch = progress.best_epoch if epoch is None else epoch
-        score = progress.best_score if epoch == progress.best_epoch else None
+        at, selection = self.progress, self.selection
+        epoch = at.best_epoch if epoch is None else epoch
+        score = at.best_score if epoch == at.best_epoch else None
         chosen = self.run.best_model, epoch, selection.criterion, score, selection.base_score
-        left_out = progress.skipped, progress.overflows
-        return FitResult(*chosen, progress.step, progress.seconds, None, *left_out)
+        return FitResult(*chosen, at.step, at.seconds, None, at.skipped, at.overflows)
 
     def step(self, batches: list[Rows]) -> Step:
         """Take one optimiser step on some batches."""
@@ -101,9 +100,10 @@ class Trainer:
 
     def _start(self) -> None:
         self.record.start()
-        if self.selection.base_score is not None:
-            self.run.log({"kind": "base", "dev": {"NDCG@10": self.selection.base_score}})
-            logger.info("untouched base: %s %.4f", self.selection.criterion, self.selection.base_score)
+        base_score = self.selection.base_score
+        if base_score is not None:
+            self.run.log({"kind": "base", "dev": {"NDCG@10": base_score}})
+            logger.info("untouched base: %s %.4f", self.selection.criterion, base_score)
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         if self.progress.epochs_done >= epoch:

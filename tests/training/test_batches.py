@@ -191,12 +191,6 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(mine(*vectors, data, 2, 9), whole)
 
 
-@pytest.mark.parametrize(("first", "last"), [(-1, 3), (3, 3), (4, 3)])
-def test_ranks_out_of_order_are_refused(first: int, last: int) -> None:
-    with pytest.raises(ValueError, match=f"first < last, got {first} and {last}"):
-        mine(*some_vectors(0), some_pairs(), first, last)
-
-
 def some_batches(data: PairDataset, count: int = 40) -> list[NDArray[np.int64]]:
     return [np.random.default_rng(i).permutation(len(data))[:7] for i in range(count)]
 
