@@ -14,10 +14,20 @@ from ragcun.losses.covariance import (
     variance_covariance,
     variance_regularisation,
 )
-from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TERMS, Objective, predictive_error, residual_penalty
+from ragcun.losses.objective import (
+    CONTRASTIVE,
+    ISOTROPY,
+    TERMS,
+    Objective,
+    cut_rows,
+    cut_views,
+    predictive_error,
+    residual_penalty,
+)
 from ragcun.losses.sigreg import sigreg
 from ragcun.losses.transforms import TRANSFORMS
 
+DIM = 12
 MASK = torch.tensor([True, True, False, True, False])
 RELEVANT = torch.eye(5, dtype=torch.bool)
 RELEVANT[1, 2] = True
@@ -93,35 +103,6 @@ def test_one_active_term_is_computed_alone(views, term):
     torch.testing.assert_close(total, 2 * terms[term])
 
 
-def test_terms_without_weight_need_no_views(views):
-    bare = Views(views.query, views.positive)
-    assert Objective(lambda_isotropy=1.0)(bare).total.isfinite()
-
-
-def test_gradient_of_the_total_is_the_weighted_sum_of_gradients(views):
-    query = views.query.double().requires_grad_()
-    total, terms = Objective(lambda_isotropy=1.5, lambda_reg=0.1)(
-        Views(query, views.positive.double(), relevant=RELEVANT)
-    )
-    parts = [torch.autograd.grad(term, query, retain_graph=True)[0] for term in terms.values()]
-    expected = parts[0] + 1.5 * parts[1] + 0.1 * parts[2]
-    torch.testing.assert_close(torch.autograd.grad(total, query)[0], expected)
-
-
-def test_isotropy_none_leaves_the_term_out(views):
-    objective = Objective(lambda_isotropy=1.0, isotropy="none")
-    assert objective.weights == {"contrastive": 1.0}
-    assert list(objective(views).terms) == ["contrastive"]
-
-
-def test_autocast_leaves_the_total_unchanged(views):
-    objective = everything()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = objective(views).total
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, objective(views).total)
-
-
 @pytest.mark.parametrize(
     ("term", "missing"), [("predictive", "predicted"), ("predictive", "target"), ("residual", "residual")]
 )
@@ -190,51 +171,53 @@ def test_only_what_is_random_depends_on_the_step(views):
         assert torch.equal(first, other) != changes
 
 
-@pytest.fixture
-def pair():
+def test_predictive_losses_match_loops():
     generator = torch.Generator().manual_seed(0)
-    predicted, target = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
-    return predicted.requires_grad_(), target.requires_grad_()
-
-
-def test_predictive_error_matches_a_loop(pair):
-    rows = zip(*(tensor.tolist() for tensor in pair), strict=True)
-    expected = sum((a - b) ** 2 for x, y in rows for a, b in zip(x, y, strict=True)) / 24
+    pair = [z.requires_grad_() for z in torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)]
+    rows = [tensor.tolist() for tensor in pair]
+    expected = sum((a - b) ** 2 for x, y in zip(*rows, strict=True) for a, b in zip(x, y, strict=True)) / 24
     assert predictive_error(*pair).item() == pytest.approx(expected)
-
-
-def test_residual_penalty_matches_a_loop(pair):
-    expected = sum(sum(a * a for a in row) for row in pair[0].tolist()) / 6
-    assert residual_penalty(pair[0]).item() == pytest.approx(expected)
-
-
-def test_gradients_of_predictive_losses(pair):
-    predicted, target = pair
+    assert residual_penalty(pair[0]).item() == pytest.approx(sum(sum(a * a for a in row) for row in rows[0]) / 6)
     assert torch.autograd.gradcheck(lambda p, t: predictive_error(p, t, stop_gradient=False), pair)
-    assert torch.autograd.gradcheck(lambda p: predictive_error(p, target), predicted)
-    assert torch.autograd.gradcheck(residual_penalty, predicted)
-
-
-def test_the_target_is_held_constant_by_default(pair):
-    predicted, target = pair
-    predictive_error(predicted, target).backward()
-    assert target.grad is None
-    assert predicted.grad.abs().sum() > 0
-
-
-def test_without_stop_gradient_both_sides_move_towards_each_other(pair):
-    predicted, target = pair
-    predictive_error(predicted, target, stop_gradient=False).backward()
-    assert target.grad.abs().sum() > 0
-    torch.testing.assert_close(target.grad, -predicted.grad)
-
-
-def test_shapes_that_would_broadcast_are_refused(pair):
+    assert torch.autograd.gradcheck(residual_penalty, pair[0])
+    assert predictive_error(torch.full((64, 8), 300.0).half(), torch.zeros(64, 8).half()).item() == 90000.0
     with pytest.raises(ValueError, match=r"\(6, 4\).*\(1, 4\)"):
         predictive_error(pair[0], pair[1][:1])
 
 
-def test_half_precision_is_averaged_in_float32():
-    predicted, target = torch.full((64, 8), 300.0).half(), torch.zeros(64, 8).half()
-    assert predictive_error(predicted, target).item() == 90000.0
-    assert residual_penalty(predicted).item() == 720000.0
+@pytest.fixture(params=[True, False], ids=["length 1", "free length"])
+def nested(request):
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(n, DIM, generator=generator, dtype=torch.float64) for n in (6, 6, 6, 9)]
+    if request.param:
+        rows = [z / z.norm(dim=1, keepdim=True) for z in rows]
+    known = torch.zeros(6, 9, dtype=torch.bool)
+    known[0, 3] = True
+    return Views(*rows[:3], pool=rows[3], pool_relevant=known)
+
+
+@pytest.mark.parametrize("dim", [1, 5, DIM - 1])
+def test_cut_rows_are_the_first_dimensions_and_keep_length_1(nested, dim):
+    unit = bool((nested.query.norm(dim=1) - 1).abs().max() < 1e-9)
+    cut = cut_views(nested, dim)
+    for name in ("query", "positive", "negative", "pool"):
+        whole, part = getattr(nested, name), getattr(cut, name)
+        expected = whole[:, :dim]
+        if unit:
+            expected = expected / expected.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(part, expected)
+    assert cut.pool_relevant is nested.pool_relevant
+
+
+def test_the_loss_is_the_mean_over_sizes(nested):
+    objective = Objective(contrastive="infonce", nested_dims=(3, 7), temperature=0.3)
+    plain = Objective(contrastive="infonce", temperature=0.3)
+    values = [plain(each).terms["contrastive"] for each in (nested, cut_views(nested, 3), cut_views(nested, 7))]
+    torch.testing.assert_close(objective(nested).terms["contrastive"], torch.stack(values).mean())
+
+
+@pytest.mark.parametrize("dim", [DIM, DIM + 1, 0])
+def test_a_size_has_to_be_below_the_full_one(nested, dim):
+    with pytest.raises(ValueError, match="nested_dims must be below 12"):
+        cut_views(nested, dim)
+    assert cut_rows(torch.tensor([[0.0, 0.0, 1.0]]), 2, unit=True).tolist() == [[0.0, 0.0]]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ragcun.losses.covariance import covariance, covariance_isotropy, unit_rows
+from ragcun.losses.covariance import covariance_isotropy, unit_rows
 from ragcun.losses.transforms import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_scale
 from tests.losses.helpers import normal, rotation
 
@@ -59,12 +59,6 @@ def test_rotation_commutes_with_all_but_the_standardising_ones(name):
     assert torch.allclose(TRANSFORMS[name](z @ turn), TRANSFORMS[name](z) @ turn) == (name not in CENTRED)
 
 
-def test_standardised_covariance_is_the_correlation_matrix():
-    z = normal(30, 6) @ normal(6, 6, seed=2)
-    expected = torch.corrcoef(z.T)
-    torch.testing.assert_close(covariance(standardize(z)), expected)
-
-
 def test_standardising_makes_covariance_isotropy_blind_to_unequal_spread_along_the_axes():
     signs = torch.tensor([[float(1 - 2 * (i >> bit & 1)) for bit in range(4)] for i in range(16)], dtype=torch.float64)
     uneven = signs * torch.tensor([100.0, 1.0, 1.0, 1.0])
@@ -85,12 +79,6 @@ def test_no_gradient_through_unit_scale_changes_the_size_of_the_batch():
     (gradient,) = torch.autograd.grad((unit_scale(z) * normal(10, 5, seed=4)).sin().sum(), z)
     assert gradient.norm() > 0.1
     assert (gradient * z).sum().item() == pytest.approx(0, abs=1e-12)
-
-
-def test_lengths_after_scaling_rows():
-    z = normal(10, 16)
-    torch.testing.assert_close(sqrt_dim(z).norm(dim=1), torch.full((10,), 4.0, dtype=torch.float64))
-    torch.testing.assert_close(standardize_l2(z).norm(dim=1), torch.ones(10, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,16 +116,11 @@ def test_a_narrow_column_is_not_blown_up_beyond_the_floor():
     assert variances[0].item() == pytest.approx((z.var(0)[0] / floor).item())
 
 
-@pytest.mark.parametrize("name", ["standardize_l2", "sqrt_dim"])
-def test_a_row_without_direction_stays_zero(name):
+@pytest.mark.parametrize("transform", [standardize_l2, sqrt_dim, unit_rows])
+def test_a_row_without_direction_stays_zero(transform):
     z = torch.tensor([[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]], requires_grad=True)
-    shown = TRANSFORMS[name](z)
+    shown = transform(z)
     shown[:, 0].sum().backward()
-    assert torch.equal(shown[1], torch.zeros(2))
+    assert shown[1].eq(0).all()
     assert z.grad.isfinite().all()
-
-
-def test_a_zero_row_gets_no_gradient():
-    z = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
-    unit_rows(z).sum().backward()
-    assert torch.equal(z.grad[1], torch.zeros(2))
+    assert transform is standardize_l2 or z.grad[1].eq(0).all()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -134,14 +133,6 @@ def test_nothing_needs_to_be_told_again(name, saved):
     assert not again.training
 
 
-def test_prompts_and_length_are_kept(saved, tiny_bert):
-    folder, _, some = saved["residual"]
-    again, base = RetrievalEncoder.from_pretrained(folder).base, prompted(tiny_bert)
-    assert [again.prompt("query"), again.prompt("document"), again.text_model.max_seq_length] == ["word1 ", "word2 ", 9]
-    untouched = base.untouched_array(base.encode(some, "query"))
-    np.testing.assert_array_equal(again.untouched_array(again.encode(some, "query")), untouched)
-
-
 def test_saving_a_loaded_encoder_over_itself_changes_nothing(saved, copied):
     some = saved["raw"][2]
     first = RetrievalEncoder.from_pretrained(copied)
@@ -186,14 +177,6 @@ def test_seen_and_held_out_documents_are_those_of_the_last_save(base, tmp_path, 
     encoder.save_pretrained(tmp_path / "model")
     assert read_held_out(tmp_path / "model") is None
     assert not (tmp_path / "model" / HELD_OUT).exists()
-
-
-def test_parts_hold_head_and_predictor_and_no_base(saved):
-    folder, encoder, _ = saved["raw"]
-    assert set(load_file(folder / WEIGHTS)) == {
-        name for name in encoder.state_dict() if name.startswith(("head.", "predictor."))
-    }
-    assert not [path for suffix in ("bin", "pt", "pkl") for path in folder.rglob(f"*.{suffix}")]
 
 
 def _edit(change: Callable[[dict[str, Any]], Any], sign: bool = True) -> Callable[[Path], None]:

@@ -68,6 +68,9 @@ def word_table() -> StaticEmbedding:
     return StaticEmbedding(tokenizer, embedding_weights=weights)
 
 
+MODELS = [with_prompts, without_prompt_in_pooling, cut_to_five_tokens, routed, table_alone]
+
+
 @pytest.fixture
 def few_tokens(monkeypatch):
     """Small batches and blocks, so that a few texts make many of both."""
@@ -92,24 +95,12 @@ def test_groups_are_a_partition_within_budget_longest_first(seed):
 def test_groups_of_nothing_and_wrong_limits():
     assert encoding.pack([], 10, 10) == []
     assert [group.tolist() for group in encoding.pack([0, 0, 0], 2, 9)] == [[0, 1], [2]]
-    with pytest.raises(ValueError, match=r"got 0 and 5"):
-        encoding.pack([1], 0, 5)
-    with pytest.raises(ValueError, match=r"got 5 and 0"):
-        encoding.pack([1], 5, 0)
+    for limits in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="got {} and {}".format(*limits)):
+            encoding.pack([1], *limits)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        with_prompts,
-        without_prompt_in_pooling,
-        cut_to_five_tokens,
-        cut_to_six_dimensions,
-        last_token,
-        routed,
-        table_alone,
-    ],
-)
+@pytest.mark.parametrize("make", [*MODELS, cut_to_six_dimensions, last_token])
 @pytest.mark.usefixtures("few_tokens")
 def test_vectors_are_those_of_sentence_transformers(make, tiny_bert, texts):
     several = [*texts[:70], " ".join(texts[:20]), "word7", "nothing it knows", *texts[3:6]]
@@ -146,7 +137,7 @@ def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(tiny_bert, 
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("make", [with_prompts, without_prompt_in_pooling, cut_to_five_tokens, routed, table_alone])
+@pytest.mark.parametrize("make", MODELS)
 @pytest.mark.usefixtures("few_tokens")
 def test_features_are_those_of_a_batch_tokenised_alone(make, side, tiny_bert, texts):
     base = TextBase(make(tiny_bert), "tiny")
@@ -245,6 +236,8 @@ def test_what_cannot_be_computed_is_refused(base):
         with pytest.raises(InputError, match=message):
             base.compute_in(dtype)
     assert base.dtype == "float32"
+    with pytest.raises(InputError, match="--batch_size must be at least 1, got 0"):
+        EncodingOptions(batch_size=0)
     VectorBase(4).compute_in("float32")
     with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
         VectorBase(4).compute_in("bfloat16")

@@ -73,14 +73,8 @@ def test_projection_spans_the_leading_singular_vectors():
     leading = np.linalg.svd(centred, full_matrices=False)[2][:6]
     np.testing.assert_allclose(ours.T @ ours, leading.T @ leading, atol=1e-5)
     np.testing.assert_allclose(np.abs(np.diag(ours @ leading.T)), 1, atol=1e-5)
-
-
-def test_projection_is_deterministic_and_keeps_the_type():
-    x = vectors_of(40, 8)
-    assert torch.equal(preserving_projection(x, 3), preserving_projection(x.clone(), 3))
+    assert (ours[range(6), np.abs(ours).argmax(axis=1)] > 0).all(), "signs are arbitrary"
     assert preserving_projection(x.double(), 3).dtype == torch.float64
-    rows = preserving_projection(x, 3)
-    assert (rows.gather(1, rows.abs().argmax(1, keepdim=True)) > 0).all()
 
 
 @pytest.mark.parametrize(("count", "out_dim"), [(1, 2), (5, 9)])
@@ -140,12 +134,6 @@ def test_wrong_input_length_states_both_numbers(kind):
         Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
-def test_config_survives_its_dictionary():
-    shape = {"depth": 3, "expansion": 1.5, "activation": "tanh", "dropout": 0.2}
-    config = HeadShape("mlp", 8, 4, matrix_skip=True, start="random", **shape)  # type: ignore[arg-type]
-    assert HeadShape(**config.to_dict()) == config  # type: ignore[arg-type]
-
-
 def test_which_starts_keep_the_base():
     cases = itertools.product(HEADS, STARTS)
     kept = {(kind, start): Head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
@@ -182,13 +170,6 @@ def test_dense_modules_equal_the_head(kind, activation):
         config = HeadShape(kind, 24, out_dim, depth=depth, expansion=expansion, activation=activation, dropout=0.3)
         for head, length in itertools.product((perturbed(config, 0.0), perturbed(config, 0.1)), (1.0, 5.0)):
             assert relative_error(head, unit * length) < 1e-5, (depth, out_dim, expansion, length)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_dense_modules_equal_the_head_at_full_width(activation):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(32, 384, generator=generator) * 5 / 384**0.5
-    assert relative_error(perturbed(HeadShape("residual", 384, 384, activation=activation), 0.01), x) < 1e-5
 
 
 def test_modules_do_not_share_memory_with_the_head():

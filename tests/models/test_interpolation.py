@@ -59,15 +59,6 @@ def test_squared_distances_are_interpolated_everywhere(tiny_bert, texts, tmp_pat
             np.testing.assert_allclose(found, 0.7 * of_head + 0.3 * base, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
-def test_the_embedding_is_the_two_parts(tiny_bert, texts, share):
-    encoder = encoder_of(tiny_bert, "asymmetric", HeadShape("residual", DIM, 9))
-    mixed = interpolate_with_base(encoder, share).encode_query(texts[:20])
-    np.testing.assert_allclose(mixed[:, :9], (1 - share) ** 0.5 * encoder.encode_query(texts[:20]), atol=1e-6)
-    expected = share**0.5 * base_vectors(encoder, texts[:20], "query").numpy()
-    np.testing.assert_allclose(mixed[:, 9:], expected, atol=1e-6)
-
-
 def test_the_encoder_given_stays_as_it_is(tiny_bert, texts):
     encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM))
     before = encoder.encode_query(texts[:5])

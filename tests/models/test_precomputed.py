@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -151,12 +153,16 @@ def test_only_judged_queries_need_vectors(folder, collection_folder):
         read_vectors(folder, [load_collection(collection_folder, "train")])
 
 
-def twice(ids, numbers):
-    return [*ids[:3], ids[1], *ids[4:]], numbers
+def rewritten(change):
+    """Return what changes the ids and numbers of the documents in a folder."""
 
+    def damage(folder):
+        path = folder / "documents.npy"
+        ids, numbers = change((folder / "documents.txt").read_text().splitlines(), np.load(path))
+        (folder / "documents.txt").write_text("".join(f"{each}\n" for each in ids))
+        np.save(path, numbers)
 
-def blank(ids, numbers):
-    return [*ids[:3], "", *ids[4:]], numbers
+    return damage
 
 
 def not_finite(ids, numbers):
@@ -164,46 +170,38 @@ def not_finite(ids, numbers):
     return ids, numbers
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda ids, numbers: (ids[1:], numbers), "119 ids, .*120 rows"),
-        (lambda ids, numbers: (ids[1:], numbers[1:]), "lacks 1 of the 120 documents of toy, first 'd119'"),
-        (twice, "line 4: id 'd118' stands in line 2"),
-        (blank, "line 4: there is no id"),
-        (not_finite, "documents.npy .* row 2 is not"),
-        (lambda ids, numbers: (ids, numbers.ravel()), r"documents.npy .*\(720,\)"),
-        (lambda ids, numbers: (ids, np.concatenate([numbers, numbers], axis=1)), r"lengths \[6, 12\]"),
-        (lambda ids, numbers: (ids, numbers.astype(object)), r"documents.npy is not a .npy file of vectors"),
-    ],
-)
-def test_wrong_ids_and_numbers_are_one_sentence(folder, collection_folder, change, message):
-    ids, numbers = change((folder / "documents.txt").read_text().splitlines(), np.load(folder / "documents.npy"))
-    (folder / "documents.txt").write_text("".join(f"{each}\n" for each in ids))
-    np.save(folder / "documents.npy", numbers)
-    with pytest.raises(InputError, match=message) as caught:
-        read_vectors(folder, [load_collection(collection_folder, "test")])
-    assert "\n" not in str(caught.value)
+def cut_short(folder):
+    path = folder / "documents.npy"
+    path.write_bytes(path.read_bytes()[:-4])
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b"PK\3\4 and so on"), "documents.npy is not a .npy file of vectors"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "documents.npy is not a .npy file of vectors"),
-        (lambda path: path.unlink(), "no such file: .*documents.npy"),
+        (rewritten(lambda ids, numbers: (ids[1:], numbers)), "119 ids, .*120 rows"),
+        (rewritten(lambda ids, numbers: (ids[1:], numbers[1:])), "lacks 1 of the 120 documents of toy, first 'd119'"),
+        (rewritten(lambda ids, numbers: ([*ids[:3], ids[1], *ids[4:]], numbers)), "line 4: id 'd118' stands in line 2"),
+        (rewritten(lambda ids, numbers: ([*ids[:3], "", *ids[4:]], numbers)), "line 4: there is no id"),
+        (rewritten(not_finite), "documents.npy .* row 2 is not"),
+        (rewritten(lambda ids, numbers: (ids, numbers.ravel())), r"documents.npy .*\(720,\)"),
+        (rewritten(lambda ids, numbers: (ids, np.tile(numbers, 2))), r"lengths \[6, 12\]"),
+        (rewritten(lambda ids, numbers: (ids, numbers.astype(object))), "documents.npy is not a .npy file of vectors"),
+        (
+            lambda folder: (folder / "documents.npy").write_bytes(b"PK\3\4 and so on"),
+            "documents.npy is not a .npy file",
+        ),
+        (cut_short, "documents.npy is not a .npy file of vectors"),
+        (lambda folder: (folder / "documents.npy").unlink(), "no such file: .*documents.npy"),
     ],
 )
-def test_a_damaged_file_is_one_sentence(folder, collection_folder, change, message):
-    change(folder / "documents.npy")
+def test_wrong_ids_and_numbers_are_one_sentence(folder, collection_folder, damage, message):
+    damage(folder)
     with pytest.raises(InputError, match=message) as caught:
         read_vectors(folder, [load_collection(collection_folder, "test")])
     assert "\n" not in str(caught.value)
 
 
 def test_several_collections_need_folders_of_their_own(folder, collection_folder):
-    from dataclasses import replace
-
     collection = load_collection(collection_folder, "test")
     with pytest.raises(InputError, match="toy and other need a folder each"):
         read_vectors(folder, [collection, replace(collection, name="other")])

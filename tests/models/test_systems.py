@@ -111,14 +111,6 @@ class TestJepa:
             expected = 0.9 * expected + 0.1 * self.flat(encoder.head)
         torch.testing.assert_close(self.flat(encoder.target_head), expected, rtol=1e-6, atol=1e-7)
 
-    @pytest.mark.parametrize(("decay", "follows"), [(0.0, True), (1.0, False)])
-    def test_the_ends_of_the_decay(self, tiny_bert, decay, follows):
-        encoder = MPNetLeJEPAIG(base(tiny_bert))
-        before = self.flat(encoder.target_head)
-        move(encoder)
-        encoder.after_step(decay)
-        assert torch.equal(self.flat(encoder.target_head), self.flat(encoder.head) if follows else before)
-
     @pytest.mark.parametrize("frozen", [True, False])
     def test_the_target_is_never_trained_and_always_evaluating(self, tiny_bert, frozen, texts):
         shape = HeadShape("mlp", DIM, DIM, dropout=0.5)

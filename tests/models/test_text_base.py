@@ -1,10 +1,12 @@
 """The text base: what is frozen, which vectors it hands on, and its fingerprint."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 
 from ragcun.embeddings.hub import resolve_model
@@ -64,23 +66,17 @@ def test_too_many_layers_states_both_numbers(base):
         base.freeze(False, 4)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "a/b/c", "~/missing/model"])
-def test_missing_folder(name):
-    with pytest.raises(InputError, match="no such model folder"):
-        TextBase.load(name)
-
-
-def test_folder_that_is_no_model(tmp_path):
-    with pytest.raises(InputError, match=r"neither modules\.json nor config\.json"):
-        TextBase.load(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["no-such-model-anywhere", "nobody/no-such-model", "not a name!"])
-def test_unknown_hub_name_without_the_hub(name, monkeypatch):
-    from huggingface_hub import constants
-
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, "no such model folder") for name in ("/no/such/folder", "./missing", "a/b/c", "~/missing/model")),
+        *((name, "minilm") for name in ("no-such-model-anywhere", "nobody/no-such-model", "not a name!")),
+        (str(Path(__file__).parent), r"neither modules\.json nor config\.json"),
+    ],
+)
+def test_what_is_no_model_without_the_hub(name, message, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="minilm") as caught:
+    with pytest.raises(InputError, match=message) as caught:
         TextBase.load(name)
     assert "\n" not in str(caught.value)
 
@@ -150,20 +146,6 @@ def test_tokens_and_cached_vectors_agree(tiny_bert, texts, prompts, normalize, r
         live = base(base.features(several, role))
     cached = base(torch.from_numpy(base.encode(several, role)))
     torch.testing.assert_close(live, cached, atol=1e-5, rtol=0)
-
-
-def test_prompts_are_those_of_the_model(tiny_bert, texts):
-    base = with_prompts(tiny_bert, PROMPTS)
-    plain = TextBase.load(tiny_bert, device="cpu")
-    assert base.prompt("query") == "word1 "
-    assert base.prompt("document") == "word2 "
-    some = texts[:6]
-    assert not np.allclose(base.encode(some, "query"), base.encode(some, "document"), atol=1e-4)
-    written_out = plain.encode([f"word1 {text}" for text in some], "query")
-    np.testing.assert_allclose(base.encode(some, "query"), written_out, atol=1e-6)
-    own = SentenceTransformer(tiny_bert, device="cpu", prompts=PROMPTS)
-    for role, encode in (("query", own.encode_query), ("document", own.encode_document)):
-        np.testing.assert_allclose(base.untouched_array(base.encode(some, role)), encode(some), atol=1e-6)
 
 
 def test_default_prompt_serves_a_role_without_its_own(tiny_bert, texts):
