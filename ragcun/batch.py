@@ -18,17 +18,12 @@ class Views:
     """The embeddings of one batch, row `i` of each field belonging to training pair `i`.
 
     Attributes:
-        query: query embeddings.
-        positive: embeddings of the document that answers each query.
-        negative: embeddings of a hard negative of each query; rows without one hold anything finite.
-        negative_mask: which rows of `negative` are real; None where all are.
-        relevant: ``relevant[i, j]`` says that positive `j` is a known positive of query `i` (the diagonal always
-            is), so that a loss does not push apart what belongs together; None where only the diagonal is known.
-        predicted: the predictor's guess of the target.
-        target: what it should have guessed (a document embedding, or an EMA teacher's).
+        positive: the document that answers each query.
+        negative: a hard negative of each query; rows without one, which `negative_mask` says, hold anything finite.
+        relevant: ``relevant[i, j]`` says that positive `j` is a known positive of query `i`, as the diagonal always is.
+        predicted: the predictor's guess of `target`, a document embedding or an EMA teacher's.
         residual: the correction that a residual predictor adds (its delta).
-        pool: embeddings of further documents, candidates for all queries of the batch (mined negatives).
-        pool_relevant: which of them are known positives of which query.
+        pool: further documents, candidates for all queries (mined negatives); `pool_relevant` names known positives.
     """
 
     query: Float[Tensor, "batch dim"]

@@ -135,11 +135,7 @@ class VectorSource(abc.ABC):
     base: Base
     dimension: int
     fingerprint: str
-
-    @property
-    @abc.abstractmethod
-    def vectors(self) -> Gatherable:
-        """All rows there are."""
+    vectors: Gatherable
 
     @abc.abstractmethod
     def rows(self, texts: Sequence[str], role: Role) -> Rows:

@@ -45,6 +45,7 @@ class EmbeddingCache(VectorSource):
         self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:32]
         self._row_of: dict[bytes, int] = {}
         self._count = 0
+        self.vectors = np.empty((0, self.dimension), dtype=np.float32)
         self._claim_folder()
         self._load_keys()
 
@@ -61,14 +62,6 @@ class EmbeddingCache(VectorSource):
                 self._load_keys()
                 self._encode({key: text for key, text in missing.items() if key not in self._row_of}, role)
         return np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
-
-    @property
-    def vectors(self) -> Vectors:
-        """All rows ``(n, dimension)``, memory-mapped and read-only."""
-        if not self._count:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        shape = (self._count, self.dimension)
-        return np.memmap(self.folder / "vectors.bin", dtype=np.float32, mode="r", shape=shape)
 
     def _keys(self, texts: Sequence[str], role: Role) -> list[bytes]:
         prefix = f"{self.base.prompt(role)}\0{role if self.base.routes_roles else ''}\0".encode()
@@ -114,6 +107,8 @@ class EmbeddingCache(VectorSource):
             file.seek(self._count * KEY_BYTES)
             for row in range(self._count, count):
                 self._row_of[file.read(KEY_BYTES)] = row
+        if count > self._count:
+            self.vectors = np.memmap(files[1], dtype=np.float32, mode="r", shape=(count, self.dimension))
         self._count = count
 
 

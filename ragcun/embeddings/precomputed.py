@@ -58,30 +58,22 @@ class VectorBase(Base):
 
 
 class VectorStore(VectorSource):
-    """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
-
-    Several sets of documents, or of queries, count as one; messages name `place`.
-    """
+    """All vectors, by text or by an id that stands for one; a text given twice has its first vector."""
 
     def __init__(
         self, documents: Sequence[Named], queries: Sequence[Named], normalize: bool = True, place: str = "vectors"
     ) -> None:
         sets = [*documents, *queries]
-        self._vectors = Stacked([vectors for _, vectors in sets])
+        self.vectors = Stacked([vectors for _, vectors in sets])
         self.place = place
-        self.dimension, self.fingerprint = int(sets[0][1].shape[1]), self._vectors.digest()
+        self.dimension, self.fingerprint = int(sets[0][1].shape[1]), self.vectors.digest()
         self.base = VectorBase(self.dimension, normalize, self.fingerprint)
         self._row_of: dict[str, dict[str, int]] = {"document": {}, "query": {}}
         for i, (names, vectors) in enumerate(sets):
             row_of = self._row_of["document" if i < len(documents) else "query"]
-            for row, name in enumerate(names, start=int(self._vectors.ends[i]) - len(vectors)):
+            for row, name in enumerate(names, start=int(self.vectors.ends[i]) - len(vectors)):
                 if name is not None:
                     row_of.setdefault(name, row)
-
-    @property
-    def vectors(self) -> Stacked:
-        """All rows there are."""
-        return self._vectors
 
     def require_fit(self, base: Base) -> None:
         """Raise InputError if the base has a text model of its own, or vectors of another length."""

@@ -31,10 +31,6 @@ WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
 
 
-FolderContents = tuple[dict[str, Any], "SentenceTransformer | None", dict[str, Tensor], torch.device]
-"""Description, text model (None where heads are on vectors), weights beside the base, and the device to compute on."""
-
-
 def write_folder(
     folder: str | Path,
     model: SentenceTransformer | None,
@@ -59,8 +55,13 @@ def write_folder(
         write_text(temporary / CARD, card)
 
 
-def read_folder(folder: str | Path, device: str | None = None) -> FolderContents:
-    """Read a checkpoint folder; InputError if it is missing, damaged, or holds files that are not its own."""
+def read_folder(
+    folder: str | Path, device: str | None = None
+) -> tuple[dict[str, Any], SentenceTransformer | None, dict[str, Tensor], torch.device]:
+    """Read description, text model (None if heads are on vectors), weights beside the base, and device of a checkpoint.
+
+    InputError if the folder is missing, damaged, or holds files that are not its own.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")

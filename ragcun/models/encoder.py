@@ -21,7 +21,7 @@ from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import read_folder, write_folder
-from ragcun.models.st_export import normalize_modules
+from ragcun.models.heads import normalize_modules
 from ragcun.tensors import copy_strictly
 
 if TYPE_CHECKING:

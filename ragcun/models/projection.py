@@ -20,8 +20,7 @@ from ragcun.config import HeadConfig
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head, HeadShape, Stackable
-from ragcun.models.st_export import dense_modules, normalize_modules
+from ragcun.models.heads import Head, HeadShape, Stackable, dense_modules, normalize_modules
 
 QUERY_EMBEDDINGS = ("projection", "prediction")
 
@@ -205,23 +204,19 @@ def interpolate_with_base(
         return encoder
     length = _mean_length(encoder, vectors or {}) if encoder.normalize_output else 1.0
     factors = sqrt(1 - share) / length, sqrt(share)
-    config = encoder.to_config() | {"head": wider_shape(encoder.head.config).to_dict()}
-    wider = type(encoder).from_config(encoder.base, config)
-    copy_beside_input(encoder.head, wider.head, *factors)
-    if encoder.document_head is not encoder.head:
-        copy_beside_input(encoder.document_head, wider.document_head, *factors)
+    shape = encoder.head.config
+    shape = replace(shape, output_dim=shape.output_dim + shape.input_dim)
+    if shape.kind != "linear":
+        shape = replace(shape, kind="residual", matrix_skip=True)
+    wider = type(encoder).from_config(encoder.base, encoder.to_config() | {"head": shape.to_dict()})
+    for head, copied in {encoder.head: wider.head, encoder.document_head: wider.document_head}.items():
+        _copy_beside_input(head, copied, *factors)
     return wider.to(next(encoder.head.parameters()).device).train(encoder.training)
 
 
-def wider_shape(shape: HeadShape) -> HeadShape:
-    """Return the shape of a head whose output is followed by its input."""
-    wider = replace(shape, output_dim=shape.output_dim + shape.input_dim)
-    return wider if shape.kind == "linear" else replace(wider, kind="residual", matrix_skip=True)
-
-
 @torch.no_grad()
-def copy_beside_input(head: Head, wider: Head, of_head: float, of_input: float) -> None:
-    """Set a head of the shape `wider_shape` so that it computes ``[of_head·head(x), of_input·x]``."""
+def _copy_beside_input(head: Head, wider: Head, of_head: float, of_input: float) -> None:
+    """Set a wider head so that it computes ``[of_head·head(x), of_input·x]``."""
     stack, last, dim = head.stack(), wider.linears[-1], head.config.input_dim
     for layer, (weight, bias) in zip(wider.linears[:-1], stack.layers[:-1], strict=True):
         layer.weight.copy_(weight)

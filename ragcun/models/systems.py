@@ -14,9 +14,8 @@ from typing_extensions import Self
 from ragcun.batch import PairBatch, Role, Views
 from ragcun.embeddings.base import Base
 from ragcun.models.encoder import register_system
-from ragcun.models.heads import Head, HeadShape, Stackable
+from ragcun.models.heads import Head, HeadShape, Stack, Stackable
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.st_export import Stack
 
 ALPHA_AT_START = 0.1
 Part = TypeVar("Part", bound=nn.Module)

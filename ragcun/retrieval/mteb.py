@@ -15,7 +15,7 @@ from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import model_digest
 from ragcun.errors import InputError
-from ragcun.models.st_export import normalize_modules
+from ragcun.models.heads import normalize_modules
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

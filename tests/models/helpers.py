@@ -7,8 +7,7 @@ from typing import TypeVar
 import torch
 
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head
-from ragcun.models.st_export import dense_modules
+from ragcun.models.heads import Head, dense_modules
 
 Encoder = TypeVar("Encoder", bound=RetrievalEncoder)
 

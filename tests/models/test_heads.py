@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, preserving_projection
-from ragcun.models.st_export import dense_modules
+from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, dense_modules, preserving_projection
 from tests.models.helpers import exported
 
 STARTS_AS_IDENTITY = ("residual", "linear")

@@ -187,7 +187,7 @@ def cut_short(folder):
         (rewritten(lambda ids, numbers: (ids, np.tile(numbers, 2))), r"lengths \[6, 12\]"),
         (rewritten(lambda ids, numbers: (ids, numbers.astype(object))), "documents.npy is not a .npy file of vectors"),
         (
-            lambda folder: (folder / "documents.npy").write_bytes(b"PK\3\4 and so on"),
+            lambda folder: (folder / "documents.npy").write_bytes(b"PK\3\4"),
             "documents.npy is not a .npy file",
         ),
         (cut_short, "documents.npy is not a .npy file of vectors"),
