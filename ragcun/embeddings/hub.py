@@ -44,18 +44,6 @@ CONVENTIONS = (
 arXiv:2309.07597), as on their model cards; names of instruction-tuned relatives do not match."""
 
 
-def load_by_name(name: str, device: str | None = None) -> SentenceTransformer:
-    """Load a packaged model, an alias, a folder or a hub name; InputError if it is not there or cannot be read.
-
-    One from the hub gets its authors' convention (`apply_convention`); a folder stays as it is, whatever its name.
-    """
-    path = resolve_model(name)
-    model = load_sentence_transformer(path, name, device)
-    if not Path(path).is_dir():
-        apply_convention(model, path)
-    return model
-
-
 def resolve_model(name: str) -> str:
     """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias."""
     if name in PACKAGED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from ragcun.batch import Features, Role
 from ragcun.distance import DISTANCES, Distance
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, pooled, resolve_dtype, token_budget
-from ragcun.embeddings.hub import load_by_name
+from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
 from ragcun.errors import InputError
 from ragcun.tensors import tensors_digest
 
@@ -53,7 +54,11 @@ class TextBase(Base):
     @classmethod
     def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
         """Load a model by hub name, folder, ``minilm`` (packaged) or ``contriever``; InputError if that fails."""
-        return cls(load_by_name(name, device), name, normalize)
+        path = resolve_model(name)
+        model = load_sentence_transformer(path, name, device)
+        if not Path(path).is_dir():
+            apply_convention(model, path)
+        return cls(model, name, normalize)
 
     @classmethod
     def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:

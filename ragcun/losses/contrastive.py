@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -61,13 +61,6 @@ def _known_positives(relevant: Bool[Tensor, "batch batch"] | None, like: Tensor)
     return own if relevant is None else relevant | own
 
 
-@torch.no_grad()
-def _hardest_in_batch(
-    query: Float[Tensor, "batch dim"], positive: Float[Tensor, "batch dim"], known: Bool[Tensor, "batch batch"]
-) -> Int[Tensor, " batch"]:
-    return squared_euclidean(query, positive).masked_fill(known, torch.inf).argmin(1)
-
-
 @in_full_precision
 def margin_loss(
     query: Float[Tensor, "batch dim"],
@@ -97,7 +90,8 @@ def margin_loss(
     else:
         known = _known_positives(relevant, query)
         admissible = ~known.all(1)
-        chosen = positive[_hardest_in_batch(query, positive, known)]
+        distances = squared_euclidean(query.detach(), positive.detach()).masked_fill(known, torch.inf)
+        chosen = positive[distances.argmin(1)]
         if negative is not None and negative_mask is not None:
             admissible = admissible | negative_mask
             chosen = torch.where(negative_mask[:, None], negative, chosen)

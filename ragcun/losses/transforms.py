@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, _scaled, in_full_precision, unit_rows
 
-Transform = Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]
-
 # Bounds the gradient of a column of little variance, as a head that pads with zeros has, to 100 times the usual.
 LEAST_VARIANCE = 1e-4
 
@@ -64,7 +62,7 @@ def sqrt_dim(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     return math.sqrt(z.shape[1]) * unit_rows(z)
 
 
-TRANSFORMS: dict[str, Transform] = {
+TRANSFORMS: dict[str, Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]] = {
     "none": lambda z: z,
     "standardize": standardize,
     "standardize_l2": standardize_l2,

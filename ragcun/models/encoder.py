@@ -132,10 +132,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def parameter_groups(
         self, base_rate: float, rates: dict[str, float], weight_decay: float = 0.0
     ) -> list[dict[str, Any]]:
-        """Return optimiser groups of the trainable parameters, each with its own rate (``lr``) and ``name``.
-
-        Biases, and other parameters with fewer than two dimensions, get no weight decay.
-        """
+        """Return optimiser groups of the trainable parameters, by name; only matrices get weight decay."""
         groups = []
         for name, module in {"base": self.base, **self.parts()}.items():
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -30,10 +30,7 @@ class IsotropicGaussianEncoder(ProjectionEncoder):
 
 @register_system
 class AsymmetricProjectionModel(ProjectionEncoder):
-    """Shared base, separate heads of one shape for queries and documents; arguments as of `ProjectionEncoder`.
-
-    Heads that start from the base start alike; random ones start apart, without a common space before training.
-    """
+    """Shared base, separate heads of one shape for queries and documents; arguments as of `ProjectionEncoder`."""
 
     system = "asymmetric"
 
@@ -64,9 +61,8 @@ class AsymmetricProjectionModel(ProjectionEncoder):
 class MPNetLeJEPAIG(ProjectionEncoder):
     """Joint-embedding predictive system: predictor(online(query)) is to meet target(document).
 
-    The target is a copy of the head, and of the base where the base is trained, whose weights θ′ follow the online ones
-    after every optimiser step: θ′ ← m·θ′ + (1 − m)·θ. It is never trained and always in evaluation mode. Embeddings are
-    those of the online branch. Works with any base, whatever the name says. Arguments as of `ProjectionEncoder`.
+    The target is a copy of the head, and of the base where that is trained, whose weights θ′ follow the online ones
+    after every optimiser step: θ′ ← m·θ′ + (1 − m)·θ. Embeddings are those of the online branch.
 
     Source: Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 1; Assran et al. 2023 (I-JEPA), arXiv:2301.08243.
     """
@@ -150,10 +146,7 @@ def follow(target: nn.Module, online: nn.Module, decay: float) -> None:
 
 
 class ResidualPredictor(Stackable):
-    """``q + alpha · tanh(delta(q))``, with a learnable alpha; no coordinate moves by more than |alpha|.
-
-    `config` is the shape of the network delta, which cannot be residual itself.
-    """
+    """``q + alpha · tanh(delta(q))``, with a learnable alpha; no coordinate moves by more than |alpha|."""
 
     def __init__(self, config: HeadShape) -> None:
         super().__init__()
@@ -183,11 +176,7 @@ class ResidualPredictor(Stackable):
 
 @register_system
 class ResidualPredictorEncoder(ProjectionEncoder):
-    """Projection head shared by queries and documents, and a `ResidualPredictor`; `predictor` shapes its delta.
-
-    Its views show delta too, so that λ_residual can hold it small; 0 is the default, because that penalty drives delta,
-    and with it the prediction, to the identity. Arguments as of `ProjectionEncoder`.
-    """
+    """A shared head and a `ResidualPredictor`, whose delta `predictor` shapes; arguments as of `ProjectionEncoder`."""
 
     system = "respred"
     always_predicts = True

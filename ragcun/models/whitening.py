@@ -21,7 +21,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Whitening:
-    """The maps ``x ↦ W x / ‖W x‖`` of documents and ``x ↦ W(x − g) / ‖W(x − g)‖`` of queries, of vectors of length 1.
+    """The maps of vectors of length 1, W x of documents and W(x − g) of queries, scaled to length 1.
 
     `weight` is W, ``(output_dim, dim)``; `query_shift` is g, ``(dim,)``.
     """
@@ -30,11 +30,11 @@ class Whitening:
     query_shift: Vectors
 
     def embed_documents(self, vectors: ArrayLike) -> Vectors:
-        """Map base vectors of documents ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
+        """Map base vectors ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
         return _unit_rows(_unit_rows(_as_matrix(vectors, "vectors")) @ self.weight.T)
 
     def embed_queries(self, vectors: ArrayLike) -> Vectors:
-        """Map base vectors of queries ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
+        """Map base vectors ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
         return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
     def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
@@ -103,12 +103,9 @@ calibrate = fit_whitening
 
 
 def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
-    """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``: 0 for a gap that a sample of this size shows by chance.
+    """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``, where `variance` is the trace of the sample's covariance.
 
-    `variance` is the trace of the sample's covariance.
-
-    Source: James & Stein 1961, *Estimation with quadratic loss*, positive part; there ``(dim − 2)·σ²`` of equal
-    variances.
+    Source: James & Stein 1961, *Estimation with quadratic loss*, positive part; there ``(dim − 2)·σ²``.
     """
     chance, squared = variance / count, float(gap @ gap)
     return 1 - chance / squared if squared > chance else 0.0

@@ -19,6 +19,7 @@ from ragcun.embeddings.encode import bfloat16_features, native_dtype, resolve_dt
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
+from ragcun.retrieval.systems import EncodingOptions
 
 PROMPTS = {"query": "word1 word2 ", "document": "word3 "}
 Make = Callable[[str], SentenceTransformer]
