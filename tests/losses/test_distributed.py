@@ -138,9 +138,7 @@ def helpers(rank: int) -> dict[str, Tensor]:
     found = {"world": torch.tensor(world_size()), "sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
     with alone():
         found |= {"alone": torch.tensor(world_size()), "alone sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
-        found["alone loss"] = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)(
-            Tiny()(share_of(rank, "even"))
-        ).total.detach()
+        found["alone loss"] = ISOTROPY_ALONE(Tiny()(share_of(rank, "even"))).total.detach()
     weight, frozen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([rank, 4.0])
     average_gradients([weight, frozen])
@@ -207,29 +205,20 @@ def share_without_others(rank: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_alone_nothing_is_sent(ranks):
+def test_sums_means_masks_and_what_is_computed_alone(ranks):
+    """A mask of a rank's own columns says nothing of the others; gradients are averaged where there are any."""
+    expected = torch.eye(5, dtype=torch.bool)
+    expected[0, 1] = True
     for number, rank in enumerate(ranks):
         assert (rank["world"], rank["alone"]) == (2, 1)
         assert (rank["sum"], rank["alone sum"]) == (3, number + 1)
         own = ISOTROPY_ALONE(Tiny()(share_of(number, "even"))).total.detach()
         torch.testing.assert_close(rank["alone loss"], own)
-    assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
-
-
-@pytest.mark.slow
-def test_gradients_are_averaged_where_there_are_any(ranks):
-    for rank in ranks:
         assert rank["average"].tolist() == [0.5, 4.0]
         assert rank["none"]
-
-
-@pytest.mark.slow
-def test_a_mask_of_own_columns_says_nothing_of_the_others(ranks):
-    expected = torch.eye(5, dtype=torch.bool)
-    expected[0, 1] = True
-    for rank in ranks:
         assert rank["joined"].flatten().tolist() == [0, 1, 10, 11, 12]
         assert torch.equal(rank["joined relevant"], expected)
+    assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
 
 
 def test_one_process_is_a_world_of_its_own():

@@ -41,14 +41,8 @@ def views():
 
 
 def everything(**options) -> Objective:
-    weights = {
-        "lambda_contrastive": 0.5,
-        "lambda_isotropy": 1.5,
-        "lambda_reg": 0.1,
-        "lambda_predictive": 1.2,
-        "lambda_residual": 0.01,
-    }
-    return Objective(**{**weights, **options})
+    weights = {"contrastive": 0.5, "isotropy": 1.5, "reg": 0.1, "predictive": 1.2, "residual": 0.01}
+    return Objective(**{f"lambda_{name}": weight for name, weight in weights.items()}, **options)
 
 
 def test_total_is_the_weighted_sum_of_the_terms(views):

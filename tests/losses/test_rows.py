@@ -7,42 +7,28 @@ from itertools import product
 import pytest
 import torch
 
-from ragcun.losses.covariance import (
-    covariance,
-    covariance_isotropy,
-    global_orthogonal_regularization,
-    off_diagonal_covariance,
-    variance_covariance,
-    variance_hinge,
-    variance_regularisation,
-)
+from ragcun.losses import covariance as moments
 from ragcun.losses.sigreg import KNOTS, epps_pulley, sigreg
 from ragcun.losses.transforms import TRANSFORMS
 from tests.losses.helpers import normal
 
-FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = (
-    TRANSFORMS
-    | {
-        "covariance": covariance,
-        "scale_free": covariance_isotropy,
-        "absolute": functools.partial(covariance_isotropy, form="absolute"),
-        "variance": variance_regularisation,
-        "gor": global_orthogonal_regularization,
-        "hinge": variance_hinge,
-        "off_diagonal": off_diagonal_covariance,
-        "vicreg": variance_covariance,
-    }
-    | {
-        f"{name} {form}": functools.partial(loss, **dict(zip(("knots", "n_free"), form, strict=True)))
-        for name, loss in {
-            "sigreg": functools.partial(sigreg, step=1, num_slices=4),
-            "epps_pulley": epps_pulley,
-        }.items()
-        for form in product(KNOTS, (True, False))
-    }
-)
-ALONE = ("none", "sqrt_dim", *(name for name in FUNCTIONS if name.startswith(("sigreg", "epps_pulley"))))
-"""Those that take one row."""
+STATISTICS = {"sigreg": functools.partial(sigreg, step=1, num_slices=4), "epps_pulley": epps_pulley}
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    **TRANSFORMS,
+    "covariance": moments.covariance,
+    "scale_free": moments.covariance_isotropy,
+    "absolute": functools.partial(moments.covariance_isotropy, form="absolute"),
+    "variance": moments.variance_regularisation,
+    "gor": moments.global_orthogonal_regularization,
+    "hinge": moments.variance_hinge,
+    "off_diagonal": moments.off_diagonal_covariance,
+    "vicreg": moments.variance_covariance,
+    **{
+        f"{name} {knots} {n_free}": functools.partial(STATISTICS[name], knots=knots, n_free=n_free)
+        for name, knots, n_free in product(STATISTICS, KNOTS, (True, False))
+    },
+}
+TAKE_ONE_ROW = ("none", "sqrt_dim", *(name for name in FUNCTIONS if name.startswith(("sigreg", "epps_pulley"))))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -70,7 +56,7 @@ def test_autocast_changes_neither_values_nor_gradients(name):
     assert torch.equal(*(torch.autograd.grad(value.sin().sum(), z)[0] for value in (inside, outside)))
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ALONE])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TAKE_ONE_ROW])
 def test_one_row_is_refused(name):
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         FUNCTIONS[name](torch.ones(1, 4))

@@ -212,10 +212,7 @@ def test_a_folder_of_a_published_name_is_only_a_folder(name, tiny_bert, tmp_path
     ("names", "convention"),
     [
         (["facebook/contriever", "facebook/contriever-msmarco"], ("dot", "", "")),
-        (
-            [f"intfloat/e5-{size}{v}" for size in ("small", "base", "large") for v in ("", "-v2")],
-            ("cosine", *E5_PROMPTS),
-        ),
+        ([f"intfloat/e5-{size}{v}" for size in ("small", "large") for v in ("", "-v2")], ("cosine", *E5_PROMPTS)),
         ([f"intfloat/multilingual-e5-{size}" for size in ("small", "base", "large")], ("cosine", *E5_PROMPTS)),
         ([f"BAAI/bge-{size}-en{v}" for size in ("small", "large") for v in ("", "-v1.5")], ("cosine", BGE_QUERY, "")),
         (["contriever", "e5-small", "someone/e5-small", "intfloat/e5-mistral-7b-instruct", "BAAI/bge-m3"], None),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from ragcun.embeddings.hub import resolve_model
 from ragcun.embeddings.text_base import TextBase, transformer_layers
@@ -101,24 +102,24 @@ def test_fingerprint_is_stable(tiny_bert, texts, tmp_path):
     assert base.train().fingerprint() == again.fingerprint()
 
 
-@pytest.mark.parametrize("change", ["weight", "length", "pooling", "module", "tokenizer"])
+def next_number(base):
+    weight = base.model.state_dict()["0.model.encoder.layer.1.attention.self.query.weight"]
+    weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(9.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        next_number,
+        lambda base: setattr(base.model, "max_seq_length", 31),
+        lambda base: base.model._modules.update({"1": Pooling(16, pooling_mode="cls")}),
+        lambda base: base.model._modules.update({"2": LayerNorm(16)}),
+        lambda base: base.model.tokenizer.add_tokens(["word1 word2"]),
+    ],
+)
 def test_fingerprint_sees_what_changes_vectors(base, change):
     before = base.fingerprint()
-    if change == "weight":
-        weight = base.model.state_dict()["0.model.encoder.layer.1.attention.self.query.weight"]
-        weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(9.0))
-    elif change == "length":
-        base.model.max_seq_length = 31
-    elif change == "pooling":
-        from sentence_transformers.sentence_transformer.modules import Pooling
-
-        base.model._modules["1"] = Pooling(16, pooling_mode="cls")
-    elif change == "module":
-        from sentence_transformers.sentence_transformer.modules import LayerNorm
-
-        base.model._modules["2"] = LayerNorm(16)
-    else:
-        base.model.tokenizer.add_tokens(["word1 word2"])
+    change(base)
     assert base.fingerprint() != before
 
 
