@@ -19,7 +19,6 @@ from ragcun.embeddings.encode import bfloat16_features, native_dtype, resolve_dt
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
-from ragcun.retrieval.systems import EncodingOptions
 
 PROMPTS = {"query": "word1 word2 ", "document": "word3 "}
 Make = Callable[[str], SentenceTransformer]
@@ -237,8 +236,6 @@ def test_what_cannot_be_computed_is_refused(base):
         with pytest.raises(InputError, match=message):
             base.compute_in(dtype)
     assert base.dtype == "float32"
-    with pytest.raises(InputError, match="--batch_size must be at least 1, got 0"):
-        EncodingOptions(batch_size=0)
     VectorBase(4).compute_in("float32")
     with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
         VectorBase(4).compute_in("bfloat16")
