@@ -57,11 +57,6 @@ class Progress:
     collapse: CollapseMonitor = field(default_factory=CollapseMonitor)
 
 
-def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return those settings that have to stay the same when a run is resumed."""
-    return {name: value for name, value in settings.items() if name not in NOT_COMPARED}
-
-
 @dataclass
 class CheckpointManager:
     """The resume points of a run, in folders ``000001``, ``000002`` and so on; one of other `settings` is refused."""

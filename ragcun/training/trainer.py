@@ -18,7 +18,7 @@ from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.averaging import WeightAverage, trained_share
 from ragcun.training.batches import BatchSampler, PairSource, Rows
-from ragcun.training.checkpoint import CheckpointManager, Progress, comparable
+from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
 from ragcun.training.guards import (
     ECHO,
     NonFiniteGuard,
@@ -235,7 +235,8 @@ def make_trainer(
     steps = len(sampler.steps(1))
     epochs = config.epochs or max(1, round(config.steps / steps))
     average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
-    settings = comparable(record.settings) | {"data": record.manifest["data_sha256"]} | processes.settings()
+    settings = {name: value for name, value in record.settings.items() if name not in NOT_COMPARED}
+    settings |= {"data": record.manifest["data_sha256"]} | processes.settings()
     checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
     processes.seed(config.seed)
     parts = stepper, sampler, epochs, average, selection, steps * epochs, checkpoints
