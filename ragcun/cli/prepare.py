@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags
+from ragcun.data.pairs import pairs_extension
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -78,6 +79,8 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 
     def _check_source(self) -> None:
         """Refuse flags that do not say what is read and what is written."""
+        if self.output is not None:
+            pairs_extension(self.output)
         if self.generate_pairs and self.pairs:
             raise InputError("--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them")
         if self.generate_pairs and self.documents == "python_docs":
@@ -113,26 +116,31 @@ def run(options: Options) -> str:
     from ragcun.data import prepare as data
     from ragcun.data.synthetic_queries import pair_maker
 
-    settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
-    settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
-    outputs, folder = data.Outputs(options.output_dir, options.output, settings), options.output_dir
-    documents, name, split, seed = str(options.documents), options.split_name, options.split, options.seed
+    folder, file, split, seed = options.output_dir, options.output, options.split, options.seed
+    documents, name = str(options.documents), options.split_name
     miner = options.miner(options.add_negatives, seed) if options.add_negatives else None
+    report: list[str] = []
+    counts: dict[str, Any] = {}
     if options.pairs is not None:
-        lines = data.prepare_pairs(options.pairs, split, seed, outputs, options.pool, miner)
+        splits, leaks = data.prepare_pairs(options.pairs, split if folder else None, seed, options.pool, miner)
+        counts = {"negatives_of_other_splits": leaks}
     elif options.generate_pairs:
         maker = pair_maker(options.method, options.masked_share, options.mask)
-        how = (split, seed, options.num_pairs, outputs, options.near_duplicates)
-        lines = data.prepare_generated(documents, maker, *how, miner)
-    elif options.output is not None and folder is None and miner and documents != "python_docs":
-        lines = data.prepare_collection(Path(documents), name, outputs, miner)
+        more = (options.num_pairs, options.near_duplicates, miner)
+        splits, counts["documents"] = data.prepare_generated(documents, maker, split, seed, *more)
+        counted = (f"{count} {what.replace('_', ' ')}" for what, count in counts["documents"].items())
+        report = [f"{documents}: documents: {', '.join(counted)}"]
+    elif file is not None and folder is None and miner and documents != "python_docs":
+        splits = data.prepare_collection(Path(documents), name, miner)
     elif folder is None:
         raise InputError("--output_dir is missing: name the folder to write")
-    elif options.output is not None:
+    elif file is not None:
         raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
     elif documents == "python_docs":
         sample = (options.packages or None, options.max_documents, split, seed)
-        lines = data.prepare_python_docs(folder, *sample, miner)
+        return "\n".join(data.prepare_python_docs(folder, *sample, miner))
     else:
-        lines = data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miner)
-    return "\n".join(lines)
+        return "\n".join(data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miner))
+    settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
+    settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
+    return "\n".join([*report, *data.write_splits(splits, counts, folder, file, settings)])

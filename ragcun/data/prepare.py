@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, compress, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
-from ragcun.data.pairs import Row, pairs_extension, read_pairs, split_by_shares, split_pairs, without_leaks, write_pairs
+from ragcun.data.pairs import Row, read_pairs, split_by_shares, split_pairs, without_leaks, write_pairs
 from ragcun.data.python_docs import build, extract, python_doc_roots
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import Pair, PairMaker, document_digest, pairs_of_document
@@ -34,60 +33,49 @@ Miner = Callable[..., "MinedPairs"]
 """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Where pairs go: a folder of the files in `FILES` and of `STATISTICS`, a JSON file of all pairs, or both."""
-
-    folder: Path | None = None
-    file: Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)  # what the statistics say of how the pairs were made
-
-    def __post_init__(self) -> None:
-        if self.file is not None:
-            pairs_extension(self.file)
-
-
-@dataclass
-class SplitPairs:
-    """The pairs of one split, a row for each negative, and what is known of them."""
+class SplitPairs(NamedTuple):
+    """The pairs of one split, a row for each negative, and what is known of them for the statistics."""
 
     rows: list[Row]
     counts: dict[str, Any]
-
-    @classmethod
-    def of(cls, rows: list[Row], source: str, miner: Miner | None, **mining: Any) -> SplitPairs:
-        """Return the pairs with the negatives that `miner` adds; `mining` are its pool and known answers."""
-        pairs = len({(query, positive) for query, positive, _ in rows})
-        if miner is None or not rows:
-            return cls(rows, {"pairs": pairs, "rows": len(rows)})
-        mined = miner(rows, source, **mining)
-        return cls(mined.rows, {"pairs": pairs, "rows": len(mined.rows), "negatives": mined.report.to_dict()})
-
-    def __str__(self) -> str:
-        pairs, rows, negatives = self.counts["pairs"], self.counts["rows"], self.counts.get("negatives")
-        counted = f"{pairs} pairs" + (f" in {rows} rows" if rows != pairs else "")
-        if not negatives:
-            return counted
-        named = ("known_positives", "duplicates", "margin")
-        left_out = ", ".join(f"{name.replace('_', ' ')} {negatives[name]}" for name in named)
-        fewer = f"{negatives['pairs_with_fewer']} pairs have fewer"
-        return f"{counted}; {negatives['mined']} of {negatives['asked']} negatives, {fewer} (left out: {left_out})"
+    summary: str
 
 
-def write_splits(splits: Mapping[str, SplitPairs], outputs: Outputs, counts: Mapping[str, Any]) -> list[str]:
-    """Write the splits and their statistics; return what was written."""
+def with_negatives(rows: list[Row], source: str, miner: Miner | None, **mining: Any) -> SplitPairs:
+    """Return the pairs with the negatives that `miner` adds; `mining` are its pool and known answers."""
+    counts: dict[str, Any] = {"pairs": len({row[:2] for row in rows}), "rows": len(rows)}
+    if miner is None or not rows:
+        return SplitPairs(rows, counts, _counted(counts))
+    mined = miner(rows, source, **mining)
+    counts |= {"rows": len(mined.rows), "negatives": mined.report.to_dict()}
+    return SplitPairs(mined.rows, counts, f"{_counted(counts)}; {mined.report}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    pairs, rows = counts["pairs"], counts["rows"]
+    return f"{pairs} pairs" + (f" in {rows} rows" if rows != pairs else "")
+
+
+def write_splits(
+    splits: Mapping[str, SplitPairs],
+    counts: Mapping[str, Any],
+    folder: Path | None = None,
+    file: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write all pairs into `file`, and into `folder` the splits and the statistics; return what was written."""
     report = []
-    if outputs.file is not None:
-        write_pairs(outputs.file, chain.from_iterable(split.rows for split in splits.values()))
+    if file is not None:
+        write_pairs(file, chain.from_iterable(split.rows for split in splits.values()))
         total = {name: sum(split.counts[name] for split in splits.values()) for name in ("pairs", "rows")}
-        report.append(f"{outputs.file}: {splits['all'] if 'all' in splits else SplitPairs([], total)}")
-    if outputs.folder is not None:
-        for name, file in FILES.items():
-            write_pairs(outputs.folder / file, splits[name].rows)
-            report.append(f"{outputs.folder / file}: {splits[name]}")
+        report.append(f"{file}: {splits['all'].summary if 'all' in splits else _counted(total)}")
+    if folder is not None:
+        for name, path in FILES.items():
+            write_pairs(folder / path, splits[name].rows)
+            report.append(f"{folder / path}: {splits[name].summary}")
         by_split = {name: split.counts for name, split in splits.items()}
-        write_json(outputs.folder / STATISTICS, {**counts, "splits": by_split, "settings": dict(outputs.settings)})
-        report.append(f"statistics: {outputs.folder / STATISTICS}")
+        write_json(folder / STATISTICS, {**counts, "splits": by_split, "settings": dict(settings or {})})
+        report.append(f"statistics: {folder / STATISTICS}")
     return report
 
 
@@ -129,15 +117,14 @@ def prepare_held_out(
     return report + _write_pairs_of(output_dir, ["train"], miner, whole_corpus=True)
 
 
-def prepare_collection(folder: Path, split: str, outputs: Outputs, miner: Miner) -> list[str]:
-    """Write the pairs of one split of a BEIR folder, with negatives from its corpus, into the file of `outputs`.
+def prepare_collection(folder: Path, split: str, miner: Miner) -> dict[str, SplitPairs]:
+    """Return the pairs of one split of a BEIR folder, with negatives from its corpus.
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
     """
     _check_folder(folder)
     pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
-    mined = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)
-    return write_splits({"all": mined}, outputs, {})
+    return {"all": with_negatives(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)}
 
 
 class GeneratedPairs(NamedTuple):
@@ -220,12 +207,11 @@ def prepare_generated(
     maker: PairMaker,
     split: Sequence[float],
     seed: int,
-    num_pairs: int | None,
-    outputs: Outputs,
+    num_pairs: int | None = None,
     near_duplicates: float | None = None,
     miner: Miner | None = None,
-) -> list[str]:
-    """Write pairs made from documents, split by document; the arguments are those of `generate_pairs`.
+) -> tuple[dict[str, SplitPairs], dict[str, int]]:
+    """Return pairs made from documents by split (see `generate_pairs`), and what became of the documents.
 
     Negatives of a split are positives of the same split that come from other documents than the pair.
     """
@@ -234,39 +220,35 @@ def prepare_generated(
         raise InputError(f"{documents}: no document is long enough for a pair; give longer ones or another --method")
     splits = {}
     for name, by_document in made.by_document.items():
-        known = chain.from_iterable(
-            product((query for query, _, _ in rows), (positive for _, positive, _ in rows))
-            for rows in by_document
-            if len(rows) > 1
-        )
-        splits[name] = SplitPairs.of(made.rows(name), f"{documents} ({name})", miner, known=known)
+        several = [([row[0] for row in rows], [row[1] for row in rows]) for rows in by_document if len(rows) > 1]
+        known = chain.from_iterable(product(queries, positives) for queries, positives in several)
+        splits[name] = with_negatives(made.rows(name), f"{documents} ({name})", miner, known=known)
         splits[name].counts["documents"] = len(by_document)
-    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in made.documents.items())
-    return [f"{documents}: documents: {counted}", *write_splits(splits, outputs, {"documents": made.documents})]
+    return splits, made.documents
 
 
 def prepare_pairs(
     pairs: str | Path,
-    split: Sequence[float],
+    split: Sequence[float] | None,
     seed: int,
-    outputs: Outputs,
     pool: str | Path | None = None,
     miner: Miner | None = None,
-) -> list[str]:
-    """Write the pairs of a file, split where `outputs` names a folder (see `split_pairs`), with negatives.
+) -> tuple[dict[str, SplitPairs], int]:
+    """Return the pairs of a file with negatives, and how many negatives answered queries of another split.
 
-    Negatives come from the documents in `pool` where pairs are not split, else from the positives of the same split.
+    With `split` they are split (see `split_pairs`), and negatives come from the positives of the same split, else from
+    the documents in `pool`.
     """
     data = read_pairs(pairs)
-    if outputs.folder is None:
+    if split is None:
         texts = None if pool is None else [document.content for document in read_documents(pool)]
-        return write_splits({"all": SplitPairs.of(list(data.rows()), data.source, miner, pool=texts)}, outputs, {})
+        return {"all": with_negatives(list(data.rows()), data.source, miner, pool=texts)}, 0
     places = split_pairs(data, split, seed)
     data, leaks = without_leaks(data, places)
     splits = {
-        name: SplitPairs.of(list(data.rows(rows)), f"{data.source} ({name})", miner) for name, rows in places.items()
+        name: with_negatives(list(data.rows(rows)), f"{data.source} ({name})", miner) for name, rows in places.items()
     }
-    return write_splits(splits, outputs, {"negatives_of_other_splits": leaks})
+    return splits, leaks
 
 
 def _check_folder(folder: Path) -> None:
@@ -280,8 +262,8 @@ def _write_pairs_of(output_dir: Path, splits: Iterable[str], miner: Miner | None
     for name in splits:
         pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)
         pool = pairs.documents if whole_corpus else None
-        split = SplitPairs.of(list(pairs.rows()), pairs.source, miner, pool=pool)
+        split = with_negatives(list(pairs.rows()), pairs.source, miner, pool=pool)
         path = output_dir / "pairs" / f"{name}.jsonl"
         write_pairs(path, split.rows)
-        report.append(f"  {path}: {split}")
+        report.append(f"  {path}: {split.summary}")
     return report
