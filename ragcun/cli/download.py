@@ -139,8 +139,7 @@ def msmarco(options: MsmarcoOptions) -> str:
 
 def wikipedia(options: WikiOptions) -> str:
     """Write passages of Wikipedia and a manifest beside them, and return a summary."""
-    from ragcun.data.hub import open_rows
-    from ragcun.data.wikipedia import read_passages, write_passages
+    from ragcun.data.hub import open_rows, read_passages, write_passages
 
     path = Path(options.output)
     manifest = path.with_name(f"{path.name}.manifest.json")

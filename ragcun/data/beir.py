@@ -45,12 +45,9 @@ class Collection:
 
 
 def load_collection(folder: str | Path, split: str = "test") -> Collection:
-    """Read a BEIR folder and the judgments of one split of it.
+    """Read a BEIR folder and the judgments of one split of it (InputError: a file is missing or wrong).
 
     Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them.
-
-    Raises:
-        InputError: a file is missing or wrong (with the line), or a judged query has no text.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -100,12 +97,11 @@ def write_collection(
 ) -> None:
     """Write a BEIR folder; it is complete or absent. An earlier one of the same splits is replaced, its pairs/ too.
 
-    Raises:
-        InputError: `folder` holds files that are no part of what is written, so that replacing it would lose them.
+    Other files in `folder`, which replacing it would lose, raise `InputError`.
     """
     folder = Path(folder)
     ours = {"corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in qrels_by_split)}
-    present = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()) if folder.exists() else ()
+    present = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     others = sorted(path.as_posix() for path in present if path.as_posix() not in ours and path.parts[0] != "pairs")
     if others:
         raise InputError(f"{folder} holds {others[0]}, which would be lost; name a new or an empty folder")
@@ -122,15 +118,15 @@ def pairs_from_collection(collection: Collection, whole_corpus: bool = False) ->
 
     With `whole_corpus` the dataset holds the other documents too.
     """
-
-    def rows() -> Iterator[Row]:
-        for query, text in collection.queries.items():
-            for key, score in collection.qrels[query].items():
-                if score > 0 and key in collection.documents and collection.documents[key].content:
-                    yield text, collection.documents[key].content, None
-
-    contents = (document.content for document in collection.documents.values()) if whole_corpus else ()
-    return PairDataset.from_rows(rows(), f"{collection.name}/{collection.split}", filter(None, contents))
+    contents = {key: document.content for key, document in collection.documents.items() if document.content}
+    rows: Iterator[Row] = (
+        (text, contents[key], None)
+        for query, text in collection.queries.items()
+        for key, score in collection.qrels[query].items()
+        if score > 0 and key in contents
+    )
+    source = f"{collection.name}/{collection.split}"
+    return PairDataset.from_rows(rows, source, contents.values() if whole_corpus else ())
 
 
 def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tuple[Collection, Collection]:
@@ -156,7 +152,6 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
 
 
 def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:
-    """Yield ``(id, document)`` of every line of a corpus or queries file."""
     lines: dict[str, int] = {}
     records = tqdm(read_records(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
     for line, (key, document) in parsed_records(path, records, _identified):
@@ -178,10 +173,7 @@ def _identified(record: Any) -> tuple[str, Document]:
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgments: query-id, corpus-id and score between tabs, with or without a header line.
 
-    Where a pair is judged twice the last judgment holds, as in BEIR.
-
-    Raises:
-        InputError: the file is missing, a line is wrong (it is named), or there are no judgments.
+    Where a pair is judged twice the last judgment holds, as in BEIR. A wrong line raises `InputError`, which names it.
     """
     qrels: Qrels = {}
     for line, text in read_lines(path):

@@ -45,6 +45,7 @@ MIRROR = "RAGCUN_BEIR_MIRROR"
 SAFE_URL = re.compile(r"(https://[^/@]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?|file://)(/.*)?")
 """Addresses whose transport keeps others from changing what comes: https, or a server or file of this machine."""
 TIMEOUT = 60.0
+NOTHING = "no collection at all"
 # name, queries and MD5 as in BEIR's description (beir 2.2.0); repository and commit as in mteb 2.26
 TABLE = Path(__file__).with_name("beir_sets.csv")
 
@@ -91,11 +92,7 @@ class CollectionFolder:
     split: str
 
     def load(self) -> Collection:
-        """Read it; another number of judged queries than BEIR's is warned of.
-
-        Raises:
-            InputError: a file is missing or wrong, or an id holds white space, which run files are split at.
-        """
+        """Read it; white space in an id is refused, another number of judged queries than BEIR's is warned of."""
         collection = replace(load_collection(self.path, self.split), name=self.name)
         for file, keys in (("corpus.jsonl", collection.documents), ("queries.jsonl", collection.queries)):
             for key in keys:
@@ -114,15 +111,9 @@ def find_sets(
 ) -> list[CollectionFolder]:
     """Return the collections that names stand for, each set's parts one after the other; nothing is read.
 
-    Args:
-        data_dir: the folder of collections.
-        names: of a folder in `data_dir`, of a set of BEIR, ``quick`` (`QUICK_SETS`) or ``all``: every folder with a
-            test split, and with `fetch` also the sets of BEIR that can be downloaded. Repeats count once.
-        split: the judgments to read; None takes those that BEIR evaluates: dev of MS MARCO, else test.
-        fetch: brings a set that is not there; None fetches nothing.
-
-    Raises:
-        InputError: a collection, a part of one or its judgments are not there, and what to do about it.
+    A name is that of a folder in `data_dir`, of a set of BEIR, ``quick`` (`QUICK_SETS`) or ``all``: every folder with a
+    test split, and with `fetch`, which brings a set that is not there, also the sets of BEIR that can be downloaded.
+    Repeats count once. No `split` takes the judgments that BEIR evaluates: dev of MS MARCO, else test.
     """
     data_dir = Path(data_dir)
     if fetch is None and not data_dir.is_dir():
@@ -164,7 +155,7 @@ def _folders(data_dir: Path) -> dict[str, list[Path]]:
 def _all(data_dir: Path, there: dict[str, list[Path]], fetches: bool) -> list[str]:
     chosen = {name for name, paths in there.items() if len(paths) > 1 or (paths[0] / "qrels" / "test.tsv").is_file()}
     if not fetches and not chosen:
-        raise InputError(f"{data_dir}: no collection has a test split; there is {_listing(list(there))}")
+        raise InputError(f"{data_dir}: no collection has a test split; there is {', '.join(there) or NOTHING}")
     for name in sorted(SETS.keys() - chosen) if fetches else ():
         if SETS[name].md5 is None:
             logger.info("%s is left out: it cannot be downloaded, ask for it at %s", name, SETS[name].source)
@@ -173,16 +164,12 @@ def _all(data_dir: Path, there: dict[str, list[Path]], fetches: bool) -> list[st
     return sorted(chosen)
 
 
-def _listing(there: list[str]) -> str:
-    return ", ".join(there) or "no collection at all"
-
-
 def _require_known(data_dir: Path, name: str, there: list[str], fetches: bool) -> None:
     """Refuse a name that is not there and cannot be fetched."""
     if name not in SETS:
         near = difflib.get_close_matches(name, [*SETS, *there], n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no collection {name!r} in {data_dir}; {guess}there is {_listing(there)}")
+        raise InputError(f"no collection {name!r} in {data_dir}; {guess}there is {', '.join(there) or NOTHING}")
     if SETS[name].md5 is None:
         files = f"{data_dir / name} as corpus.jsonl, queries.jsonl and qrels/test.tsv"
         raise InputError(f"{name} cannot be downloaded: ask for it at {SETS[name].source}, and put it into {files}")

@@ -41,13 +41,12 @@ class PairDataset:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], source: str, corpus: Iterable[str] = ()) -> PairDataset:
-        """Build the dataset from ``(query, positive, negative or None)``; rows that repeat exactly are kept once.
+        """Build the dataset from rows, of which there must be some; those that repeat exactly are kept once.
 
         Texts of `corpus` that are in no row come after the others in `documents`: hard negatives are mined there too.
-
-        Raises:
-            InputError: there are no rows.
         """
+        import pandas as pd
+
         queries: dict[str, int] = {}
         documents: dict[str, int] = {}
         places = array("q")
@@ -57,14 +56,14 @@ class PairDataset:
             places.append(documents.setdefault(negative, len(documents)) if negative else -1)
         if not places:
             raise InputError(f"{source} holds no pairs; give at least one query with its positive")
-        columns = np.frombuffer(places, dtype=np.int64).reshape(-1, 3).T
-        once = _first_of_each(columns)
-        if len(once) < columns.shape[1]:
-            repeated = columns.shape[1] - len(once)
-            logger.info("%s: %d repeated pairs left out, %d remain", source, repeated, len(once))
+        table = pd.DataFrame(np.frombuffer(places, dtype=np.int64).reshape(-1, 3))
+        distinct = table.drop_duplicates()
+        if len(distinct) < len(table):
+            repeated = len(table) - len(distinct)
+            logger.info("%s: %d repeated pairs left out, %d remain", source, repeated, len(distinct))
         for text in corpus:
             documents.setdefault(text, len(documents))
-        query_ids, positive_ids, negative_ids = (column[once] for column in columns)
+        query_ids, positive_ids, negative_ids = distinct.to_numpy().T.copy()
         return cls(list(queries), list(documents), query_ids, positive_ids, negative_ids, source)
 
     def __len__(self) -> int:
@@ -130,9 +129,7 @@ def read_pairs(path: str | Path) -> PairDataset:
 
     The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none). Pairs
     may also be objects with `x` and `y` or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
-
-    Raises:
-        InputError: the file cannot be read, holds no pairs, or has wrong rows.
+    Wrong rows raise `InputError`, which names the first of them.
     """
     path = Path(path)
     if path.is_dir():
@@ -145,9 +142,6 @@ def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
     """Write pairs with the fields `query`, `positive` and, where there is one, `negative`.
 
     The extension decides between JSON lines (.jsonl, .ndjson) and a JSON array with a pair a line (.json).
-
-    Raises:
-        InputError: the extension of `path` is none of these.
     """
     extension = pairs_extension(path)
     rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
@@ -156,22 +150,11 @@ def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
 
 
 def pairs_extension(path: str | Path) -> str:
-    """Return the extension of a file that pairs are written to.
-
-    Raises:
-        InputError: it is not one of JSON.
-    """
+    """Return the extension of a file that pairs are written to (InputError: it is not one of JSON)."""
     extension = Path(path).suffix.lower()
     if extension not in (".jsonl", ".ndjson", ".json"):
         raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
     return extension
-
-
-def _first_of_each(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the places, ascending, at which each distinct column of a matrix stands first."""
-    order = np.lexsort(columns)
-    changes = (columns[:, order[1:]] != columns[:, order[:-1]]).any(axis=0)
-    return np.sort(order[np.concatenate([[True], changes])])
 
 
 def _row(value: Any) -> Row:
@@ -191,11 +174,7 @@ def _row(value: Any) -> Row:
 
 
 def split_by_shares(items: Sequence[Item], shares: Sequence[float]) -> dict[str, Sequence[Item]]:
-    """Return the first items as ``train``, the next as ``dev`` and the last as ``test``, by their shares of all.
-
-    Raises:
-        InputError: `shares` is not three fractions that sum to 1.
-    """
+    """Return the first items as ``train``, the next as ``dev`` and the last as ``test``, by their shares of all."""
     if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise InputError(f"the split must be three fractions that sum to 1 (train, dev, test), got {tuple(shares)}")
     ends = [round(len(items) * sum(shares[:i])) for i in range(len(shares) + 1)]
@@ -206,10 +185,8 @@ def split_pairs(data: PairDataset, shares: Sequence[float], seed: int) -> dict[s
     """Split pairs so that no query and no positive is in two splits, also but for case and blanks.
 
     Pairs that share one, directly or through others, stay together: such groups are taken in a random order, and go
-    whole to where the share of their first pair lies. Hard negatives are left to `without_leaks`.
-
-    Returns:
-        Rows of `data`, ascending, by split.
+    whole to where the share of their first pair lies. Hard negatives are left to `without_leaks`. The result has the
+    rows of `data`, ascending, by split.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -92,10 +92,10 @@ def prepare_python_docs(
     Negatives of a split come from its own documents.
     """
     entries = extract(python_doc_roots(), packages)
-    corpus = build(entries, max_documents, seed, split)
-    write_collection(output_dir, corpus.documents, corpus.queries, corpus.qrels_by_split)
-    report = [f"{output_dir}: {len(corpus.documents)} documents of {len(entries)} found"]
-    splits = [name for name in ("train", "dev") if name in corpus.qrels_by_split]
+    documents, queries, qrels_by_split = build(entries, max_documents, seed, split)
+    write_collection(output_dir, documents, queries, qrels_by_split)
+    report = [f"{output_dir}: {len(documents)} documents of {len(entries)} found"]
+    splits = [name for name in ("train", "dev") if name in qrels_by_split]
     return report + _write_pairs_of(output_dir, splits, miner, whole_corpus=False)
 
 
@@ -152,9 +152,6 @@ def generate_pairs(
     earlier one (see `first_of_near_duplicates`; None keeps all). A pair that shares a text (but for case and blanks)
     with a pair of an earlier document is left out: its query would have two answers, one perhaps in another split.
     `num_pairs` takes the first documents, or several pairs of each where there are too few; None takes one of each.
-
-    Raises:
-        InputError: `shares` or `num_pairs` is not possible.
     """
     split_by_shares([], shares)
     if num_pairs is not None and num_pairs < 1:

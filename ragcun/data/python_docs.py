@@ -32,7 +32,7 @@ FEWEST_REST_WORDS = 15
 FILES_PER_PROCESS = 256
 """How many source files make a further process worth its start."""
 
-_TEST_NAME = re.compile(r"tests?|testing|conftest|test_.*|.*_test")
+_IS_PUBLIC = re.compile(r"(?!_|(tests?|testing|conftest|test_.*|.*_test)$)").match
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?]\s+(?=[A-Z`\"'(*])")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -43,12 +43,7 @@ class DocEntry(NamedTuple):
     name: str
     summary: str
     signature: str
-    rest: str
-
-    @property
-    def document(self) -> Document:
-        """The qualified name as title, the signature and the docstring without its summary as text."""
-        return Document(self.name, f"{self.signature}\n{self.rest}")
+    rest: str  # the docstring without its summary
 
 
 def module_entries(module: tuple[str, Path]) -> list[DocEntry]:
@@ -108,14 +103,6 @@ def _signature(node: _Definition) -> str:
     return f"{node.name}({re.sub(r'^(self|cls)(, |$)', '', ast.unparse(function.args))})"
 
 
-class DocCollection(NamedTuple):
-    """Documents and queries by id, and qrels by split."""
-
-    documents: dict[str, Document]
-    queries: dict[str, str]
-    qrels_by_split: dict[str, Qrels]
-
-
 def python_doc_roots() -> list[Path]:
     """Return the standard library's folder and site-packages of the running interpreter."""
     paths = sysconfig.get_paths()
@@ -128,9 +115,6 @@ def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) 
     Test modules, private names, nested functions, sources that do not parse, and very short or long docstrings are left
     out, and what `distinct` leaves out. Of modules of one name the first root's counts; `packages` are the top-level
     names to take, None takes all.
-
-    Raises:
-        InputError: a package is not there, or nothing is found.
     """
     files = _module_files(roots, packages)
     absent = sorted(set(packages or ()) - {name.partition(".")[0] for name in files})
@@ -154,10 +138,8 @@ def distinct(entries: Iterable[DocEntry]) -> list[DocEntry]:
     Of entries with the same name or the same rest the first by name stays; then summaries that several share (but for
     case) are dropped with all their entries, and so are those whose rest repeats the summary.
     """
-    by_name: dict[str, DocEntry] = {}
-    for entry in entries:
-        by_name.setdefault(entry.name, entry)
     by_rest: dict[str, DocEntry] = {}
+    by_name = {entry.name: entry for entry in reversed(list(entries))}
     for _, entry in sorted(by_name.items()):
         by_rest.setdefault(" ".join(entry.rest.split()), entry)
     shared = Counter(entry.summary.casefold() for entry in by_rest.values())
@@ -170,8 +152,8 @@ def distinct(entries: Iterable[DocEntry]) -> list[DocEntry]:
 
 def build(
     entries: Sequence[DocEntry], max_documents: int | None, seed: int, split: Sequence[float] = (0.8, 0.1, 0.1)
-) -> DocCollection:
-    """Return the corpus, its queries, and qrels for train, dev and test, split by document.
+) -> tuple[dict[str, Document], dict[str, str], dict[str, Qrels]]:
+    """Return documents and queries by id, and qrels for train, dev and test, split by document.
 
     Documents are taken in the order of a hash of seed and name, so that a sample is part of every larger one. Splits
     without documents are absent. A query's id is ``query:NAME``, because BEIR skips documents with the query's id.
@@ -179,17 +161,11 @@ def build(
     if max_documents is not None and max_documents < 1:
         raise InputError(f"at least 1 document must be asked for, got {max_documents}")
     drawn = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())[:max_documents]
-    qrels_by_split = {
-        name: {f"query:{entry.name}": {entry.name: 1} for entry in part}
-        for name, part in split_by_shares(drawn, split).items()
-        if part
-    }
+    parts = split_by_shares(drawn, split).items()
+    qrels = {name: {f"query:{entry.name}": {entry.name: 1} for entry in part} for name, part in parts if part}
     drawn.sort(key=lambda entry: entry.name)
-    return DocCollection(
-        {entry.name: entry.document for entry in drawn},
-        {f"query:{entry.name}": entry.summary for entry in drawn},
-        qrels_by_split,
-    )
+    documents = {entry.name: Document(entry.name, f"{entry.signature}\n{entry.rest}") for entry in drawn}
+    return documents, {f"query:{entry.name}": entry.summary for entry in drawn}, qrels
 
 
 def _module_files(roots: Sequence[str | Path], packages: Sequence[str] | None) -> dict[str, Path]:
@@ -198,21 +174,10 @@ def _module_files(roots: Sequence[str | Path], packages: Sequence[str] | None) -
     for root in map(Path, roots):
         if not root.is_dir():
             raise InputError(f"no such folder: {root}; name a folder of Python packages")
-        for path in _sources(root, packages):
+        names = ["**/*"] if packages is None else filter(str.isidentifier, packages)
+        for path in (path for name in names for form in (name, f"{name}/**/*") for path in root.glob(f"{form}.py")):
             parts = path.relative_to(root).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
-            if parts and parts[0] != "ragcun" and all(_is_documented_part(part) for part in parts):
+            if parts and parts[0] != "ragcun" and all(part.isidentifier() and _IS_PUBLIC(part) for part in parts):
                 files.setdefault(".".join(parts), path)
     return dict(sorted(files.items()))
-
-
-def _sources(root: Path, packages: Sequence[str] | None) -> Iterator[Path]:
-    if packages is None:
-        yield from root.rglob("*.py")
-    for name in filter(str.isidentifier, packages or ()):
-        yield from root.glob(f"{name}.py")
-        yield from root.glob(f"{name}/**/*.py")
-
-
-def _is_documented_part(part: str) -> bool:
-    return part.isidentifier() and not part.startswith("_") and not _TEST_NAME.fullmatch(part)

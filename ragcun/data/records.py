@@ -19,6 +19,7 @@ from ragcun.io import existing_file, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
 _LONGEST_CSV_FIELD = 1 << 30
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ELEMENT = re.compile(r"[^\s,]")
 
 
@@ -46,9 +47,6 @@ def read_documents(path: str | Path) -> list[Document]:
     - ``.json`` (an array), ``.jsonl``, ``.ndjson``: objects with `text` and, optional, `title`, or plain strings.
     - ``.csv``: a header with the column `text` and, optional, `title`.
     - a folder: the ``corpus.jsonl`` in it, as in BEIR.
-
-    Raises:
-        InputError: the file cannot be read, holds no documents, or has wrong records.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,9 +77,6 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
     """Yield ``(line, value)`` of every record of a .json array, .jsonl, .ndjson or .csv file (with a header).
 
     A record that cannot be parsed comes as a `RecordError`. A CSV header must name one of the sets of `columns`.
-
-    Raises:
-        InputError: the file is missing, is a folder, is not UTF-8, or has another extension.
     """
     path = existing_file(path)
     extension = path.suffix.lower()
@@ -127,11 +122,7 @@ def text_field(record: Mapping[str, Any], field: str) -> str:
 
 def is_encodable(text: str) -> bool:
     r"""Return whether `text` can be written as UTF-8, which an unpaired surrogate such as JSON's ``\ud800`` cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.isascii() or not _SURROGATE.search(text)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -142,11 +142,7 @@ PAIR_MAKERS: dict[str, PairMaker] = {
 
 
 def pair_maker(method: str, masked_share: float | None = None, mask: str | None = None) -> PairMaker:
-    """Return a maker by name; `masked_share` and `mask` replace the defaults of one that masks.
-
-    Raises:
-        InputError: there is no such method, or it cannot use the settings.
-    """
+    """Return a maker by name; `masked_share` and `mask` replace the defaults of one that masks, else InputError."""
     if method not in PAIR_MAKERS:
         near = difflib.get_close_matches(method, PAIR_MAKERS, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
@@ -242,10 +238,7 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
     """Make `Adaptation` from documents; a tenth of them, at most 1,000, is held out of the pairs.
 
     The positive is the document as it will be searched, whose vector is computed anyway. What is drawn follows from the
-    seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used.
-
-    Raises:
-        InputError: there are fewer than 20 documents with text.
+    seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used; 20 are needed at least.
     """
     filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
     distinct = list({document.content: document for document in filled}.values())

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from ragcun.data.beir import Document
 from ragcun.data.python_docs import (
     FILES_PER_PROCESS,
     DocEntry,
@@ -66,8 +67,7 @@ def test_public_definitions_alone_are_documented(root):
     assert list(entries) == names
     norm = entries["pkg.norm"]
     assert norm.summary == "Return the norm of a vector."
-    assert norm.document.title == "pkg.norm"
-    assert norm.document.text == f"norm(x, ord=None, axis=None)\n{REST} norm"
+    assert (norm.signature, norm.rest) == ("norm(x, ord=None, axis=None)", f"{REST} norm")
     assert entries["pkg.Thing.turn"].signature == "turn(angle: float=1.0)"
     assert entries["pkg.Thing"].signature == "Thing(size, *, deep=True)"
     assert entries["pkg.Thing"].summary == "Hold one thing of a size."
@@ -147,27 +147,27 @@ ENTRIES = [DocEntry(f"m.f{i}", f"Return the number {i}.", f"f{i}()", f"rest {i}"
 
 
 def test_splits_are_disjoint_and_cover_the_corpus():
-    corpus = build(ENTRIES, None, seed=0)
-    judged = {split: set(qrels) for split, qrels in corpus.qrels_by_split.items()}
-    assert {split: len(queries) for split, queries in judged.items()} == {"train": 80, "dev": 10, "test": 10}
-    assert set.union(*judged.values()) == set(corpus.queries)
-    found = [document for qrels in corpus.qrels_by_split.values() for judged in qrels.values() for document in judged]
-    assert sorted(found) == sorted(corpus.documents)
-    for qrels in corpus.qrels_by_split.values():
-        for query, answers in qrels.items():
-            (document,) = answers
-            assert query != document
-            assert corpus.queries[query] not in corpus.documents[document].content
+    documents, queries, qrels_by_split = build(ENTRIES, None, seed=0)
+    assert {split: len(qrels) for split, qrels in qrels_by_split.items()} == {"train": 80, "dev": 10, "test": 10}
+    assert documents["m.f3"] == Document("m.f3", "f3()\nrest 3")
+    judged = [(query, answers) for qrels in qrels_by_split.values() for query, answers in qrels.items()]
+    assert {query for query, _ in judged} == set(queries)
+    assert sorted(document for _, answers in judged for document in answers) == sorted(documents)
+    for query, answers in judged:
+        (document,) = answers
+        assert query != document
+        assert queries[query] not in documents[document].content
 
 
 def test_corpus_follows_seed_and_not_the_order_of_entries():
     assert build(ENTRIES, 50, seed=1) == build(ENTRIES[::-1], 50, seed=1)
-    assert build(ENTRIES, 50, seed=1).documents.keys() != build(ENTRIES, 50, seed=2).documents.keys()
-    assert build(ENTRIES, 20, seed=1).documents.items() <= build(ENTRIES, 50, seed=1).documents.items()
+    few, more, other = (build(ENTRIES, count, seed)[0] for count, seed in ((20, 1), (50, 1), (50, 2)))
+    assert few.items() <= more.items()
+    assert more.keys() != other.keys()
 
 
 def test_split_without_documents_is_absent_and_no_documents_asked_for_are_refused():
-    assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5)).qrels_by_split) == {"dev", "test"}
+    assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5))[2]) == {"dev", "test"}
     with pytest.raises(InputError, match="at least 1 document"):
         build(ENTRIES, 0, 0)
 

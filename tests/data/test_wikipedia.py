@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.hub import open_rows
+from ragcun.data.hub import is_list_page, open_rows, read_passages, split_passages, write_passages
 from ragcun.data.records import read_documents
-from ragcun.data.wikipedia import is_list_page, read_passages, split_passages, write_passages
 from ragcun.errors import InputError
 from tests.parquet import write_split
 
