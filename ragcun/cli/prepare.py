@@ -83,6 +83,8 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
             pairs_extension(self.output)
         if self.generate_pairs and self.pairs:
             raise InputError("--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them")
+        if self.documents and not self.generate_pairs and Path(self.documents).is_file():
+            raise InputError(f"{self.documents} is a file of documents; add --generate_pairs to make pairs from it")
         if self.generate_pairs and self.documents == "python_docs":
             raise InputError("--documents python_docs writes its own pairs; leave out --generate_pairs")
         if self.near_duplicates != NEAR_DUPLICATES and not self.generate_pairs:

@@ -22,9 +22,10 @@ from ragcun.io import read_json
 
 logger = logging.getLogger(__name__)
 
-SEEN = "ragcun/seen_documents.json"
-"""Where a checkpoint folder keeps the hashes: a sorted JSON array of hexadecimal texts."""
+SEEN = "ragcun/seen_documents.json"  # where a checkpoint keeps the hashes: a sorted array of hexadecimal texts
+HELD_OUT = "ragcun/held_out.json"  # where a checkpoint keeps its `HoldOut`
 _HASH = re.compile(r"[0-9a-f]{32}")
+_HOLD_OUT = {"fraction": float, "seed": int}
 
 
 def text_hash(text: str) -> str:
@@ -76,21 +77,16 @@ def read_seen(checkpoint: str | Path) -> frozenset[str] | None:
 
 def seen_queries(collection: Collection, seen: frozenset[str]) -> frozenset[str]:
     """Return the judged queries of which a relevant document (a score above 0) is among the seen ones."""
-    relevant = {key for judged in collection.qrels.values() for key, score in judged.items() if score > 0}
-    known = {key for key in relevant & collection.documents.keys() if _is_seen(collection.documents[key], seen)}
-    return frozenset(
-        query
-        for query, judged in collection.qrels.items()
-        if any(score > 0 and key in known for key, score in judged.items())
-    )
+    relevant = {
+        (query, key) for query, judged in collection.qrels.items() for key, score in judged.items() if score > 0
+    }
+    there = {key for _, key in relevant} & collection.documents.keys()
+    known = {key for key in there if _is_seen(collection.documents[key], seen)}
+    return frozenset(query for query, key in relevant if key in known)
 
 
 def _is_seen(document: Document, seen: frozenset[str]) -> bool:
     return bool(document.content) and text_hash(document.content) in seen
-
-
-HELD_OUT = "ragcun/held_out.json"
-"""Where a checkpoint folder keeps which documents training did not see: `HoldOut.to_dict`."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +137,11 @@ class HoldOut:
     def hidden_only(self, collection: Collection) -> Collection:
         """Return the hidden documents, the queries that have a relevant one (score above 0) among them, their qrels."""
         documents = {key: value for key, value in collection.documents.items() if self.hides(value.content)}
-        restricted = (
-            (query, {key: score for key, score in judged.items() if key in documents})
-            for query, judged in collection.qrels.items()
-        )
-        qrels = {query: judged for query, judged in restricted if any(score > 0 for score in judged.values())}
+        qrels = {}
+        for query, judged in collection.qrels.items():
+            left = {key: score for key, score in judged.items() if key in documents}
+            if any(score > 0 for score in left.values()):
+                qrels[query] = left
         queries = {query: text for query, text in collection.queries.items() if query in qrels}
         return replace(collection, documents=documents, queries=queries, qrels=qrels)
 
@@ -168,9 +164,8 @@ def read_held_out(checkpoint: str | Path) -> HoldOut | None:
     if not path.exists():
         return None
     values = read_json(path)
-    types = {key: type(value) for key, value in values.items()} if isinstance(values, dict) else None
     try:
-        if types != {"fraction": float, "seed": int}:
+        if not isinstance(values, dict) or {key: type(values[key]) for key in values} != _HOLD_OUT:
             raise ValueError(f"expected a fraction and a whole-numbered seed, got {values!r:.80}")
         return HoldOut(**values)
     except ValueError as error:

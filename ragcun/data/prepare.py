@@ -106,7 +106,6 @@ def prepare_held_out(
 
     Negatives come from the whole corpus, which all splits share.
     """
-    _check_folder(folder)
     if output_dir.resolve() == folder.resolve():
         raise InputError(f"--output_dir {output_dir} is the folder that is read; name another one")
     whole = load_collection(folder, split)
@@ -122,7 +121,6 @@ def prepare_collection(folder: Path, split: str, miner: Miner) -> dict[str, Spli
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
     """
-    _check_folder(folder)
     pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
     return {"all": with_negatives(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)}
 
@@ -183,19 +181,15 @@ def _unshared_pairs(
     seen: set[bytes] = set()
     by_document: list[list[Pair]] = []
     counts = {"too_short": 0, "shared": 0, "unused": len(documents), "used": 0}
-    shared = 0
     for document in tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False):
         pairs = pairs_of_document(document, maker, seed, times)
         fresh = [pair for pair in pairs if not any(text_key(text) in seen for text in pair)]
         seen.update(text_key(text) for pair in fresh for text in pair)
-        shared += len(pairs) - len(fresh)
         counts["unused"] -= 1
         counts["used" if fresh else "shared" if pairs else "too_short"] += 1
         by_document += [fresh] if fresh else []
         if len(by_document) == limit:
             break
-    if shared:
-        logger.info("%d pairs left out because another document has the same query or positive", shared)
     return by_document, counts
 
 
@@ -248,13 +242,7 @@ def prepare_pairs(
     return splits, leaks
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise InputError(f"{folder} is a file of documents; add --generate_pairs to make pairs from it")
-
-
 def _write_pairs_of(output_dir: Path, splits: Iterable[str], miner: Miner | None, whole_corpus: bool) -> list[str]:
-    """Write the pairs files of some splits of a BEIR folder into it."""
     report = []
     for name in splits:
         pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)

@@ -27,12 +27,9 @@ SPAN_WORDS = 3
 FEWEST_WORDS = 3
 """How many words each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
 
-STAND_INS = 2000
-"""How many sentences of a corpus stand in for queries unless the user says otherwise."""
+STAND_INS = 2000  # sentences of a corpus that stand in for queries
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 20, 100_000
-
-_BLANKS, _WORD = re.compile(r"(\s+)"), re.compile(r"\S+")
 
 Pair = tuple[str, str]
 PairMaker = Callable[[Document, random.Random], "Pair | None"]
@@ -48,7 +45,7 @@ def mask_words(
     ``spans`` (runs of three words, which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn
     anew for each pair. `mask` replaces each masked word; a blank one drops the word.
     """
-    parts = _BLANKS.split(document.content.strip())  # words, with the blanks between them
+    parts = re.split(r"(\s+)", document.content.strip())  # words, with the blanks between them
     words = len(parts) // 2 + 1
     count = max(1, round(share * words))
     if words - count < FEWEST_WORDS:
@@ -108,25 +105,23 @@ def sentence(document: Document, rng: random.Random) -> Pair | None:
 
 def half(document: Document, rng: random.Random) -> Pair | None:
     """Pair the first half of the words (of an odd number the larger) with the second."""
-    words = list(_WORD.finditer(document.content))
-    return _cut(document.content, words, (len(words) + 1) // 2)
+    starts = _starts(document)
+    return _cut(document, starts, (len(starts) + 1) // 2)
 
 
 def random_cut(document: Document, rng: random.Random) -> Pair | None:
     """Pair the words before a cut with those after it; it is uniform between a quarter and three quarters of them."""
-    words = list(_WORD.finditer(document.content))
-    earliest = max(FEWEST_WORDS, -(-len(words) // 4))
-    latest = len(words) - earliest
-    return _cut(document.content, words, rng.randint(earliest, latest)) if earliest <= latest else None
+    starts = _starts(document)
+    earliest = max(FEWEST_WORDS, -(-len(starts) // 4))
+    latest = len(starts) - earliest
+    return _cut(document, starts, rng.randint(earliest, latest)) if earliest <= latest else None
 
 
 def prefix_suffix(document: Document, rng: random.Random) -> Pair | None:
     """Pair the first third of the words with the last; the middle is in neither."""
-    words = list(_WORD.finditer(document.content))
-    third = len(words) // 3
-    if third < FEWEST_WORDS:
-        return None
-    return document.content[: words[third - 1].end()], document.content[words[-third].start() :]
+    starts = _starts(document)
+    third = len(starts) // 3
+    return _pair(document.content[: starts[third]], document.content[starts[-third] :]) if third else None
 
 
 PAIR_MAKERS: dict[str, PairMaker] = {
@@ -185,12 +180,15 @@ def document_digest(document: Document, seed: int) -> bytes:
     return hashlib.sha256(f"{seed} {document.content}".encode(errors="surrogatepass")).digest()
 
 
-def _cut(content: str, words: list[re.Match[str]], at: int) -> Pair | None:
-    return _pair(content[: words[at].start()], content[words[at].start() :]) if at < len(words) else None
+def _starts(document: Document) -> list[int]:
+    return [match.start() for match in re.finditer(r"\S+", document.content)]
+
+
+def _cut(document: Document, starts: list[int], at: int) -> Pair | None:
+    return _pair(document.content[: starts[at]], document.content[starts[at] :]) if at < len(starts) else None
 
 
 def _without(document: Document, span: tuple[int, int]) -> Pair | None:
-    """Return the sentence at `span` of the text, and the document without it."""
     before, after = document.text[: span[0]], document.text[span[1] :]
     pair = _pair(document.text[slice(*span)], before + after.lstrip())
     return pair and (pair[0], Document(document.title, pair[1]).content)
@@ -252,13 +250,10 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
     sentences = sentences_as_queries(held, count, seed)
     questions = {f"sentence of {place}": sentence for place, sentence in enumerate(sentences)}
     qrels = {f"sentence of {place}": {str(place): 1} for place in range(count)}
-    rows = [row for document in kept for row in _rows(document, seed)]
+    rows: list[Row] = []
+    for document in kept:
+        queries = dict.fromkeys([document.title.strip(), *sentences_as_queries([document], 1, seed)])
+        rows += [(query, document.content, None) for query in queries if query not in ("", document.content)]
     pairs = PairDataset.from_rows(rows, f"{source} (titles and sentences)", (document.content for document in distinct))
     held_out = Collection(f"{source}, held-out sentences", corpus, questions, qrels, "held-out")
     return Adaptation(pairs, held_out, sentences_as_queries(distinct, STAND_INS, seed))
-
-
-def _rows(document: Document, seed: int) -> list[Row]:
-    """Return the pairs of one document: its title, where it has one, and a sentence that is not all of it."""
-    queries = [document.title.strip(), *sentences_as_queries([document], 1, seed)]
-    return [(query, document.content, None) for query in dict.fromkeys(queries) if query not in ("", document.content)]

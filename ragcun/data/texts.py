@@ -13,18 +13,15 @@ from tqdm.auto import tqdm
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
-MOST_MISSED = 1e-4
-"""How likely a pair of texts exactly at the threshold may be overlooked; one above it is less likely so."""
+MOST_MISSED = 1e-4  # probability that a pair of texts exactly at the threshold is overlooked, at most
 
 _WORD = re.compile(r"\w+")
 ABBREVIATIONS = (
     "al approx ca capt cf chap col cp dept dr ed eds eg eq eqs esp etc fig figs gen gov hon ie inc incl jr lt ltd max "
     "messrs min mr mrs ms mt nos pp prof ref refs rep rev sec sen sgt sr st viz vol vols vs"
 )
-"""Words after which a full stop ends no sentence."""
 BEFORE_NUMBERS = "art ch no p para pt tab v"
-"""Words after which a full stop ends no sentence where a digit follows."""
-
+# words after which a full stop ends no sentence, and ends none where a digit follows
 _NEVER_LAST, _BEFORE_NUMBERS = frozenset(ABBREVIATIONS.split()), frozenset(BEFORE_NUMBERS.split())
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _MARK = re.compile(
@@ -57,9 +54,7 @@ def shingles(text: str, words: int = SHINGLE_WORDS) -> frozenset[str]:
     ['flows heat flows', 'heat flows heat']
     """
     found = _WORD.findall(text.casefold())
-    if not found:
-        return frozenset()
-    return frozenset(" ".join(found[i : i + words]) for i in range(max(1, len(found) - words + 1)))
+    return frozenset(" ".join(found[i : i + words]) for i in range(max(1, len(found) - words + 1)) if found)
 
 
 def jaccard(left: Set[str], right: Set[str]) -> float:
@@ -80,12 +75,11 @@ def first_of_near_duplicates(texts: Sequence[str], threshold: float, seed: int =
     index = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
     kept = np.ones(len(texts), dtype=np.bool_)
     for row, text in enumerate(tqdm(texts, "near duplicates", delay=2, leave=False)):
-        mine = shingles(text)
-        if mine:
+        if mine := shingles(text):
             signature = empty.copy()
             signature.update_batch([run.encode(errors="surrogatepass") for run in mine])
-            candidates = index.query(signature)
-            kept[row] = not any(jaccard(mine, shingles(texts[other])) >= threshold for other in candidates)
+            near = (jaccard(mine, shingles(texts[other])) >= threshold for other in index.query(signature))
+            kept[row] = not any(near)
             if kept[row]:
                 index.insert(row, signature, check_duplication=False)
     return kept

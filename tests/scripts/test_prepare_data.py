@@ -143,7 +143,7 @@ def test_held_out_and_python_docs_pairs_get_negatives(source, run, tmp_path):
     ("arguments", "message"),
     [
         (("--documents", "wiki", "--output_dir", "out"), "add --generate_pairs"),
-        (("--documents", "wiki"), "--output_dir is missing"),
+        (("--documents", "SOURCE"), "--output_dir is missing"),
         (("--documents", "wiki", "--generate_pairs"), "--output_dir and --output are both missing"),
         (("--documents", "wiki", "--generate_pairs", "--output", "out/x.csv"), "name the file .jsonl or .json"),
         (("--documents", "wiki", "--generate_pairs", "--output_dir", "out", "--mask", "x"), "masks nothing"),
