@@ -141,15 +141,6 @@ def test_broken_file_is_named_with_its_line(tmp_path, name, content, line, probl
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("p.jsonl", "\n \n"), ("p.json", " [ ] "), ("p.csv", "query,positive\n")]
-)
-def test_file_without_pairs_is_refused(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match="holds no pairs"):
-        read_pairs(tmp_path / name)
-
-
 def test_folder_extension_and_encoding_are_refused(tmp_path):
     with pytest.raises(InputError, match="BEIR"):
         read_pairs(tmp_path)
@@ -205,19 +196,7 @@ def test_repeated_pairs_are_kept_once_and_counted(caplog):
     assert "2 repeated pairs left out" in caplog.text
 
 
-def test_no_rows_are_refused_whatever_the_corpus():
-    with pytest.raises(InputError, match="x holds no pairs"):
-        PairDataset.from_rows([], "x", corpus=["e1"])
-
-
-@pytest.mark.parametrize(
-    ("rows", "distinct"),
-    [
-        ([("a", "x"), ("b", "y")], True),
-        ([("a", "x"), ("a", "y")], False),
-        ([("a", "x"), ("b", "x")], False),
-    ],
-)
+@pytest.mark.parametrize(("rows", "distinct"), [(["ax", "by"], True), (["ax", "ay"], False), (["ax", "bx"], False)])
 def test_all_are_distinct_where_every_query_and_every_positive_is_in_one_pair(rows, distinct):
     pairs = PairDataset.from_rows([(query, positive, None) for query, positive in rows], "x")
     assert pairs.all_distinct == distinct
@@ -229,14 +208,6 @@ def test_hash_follows_content_and_order_alone():
     assert PairDataset.from_rows(rows, "elsewhere").sha256() == base
     assert PairDataset.from_rows(rows[::-1], "x").sha256() != base
     assert PairDataset.from_rows([("q", "p", "n"), ("q", "r", None)], "x").sha256() != base
-
-
-def test_shared_pairs_are_read(shared_data):
-    pairs = read_pairs(shared_data / "pairs" / "wikiqa.jsonl")
-    lines = (shared_data / "pairs" / "wikiqa.jsonl").read_text(encoding="utf-8").splitlines()
-    distinct = {tuple(json.loads(line).get(field) for field in ("query", "positive", "negative")) for line in lines}
-    assert set(pairs.rows()) == distinct
-    assert (pairs.negative_ids >= 0).any()
 
 
 SOME_ROWS = [("q1", "d1", None), ("q2", "d2", "d3"), ("q1", "d4", None), ("q1", "d1", "d2")]
