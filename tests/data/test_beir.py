@@ -5,13 +5,7 @@ import logging
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 
-from ragcun.data.beir import (
-    Document,
-    hold_out_queries,
-    load_collection,
-    pairs_from_collection,
-    write_collection,
-)
+from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
 from ragcun.errors import InputError
 
 DOCUMENTS = {"d1": Document("One", "first text"), "d2": Document("", "second"), 'd"3': Document("Drei", "")}
@@ -31,11 +25,8 @@ def test_written_collection_is_read_back(folder):
     assert collection.documents == DOCUMENTS
     assert list(collection.queries.items()) == [("q2", "second?"), ("q1", "what is first")]
     assert collection.qrels == QRELS["test"]
+    assert [document.content for document in collection.documents.values()] == ["One first text", "second", "Drei"]
     assert load_collection(folder, "dev").queries == {"q3": QUERIES["q3"]}
-
-
-def test_content_is_title_and_text_without_outer_blanks():
-    assert [document.content for document in DOCUMENTS.values()] == ["One first text", "second", "Drei"]
 
 
 def assert_equals_beir(folder, split):

@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 from ragcun.data.hub import open_rows
@@ -73,15 +74,7 @@ def test_selected_passages_are_positives_and_the_others_are_offered(tmp_path):
 
 def test_passages_may_be_a_list_of_objects(tmp_path):
     rows = [passages_row("q", ["a", "*b", "c"]), passages_row("r", ["*d"])]
-    turned = [
-        {
-            **row,
-            "passages": [
-                dict(zip(row["passages"], one, strict=True)) for one in zip(*row["passages"].values(), strict=True)
-            ],
-        }
-        for row in rows
-    ]
+    turned = [row | {"passages": pd.DataFrame(row["passages"]).to_dict("records")} for row in rows]
     fields = keep(write_split(tmp_path / "fields", rows))
     objects = keep(write_split(tmp_path / "objects", turned))
     assert fields == objects
@@ -162,14 +155,6 @@ def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
     assert train == [pair for pair in whole.pairs if text_key(pair[0]) not in whole.dev][:wanted]
     shorter = keep(write_split(tmp_path / "shorter", rows[: found.counts["rows_read"] - 1]), dev)
     assert len([pair for pair in shorter.pairs if text_key(pair[0]) not in shorter.dev]) < wanted
-
-
-def test_rows_of_both_formats_are_the_same(tmp_path):
-    rows = [{"query": f"q{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(9)]
-    parquet = keep(write_split(tmp_path / "p", rows, 2))
-    (tmp_path / "j").mkdir()
-    (tmp_path / "j" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert keep(tmp_path / "j") == parquet
 
 
 def test_a_split_is_found_by_the_names_of_its_files(tmp_path):

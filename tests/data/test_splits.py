@@ -112,10 +112,8 @@ def test_no_near_duplicate_is_in_another_split(seed):
 def test_splits_follow_from_the_seed_and_not_from_the_order():
     read = documents()
     made = generate_pairs(read, PAIR_MAKERS["sentence"], 3, SHARES, 30, 0.9)
-    assert (
-        generate_pairs([*read[::-1], read[3]], PAIR_MAKERS["sentence"], 3, SHARES, 30, 0.9).by_document
-        == made.by_document
-    )
+    again = generate_pairs([*read[::-1], read[3]], PAIR_MAKERS["sentence"], 3, SHARES, 30, 0.9)
+    assert again.by_document == made.by_document
     assert generate_pairs(read, PAIR_MAKERS["sentence"], 1, SHARES, 30, 0.9).by_document != made.by_document
 
 

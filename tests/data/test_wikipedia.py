@@ -54,9 +54,7 @@ def test_a_paragraph_goes_whole_and_a_short_passage_is_filled_up():
     assert split_passages(f"{first}\n\n{second}", 12) == [f"{first}\n{second}"]
     heading = split_passages(f"History\n\n{first} {second}", 10, 3)
     assert heading == [f"History\n{first}", second]
-    assert split_passages(words(25), 10) == [
-        " ".join(f"word{i}" for i in part) for part in ((range(10)), range(10, 20), range(20, 25))
-    ]
+    assert [len(passage.split()) for passage in split_passages(words(25), 10)] == [10, 10, 5]
 
 
 @pytest.mark.parametrize(
