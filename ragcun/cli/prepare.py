@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags
-from ragcun.data.pairs import pairs_extension
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -79,6 +78,8 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 
     def _check_source(self) -> None:
         """Refuse flags that do not say what is read and what is written."""
+        from ragcun.data.pairs import pairs_extension
+
         if self.output is not None:
             pairs_extension(self.output)
         if self.generate_pairs and self.pairs:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ragcun.data.records import RecordError, parsed_records, read_records, text_field
@@ -45,8 +46,6 @@ class PairDataset:
 
         Texts of `corpus` that are in no row come after the others in `documents`: hard negatives are mined there too.
         """
-        import pandas as pd
-
         queries: dict[str, int] = {}
         documents: dict[str, int] = {}
         places = array("q")
