@@ -20,9 +20,9 @@ from ragcun.errors import InputError
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest, file_digests
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.training.run_dir import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(path for folder in ("ragcun", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 UNSAFE = re.compile(
     r"(trust_remote_code|allow_pickle|shell)=(?!False\b)|weights_only=(?!True\b)|\.extractall\(|\btorch\.load\("
     r"|\byaml\.(unsafe_load|full_load)\(|\bos\.(system|popen)\(|(?<![.\w])(eval|exec|__import__)\("
@@ -32,18 +32,17 @@ UNSAFE = re.compile(
 """What could run or unpack what comes from outside; ruff and bandit know some of it, not the first three."""
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_source_runs_or_unpacks_what_comes_from_outside(path: Path) -> None:
-    assert UNSAFE.search(path.read_text(encoding="utf-8")) is None
+def test_no_source_runs_or_unpacks_what_comes_from_outside() -> None:
+    sources = [path for folder in ("ragcun", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert [str(path) for path in sources if UNSAFE.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_the_rule_finds_what_it_looks_for_and_nothing_else() -> None:
     unsafe = ["import pickle", "from joblib import x", "torch.load(p)", "x = eval(t)", "run(c, shell=flag)"]
     unsafe += ["os.system(c)", "z.extractall(f)", "S(n, trust_remote_code=True)", "np.load(p, allow_pickle=True)"]
     unsafe += ["f(weights_only=no)"]
-    assert [line for line in unsafe if not UNSAFE.search(line)] == []
     safe = ["model.eval()", "run(['git'], shell=False)", "yaml.safe_load(x)", "np.load(x, allow_pickle=False)"]
-    assert [line for line in safe if UNSAFE.search(line)] == []
+    assert [line for line in unsafe + safe if UNSAFE.search(line)] == unsafe
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +128,7 @@ def test_a_hostile_model_or_checkpoint_is_refused_before_anything_is_imported(
     name: str, signed: bool, tiny_bert: str, healthy: Path, tmp_path: Path, evil: Path
 ) -> None:
     """Whoever changes a checkpoint can write new checksums: these are no defence, the other rules are."""
-    folder = tmp_path / "model"
-    shutil.copytree(healthy if signed else tiny_bert, folder)
+    folder = shutil.copytree(healthy if signed else tiny_bert, tmp_path / "model")
     change, message = HOSTILE[name]
     change(folder)
     if signed:
@@ -154,10 +152,8 @@ def sign(folder: Path, digests: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a/../../outside"])
 def test_a_checkpoint_lists_no_file_outside_itself(name: str, healthy: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(healthy, folder)
+    folder = shutil.copytree(healthy, tmp_path / "model")
     (tmp_path / "outside").write_text("x")
-
     sign(folder, {name: "0"})
     with pytest.raises(InputError, match="leads out of its folder"):
         RetrievalEncoder.from_pretrained(folder, "cpu")
@@ -186,10 +182,8 @@ def test_names_of_sets_and_splits_do_not_leave_their_folder(name: str, collectio
 
 
 def test_the_environment_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ragcun.training.run_dir import environment
-
-    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
-    monkeypatch.setenv("RAGCUN_BEIR_MIRROR", "https://me:word@host")
+    secrets = {"HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyz", "RAGCUN_BEIR_MIRROR": "https://me:word@host"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
     recorded = json.dumps(environment("cpu"))
-    assert "hf_abcdef" not in recorded
-    assert "word" not in recorded
+    assert [part for part in ("hf_abcdef", "word") if part in recorded] == []

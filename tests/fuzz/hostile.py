@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import timedelta
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+SLOWEST = timedelta(seconds=20)
+"""For one input; a reader that needs longer hangs, even on a busy machine."""
+settings.register_profile("quick", max_examples=200, deadline=SLOWEST, suppress_health_check=QUIET, derandomize=True)
+settings.register_profile("fuzz", max_examples=10_000, deadline=SLOWEST, suppress_health_check=QUIET, database=None)
 FUZZ = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+"""HYPOTHESIS_PROFILE=fuzz (make fuzz) tries 10,000 inputs of each kind."""
 ODD = [
     b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\r", b"\r\n", b"\n", b"\n\n", b"\t", b"\x0b", b"\x1c", b'"', b"'", b",",
     b"\\", b"\xff", b"\xc3", b"\xed\xa0\x80", "\u2028".encode(), "\u202e".encode(), "\u00a0".encode(),

@@ -15,10 +15,11 @@ from hypothesis import given
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Document, load_collection, read_qrels, write_collection, write_qrels
+from ragcun.data.beir_sets import CollectionFolder
 from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.data.pairs import FIELDS, read_pairs
 from ragcun.data.records import is_encodable, read_documents
-from ragcun.embeddings.precomputed import read_vectors
+from ragcun.embeddings.precomputed import open_matrix, read_vectors
 from ragcun.errors import InputError
 from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.comparison import compare
@@ -48,11 +49,7 @@ FIGURES = {
     "NDCG@10": 0.5, "n_queries": 3, "p_randomisation": 0.2, "p_t": 0.1, "mean_difference": 0.1,
     "seen": {"n_queries": 1, "NDCG@10": 0.5}, "unseen": {"n_queries": 2, "NDCG@10": 0.4, "p_randomisation": 0.3},
 }  # fmt: skip
-SYSTEM = {
-    "model": "base",
-    "datasets": {"toy": FIGURES, "set": FIGURES, "set/one": FIGURES},
-    "average": {"NDCG@10": 0.5},
-}
+SYSTEM = {"model": "base", "datasets": dict.fromkeys(["toy", "set", "set/one"], FIGURES), "average": {"NDCG@10": 0.5}}
 ABOUT = {"split": "test", "queries": 3, "documents": 9, "sha256": "ab"}
 RESULTS = {
     **SYSTEM, "model": "run/best_model", "distance": "euclidean", "precision": "int8", "truncate_dim": 8,
@@ -61,15 +58,9 @@ RESULTS = {
                  "collections": {"toy": ABOUT, "set": ABOUT, "set/one": {**ABOUT, "part_of": "set"}}},
 }  # fmt: skip
 DISTRIBUTION = {
-    "n": 3,
-    "mean": 1.0,
-    "std": 1.0,
-    "min": 0,
-    "max": 2.0,
-    "quantiles": {"0.5": 1.0},
-    "edges": [0.0, 1.0, 2.0],
+    "n": 3, "mean": 1.0, "std": 1.0, "min": 0, "max": 2.0, "quantiles": {"0.5": 1.0}, "edges": [0.0, 1.0, 2.0],
     "counts": [1, 2],
-}
+}  # fmt: skip
 MEASURES = {"a": {"value": 0.5, "low": None, "high": 1, "n": 3, "isotropic": 0.5}}
 SPACE = {"n": 3, "dim": 2, "measures": MEASURES, "spectrum": [1.0, 0.5],
          "norms": DISTRIBUTION, "distances": {"random": DISTRIBUTION, "nearest": DISTRIBUTION},
@@ -166,6 +157,14 @@ def vectors_are_finite(store: Any, _: Path) -> None:
     assert np.isfinite(found).all()
 
 
+def read_settings(path: Path) -> TrainConfig:
+    return from_mapping(TrainConfig, read_yaml(path), str(path))
+
+
+def has_tables(report: Any) -> bool:
+    return bool(measure_tables(report.systems))
+
+
 def holds(condition: Callable[[Any], bool]) -> Callable[[Any, Path], None]:
     def check(value: Any, _: Path) -> None:
         assert condition(value)
@@ -174,14 +173,10 @@ def holds(condition: Callable[[Any], bool]) -> Callable[[Any, Path], None]:
 
 
 class Kind(NamedTuple):
-    """A kind of file: its reader, what is valid in it, and what holds of all that is read.
+    """A kind of file: its reader, what holds of all that it reads, and valid bytes.
 
-    Attributes:
-        valid: valid bytes.
-        json: the JSON value, or of `by_line` the values a line each, that is given other parts too.
-        make: makes the files beside it.
-        named: parts of the path above the file that a message may stop at.
-        short: messages name nothing that a file calls its systems and sets, which may be long and hold line feeds.
+    ``json`` is the value that is given other parts, with `by_line` one a line; `make` makes the files beside it; a
+    message may stop at the path `named` parts above the file, and is not `short` where it names systems and sets.
     """
 
     read: Callable[[Path], Any]
@@ -205,7 +200,6 @@ def of_vectors(name: str) -> Kind:
     return Kind(read_vectors_of, vectors_are_finite, VECTORS[name], make=make_vectors, named=1)
 
 
-PASSES = holds(lambda value: True)
 KINDS = {
     "pairs.jsonl": Kind(read_pairs, pairs_are_whole, lines(PAIRS), PAIRS, True),
     "pairs.json": Kind(read_pairs, pairs_are_whole, json.dumps(PAIRS, indent=1).encode(), PAIRS),
@@ -219,20 +213,12 @@ KINDS = {
     "toy/qrels/test.tsv": of_a_collection(None, QRELS, 2),
     "a.tsv": Kind(read_qrels, qrels_survive, QRELS),
     "a.trec": Kind(read_run, run_survives, RUN),
-    "a.yaml": Kind(
-        lambda path: from_mapping(TrainConfig, read_yaml(path), str(path)),
-        holds(lambda config: config.epochs is None or config.epochs >= 0),
-        YAML,
-        SETTINGS,
-    ),
+    "a.yaml": Kind(read_settings, holds(lambda config: config.epochs is None or config.epochs >= 0), YAML, SETTINGS),
     "results.json": Kind(tables, holds(bool), json.dumps(RESULTS).encode(), RESULTS, short=False),
-    "isotropy.json": Kind(
-        read_isotropy,
-        holds(lambda report: bool(measure_tables(report.systems))),
-        json.dumps(ISOTROPY).encode(),
-        ISOTROPY,
+    "isotropy.json": Kind(read_isotropy, holds(has_tables), json.dumps(ISOTROPY).encode(), ISOTROPY),
+    "metrics.jsonl": Kind(
+        lambda path: (loss_figure(path), rank_figure(path)), holds(bool), lines(METRICS), METRICS, True
     ),
-    "metrics.jsonl": Kind(lambda path: (loss_figure(path), rank_figure(path)), PASSES, lines(METRICS), METRICS, True),
     "vectors/documents.txt": of_vectors("documents.txt"),
     "vectors/documents.npy": of_vectors("documents.npy"),
     "vectors/queries.txt": of_vectors("queries.txt"),
@@ -280,3 +266,51 @@ def test_a_file_is_read_or_refused_in_a_line_that_names_it(name: str, tmp_path: 
 
 def test_the_fields_of_pairs_are_what_is_fuzzed() -> None:
     assert {name for row in PAIRS for name in row} >= {name for names in FIELDS for name in names}
+
+
+# What fuzzing found
+
+STEP = '{"kind": "step", "step": 1, "total": 0.5, "terms": '
+CASES: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
+    "an indented header": (open_matrix, b"\x93NUMPY\x01\x00\x0d\x00\n      {\n{} \n", "is not a .npy file of vectors"),
+    "a header with NUL": (open_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00\x00\x00{", "is not a .npy file"),
+    "a header that never ends": (open_matrix, b"\x93NUMPY\x01\x00\x06\x00\x00\x00\x00'''", "is not a .npy file"),
+    "a term that is a list": (loss_figure, f'{STEP}{{"a": []}}}}\n'.encode(), "terms.a is [] where a finite number"),
+    "terms that are a list": (loss_figure, f"{STEP}[1]}}\n".encode(), "terms is [1] where an object is expected"),
+    "a step of 400 digits": (loss_figure, b'{"kind": "step", "step": ' + b"9" * 400 + b"}\n", "a count is expected"),
+    "a setting that is missing": (read_settings, b"epochs: 3\n", "--train_data is missing"),
+    "lists too deep": (read_settings, b"[" * 5000, "YAML"),
+    "mappings too deep": (read_settings, b"{a: " * 5000, "YAML"),
+    "a date that is impossible": (read_settings, b"a: 2021-99-99", "YAML"),
+    "a number that is none": (read_settings, b"a: 0b", "a.txt"),
+    "judgments with an empty id": (read_qrels, b"q\t \t1\n", "line 1: an id is empty"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_found_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    read, content, message = CASES[name]
+    path = tmp_path / ("a.npy" if "header" in name else "a.txt")
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "reads"), [("", False), (" ", False), ("a b", True), ("a\n", True), ("a\u00a0b", True)]
+)
+def test_ids_that_no_run_file_can_hold_are_refused_before_anything_is_encoded(
+    key: str, reads: bool, tmp_path: Path
+) -> None:
+    """Training has no use for ids; an evaluation writes them between blanks."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": k, "text": "x"}) for k in (key, "d")))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "x"}))
+    (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    if reads:
+        assert len(load_collection(tmp_path).documents) == 2
+    with pytest.raises(InputError, match="white space" if reads else "the _id is empty"):
+        CollectionFolder("toy", tmp_path, "test").load()

@@ -56,14 +56,27 @@ class Problem:
     def sides(self, encoder: RetrievalEncoder) -> tuple[Vectors, Vectors]:
         return encoder.embed(self.queries, "query"), encoder.embed(self.documents, "document")
 
-
-@pytest.fixture
-def problem() -> Problem:
-    return Problem()
+    def base(self) -> tuple[Vectors, Vectors]:
+        """Return the base's vectors, of length 1."""
+        return unit(self.queries), unit(self.documents)
 
 
 def unit(rows: Vectors) -> Vectors:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def trained_parts(encoder: RetrievalEncoder) -> set[str]:
+    return {name.split(".")[0] for name, value in encoder.named_parameters() if value.requires_grad}
+
+
+def assert_close(found: tuple[Vectors, Vectors], expected: tuple[Any, Any], **tolerance: float) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, **{"atol": 1e-5} | tolerance)
+
+
+@pytest.fixture
+def problem() -> Problem:
+    return Problem()
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -85,8 +98,7 @@ def test_a_calibrated_start_is_that_of_calibrate(problem: Problem, settings: dic
     ordered = "nested_dims" in settings
     expected = ragcun.calibrate(problem.documents, queries, output_dim=settings.get("output_dim"), ordered=ordered)
     found = problem.sides(encoder)
-    np.testing.assert_allclose(found[0], expected.embed_queries(problem.queries), atol=1e-5)
-    np.testing.assert_allclose(found[1], expected.embed_documents(problem.documents), atol=1e-5)
+    assert_close(found, (expected.embed_queries(problem.queries), expected.embed_documents(problem.documents)))
     assert calibration is not None
     np.testing.assert_allclose(calibration.query_shift, expected.query_shift)
     assert np.abs(found[1] - unit(problem.documents)[:, : found[1].shape[1]]).max() > 0.01
@@ -95,8 +107,7 @@ def test_a_calibrated_start_is_that_of_calibrate(problem: Problem, settings: dic
 def test_one_head_for_both_sides_starts_without_a_shift(problem: Problem) -> None:
     encoder, _, _ = problem.started(system="isotropic_gaussian")
     expected = ragcun.calibrate(problem.documents, problem.queries)
-    np.testing.assert_allclose(problem.sides(encoder)[0], expected.embed_documents(problem.queries), atol=1e-5)
-    np.testing.assert_allclose(problem.sides(encoder)[1], expected.embed_documents(problem.documents), atol=1e-5)
+    assert_close(problem.sides(encoder), tuple(map(expected.embed_documents, (problem.queries, problem.documents))))
 
 
 @pytest.mark.parametrize("head", ["linear", "residual"])
@@ -104,39 +115,39 @@ def test_training_queries_alone_leaves_the_base_s_document_vectors(problem: Prob
     """Bit for bit for a linear head; queries are shifted and not whitened."""
     encoder, _, _ = problem.started(train_side="query", head=head)
     untouched = encoder.base(torch.from_numpy(problem.documents)).numpy()
-    np.testing.assert_allclose(problem.sides(encoder)[1], untouched, atol=0 if head == "linear" else 1e-6)
+    queries, documents = problem.sides(encoder)
+    np.testing.assert_allclose(documents, untouched, atol=0 if head == "linear" else 1e-6)
     expected = ragcun.calibrate(problem.documents, problem.queries, exponent=0)
-    np.testing.assert_allclose(problem.sides(encoder)[0], expected.embed_queries(problem.queries), atol=1e-5)
+    np.testing.assert_allclose(queries, expected.embed_queries(problem.queries), atol=1e-5)
     assert EXPONENT != 0
     assert np.abs(expected.query_shift).max() > 0.1
-    trained = {name.split(".")[0] for name, value in encoder.named_parameters() if value.requires_grad}
-    assert trained == {"head"}
+    assert trained_parts(encoder) == {"head"}
 
 
-def test_training_documents_alone_starts_as_the_base_on_both_sides(problem: Problem) -> None:
-    encoder, _, calibration = problem.started(train_side="document")
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"train_side": "document"}, 0.0),
+        ({"head": "linear", "head_init": "identity"}, 0.0),
+        ({"head": "residual", "head_init": "identity"}, 0.0),
+        ({"head": "mlp", "head_init": "identity"}, 1e-5),
+    ],
+    ids=str,
+)
+def test_an_identity_start_and_one_of_documents_alone_is_the_base(
+    problem: Problem, settings: dict[str, Any], tolerance: float
+) -> None:
+    encoder, _, calibration = problem.started(**settings)
     assert calibration is None
-    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
-        np.testing.assert_array_equal(found, encoder.base(torch.from_numpy(base)).numpy())
-    trained = {name.split(".")[0] for name, value in encoder.named_parameters() if value.requires_grad}
-    assert trained == {"documents"}
-
-
-@pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
-def test_an_identity_start_is_the_base(problem: Problem, head: str) -> None:
-    encoder, _, calibration = problem.started(head=head, head_init="identity")
-    assert calibration is None
-    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
-        np.testing.assert_allclose(found, unit(base), atol=0.0 if head != "mlp" else 1e-5, rtol=1e-6)
+    assert_close(problem.sides(encoder), problem.base(), atol=tolerance, rtol=1e-6)
+    assert trained_parts(encoder) == ({"documents"} if "train_side" in settings else {"head", "documents"})
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_an_identity_start_of_fewer_dimensions_keeps_most_of_the_distances(problem: Problem, head: str) -> None:
     encoder, config, _ = problem.started(head=head, head_init="identity", output_dim=5, normalize_output=False)
-    sample = problem.source.sample(config.seed)
-    weight = preserving_projection(sample, 5).numpy()
-    for found, base in zip(problem.sides(encoder), (problem.queries, problem.documents), strict=True):
-        np.testing.assert_allclose(found, unit(base) @ weight.T, atol=1e-5)
+    weight = preserving_projection(problem.source.sample(config.seed), 5).numpy()
+    assert_close(problem.sides(encoder), tuple(side @ weight.T for side in problem.base()))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -167,10 +178,8 @@ def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
     pools = mine_pools(config, encoder, problem.source)
     assert pools is not None
     assert (pools.per_query, pools.seed) == (3, config.seed)
-    mined = pools.mined
-    assert (mined == expected).mean() > 0.99
-    base = mine(unit(problem.queries), unit(problem.documents), problem.data, 2, 9)
-    assert (mined == base).mean() < 0.9
+    assert (pools.mined == expected).mean() > 0.99
+    assert (pools.mined == mine(*problem.base(), problem.data, 2, 9)).mean() < 0.9
 
 
 def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
@@ -182,23 +191,15 @@ def test_mixed_distances_lie_between_those_of_heads_and_base(problem: Problem) -
     encoder, _, _ = problem.started(normalize_output=False)
     final = problem.mixed(encoder)
     assert final.dimension == 2 * DIM
-    expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared((unit(problem.queries), unit(problem.documents)))
+    expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared(problem.base())
     np.testing.assert_allclose(squared(problem.sides(final)), expected, rtol=1e-4)
+    assert problem.mixed(encoder, 0.0) is encoder
 
 
 def test_a_mixture_of_length_1_with_an_identity_is_the_base(problem: Problem) -> None:
-    encoder, _, _ = problem.started(head_init="identity")
-    final = problem.mixed(encoder)
-    sides = problem.sides(final)
+    sides = problem.sides(problem.mixed(problem.started(head_init="identity")[0]))
     np.testing.assert_allclose(np.linalg.norm(sides[0], axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(
-        squared(sides), squared((unit(problem.queries), unit(problem.documents))), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_without_a_share_of_the_base_the_encoder_stays(problem: Problem) -> None:
-    encoder, _, _ = problem.started()
-    assert problem.mixed(encoder, 0.0) is encoder
+    np.testing.assert_allclose(squared(sides), squared(problem.base()), rtol=1e-4, atol=1e-5)
 
 
 def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
@@ -218,17 +219,14 @@ def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
         ({"head": "mlp"}, 1.0),
         ({"system": "jepa"}, 1.0),
         ({"load_checkpoint": "elsewhere"}, 1.0),
+        ({"corpus": "made"}, 0.25),
     ],
     ids=str,
 )
 def test_the_share_of_trained_weights_is_as_asked_or_follows_the_labels(
     problem: Problem, settings: dict[str, Any], share: float
 ) -> None:
-    shape = {name: value for name, value in settings.items() if name != "load_checkpoint"}
+    shape = {name: value for name, value in settings.items() if name not in ("load_checkpoint", "corpus")}
     encoder, _, _ = problem.started(**shape)
-    assert trained_share(TrainConfig(train_data="made", **settings), encoder, QUERIES) == share
-
-
-def test_the_share_without_labels_is_a_quarter(problem: Problem) -> None:
-    encoder, _, _ = problem.started()
-    assert trained_share(TrainConfig(corpus="made"), encoder, QUERIES) == 0.25
+    data = {} if "corpus" in settings else {"train_data": "made"}
+    assert trained_share(TrainConfig(**data, **settings), encoder, QUERIES) == share

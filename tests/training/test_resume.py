@@ -182,19 +182,18 @@ def test_a_second_interrupt_and_one_of_a_run_in_memory_end_at_once(
     assert not (tmp_path / "run" / "state").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number", HANDLED)
 def test_the_command_says_one_line_and_ends_with_the_signals_code(
     settings: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     number: signal.Signals,
-    code: int,
 ) -> None:
     signalled(monkeypatch, 5, number)
     with pytest.raises(SystemExit) as caught:
         train_command(TrainConfig(**settings, output_dir=str(tmp_path / "run")))
-    assert caught.value.code == code
+    assert caught.value.code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     (record,) = [each for each in caplog.records if "stopped by" in each.message]
     assert "\n" not in record.message
 

@@ -13,12 +13,14 @@ import yaml
 from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.io import read_json_lines
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping, read_yaml
 from ragcun.training.loop import fit
 from ragcun.training.model_card import FitResult, model_card, write_scores
-from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment
+from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment, named, require_tracker
 from ragcun.training.setup import build_data
+from tests.training.runs import Train, interrupted
 
 
 def started(path: Path, settings: dict[str, Any], **how: bool) -> RunFolder:
@@ -155,3 +157,58 @@ def test_a_card_without_a_place_for_scores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no scores section"):
         write_scores(tmp_path, "x")
     assert (tmp_path / "README.md").read_text() == "# mine\n"
+
+
+# Trackers show what metrics.jsonl holds, under the same names
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def expected(metrics: Path) -> dict[str, list[tuple[int, float]]]:
+    """What is in metrics.jsonl, by name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for _, row in read_json_lines(metrics):
+        for name, value in named(row).items():
+            if not isinstance(value, str):
+                found.setdefault(name, []).append((row.get("step", 0), value))
+    return found
+
+
+def assert_tracked(run: Path) -> None:
+    shown, there = scalars(run / "tensorboard"), expected(run / "metrics.jsonl")
+    assert shown.keys() == there.keys()
+    for name, values in there.items():
+        assert [step for step, _ in shown[name]] == [step for step, _ in values], name
+        assert [value for _, value in shown[name]] == pytest.approx([value for _, value in values], rel=1e-6), name
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any], collection_folder: Path) -> dict[str, Any]:
+    shown = {"dev_beir": str(collection_folder), "lambda_isotropy": 0.5, "log_interval": 2, "state_interval": 2}
+    return settings | shown
+
+
+def test_tensorboard_holds_every_number_of_the_metrics_once_also_of_a_resumed_run(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    with interrupted(7):
+        train(tracker="tensorboard")
+    train(tracker="tensorboard", resume=True)
+    assert_tracked(tmp_path / "run")
+    names = scalars(tmp_path / "run" / "tensorboard").keys()
+    assert {"step/total", "step/terms/contrastive", "base/dev/NDCG@10", "epoch/dev/NDCG@10"} <= names
+    assert {"probe/figures/rank_query", "step/learning_rate/head"} <= names
+    train(tracker="tensorboard", overwrite=True, epochs=1)
+    assert_tracked(tmp_path / "run")
+    train(overwrite=True, epochs=1)
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named() -> None:
+    with pytest.raises(InputError, match="pip install no_such_tracker"):
+        require_tracker("no_such_tracker")

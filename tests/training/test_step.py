@@ -200,7 +200,17 @@ def test_views_with_nothing_to_train_are_left_alone(tiny_bert: str, dataset: Pai
 
 @pytest.mark.parametrize(
     ("step", "expected"),
-    [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (35, 0.5 + math.sqrt(0.125)), (60, 0.5), (85, 0.5 - math.sqrt(0.125))],
+    [
+        (0, 0.1),
+        (4, 0.5),
+        (9, 1.0),
+        (10, 1.0),
+        (35, 0.5 + math.sqrt(0.125)),
+        (60, 0.5),
+        (85, 0.5 - math.sqrt(0.125)),
+        (110, 0.0),
+        (209, 0.0),
+    ],
 )
 def test_warmup_and_cosine_in_closed_form(step: int, expected: float) -> None:
     assert warmup_cosine(step, 110, 10) == pytest.approx(expected, abs=1e-12)
@@ -217,12 +227,6 @@ def test_the_factor_rises_and_falls(total: int, warmup: int) -> None:
         assert rising[-1] == 1
     if falling:
         assert falling[0] == 1
-
-
-@pytest.mark.parametrize("total", [50, 500, 5000])
-def test_ends_near_zero(total: int) -> None:
-    assert warmup_cosine(total - 1, total, total // 10) < 5 / total
-    assert [warmup_cosine(total + more, total, total // 10) for more in (0, 99)] == pytest.approx([0, 0], abs=1e-15)
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("constant", 0.9), ("cosine", 0.95), ("linear", 0.95)])

@@ -188,19 +188,16 @@ def test_resume_without_the_right_state_stops(tiny_bert, texts, tmp_path, uninte
         trainer.train(resume_from_checkpoint=str(folder))
 
 
-def test_evaluation_is_without_dropout_and_repeats_itself(tiny_bert, texts, tmp_path):
+def test_evaluation_is_without_dropout_and_needs_no_callback_unlike_training(tiny_bert, texts, tmp_path):
     trainer, _ = make_trainer(a_loss(tiny_bert), texts, tmp_path, eval_strategy="steps", eval_steps=4)
     before = trainer.evaluate()["eval_loss"]
     assert trainer.evaluate()["eval_loss"] == before
     trainer.train()
     (during,) = [row["eval_loss"] for row in trainer.state.log_history if row["step"] == 4 and "eval_loss" in row]
     assert trainer.evaluate()["eval_loss"] == during != before
-
-
-def test_without_its_callback_the_loss_refuses_to_train(tiny_bert, texts, tmp_path):
-    trainer, _ = make_trainer(a_loss(tiny_bert), texts, tmp_path, with_callback=False)
+    without, _ = make_trainer(a_loss(tiny_bert), texts, tmp_path, with_callback=False)
     with pytest.raises(ValueError, match="no step has begun"):
-        trainer.train()
+        without.train()
 
 
 def test_model_and_predictor_are_clipped_as_one(tiny_bert, texts, tmp_path):
@@ -283,18 +280,15 @@ def test_what_does_not_fit_is_refused(tiny_bert, settings, message):
         a_loss(tiny_bert, **settings)
 
 
-def test_wrong_columns_are_refused(tiny_bert, texts):
+def test_wrong_columns_and_weights_in_half_precision_are_refused(tiny_bert, texts):
     loss = a_loss(tiny_bert).eval()
     column = dict(loss.model.preprocess(texts[:4]))
     with pytest.raises(ValueError, match=r"takes 2 or 3 columns .* got 1"):
         loss([column])
     with pytest.raises(ValueError, match="takes no labels"):
         loss([column, column], torch.ones(4))
-
-
-def test_half_precision_weights_cannot_be_followed(tiny_bert):
     with pytest.raises(ValueError, match="trained weights in float32"):
-        ObjectiveLoss(SentenceTransformer(tiny_bert, device="cpu").bfloat16(), FULL, PREDICTOR, 0.9)
+        ObjectiveLoss(loss.model.bfloat16(), FULL, PREDICTOR, 0.9)
 
 
 def rank_run(tiny_bert: str, texts: list[str], folder: Path, seed: int, accumulation: int) -> dict[str, Tensor]:
