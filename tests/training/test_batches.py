@@ -171,24 +171,20 @@ def some_vectors(seed: int, documents: int = DOCUMENTS) -> tuple[NDArray[np.floa
     return tuple(drawn.normal(size=(count, DIM)).astype(np.float32) for count in (QUERIES, documents))
 
 
-@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(1, 40), st.integers(1, DOCUMENTS))
-def test_mined_ranks_are_those_of_all_distances(seed: int, first: int, more: int, documents: int) -> None:
+@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(1, 40), st.integers(1, DOCUMENTS), st.booleans())
+def test_mined_ranks_are_those_of_all_distances(seed: int, first: int, more: int, documents: int, blocks: bool) -> None:
     """A positive is never mined; where there are fewer documents than `last`, or than `first`, nothing is."""
     data, vectors = some_pairs(seed, documents), some_vectors(seed, documents)
-    mined = mine(*vectors, data, first, first + more)
+    with pytest.MonkeyPatch.context() as patch:
+        if blocks:
+            patch.setattr(initialization, "BLOCK_ELEMENTS", 5 * documents)
+        mined = mine(*vectors, data, first, first + more)
     assert (mined.shape, mined.dtype) == ((QUERIES, more), np.int64)
     distances = ((vectors[0][:, None].astype(np.float64) - vectors[1][None]) ** 2).sum(2)
     distances[data.query_ids, data.positive_ids] = np.inf
     for row, distance in zip(mined.tolist(), distances, strict=True):
         expected = [j for j in np.argsort(distance).tolist() if np.isfinite(distance[j])][first : first + more]
         assert row == expected + [NOTHING] * (more - len(expected))
-
-
-def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, vectors = some_pairs(), some_vectors(0)
-    whole = mine(*vectors, data, 2, 9)
-    monkeypatch.setattr(initialization, "BLOCK_ELEMENTS", 5 * DOCUMENTS)
-    np.testing.assert_array_equal(mine(*vectors, data, 2, 9), whole)
 
 
 def some_batches(data: PairDataset, count: int = 40) -> list[NDArray[np.int64]]:

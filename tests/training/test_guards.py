@@ -145,18 +145,13 @@ def step_of(total: float, terms: dict[str, float], norm: float = math.nan) -> St
     return Step([LossOutput(torch.tensor(1.0), {}), LossOutput(torch.tensor(total), values)], torch.tensor(norm))
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [
-        (step_of(math.nan, {"a": 1.0, "b": math.nan}), "the loss is nan by b nan"),
-        (step_of(math.inf, {"a": -math.inf, "b": math.inf}), "the loss is inf by a -inf, b inf"),
-        (step_of(math.inf, {"a": 3e38, "b": 3e38}), "the loss is inf"),
-        (step_of(2.0, {"a": 2.0}, math.inf), "the gradient's norm is inf"),
-    ],
-)
-def test_what_is_wrong_is_named(step: Step, expected: str) -> None:
-    assert what_is_wrong(step) == expected
-    assert isinstance(plain(step.norm), str)
+def test_what_is_wrong_is_named() -> None:
+    nan, inf = math.nan, math.inf
+    assert what_is_wrong(step_of(nan, {"a": 1.0, "b": nan})) == "the loss is nan by b nan"
+    assert what_is_wrong(step_of(inf, {"a": -inf, "b": inf})) == "the loss is inf by a -inf, b inf"
+    assert what_is_wrong(step_of(inf, {"a": 3e38, "b": 3e38})) == "the loss is inf"
+    assert what_is_wrong(step_of(2.0, {"a": 2.0}, inf)) == "the gradient's norm is inf"
+    assert [plain(torch.tensor(value)) for value in (nan, inf)] == ["nan", "inf"]
 
 
 # Memory
