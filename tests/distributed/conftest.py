@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.ray import ray_runner
-from ragcun.distributed.search import Runner, ShardedSearch
+from ragcun.distributed.search import ShardedSearch
 
 BLOCK_ROWS = 16
 """The toy collection's 120 documents are 8 blocks, the last of them half as long."""
 
 
 @pytest.fixture(scope="module")
-def on_ray() -> Iterator[Runner]:
+def on_ray():
     """Run shards in a Ray of two workers, started once for a module."""
     pytest.importorskip("ray")
     with ray_runner(workers=2, retries=1) as runner:
@@ -25,16 +21,16 @@ def on_ray() -> Iterator[Runner]:
 
 
 @pytest.fixture
-def toy(collection_folder: Path) -> CollectionFolder:
+def toy(collection_folder):
     """The toy collection, not read yet."""
     return CollectionFolder("toy", collection_folder, "test")
 
 
 @pytest.fixture
-def search_in(tiny_bert: str) -> Callable[..., ShardedSearch]:
+def search_in(tiny_bert):
     """Describe a search of so many shards in a folder."""
 
-    def make(folder: Path, shards: int = 1, **options: Any) -> ShardedSearch:
+    def make(folder, shards=1, **options):
         small = {"k": 10, "device": "cpu", "block_rows": BLOCK_ROWS, "batch_size": 8}
         return ShardedSearch(folder, **{"model": tiny_bert, "shards": shards, **small, **options})
 

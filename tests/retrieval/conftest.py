@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,10 @@ from ragcun.retrieval.systems import DenseRetriever, System
 class Random:
     """Embeddings drawn by a seed and the text."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed):
         self.seed = seed
 
-    def encode_query(self, texts: list[str]) -> Any:
+    def encode_query(self, texts):
         rows = [np.random.default_rng([self.seed, *text.encode()]).normal(size=4) for text in texts]
         return np.array(rows, dtype=np.float32)
 
@@ -29,16 +27,16 @@ class Random:
 
 
 @pytest.fixture
-def dense() -> Callable[[str, int], DenseRetriever]:
+def dense():
     """Make a retriever of a name and a seed."""
     return lambda name, seed: DenseRetriever(name, Random(seed))
 
 
 @pytest.fixture
-def benchmark(tmp_path: Path, dense: Callable[[str, int], DenseRetriever]) -> Callable[..., dict[str, Any]]:
+def benchmark(tmp_path, dense):
     """Evaluate a model beside a base and a baseline; return what the results file ``r.json`` holds."""
 
-    def run(collections: list[Any], name: str = "model", **options: Any) -> dict[str, Any]:
+    def run(collections, name="model", **options):
         asked: dict[str, Any] = {
             "model": System(dense(name, 1), "euclidean", dense("base", 2)),
             "baselines": [System(dense("other", 3), "euclidean")],

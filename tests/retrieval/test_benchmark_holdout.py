@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +23,7 @@ SLUGS = ("model", "untouched_base", "bm25")
 
 
 @pytest.fixture(scope="module")
-def collection(texts: list[str]) -> Collection:
+def collection(texts):
     """120 documents; 40 queries of three words of a document, each with up to three judged documents."""
     rng = random.Random(1)
     documents = {f"d{i}": Document(text.split()[0] if i % 2 else "", text) for i, text in enumerate(texts[:120])}
@@ -38,10 +35,10 @@ def collection(texts: list[str]) -> Collection:
 
 
 @pytest.fixture(scope="module")
-def save(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def save(tiny_bert, tmp_path_factory):
     """Save an encoder whose head has moved away from the identity."""
 
-    def save(held_out: HoldOut | None, seen: frozenset[str] = frozenset()) -> Path:
+    def save(held_out, seen=frozenset()):
         torch.manual_seed(0)
         encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
         generator = torch.Generator().manual_seed(0)
@@ -56,34 +53,34 @@ def save(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 @pytest.fixture(scope="module")
-def checkpoint(save: Callable[..., Path]) -> Path:
+def checkpoint(save):
     return save(HELD_OUT)
 
 
-def evaluate(checkpoint: Path, collections: list[Collection], out: Path, baselines: tuple[str, ...] = ("bm25",)) -> Any:
+def evaluate(checkpoint, collections, out, baselines=("bm25",)):
     options = EncodingOptions(device="cpu")
     systems = [open_system(spec, options) for spec in baselines]
     run_benchmark(open_system(str(checkpoint), options), systems, collections, out, {})
     return json.loads(out.read_text())
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def systems(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def systems(results):
     return {"model": results, "untouched_base": results["untouched_base"], **results["baselines"]}
 
 
-def blocks(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def blocks(results):
     return {slug: system["datasets"]["toy"]["held_out"] for slug, system in systems(results).items()}
 
 
-def hidden_ids(collection: Collection) -> list[str]:
+def hidden_ids(collection):
     return [key for key, document in collection.documents.items() if HELD_OUT.hides(document.content)]
 
 
-def hidden_part(collection: Collection) -> Collection:
+def hidden_part(collection):
     """The hidden documents, and the queries that have a relevant one among them."""
     keys = set(hidden_ids(collection))
     judged = {q: {d: s for d, s in judged.items() if d in keys} for q, judged in collection.qrels.items()}
@@ -93,9 +90,7 @@ def hidden_part(collection: Collection) -> Collection:
     return replace(collection, documents=documents, qrels=qrels, queries={q: collection.queries[q] for q in qrels})
 
 
-def test_scores_are_those_of_ranking_the_hidden_documents_alone(
-    collection: Collection, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_scores_are_those_of_ranking_the_hidden_documents_alone(collection, checkpoint, tmp_path):
     scores = blocks(evaluate(checkpoint, [collection], tmp_path / "r.json"))
     assert tuple(scores) == SLUGS
     hidden, options = hidden_part(collection), EncodingOptions(device="cpu")
@@ -116,9 +111,7 @@ def test_scores_are_those_of_ranking_the_hidden_documents_alone(
         assert found == pytest.approx([tests.mean_difference, tests.p_randomisation, tests.p_t], abs=1e-12)
 
 
-def test_a_hold_out_changes_no_other_score(
-    collection: Collection, checkpoint: Path, save: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_hold_out_changes_no_other_score(collection, checkpoint, save, tmp_path):
     hidden = evaluate(checkpoint, [collection], tmp_path / "a.json")
     plain = evaluate(save(None), [collection], tmp_path / "b.json")
     assert plain["manifest"]["held_out"] is None
@@ -129,9 +122,7 @@ def test_a_hold_out_changes_no_other_score(
     assert hidden["average"] == plain["average"]
 
 
-def test_an_earlier_run_has_no_held_out_figures(
-    collection: Collection, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_earlier_run_has_no_held_out_figures(collection, checkpoint, tmp_path, caplog):
     evaluate(checkpoint, [collection], tmp_path / "a.json")
     assert not warnings(caplog)
     results = evaluate(checkpoint, [collection], tmp_path / "b.json", ("bm25", str(tmp_path / "a.json")))
@@ -143,9 +134,7 @@ def test_an_earlier_run_has_no_held_out_figures(
     assert "held_out" not in stored["datasets"]["toy"]
 
 
-def test_hidden_documents_that_were_seen_after_all_have_no_figures(
-    collection: Collection, save: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hidden_documents_that_were_seen_after_all_have_no_figures(collection, save, tmp_path, caplog):
     content = collection.documents[hidden_ids(collection)[0]].content
     results = evaluate(save(HELD_OUT, text_hashes([content])), [collection], tmp_path / "r.json")
     (warning,) = warnings(caplog)
@@ -155,7 +144,7 @@ def test_hidden_documents_that_were_seen_after_all_have_no_figures(
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_few_queries_have_no_tests(collection: Collection, checkpoint: Path, tmp_path: Path, left: int) -> None:
+def test_few_queries_have_no_tests(collection, checkpoint, tmp_path, left):
     """One query with a relevant hidden document, or none."""
     hidden, queries = hidden_ids(collection), list(collection.queries)[:5]
     visible = next(key for key in collection.documents if key not in hidden)

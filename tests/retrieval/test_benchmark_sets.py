@@ -27,7 +27,7 @@ from ragcun.retrieval.systems import BM25Retriever, System
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
 
 
-def collection(name: str, queries: int) -> Collection:
+def collection(name, queries):
     documents = {f"d{i}": Document("", f"{name} text {i}") for i in range(30)}
     qrels = {f"q{i}": {f"d{i}": 1, f"d{i + 9}": 1} for i in range(queries)}
     return Collection(name, documents, {query: f"{name} {query}" for query in qrels}, qrels, "test")
@@ -37,15 +37,15 @@ Benchmark = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def forums() -> list[Collection]:
+def forums():
     return [collection(name, size) for name, size in SIZES.items()]
 
 
-def systems(results: dict[str, Any]) -> list[dict[str, Any]]:
+def systems(results):
     return [results, results["untouched_base"], *results["baselines"].values()]
 
 
-def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark: Benchmark, forums: list[Collection]) -> None:
+def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark, forums):
     alone = [collection("x", 4), collection("y", 6)]
     results = benchmark([alone[0], *forums, alone[1]])
     assert list(results["datasets"]) == ["x", *SIZES, "forum", "y"]
@@ -64,9 +64,7 @@ def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark: Benchmark, fo
     assert whole == {"x": None, **dict.fromkeys(SIZES, "forum"), "forum": None, "y": None}
 
 
-def test_parts_have_folders_and_scores_of_their_own(
-    benchmark: Benchmark, forums: list[Collection], tmp_path: Path
-) -> None:
+def test_parts_have_folders_and_scores_of_their_own(benchmark, forums, tmp_path):
     together = benchmark(forums)
     files = {f"{slug}.{end}" for slug in ("model", "untouched_base", "other") for end in ("trec", "per_query.json")}
     for name in SIZES:
@@ -76,16 +74,16 @@ def test_parts_have_folders_and_scores_of_their_own(
         assert together["datasets"][name] == plain["datasets"][name.replace("/", "-")]
 
 
-def test_another_part_changes_the_sets_digest(benchmark: Benchmark, forums: list[Collection]) -> None:
+def test_another_part_changes_the_sets_digest(benchmark, forums):
     first = benchmark(forums)["manifest"]["collections"]["forum"]["sha256"]
     changed = replace(forums[1], documents={**forums[1].documents, "d9": Document("", "other")})
     assert benchmark([forums[0], changed, forums[2]])["manifest"]["collections"]["forum"]["sha256"] != first
 
 
-def exact_p(differences: list[list[float]]) -> tuple[float, float]:
+def exact_p(differences):
     """The macro average, and its two-sided p-value over all tosses of signs: twice the smaller tail, at most 1."""
 
-    def macro(parts: list[list[float]]) -> float:
+    def macro(parts):
         return fmean(fmean(part) for part in parts)
 
     observed, tossed = macro(differences), []
@@ -97,7 +95,7 @@ def exact_p(differences: list[list[float]]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 6), (2, 3, 4), (3, 3, 3)])
-def test_the_means_test_is_the_randomisation_test_of_the_macro_average(sizes: tuple[int, ...]) -> None:
+def test_the_means_test_is_the_randomisation_test_of_the_macro_average(sizes):
     """Up to 10 queries have no more than 10,000 tosses, so that all are counted, here as there."""
     rng = random.Random(sum(sizes))
     values = {
@@ -124,7 +122,7 @@ def test_the_means_test_is_the_randomisation_test_of_the_macro_average(sizes: tu
 class Watched(CollectionFolder):
     """A folder that asserts, when it is read, that no collection read before it is still in memory."""
 
-    def load(self) -> Collection:
+    def load(self):
         gc.collect()
         assert not [name for name, read in READ.items() if read() is not None]
         read = collection(self.name, 4)
@@ -135,7 +133,7 @@ class Watched(CollectionFolder):
 READ: dict[str, weakref.ref[Collection]] = {}
 
 
-def test_one_collection_is_in_memory_at_a_time(benchmark: Benchmark) -> None:
+def test_one_collection_is_in_memory_at_a_time(benchmark):
     folders = [Watched(name, Path(), "test") for name in ("x", *SIZES, "y")]
     gc.collect()
     gc.freeze()  # only what the evaluation makes is collected, which is fast
@@ -149,7 +147,7 @@ def test_one_collection_is_in_memory_at_a_time(benchmark: Benchmark) -> None:
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> list[CollectionFolder]:
+def folders(tmp_path):
     """Four BEIR folders on disk, two of which are parts of one set."""
     found = []
     for name, size in (("w", 3), ("s/a", 4), ("s/b", 6), ("z", 5)):
@@ -159,14 +157,12 @@ def folders(tmp_path: Path) -> list[CollectionFolder]:
     return found
 
 
-def without_history(results: dict[str, Any]) -> dict[str, Any]:
+def without_history(results):
     return {**results, "manifest": {key: value for key, value in results["manifest"].items() if key != "earlier"}}
 
 
 @pytest.mark.parametrize(("broken", "kept"), [("s/b", ["w"]), ("z", ["w", "s/a", "s/b", "s"]), ("s/a", ["w"])])
-def test_finished_sets_are_kept_when_a_later_one_fails_and_resumed(
-    benchmark: Benchmark, folders: list[CollectionFolder], tmp_path: Path, broken: str, kept: list[str]
-) -> None:
+def test_finished_sets_are_kept_when_a_later_one_fails_and_resumed(benchmark, folders, tmp_path, broken, kept):
     """The results after resuming are those of an evaluation that was not interrupted, but for its history."""
     expected = benchmark(folders)
     (tmp_path / "r.json").unlink()
@@ -185,9 +181,7 @@ def test_finished_sets_are_kept_when_a_later_one_fails_and_resumed(
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
 
 
-def test_a_first_set_that_fails_leaves_an_older_file_alone(
-    benchmark: Benchmark, folders: list[CollectionFolder], tmp_path: Path
-) -> None:
+def test_a_first_set_that_fails_leaves_an_older_file_alone(benchmark, folders, tmp_path):
     benchmark(folders[:1])
     before = (tmp_path / "r.json").read_bytes()
     (tmp_path / "data" / "w" / "corpus.jsonl").unlink()
@@ -197,7 +191,7 @@ def test_a_first_set_that_fails_leaves_an_older_file_alone(
     assert (tmp_path / "r.json").read_bytes() == before
 
 
-def test_only_resume_adds_to_what_is_there(benchmark: Benchmark, folders: list[CollectionFolder]) -> None:
+def test_only_resume_adds_to_what_is_there(benchmark, folders):
     expected = benchmark(folders)
     assert "earlier" not in benchmark(folders[:3], resume=False)["manifest"]
     assert without_history(benchmark(folders[3:], resume=True)) == without_history(expected)
@@ -217,9 +211,7 @@ def test_only_resume_adds_to_what_is_there(benchmark: Benchmark, folders: list[C
         ({"model": ("model", "euclidean", None)}, "system untouched_base is .* and None now"),
     ],
 )  # fmt: skip
-def test_another_evaluation_is_not_resumed(
-    benchmark: Benchmark, dense: Any, folders: list[CollectionFolder], tmp_path: Path, options: Any, facts: str
-) -> None:
+def test_another_evaluation_is_not_resumed(benchmark, dense, folders, tmp_path, options, facts):
     if "model" in options:
         name, distance, base = options["model"]
         options = {"model": System(dense(name, 1), distance, base and dense(base, 2))}
@@ -230,9 +222,7 @@ def test_another_evaluation_is_not_resumed(
     assert (tmp_path / "r.json").read_bytes() == before
 
 
-def test_another_collection_of_that_name_is_refused(
-    benchmark: Benchmark, folders: list[CollectionFolder], tmp_path: Path
-) -> None:
+def test_another_collection_of_that_name_is_refused(benchmark, folders, tmp_path):
     benchmark(folders[:3])
     corpus = tmp_path / "data" / "s" / "b" / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace("text 7", "text seven"))
@@ -241,9 +231,7 @@ def test_another_collection_of_that_name_is_refused(
 
 
 @pytest.mark.parametrize("content", [[1], {"model": "x"}, "no settings"])
-def test_a_file_that_is_no_evaluation_is_not_resumed(
-    benchmark: Benchmark, folders: list[CollectionFolder], tmp_path: Path, content: Any
-) -> None:
+def test_a_file_that_is_no_evaluation_is_not_resumed(benchmark, folders, tmp_path, content):
     if content == "no settings":
         content = benchmark(folders[:1])
         del content["manifest"]["settings"]
@@ -253,7 +241,7 @@ def test_a_file_that_is_no_evaluation_is_not_resumed(
     assert json.loads((tmp_path / "r.json").read_text()) == content
 
 
-def test_report_is_called_after_every_set(benchmark: Benchmark, folders: list[CollectionFolder]) -> None:
+def test_report_is_called_after_every_set(benchmark, folders):
     reported: list[list[str]] = []
     benchmark(folders, report=lambda results: reported.append(list(results.model.datasets)))
     assert reported[:3] == [["w"], ["w", "s/a", "s/b", "s"], ["w", "s/a", "s/b", "s", "z"]]

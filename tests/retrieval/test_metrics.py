@@ -1,26 +1,121 @@
+"""Metrics agree with ir_measures (of several evaluators), by hand in float64, and beir; p values with their tests."""
+
 from __future__ import annotations
 
+import itertools
+import math
+import tracemalloc
+from statistics import fmean
+
+import numpy as np
 import pytest
+from scipy import stats
 
-from ragcun.retrieval.metrics import evaluate_run, mean
+from ragcun.retrieval.metrics import evaluate_run, mean, paired_tests
+from ragcun.retrieval.runs import read_run
 
-
-def test_judged_queries_that_the_run_lacks_score_zero():
-    qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {"a": 1}, "q4": {"b": 0}, "unjudged": {}}
-    measured = evaluate_run({"q1": {"a": 1.0}, "q2": {}, "other": {"a": 1.0}}, qrels, (10,))
-    for values in measured.values():
-        assert list(values) == ["q1", "q2", "q3", "q4"]
-        assert values["q2"] == values["q3"] == values["q4"] == 0.0
-    assert mean(measured)["NDCG@10"] == mean(measured)["MRR@10"] == 0.25
-    assert mean(evaluate_run({}, qrels, (10,)))["Recall@10"] == 0.0
+METRICS = ("NDCG@10", "MRR@10", "MAP@100", "Recall@100", "P@10")
+QUERIES, DOCUMENTS = 30, 250
+UNANSWERED = {"q3", "q17", "q29"}
 
 
-@pytest.mark.parametrize("order", [("a", "b", "c"), ("c", "b", "a"), ("b", "c", "a")])
-def test_equal_scores_rank_in_the_order_of_the_run(order):
-    """trec_eval itself would rank c, b, a whatever the run says."""
-    measured = evaluate_run({"q": dict.fromkeys(order, 0.5)}, {"q": {"a": 1}}, (1, 10))
-    assert measured["MRR@10"]["q"] == pytest.approx(1 / (order.index("a") + 1))
-    assert measured["P@1"]["q"] == float(order[0] == "a")
+def by_hand(ranking: list[str], judged: dict[str, int]) -> dict[str, float]:
+    """The metrics of one query, summed document by document in float64."""
+    relevant = {document for document, grade in judged.items() if grade >= 1}
+    dcg = reciprocal = precisions = 0.0
+    hits = first_hits = 0
+    for rank, document in enumerate(ranking[:100], start=1):
+        if document in relevant:
+            hits += 1
+            precisions += hits / rank
+            if rank <= 10:
+                first_hits += 1
+                reciprocal = reciprocal or 1 / rank
+                dcg += judged[document] / math.log2(rank + 1)
+    best = sorted((judged[document] for document in relevant), reverse=True)[:10]
+    ideal = sum(grade / math.log2(rank + 1) for rank, grade in enumerate(best, start=1))
+    count = len(relevant)
+    means = (precisions / count if count else 0.0, hits / max(count, 1), first_hits / 10)
+    return dict(zip(METRICS, (dcg / ideal if count else 0.0, reciprocal, *means), strict=True))
+
+
+@pytest.fixture(params=range(3))
+def case(request, tmp_path):
+    """A run file, a file of the same ranking with ranks for scores, qrels, and the ranking of each query.
+
+    Judgments have grades 0 to 3, most found documents have none, a query has no relevant document, some judged queries
+    have no results, one query of the run has no judgment, and more than half of the first file's scores are shared.
+    """
+    rng = np.random.default_rng(request.param)
+    names = [f"d{i}" for i in range(DOCUMENTS)]
+    qrels, rankings, tied, ranks = {}, {}, [], []
+    for i in range(QUERIES):
+        query = f"q{i}"
+        judged = rng.choice(names, rng.integers(2, 40), replace=False)
+        grades = rng.integers(0, 1 if i == 5 else 4, len(judged))
+        qrels[query] = {str(document): int(grade) for document, grade in zip(judged, grades, strict=True)}
+        if query in UNANSWERED:
+            continue
+        found = [str(document) for document in rng.choice(names, rng.integers(5, 200), replace=False)]
+        scores = np.sort(rng.integers(0, len(found), len(found)) / 7)[::-1]
+        rankings[query] = found
+        for rank, (document, score) in enumerate(zip(found, scores, strict=True), start=1):
+            tied.append(f"{query} Q0 {document} {rank} {float(score)!r} made\n")
+            ranks.append(f"{query} Q0 {document} {rank} {-rank} made\n")
+    del qrels["q8"]
+    files = tmp_path / "tied.trec", tmp_path / "ranks.trec"
+    for file, lines in zip(files, (tied, ranks), strict=True):
+        file.write_text("".join(lines))
+    return *files, qrels, rankings
+
+
+def ours(file, qrels):
+    measured = evaluate_run(read_run(file), qrels, (10, 100))
+    return {name: measured[name] for name in METRICS}
+
+
+def by_ir_measures(file, qrels):
+    measures = pytest.importorskip("ir_measures")
+    named = dict(zip(METRICS, ("nDCG@10", "RR@10", "AP@100", "R@100", "P@10"), strict=True))
+    judgments = file.with_name("qrels.txt")
+    judgments.write_text("".join(f"{q} 0 {d} {grade}\n" for q, judged in qrels.items() for d, grade in judged.items()))
+    wanted = {measures.parse_measure(theirs): name for name, theirs in named.items()}
+    values: dict[str, dict[str, float]] = {name: {} for name in METRICS}
+    run = list(measures.read_trec_run(str(file)))
+    for each in measures.iter_calc(list(wanted), list(measures.read_trec_qrels(str(judgments))), run):
+        values[wanted[each.measure]][each.query_id] = each.value
+    return values
+
+
+def test_every_judged_query_has_the_value_that_follows_from_the_definition(case):
+    """In float64 by hand; trec_eval computes in doubles, so that only the order of summation differs."""
+    tied, ranks, qrels, rankings = case
+    expected = {query: by_hand(rankings.get(query, []), judged) for query, judged in qrels.items()}
+    for file in (tied, ranks):
+        for name, values in ours(file, qrels).items():
+            assert values == pytest.approx({query: expected[query][name] for query in qrels}, abs=1e-12), name
+    assert 0.02 < fmean(each["NDCG@10"] for each in expected.values()) < 0.9
+
+
+def test_ir_measures_agrees_where_no_scores_are_shared(case):
+    """Its RR@10 is another program's (MS MARCO's); the others go through trec_eval."""
+    _, ranks, qrels, _ = case
+    there, here = by_ir_measures(ranks, qrels), ours(ranks, qrels)
+    for name in METRICS:
+        assert there[name] == pytest.approx(here[name], abs=1e-9), name
+        assert there[name].keys() == qrels.keys()
+        assert all(here[name][query] == 0 for query in UNANSWERED | {"q5"})
+
+
+def test_beir_has_our_means_where_unanswered_queries_have_an_empty_result(case):
+    """It leaves out queries that have none, and rounds to 5 decimals."""
+    evaluation = pytest.importorskip("beir.retrieval.evaluation").EvaluateRetrieval
+    _, ranks, qrels, _ = case
+    found = read_run(ranks)
+    run = {query: found.get(query, {}) for query in qrels}
+    parts = (*evaluation.evaluate(qrels, run, [10, 100]), evaluation.evaluate_custom(qrels, run, [10], "mrr"))
+    theirs = {name: value for part in parts for name, value in part.items() if name in METRICS}
+    assert theirs == pytest.approx(mean(ours(ranks, qrels)), abs=1e-5)
 
 
 def test_scores_that_float32_cannot_tell_apart_keep_their_order():
@@ -28,22 +123,103 @@ def test_scores_that_float32_cannot_tell_apart_keep_their_order():
     assert measured["NDCG@1"]["q"] == 1.0
 
 
-def test_only_the_cutoffs_asked_for_are_measured():
-    run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}}
+def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
+    run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}, "unjudged": {}}
     assert set(evaluate_run(run, qrels, (3,))) == {"NDCG@3", "MAP@3", "Recall@3", "P@3"}
-    assert set(evaluate_run(run, qrels, (10,))) == {"NDCG@10", "MAP@10", "Recall@10", "P@10", "MRR@10"}
+    measured = evaluate_run(run, qrels, (10,))
+    assert set(measured) == {"NDCG@10", "MAP@10", "Recall@10", "P@10", "MRR@10"}
+    assert all(values.keys() == {"q"} for values in measured.values())
 
 
-def test_mrr_stops_at_rank_10():
-    found = {f"d{rank}": -float(rank) for rank in range(1, 21)}
-    assert evaluate_run({"q": found}, {"q": {"d10": 1}}, (10,))["MRR@10"]["q"] == pytest.approx(0.1)
-    assert evaluate_run({"q": found}, {"q": {"d11": 1}}, (10,))["MRR@10"]["q"] == 0.0
+@pytest.mark.parametrize(
+    ("run", "qrels", "cutoffs", "facts"),
+    [
+        ({"q": {"a": 1.0}}, {"q": {}}, (10,), "no judgment"),
+        ({"q": {"a": 1.0}}, {"q": {"a": 1}}, (0,), "at least 1"),
+        ({"q": {"a": math.nan}}, {"q": {"a": 1}}, (10,), "not a finite number"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(run, qrels, cutoffs, facts):
+    with pytest.raises(ValueError, match=facts):
+        evaluate_run(run, qrels, cutoffs)
 
 
-def test_wrong_calls_are_refused():
-    with pytest.raises(ValueError, match="no judgment"):
-        evaluate_run({"q": {"a": 1.0}}, {"q": {}})
-    with pytest.raises(ValueError, match="at least 1"):
-        evaluate_run({"q": {"a": 1.0}}, {"q": {"a": 1}}, (0,))
-    with pytest.raises(ValueError, match="not a finite number"):
-        evaluate_run({"q": {"a": float("nan")}}, {"q": {"a": 1}})
+def scores(values):
+    return {f"q{i}": float(value) for i, value in enumerate(values)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_samples_are_enumerated_and_the_t_test_is_the_closed_form(seed):
+    rng = np.random.default_rng(seed)
+    ours, baseline = rng.integers(0, 5, (2, 9)) / 4 + 0.1 * (seed + 1) * np.array([[1], [0]])
+    differences = ours - baseline
+    tosses = np.array([np.mean(differences * signs) for signs in itertools.product((1, -1), repeat=9)])
+    expected = np.mean(np.abs(tosses) >= abs(differences.mean()) - 1e-12)
+    tests = paired_tests(scores(ours), scores(baseline))
+    assert tests.p_randomisation == pytest.approx(min(1.0, expected))
+    assert (tests.n, tests.mean_difference) == (9, pytest.approx(differences.mean()))
+    t = differences.mean() / (differences.std(ddof=1) / 3)
+    assert tests.p_t == pytest.approx(2 * stats.t.sf(abs(t), 8), rel=1e-9)
+
+
+def test_sampled_p_value_agrees_with_enumeration():
+    """Binomial: 10,000 tosses put p within 5 standard errors of the exact value (two tails of one, hence the 2)."""
+    ours, baseline = scores(np.random.default_rng(5).normal(0.45, 1, 15)), scores(np.zeros(15))
+    exact = paired_tests(ours, baseline, resamples=2**15).p_randomisation
+    sampled = [paired_tests(ours, baseline, seed=seed).p_randomisation for seed in (0, 0, 1)]
+    tail = exact / 2
+    assert abs(sampled[0] - exact) < 2 * 5 * math.sqrt(tail * (1 - tail) / 10_000)
+    assert 0.005 < exact < 0.5
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_exchanging_the_runs_changes_the_sign_alone(n):
+    first, second = map(scores, np.random.default_rng(n).random((2, n)))
+    there, back = paired_tests(first, second), paired_tests(second, first)
+    assert there.mean_difference == -back.mean_difference
+    assert there.p_t == pytest.approx(back.p_t, rel=1e-12)
+    assert there.p_randomisation == pytest.approx(back.p_randomisation, abs=0.0 if n == 10 else 0.05)
+
+
+def test_samples_without_variance_or_of_one_sign():
+    same = scores(np.random.default_rng(0).random(20))
+    tests = paired_tests(same, dict(reversed(same.items())))
+    assert (tests.mean_difference, tests.p_randomisation, tests.p_t) == (0.0, 1.0, 1.0)
+    assert paired_tests(scores([1.0, 0.5, 0.5]), scores([0.0, 0.5, 0.5])).p_randomisation == 1.0
+    tests = paired_tests(scores([1.0] * 6), scores([0.5] * 6))
+    assert (tests.p_t, tests.p_randomisation) == (0.0, pytest.approx(2 / 2**6))
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2, 0.5])
+def test_p_values_keep_their_level_under_the_null_hypothesis(level):
+    """Of 300 null samples the number with p ≤ level is binomial; its 1e-6 quantiles bound it (one run in 5e5 fails)."""
+    rng, trials = np.random.default_rng(11), 300
+    tests = [paired_tests(scores(rng.normal(size=20)), scores(rng.normal(size=20)), 300) for _ in range(trials)]
+    low, high = stats.binom(trials, level).ppf([1e-6, 1 - 1e-6])
+    for p_values in ([test.p_randomisation for test in tests], [test.p_t for test in tests]):
+        assert low <= sum(p <= level for p in p_values) <= high
+
+
+def test_memory_is_bounded():
+    """1,000 queries × 3,000 tosses are 24 MB of float64, of which scipy would hold eight at once."""
+    first, second = map(scores, np.random.default_rng(4).random((2, 1_000)))
+    paired_tests(first, second, resamples=10)
+    tracemalloc.start()
+    paired_tests(first, second, resamples=3_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "facts"),
+    [
+        ({"a": 1.0, "b": 1.0, "c": 0.0}, {"c": 1.0, "d": 1.0}, "2 only in ours, 1 only in baseline"),
+        ({"a": 1.0}, {"a": 0.0}, "at least 2 queries, got 1"),
+        ({"a": 1.0, "b": math.nan}, {"a": 0.0, "b": 1.0}, "1 of 2 differences are not finite"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused(ours, baseline, facts):
+    with pytest.raises(ValueError, match=facts):
+        paired_tests(ours, baseline)

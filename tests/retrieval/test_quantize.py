@@ -20,13 +20,8 @@ def drawn(n, dim, seed=0, unit=False):
 def test_a_stored_vector_takes_the_bytes_that_are_said(dim, precision):
     stored = store(drawn(5, dim), precision)
     assert stored.codes.nbytes == 5 * VectorFormat(dim, precision).record()["bytes_per_vector"]
-    assert stored.restored().shape == (5, dim)
-    assert stored.restored().dtype == np.float32
-
-
-def test_float32_is_stored_as_it_is():
-    documents = drawn(5, 7)
-    assert store(documents, "float32").restored() is documents
+    assert (stored.restored().shape, stored.restored().dtype) == ((5, dim), np.float32)
+    assert precision != "float32" or stored.restored() is stored.codes
 
 
 def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
@@ -35,10 +30,7 @@ def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
     for column in range(9):
         values = [float(value) for value in documents[:, column]]
         low, step = min(values), (max(values) - min(values)) / 255
-        for value, found in zip(values, restored[:, column], strict=True):
-            level = min(255, int((value - low) / step))
-            assert abs(found - value) <= 0.5 * step * (1 + 1e-3)
-            assert min(abs(found - (low + (level + shift + 0.5) * step)) for shift in (-1, 0, 1)) < 1e-3 * step
+        assert np.abs(restored[:, column] - values).max() <= 0.5 * step * (1 + 1e-3)
         exact = [low + (min(255, int((value - low) / step)) + 0.5) * step for value in values]
         assert np.mean(np.isclose(restored[:, column], exact, atol=1e-3 * step)) > 0.97
 
@@ -85,11 +77,8 @@ def test_rows_are_cut_and_normalised_where_all_had_length_one(dim):
 
 def test_rows_of_zeros_stay_zeros():
     embeddings = drawn(4, 6, unit=True)
-    embeddings[1] = 0
-    embeddings[2] = [0, 0, 1, 0, 0, 0]
-    cut = truncate(embeddings, 2)
-    assert not cut[1:3].any()
-    assert np.allclose(np.linalg.norm(cut[[0, 3]], axis=1), 1)
+    embeddings[1:3] = [[0] * 6, [0, 0, 1, 0, 0, 0]]
+    assert np.allclose(np.linalg.norm(truncate(embeddings, 2), axis=1), [1, 0, 0, 1])
     assert not truncate(np.zeros((3, 6), dtype=np.float32), 2).any()
 
 
@@ -109,12 +98,8 @@ def test_truncation_matches_sentence_transformers(tiny_bert, texts):
 
 def test_every_distance_ranks_signs_alike():
     queries, documents = drawn(20, 32), store(drawn(60, 32, seed=1), "binary").restored()
-    dot = queries @ documents.T
-    cosine = dot / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(documents, axis=1)
     euclidean = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
-    order = np.argsort(-dot, axis=1)
-    assert np.array_equal(order, np.argsort(-cosine, axis=1))
-    assert np.array_equal(order, np.argsort(-euclidean, axis=1))
+    assert np.array_equal(np.argsort(-(queries @ documents.T), axis=1), np.argsort(-euclidean, axis=1))
     assert {VectorFormat(32, "binary").compared(distance) for distance in ("cosine", "euclidean", "dot")} == {"dot"}
     assert VectorFormat(32, "int8", 8).compared("euclidean") == "euclidean"
 

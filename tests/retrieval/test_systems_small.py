@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
+from ragcun.distance import DISTANCES
 from ragcun.errors import InputError
 from ragcun.results import CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.quantization import PRECISIONS, VectorFormat
-from ragcun.retrieval.systems import DenseRetriever, EncodingOptions, open_system
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, store, truncate
+from ragcun.retrieval.search import id_order
+from ragcun.retrieval.systems import EncodingOptions, open_system
+from tests.retrieval.test_search import brute_force
 
 
 @pytest.fixture(scope="module")
@@ -33,61 +36,28 @@ def options(cache_dir):
     return EncodingOptions(str(cache_dir), device="cpu")
 
 
-class Fixed:
-    """Embeddings drawn by a seed, the same at every call."""
-
-    def __init__(self, unit):
-        self.unit = unit
-
-    def _encode(self, texts, seed):
-        rows = np.random.default_rng(seed).normal(0.2, 1, size=(len(texts), 20)).astype(np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.unit else rows
-
-    def encode_query(self, texts):
-        return self._encode(texts, 1)
-
-    def encode_document(self, texts):
-        return self._encode(texts, 2)
-
-
-def by_hand(rows, unit, dim, precision):
-    """Rows as they are compared; an int8 level is found in float32, since the largest value lies on a step's edge."""
-    rows = rows[:, :dim]
-    if unit and dim < 20:
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    if precision == "binary":
-        return np.where(rows > 0, 1.0, -1.0)
-    if precision == "int8":
-        low, step = rows.min(axis=0), (rows.max(axis=0) - rows.min(axis=0)) / 255
-        levels = np.clip(np.floor((rows - low) / step), 0, 255)
-        return low.astype(np.float64) + (levels.astype(np.float64) + 0.5) * step.astype(np.float64)
-    return rows.astype(np.float64)
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("distance", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize(("unit", "dim"), [(True, 20), (True, 7), (False, 20), (False, 7)])
-def test_search_equals_brute_force_on_the_restored_vectors(collection, precision, distance, unit, dim):
-    run = DenseRetriever("x", Fixed(unit), distance, vectors=VectorFormat(20, precision, dim)).retrieve(collection, 10)
-    encoder = Fixed(unit)
-    queries = by_hand(encoder.encode_query(list(collection.queries)), unit, dim, "float32")
-    documents = by_hand(encoder.encode_document(list(collection.documents)), unit, dim, precision)
-    scores = queries @ documents.T
-    if precision != "binary" and distance == "cosine":
-        scores /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(documents, axis=1)
-    elif precision != "binary" and distance == "euclidean":
-        scores = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dim", [4, 3])
+def test_search_equals_brute_force_on_the_restored_vectors(dense, collection, precision, distance, dim):
+    retriever = replace(dense("x", 1), distance=distance, vectors=VectorFormat(4, precision, dim))
+    run = retriever.retrieve(collection, 10)
+    queries = truncate(retriever.encoder.encode_query(list(collection.queries.values())), dim)
+    texts = [document.content for document in collection.documents.values()]
+    documents = store(truncate(retriever.encoder.encode_document(texts), dim), precision).restored()
+    compared = "dot" if precision == "binary" else distance
+    order = id_order(list(collection.documents))
+    scores, rows = brute_force(queries, documents, 10, compared, order)
     names = list(collection.documents)
-    for row, query in enumerate(collection.queries):
-        found = run[query]
-        assert np.allclose(list(found.values()), -np.sort(-scores[row])[:10], atol=1e-5)
-        assert np.allclose(list(found.values()), [scores[row][names.index(d)] for d in found], atol=1e-5)
+    for query, expected, places in zip(run, scores, rows, strict=True):
+        assert list(run[query]) == [names[place] for place in places]
+        assert list(run[query].values()) == pytest.approx(expected.tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("precision", "cut"), [("int8", None), ("binary", 5), ("float32", 9)])
 def test_a_checkpoints_base_stays_untouched_and_is_made_small_beside(checkpoint, options, collection, precision, cut):
     before = open_system(checkpoint, options)
-    small = open_system(checkpoint, dataclasses.replace(options, precision=precision, truncate_dim=cut))
+    small = open_system(checkpoint, replace(options, precision=precision, truncate_dim=cut))
     assert small.untouched_base.retrieve(collection, 20) == before.untouched_base.retrieve(collection, 20)
     assert small.untouched_base.size == {"precision": "float32", "truncate_dim": None, "bytes_per_vector": 64}
     assert small.retriever.size == VectorFormat(24, precision, cut).record()
@@ -96,20 +66,18 @@ def test_a_checkpoints_base_stays_untouched_and_is_made_small_beside(checkpoint,
     assert beside.retriever.name == small.untouched_base.name
     assert beside.retriever.size == VectorFormat(16, precision, cut).record()
     assert beside.retriever.retrieve(collection, 20) != before.untouched_base.retrieve(collection, 20)
-    assert before.companions == ()
-    assert before.trained
-    assert small.trained
+    assert (before.companions, before.trained, small.trained) == ((), True, True)
 
 
 def test_a_base_with_fewer_dimensions_keeps_all_it_has(checkpoint, options):
-    assert open_system(checkpoint, dataclasses.replace(options, truncate_dim=20)).companions == ()
-    (beside,) = open_system(checkpoint, dataclasses.replace(options, precision="int8", truncate_dim=20)).companions
+    assert open_system(checkpoint, replace(options, truncate_dim=20)).companions == ()
+    (beside,) = open_system(checkpoint, replace(options, precision="int8", truncate_dim=20)).companions
     assert beside.retriever.size == {"precision": "int8", "truncate_dim": None, "bytes_per_vector": 16}
 
 
 def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, collection):
     before = open_system(tiny_bert, options)
-    small = open_system(tiny_bert, dataclasses.replace(options, precision="binary"))
+    small = open_system(tiny_bert, replace(options, precision="binary"))
     assert before.untouched_base is None
     assert small.untouched_base.retrieve(collection, 20) == before.retriever.retrieve(collection, 20)
     assert small.companions == ()
@@ -118,7 +86,7 @@ def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, c
 
 
 def test_the_distance_given_is_the_models_alone(checkpoint, options):
-    system = open_system(checkpoint, dataclasses.replace(options, precision="int8"), "dot")
+    system = open_system(checkpoint, replace(options, precision="int8"), "dot")
     assert system.distance == system.retriever.distance == "dot"
     assert system.untouched_base.distance == system.companions[0].retriever.distance == "cosine"
 
@@ -127,7 +95,7 @@ def test_the_distance_given_is_the_models_alone(checkpoint, options):
 @pytest.mark.parametrize("spec", ["bm25", "earlier.json"])
 def test_what_has_no_vectors_cannot_be_made_small(options, spec, small):
     with pytest.raises(InputError, match=f"--precision and --truncate_dim .*{spec}"):
-        open_system(spec, dataclasses.replace(options, **small))
+        open_system(spec, replace(options, **small))
 
 
 def test_an_earlier_result_keeps_its_size(tmp_path, options):

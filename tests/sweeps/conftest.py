@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,10 @@ PARAMETERS = {"lambda_isotropy": {"values": [0.0, 1.0, 10.0]}, "isotropy": {"val
 
 
 @pytest.fixture
-def write_sweep(tmp_path: Path, tiny_bert: str, collection_folder: Path) -> Callable[..., Path]:
+def write_sweep(tmp_path, tiny_bert, collection_folder):
     """Write the YAML file of a grid on the toy collection; arguments replace or (None) drop its parts."""
 
-    def write(base: dict[str, Any] | None = None, **parts: Any) -> Path:
+    def write(base=None, **parts):
         ours: dict[str, Any] = {"base_model": tiny_bert, "train_data": str(collection_folder), "device": "cpu"}
         ours |= {"dev_beir": str(collection_folder), "epochs": 1, "batch_size": 8, "projection_learning_rate": 0.01}
         ours = {name: value for name, value in (ours | (base or {})).items() if value is not None}

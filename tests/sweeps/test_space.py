@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,16 +17,16 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "sweeps").gl
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_shipped_sweeps_are_valid(path: Path) -> None:
+def test_the_shipped_sweeps_are_valid(path):
     assert read_space(path).parameters
     assert f"ragcun sweep --config configs/sweeps/{path.name} --output_dir" in path.read_text()
 
 
-def test_there_is_a_sweep_for_each_of_the_four_phases_and_for_lambda() -> None:
+def test_there_is_a_sweep_for_each_of_the_four_phases_and_for_lambda():
     assert [path.stem.split("_")[0] for path in CONFIGS] == ["lambda", "phase1", "phase2", "phase3", "phase4"]
 
 
-def test_values_take_their_fields_type(write_sweep: Callable[..., Path]) -> None:
+def test_values_take_their_fields_type(write_sweep):
     parameters = {
         "output_dim": {"values": ["8", None]},
         "freeze_early_layers": {"values": [True, 0]},
@@ -48,7 +46,7 @@ def test_values_take_their_fields_type(write_sweep: Callable[..., Path]) -> None
     }
 
 
-def test_every_setting_with_choices_can_be_varied(write_sweep: Callable[..., Path]) -> None:
+def test_every_setting_with_choices_can_be_varied(write_sweep):
     fields = [field for field in dataclasses.fields(TrainConfig) if choices_of(field)]
     assert fields
     entries = {field.name: {"values": list(choices_of(field))} for field in fields}
@@ -91,9 +89,7 @@ JUDGED_BY_PAIRS = {"dev_beir": None, "val_data": "val.jsonl"}
         ({}, ["parameters"]),
     ],
 )
-def test_wrong_parameters_are_named(
-    write_sweep: Callable[..., Path], parameters: dict[str, Any], named: list[str]
-) -> None:
+def test_wrong_parameters_are_named(write_sweep, parameters, named):
     fails_naming(write_sweep(base={"epochs": None}, parameters=parameters), named)
 
 
@@ -126,17 +122,17 @@ def test_wrong_parameters_are_named(
         ({"base": {"dev_beir": None, "dev_fraction": 0.2, "train_data": None}, "parameters": ACROSS}, ["use dev_beir"]),
     ],
 )
-def test_wrong_parts_are_named(write_sweep: Callable[..., Path], parts: dict[str, Any], named: list[str]) -> None:
+def test_wrong_parts_are_named(write_sweep, parts, named):
     fails_naming(write_sweep(**parts), named)
 
 
-def fails_naming(path: Path, named: list[str]) -> None:
+def fails_naming(path, named):
     with pytest.raises(InputError) as raised:
         read_space(path)
     assert str(raised.value).startswith(str(path))
     assert [part for part in named if part not in str(raised.value)] == [], str(raised.value)
 
 
-def test_pairs_judge_what_does_not_change_the_objective(write_sweep: Callable[..., Path]) -> None:
+def test_pairs_judge_what_does_not_change_the_objective(write_sweep):
     base = JUDGED_BY_PAIRS | {"epochs": None}
     assert read_space(write_sweep(base=base, parameters={"epochs": {"values": [1, 2]}})).parameters

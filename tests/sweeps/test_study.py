@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import shlex
 import statistics
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,7 +16,7 @@ import ragcun.sweeps.study
 from ragcun.cli.parser import parse_config
 from ragcun.config import TrainConfig
 from ragcun.errors import InputError
-from ragcun.sweeps.space import Space, check_inputs, read_space
+from ragcun.sweeps.space import check_inputs, read_space
 from ragcun.sweeps.study import importance, markdown, propose, run_sweep, summarise
 from ragcun.training.loop import fit
 
@@ -31,7 +29,7 @@ WIDE = {
 BASE = {"projection_learning_rate": None}
 
 
-def finish(space: Space, chosen: dict[str, Any]) -> FrozenTrial:
+def finish(space, chosen):
     """Finish a trial with a score that is best near a rate of .01, without dropout; depth 4 fails."""
     if chosen["head_depth"] == 4:
         return optuna.create_trial(state=TrialState.FAIL, params=chosen, distributions=space.parameters)
@@ -39,7 +37,7 @@ def finish(space: Space, chosen: dict[str, Any]) -> FrozenTrial:
     return optuna.create_trial(value=score, params=chosen, distributions=space.parameters)
 
 
-def history(space: Space, length: int) -> list[FrozenTrial]:
+def history(space, length):
     trials: list[FrozenTrial] = []
     while len(trials) < length and (chosen := propose(space, trials)) is not None:
         trials.append(finish(space, chosen))
@@ -47,7 +45,7 @@ def history(space: Space, length: int) -> list[FrozenTrial]:
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_proposals_lie_in_the_space_and_follow_the_seed(write_sweep: Callable[..., Path], sampler: str) -> None:
+def test_proposals_lie_in_the_space_and_follow_the_seed(write_sweep, sampler):
     parts = {"base": BASE, "parameters": WIDE, "sampler": sampler, "trials": 15}
     first, again, other = (history(read_space(write_sweep(**parts, sampler_seed=seed)), 15) for seed in (3, 3, 4))
     assert [trial.params for trial in first] == [trial.params for trial in again]
@@ -59,7 +57,7 @@ def test_proposals_lie_in_the_space_and_follow_the_seed(write_sweep: Callable[..
         assert trial.params["activation"] in ("gelu", "relu", "tanh")
 
 
-def test_tpe_learns_from_the_trials(write_sweep: Callable[..., Path]) -> None:
+def test_tpe_learns_from_the_trials(write_sweep):
     means = {}
     for sampler in ("random", "tpe"):
         space = read_space(write_sweep(base=BASE, parameters=WIDE, sampler=sampler, trials=40))
@@ -68,7 +66,7 @@ def test_tpe_learns_from_the_trials(write_sweep: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
-def test_every_configuration_comes_once(write_sweep: Callable[..., Path], sampler: str) -> None:
+def test_every_configuration_comes_once(write_sweep, sampler):
     parameters = {"dropout": {"low": 0.0, "high": 0.1, "step": 0.1}, "head_depth": {"low": 2, "high": 4}}
     parameters |= {"projection_learning_rate": {"values": [0.01, 0.1]}}
     space = read_space(write_sweep(base=BASE, parameters=parameters, sampler=sampler, trials=99))
@@ -77,22 +75,20 @@ def test_every_configuration_comes_once(write_sweep: Callable[..., Path], sample
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+def runs(monkeypatch):
     """Collect the configurations that are really trained."""
     seen: list[TrainConfig] = []
     monkeypatch.setattr(ragcun.sweeps.study, "fit", lambda config: seen.append(config) or fit(config))
     return seen
 
 
-def run(path: Path, output: Path, trials: int | None = None, keep: bool = False) -> list[FrozenTrial]:
+def run(path, output, trials=None, keep=False):
     space = read_space(path, trials)
     output.mkdir(exist_ok=True)
     return run_sweep(space, output, check_inputs(space), keep)
 
 
-def test_the_grid_is_run_once_for_each_seed(
-    write_sweep: Callable[..., Path], runs: list[TrainConfig], tmp_path: Path
-) -> None:
+def test_the_grid_is_run_once_for_each_seed(write_sweep, runs, tmp_path):
     path = write_sweep(parameters={"isotropy": {"values": ["covariance", "gor"]}})
     trials = run(path, tmp_path / "out")
     wanted = itertools.product(["covariance", "gor"], [1, 2])
@@ -103,7 +99,7 @@ def test_the_grid_is_run_once_for_each_seed(
     assert len(runs) == 4
 
 
-def test_scores_are_those_of_fit(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_scores_are_those_of_fit(write_sweep, tmp_path):
     path = write_sweep()
     trial = run(path, tmp_path / "out", trials=1, keep=True)[0]
     space = read_space(path)
@@ -115,21 +111,19 @@ def test_scores_are_those_of_fit(write_sweep: Callable[..., Path], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_resumes_as_if_it_were_not(
-    write_sweep: Callable[..., Path], runs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_interrupted_sweep_resumes_as_if_it_were_not(write_sweep, runs, monkeypatch, tmp_path):
     """Stopped in the second seed of the third trial, the journal's last line torn: that trial runs again, whole."""
     ranges = {"projection_learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
     path = write_sweep(base=BASE, parameters=ranges, sampler="tpe", trials=3)
 
-    def table(trials: list[FrozenTrial]) -> list[Any]:
+    def table(trials):
         rows = summarise(read_space(path), trials, tmp_path)["rows"]
         return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
     whole = table(run(path, tmp_path / "whole"))
     recorded = ragcun.sweeps.study.fit
 
-    def full(config: TrainConfig) -> Any:
+    def full(config):
         if len(runs) == 11:
             raise OSError("no space left on device")
         return recorded(config)
@@ -145,7 +139,7 @@ def test_an_interrupted_sweep_resumes_as_if_it_were_not(
     assert not (tmp_path / "cut" / "runs").exists()
 
 
-def test_a_trial_that_diverges_is_recorded_as_failed(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_trial_that_diverges_is_recorded_as_failed(write_sweep, tmp_path):
     rates = {"projection_learning_rate": {"values": [1e30, 1e-2]}}
     path = write_sweep(base=BASE | {"max_grad_norm": 0}, parameters=rates)
     failed, fine = sorted(run(path, tmp_path / "out"), key=lambda trial: -trial.params["projection_learning_rate"])
@@ -153,7 +147,7 @@ def test_a_trial_that_diverges_is_recorded_as_failed(write_sweep: Callable[..., 
     assert "lower --learning_rate" in failed.user_attrs["message"]
 
 
-def test_other_settings_or_data_are_another_sweep(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_settings_or_data_are_another_sweep(write_sweep, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     lines = [f'{{"query": "word{i}", "positive": "word{i} word{i + 1}"}}\n' for i in range(20)]
     pairs.write_text("".join(lines))
@@ -172,7 +166,7 @@ SCORES = [[0.2, 0.4], [0.5, 0.3], None, [0.6, 0.1], [0.4, 0.4], [0.1, 0.1]]
 POINTS = list(itertools.product([0.0, 1.0, 10.0], ["covariance", "gor"]))
 
 
-def test_the_report_by_hand(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_report_by_hand(write_sweep, tmp_path):
     space = read_space(write_sweep(base={"output_dim": "none", "train_data": "my pairs.jsonl"}))
     study = optuna.create_study(direction="maximize")
     for point, scores in zip(POINTS, SCORES, strict=True):
@@ -207,7 +201,7 @@ def test_the_report_by_hand(write_sweep: Callable[..., Path], tmp_path: Path) ->
     assert "diverged" in markdown(nothing)
 
 
-def known_trials(weights: dict[str, float]) -> list[FrozenTrial]:
+def known_trials(weights):
     """Return a full grid of −1, 0, 1 for each parameter, the score being the weighted sum."""
     study = optuna.create_study(direction="maximize")
     each = optuna.distributions.CategoricalDistribution((-1.0, 0.0, 1.0))
@@ -218,7 +212,7 @@ def known_trials(weights: dict[str, float]) -> list[FrozenTrial]:
     return study.get_trials()
 
 
-def test_importance_is_the_share_of_variance() -> None:
+def test_importance_is_the_share_of_variance():
     """Of a weighted sum each part has the variance weight²·2/3, so its share is weight² / Σ weight²."""
     shares = importance(known_trials({"a": 1.0, "b": 3.0, "c": 0.0}))
     assert shares is not None
