@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ragcun.data.beir import Collection, Document, write_collection
@@ -21,7 +22,6 @@ from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.results import CollectionFacts, Scores
 from ragcun.retrieval.comparison import CollectionScores, average_parts
-from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import BM25Retriever, System
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
@@ -60,8 +60,7 @@ def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark, forums):
         assert scores["forum"]["n_queries"] == sum(SIZES.values())
     facts = results["manifest"]["collections"]
     assert (facts["forum"]["queries"], facts["forum"]["documents"]) == (sum(SIZES.values()), 3 * 30)
-    whole = {name: each.get("part_of") for name, each in facts.items()}
-    assert whole == {"x": None, **dict.fromkeys(SIZES, "forum"), "forum": None, "y": None}
+    assert [name for name, each in facts.items() if each.get("part_of") == "forum"] == list(SIZES)
 
 
 def test_parts_have_folders_and_scores_of_their_own(benchmark, forums, tmp_path):
@@ -80,18 +79,12 @@ def test_another_part_changes_the_sets_digest(benchmark, forums):
     assert benchmark([forums[0], changed, forums[2]])["manifest"]["collections"]["forum"]["sha256"] != first
 
 
-def exact_p(differences):
+def exact_p(parts):
     """The macro average, and its two-sided p-value over all tosses of signs: twice the smaller tail, at most 1."""
-
-    def macro(parts):
-        return fmean(fmean(part) for part in parts)
-
-    observed, tossed = macro(differences), []
-    for signs in product((1, -1), repeat=sum(map(len, differences))):
-        sign = iter(signs)
-        tossed.append(macro([[next(sign) * d for d in part] for part in differences]))
-    above, below = (fmean(s * value >= s * observed - 1e-12 for value in tossed) for s in (1, -1))
-    return observed, min(1.0, 2 * min(above, below))
+    terms = np.concatenate([np.array(part) / len(part) / len(parts) for part in parts])
+    tossed = np.array(list(product((1, -1), repeat=len(terms)))) @ terms
+    tails = [(sign * tossed >= sign * terms.sum() - 1e-12).mean() for sign in (1, -1)]
+    return terms.sum(), min(1.0, 2 * min(tails))
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 6), (2, 3, 4), (3, 3, 3)])
@@ -112,10 +105,6 @@ def test_the_means_test_is_the_randomisation_test_of_the_macro_average(sizes):
     assert scores.mean_difference == pytest.approx(difference, abs=1e-12)
     assert scores.p_randomisation == pytest.approx(p, abs=1e-9)
     assert scores.p_t is None
-    pooled = [{f"{n} {q}": v for n, each in values.items() for q, v in each[s].items()} for s in ("model", "base")]
-    same_weights = len(set(sizes)) == 1
-    difference = paired_tests(*pooled).mean_difference
-    assert (scores.mean_difference == pytest.approx(difference, abs=1e-12)) == same_weights
 
 
 @dataclass(frozen=True)
