@@ -78,17 +78,9 @@ def test_occurrences_without_a_group_are_those_of_the_other_rows():
     assert hubness.k_occurrences_without(few, 10, group_of) == [], "too few neighbours are known"
 
 
-def test_rotation_shift_and_scale_keep_neighbours():
-    x = np.random.default_rng(3).standard_normal((200, 6))
-    turn = np.linalg.qr(np.random.default_rng(4).standard_normal((6, 6)))[0]
-    assert_array_equal(measures.k_occurrence(x), measures.k_occurrence(100 * (x @ turn) + 3))
-
-
 def test_isotropic_hubness_is_that_of_gaussian_rows_or_of_their_directions():
     x = np.random.default_rng(3).standard_normal((400, 16))
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     for rows, one_length in ((x, False), (unit, True)):
-        found = isotropic_hubness(400, 16, 10, 3, one_length)
-        assert found["robin_hood"] == pytest.approx(measures.robin_hood(rows))
-        assert found["hubness_skewness"] == pytest.approx(measures.hubness_skewness(rows))
-        assert found["antihub_share"] == pytest.approx(measures.antihub_share(rows))
+        for name, value in isotropic_hubness(400, 16, 10, 3, one_length).items():
+            assert value == pytest.approx(getattr(measures, name)(rows)), name

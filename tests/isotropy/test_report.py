@@ -24,9 +24,12 @@ def judged(n=40, documents=150, seed=5):
     return np.random.default_rng(seed).integers(0, (n, documents), (90, 2))
 
 
+X, Y, PAIRS = rows(150), rows(40, seed=1, shift=0.5), judged()
+
+
 @pytest.fixture(scope="module")
 def system():
-    return measure_system("toy", rows(150), rows(40, seed=1, shift=0.5), judged(), settings=SMALL)
+    return measure_system("toy", X, Y, PAIRS, settings=SMALL)
 
 
 def test_report_has_the_format_that_is_read_from_disk(system):
@@ -42,14 +45,12 @@ def test_report_has_the_format_that_is_read_from_disk(system):
         assert list(space) == ["n", "dim", "measures", "spectrum", "norms", "distances", "k_occurrence"]
         assert (space["n"], space["dim"], len(space["spectrum"])) == (n, 8, 8)
         assert tuple(space["measures"]) == NAMES
-        assert list(space["distances"]) == ["random", "nearest"]
         occurrence = space["k_occurrence"]
         assert occurrence["n"] == sum(occurrence["counts"].values()) == min(n, 60)
         assert sum(int(c) * m for c, m in occurrence["counts"].items()) == 5 * occurrence["n"]
     assert list(only["pairs"]) == ["measures", "distances", "pca"]
-    documents = measure_system("toy", rows(150), settings=SMALL).to_dict()
-    assert list(documents) == ["model", "untouched", "distance", "spaces"]
-    assert list(documents["spaces"]) == ["documents"]
+    alone = measure_system("toy", rows(150), settings=SMALL).to_dict()
+    assert alone == {name: only[name] for name in alone} | {"spaces": {"documents": only["spaces"]["documents"]}}
 
 
 def test_values_are_those_of_the_functions_of_a_matrix():
@@ -74,13 +75,12 @@ def test_intervals_leave_out_random_groups_of_rows():
 
 
 def test_spaces_are_those_of_their_rows(system):
-    x, y = rows(150), rows(40, seed=1, shift=0.5)
-    expected = measure_space(np.vstack([y, x]), SMALL)
-    together = system.spaces["together"]
+    stacked = np.vstack([Y, X])
+    expected, together = measure_space(stacked, SMALL), system.spaces["together"]
     for name in NAMES:
         assert together.measures[name].value == pytest.approx(expected.measures[name].value, rel=1e-6), name
-    assert_allclose(together.spectrum, np.linalg.eigvalsh(np.cov(np.vstack([x, y]).T))[::-1], rtol=1e-9)
-    assert together.norms.mean == pytest.approx(np.linalg.norm(np.vstack([x, y]), axis=1).mean())
+    assert_allclose(together.spectrum, np.linalg.eigvalsh(np.cov(stacked.T))[::-1], rtol=1e-9)
+    assert together.norms.mean == pytest.approx(np.linalg.norm(stacked, axis=1).mean())
 
 
 def test_gaussian_rows_are_as_isotropic_rows():
@@ -108,10 +108,10 @@ def test_gap_and_its_interval():
 
 
 def test_alignment_and_distances_of_relevant_pairs(system):
-    x, y, pairs = rows(150), rows(40, seed=1, shift=0.5), judged()
-    assert system.pairs.measures["alignment"].value == pytest.approx(measures.alignment(y[pairs[:, 0]], x[pairs[:, 1]]))
+    queries, documents = Y[PAIRS[:, 0]], X[PAIRS[:, 1]]
+    assert system.pairs.measures["alignment"].value == pytest.approx(measures.alignment(queries, documents))
     assert system.pairs.measures["alignment"].n == system.pairs.distances["relevant"].n == 90
-    expected = np.linalg.norm(y[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
+    expected = np.linalg.norm(queries - documents, axis=1)
     assert system.pairs.distances["relevant"].mean == pytest.approx(expected.mean())
     assert system.pairs.distances["random"].n == 60
 
@@ -128,19 +128,18 @@ def test_interval_of_alignment_leaves_out_queries_not_pairs():
 
 
 def test_plane_holds_projections_on_the_documents_axes(system):
-    x, y, pairs = rows(150), rows(40, seed=1, shift=0.5), judged()
-    values, vectors = np.linalg.eigh(np.cov(x.T))
+    values, vectors = np.linalg.eigh(np.cov(X.T))
     pca = system.pairs.pca
     assert_allclose(pca.explained, values[::-1][:2] / values.sum(), rtol=1e-9)
-    projected = [np.abs((each - x.mean(axis=0)) @ vectors[:, ::-1][:, :2]) for each in (y, x)]
-    queries, documents = np.unique(pairs[:, 0]), {tuple(pair) for pair in pairs.tolist()}
+    projected = [np.abs((each - X.mean(axis=0)) @ vectors[:, ::-1][:, :2]) for each in (Y, X)]
+    queries, documents = np.unique(PAIRS[:, 0]), {tuple(pair) for pair in PAIRS.tolist()}
     assert_allclose(np.abs(pca.queries), projected[0][queries], rtol=1e-7, atol=1e-9)
     place_of = {tuple(np.round(row, 9)): i for i, row in enumerate(projected[1])}
     for query, document in pca.links:
         shown = place_of[tuple(np.round(np.abs(pca.documents[document]), 9))]
         assert (queries[query], shown) in documents
     counts = np.bincount([query for query, _ in pca.links])
-    expected = [min(3, len(np.unique(pairs[pairs[:, 0] == query, 1]))) for query in queries]
+    expected = [min(3, len(np.unique(PAIRS[PAIRS[:, 0] == query, 1]))) for query in queries]
     assert counts.tolist() == expected
 
 
