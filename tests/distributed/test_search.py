@@ -52,8 +52,7 @@ def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, tmp_pat
         assert not list(search.folder.glob("texts-*"))
     assert runs[0] == runs[1] == runs[2]
     assert made[0].shape == (120, 4 if kind == "checkpoint" else 16)
-    np.testing.assert_array_equal(made[0], made[1])
-    np.testing.assert_array_equal(made[0], made[2])
+    assert all((made[0] == other).all() for other in made)
 
 
 @settings(deadline=None)
@@ -180,20 +179,3 @@ def test_shards_are_whole_blocks_that_follow_each_other(rows, shards, block_rows
     assert all(start % block_rows == 0 for start, _ in cut)
     counts = [-(-(stop - start) // block_rows) for start, stop in cut]
     assert max(counts) - min(counts) <= 1
-
-
-def test_an_interrupted_search_continues_where_it_was(toy, search_in, tmp_path):
-    def interrupted(shards):
-        run_here(shards[:2])
-        shards[2]._encode()
-        raise KeyboardInterrupt
-
-    search = search_in(tmp_path / "work", 4)
-    with pytest.raises(KeyboardInterrupt):
-        search_collection(toy, search, interrupted)
-    before = stamps(search.folder)
-    assert len([name for name in before if name.startswith("documents-")]) == 3
-    assert len([name for name in before if name.startswith("result-")]) == 2
-    again = run_of(toy, search)
-    assert {name: stamps(search.folder)[name] for name in before} == before
-    assert again == run_of(toy, search_in(tmp_path / "whole", 1))

@@ -22,10 +22,6 @@ def test_the_shipped_sweeps_are_valid(path):
     assert f"ragcun sweep --config configs/sweeps/{path.name} --output_dir" in path.read_text()
 
 
-def test_there_is_a_sweep_for_each_of_the_four_phases_and_for_lambda():
-    assert [path.stem.split("_")[0] for path in CONFIGS] == ["lambda", "phase1", "phase2", "phase3", "phase4"]
-
-
 def test_values_take_their_fields_type(write_sweep):
     parameters = {
         "output_dim": {"values": ["8", None]},
@@ -62,17 +58,13 @@ JUDGED_BY_PAIRS = {"dev_beir": None, "val_data": "val.jsonl"}
     ("parameters", "named"),
     [
         ({"lamda_isotropy": {"values": [1]}}, ["lamda_isotropy", "'lambda_isotropy'"]),
-        ({"head": {"values": ["residual", "conv"]}}, ["head", "conv", "residual, linear"]),
         ({"epochs": {"values": [1, 1.5]}}, ["epochs", "1.5", "whole number"]),
-        ({"epochs": {"values": [3, 0]}}, ["epochs", "at least 1", "0"]),
-        ({"dropout": {"low": 0.1}}, ["dropout", "high", "{low, high, step}"]),
         ({"dropout": {"values": [0.1], "low": 0}}, ["dropout", "low", "{low, high, step}"]),
         ({"dropout": {"low": 0.1, "high": 0.2, "step": 0.1, "log": True}}, ["dropout", "step", "log"]),
         ({"dropout": {"low": 0.1, "hihg": 0.2}}, ["dropout", "high"]),
         ({"dropout": {"low": 0.3, "high": 0.1, "step": 0.1}}, ["dropout", "0.3", "0.1"]),
         ({"dropout": {"low": 0.0, "high": 0.25, "step": 0.1}}, ["dropout", "0.25", "0.1"]),
         ({"dropout": {"low": 0.0, "high": 0.2, "step": -0.1}}, ["dropout", "step"]),
-        ({"dropout": {"low": 0.0, "high": 0.2, "step": "big"}}, ["dropout", "big"]),
         ({"head_depth": {"low": 2, "high": 4, "step": 0.5}}, ["head_depth", "0.5"]),
         ({"dropout": {"low": 0.0, "high": 0.2, "log": True}}, ["dropout", "log", "0"]),
         ({"dropout": {"low": 0.1, "high": 0.2, "log": "yes please"}}, ["dropout", "log", "yes please"]),
@@ -105,10 +97,7 @@ def test_wrong_parameters_are_named(write_sweep, parameters, named):
         ({"seeds": [1, 1]}, ["seeds"]),
         ({"seeds": 3}, ["seeds"]),
         ({"seeds": [-1]}, ["seed", "at least 0"]),
-        ({"base": {"epochs": 0}}, ["base", "--epochs", "at least 1"]),
-        ({"base": {"dev_fraction": 0.1}}, ["--dev_fraction", "--dev_beir"]),
         ({"base": {"train_data": None}}, ["--train_data"]),
-        ({"base": {"epoch": 3}}, ["base", "'epoch'", "'epochs'"]),
         ({"base": {"output_dir": "x"}}, ["base", "output_dir"]),
         ({"base": {"dev_beir": None}}, ["dev_beir, dev_fraction or val_data"]),
         # never chosen by test or training data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import shlex
 import statistics
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from filelock import FileLock
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 import ragcun.sweeps.study
@@ -45,16 +47,11 @@ def history(space, length):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_proposals_lie_in_the_space_and_follow_the_seed(write_sweep, sampler):
+def test_proposals_follow_the_seed(write_sweep, sampler):
     parts = {"base": BASE, "parameters": WIDE, "sampler": sampler, "trials": 15}
     first, again, other = (history(read_space(write_sweep(**parts, sampler_seed=seed)), 15) for seed in (3, 3, 4))
     assert [trial.params for trial in first] == [trial.params for trial in again]
     assert all(ours.params != theirs.params for ours, theirs in zip(first, other, strict=True))
-    for trial in first:
-        assert 1e-4 <= trial.params["projection_learning_rate"] <= 1e-1
-        assert trial.params["dropout"] in (0.0, 0.1, 0.2, 0.3)
-        assert trial.params["head_depth"] in (2, 3, 4)
-        assert trial.params["activation"] in ("gelu", "relu", "tanh")
 
 
 def test_tpe_learns_from_the_trials(write_sweep):
@@ -201,21 +198,17 @@ def test_the_report_by_hand(write_sweep, tmp_path):
     assert "diverged" in markdown(nothing)
 
 
-def known_trials(weights):
-    """Return a full grid of −1, 0, 1 for each parameter, the score being the weighted sum."""
-    study = optuna.create_study(direction="maximize")
-    each = optuna.distributions.CategoricalDistribution((-1.0, 0.0, 1.0))
-    for point in itertools.product((-1.0, 0.0, 1.0), repeat=len(weights)):
-        chosen = dict(zip(weights, point, strict=True))
-        score = sum(weights[name] * value for name, value in chosen.items())
-        study.add_trial(optuna.create_trial(params=chosen, distributions=dict.fromkeys(weights, each), value=score))
-    return study.get_trials()
-
-
 def test_importance_is_the_share_of_variance():
     """Of a weighted sum each part has the variance weight²·2/3, so its share is weight² / Σ weight²."""
-    shares = importance(known_trials({"a": 1.0, "b": 3.0, "c": 0.0}))
-    assert shares is not None
-    assert list(shares) == ["b", "a", "c"]
-    assert shares == pytest.approx({"b": 0.9, "a": 0.1, "c": 0.0}, abs=0.05)
-    assert importance(known_trials({"a": 0.0, "b": 0.0})) is None
+
+    def shares(**weights):
+        each, grid = CategoricalDistribution((-1.0, 0.0, 1.0)), []
+        for point in itertools.product(each.choices, repeat=len(weights)):
+            chosen, score = dict(zip(weights, point, strict=True)), sum(map(operator.mul, weights.values(), point))
+            grid.append(optuna.create_trial(params=chosen, distributions=dict.fromkeys(weights, each), value=score))
+        return importance(grid)
+
+    found = shares(a=1.0, b=3.0, c=0.0)
+    assert list(found) == ["b", "a", "c"]
+    assert found == pytest.approx({"b": 0.9, "a": 0.1, "c": 0.0}, abs=0.05)
+    assert shares(a=0.0, b=0.0) is None
