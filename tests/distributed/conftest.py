@@ -1,23 +1,14 @@
-"""A small search in shards, and a Ray of two workers."""
+"""A small search in shards."""
 
 from __future__ import annotations
 
 import pytest
 
 from ragcun.data.beir_sets import CollectionFolder
-from ragcun.distributed.ray import ray_runner
 from ragcun.distributed.search import ShardedSearch
 
 BLOCK_ROWS = 16
 """The toy collection's 120 documents are 8 blocks, the last of them half as long."""
-
-
-@pytest.fixture(scope="module")
-def on_ray():
-    """Run shards in a Ray of two workers, started once for a module."""
-    pytest.importorskip("ray")
-    with ray_runner(workers=2, retries=1) as runner:
-        yield runner
 
 
 @pytest.fixture

@@ -59,14 +59,11 @@ def test_stacked_moments_are_those_of_stacked_rows(others):
     assert_allclose(stacked.norms, np.linalg.norm(np.vstack([x, y]), axis=1))
 
 
-def test_a_large_common_vector_costs_no_digits():
+def test_a_large_common_vector_costs_no_digits_and_equal_rows_have_no_scatter():
     """Sums of squares of numbers near 1e6 would lose 12 digits of variances near 1, leaving about 4."""
     x = random_rows(5000, 5)
     near, far = grouped_moments(x).total, grouped_moments(x + 2.0**20).total
     assert_allclose(far.covariance_eigenvalues(), near.covariance_eigenvalues(), rtol=1e-9)
-
-
-def test_equal_rows_have_no_scatter_at_all():
     found = grouped_moments(np.tile([0.1, -1e6, 1 / 3], (1000, 1)))
     assert not found.total.scatter.any()
     assert not any(one.scatter.any() for one in found.without_each())

@@ -153,17 +153,12 @@ def test_plane_shows_60_queries_and_signs_do_not_flip():
     assert_allclose(principal_plane(grouped_moments(np.ones((5, 1))).total)[0], [[1, 0]])
 
 
-def measured(*arguments):
-    report = measure_system("toy", *arguments, settings=SMALL).to_dict()
-    json.dumps(report, allow_nan=False)
-    return report
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_constant_rows_have_nulls_and_no_warning(value):
     point = np.full((30, 4), value)
-    report = measured(point, point[:20], [[0, 1]])
+    report = measure_system("toy", point, point[:20], [[0, 1]], settings=SMALL).to_dict()
+    json.dumps(report, allow_nan=False)
     found = report["spaces"]["documents"]["measures"]
     for name in ("isotropy_score", "isoscore", "condition_number", "alpha_req", "sigreg"):
         assert found[name]["value"] is None, name
@@ -179,7 +174,9 @@ RANK_ONE = np.outer(np.arange(1.0, 80), np.ones(6))
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x", [rows(2, 3), rows(3, 1), rows(5, 400), rows(12, 2), RANK_ONE], ids=np.shape)
 def test_few_rows_odd_shapes_and_rank_one_are_measured(x):
-    found = measured(x, rows(2, x.shape[1], seed=2), [[1, 1]])["spaces"]["documents"]["measures"]
+    report = measure_system("toy", x, rows(2, x.shape[1], seed=2), [[1, 1]], settings=SMALL).to_dict()
+    json.dumps(report, allow_nan=False)
+    found = report["spaces"]["documents"]["measures"]
     assert found["mean_cosine"]["value"] is not None
     is_singular = len(x) <= x.shape[1] or x is RANK_ONE
     assert (found["condition_number"]["value"] is None) == is_singular

@@ -42,9 +42,6 @@ def test_words_are_stemmed_lowercased_and_stop_words_dropped():
 def test_queries_without_a_known_word_stay_with_an_empty_result():
     assert BM25(DOCUMENTS).run({"q": "submarine", "empty": "", "r": "lion submarine"}).keys() == {"q", "empty", "r"}
     assert BM25(DOCUMENTS).run({"q": "submarine"}) == {"q": {}}
-
-
-def test_documents_without_words():
     assert BM25({"a": "", "b": "the"}).run({"q": "tiger"}) == {"q": {}}
 
 

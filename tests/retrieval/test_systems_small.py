@@ -80,9 +80,7 @@ def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, c
     small = open_system(tiny_bert, replace(options, precision="binary"))
     assert before.untouched_base is None
     assert small.untouched_base.retrieve(collection, 20) == before.retriever.retrieve(collection, 20)
-    assert small.companions == ()
-    assert small.distance == "dot"
-    assert not small.trained
+    assert (small.companions, small.distance, small.trained) == ((), "dot", False)
 
 
 def test_the_distance_given_is_the_models_alone(checkpoint, options):
