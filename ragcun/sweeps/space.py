@@ -65,11 +65,7 @@ class Space:
 
 
 def read_space(path: str | Path, trials: int | None = None) -> Space:
-    """Read the YAML file of a sweep; `trials` replaces the file's own number.
-
-    Raises:
-        InputError: a name or a value is not possible, or the sweep would select by training or test data.
-    """
+    """Read the YAML file of a sweep; `trials` replaces its own (InputError: wrong, or selects by training or test)."""
     source, given = str(path), read_yaml(path)
     base, entries, seeds = given.pop("base", {}), given.pop("parameters", {}), given.pop("seeds", [42])
     settings = from_mapping(Settings, given | ({} if trials is None else {"trials": trials}), source)
@@ -124,23 +120,21 @@ def _distribution(where: str, entry: Any, convert: Callable[[Any], Any]) -> Base
 def _unfair(space: Space) -> Iterator[str]:
     # what would choose by training or test data, or by scores that differ in what they measure
     for config in space.extremes():
-        if not (config.dev_beir or config.dev_fraction or config.val_data):
+        named = (config.train_data, config.dev_beir, config.val_data)
+        train, dev, pairs = (Path(path).resolve() if path else None for path in named)
+        if not (dev or pairs or config.dev_fraction):
             yield "no dev data to choose by; add dev_beir, dev_fraction or val_data"
         if config.dev_split.strip().lower() == "test":
             yield "dev_split: test would choose settings by the test queries; name a dev split"
-        if _same(config.dev_beir, config.train_data) and config.dev_split == "train":
+        if dev and dev == train and config.dev_split == "train":
             yield "dev_split: train would choose by the training queries; name a dev split"
-        if _same(config.val_data, config.train_data) and not Path(str(config.val_data)).is_dir():
+        if pairs and pairs == train and not pairs.is_dir():
             yield "val_data is the training data; name other pairs"
     if space.base.get("dev_fraction") and "train_data" in space.parameters:
         yield "dev_fraction takes queries from train_data, which is varied; use dev_beir instead"
     varied = sorted(space.parameters.keys() & OBJECTIVE)
     if varied and not (space.base.get("dev_beir") or space.base.get("dev_fraction")):
         yield f"{varied[0]} changes the objective on val_data; add dev_beir or dev_fraction"
-
-
-def _same(one: str | None, other: str | None) -> bool:
-    return one is not None and other is not None and Path(one).resolve() == Path(other).resolve()
 
 
 def check_inputs(space: Space) -> dict[str, dict[str, str]]:

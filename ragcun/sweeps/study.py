@@ -19,9 +19,6 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
@@ -74,7 +71,7 @@ def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> 
     if log.exists() and not (written := log.read_bytes()).endswith(b"\n"):  # a killed process left half a line
         with log.open("r+b") as file:
             file.truncate(written.rfind(b"\n") + 1)
-    storage = JournalStorage(JournalFileBackend(str(log)))
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(log)))
     study = optuna.create_study(storage=storage, study_name=SWEEP, direction="maximize", load_if_exists=True)
     known = study.user_attrs.get(SWEEP, wanted)
     for name in sorted(wanted.keys() | known.keys()):
@@ -85,13 +82,10 @@ def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> 
 
 
 def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """Return the configuration to try after the `finished` trials, None where none is left.
-
-    The sampler is seeded by the sweep's seed and the number of finished trials, so that an interrupted sweep resumes
-    with the proposals that it would have made.
-    """
+    """Return the configuration to try after the `finished` trials, None where none is left."""
     tried = [trial.params for trial in finished]
     for draw in range(DRAWS):
+        # seeded by what is finished, so that an interrupted sweep resumes with the proposals that it would have made
         entropy = [space.settings.sampler_seed, len(finished), draw]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         with warnings.catch_warnings():
@@ -163,16 +157,14 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
-    """Return each parameter's share of the variance of scores (fANOVA; Hutter et al., ICML 2014), largest first.
-
-    None where fewer than two trials succeeded, or all have the same score.
-    """
+    """Return each parameter's share of the variance of scores (fANOVA, Hutter et al. 2014); None where that is 0."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in done}) < 2:
         return None
     study = optuna.create_study(direction="maximize")
     study.add_trials(done)
-    return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
+    fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=fanova))
 
 
 def markdown(figures: dict[str, Any]) -> str:
