@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
@@ -71,7 +72,7 @@ def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> 
     if log.exists() and not (written := log.read_bytes()).endswith(b"\n"):  # a killed process left half a line
         with log.open("r+b") as file:
             file.truncate(written.rfind(b"\n") + 1)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(log)))
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(log)))
     study = optuna.create_study(storage=storage, study_name=SWEEP, direction="maximize", load_if_exists=True)
     known = study.user_attrs.get(SWEEP, wanted)
     for name in sorted(wanted.keys() | known.keys()):
