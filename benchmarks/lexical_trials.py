@@ -1,0 +1,96 @@
+"""NDCG@10 of one vector [dense ; √a · lexical] without labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
+
+Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split, NFCorpus has dev.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import numpy as np
+from sklearn.preprocessing import minmax_scale, normalize
+
+from ragcun import EmbeddingCache, TextBase
+from ragcun.data.beir import Collection, load_collection
+from ragcun.embeddings.joined import lexical_weight
+from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.retrieval.bm25 import BM25
+
+QUERIES = 1000
+
+
+class Scores:
+    """Scores of all documents of a collection for its queries, and their NDCG@10."""
+
+    def __init__(self, cache: EmbeddingCache, collection: Collection, queries: int | None) -> None:
+        names = list(collection.queries)[:queries]
+        self.documents = [document.content for document in collection.documents.values()]
+        self.queries = [collection.queries[name] for name in names]
+        columns = {key: column for column, key in enumerate(collection.documents)}
+        self.gains = np.zeros((len(names), len(columns)), dtype=np.float32)
+        for row, name in enumerate(names):
+            for key, score in collection.qrels[name].items():
+                if key in columns:
+                    self.gains[row, columns[key]] = max(score, 0)
+        documents = cache.encode(self.documents, "document")
+        self.dense = normalize(cache.encode(self.queries, "query")) @ normalize(documents).T
+        self.weight = lexical_weight(documents)
+
+    def lexical(self, **settings: object) -> np.ndarray:
+        channel = LexicalChannel.fit(self.documents, **settings)
+        return channel.encode(self.queries, "query") @ channel.encode(self.documents, "document").T
+
+    def bm25(self) -> np.ndarray:
+        index = BM25(dict(enumerate(self.documents)))
+        return np.stack([index.scores(terms) for terms in index.tokenize(self.queries)])
+
+    def fused(self, one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+        return (1 - share) * best_hundred(one) + share * best_hundred(other)
+
+    def ndcg(self, scores: np.ndarray) -> float:
+        discount = 1 / np.log2(np.arange(2, 12))
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        ideal = -np.sort(-self.gains, axis=1)[:, :10] @ discount
+        return float((np.take_along_axis(self.gains, top, axis=1) @ discount / ideal).mean())
+
+
+def best_hundred(scores: np.ndarray) -> np.ndarray:
+    """Scores of a query's best 100 documents scaled to 0 … 1, 0 elsewhere."""
+    floor = -np.partition(-scores, 99, axis=1)[:, 99:100]
+    kept = np.maximum(scores, floor)
+    return minmax_scale(kept, axis=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data_dir")
+    parser.add_argument("sets", nargs="+", metavar="SET/SPLIT")
+    parser.add_argument("--dims", nargs="+", type=int, default=[384])
+    parser.add_argument("--powers", nargs="+", type=float, default=[-1.0])
+    parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
+    parser.add_argument("--base_dtype", default="auto")
+    args = parser.parse_args()
+    base = TextBase.load("minilm")
+    base.compute_in(args.base_dtype)
+    cache = EmbeddingCache(base)
+    for spec in args.sets:
+        name, split = spec.split("/")
+        collection = load_collection(f"{args.data_dir}/{name}", split)
+        scores = Scores(cache, collection, QUERIES if split == "train" else None)
+        bm25 = scores.bm25()
+        fused = {share: scores.ndcg(scores.fused(scores.dense, bm25, share)) for share in (0.3, 0.5)}
+        print(f"{spec}: base {scores.ndcg(scores.dense):.4f}, BM25 {scores.ndcg(bm25):.4f}", end="")
+        print("".join(f", fused {share} {value:.4f}" for share, value in fused.items()), flush=True)
+        for dim, power in itertools.product(args.dims, args.powers):
+            lexical = scores.lexical(dim=dim, power=power)
+            print(f"  dim {dim}, power {power}", end="")
+            for weight in (*args.weights, scores.weight):
+                joined = scores.dense + weight * lexical
+                both = scores.ndcg(scores.fused(joined, bm25, 0.3))
+                print(f"; a {weight:.3f}: {scores.ndcg(joined):.4f}, fused with BM25 .3 {both:.4f}", end="")
+            print(" (the last a is the default's)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
