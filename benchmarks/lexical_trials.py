@@ -1,6 +1,6 @@
-"""NDCG@10 of one vector [dense ; √a · lexical] without labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
+"""NDCG@10 of one vector [dense ; √a · lexical], no labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
 
-Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split, NFCorpus has dev.
+Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split.
 """
 
 from __future__ import annotations
@@ -38,17 +38,21 @@ class Scores:
         self.weight = lexical_weight(documents)
 
     def lexical(self, **settings: object) -> np.ndarray:
+        """Similarities of the lexical channel."""
         channel = LexicalChannel.fit(self.documents, **settings)
         return channel.encode(self.queries, "query") @ channel.encode(self.documents, "document").T
 
     def bm25(self) -> np.ndarray:
+        """Scores of BM25."""
         index = BM25(dict(enumerate(self.documents)))
         return np.stack([index.scores(terms) for terms in index.tokenize(self.queries)])
 
     def fused(self, one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+        """Scores of two fused, each scaled to 0 … 1."""
         return (1 - share) * best_hundred(one) + share * best_hundred(other)
 
     def ndcg(self, scores: np.ndarray) -> float:
+        """Mean NDCG@10."""
         discount = 1 / np.log2(np.arange(2, 12))
         top = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         ideal = -np.sort(-self.gains, axis=1)[:, :10] @ discount
