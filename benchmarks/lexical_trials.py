@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("sets", nargs="+", metavar="SET/SPLIT")
     parser.add_argument("--dims", nargs="+", type=int, default=[384])
-    parser.add_argument("--powers", nargs="+", type=float, default=[-1.0])
+    parser.add_argument("--powers", nargs="+", type=float, default=[-0.5])
     parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
     parser.add_argument("--base_dtype", default="auto")
     args = parser.parse_args()

@@ -86,7 +86,7 @@ class LexicalChannel:
         dim: int = 384,
         terms: TermKind = "words",
         language: str = "auto",
-        power: float = -1.0,
+        power: float = -0.5,
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> LexicalChannel:
