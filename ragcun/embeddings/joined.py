@@ -14,7 +14,7 @@ from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.embeddings.base import Base, Gatherable, Rows, Vectors, VectorSource
+from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS
 from ragcun.errors import InputError
 
@@ -130,19 +130,16 @@ class JoinedSource(VectorSource):
         InputError: `dense` is of another text model than `base`.
     """
 
+    base: JoinedBase
+
     def __init__(self, dense: VectorSource, base: JoinedBase) -> None:
         if dense.fingerprint != base.dense.fingerprint():
             raise InputError(f"the cached vectors are not those of {base.name!r}; cache those of the joined base's own")
-        self.dense, self.base = dense, base
+        self.dense, self.base, self.vectors = dense, base, self
         self.dimension, self.fingerprint = base.dimension, base.fingerprint()
         self._row_of: dict[tuple[Role, str], int] = {}
         self._dense_rows = np.empty(0, dtype=np.int64)
         self._lexical = np.empty((0, base.channel.dimension), dtype=np.float32)
-
-    @property
-    def vectors(self) -> Gatherable:
-        """All rows that were asked for so far."""
-        return self
 
     def __getitem__(self, rows: Rows) -> Vectors:
         return self.base.join(np.asarray(self.dense.vectors[self._dense_rows[rows]]), self._lexical[rows])
