@@ -19,6 +19,8 @@ from ragcun.io import read_text
 Config = TypeVar("Config")
 FLAGS = "flags"
 """Source of a configuration that comes from no file."""
+CONFIGS = Path(__file__).with_name("configs")
+"""The configurations that ``--config`` knows by name: notes, strategies/smart_hybrid, ..."""
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "at_most": operator.le, "below": operator.lt}
 
@@ -168,6 +170,27 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
         if source == FLAGS and isinstance(error, InputError):
             raise
         raise InputError(f"{source}: {error}") from error
+
+
+def find_config(name: str | Path) -> Path:
+    """Return a file of settings: a path, or the name of a packaged one, with or without ``configs/`` and ``.yaml``."""
+    packaged = CONFIGS / f"{str(name).removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    if Path(name).is_file() or not packaged.is_file():
+        if Path(name).suffix or Path(name).exists():
+            return Path(name)
+        names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+        raise InputError(f"{name} is neither a file of settings nor a packaged one: {', '.join(names)}")
+    return packaged
+
+
+def read_config(name: str | Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a file of settings (`find_config`) over those of the configuration that its ``extends`` names."""
+    path = find_config(name)
+    if path in extended:
+        raise InputError(f"{path}: a configuration that extends itself, by {', '.join(map(str, extended))}")
+    own = read_yaml(path)
+    parent = own.pop("extends", None)
+    return own if parent is None else read_config(str(parent), (*extended, path)) | own
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ else
 fi
 
 train() {
-    "$PYTHON" scripts/train.py --config "configs/publication_$1.yaml" --train_data "$train_pairs" \
+    "$PYTHON" scripts/train.py --config "publication_$1" --train_data "$train_pairs" \
         --val_data "$dev_pairs" --output_dir "$checkpoints/publication_$1" --resume "${smaller[@]}"
 }
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.io import REMEDIES
-from ragcun.options import FLAGS, Setting, choices_of, flags_of, from_mapping, read_yaml, settings_of
+from ragcun.options import FLAGS, Setting, choices_of, flags_of, from_mapping, read_config, settings_of
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -59,7 +59,9 @@ def parse_config(
     usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
     parser = ArgumentParser(description=description, prog=program, usage=usage, parents=[plugins])
     if "config" not in settings:
-        parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags override it")
+        parser.add_argument(
+            "--config", metavar="FILE", help="YAML file of settings, or a packaged one by name; flags override it"
+        )
     groups: dict[str, Any] = {"": parser}
     for part in reversed(config.__mro__):  # a group for each ``title`` of the classes that it is composed of
         own = [settings[name] for name in vars(part).get("__annotations__", {}) if name in settings]
@@ -75,7 +77,7 @@ def parse_config(
     for alias, name in aliases.items():
         if any(word.split("=")[0] == f"--{alias}" for word in words):
             logger.info("--%s is now called --%s", alias, name)
-    return from_mapping(config, {**defaults, **(read_yaml(file) if file else {}), **flags}, file or FLAGS)
+    return from_mapping(config, {**defaults, **(read_config(file) if file else {}), **flags}, file or FLAGS)
 
 
 def _import(path: str) -> None:

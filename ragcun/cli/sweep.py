@@ -16,7 +16,7 @@ class Options:
     """Flags of ``ragcun sweep``."""
 
     title: ClassVar[str] = "sweep"
-    config: str = flag(MISSING, "YAML file of the sweep, such as configs/sweeps/lambda.yaml", metavar="FILE")
+    config: str = flag(MISSING, "YAML file of the sweep, or a packaged one, such as sweeps/lambda", metavar="FILE")
     output_dir: str = flag(MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
     trials: int | None = flag(None, "number of configurations, instead of the file's")
     keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/")

@@ -15,7 +15,7 @@ from optuna.samplers import BruteForceSampler, RandomSampler, TPESampler
 
 from ragcun.config import ObjectiveConfig, TrainConfig
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, flag, from_mapping, read_yaml
+from ragcun.options import check_bounds, find_config, flag, from_mapping, read_yaml
 from ragcun.training.setup import build_data, build_encoder
 
 RESERVED = {"output_dir", "resume", "overwrite", "seed"}
@@ -66,7 +66,7 @@ class Space:
 
 def read_space(path: str | Path, trials: int | None = None) -> Space:
     """Read the YAML file of a sweep; `trials` replaces its own (InputError: wrong, or selects by training or test)."""
-    source, given = str(path), read_yaml(path)
+    source, given = str(path), read_yaml(find_config(path))
     base, entries, seeds = given.pop("base", {}), given.pop("parameters", {}), given.pop("seeds", [42])
     settings = from_mapping(Settings, given | ({} if trials is None else {"trials": trials}), source)
     for part, named in (("base", base), ("parameters", entries)):

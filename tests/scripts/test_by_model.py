@@ -9,12 +9,9 @@ from ragcun import IsotropicGaussianEncoder, TextBase
 
 FOLDER = "by_model/isotropic_gaussian"
 WITHOUT_OURS = {
-    "head": "residual",
-    "head_init": "identity",
+    "head": "mlp",
+    "contrastive": "margin",
     "normalize_output": False,
-    "symmetric": True,
-    "temperature": 0.05,
-    "soft_targets": False,
     "mined_negatives": 0,
     "positives_per_query": 0,
     "trained_share": 1.0,

@@ -1,4 +1,4 @@
-"""Every file in configs/ runs through train.py as it is, paths and sizes apart."""
+"""Every packaged configuration runs by its name through train.py as it is, paths and sizes apart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ import yaml
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
+from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.options import CONFIGS, find_config, read_config
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("strategies/*.yaml")])
+NAMES = sorted(
+    path.relative_to(CONFIGS).with_suffix("").as_posix()
+    for pattern in ("*.yaml", "strategies/*.yaml")
+    for path in CONFIGS.glob(pattern)
+)
 PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir", "load_checkpoint")
 SMALLER = ("epochs", "mixed_precision", "freeze_early_layers")
 """What a tiny model on a CPU cannot do as the files say."""
-ORIGINAL = [path for path in CONFIGS if path.stem != "quickstart"]
+ORIGINAL = [name for name in NAMES if name != "quickstart"]
 WITHOUT_OURS = {
     "normalize_output": False,
     "mined_negatives": 0,
@@ -36,51 +41,62 @@ def train(run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Pa
     pairs = tmp_path / "pairs.jsonl"
     write_pairs(pairs, pairs_from_collection(load_collection(collection_folder, "train")).rows())
 
-    def run(path: Path, **more: Any) -> dict[str, Any]:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        pairs_file = settings["train_data"].endswith((".json", ".jsonl"))
-        elsewhere = {"base_model": tiny_bert, "output_dir": tmp_path / path.stem, "epochs": 1, "mixed_precision": "no"}
+    def run(name: str, **more: Any) -> dict[str, Any]:
+        settings, folder = read_config(name), tmp_path / Path(name).name
+        pairs_file = settings.get("train_data", "pairs.jsonl").endswith((".json", ".jsonl"))
+        elsewhere = {"base_model": tiny_bert, "output_dir": folder, "epochs": 1, "mixed_precision": "no"}
         given = {"val_data": pairs, "dev_beir": collection_folder, "freeze_early_layers": 1}
-        elsewhere |= {name: value for name, value in given.items() if name in settings}
+        elsewhere |= {name: value for name, value in given.items() if settings.get(name)}
         elsewhere["train_data"] = pairs if pairs_file else collection_folder
         flags = [part for name, value in (elsewhere | more).items() for part in (f"--{name}", value)]
-        run_script("train", "--config", path, *flags)
-        written: dict[str, Any] = yaml.safe_load((tmp_path / path.stem / "config.yaml").read_text(encoding="utf-8"))
+        run_script("train", "--config", name, *flags)
+        written: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if name not in (*PATHS, *SMALLER):
                 assert written[name] == value
-        assert json.loads((tmp_path / path.stem / "manifest.json").read_text())["status"] == "finished"
+        assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
         return settings
 
     return run
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_trains(path: Path, train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    before = yaml.safe_load(path.read_text(encoding="utf-8")).get("load_checkpoint")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_trains(name: str, train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     more = {}
-    if before is not None:
+    if (before := read_config(name).get("load_checkpoint")) is not None:
         first = Path(before).parent.name
-        train(path.with_name(f"{first}.yaml"))
+        train(f"strategies/{first}")
         more = {"load_checkpoint": tmp_path / first / "best_model"}
-    settings = train(path, **more)
-    encoder = RetrievalEncoder.from_pretrained(tmp_path / path.stem / "best_model")
+    settings = train(name, **more)
+    encoder = RetrievalEncoder.from_pretrained(tmp_path / Path(name).name / "best_model")
     assert encoder.system == settings.get("system", TrainConfig("t").system)
 
 
-@pytest.mark.parametrize("path", ORIGINAL, ids=lambda path: path.stem)
-def test_the_original_systems_do_not_follow_the_defaults(path: Path) -> None:
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_the_original_systems_do_not_follow_the_defaults(name: str) -> None:
     """They have none of what runs do by default."""
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert {name: settings[name] for name in WITHOUT_OURS} == WITHOUT_OURS
+    settings = read_config(name)
+    assert {setting: settings[setting] for setting in WITHOUT_OURS} == WITHOUT_OURS
     assert {"system", "head", "epochs", "lambda_contrastive", "lambda_isotropy"} <= settings.keys()
-    config = TrainConfig(**settings)
+    config = TrainConfig(**{"train_data": "t"} | settings)
     assert config.start == "random"
     if config.lambda_contrastive and config.contrastive == "infonce":
         assert {"temperature", "symmetric", "soft_targets"} <= settings.keys()
 
 
 def test_the_quickstart_has_the_defaults_alone() -> None:
-    (path,) = [path for path in CONFIGS if path.stem == "quickstart"]
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(settings) == {"train_data", "dev_beir", "dev_split", "output_dir"}
+    assert set(read_config("quickstart")) == {"train_data", "dev_beir", "dev_split", "output_dir"}
+
+
+def test_a_configuration_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = CONFIGS / "notes.yaml"
+    assert {find_config(name) for name in ("notes", "notes.yaml", "configs/notes.yaml", packaged)} == {packaged}
+    (tmp_path / "notes.yaml").write_text("extends: configs/notes.yaml\nmargin: 0.5\n")
+    assert find_config("notes.yaml") == Path("notes.yaml")
+    assert read_config("notes.yaml") == read_config("notes") | {"margin": 0.5}
+    with pytest.raises(InputError, match=r"note .*strategies/smart_hybrid"):
+        find_config("note")
+    (tmp_path / "a.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(InputError, match=r"a\.yaml"):
+        read_config("a.yaml")
