@@ -60,7 +60,7 @@ def parse_config(
     parser = ArgumentParser(description=description, prog=program, usage=usage, parents=[plugins])
     if "config" not in settings:
         parser.add_argument(
-            "--config", metavar="FILE", help="YAML file of settings, or a packaged one by name; flags override it"
+            "--config", metavar="FILE", help="YAML file of settings, or a packaged one's name; flags override it"
         )
     groups: dict[str, Any] = {"": parser}
     for part in reversed(config.__mro__):  # a group for each ``title`` of the classes that it is composed of

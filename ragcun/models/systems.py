@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ragcun.batch import PairBatch, Role, Views
+from ragcun.config import ModelConfig
 from ragcun.embeddings.base import Base
+from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import register_system
 from ragcun.models.heads import Head, HeadShape, Stack, Stackable
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.options import read_config
 
 ALPHA_AT_START = 0.1
 Part = TypeVar("Part", bound=nn.Module)
@@ -23,9 +26,27 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @register_system
 class IsotropicGaussianEncoder(ProjectionEncoder):
-    """Base → projection head → embedding, shared by queries and documents; arguments as of `ProjectionEncoder`."""
+    """Base → projection head → embedding, shared by queries and documents; arguments as of `ProjectionEncoder`.
+
+    With `base_model` or `freeze_base` it is the founding notes' constructor, ``(output_dim=512, base_model=None,
+    freeze_base=True)``: their head (an mlp with dropout) on a text base, by default the packaged MiniLM.
+    """
 
     system = "isotropic_gaussian"
+
+    def __init__(
+        self, *args: Any, base_model: str | None = None, freeze_base: bool | None = None, **settings: Any
+    ) -> None:
+        as_in_notes = base_model is not None or freeze_base is not None
+        if as_in_notes:
+            notes, base = read_config("notes"), TextBase.load(base_model or ModelConfig.base_model)
+            settings["base"] = base
+            if "head" not in settings:
+                output_dim = settings.pop("output_dim", notes["output_dim"])
+                settings["head"] = HeadShape(notes["head"], base.dimension, output_dim, dropout=notes["dropout"])
+        super().__init__(*args, **settings)
+        if as_in_notes:
+            self.freeze_base(freeze_base is not False)
 
 
 @register_system

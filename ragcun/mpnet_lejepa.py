@@ -1,0 +1,3 @@
+"""Where the founding notes import the JEPA system from."""
+
+from ragcun.models.systems import MPNetLeJEPAIG as MPNetLeJEPAIG
