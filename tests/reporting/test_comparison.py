@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from ragcun.errors import InputError
@@ -59,45 +60,54 @@ def test_bases_and_baselines_come_once_before_the_models(write):
 def test_untouched_models_are_bases_and_bm25_is_a_baseline(write):
     alone = write("minilm.json", "minilm", BASE, base=None)
     bm25 = write("bm25.json", "bm25", {"scifact": 0.676}, base=None, distance="bm25")
-    run = write(
-        "run.json", "run", {"scifact": 0.7}, base="mpnet", baselines=(system("minilm", {"scifact": BASE["scifact"]}),)
-    )
+    minilm = system("minilm", {"scifact": BASE["scifact"]})
+    run = write("run.json", "run", {"scifact": 0.7}, base="mpnet", baselines=(minilm,))
     comparison = compared(run, bm25, alone)
     assert [title for title, _ in rows(comparison)] == ["mpnet (untouched)", "minilm (untouched)", "bm25", "run"]
     assert datasets(comparison, "minilm (untouched)") == set(BASE)
     named = compared(f"MiniLM={alone}", f"BM25={bm25}", f"ours={run}")
     assert [title for title, _ in rows(named)] == ["MiniLM (untouched)", "mpnet (untouched)", "BM25", "ours"]
-    beside = write("beside.json", "run", {"scifact": 0.7})
-    assert compared(f"MiniLM={alone}", beside).bases == {"run": "MiniLM (untouched)"}
+    beside = write("small.json", results("minilm", {"scifact": 0.6}, p=0.001) | {"precision": "int8"})
+    small = compared(f"MiniLM={alone}", beside)
+    assert small.bases == {"minilm, int8": "MiniLM (untouched)"}
+    assert cell(small, "minilm, int8").marks == -2
 
 
-def test_a_table_without_an_untouched_base_is_refused(write):
-    bm25 = write("bm25.json", "bm25", {"scifact": 0.6}, base=None, distance="bm25")
-    stored = write("s.json", "run", {"scifact": 0.7}, base=None, command="scripts/evaluate_beir.py --model run.json -x")
-    small = write("small.json", results("minilm", {"scifact": 0.6}, base=None) | {"precision": "int8"})
-    alone, beside = write("alone.json", "run", {"scifact": 0.7}, base=None), write("b.json", "run", {"scifact": 0.7})
-    for files, message in (
-        ([bm25], r"bm25\.json .*no untouched base"), ([stored], r"s\.json has no untouched base beside run"),
-        ([small], r"small\.json has no untouched base beside minilm, int8"),
-        ([alone, beside], r"run is trained in .*b\.json and an untouched base in another"),
+def test_what_cannot_be_in_one_table_is_refused(write):
+    small = results("minilm", {"scifact": 0.6}, base=None) | {"precision": "int8"}
+    command = "scripts/evaluate_beir.py --model run.json -x"
+    files = {
+        "bm25": write("bm25.json", "bm25", {"scifact": 0.6}, base=None, distance="bm25"),
+        "stored": write("s.json", "run", {"scifact": 0.7}, base=None, command=command),
+        "small": write("small.json", small),
+        "base": write("base.json", "minilm", {"scifact": BASE["scifact"]}, base=None),
+        "alone": write("alone.json", "run", {"scifact": 0.7}, base=None),
+        "run": write("run.json", "run", {"scifact": 0.7}),
+        "a": write("a.json", "a", {"scifact": 0.65}), "b": write("b.json", "b", {"scifact": 0.65}, base="mpnet"),
+    }  # fmt: skip
+    for specs, message in (
+        ("{bm25}", r"bm25\.json .*no untouched base"), ("{stored}", r"s\.json has no untouched base beside run"),
+        ("{small}", r"small\.json has no untouched base beside minilm, int8"),
+        ("{alone} {run}", r"run is trained in .*run\.json and an untouched base in another"),
+        ("x={a},{b}", r"b\.json: x has two untouched bases"), ("x={a},{base}", r"base\.json: minilm was not"),
+        ("x={a} x={b}", "name 'x'"), ("b={a} {b}", "two rows would have the name 'b'"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            compared(*files)
-
-
-def test_a_model_with_small_vectors_is_tested_against_itself_untouched(write):
-    small = results("minilm", {"scifact": 0.6}, p=0.001) | {"precision": "int8", "truncate_dim": 128}
-    assert cell(compared(write("small.json", small)), "minilm, 128 dimensions, int8").marks == -2
+            compared(*specs.format(**files).split())
 
 
 @pytest.mark.parametrize(
-    ("p", "value", "marks"),
-    [(0.05, 0.7, 0), (0.0499, 0.7, 1), (0.01, 0.7, 1), (0.0099, 0.7, 2), (0.0, 0.7, 2),
-     (0.02, 0.6, -1), (0.001, 0.6, -2), (0.5, 0.6, 0), (0.0, BASE["scifact"], 0)],
+    ("seeds", "marks"),
+    [
+        ([(0.7, 0.05)], 0), ([(0.7, 0.0499)], 1), ([(0.7, 0.01)], 1), ([(0.7, 0.0099)], 2), ([(0.7, 0.0)], 2),
+        ([(0.6, 0.02)], -1), ([(0.6, 0.001)], -2), ([(0.6, 0.5)], 0), ([(BASE["scifact"], 0.0)], 0),
+        ([(0.7, 0.001), (0.7, 0.06)], 0), ([(0.7, 0.001), (0.6, 0.001)], 0), ([(0.6, 0.02), (0.5, 0.001)], -1),
+    ],
 )  # fmt: skip
-def test_marks_tell_level_and_direction(write, p, value, marks):
-    found = cell(compared(write("a.json", "run", {"scifact": value}, p=p)), "run")
-    assert (found.marks, found.p) == (marks, p)
+def test_marks_tell_the_level_and_direction_that_all_seeds_reach(write, seeds, marks):
+    files = [write(f"{i}.json", f"run{i}", {"scifact": value}, p=p) for i, (value, p) in enumerate(seeds)]
+    found = cell(compared(f"x={','.join(files)}"), "x")
+    assert (found.marks, found.p) == (marks, max(p for _, p in seeds))
 
 
 def test_the_average_is_over_the_datasets_of_all_rows(write):
@@ -121,47 +131,29 @@ def test_no_average_over_fewer_than_two_datasets(write, second, note):
     assert f"all rows share {note}" in notes(comparison)
 
 
-def test_a_dataset_called_average_is_apart_from_the_average(write):
-    comparison = compared(write("a.json", "run", {"scifact": 0.7, "average": 0.4}))
+def test_an_average_is_apart_from_a_dataset_of_that_name_and_without_members_of_sets(write):
+    values = {"scifact": 0.7, "average": 0.4, "cqadupstack/android": 0.1}
+    content = results("run", values)
+    content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "average"
+    comparison = compared(write("a.json", content))
     assert comparison.columns == ["scifact", "average", "average of datasets"]
     assert cell(comparison, "run", "average").value == 0.4
     assert cell(comparison, "run", "average of datasets").value == pytest.approx(0.55)
     assert "0.5500" in markdown_comparison(comparison)
 
 
-def test_parts_of_a_set_are_neither_columns_nor_in_the_average(write):
-    values = {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.1}
-    content = results("run", values, base_values=dict.fromkeys(values, 0.3))
-    content["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
-    comparison = compared(write("a.json", content))
-    assert comparison.columns == ["scifact", "cqadupstack", "average"]
-    assert cell(comparison, "run", "average").value == pytest.approx(0.55)
-
-
 def test_seeds_become_mean_and_sample_deviation(write):
-    values = [(0.70, 0.33), (0.73, 0.34), (0.71, 0.32)]
+    values = np.array([(0.70, 0.33), (0.73, 0.34), (0.71, 0.32)])
     files = [
-        write(f"{seed}.json", f"run/{seed}", {"scifact": scifact, "nfcorpus": nfcorpus}, p=0.001 * (seed + 8))
-        for seed, (scifact, nfcorpus) in enumerate(values)
+        write(f"{seed}.json", f"run/{seed}", dict(zip(BASE, both, strict=False)), p=0.001 * (seed + 8))
+        for seed, both in enumerate(values.tolist())
     ]
     comparison = compared(f"ours={','.join(files)}")
-    for dataset, each in (("scifact", [one for one, _ in values]), ("average", [sum(both) / 2 for both in values])):
-        found, mean = cell(comparison, "ours", dataset), sum(each) / 3
-        assert found.value == pytest.approx(mean, abs=1e-12)
-        assert found.sd == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in each) / 2), abs=1e-12)
+    for dataset, each in (("scifact", values[:, 0]), ("average", values.mean(1))):
+        found = cell(comparison, "ours", dataset)
+        assert (found.value, found.sd) == pytest.approx((each.mean(), each.std(ddof=1)), abs=1e-12)
         assert found.seeds == 3
-    assert (cell(comparison, "ours").p, cell(comparison, "ours").marks) == (0.01, 1)
     assert "over seeds (ours 3)" in notes(comparison)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "marks"),
-    [([(0.7, 0.001), (0.7, 0.06)], 0), ([(0.7, 0.001), (0.6, 0.001)], 0), ([(0.6, 0.02), (0.5, 0.001)], -1)],
-)
-def test_seeds_are_marked_only_where_all_agree(write, seeds, marks):
-    files = [write(f"{i}.json", f"run{i}", {"scifact": value}, p=p) for i, (value, p) in enumerate(seeds)]
-    found = cell(compared(f"x={','.join(files)}"), "x")
-    assert (found.marks, found.p) == (marks, max(p for _, p in seeds))
 
 
 def test_seeds_of_different_datasets_are_counted_apart(write):
@@ -196,17 +188,6 @@ def test_the_best_of_a_column_at_four_decimals(write):
     assert best.to_dict() == {
         "scifact": [False, True, True], "nfcorpus": [True, False, False], "average": [False, True, False],
     }  # fmt: skip
-
-
-def test_seeds_have_one_base_and_are_trained_and_names_are_used_once(write):
-    one, two = write("a.json", "a", {"scifact": 0.65}), write("b.json", "b", {"scifact": 0.65}, base="mpnet")
-    alone = write("c.json", "minilm", {"scifact": BASE["scifact"]}, base=None)
-    for specs, message in (
-        ([f"x={one},{two}"], r"b\.json: x has two untouched bases"), ([f"x={one},{alone}"], r"c\.json: minilm was not"),
-        ([f"x={one}", f"x={two}"], "name 'x'"), ([f"b={one}", two], "two rows would have the name 'b'"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=message):
-            compared(*specs)
 
 
 def test_one_query_is_not_tested(write):
