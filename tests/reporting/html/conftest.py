@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ import yaml
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.overlap import SEEN, text_hashes
 from ragcun.io import write_json, write_json_lines, write_text
+from ragcun.reporting.html import write_report
+from ragcun.retrieval.benchmark import run_benchmark
+from ragcun.retrieval.systems import System
 from tests.reporting.samples import isotropy_report, measured
 
 FLAGS = (
@@ -28,7 +31,6 @@ N_QUERIES, N_DOCUMENTS = 40, 60
 HOSTILE = (
     '<script>alert("x")</script><img src=x onerror=alert(1)> </pre></style>{{ 7919 * 7907 }} & \u202eabc\u2066 \x07'
 )
-VOID = frozenset(("meta", "img", "br", "link", "input", "hr"))
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Ranking:
     """A retriever that puts the relevant document of query i at rank ``ranks[i % len(ranks)]``, from 0."""
 
     name: str
-    ranks: list[int]
+    ranks: Sequence[int]
     size: dict[str, Any] = field(default_factory=dict)
 
     def retrieve(self, collection, k):
@@ -45,8 +47,7 @@ class Ranking:
             others = [name for name in collection.documents if name not in collection.qrels[query]]
             random.Random(i).shuffle(others)
             place = self.ranks[i % len(self.ranks)]
-            relevant = [name for name in collection.qrels[query] if name in collection.documents]
-            found = [*others[:place], *relevant, *others[place:]]
+            found = [*others[:place], *collection.qrels[query], *others[place:]]
             run[query] = {name: float(-rank) for rank, name in enumerate(found[:k])}
         return run
 
@@ -86,23 +87,16 @@ def write_run_folder(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def evaluate(
-    run: Path, data_dir: Path, names=("hostile", "plain"), ranks=((3, 1, 0), (0, 1, 4)), seen: int = 0, **where
-):
-    """Evaluate rankings as the run's checkpoint and its base: `ranks` are theirs; `seen` documents were positives."""
-    from ragcun.retrieval.benchmark import run_benchmark
-    from ragcun.retrieval.systems import System
-
-    model = run / "best_model"
+def evaluate(run, data_dir, names=("hostile", "plain"), ranks=((3, 1, 0), (0, 1, 4)), seen=0, output=None):
+    """Evaluate rankings as the run's base and its checkpoint, of which `seen` documents were training positives."""
+    model, output = run / "best_model", output or run / "results.json"
     collections = [load_collection(data_dir / name) for name in names]
     if seen:
         documents = list(collections[0].documents.values())[:seen]
         write_json(model / SEEN, sorted(text_hashes(document.content for document in documents)))
-    base = None if ranks[0] is None else Ranking("minilm", list(ranks[0]))
-    system = System(Ranking(str(model), list(ranks[1])), "euclidean", base)
+    base, found = Ranking("minilm", ranks[0]), Ranking(str(model), ranks[1])
     bm25 = System(Ranking("bm25", [5]), "bm25")
-    output = where.get("output", run / "results.json")
-    run_benchmark(system, [bm25], collections, output, {"data_dir": str(data_dir)})
+    run_benchmark(System(found, "euclidean", base), [bm25], collections, output, {"data_dir": str(data_dir)})
     return json.loads(output.read_text())
 
 
@@ -132,8 +126,6 @@ def whole_run(tmp_path_factory, data_dir) -> Path:
 @pytest.fixture(scope="session")
 def whole_page(whole_run, tmp_path_factory) -> Path:
     """The page about `whole_run`."""
-    from ragcun.reporting.html import write_report
-
     return write_report([whole_run], tmp_path_factory.mktemp("pages") / "page.html")
 
 
@@ -143,40 +135,15 @@ def make_run(tmp_path) -> Callable[..., Path]:
     return lambda name="run", **settings: write_run_folder(tmp_path / name, **settings)
 
 
-class Page(HTMLParser):
-    """The elements of a page with their attributes, the texts a reader sees, and elements that are not closed right."""
+class Page:
+    """The elements of a page, which has to be well-formed XML as well, and the text that a reader sees."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.unclosed: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        self.unclosed += self.open
+        self.root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        self.elements = [(element.tag, element.attrib) for element in self.root.iter()]
+        self.text = " ".join(" ".join(self.root.find("body").itertext()).split())
 
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-        else:
-            self.unclosed.append(tag)
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        """All text, white space collapsed."""
-        return " ".join(" ".join(self.texts).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
+    def all(self, tag: str) -> list[dict[str, str]]:
         """Return the attributes of each element of a kind."""
         return [attributes for name, attributes in self.elements if name == tag]
 

@@ -31,6 +31,11 @@ def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, d
     assert [len(run.isotropy) for run in runs] == [1, 0, 1]
 
 
+def test_runs_of_one_name_are_told_apart(make_run):
+    runs = [make_run(name) for name in ("a/run", "b/run", "b/other")]
+    assert [run.name for run in gather(runs)] == [str(runs[0]), str(runs[1]), "other"]
+
+
 def test_paths_are_compared_resolved(make_run, data_dir, tmp_path, monkeypatch):
     run = make_run()
     results = evaluate(run, data_dir, names=["plain"])
