@@ -13,7 +13,7 @@ def run(config: TrainConfig) -> str:
     """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does."""
     from accelerate import PartialState
 
-    from ragcun.reporting.plots import plot_loss_curves
+    from ragcun.reporting.plots import loss_figure, write_png
     from ragcun.training.guards import TrainingStopped
     from ragcun.training.loop import fit
     from ragcun.training.run_dir import RunFolder
@@ -26,7 +26,7 @@ def run(config: TrainConfig) -> str:
     if not PartialState().is_main_process:
         return ""
     folder = RunFolder(config.output_dir)
-    plot_loss_curves(folder.metrics, folder.loss_curve)
+    write_png(loss_figure(folder.metrics), folder.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
     compared = f"{result.comparison}\n" if result.comparison else ""

@@ -111,11 +111,6 @@ def write_png(figure: Figure, output: str | Path) -> None:
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-def plot_loss_curves(metrics_path: str | Path, output: str | Path) -> None:
-    """Write `loss_figure` of a run's ``metrics.jsonl`` as a PNG, which is complete or absent."""
-    write_png(loss_figure(metrics_path), output)
-
-
 def loss_figure(metrics_path: str | Path) -> Figure:
     """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
 

@@ -13,16 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from ragcun.errors import InputError
-from ragcun.reporting.plots import (
-    BLUE,
-    LONGEST_NAME,
-    MOST,
-    VERMILLION,
-    looks,
-    loss_figure,
-    plot_loss_curves,
-    rank_figure,
-)
+from ragcun.reporting.plots import BLUE, LONGEST_NAME, MOST, VERMILLION, looks, loss_figure, rank_figure, write_png
 
 STEP = {"kind": "step", "step": 1, "total": 1.0}
 
@@ -32,15 +23,15 @@ def write_rows(path, rows):
     return path
 
 
-def metrics(dev=True, base=True, validation=True, steps=200, terms=("contrastive", "sigreg", "covariance")):
+def metrics(scores=True, steps=200, terms=("contrastive", "sigreg", "covariance")):
     rng = np.random.default_rng(0)
-    rows = [{"kind": "base", "dev": {"NDCG@10": 0.645}}] if base else []
+    rows = [{"kind": "base", "dev": {"NDCG@10": 0.645}}] if scores else []
     for step in range(1, steps + 1):
         parts = {name: 2 * np.exp(-step / 60) + 0.1 * rng.random() + i for i, name in enumerate(terms)}
         rows.append({"kind": "step", "step": step, "total": sum(parts.values()), "terms": parts, "learning_rate": {}})
         if step % 50 == 0:
-            scores = {"val_total": 3.5 if validation else None, "dev": {"NDCG@10": 0.645 + step / 1e4} if dev else None}
-            rows.append({"kind": "epoch", "epoch": step // 50, "step": step, **scores})
+            measured = {"val_total": 3.5, "dev": {"NDCG@10": 0.645 + step / 1e4}}
+            rows.append({"kind": "epoch", "epoch": step // 50, "step": step} | (measured if scores else {}))
     return rows
 
 
@@ -53,14 +44,9 @@ def collapse(step, kind):
     return {"kind": "collapse", "epoch": 1, "step": step, "collapse": kind, "message": "", "figures": {}}
 
 
-def lines(axes):
-    return {line.get_label(): line for line in axes.lines}
-
-
 @pytest.mark.parametrize("scores", [True, False])
 def test_the_picture_is_complete_and_shows_what_the_run_has(tmp_path, scores):
-    rows = metrics(base=scores, validation=scores, dev=scores)
-    plot_loss_curves(write_rows(tmp_path / "m", rows), tmp_path / "plots" / "loss.png")
+    write_png(loss_figure(write_rows(tmp_path / "m", metrics(scores))), tmp_path / "plots" / "loss.png")
     image = imread(tmp_path / "plots" / "loss.png")
     shown = [np.abs(image[..., :3] - to_rgb(colour)).max(-1).min() < 0.02 for colour in (BLUE, VERMILLION)]
     assert shown == [True, scores]
@@ -81,15 +67,11 @@ def test_the_loss_figure_holds_the_runs_numbers(tmp_path):
     assert labels == ["training", "validation", "model", "untouched base"]
 
 
-def test_one_step_has_a_marker(tmp_path):
+def test_one_step_has_a_marker_and_none_is_refused(tmp_path):
     (axes,) = loss_figure(write_rows(tmp_path / "m", [STEP])).axes
     assert axes.lines[0].get_marker() == "."
-
-
-def test_a_run_without_steps_is_refused(tmp_path):
     with pytest.raises(InputError, match="no row of kind 'step'"):
-        plot_loss_curves(write_rows(tmp_path / "m", [{"kind": "base"}]), tmp_path / "loss.png")
-    assert not (tmp_path / "loss.png").exists()
+        loss_figure(write_rows(tmp_path / "m", [{"kind": "base"}]))
 
 
 @pytest.mark.parametrize(
@@ -110,25 +92,17 @@ def test_ranks_of_both_sides_and_collapses_are_drawn_over_the_steps(tmp_path):
     rows = [STEP, probe(0), probe(10), collapse(10, "dimensional"), probe(20), collapse(20, "drift")]
     figure = rank_figure(write_rows(tmp_path / "m", rows))
     (axes,) = figure.axes
-    drawn = lines(axes)
-    queries, documents, highest, *marked = drawn.values()
-    assert list(queries.get_ydata()) == [90.5, 80.5, 70.5]
-    assert list(documents.get_ydata()) == [100.25, 95.25, 90.25]
-    assert list(queries.get_xdata()) == list(documents.get_xdata()) == [0, 10, 20]
-    assert list(highest.get_ydata()) == [127.0, 127.0]
-    assert {line.get_linestyle() for line in (queries, documents, highest)} == {"-", "--", ":"}
-    assert queries.get_marker() != documents.get_marker()
+    steps = [0, 10, 20]
+    drawn = [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert drawn == [
+        ("queries", steps, [90.5, 80.5, 70.5]), ("documents", steps, [100.25, 95.25, 90.25]),
+        ("highest rank the batch can show", [0, 1], [127.0, 127.0]),
+        ("dimensional collapse, step 10", [10, 10], [0, 1]), ("drift collapse, step 20", [20, 20], [0, 1]),
+    ]  # fmt: skip
+    assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 5
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "effective rank (dimensions)")
     assert axes.get_ylim()[0] == 0
-    assert [line.get_label() for line in marked] == ["dimensional collapse, step 10", "drift collapse, step 20"]
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in marked] == [
-        ([10, 10], [0, 1]), ([20, 20], [0, 1]),
-    ]  # fmt: skip
-    assert marked[0].get_marker() != marked[1].get_marker()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(drawn)
-
-
-def test_a_run_that_was_not_probed_has_no_rank_figure(tmp_path):
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [label for label, _, _ in drawn]
     assert rank_figure(write_rows(tmp_path / "m", [STEP])) is None
 
 

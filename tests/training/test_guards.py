@@ -16,7 +16,7 @@ from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
-from ragcun.reporting.plots import plot_loss_curves
+from ragcun.reporting.plots import loss_figure, write_png
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, plain, what_is_wrong
 from ragcun.training.step import Step
 from ragcun.training.trainer import Trainer
@@ -105,7 +105,7 @@ def test_steps_that_are_skipped_move_nothing_and_are_counted(
     assert [row["step"] for row in taken] == [1, 2, 3, 4, 6, 7, 8, 11, 12]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["result"]["skipped"] == 3
-    plot_loss_curves(tmp_path / "run" / "metrics.jsonl", tmp_path / "curve.png")
+    write_png(loss_figure(tmp_path / "run" / "metrics.jsonl"), tmp_path / "curve.png")
 
 
 def test_too_many_skipped_steps_end_the_run_which_resumes_with_more(
