@@ -135,7 +135,7 @@ class OptimizationConfig:
         None, "hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
     )
     mined_first: int | None = flag(None, "first rank that is mined (default: 0; without labels 10)", at_least=0)
-    mined_last: int = flag(100, "rank at which mining ends")
+    mined_last: int = flag(100, "rank at which mining ends", at_least=1)
     trained_share: float | None = flag(
         None,
         "share of the trained weights in the final ones, the rest being the initial ones (default: .7 n / (n + 100) "

@@ -16,6 +16,7 @@ from ragcun.cli.flags import Distance
 from ragcun.cli.main import COMMANDS, main
 from ragcun.cli.parser import parse_config
 from ragcun.distance import DISTANCES
+from ragcun.options import settings_of
 
 NOTES = """
 evaluate --model_path M --datasets scifact nfcorpus --output_file R
@@ -97,6 +98,9 @@ def test_the_flags_of_the_founding_notes_parse(line: str) -> None:
         ("sweep --config C --output_dir O --resume --overwrite", ("--resume", "--overwrite")),
         ("prepare --documents D --generate_pairs --output_dir O --split 0.5 0.5", ("--split", "3")),
         ("download msmarco --output_dir O --dev_fraction 0.1 --num_dev 3", ("--dev_fraction", "--num_dev")),
+        ("evaluate --model minilm --batch_size 0", ("--batch_size", "at least 1")),
+        ("evaluate --model minilm --truncate_dim 0", ("--truncate_dim", "at least 1")),
+        ("sweep --config C --output_dir O --trials 0", ("--trials", "at least 1")),
         ("tables paper", ("--results",)),
         ("report", ("RUN_DIR",)),
     ],
@@ -127,6 +131,13 @@ def test_it_runs_as_a_module_and_as_a_script_from_another_folder(tmp_path: Path)
 def test_every_script_names_a_command() -> None:
     named = [re.search(r'script\("([a-z ]+)"', path.read_text()) for path in SCRIPTS.rglob("*.py")]
     assert {match and match[1] for match in named} == set(COMMANDS)
+
+
+def test_every_whole_number_has_bounds() -> None:
+    for name, command in COMMANDS.items():
+        settings = settings_of(getattr(importlib.import_module(f"ragcun.cli.{command.module}"), command.options))
+        whole = (one.field for one in settings.values() if one.kind is int)
+        assert [field.name for field in whole if not field.metadata["bounds"]] == [], name
 
 
 def test_distances_are_what_search_knows() -> None:

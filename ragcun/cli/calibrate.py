@@ -36,9 +36,9 @@ class Options(EncodingFlags):
     exponent: float = flag(0.15, "0 moves queries alone, 0.5 whitens")
     eps: float = flag(1e-3, "added to each variance")
     shrinkage: float = flag(5.0, "weight, in queries, of no gap between queries and documents")
-    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)")
+    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     max_documents: int = flag(100_000, "draw a sample of this many documents from a larger corpus", at_least=2)
-    seed: int = flag(0, "seed of everything random")
+    seed: int = flag(0, "seed of everything random", at_least=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)

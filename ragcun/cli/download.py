@@ -32,7 +32,7 @@ class HubFlags:
     title: ClassVar[str] = "data"
     source: str = flag(MISSING, "data set of the hub (owner/name), or a folder with its files")
     revision: str | None = flag(None, "commit, branch or tag on the hub (default: the newest)")
-    seed: int = flag(0, "seed of everything random")
+    seed: int = flag(0, "seed of everything random", at_least=0)
     resume: bool = flag(False, "keep a complete download as it is")
     overwrite: bool = flag(False, "replace an earlier download")
 
@@ -86,7 +86,7 @@ class WikiOptions(HubFlags):
     output: str = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)
-    max_length: int = flag(100, "most words of a passage")
+    max_length: int = flag(100, "most words of a passage", at_least=1)
     min_length: int = flag(20, "fewest words of a passage; shorter ones are left out", at_least=1)
     language: str = flag("en", "language of the articles, as the hub's subsets have it")
     date: str = flag("20231101", "date of the dump")

@@ -41,7 +41,9 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
         None, "vectors of the collections (or DIR/NAME), for a checkpoint without a text model", metavar="DIR"
     )
     precision: Precision = flag("float32", "precision of document vectors; queries stay float32", choices=Precision)
-    truncate_dim: int | None = flag(None, "keep the first N dimensions of the model's vectors (default: all)")
+    truncate_dim: int | None = flag(
+        None, "keep the first N dimensions of the model's vectors (default: all)", at_least=1
+    )
     seed: int = flag(0, "seed of the randomisation test", at_least=0)
     update_card: bool = flag(False, "write the table into the checkpoint's model card")
 

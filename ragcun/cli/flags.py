@@ -102,7 +102,7 @@ class MiningFlags:
     title: ClassVar[str] = "hard negatives"
     negatives_per_query: int = flag(1, "negatives that each pair gets, a row for each", at_least=1)
     negative_ranks: tuple[int, int] = flag(
-        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives"
+        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives", at_least=0
     )
     negative_margin: str = flag(
         "auto",

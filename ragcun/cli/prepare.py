@@ -31,8 +31,8 @@ class SourceFlags:
     split: tuple[float, float, float] = flag(
         (0.8, 0.1, 0.1), "shares of the documents (or pairs) in train, dev and test"
     )
-    seed: int = flag(0, "seed of everything random")
-    max_documents: int | None = flag(None, "python_docs: draw a sample of this many documents")
+    seed: int = flag(0, "seed of everything random", at_least=0)
+    max_documents: int | None = flag(None, "python_docs: draw a sample of this many documents", at_least=1)
     packages: tuple[str, ...] = flag((), "python_docs: these top-level packages only")
     split_name: str = flag("train", "a BEIR folder: split whose queries are taken")
     hold_out: float = flag(0.2, "a BEIR folder: share of its queries for dev")
@@ -45,7 +45,7 @@ class GenerationFlags:
     title: ClassVar[str] = "pairs made from documents"
     generate_pairs: bool = flag(False, "make pairs of documents (.txt, JSON, CSV, BEIR)")
     method: str = flag("first_sentence", "how a pair is made of a document")
-    num_pairs: int | None = flag(None, "pairs in all (default: one from each document)")
+    num_pairs: int | None = flag(None, "pairs in all (default: one from each document)", at_least=1)
     masked_share: float | None = flag(None, "share of words that a mask_ method masks (default: 0.15)")
     mask: str | None = flag(None, "what stands for a masked word; '' drops it (default: [MASK])", metavar="TEXT")
     near_duplicates: float | None = flag(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ragcun.errors import InputError
-from ragcun.options import check_one_of, flag
+from ragcun.options import check_bounds, check_one_of, flag
 
 
 @dataclass(kw_only=True)
@@ -18,12 +18,13 @@ class Options:
     title: ClassVar[str] = "sweep"
     config: str = flag(MISSING, "YAML file of the sweep, or a packaged one, such as sweeps/lambda", metavar="FILE")
     output_dir: str = flag(MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
-    trials: int | None = flag(None, "number of configurations, instead of the file's")
+    trials: int | None = flag(None, "number of configurations, instead of the file's", at_least=1)
     keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/")
     resume: bool = flag(False, "resume the sweep in --output_dir, or start where there is none")
     overwrite: bool = flag(False, "replace an earlier sweep in --output_dir")
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         check_one_of(self, "resume", "overwrite", needed=False)
 
 

@@ -179,6 +179,7 @@ def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts:
         raise InputError(f"{problem}; hold out fewer queries, or check the source")
     if not splits["dev"]:
         logger.warning("no query is held out, so there is no dev.jsonl; raise --dev_fraction or give --num_dev")
+        (folder / "dev.jsonl").unlink(missing_ok=True)  # an earlier download's
     made = {folder / f"{name}.jsonl": found for name, found in splits.items() if found}
     for path, found in made.items():
         write_pairs(path, found)

@@ -209,8 +209,12 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         from sentence_transformers import SentenceTransformer
 
         model = self.base.text_model
+        with torch.random.fork_rng(
+            devices=()
+        ):  # new modules draw weights before they get ours; a saved run is to go on alike
+            heads = self.export_modules()
         return SentenceTransformer(
-            modules=[*model, *normalize_modules(self.base.normalize), *self.export_modules()],
+            modules=[*model, *normalize_modules(self.base.normalize), *heads],
             similarity_fn_name="euclidean",
             prompts={name: prompt or "" for name, prompt in model.prompts.items()},
             default_prompt_name=model.default_prompt_name,

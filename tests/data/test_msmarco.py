@@ -127,6 +127,13 @@ def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, h
         assert len(queries[1]) == 25
 
 
+def test_an_earlier_dev_file_goes_where_no_query_is_held_out(tmp_path):
+    rows = [("one", "first", None), ("two", "second", None)]
+    assert len(write_split_pairs(tmp_path, rows, {text_key("two")}, {})) == 2
+    assert write_split_pairs(tmp_path, rows, set(), {}) == {tmp_path / "train.jsonl": 2}
+    assert not (tmp_path / "dev.jsonl").exists()
+
+
 def test_who_is_held_out_does_not_depend_on_the_order():
     queries = [f"query {i}" for i in range(2000)]
     ways = hold_out(1, 0.0, 100), hold_out(1, 0.1)

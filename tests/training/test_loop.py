@@ -220,6 +220,13 @@ def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[s
     assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
 
 
+@pytest.mark.parametrize("changes", [{"average_decay": 0.9}, {"freeze_base": False}], ids=["cached", "live"])
+def test_kept_checkpoints_do_not_change_the_training(train: Train, changes: dict[str, Any]) -> None:
+    plain, saved = (train(f"{n}", save_interval=n, head="mlp", dropout=0.3, **changes) for n in (0, 1))
+    assert_same(plain.checkpoint, saved.checkpoint)
+    assert len(list(saved.checkpoint.parent.glob("epoch-*"))) == 3
+
+
 def test_texts_are_encoded_once_for_all_runs(
     train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
