@@ -117,7 +117,7 @@ def find_sets(
     """
     data_dir = Path(data_dir)
     if fetch is None and not data_dir.is_dir():
-        raise InputError(f"no such folder: {data_dir}; name the folder that holds the BEIR collections")
+        raise InputError(f"no such folder: {data_dir}; name the folder of the BEIR collections, or give --download")
     there = _folders(data_dir)
     expanded = dict.fromkeys(each for name in names for each in (QUICK_SETS if name == QUICK else (name,)))
     chosen = _all(data_dir, there, fetch is not None) if ALL in names else list(expanded)
@@ -155,8 +155,12 @@ def _folders(data_dir: Path) -> dict[str, list[Path]]:
 def _all(data_dir: Path, there: dict[str, list[Path]], fetches: bool) -> list[str]:
     chosen = {name for name, paths in there.items() if len(paths) > 1 or (paths[0] / "qrels" / "test.tsv").is_file()}
     if not fetches and not chosen:
-        raise InputError(f"{data_dir}: no collection has a test split; there is {', '.join(there) or NOTHING}")
-    for name in sorted(SETS.keys() - chosen) if fetches else ():
+        lacks = f"no collection has a test split; there is {', '.join(there) or NOTHING}"
+        raise InputError(f"{data_dir}: {lacks}; give --download to fetch the sets of BEIR")
+    absent = sorted(SETS.keys() - chosen)
+    if absent and not fetches:
+        logger.info("all: %s of %s; sets of BEIR that are not there: %s", len(chosen), data_dir, ", ".join(absent))
+    for name in absent if fetches else ():
         if SETS[name].md5 is None:
             logger.info("%s is left out: it cannot be downloaded, ask for it at %s", name, SETS[name].source)
         else:

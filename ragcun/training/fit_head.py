@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
 from ragcun.training.model_card import WITH_VECTORS, FitResult, model_card
-from ragcun.training.run_dir import Unrecorded
+from ragcun.training.run_dir import Callback, Unrecorded
 from ragcun.training.setup import TrainingData
 
 Pairs = Iterable[tuple[int, int]]
@@ -74,6 +74,7 @@ def fit_head(
     *,
     dev_pairs: tuple[ArrayLike, Pairs] | None = None,
     config: TrainConfig | None = None,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> FittedHead:
     """Train a head on vectors; nothing is written to disk.
@@ -87,6 +88,7 @@ def fit_head(
         dev_pairs: vectors of other queries, and pairs of them with `document_vectors`: the epoch with the best
             NDCG@10 on them is kept.
         config: settings; what it says of texts and files is not used.
+        callbacks: each receives every row of `FittedHead.history` as it is made.
         **settings: fields of `TrainConfig` that take the place of those in `config`.
 
     Raises:
@@ -98,6 +100,7 @@ def fit_head(
         raise ValueError("never_worse compares on held-out queries; give dev_pairs")
     data, store = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, chosen)
     run = Unrecorded()
+    run.followers += callbacks
     encoder, result = fit_encoder(chosen, data, store, lambda: run)
     return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
 

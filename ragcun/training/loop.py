@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from ragcun.training.batches import make_source
 from ragcun.training.initialization import initialize_weights, mine_pools
 from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import RunFolder, RunRecord, environment, require_tracker
+from ragcun.training.run_dir import Callback, RunFolder, RunRecord, environment, require_tracker
 from ragcun.training.selection import (
     Comparison,
     Selection,
@@ -38,8 +38,11 @@ from ragcun.training.setup import (
 from ragcun.training.trainer import make_trainer
 
 
-def fit(config: TrainConfig) -> FitResult:
+def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
     """Train an encoder as `config` says, and write its run folder.
+
+    Each callback receives every row of ``metrics.jsonl`` as it is written, in the main process: those of `kind` step
+    (every `log_interval` steps: losses, rates), epoch (with its held-out score), base, probe, collapse and skipped.
 
     Raises:
         InputError: data, settings, checkpoint or output folder are not possible, or the loss is no longer finite.
@@ -51,7 +54,9 @@ def fit(config: TrainConfig) -> FitResult:
 
     def open_run() -> RunFolder:
         resume = config.resume or not PartialState().is_main_process
-        return RunFolder.create(config.output_dir, resume, config.overwrite)
+        run = RunFolder.create(config.output_dir, resume, config.overwrite)
+        run.followers += callbacks
+        return run
 
     return fit_encoder(config, data, vectors, open_run)[1]
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
+Callback = Callable[[dict[str, Any]], object]
+"""What a user follows a run with: it receives every row of the metrics."""
 PLACES = ("kind", "step", "epoch")  # of a row of the metrics, not measured there
 
 
@@ -46,7 +48,7 @@ class RunFolder:
         self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
         self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
         self.state, self.best_model, self.tracking = path / "state", path / "best_model", path / "tensorboard"
-        self.follower: Callable[[dict[str, Any]], None] = lambda row: None
+        self.followers: list[Callback] = []
 
     @classmethod
     def create(cls, path: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
@@ -65,7 +67,8 @@ class RunFolder:
         """Append a row to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self.follower(row)
+        for follower in self.followers:
+            follower(row)
 
     def count_rows(self) -> int:
         """Count the rows of the metrics, which are on the disk then."""
@@ -93,6 +96,8 @@ class Unrecorded(RunFolder):
     def log(self, row: dict[str, Any]) -> None:
         """Keep a row."""
         self.rows.append(row)
+        for follower in self.followers:
+            follower(row)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -
     else:
         tracker = WandBTracker("ragcun", name=run.path.name, dir=str(run.path), config=dict(settings))
     tracker.start()
-    run.follower = lambda row: tracker.log(named(row), step=int(row.get("step", 0)))
+    run.followers.append(lambda row: tracker.log(named(row), step=int(row.get("step", 0))))
     try:
         yield
     finally:

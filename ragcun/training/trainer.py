@@ -111,6 +111,7 @@ class Trainer:
         steps = self.sampler.steps(epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         self.progress.epoch, interval = epoch, self.config.state_interval
+        bar.set_description(f"training, epoch {epoch}/{self.epochs}", refresh=False)
         self.clock = time.perf_counter()
         self.stepper.model.train()
         for index in range(done, len(steps)):
@@ -171,7 +172,9 @@ class Trainer:
         if step.left_out is not None or not (number % interval == 0 or number == self.total):
             return
         output = step.outputs[-1]
-        bar.set_postfix(loss=f"{float(output.total):.4f}", refresh=False)
+        best = self.progress.best_score
+        shown = {} if best is None else {f"best {self.selection.criterion}": f"{abs(best):.4f}"}
+        bar.set_postfix({"loss": f"{float(output.total):.4f}", **shown}, refresh=False)
         row = {
             "kind": "step",
             "epoch": epoch,

@@ -104,9 +104,11 @@ def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
         find_sets(data, ["msmarco", "mine"], split="dev")
 
 
-def test_all_is_what_is_there(data: Path) -> None:
+def test_all_is_what_is_there_and_names_what_is_not(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     expected = [*(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts), "mine", "msmarco", "scifact"]
     assert names(find_sets(data, ["all"])) == expected
+    assert set(caplog.messages[0].rpartition(": ")[2].split(", ")) == {*SETS} - {"cqadupstack", "msmarco", "scifact"}
     assert names(find_sets(data, ["quora", "all"])) == expected
 
 
@@ -168,9 +170,9 @@ def test_a_set_that_lacks_a_part_is_refused(data: Path) -> None:
 
 
 def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"no such folder.*--download"):
         find_sets(tmp_path / "absent", ["all"])
-    with pytest.raises(InputError, match="there is no collection at all"):
+    with pytest.raises(InputError, match=r"there is no collection at all; give --download"):
         find_sets(tmp_path, ["all"])
     assert names(find_sets(tmp_path / "absent", ["scifact"], fetch=fetcher(tmp_path / "absent", []))) == ["scifact"]
 

@@ -81,7 +81,9 @@ def test_dev_pairs_choose_the_epoch(problem):
     queries, documents, pairs = problem
     dev = queries[40:], [(i, 40 + i) for i in range(20)]
     settings = QUICK | {"projection_learning_rate": 0.05, "steps": 30}
-    head = fit_head(queries[:40], documents, pairs[:40], dev_pairs=dev, **settings)
+    seen = []
+    head = fit_head(queries[:40], documents, pairs[:40], dev_pairs=dev, callbacks=[seen.append], **settings)
+    assert seen == head.history
     scores = {row["epoch"]: row["dev"]["NDCG@10"] for row in head.history if row["kind"] == "epoch"}
     assert head.result.score == max(scores.values()) == scores[head.result.best_epoch]
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.training.averaging import WeightAverage, share_of_trained
+from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
 from tests.training.runs import DEFAULTS, PLAIN, Train, assert_equal, assert_same, newest, rows_of, tensors_of
 
@@ -218,6 +220,19 @@ def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[s
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     parts = [load_file(tmp_path / name / "best_model" / WEIGHTS) for name in ("a", "c")]
     assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+
+
+def test_callbacks_receive_every_row_as_it_is_written(
+    settings: dict[str, Any], tmp_path: Path, collection_folder: Path
+) -> None:
+    seen: list[dict[str, Any]] = []
+    written: list[int] = []
+    run = tmp_path / "run"
+    config = settings | {"output_dir": str(run), "dev_beir": str(collection_folder)}
+    fit(TrainConfig(**config), callbacks=[seen.append, lambda row: written.append(len(rows_of(run)))])
+    assert [{name: value for name, value in row.items() if name != "seconds"} for row in seen] == rows_of(run)
+    assert written == [*range(1, len(seen) + 1)]
+    assert {row["kind"] for row in seen} >= {"step", "epoch"}
 
 
 @pytest.mark.parametrize("changes", [{"average_decay": 0.9}, {"freeze_base": False}], ids=["cached", "live"])
