@@ -19,7 +19,7 @@ from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, RunRecord, environment, require_tracker
 from ragcun.training.selection import (
-    Comparison,
+    FinalSelection,
     Selection,
     make_selection,
     mixed_with_base,
@@ -88,7 +88,7 @@ def fit_encoder(
         # Without labels the shift of queries is the closed form's, since the training queries are not like real ones.
         trained.shift_queries(torch.from_numpy(closed.query_shift))
 
-    def select() -> tuple[RetrievalEncoder, Comparison | None]:
+    def select() -> tuple[RetrievalEncoder, FinalSelection | None]:
         mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
         if data.check is None or features is None:
             return mix(trained), None

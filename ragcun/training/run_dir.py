@@ -27,7 +27,7 @@ from ragcun.training.model_card import FitResult, model_card
 if TYPE_CHECKING:
     from ragcun.data.overlap import HoldOut
     from ragcun.models.encoder import RetrievalEncoder
-    from ragcun.training.selection import Comparison
+    from ragcun.training.selection import FinalSelection
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class RunRecord:
             fresh = not trained and self.settings["load_checkpoint"] is None
             encoder.save_pretrained(folder, card, frozenset() if fresh else self.seen, self.hold_out)
 
-    def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: Comparison | None) -> FitResult:
+    def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: FinalSelection | None) -> FitResult:
         """Write the final checkpoint and the manifest; return the result with the comparison."""
         result = replace(result, comparison=None if comparison is None else str(comparison))
         self.save_model(self.run.best_model, encoder, result, comparison is None or comparison.kept == "trained")

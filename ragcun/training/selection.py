@@ -151,7 +151,7 @@ def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> Re
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FinalSelection:
     """Which of trained model, start and base is kept, and why."""
 
     kept: str
@@ -167,7 +167,7 @@ class Comparison:
 
 def select_final_model(
     trained: RetrievalEncoder, initial: RetrievalEncoder, collection: Collection, features: VectorSource, seed: int
-) -> tuple[RetrievalEncoder, Comparison]:
+) -> tuple[RetrievalEncoder, FinalSelection]:
     """Return the trained encoder, the initial one or the base, and the comparison that selected it.
 
     The initial encoder replaces the trained one where its mean NDCG@10 is higher and the paired randomisation test
@@ -190,7 +190,7 @@ def select_final_model(
         if theirs.mean[NDCG] > ours.mean[NDCG] and p < LEVEL:
             kept = other
     scores = {name: result.mean[NDCG] for name, result in results.items()}
-    comparison = Comparison(kept, scores, p_values, len(collection.qrels), collection.name)
+    comparison = FinalSelection(kept, scores, p_values, len(collection.qrels), collection.name)
     logger.info("%s", comparison)
     return encoders[kept], comparison
 
