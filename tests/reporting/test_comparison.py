@@ -11,7 +11,7 @@ from ragcun.errors import InputError
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.files import read_named
 from ragcun.reporting.formats import markdown_comparison, notes_of
-from tests.reporting.samples import BASE, results, system
+from tests.reporting.conftest import BASE, results, system
 
 BM25 = system("bm25", {"scifact": 0.677})
 

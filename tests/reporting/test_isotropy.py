@@ -1,14 +1,25 @@
-"""Isotropy reports: what is read, what is refused by file and key, and tables."""
+"""Isotropy reports: what is read, what is refused by file and key, tables, and figures."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
+
 import numpy as np
 import pytest
+from matplotlib.image import imread
+from matplotlib.text import Text
 
 from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
-from ragcun.reporting.isotropy import LABELS, isotropy_table, measure_tables, read_isotropy
-from tests.reporting.samples import changed, isotropy_report, measured
+from ragcun.reporting.isotropy import FIGURES, LABELS, isotropy_table, measure_tables, plot_isotropy, read_isotropy
+from ragcun.reporting.plots import GREY
+from tests.reporting.conftest import changed, isotropy_report, measured
+
+DOCUMENTS = ("systems", 0, "spaces", "documents")
+K = 5
+STARTS = ("minilm (untouched)", "…/a-head-with", "sentence-transformers", r"\$x\$ and _y_")
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +49,175 @@ def test_tables_hold_every_measure_of_every_system(systems):
     assert {name for table in tables for name, *_ in table.rows} == LABELS.keys()
 
 
-DOCUMENTS = ("systems", 0, "spaces", "documents")
-
-
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (["format"], 2, "not an isotropy report of format 1"),
         (["systems"], [], "systems is empty"),
         (["systems", 0, "model"], ..., r"systems\[0\] lacks 'model'"),
-        (["systems", 0, "spaces", "documents"], ..., r"systems\[0\]\.spaces lacks 'documents'"),
-        ([*DOCUMENTS, "distances", "nearest"], ..., r"documents\.distances lacks 'nearest'"),
-        ([*DOCUMENTS, "norms", "counts", 0], ..., r"documents\.norms has 41 edges for 39 counts"),
+        (DOCUMENTS, ..., r"systems\[0\]\.spaces lacks 'documents'"),
+        ((*DOCUMENTS, "distances", "nearest"), ..., r"documents\.distances lacks 'nearest'"),
+        ((*DOCUMENTS, "norms", "counts", 0), ..., r"documents\.norms has 41 edges for 39 counts"),
         (["systems", 0, "pairs", "pca", "links", 0], [0, 999], "pca links a row that is not there"),
-        ([*DOCUMENTS, "spectrum"], [1.0, float("nan")], r"documents\.spectrum\[1\] is nan"),
+        ((*DOCUMENTS, "spectrum"), [1.0, float("nan")], r"documents\.spectrum\[1\] is nan"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_key(write, systems, path, value, message):
     with pytest.raises(InputError, match=rf"isotropy\.json.*{message}"):
         read_isotropy(write("isotropy.json", changed(isotropy_report(*systems), path, value)))
+
+
+@functools.cache
+def systems_of(count):
+    """Systems in an order that the figures have to change: the untouched base is the second of several."""
+    base = measured("minilm", np.geomspace(1, 0.1, 12), untouched=True, unit=True)
+    others = [
+        measured("runs/2026-01-05/a-head-with-a-name/best_model", np.ones(12)),
+        measured("sentence-transformers/all-mpnet-base-v2", np.r_[np.ones(8), np.zeros(4)]),
+        measured("$x$ and _y_", np.geomspace(9, 1, 12)),
+    ]
+    return [base] if count == 1 else [others[0], base, *others[1 : count - 1]]
+
+
+@functools.cache
+def figure_of(name, count=4):
+    """Draw once what several tests read."""
+    return FIGURES[name](systems_of(count))
+
+
+@functools.cache
+def documents_only():
+    return measured("documents only", np.ones(5), judged=False)
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def starting_with(named, start):
+    (label,) = [label for label in named if label.startswith(start)]
+    return named[label]
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_spectra_are_the_reports_over_their_mean_without_zeros():
+    (axes,) = figure_of("spectrum").axes
+    named = lines_of(axes)
+    assert axes.get_yscale() == "log"
+    for system, start in zip(systems_of(4), ("…/a-head", "minilm (untouched)", "sentence", r"\$x"), strict=True):
+        eigenvalues = np.array(system.spaces["documents"].spectrum)
+        expected = np.where(eigenvalues > 1e-12 * eigenvalues.mean(), eigenvalues / eigenvalues.mean(), np.nan)
+        np.testing.assert_allclose(starting_with(named, start).get_ydata(), expected)
+        np.testing.assert_array_equal(starting_with(named, start).get_xdata(), np.arange(1, 13))
+    assert list(starting_with(named, "isotropic").get_ydata()) == [1, 1]
+    assert "sentence-transformers/all-mpnet-base-v2, 4 of 12 are 0" in named
+    assert axes.get_ylim()[0] > 1e-4
+    space = dataclasses.replace(documents_only().spaces["documents"], spectrum=[0.0] * 12)
+    constant = dataclasses.replace(documents_only(), spaces={"documents": space})
+    assert "documents only, 12 of 12 are 0" in legend_of(FIGURES["spectrum"]([constant]))
+
+
+def test_hubness_is_the_share_of_rows_that_occur_so_often_or_oftener():
+    (axes,) = figure_of("hubness").axes
+    occurrence = systems_of(4)[1].spaces["documents"].k_occurrence
+    times = np.repeat([int(value) for value in occurrence.counts], list(occurrence.counts.values()))
+    line = starting_with(lines_of(axes), "minilm")
+    np.testing.assert_allclose(line.get_ydata(), [(times >= x).mean() for x in line.get_xdata()])
+    assert set(line.get_xdata()) == set(times) - {0}
+    assert line.get_label() == f"minilm (untouched), {(times == 0).mean():.1%} never"
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert list(lines_of(axes)[f"mean of all: k = {K}"].get_xdata()) == [K, K]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values_of"),
+    [
+        ("norms", "documents", lambda system: system.spaces["documents"].norms),
+        ("norms", "queries", lambda system: system.spaces["queries"].norms),
+        ("distances", "query to relevant document", lambda system: system.pairs.distances["relevant"]),
+        ("distances", "query to random document", lambda system: system.pairs.distances["random"]),
+        ("distances", "document to nearest document", lambda system: system.spaces["documents"].distances["nearest"]),
+    ],
+)
+def test_histograms_are_a_density_of_the_reports_counts(name, label, values_of):
+    """Joined bins keep their rows: each one's area is the share of the rows between its edges."""
+    values = values_of(systems_of(4)[0])
+    (patch,) = [patch for patch in figure_of(name).axes[1].patches if patch.get_label() == label]
+    density, edges, _ = patch.get_data()
+    assert len(density) <= 2 * values.n ** (1 / 3) < 40
+    assert set(edges) <= set(values.edges)
+    assert (edges[0], edges[-1]) == (values.edges[0], values.edges[-1]) == (values.min, values.max)
+    below = np.cumsum(values.counts)[[values.edges.index(edge) - 1 for edge in edges[1:]]]
+    np.testing.assert_allclose(np.cumsum(density * np.diff(edges)), below / values.n)
+
+
+def test_without_judged_queries_distances_are_of_documents():
+    labels = [patch.get_label() for patch in FIGURES["distances"]([documents_only()]).axes[0].patches]
+    assert labels == ["document to random document", "document to nearest document"]
+
+
+def test_norms_of_unit_vectors_are_a_vertical_line_inside_the_panel():
+    axes = figure_of("norms").axes[0]
+    assert axes.get_title() == "minilm (untouched)"
+    assert [line.get_label() for line in axes.lines] == ["documents", "queries"]
+    np.testing.assert_allclose([line.get_xdata() for line in axes.lines], 1)
+    np.testing.assert_allclose(axes.get_xlim(), (0.9, 1.1))
+    assert "equal" in axes.get_ylabel()
+
+
+def test_pca_links_queries_to_their_documents_on_equal_scales():
+    axes, pca = figure_of("pca").axes[1], systems_of(4)[0].pairs.pca
+    named = lines_of(axes)
+    np.testing.assert_allclose(named["query"].get_xydata(), pca.queries)
+    np.testing.assert_allclose(named["relevant document"].get_xydata(), pca.documents)
+    (links,) = axes.collections
+    ends = [[pca.queries[query], pca.documents[document]] for query, document in pca.links]
+    np.testing.assert_allclose(links.get_segments(), ends)
+    for place, (share, label) in enumerate(zip(pca.explained, (axes.get_xlabel(), axes.get_ylabel()), strict=True), 1):
+        assert label == f"principal axis {place} ({share:.1%} of variance)"
+    assert axes.get_aspect() == 1
+    assert named["query"].get_marker() != named["relevant document"].get_marker()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("count", [1, 4])
+def test_systems_are_named_base_first_with_letters_inside_the_picture(name, count):
+    figure = figure_of(name, count)
+    titles = [axes.get_title() for axes in figure.axes]
+    named = titles if any(titles) else [label for label in legend_of(figure) if "isotropic" not in label]
+    assert len(named) >= count
+    assert all(shown.startswith(start) for shown, start in zip(named, STARTS[:count], strict=False))
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() <= 7
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()) >= 8
+    (legend,) = figure.legends
+    labels = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
+    assert all(label.get_text() for label in labels)
+    shown = [axes.title for axes in figure.axes if axes.get_title()]
+    for box in (text.get_window_extent() for text in (*labels, *shown, *legend.get_texts())):
+        assert min(box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1) >= -1
+    boxes = [title.get_window_extent() for title in shown]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in figure.axes)
+
+
+@pytest.mark.parametrize("name", ["spectrum", "hubness"])
+def test_systems_in_one_panel_differ_in_colour_and_in_line(name):
+    named = lines_of(figure_of(name).axes[0])
+    drawn = {label: (line.get_color(), line.get_linestyle()) for label, line in named.items()}
+    shown = [look for label, look in drawn.items() if not label.startswith(("isotropic", "mean"))]
+    assert [len(set(column)) for column in zip(*shown, strict=True)] == [4, 4]
+    assert starting_with(drawn, "minilm") == (GREY, "-")
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_all_files_are_written_complete_and_pca_only_of_judged_queries(write, tmp_path, judged):
+    systems = systems_of(4)[:2] if judged else [documents_only()]
+    written = plot_isotropy(write("isotropy.json", isotropy_report(*systems)), tmp_path / "plots")
+    assert [path.name for path in written] == [f"{name}.png" for name in FIGURES if judged or name != "pca"]
+    assert sorted((tmp_path / "plots").iterdir()) == sorted(written)
+    assert all(min(imread(path).shape[:2]) > 500 for path in written)

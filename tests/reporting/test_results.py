@@ -9,7 +9,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.results import Results, Scores
-from tests.reporting.samples import about, changed, results, system
+from tests.reporting.conftest import about, changed, results, system
 
 
 @pytest.fixture

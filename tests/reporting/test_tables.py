@@ -6,7 +6,7 @@ import pytest
 
 from ragcun.reporting.tables import markdown_table, results_table
 from ragcun.results import Results
-from tests.reporting.samples import results, system
+from tests.reporting.conftest import results, system
 
 
 @pytest.fixture

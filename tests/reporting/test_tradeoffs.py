@@ -13,7 +13,7 @@ from ragcun.errors import InputError
 from ragcun.isotropy.intervals import Measure
 from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points, plot_sizes, size_figure, size_points
-from tests.reporting.samples import isotropy_report, measured, results, system
+from tests.reporting.conftest import isotropy_report, measured, results, system
 
 BASE = {"scifact": 0.64, "nfcorpus": 0.31}
 

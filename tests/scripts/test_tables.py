@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.reporting.samples import isotropy_report, measured, results
+from tests.reporting.conftest import isotropy_report, measured, results
 
 COMPARE, PAPER = "generate_comparison_table", "generate_paper_results"
 

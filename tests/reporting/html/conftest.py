@@ -21,7 +21,7 @@ from ragcun.io import write_json, write_json_lines, write_text
 from ragcun.reporting.html import write_report
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import System
-from tests.reporting.samples import isotropy_report, measured
+from tests.reporting.conftest import isotropy_report, measured
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
