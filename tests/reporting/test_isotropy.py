@@ -108,6 +108,8 @@ def test_spectra_are_the_reports_over_their_mean_without_zeros():
     (axes,) = figure_of("spectrum").axes
     named = lines_of(axes)
     assert axes.get_yscale() == "log"
+    base = starting_with(named, "minilm")
+    assert (base.get_color(), base.get_linestyle()) == (GREY, "-")
     for system, start in zip(systems_of(4), ("…/a-head", "minilm (untouched)", "sentence", r"\$x"), strict=True):
         eigenvalues = np.array(system.spaces["documents"].spectrum)
         expected = np.where(eigenvalues > 1e-12 * eigenvalues.mean(), eigenvalues / eigenvalues.mean(), np.nan)
@@ -203,15 +205,6 @@ def test_systems_are_named_base_first_with_letters_inside_the_picture(name, coun
     boxes = [title.get_window_extent() for title in shown]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in figure.axes)
-
-
-@pytest.mark.parametrize("name", ["spectrum", "hubness"])
-def test_systems_in_one_panel_differ_in_colour_and_in_line(name):
-    named = lines_of(figure_of(name).axes[0])
-    drawn = {label: (line.get_color(), line.get_linestyle()) for label, line in named.items()}
-    shown = [look for label, look in drawn.items() if not label.startswith(("isotropic", "mean"))]
-    assert [len(set(column)) for column in zip(*shown, strict=True)] == [4, 4]
-    assert starting_with(drawn, "minilm") == (GREY, "-")
 
 
 @pytest.mark.parametrize("judged", [True, False])

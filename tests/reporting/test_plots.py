@@ -9,11 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.image import imread
 
 from ragcun.errors import InputError
-from ragcun.reporting.plots import BLUE, LONGEST_NAME, MOST, VERMILLION, looks, loss_figure, rank_figure, write_png
+from ragcun.reporting.plots import LONGEST_NAME, MOST, looks, loss_figure, rank_figure
 
 STEP = {"kind": "step", "step": 1, "total": 1.0}
 
@@ -23,10 +21,10 @@ def write_rows(path, rows):
     return path
 
 
-def metrics(scores=True, steps=200, terms=("contrastive", "sigreg", "covariance")):
+def metrics(scores=True, terms=("sigreg",)):
     rng = np.random.default_rng(0)
     rows = [{"kind": "base", "dev": {"NDCG@10": 0.645}}] if scores else []
-    for step in range(1, steps + 1):
+    for step in range(1, 101):
         parts = {name: 2 * np.exp(-step / 60) + 0.1 * rng.random() + i for i, name in enumerate(terms)}
         rows.append({"kind": "step", "step": step, "total": sum(parts.values()), "terms": parts, "learning_rate": {}})
         if step % 50 == 0:
@@ -44,17 +42,8 @@ def collapse(step, kind):
     return {"kind": "collapse", "epoch": 1, "step": step, "collapse": kind, "message": "", "figures": {}}
 
 
-@pytest.mark.parametrize("scores", [True, False])
-def test_the_picture_is_complete_and_shows_what_the_run_has(tmp_path, scores):
-    write_png(loss_figure(write_rows(tmp_path / "m", metrics(scores))), tmp_path / "plots" / "loss.png")
-    image = imread(tmp_path / "plots" / "loss.png")
-    shown = [np.abs(image[..., :3] - to_rgb(colour)).max(-1).min() < 0.02 for colour in (BLUE, VERMILLION)]
-    assert shown == [True, scores]
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["loss.png"]
-
-
 def test_the_loss_figure_holds_the_runs_numbers(tmp_path):
-    rows = metrics(steps=100, terms=("sigreg",))
+    rows = metrics()
     steps = [row for row in rows if row["kind"] == "step"]
     figure = loss_figure(write_rows(tmp_path / "m", rows))
     assert [axes.get_title() for axes in figure.axes] == ["total loss", "sigreg (unweighted)", "dev NDCG@10"]
@@ -65,6 +54,8 @@ def test_the_loss_figure_holds_the_runs_numbers(tmp_path):
     assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[0.65, 0.655], [0.645, 0.645]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["training", "validation", "model", "untouched base"]
+    (axes,) = loss_figure(write_rows(tmp_path / "m", metrics(scores=False, terms=()))).axes
+    assert [line.get_label() for line in axes.lines] == ["training"]
 
 
 def test_one_step_has_a_marker_and_none_is_refused(tmp_path):

@@ -117,9 +117,3 @@ def test_numbers_go_to_the_right_and_cells_cannot_break_a_line(cell, shown, righ
     assert len({len(line) for line in lines}) == 1
     assert lines[1].endswith(": |") is right
     assert lines[2].strip("| ") == shown
-
-
-def test_ragged_rows_are_refused():
-    assert len(markdown_table(["a", "b"], []).splitlines()) == 2
-    with pytest.raises(ValueError, match="argument"):
-        markdown_table(["a", "b"], [["1", "2"], ["3"]])

@@ -11,7 +11,7 @@ from ragcun.reporting.html import write_report
 from ragcun.reporting.runs import gather
 from ragcun.reporting.tables import metric_tables, score_tables, verdicts
 from ragcun.results import Results
-from tests.reporting.html.conftest import Page, evaluate, write_isotropy
+from tests.reporting.html.conftest import Page, evaluate
 
 
 @pytest.fixture
@@ -111,12 +111,3 @@ def test_collections_of_one_name_but_other_content_are_not_mixed(make_run, data_
     scores = [table for table in score_tables(files) if "on plain" in table.caption]
     assert [len(table.rows) for table in scores] == [1, 1]
     assert scores[1].caption.endswith("(test, 000000000000)")
-
-
-def test_without_queries_the_figure_of_pairs_says_so(make_run):
-    run = make_run()
-    write_isotropy(run / "isotropy.json", str(run / "best_model"), judged=False)
-    page = Page(write_report([run]))
-    assert "plain: 150 documents, no queries" in page.text
-    assert len(page.all("img")) == 2 + 4
-    assert "no system has judged queries" in page.text

@@ -124,6 +124,11 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run):
     for part in ("This run was not evaluated", "ragcun isotropy", "none to show without an evaluation"):
         assert part in page.text
     assert len(page.all("img")) == 2
+    write_isotropy(run / "isotropy.json", str(run / "best_model"), judged=False)
+    page = Page(write_report([run]))
+    assert "plain: 150 documents, no queries" in page.text
+    assert "no system has judged queries" in page.text
+    assert len(page.all("img")) == 2 + 4
 
 
 COLLAPSES = [{"kind": "collapse", "step": step, "message": f"one point at {step}"} for step in (3, 6)]

@@ -143,27 +143,20 @@ def moved(whole_run, tmp_path, **manifest):
     return read_results_file(tmp_path / "results.json")
 
 
-@pytest.mark.parametrize("place", [None, "/no/such/folder"])
-def test_without_texts_there_are_ids_and_the_reason(whole_run, tmp_path, place):
-    found = examples(moved(whole_run, tmp_path, data_dir=place))[1]
-    assert "--data_dir" in found.without_texts
-    assert place is None or place in found.without_texts
-    assert found.collection is None
-    assert [len(each) for each in found.chosen["Largest gains"][0].documents] == [3, 3]
-
-
-def test_the_folder_that_is_given_goes_before_the_one_in_the_results(whole_run, tmp_path, data_dir):
-    file = moved(whole_run, tmp_path, data_dir="/no/such/folder")
-    assert examples(file, data_dir)[1].without_texts is None
-
-
-def test_texts_of_a_changed_collection_are_not_shown(whole_run, tmp_path, data_dir):
+@pytest.mark.parametrize(
+    ("named", "given", "reason"),
+    [(None, None, "--data_dir"), ("/no/such/folder", None, "/no/such/folder"), ("/no/such/folder", "data", None),
+     ("data", "changed", "not the one that was evaluated")],
+)  # fmt: skip
+def test_without_texts_there_are_ids_and_the_reason(whole_run, tmp_path, data_dir, named, given, reason):
     shutil.copytree(data_dir / "plain", tmp_path / "plain")
     with (tmp_path / "plain" / "corpus.jsonl").open("a") as file:
         file.write('{"_id": "more", "title": "", "text": "more"}\n')
-    found = examples(moved(whole_run, tmp_path), tmp_path)[1]
-    assert "not the one that was evaluated" in found.without_texts
-    assert found.collection is None
+    places = {"data": data_dir, "changed": tmp_path}
+    found = examples(moved(whole_run, tmp_path, data_dir=str(places.get(named, named))), places.get(given))[1]
+    assert (found.collection is None) == (reason is not None)
+    assert reason is None or reason in found.without_texts
+    assert [len(each) for each in found.chosen["Largest gains"][0].documents] == [3, 3]
 
 
 def test_without_run_files_the_missing_one_is_named(whole_run, tmp_path):
