@@ -111,10 +111,10 @@ def test_other_metrics_are_tested_by_query(write, tmp_path):
 
 @pytest.fixture
 def comparison(write):
-    """Two seeds of a model beside its base, and BM25 on one of two datasets."""
+    """Two seeds of a model beside its base, and BM25 on one of two datasets, as good as the model at four decimals."""
 
     def of(name="ours"):
-        bm25 = (system("bm25", {"scifact": 0.676}),)
+        bm25 = (system("bm25", {"scifact": 0.72001}),)
         files = [
             write(f"{seed}.json", f"run{seed}", {"scifact": value, "nfcorpus": 0.3}, p=0.001 * seed, baselines=bm25)
             for seed, value in ((1, 0.71), (2, 0.73))
@@ -130,7 +130,7 @@ def test_markdown_holds_values_deviations_marks_and_notes(comparison):
     assert rows[0] == ["system", "scifact (300 queries)", "nfcorpus (323 queries)"]
     assert rows[2:] == [
         ["minilm (untouched)", "0.6450", "**0.3160**"],
-        ["bm25", "0.6760", "–"],
+        ["bm25", "**0.7200**", "–"],
         ["ours", "**0.7200 ± 0.0141 (↑↑)**", "0.3000 ± 0.0000 (↓↓)"],
     ]
     assert "p < 0.05" in notes
@@ -167,7 +167,7 @@ def test_latex_rows_are_grouped_and_hold_the_figures(comparison):
              for group in groups]  # fmt: skip
     assert cells == [
         [["", "scifact", "nfcorpus"], ["", "300 queries", "323 queries"]],
-        [["minilm (untouched)", "0.6450", r"\textbf{0.3160}"], ["bm25", "0.6760", "--"]],
+        [["minilm (untouched)", "0.6450", r"\textbf{0.3160}"], ["bm25", r"\textbf{0.7200}", "--"]],
         [["ours", r"\textbf{0.7200 $\pm$ 0.0141 ($\uparrow$$\uparrow$)}",
           r"0.3000 $\pm$ 0.0000 ($\downarrow$$\downarrow$)"]],
     ]  # fmt: skip

@@ -22,30 +22,37 @@ K = 5
 STARTS = ("minilm (untouched)", "…/a-head-with", "sentence-transformers", r"\$x\$ and _y_")
 
 
-@pytest.fixture(scope="module")
-def systems():
-    return [measured("minilm", np.geomspace(1, 0.1, 6), untouched=True), measured("run", np.ones(6))]
+@functools.cache
+def systems_of(count):
+    """Systems in an order that the figures have to change: the untouched base is the second of several."""
+    base = measured("minilm", np.geomspace(1, 0.1, 12), untouched=True, unit=True)
+    others = [
+        measured("runs/2026-01-05/a-head-with-a-name/best_model", np.ones(12)),
+        measured("sentence-transformers/all-mpnet-base-v2", np.r_[np.ones(8), np.zeros(4)]),
+        measured("$x$ and _y_", np.geomspace(9, 1, 12)),
+    ]
+    return [base] if count == 1 else [others[0], base, *others[1 : count - 1]]
 
 
-def test_a_report_is_read_as_it_was_measured(write, systems):
-    report = read_isotropy(write("isotropy.json", isotropy_report(*systems)))
+def test_a_report_is_read_as_it_was_measured(write):
+    report = read_isotropy(write("isotropy.json", isotropy_report(*systems_of(4))))
     assert (report.name, report.n_documents, report.n_queries) == ("scifact", 150, 30)
-    assert report.systems == systems
+    assert report.systems == systems_of(4)
 
 
-def test_tables_hold_every_measure_of_every_system(systems):
+def test_tables_hold_every_measure_of_every_system():
+    systems = systems_of(2)
     tables = measure_tables(systems)
     assert [table.caption.split(",")[0] for table in tables] == [
         "documents", "queries", "together", "queries and their relevant documents",
     ]  # fmt: skip
-    assert tables[0].header == ["measure", "minilm (untouched)", "run", "isotropic", "rows"]
+    assert tables[0].header == ["measure", systems[0].model, "minilm (untouched)", "isotropic", "rows"]
     (isoscore,) = [row for row in tables[0].rows if row[0] == "isoscore"]
     measure = systems[1].spaces["documents"].measures["isoscore"]
     assert isoscore[2] == f"{measure.value:.4g} ({measure.low:.4g} … {measure.high:.4g})"
     assert isoscore[4] == "150"
     markdown = isotropy_table(IsotropyReport("scifact", 150, 30, systems))
-    assert markdown.count("scifact: ") == 4
-    assert "| IsoScore" in markdown
+    assert (markdown.count("scifact: "), markdown.count("| IsoScore")) == (4, 3)
     assert {name for table in tables for name, *_ in table.rows} == LABELS.keys()
 
 
@@ -62,21 +69,9 @@ def test_tables_hold_every_measure_of_every_system(systems):
         ((*DOCUMENTS, "spectrum"), [1.0, float("nan")], r"documents\.spectrum\[1\] is nan"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key(write, systems, path, value, message):
+def test_what_is_wrong_is_named_with_its_key(write, path, value, message):
     with pytest.raises(InputError, match=rf"isotropy\.json.*{message}"):
-        read_isotropy(write("isotropy.json", changed(isotropy_report(*systems), path, value)))
-
-
-@functools.cache
-def systems_of(count):
-    """Systems in an order that the figures have to change: the untouched base is the second of several."""
-    base = measured("minilm", np.geomspace(1, 0.1, 12), untouched=True, unit=True)
-    others = [
-        measured("runs/2026-01-05/a-head-with-a-name/best_model", np.ones(12)),
-        measured("sentence-transformers/all-mpnet-base-v2", np.r_[np.ones(8), np.zeros(4)]),
-        measured("$x$ and _y_", np.geomspace(9, 1, 12)),
-    ]
-    return [base] if count == 1 else [others[0], base, *others[1 : count - 1]]
+        read_isotropy(write("isotropy.json", changed(isotropy_report(*systems_of(1)), path, value)))
 
 
 @functools.cache

@@ -141,7 +141,7 @@ def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
     figure = isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "IsoScore")
     scifact, nfcorpus = figure.axes
     first, second = (
-        {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0], line.get_color(), line.get_marker())
+        {line.get_label(): (*line.get_xydata()[0], line.get_color(), line.get_marker())
          for line in axes.lines if not line.get_label().startswith("_")}
         for axes in (scifact, nfcorpus)
     )  # fmt: skip

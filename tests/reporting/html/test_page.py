@@ -174,18 +174,6 @@ def test_several_runs_stand_side_by_side(make_run, data_dir, tmp_path):
     assert "largest / smallest eigenvalue – – – 50" in page.text
 
 
-def test_the_page_is_complete_or_absent(make_run, data_dir, tmp_path):
-    run = make_run()
-    evaluate(run, data_dir, names=["plain"])
-    page = write_report([run])
-    before = page.read_bytes()
-    write_text(run / "results.runs" / "plain" / "model.trec", "q0 Q0 d0 1 nan tag\n")
-    with pytest.raises(InputError, match=r"model\.trec, line 1"):
-        write_report([run])
-    assert page.read_bytes() == before
-    assert not [path for path in run.iterdir() if path.suffix == ".tmp"]
-
-
 @pytest.mark.parametrize(
     ("names", "place", "message"),
     [([], {}, "at least one"), (["a", "b"], {}, "--output"), (["a"], {"data_dir": "nowhere"}, "nowhere"),
