@@ -93,7 +93,11 @@ class ObjectiveConfig:
     isotropy_form: str = flag(
         "scale_free", "covariance loss: scale_free, or absolute", choices="losses.covariance:ISOTROPY_FORMS"
     )
-    isotropy_transform: str = flag("none", "transform before the isotropy loss", choices="losses.transforms:TRANSFORMS")
+    isotropy_transform: str | None = flag(
+        None,
+        "transform before the isotropy loss (default: none; sqrt_dim for sigreg and vicreg of embeddings of length 1)",
+        choices="losses.transforms:TRANSFORMS",
+    )
     isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
     knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
@@ -191,6 +195,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Mo
     """
 
     title: ClassVar[str] = ""
+    given: ClassVar[frozenset[str]] = frozenset()
+    """What the command line names, if only to repeat a default; `parse_config` sets it."""
 
     def __post_init__(self) -> None:
         if self.freeze_base is None:

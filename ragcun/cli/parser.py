@@ -77,7 +77,10 @@ def parse_config(
     for alias, name in aliases.items():
         if any(word.split("=")[0] == f"--{alias}" for word in words):
             logger.info("--%s is now called --%s", alias, name)
-    return from_mapping(config, {**defaults, **(read_config(file) if file else {}), **flags}, file or FLAGS)
+    made = from_mapping(config, {**defaults, **(read_config(file) if file else {}), **flags}, file or FLAGS)
+    if hasattr(config, "given"):
+        vars(made)["given"] = frozenset(flags) | ({"config"} if file or defaults else set())
+    return made
 
 
 def _import(path: str) -> None:

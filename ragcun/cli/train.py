@@ -6,6 +6,10 @@ import logging
 
 from ragcun.config import TrainConfig
 
+RECIPE = (
+    "recipe: ragcun's own, the best we measured (closed-form whitening, linear heads, InfoNCE, mined negatives); "
+    "the founding notes' recipe is --config notes"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -18,6 +22,8 @@ def run(config: TrainConfig) -> str:
     from ragcun.training.loop import fit
     from ragcun.training.run_dir import RunFolder
 
+    if "config" not in config.given:
+        logger.info(RECIPE)
     try:
         result = fit(config)
     except TrainingStopped as stopped:

@@ -84,7 +84,7 @@ class Objective:
             raise ValueError(f"config and {', '.join(settings)} are given; put them into the config")
         self.config = config or ObjectiveConfig(**settings)
         for option, known in CHOICES.items():
-            if getattr(self.config, option) not in known:
+            if (getattr(self.config, option) or "none") not in known:
                 raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self.config, option)!r}")
         if not self.weights:
             raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
@@ -117,7 +117,7 @@ def _contrastive(config: ObjectiveConfig, views: Views, step: int) -> Float[Tens
 
 
 def _isotropy(config: ObjectiveConfig, views: Views, step: int) -> Float[Tensor, ""]:
-    transform, loss = TRANSFORMS[config.isotropy_transform], ISOTROPY[config.isotropy]
+    transform, loss = TRANSFORMS[config.isotropy_transform or "none"], ISOTROPY[config.isotropy]
     rows = ISOTROPY_ROWS[config.isotropy_rows](views)
     return torch.stack([loss(transform(z), config, step) for z in rows]).mean()
 

@@ -62,6 +62,8 @@ def sqrt_dim(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     return math.sqrt(z.shape[1]) * unit_rows(z)
 
 
+SCALED_BY_ROWS = ("sigreg", "vicreg")
+"""Isotropy losses whose optimum has rows of length √D."""
 TRANSFORMS: dict[str, Callable[[Float[Tensor, "n dim"]], Float[Tensor, "n dim"]]] = {
     "none": lambda z: z,
     "standardize": standardize,

@@ -20,6 +20,7 @@ from ragcun.training.loop import fit_encoder
 from ragcun.training.model_card import WITH_VECTORS, FitResult, model_card
 from ragcun.training.run_dir import Callback, Unrecorded
 from ragcun.training.setup import TrainingData
+from ragcun.training.summary import in_words, trained_parts
 
 Pairs = Iterable[tuple[int, int]]
 IN_MEMORY = "vectors in memory"
@@ -58,7 +59,8 @@ class FittedHead:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
         card = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n"
         if self.result is not None and self.config is not None:
-            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result)
+            trained = in_words(trained_parts(self.config, self.encoder))
+            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result, trained)
         self.encoder.save_pretrained(folder, card)
 
 

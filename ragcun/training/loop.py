@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -35,7 +36,8 @@ from ragcun.training.setup import (
     build_vectors,
     compile_heads,
 )
-from ragcun.training.trainer import make_trainer
+from ragcun.training.summary import Plan, announce, trained_parts
+from ragcun.training.trainer import make_trainer, plan_steps
 
 
 def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
@@ -65,9 +67,12 @@ def fit_encoder(
     config: TrainConfig, data: TrainingData, vectors: VectorStore | None, open_run: Callable[[], RunFolder]
 ) -> tuple[RetrievalEncoder, FitResult]:
     """Train an encoder on `data`, with given vectors or a base model; return it and the result."""
-    objective, processes = build_objective(config), Processes(make_accelerator(config.device, config.mixed_precision))
+    config, processes = copy.copy(config), Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
     encoder = build_encoder(config, None if vectors is None else vectors.base).to(processes.device)
+    objective = build_objective(config, encoder)
+    plan = Plan(config, encoder, *plan_steps(config, data.train, processes)[1:])
+    processes.on_main(lambda: announce(plan))
     features = build_features(config, encoder.base, vectors)
     run = processes.main_first(open_run)
     source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
@@ -108,5 +113,6 @@ def _record(
 ) -> RunRecord:
     fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
     made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
+    made_of["trained"] = trained_parts(config, encoder)
     seen = data.seen(config.documents, config.load_checkpoint)
     return RunRecord(run, config.to_dict(), environment(str(processes.device)) | made_of, seen, data.hold_out)

@@ -64,8 +64,10 @@ class FitResult:
     overflows: int = 0
 
 
-def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult) -> str:
-    """Return the card of a trained checkpoint."""
+def model_card(
+    folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult, trained: str
+) -> str:
+    """Return the card of a trained checkpoint; `trained` says what was trained, in a line."""
     length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
     about = (
         f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
@@ -78,7 +80,7 @@ def model_card(folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any]
 |---|--:|
 | untouched base | {base} |
 | this model | {score} |"""
-    compared = f"\n{result.comparison}.\n" if result.comparison else ""
+    compared = f"\nTrained: {trained}.\n" + (f"\n{result.comparison}.\n" if result.comparison else "")
     return card(f"{folder.parent.name}/{folder.name}", encoder, about, scores, settings, compared)
 
 

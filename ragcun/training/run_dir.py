@@ -23,6 +23,7 @@ import yaml
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.training.model_card import FitResult, model_card
+from ragcun.training.summary import in_words
 
 if TYPE_CHECKING:
     from ragcun.data.overlap import HoldOut
@@ -191,7 +192,7 @@ class RunRecord:
     def save_model(self, folder: Path, encoder: RetrievalEncoder, result: FitResult, trained: bool = True) -> None:
         """Write a checkpoint folder with its model card, of trained weights or of the initial ones."""
         if self.run.recorded:
-            card = model_card(folder, encoder, self.settings, result)
+            card = model_card(folder, encoder, self.settings, result, in_words(self.manifest["trained"]))
             fresh = not trained and self.settings["load_checkpoint"] is None
             encoder.save_pretrained(folder, card, frozenset() if fresh else self.seen, self.hold_out)
 

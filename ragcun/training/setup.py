@@ -22,6 +22,7 @@ from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
+from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape, Stackable
 
@@ -116,12 +117,17 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
     return train, dev, collection
 
 
-def build_objective(config: TrainConfig) -> Objective:
-    """Return the objective that a configuration describes."""
+def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None) -> Objective:
+    """Return the objective that a configuration describes, for an encoder."""
     if config.mines and config.contrastive != "infonce":
         raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
+    objective, unit = config.objective, encoder is not None and encoder.to_config().get("normalize_output")
+    scaled = unit and config.isotropy in SCALED_BY_ROWS and "isotropy" in objective.weights
+    if scaled and config.isotropy_transform is None:
+        logger.info("--isotropy %s: rows of length 1 are scaled to length √D for it (sqrt_dim)", config.isotropy)
+        objective = dataclasses.replace(objective, isotropy_transform="sqrt_dim")
     try:
-        return Objective(config.objective)
+        return Objective(objective)
     except ValueError as error:
         raise InputError(f"objective: {error}") from error
 
@@ -144,16 +150,19 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
             encoder.freeze_side("document" if config.train_side == "query" else "query")
         except ValueError as error:
             raise InputError(f"--train_side {config.train_side}: {error}") from error
-    if config.gradient_checkpointing:
-        if encoder.base.frozen:
-            logger.info("--gradient_checkpointing has no effect: the base is frozen and not run in training")
-        else:
-            encoder.base.checkpoint_activations()
+    if config.gradient_checkpointing and not encoder.base.frozen:
+        encoder.base.checkpoint_activations()
     return encoder
 
 
 def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
     base = base or TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+    if config.start == "calibrated" and (config.output_dim or 0) > base.dimension:
+        wide = f"--output_dim {config.output_dim} is above the {base.dimension} dimensions of the base"
+        if config.head_init is not None:
+            raise InputError(f"{wide}, which --head_init calibrated cannot start; choose identity")
+        logger.info("%s: the head starts as the identity, padded with zeros, not as the whitening", wide)
+        config.head_init = "identity"
     try:
         dim = base.dimension
         shape = (config.head_depth, config.head_expansion, config.activation, config.dropout)

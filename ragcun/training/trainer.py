@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.config import TrainConfig
+from ragcun.data.pairs import PairDataset
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.averaging import WeightAverage, trained_share
@@ -219,6 +220,15 @@ class Trainer:
             self.checkpoints.save(self.progress)
 
 
+def plan_steps(config: TrainConfig, dataset: PairDataset, processes: Processes) -> tuple[BatchSampler, int, int]:
+    """Return what draws the batches, and how many epochs and steps there are."""
+    size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
+    sampler = BatchSampler(dataset, size, processes.count, accumulation, config.positives_per_query, config.seed)
+    steps = len(sampler.steps(1))
+    epochs = config.epochs or max(1, round(config.steps / steps))
+    return sampler, epochs, epochs * steps
+
+
 def make_trainer(
     config: TrainConfig,
     record: RunRecord,
@@ -233,14 +243,11 @@ def make_trainer(
     groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
     model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
     stepper = Stepper(accelerator, model, optimizer, objective, source, config.max_grad_norm, config.grad_cache_size)
-    size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
-    sampler = BatchSampler(source.dataset, size, processes.count, accumulation, config.positives_per_query, config.seed)
-    steps = len(sampler.steps(1))
-    epochs = config.epochs or max(1, round(config.steps / steps))
+    sampler, epochs, total = plan_steps(config, source.dataset, processes)
     average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
     settings = {name: value for name, value in record.settings.items() if name not in NOT_COMPARED}
     settings |= {"data": record.manifest["data_sha256"]} | processes.settings()
     checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
     processes.seed(config.seed)
-    parts = stepper, sampler, epochs, average, selection, steps * epochs, checkpoints
+    parts = stepper, sampler, epochs, average, selection, total, checkpoints
     return Trainer(config, record, processes, encoder, *parts)

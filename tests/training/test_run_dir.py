@@ -134,7 +134,9 @@ def test_card_names_a_base_from_the_hub_and_shows_scores_as_they_are_measured(
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     encoder.base.name = "owner/model"
     result = FitResult(tmp_path, 3, criterion, score, None, 10, 1.0)
-    header, body = parts_of(model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result))
+    header, body = parts_of(
+        model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result, "a head")
+    )
     assert header["base_model"] == "owner/model"
     assert f"| this model | {shown} |" in body
 

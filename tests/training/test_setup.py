@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -185,14 +184,6 @@ def test_freezing(settings: dict[str, Any], changes: dict[str, Any], trained: se
     }
     assert layers == trained
     assert all(parameter.requires_grad for parameter in encoder.head.parameters())
-
-
-def test_gradient_checkpointing_of_a_frozen_base_is_said_to_be_idle(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        build_encoder(TrainConfig(**settings, gradient_checkpointing=True))
-    assert "no effect" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""What a run says at its start: what is trained, and which settings of the user do nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from ragcun.cli.parser import parse_config
+from ragcun.config import TrainConfig
+from ragcun.training.setup import build_encoder, build_objective
+from ragcun.training.summary import RULES, Plan, announce, in_words, trained_parts, without_effect
+
+JEPA = {"system": "jepa", "lambda_predictive": 1.0}
+MLP = {"head": "mlp", "normalize_output": False}
+
+
+@pytest.fixture(scope="module")
+def idle(tiny_bert: str) -> Any:
+    """Return the settings of a run that have no effect, all given as flags or as values of a file."""
+
+    def find(settings: dict[str, Any]) -> set[str]:
+        config = TrainConfig("t", base_model=tiny_bert, device="cpu", **settings)
+        return set(without_effect(Plan(config, build_encoder(config), epochs=3, steps=30)))
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, ""),
+        ({"margin": 0.1}, "margin"),
+        ({"margin": 0.1, "contrastive": "margin"}, ""),
+        ({"temperature": 0.05, "symmetric": True, "contrastive": "margin"}, "temperature symmetric"),
+        ({"lambda_contrastive": 0, "lambda_isotropy": 1, "margin": 2.0, "temperature": 1.0}, "margin temperature"),
+        ({"isotropy": "sigreg", "num_slices": 8}, "isotropy num_slices"),
+        ({"isotropy": "sigreg", "num_slices": 8, "lambda_isotropy": 1}, ""),
+        ({"isotropy_form": "absolute"}, "isotropy_form"),
+        ({"isotropy_form": "absolute", "lambda_isotropy": 1}, "isotropy_form"),
+        ({"isotropy_form": "absolute", "lambda_isotropy": 1} | MLP, ""),
+        ({"isotropy_form": "absolute", "isotropy": "gor", "lambda_isotropy": 1} | MLP, "isotropy_form"),
+        ({"isotropy": "sigreg", "isotropy_transform": "none", "lambda_isotropy": 1}, "isotropy_transform"),
+        ({"lambda_reg": 0.1}, "lambda_reg"),
+        ({"lambda_reg": 0.1} | MLP, ""),
+        ({"dropout": 0.1, "head_depth": 3, "activation": "relu"}, "dropout head_depth activation"),
+        ({"dropout": 0.1, "head_depth": 3, "use_predictor": True, "lambda_predictive": 1}, ""),
+        ({"use_predictor": True, "predictor_learning_rate": 1.0}, "use_predictor predictor_learning_rate"),
+        ({"predictor": "mlp", "stopgrad": False, "ema_decay": 0.9}, "predictor stopgrad ema_decay"),
+        ({"ema_decay": 0.9} | JEPA, ""),
+        ({"stopgrad": False} | JEPA, "stopgrad"),
+        ({"system": "jepa", "ema_decay": 0.9}, "ema_decay"),
+        ({"base_learning_rate": 1.0}, "base_learning_rate"),
+        ({"base_learning_rate": 1.0, "freeze_base": False}, ""),
+        ({"freeze_base": True, "freeze_early_layers": 1}, "freeze_early_layers"),
+        ({"freeze_early_layers": 1}, ""),
+        ({"learning_rate": 1.0, "projection_learning_rate": 1.0}, "learning_rate"),
+        ({"learning_rate": 1.0, "projection_learning_rate": 1.0, "freeze_base": False}, ""),
+        ({"gradient_checkpointing": True, "compile": True}, "gradient_checkpointing compile"),
+        ({"warmup_steps": 30}, ""),
+        ({"warmup_steps": 31}, "warmup_steps"),
+        ({"save_interval": 3}, ""),
+        ({"save_interval": 4, "steps": 7, "epochs": 3}, "save_interval steps"),
+        ({"mined_negatives": 0, "mined_last": 7}, "mined_last"),
+        ({"pair_method": "half", "dev_split": "test", "max_skipped": 3}, "pair_method dev_split max_skipped"),
+        ({"on_collapse": "stop", "collapse_checks": 0}, "on_collapse"),
+        ({"queries": "q", "head_init": "identity"}, "queries"),
+    ],
+    ids=str,
+)
+def test_a_setting_without_effect_is_named(idle: Any, settings: dict[str, Any], named: str) -> None:
+    assert idle(settings) == set(named.split())
+
+
+def test_every_rule_is_about_settings() -> None:
+    names = [name for rule in RULES for name in rule.names.split()]
+    assert all(hasattr(TrainConfig, name) for name in names)
+
+
+def test_only_what_the_user_gave_is_named(tiny_bert: str, tmp_path: Any) -> None:
+    """A flag that repeats a default counts; a saved configuration, which holds every setting, does not."""
+    given = ["--train_data", "t", "--base_model", tiny_bert, "--margin", "1.0"]
+    config = parse_config(TrainConfig, "", given)
+    plan = Plan(config, build_encoder(config), 3, 30)
+    assert set(without_effect(plan)) == {"margin"}
+    saved = tmp_path / "config.yaml"
+    saved.write_text(
+        "\n".join(f"{name}: {'null' if value is None else value}" for name, value in config.to_dict().items())
+    )
+    again = parse_config(TrainConfig, "", ["--config", str(saved)])
+    assert again == config
+    assert without_effect(Plan(again, plan.encoder, 3, 30)) == {}
+
+
+def test_what_a_checkpoint_decides_is_named(tiny_bert: str, tmp_path: Any) -> None:
+    config = TrainConfig("t", base_model=tiny_bert, device="cpu", dropout=0.1, **MLP)
+    build_encoder(config).save_pretrained(tmp_path / "c")
+    for dropout, named in ((0.1, {"normalize_output"}), (0.3, {"dropout", "normalize_output"})):
+        later = TrainConfig("t", load_checkpoint=str(tmp_path / "c"), dropout=dropout, normalize_output=True)
+        assert set(without_effect(Plan(later, build_encoder(later), 3, 30))) == named
+
+
+def test_the_line_says_what_is_trained(tiny_bert: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"output_dim": 8, "contrastive": "margin", "lambda_isotropy": 1.5, "lambda_reg": 0.1, "margin": 0.5}
+    config = TrainConfig("t", base_model=tiny_bert, system="isotropic_gaussian", temperature=0.2, **MLP, **settings)
+    encoder = build_encoder(config)
+    parameters = 16 * 32 + 32 + 32 * 8 + 8
+    assert trained_parts(config, encoder)["parameters"] == parameters
+    with caplog.at_level(logging.INFO):
+        announce(Plan(config, encoder, 3, 30))
+    said, *named = [record.message for record in caplog.records if record.name.endswith("summary")]
+    assert said == f"training {in_words(trained_parts(config, encoder))}"
+    for fact in (
+        "isotropic_gaussian",
+        "frozen",
+        "mlp head 16 → 8",
+        "1·margin",
+        "1.5·covariance",
+        "0.1·variance",
+        "808",
+    ):
+        assert fact in said
+    assert [line.split(":")[0] for line in named] == ["--temperature"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "transform"),
+    [
+        ({"isotropy": "sigreg"}, "sqrt_dim"),
+        ({"isotropy": "vicreg"}, "sqrt_dim"),
+        ({"isotropy": "covariance"}, None),
+        ({"isotropy": "sigreg", "isotropy_transform": "none"}, "none"),
+        ({"isotropy": "sigreg", "normalize_output": False}, None),
+    ],
+    ids=str,
+)
+def test_rows_of_length_1_are_scaled_for_losses_that_want_length(
+    tiny_bert: str, settings: dict[str, Any], transform: str | None
+) -> None:
+    config = TrainConfig("t", base_model=tiny_bert, lambda_isotropy=1.0, **settings)
+    assert build_objective(config, build_encoder(config)).config.isotropy_transform == transform
