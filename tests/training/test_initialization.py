@@ -160,14 +160,27 @@ def test_a_random_start_is_random_and_another_on_each_side(problem: Problem, hea
 
 
 def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> None:
-    with pytest.raises(InputError, match="--head_init calibrated: output_dim must be 1 to 12"):
-        problem.started(output_dim=13)
+    with pytest.raises(InputError, match=r"13 .* 12 .*--head_init calibrated"):
+        problem.started(output_dim=13, head_init="calibrated")
     with pytest.raises(InputError, match="--no_normalize_embeddings"):
         Problem(normalize=False).started(normalize_embeddings=False, head_init="calibrated")
     one = PairDataset.from_rows([("q0", "d0", None), ("q1", "d0", None)], "made")
     problem.source = make_source(one, problem.store.base, problem.store, torch.device("cpu"))
     with pytest.raises(InputError, match=r"--head_init calibrated: .*at least 2 vectors, got 1; .*identity"):
         problem.started()
+
+
+@pytest.mark.parametrize("head", ["linear", "residual"])
+def test_more_dimensions_than_the_base_has_start_as_the_identity(
+    problem: Problem, head: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        encoder, config, calibration = problem.started(output_dim=13, head=head)
+    assert calibration is None
+    assert config.start == "identity"
+    assert_close(problem.sides(encoder), tuple(np.pad(side, ((0, 0), (0, 1))) for side in problem.base()))
+    assert "13" in caplog.text
+    assert "12" in caplog.text
 
 
 def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
