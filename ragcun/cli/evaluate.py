@@ -76,18 +76,19 @@ def run(options: Options) -> str:
     results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
     table = results_table(results)
     if options.update_card:
-        write_scores(options.spec, table)
+        write_scores(model.retriever.name, table)
     return f"{table}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
 
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
     """Return the model and what it is tested against."""
+    from ragcun.embeddings.hub import model_folder
     from ragcun.embeddings.precomputed import read_vectors
     from ragcun.io import read_json
     from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
     from ragcun.retrieval.systems import open_system
 
-    encoding, spec = options.encoding(), options.spec
+    encoding, spec = options.encoding(), model_folder(options.spec)
     if options.vectors:
         if is_checkpoint(spec) and has_text_model(spec):
             raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
@@ -152,12 +153,12 @@ def run_mteb(options: MtebOptions) -> str:
 
 def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
     """Return by title, named for mteb, the untouched base of a checkpoint and the checkpoint; or the one model."""
-    from ragcun.embeddings.hub import load_sentence_transformer
+    from ragcun.embeddings.hub import load_sentence_transformer, model_folder
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
     from ragcun.retrieval.mteb import name_for_mteb, untouched_model
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    spec = options.spec
+    spec = model_folder(options.spec)
     if is_checkpoint(spec) and not has_text_model(spec):
         raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use ragcun evaluate --vectors")
     system = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))

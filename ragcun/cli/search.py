@@ -98,9 +98,11 @@ def _runner(options: Options) -> Iterator[Runner]:
 def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     """Describe the search of a collection, folders by their absolute paths: tasks run in other folders."""
     from ragcun.distributed.search import ShardedSearch
+    from ragcun.embeddings.hub import model_folder
 
     work = options.work_dir or options.output_file.with_name(f"{options.output_file.name}.work")
-    model = str(Path(options.spec).resolve()) if Path(options.spec).is_dir() else options.spec
+    model = model_folder(options.spec)
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
     same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     budget = options.memory_budget * MIB

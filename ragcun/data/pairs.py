@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ragcun.data.records import RecordError, parsed_records, read_records, text_field
+from ragcun.data.records import RecordError, parsed_records, read_records, records_file, text_field
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_array, write_json_lines
@@ -130,7 +130,7 @@ def read_pairs(path: str | Path) -> PairDataset:
     may also be objects with `x` and `y` or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
     Wrong rows raise `InputError`, which names the first of them.
     """
-    path = Path(path)
+    path = records_file(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
     rows = (row for _, row in parsed_records(path, read_records(path, FIELDS), _row))

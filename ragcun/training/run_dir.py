@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ragcun.embeddings.hub import BEST_MODEL
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.training.model_card import FitResult, model_card
@@ -48,7 +49,7 @@ class RunFolder:
         self.path = path = Path(path)
         self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
         self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
-        self.state, self.best_model, self.tracking = path / "state", path / "best_model", path / "tensorboard"
+        self.state, self.best_model, self.tracking = path / "state", path / BEST_MODEL, path / "tensorboard"
         self.followers: list[Callback] = []
 
     @classmethod

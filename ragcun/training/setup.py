@@ -28,6 +28,8 @@ from ragcun.models.heads import HeadShape, Stackable
 
 logger = logging.getLogger(__name__)
 
+GROWN = ("use_predictor", "predictor", "query_embedding")
+"""Settings by which a run may add to the checkpoint that it starts from."""
 HOLD_OUT_SEED = 0
 """Which documents are hidden does not depend on a run's seed, so that runs can be compared."""
 
@@ -183,19 +185,28 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
 
 def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
     encoder = RetrievalEncoder.from_pretrained(str(config.load_checkpoint), config.device)
-    head = encoder.to_config()["head"]
-    base = {"base_model": encoder.base.name, "normalize_embeddings": encoder.base.normalize}
-    saved: dict[str, Any] = {"system": encoder.system, **base, "output_dim": encoder.dimension, "head": head["kind"]}
-    saved |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, value in saved.items():
+    for name, value in model_settings(encoder).items():
         asked = getattr(config, name)
-        if asked not in (defaults[name], value):
+        if name not in GROWN and asked not in (defaults[name], value):
             raise InputError(
                 f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
                 "leave it out"
             )
     return _changed(encoder, config)
+
+
+def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
+    """Return what an encoder itself decides of a run's settings, whatever they say, by their names."""
+    config, base = encoder.to_config(), encoder.base
+    head, predictor = config["head"], config["predictor"]
+    about: dict[str, Any] = {"system": encoder.system, "output_dim": encoder.dimension, "head": head["kind"]}
+    about |= {"base_model": base.name} if base.reads_texts else {}
+    about |= {"normalize_embeddings": base.normalize, "normalize_output": config.get("normalize_output", False)}
+    about |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
+    kind = None if predictor is None else predictor["kind"]
+    grown = (kind is not None, kind, config["query_embedding"])
+    return about | {"dropout": head["dropout"], **dict(zip(GROWN, grown, strict=True))}
 
 
 def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder:

@@ -131,3 +131,14 @@ def test_elements_of_an_array_come_with_the_line_they_start_on(values, indent, t
     heights = [1 + json.dumps(value, indent=indent).count("\n") if indent is not None else 0 for value in values]
     first = 2 if indent is None else 3
     assert [line for line, _ in read] == [first + sum(heights[:place]) for place in range(len(values))]
+
+
+@pytest.mark.parametrize(("asked", "there"), [(".json", ".jsonl"), (".jsonl", ".json")])
+def test_the_file_of_the_other_json_beside_the_missing_one_is_read(tmp_path, caplog, asked, there):
+    caplog.set_level("INFO")
+    path = written(tmp_path, there, DOCUMENTS)
+    assert read_documents(path.with_suffix(asked)) == DOCUMENTS
+    assert f"d{asked}" in caplog.text
+    assert path.name in caplog.text
+    with pytest.raises(InputError, match="no such file"):
+        read_documents(tmp_path / f"other{asked}")

@@ -17,11 +17,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of
+from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of, model_folder, resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.retrieval.systems import EncodingOptions, open_system
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
@@ -229,3 +230,15 @@ def test_a_configured_cosine_is_not_taken_for_silence(tiny_bert):
     model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
     apply_convention(model, "facebook/contriever")
     assert model.similarity_fn_name == "cosine"
+
+
+def test_a_run_folder_or_a_missing_pt_file_means_the_checkpoint(tmp_path: Path, tiny_bert: str) -> None:
+    folder, file = tmp_path / "run" / "best_model", tmp_path / "run" / "best_model.pt"
+    IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8).save_pretrained(folder)
+    for place in (folder.parent, file, folder):
+        assert RetrievalEncoder.from_pretrained(place).dimension == 8
+        assert open_system(str(place), EncodingOptions()).retriever.name == str(folder)
+        assert resolve_model(str(place)) == str(folder)
+    file.touch()
+    for name in ("sentence-transformers/all-mpnet-base-v2", str(file), "a.pt"):
+        assert model_folder(name) == name

@@ -17,6 +17,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
+from ragcun.options import read_yaml
 from ragcun.training.averaging import WeightAverage, share_of_trained
 from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
@@ -180,6 +181,14 @@ def test_training_continues_from_a_checkpoint(train: Train, collection_folder: P
     second = train("second", load_checkpoint=str(first.checkpoint), **still)
     assert (second.best_epoch, second.steps) == (0, 4)
     assert_equal(*(load_file(run.checkpoint / WEIGHTS) for run in (first, second)))
+    third = train(
+        "third", load_checkpoint=str(first.checkpoint.parent), system="asymmetric", base_model="minilm", **still
+    )
+    assert_same(second.checkpoint, third.checkpoint)
+    configs = [read_yaml(run.checkpoint.parent / "config.yaml") for run in (first, second, third)]
+    for name in ("system", "base_model", "output_dim", "head", "use_predictor"):
+        assert len({config[name] for config in configs}) == 1, name
+    assert f"base_model: {configs[0]['base_model']}\n" in (third.checkpoint / "README.md").read_text()
 
 
 @pytest.mark.parametrize("changes", [{}, {"freeze_base": False}], ids=["cached", "live"])
