@@ -36,7 +36,9 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
     baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
-    use_predictor: bool = flag(False, "fail unless the checkpoint has a predictor; it says whether queries use it")
+    use_predictor: bool | None = flag(
+        None, "embed queries by the checkpoint's predictor, or with --no_use_predictor without (default: as trained)"
+    )
     vectors: str | None = flag(
         None, "vectors of the collections (or DIR/NAME), for a checkpoint without a text model", metavar="DIR"
     )
@@ -67,7 +69,7 @@ def run(options: Options) -> str:
     model, baselines = _open(options, folders)
     output = Path(options.output_file)
     page = output.with_suffix(".md")
-    used = {"data_dir": options.data_dir, "base_dtype": options.base_dtype}
+    used = {name: getattr(options, name) for name in ("data_dir", "base_dtype", "use_predictor")}
     manifest, seed, resume = environment(options.device or "auto") | used, options.seed, options.resume
 
     def report(results: Results) -> None:
@@ -84,8 +86,7 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
     """Return the model and what it is tested against."""
     from ragcun.embeddings.hub import model_folder
     from ragcun.embeddings.precomputed import read_vectors
-    from ragcun.io import read_json
-    from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
+    from ragcun.models.checkpoint import has_text_model, is_checkpoint
     from ragcun.retrieval.systems import open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
@@ -94,12 +95,7 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
             raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
         encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
-    model = open_system(spec, small, options.distance)
-    if options.use_predictor:
-        if not is_checkpoint(spec):
-            raise InputError(f"--use_predictor: {spec} is not a checkpoint of ragcun train; leave the flag out")
-        if not read_json(Path(spec) / CONFIG)["config"].get("predictor"):
-            raise InputError(f"--use_predictor: checkpoint {spec} has no predictor; leave the flag out")
+    model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)
     return model, [*model.companions, *(open_system(each, encoding) for each in options.baseline)]
 
 

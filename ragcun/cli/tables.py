@@ -17,7 +17,9 @@ SPACES = ("documents", "queries", "together", "pairs")
 class ComparisonOptions:
     """Flags of ``ragcun tables comparison``."""
 
-    files: tuple[str, ...] = flag((), f"{RESULTS} (default: all in results/)", metavar="FILE", positional=True)
+    files: tuple[str, ...] = flag(
+        (), f"{RESULTS} (default: all in results/ and its folders)", metavar="FILE", positional=True
+    )
     results: tuple[str, ...] = flag((), "further results", metavar="FILE")
     metric: str = flag("NDCG@10", "what is compared")
     format: str | None = flag(None, "format (default: by the name of --output, else markdown)", choices=FORMATS)

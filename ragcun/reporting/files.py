@@ -80,13 +80,13 @@ def read_named(spec: str) -> NamedResults:
 
 
 def results_in(folder: str | Path) -> list[NamedResults]:
-    """Read all results files of a folder, by name; other JSON files are skipped with a line in the log.
+    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line.
 
     Raises:
         InputError: there are none, or one is damaged.
     """
     found = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*/*.json"))):
         if is_results(read_json(path)):
             found.append(NamedResults((read_results_file(path),)))
         else:

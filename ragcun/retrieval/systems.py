@@ -24,6 +24,7 @@ from ragcun.io import file_digest, read_json
 from ragcun.models.cached_encoder import CachedEncoder, document_rows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
@@ -64,6 +65,7 @@ class DenseRetriever:
     distance: Distance = "euclidean"
     memory_budget_bytes: int = 1 << 30
     vectors: VectorFormat | None = None
+    changed: str = ""  # how the encoder differs from its checkpoint
 
     @property
     def size(self) -> Mapping[str, Any]:
@@ -76,7 +78,7 @@ class DenseRetriever:
         if not isinstance(self.encoder, CachedEncoder):
             return f"{type(self).__name__} {self.name} {json.dumps(self.size)}"
         own = file_digest(Path(self.name) / CONFIG) if is_checkpoint(self.name) else ""
-        return f"{self.encoder.cache.fingerprint} {own} {self.distance} {json.dumps(self.size)}"
+        return f"{self.encoder.cache.fingerprint} {own}{self.changed} {self.distance} {json.dumps(self.size)}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Encode the collection and search; equal scores rank by id."""
@@ -151,6 +153,7 @@ class EncodingOptions:
     truncate_dim: int | None = None  # None keeps all dimensions
     vectors: VectorStore | None = None  # of texts, for checkpoints without a text model
     base_dtype: str = "float32"
+    use_predictor: bool | None = None  # whether a checkpoint's predictor embeds queries; None as it was trained
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,8 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     cache = _cache(base, options)
     vectors = VectorFormat((encoder or base).dimension, options.precision, options.truncate_dim)
     own: Distance = base.distance if encoder is None else "euclidean"
-    model = DenseRetriever(spec, CachedEncoder(cache, encoder), distance or own, vectors=vectors)
+    changed = "" if options.use_predictor is None else _query_embedding(encoder, spec, options.use_predictor)
+    model = DenseRetriever(spec, CachedEncoder(cache, encoder), distance or own, vectors=vectors, changed=changed)
     compared = vectors.compared(model.distance)
     if encoder is None and vectors.is_full:
         return System(model, compared)
@@ -203,6 +207,15 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     )
     is_alone = encoder is None or vectors.is_full or small.is_full
     return System(model, compared, untouched, () if is_alone else (System(reduced, small.compared(base.distance)),))
+
+
+def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: bool) -> str:
+    """Let queries be embedded with the predictor, or without; return what changes by that."""
+    if not isinstance(encoder, ProjectionEncoder) or encoder.predictor is None:
+        what = "is not a checkpoint of ragcun train" if encoder is None else "has no predictor"
+        raise InputError(f"--{'' if predicted else 'no_'}use_predictor: {spec} {what}; leave the flag out")
+    before, encoder.query_embedding = encoder.query_embedding, "prediction" if predicted else "projection"
+    return "" if before == encoder.query_embedding else f" {encoder.query_embedding}"
 
 
 def _before_training(base: TextBase, options: EncodingOptions) -> Base:

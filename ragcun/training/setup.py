@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 GROWN = ("use_predictor", "predictor", "query_embedding")
 """Settings by which a run may add to the checkpoint that it starts from."""
+KEPT = ("dropout", "normalize_output")
+"""Settings of a checkpoint that stay, whatever is asked for; a line says so."""
 HOLD_OUT_SEED = 0
 """Which documents are hidden does not depend on a run's seed, so that runs can be compared."""
 
@@ -188,7 +190,7 @@ def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in model_settings(encoder).items():
         asked = getattr(config, name)
-        if name not in GROWN and asked not in (defaults[name], value):
+        if name not in (*GROWN, *KEPT) and asked not in (defaults[name], value):
             raise InputError(
                 f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
                 "leave it out"

@@ -41,11 +41,12 @@ def test_a_folders_results_are_found_and_other_files_skipped(write, tmp_path, ca
     with pytest.raises(InputError, match="no results files in"):
         results_in(tmp_path)
     (tmp_path / "isotropy.json").write_text('{"format": 1}')
-    for name in ("b.json", "a.json"):
+    (tmp_path / "publication").mkdir()
+    for name in ("b.json", "a.json", "publication/c.json"):
         write(name, name, {"scifact": 0.65})
     with caplog.at_level("INFO"):
         found = results_in(tmp_path)
-    assert [named.files[0].path.name for named in found] == ["a.json", "b.json"]
+    assert [named.files[0].path.name for named in found] == ["a.json", "b.json", "c.json"]
     assert "isotropy.json" in caplog.text
     with pytest.raises(InputError, match="no results to compare"):
         compare([])

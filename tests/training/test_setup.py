@@ -146,7 +146,6 @@ def checkpoint(tiny_bert: str, settings: dict[str, Any], tmp_path: Path) -> Call
     [
         ({"output_dim": 12}, "output_dim 12 .* 8"),
         ({"head": "mlp"}, "head mlp .* linear"),
-        ({"dropout": 0.2}, "dropout 0.2"),
         ({"base_model": "other"}, "base_model other"),
         ({"lambda_predictive": 1.0}, "add --use_predictor"),
         ({"load_checkpoint": "/no/such/folder"}, "checkpoint"),
