@@ -65,9 +65,10 @@ class SizesOptions:
 
 def sizes(options: SizesOptions) -> str:
     """Plot NDCG@10 against the bytes of a stored vector, and return where the plot is."""
-    from ragcun.reporting.tradeoffs import plot_sizes
+    from ragcun.reporting.plots import write_png
+    from ragcun.reporting.tradeoffs import size_figure, size_points
 
-    plot_sizes(options.results, options.output)
+    write_png(size_figure(size_points(options.results)), options.output)
     return f"plot: {options.output}"
 
 
@@ -84,9 +85,11 @@ class TradeoffOptions:
 
 def tradeoff(options: TradeoffOptions) -> str:
     """Plot NDCG@10 against a measure of isotropy, and return where the plot is."""
-    from ragcun.reporting.tradeoffs import plot_isotropy_against_ndcg
+    from ragcun.reporting.plots import write_png
+    from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points
 
-    plot_isotropy_against_ndcg(options.results, options.isotropy, options.output, options.measure, options.space)
+    points = isotropy_points(options.results, options.isotropy, options.measure, options.space)
+    write_png(isotropy_ndcg_figure(points, options.measure, options.space), options.output)
     return f"plot: {options.output}"
 
 

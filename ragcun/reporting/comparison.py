@@ -26,11 +26,10 @@ TESTED = ["base", "difference", "p", "seen"]
 class Comparison:
     """Systems × datasets: the untouched base of each model, the queries of each dataset, and a cell for each pair.
 
-    A row of `cells` has system, kind, dataset (or the average, where the datasets of all systems, `averaged`, are at
-    least two), queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched base;
-    the largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a
-    relevant document that was a training positive) and best (of its dataset, at four decimals). `columns` are the
-    datasets and the average.
+    `columns` are the datasets and the average over `averaged`, those of all systems. A row of `cells` has system, kind,
+    dataset, queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched base; the
+    largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a
+    relevant document that was a training positive) and best (of its dataset, at four decimals).
     """
 
     metric: str
@@ -42,16 +41,13 @@ class Comparison:
 
 
 def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison:
-    """Put evaluations beside each other.
+    """Put evaluations beside each other: each untouched base once, each baseline once, each model.
 
-    Rows: each untouched base once, each baseline once, each model; files named together are one row of mean and sample
-    standard deviation. A model is marked where the paired randomisation test against its own untouched base has
-    p < .05 or p < .01, not corrected for the number of tests; with several seeds, where it does so for every seed and
-    in one direction. The average is over the datasets that all rows have, if there are at least two.
+    A model is marked where the paired randomisation test against its own untouched base says so for every seed and in
+    one direction, not corrected for the number of tests.
 
     Raises:
-        InputError: there are no files, none holds an untouched base, or they cannot be in one table: a metric is
-            missing, collections of one name differ, or systems of one name do.
+        InputError: no file, no untouched base, a missing metric, or collections or systems of one name that differ.
     """
     files = [file for entry in entries for file in entry.files]
     if not files:
@@ -83,32 +79,11 @@ def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison
 
 def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     """Return each system's values by dataset and seed; a baseline that is a base or model elsewhere is one with it."""
-    frames = []
-    for entry in entries:
-        for file in entry.files:
-            rows, results = results_frame(file.results, metric), file.results
-            rows = rows[(rows["part"] == "") & ~rows["member"]].dropna(subset=metric).assign(path=str(file.path))
-            ours, kind = rows["kind"] == "model", _kind_of(file, len(entry.files) > 1)
-            if metric != METRIC:
-                rows["p"] = [p_by_query(file, name, metric) for name in rows["dataset"]]
-            rows["base"] = results.untouched_base and f"{results.untouched_base.name}{UNTOUCHED}"
-            rows[TESTED] = rows[TESTED].where(ours & (kind == "model"))
-            ending = UNTOUCHED if kind == "base" else ""
-            title, given = f"{results.model.title}{ending}", entry.name and f"{entry.name}{ending}"
-            key = f"={given}" if given and kind == "model" else title
-            for column, old, new in (("title", "system", title), ("key", "system", key), ("kind", "kind", kind)):
-                rows[column] = rows[old].mask(ours, new)
-            seed = str(file.path) if len(entry.files) > 1 else ""
-            names = {
-                "given": [given if each else None for each in ours],
-                "seed": [seed if each else "" for each in ours],
-            }
-            frames.append(rows.assign(value=rows[metric], **names))
-    values = pd.concat(frames, ignore_index=True)
+    values = pd.concat([_rows(file, entry, metric) for entry in entries for file in entry.files], ignore_index=True)
     values = values.sort_values("kind", key=lambda kinds: kinds.map(("base", "model", "baseline").index), kind="stable")
     merged = (values["title"] + UNTOUCHED).isin(values.loc[values["kind"] == "base", "key"])
-    for _, value in values[merged & (values["kind"] != "baseline")].iterrows():
-        raise InputError(f"{value['title']} is trained in {value['path']} and an untouched base in another; part them")
+    for value in values[merged & (values["kind"] != "baseline")].itertuples():
+        raise InputError(f"{value.title} is trained in {value.path} and an untouched base in another; part them")
     values["key"] = values["key"].mask(merged, values["title"] + UNTOUCHED)
     found = {"kind": "first", "given": "last", "title": "first", "base": "nunique"}
     systems = values.groupby("key", sort=False).agg(found)
@@ -127,6 +102,25 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     values = values.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
     remedy = "leave one out, or name two models apart with NAME=FILE"
     return once(values, ["system", "dataset", "seed"], "value", metric, remedy)
+
+
+def _rows(file: ResultsFile, entry: NamedResults, metric: str) -> pd.DataFrame:
+    results, several = file.results, len(entry.files) > 1
+    rows = results_frame(results, metric)
+    rows = rows[(rows["part"] == "") & ~rows["member"]].dropna(subset=metric)
+    ours, kind = rows["kind"] == "model", _kind_of(file, several)
+    if metric != METRIC:
+        rows["p"] = [p_by_query(file, name, metric) for name in rows["dataset"]]
+    rows["base"] = results.untouched_base and f"{results.untouched_base.name}{UNTOUCHED}"
+    rows[TESTED] = rows[TESTED].where(ours & (kind == "model"))
+    ending = UNTOUCHED if kind == "base" else ""
+    title, given = f"{results.model.title}{ending}", entry.name and f"{entry.name}{ending}"
+    key = f"={given}" if given and kind == "model" else title
+    for column, old, new in (("title", "system", title), ("key", "system", key), ("kind", "kind", kind)):
+        rows[column] = rows[old].mask(ours, new)
+    rows["given"] = [given if each else None for each in ours]
+    rows["seed"] = [str(file.path) if each and several else "" for each in ours]
+    return rows.assign(value=rows[metric], path=str(file.path))
 
 
 def _kind_of(file: ResultsFile, several: bool) -> str:

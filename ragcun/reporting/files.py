@@ -41,8 +41,7 @@ class ResultsFile(NamedTuple):
         values = content.get(metric) if isinstance(content, dict) else None
         if not isinstance(values, dict) or not all(isinstance(value, (int, float)) for value in values.values()):
             raise InputError(f"{path} lacks {metric} by query; evaluate again")
-        system = self.results.model if slug == "model" else self.results.untouched_base
-        mean = math.nan if system is None else system.datasets[dataset].metrics.get(metric, math.nan)
+        mean = getattr(self.results, slug).datasets[dataset].metrics.get(metric, math.nan)
         if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
             raise InputError(f"{path} is not of {self.path}: its mean {metric} is another one; evaluate again")
         return values
@@ -144,16 +143,14 @@ def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: 
 def p_by_query(file: ResultsFile, dataset: str, metric: str) -> float:
     """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
 
-    From the per-query values beside the results, by the test and seed of the evaluation. NaN where nothing can be
-    tested: one query, no base, or no per-query files.
+    From the per-query values beside the results; NaN where nothing can be tested: one query, no base, or no such files.
 
     Raises:
         InputError: per-query files do not belong to the results.
     """
-    base = file.results.untouched_base
-    folder, slugs = runs_folder(file.path) / dataset, ("model", "untouched_base")
-    files = [folder / f"{slug}.per_query.json" for slug in slugs]
-    if base is None or base.datasets[dataset].n_queries == 1 or not all(path.is_file() for path in files):
+    base, slugs, folder = file.results.untouched_base, ("model", "untouched_base"), runs_folder(file.path) / dataset
+    absent = [slug for slug in slugs if not (folder / f"{slug}.per_query.json").is_file()]
+    if base is None or base.datasets[dataset].n_queries == 1 or absent:
         return math.nan
     from ragcun.retrieval.metrics import paired_tests
 

@@ -45,9 +45,7 @@ def comparison_table(
     layout = layout or SUFFIXES.get(Path(output or "results.md").suffix)
     if layout is None:
         raise InputError(f"--output {output}: the format is unclear; give --format, or end the name in .md, .tex, .csv")
-    results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
-    _check_free([output] if output else [], results)
-    comparison = compare(results, metric)
+    comparison = compare(_read(specs, [Path(output)] if output else []), metric)
     if layout == "latex":
         text = latex_comparison(comparison, caption, label)
     else:
@@ -68,8 +66,7 @@ def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: 
     if Path(output).suffix != ".tex":
         raise InputError(f"--output {output} is a LaTeX file; let its name end in .tex")
     places = [Path(output).with_suffix(suffix) for suffix in (".tex", ".md", ".csv")]
-    results = [read_named(spec) for spec in specs]
-    _check_free(places, results)
+    results = _read(specs, places)
     shared = shared_metrics([file for named in results for file in named.files])
     if absent := [metric for metric in FURTHER if metric not in shared]:
         logger.info("%s: not in all files; left out", ", ".join(absent))
@@ -85,12 +82,13 @@ def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: 
     return places
 
 
-def _check_free(places: Sequence[str | Path], results: Sequence[NamedResults]) -> None:
+def _read(specs: Sequence[str], places: Sequence[Path]) -> list[NamedResults]:
+    results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
     files = [file.path.resolve() for named in results for file in named.files]
-    taken = {*files, *(path.with_suffix(".md") for path in files)}
-    for place in places:
-        if Path(place).resolve() in taken:
-            raise InputError(f"{place} would replace what ragcun evaluate wrote; give --output another name")
+    written = {*files, *(path.with_suffix(".md") for path in files)}
+    if taken := [place for place in places if place.resolve() in written]:
+        raise InputError(f"{taken[0]} would replace what ragcun evaluate wrote; give --output another name")
+    return results
 
 
 def markdown_comparison(comparison: Comparison) -> str:
@@ -116,8 +114,7 @@ def csv_comparison(comparisons: Sequence[Comparison]) -> str:
 def latex_comparison(comparison: Comparison, caption: str | None, label: str) -> str:
     r"""Lay out a comparison as a complete ``table`` environment; the preamble needs ``\usepackage{booktabs}``.
 
-    A rule separates untouched bases and baselines from models; the notes are below the table. `caption` is plain text;
-    None names the metric.
+    `caption` is plain text; None names the metric. The notes are below the table.
 
     Raises:
         InputError: the label has characters that a label cannot have.
@@ -174,11 +171,8 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
         yield f"No average: all rows share {f'only {shared[0]}' if shared else 'no dataset'}."
     if len(shared) < every:
         yield f"{ABSENT}: not evaluated."
-    if comparison.bases:
-        yield from _model_notes(comparison)
-
-
-def _model_notes(comparison: Comparison) -> Iterator[str]:
+    if not comparison.bases:
+        return
     one, two = LEVELS
     yield (
         f"{BETTER} better, {WORSE} worse than the model's own untouched base at p < {one}; {BETTER * 2}, {WORSE * 2} "

@@ -67,8 +67,8 @@ class Run:
 def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequence[Path] = ()) -> list[Run]:
     """Read run folders of ``ragcun train``, and give each the files about its checkpoint.
 
-    In a run's folder all ``*.json`` that are results files are taken, and ``isotropy/isotropy.json``,
-    ``isotropy/*/isotropy.json`` and ``isotropy.json``; `results` and `isotropy` are further such files.
+    Results are all such ``*.json`` in a run's folder, and reports ``isotropy.json`` there, in ``isotropy`` and in
+    folders in it; `results` and `isotropy` are further files.
 
     Raises:
         InputError: a folder is no run folder or is given twice, a file is missing or wrong, or it belongs to no run.
@@ -141,7 +141,7 @@ class Examples(NamedTuple):
     missing: str | None = None
     without_texts: str | None = None
     counts: tuple[int, int, int] = (0, 0, 0)
-    chosen: Mapping[str, Sequence[Example]] = {}
+    chosen: Mapping[str, list[Example]] = {}
     collection: Collection | None = None
 
 
@@ -178,12 +178,8 @@ def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples]:
     return [_of(file, part, data_dir) for name in file.results.datasets for part in file.results.parts_of(name)]
 
 
-def extremes(
-    base: Mapping[str, float], model: Mapping[str, float]
-) -> tuple[list[str], list[str], tuple[int, int, int]]:
+def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[int, int, int]]:
     """Return the queries of the 5 largest gains and losses, and how many are better, worse and the same.
-
-    Equal differences keep the order of `model`.
 
     >>> extremes({"a": 0.5, "b": 0.5, "c": 1.0}, {"a": 1.0, "b": 0.5, "c": 0.0})
     (['a'], ['c'], (1, 1, 1))
@@ -208,8 +204,8 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
     runs = [read_run(folder / f"{system}.trec") for system in SYSTEMS]
 
     def shown(queries: Sequence[str]) -> list[Example]:
-        found = [[list(run.get(query, {}))[:DOCUMENTS] for run in runs] for query in queries]
-        return [Example(query, (base[query], model[query]), each) for query, each in zip(queries, found, strict=True)]
+        found = {query: [list(run.get(query, {}))[:DOCUMENTS] for run in runs] for query in queries}
+        return [Example(query, (base[query], model[query]), documents) for query, documents in found.items()]
 
     chosen = {"Largest gains": shown(gains), "Largest losses": shown(losses)}
     collection, reason = _collection(file, name, data_dir)

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from ragcun.errors import InputError
 from ragcun.reporting.files import check_alike, once, read_results_file
 from ragcun.reporting.isotropy import LABELS, read_isotropy
-from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid, write_png
+from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid
 from ragcun.reporting.tables import results_frame
 from ragcun.results import METRIC
 
@@ -32,29 +32,13 @@ WIDE = 100.0
 """Positive values further apart than this factor get a log axis."""
 
 
-def plot_sizes(results: Sequence[str | Path], output: str | Path) -> None:
-    """Write `size_figure` of results files as a PNG."""
-    write_png(size_figure(size_points(results)), output)
-
-
-def plot_isotropy_against_ndcg(
-    results: Sequence[str], isotropy: Sequence[str], output: str, measure: str, space: str
-) -> None:
-    """Write `isotropy_ndcg_figure` as a PNG; `space` is documents, queries, together or pairs."""
-    name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
-    points = isotropy_points(results, isotropy, measure, space)
-    write_png(isotropy_ndcg_figure(points, name if space == PAIRS else f"{name}, {space}"), output)
-
-
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
     files = [read_results_file(path) for path in paths]
     check_alike(files)
     frame = pd.concat([results_frame(file.results).assign(path=str(file.path)) for file in files], ignore_index=True)
     frame = frame[frame["part"] == ""].dropna(subset=METRIC)
-    model, untouched = frame["name"].map(_identity), frame["kind"] == "base"
-    return frame.assign(
-        model=model, title=frame["system"], system=frame["name"], ndcg=frame[METRIC], untouched=untouched
-    )
+    names, untouched = frame["name"], frame["kind"] == "base"
+    return frame.assign(model=names.map(_identity), system=names, ndcg=frame[METRIC], untouched=untouched)
 
 
 def _identity(model: str) -> str:
@@ -123,12 +107,11 @@ def isotropy_points(
 ) -> pd.DataFrame:
     """Join results and isotropy reports: system, dataset, value, low, high (95 % interval), ndcg and untouched.
 
-    Systems are joined by model (a folder by its resolved path) and dataset. Vectors made small are left out, as reports
-    measure full ones.
+    `space` is documents, queries, together or pairs. Only float32 vectors of full length are joined, as reports measure
+    those; models are compared by their resolved paths.
 
     Raises:
-        InputError: a file is missing or of another kind, two contradict each other, the measure is unknown, or no
-            system is in both.
+        InputError: a file is wrong, two contradict each other, the measure is unknown, or no system is in both.
     """
     keys, scores = ["model", "dataset"], _scores(results)
     whole = scores["truncate_dim"].isna() & (scores["precision"].isna() | (scores["precision"] == "float32"))
@@ -147,11 +130,13 @@ def isotropy_points(
     return both.assign(untouched=both["untouched"].astype(bool) | both["model"].isin(bases))
 
 
-def isotropy_ndcg_figure(points: pd.DataFrame, axis: str) -> Figure:
-    """Draw a panel for each dataset and in it a point for each system, with the 95 % interval of the measure `axis`.
+def isotropy_ndcg_figure(points: pd.DataFrame, measure: str, space: str) -> Figure:
+    """Draw a point for each system, with the measure's 95 % interval, in a panel for each dataset.
 
     The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's ρ.
     """
+    name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
+    axis = name if space == PAIRS else f"{name}, {space}"
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.0)
     for axes, (dataset, here) in zip(grid, points.groupby("dataset", sort=False), strict=True):

@@ -133,12 +133,12 @@ def axes_of(*rows):
     """Draw systems of (name, value, ndcg, low, high) on one dataset."""
     rows = [(*row, None, None)[:5] for row in rows]
     frame = pd.DataFrame(rows, columns=["system", "value", "ndcg", "low", "high"])
-    (axes,) = isotropy_ndcg_figure(frame.assign(dataset="scifact", untouched=False), "x").axes
+    (axes,) = isotropy_ndcg_figure(frame.assign(dataset="scifact", untouched=False), "x", "documents").axes
     return axes
 
 
 def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
-    figure = isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "IsoScore")
+    figure = isotropy_ndcg_figure(isotropy_points(*files, "isoscore", "documents"), "isoscore", "pairs")
     scifact, nfcorpus = figure.axes
     first, second = (
         {line.get_label(): (*line.get_xydata()[0], line.get_color(), line.get_marker())
@@ -152,7 +152,7 @@ def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
     assert len({place[2] for place in first.values()}) == len({place[3] for place in first.values()}) == 3
     assert first["minilm (untouched)"][2:] == (GREY, "*")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["minilm (untouched)", "a", "b"]
-    assert (scifact.get_xlabel(), scifact.get_ylabel()) == ("IsoScore", "NDCG@10")
+    assert (scifact.get_xlabel(), scifact.get_ylabel()) == ("IsoScore (0 to 1)", "NDCG@10")
     dashed = [
         (list(line.get_xdata()), list(line.get_ydata())) for line in scifact.lines if line.get_linestyle() == "--"
     ]
