@@ -151,11 +151,7 @@ def _texts(comparison: Comparison, best: str, write: Callable[[str], str] = str)
 
 
 def escape(text: str) -> str:
-    r"""Write text so that LaTeX prints it as it is; white space becomes one blank.
-
-    >>> print(escape("50 % of a_b"))
-    50 \% of a\_b
-    """
+    """Write text so that LaTeX prints it as it is; white space becomes one blank."""
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 

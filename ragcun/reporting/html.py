@@ -50,8 +50,8 @@ def write_report(
 ) -> Path:
     """Write one HTML page about run folders and return its path; the same files give the same bytes.
 
-    `output` None writes ``report.html`` into the folder of a single run; `results` and `isotropy` are further files
-    beside those in the run folders; `data_dir` holds the collections, for texts (None: the folder that results name).
+    `output` None writes ``report.html`` into the folder of a single run; `results` and `isotropy` are further files;
+    `data_dir` holds the collections (None: the folder that results name).
 
     Raises:
         InputError: a file is missing or wrong, belongs to no run, or `output` is needed and not there.
@@ -90,11 +90,7 @@ def environment() -> Environment:
 
 
 def shown(value: object) -> str:
-    """Write a value of a configuration or manifest for a reader.
-
-    >>> [shown(value) for value in (None, True, 0.123456, [1, 2], "a", 12000)]
-    ['–', 'yes', '0.1235', '1, 2', 'a', '12000']
-    """
+    """Write a value of a configuration or manifest for a reader."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):
@@ -135,14 +131,9 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
-    if not run.rows.get("step"):
-        return []
-    path = run.folder / "metrics.jsonl"
-    curves = {
-        "Loss, its unweighted terms, and scores.": loss_figure(path),
-        "Effective rank of a fixed batch of training pairs.": rank_figure(path),
-    }
-    return [_picture(figure, caption, run.name) for caption, figure in curves.items() if figure]
+    figures = [draw(run.folder / "metrics.jsonl") for draw in (loss_figure, rank_figure) if run.rows.get("step")]
+    captions = ("Loss, its unweighted terms, and scores.", "Effective rank of a fixed batch of training pairs.")
+    return [_picture(figure, caption, run.name) for caption, figure in zip(captions, figures, strict=False) if figure]
 
 
 def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[dict[str, Any]]]:

@@ -114,7 +114,7 @@ def measure_table(caption: str, titles: Sequence[str], measures: Sequence[Mappin
     rows = []
     for name in dict.fromkeys(name for each in measures for name in each):
         found = [each[name] for each in measures if name in each]
-        isotropic = " / ".join(dict.fromkeys(number(each.isotropic) for each in found))
+        isotropic = " / ".join(dict.fromkeys(_number(each.isotropic) for each in found))
         sizes = " / ".join(dict.fromkeys(f"{each.n:,}" for each in found))
         rows.append([name, *(_cell(each.get(name)) for each in measures), isotropic, sizes])
     return Table(caption, ["measure", *titles, "isotropic", "rows"], rows)
@@ -131,34 +131,24 @@ def isotropy_table(report: IsotropyReport) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """Write a number with four significant digits.
-
-    >>> number(0.123456), number(383.96), number(1e-7), number(None)
-    ('0.1235', '384', '1e-07', '–')
-    """
+def _number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.4g}"
 
 
 def _cell(measure: Measure | None) -> str:
     if measure is None or measure.value is None:
         return ABSENT
-    interval = "" if measure.low is None else f" ({number(measure.low)} … {number(measure.high)})"
-    return number(measure.value) + interval
+    interval = "" if measure.low is None else f" ({_number(measure.low)} … {_number(measure.high)})"
+    return _number(measure.value) + interval
 
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
-    """Write spectrum.png, norms.png, distances.png, hubness.png, and pca.png where there are judged queries.
-
-    Raises:
-        InputError: the file is missing or is no isotropy report, or holds more systems than can be told apart.
-    """
+    """Write each figure of a report as a PNG, and return the files."""
     systems = read_isotropy(report_path).systems
-    written = []
-    for name, draw in figures_of(systems).items():
-        written.append(Path(output_dir) / f"{name}.png")
-        plots.write_png(draw(systems), written[-1])
-    return written
+    drawn = {Path(output_dir) / f"{name}.png": draw(systems) for name, draw in figures_of(systems).items()}
+    for path, figure in drawn.items():
+        plots.write_png(figure, path)
+    return list(drawn)
 
 
 def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
@@ -178,10 +168,7 @@ def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
 
 
 def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
-    """Draw the share of rows that are among the k nearest of at least x others, against x, both axes logarithmic.
-
-    The legend has the share of rows that are near to none. The mean of x is k whatever the geometry.
-    """
+    """Draw the share of rows among the k nearest of at least x others, against x (log axes); its mean is k anywhere."""
     figure, (axes,) = panel_grid(1, 4.0)
     chosen = _with_looks(systems)
     for look, system in chosen:
@@ -201,13 +188,13 @@ def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
 def histograms_figure(systems: Sequence[SystemReport], of: str) -> Figure:
     """Draw densities of Euclidean lengths or distances, a panel for each system, each on its own scale.
 
-    Lengths are of documents and queries. Distances are of relevant and random pairs of query and document where there
-    are judged queries, else of random pairs of documents; and from each document to its nearest other one.
+    Distances are of relevant and random pairs where there are judged queries, else of random documents, and to the
+    nearest document.
     """
     found = _with_looks(systems)
     figure, grid = panel_grid(len(found))
     for axes, (look, system) in zip(grid, found, strict=True):
-        for each in _lengths(system) if of == "length" else _distances(system):
+        for each in _outlines(system, of):
             _outline(axes, *each)
         axes.set(title=look.name, xlabel=f"Euclidean {of}", ylabel=f"density (per unit of {of})")
         if not axes.patches:
@@ -217,12 +204,10 @@ def histograms_figure(systems: Sequence[SystemReport], of: str) -> Figure:
     return finish(figure)
 
 
-def _lengths(system: SystemReport) -> list[Outline]:
-    sides = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
-    return [(side, system.spaces[side].norms, *style) for side, style in sides.items() if side in system.spaces]
-
-
-def _distances(system: SystemReport) -> list[Outline]:
+def _outlines(system: SystemReport, of: str) -> list[Outline]:
+    if of == "length":
+        sides = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
+        return [(side, system.spaces[side].norms, *style) for side, style in sides.items() if side in system.spaces]
     among = system.spaces["documents"].distances
     nearest = ("document to nearest document", among["nearest"], plots.GREEN, ":")
     if system.pairs is None:
@@ -245,10 +230,7 @@ def _outline(axes: Axes, label: str, values: Distribution, colour: str, line: st
 
 
 def pca_figure(systems: Sequence[SystemReport]) -> Figure:
-    """Draw judged queries, linked to their relevant documents, on the first two principal axes; a panel per system.
-
-    Both axes of a panel have one scale. Their names say the share of the documents' variance that they hold.
-    """
+    """Draw judged queries, linked to their relevant documents, on the first two principal axes; a panel per system."""
     found = [(look, system.pairs.pca) for look, system in _with_looks(systems) if system.pairs is not None]
     figure, grid = panel_grid(len(found), 3.4)
     for axes, (look, pca) in zip(grid, found, strict=True):
@@ -263,15 +245,14 @@ def pca_figure(systems: Sequence[SystemReport]) -> Figure:
     return finish(figure)
 
 
-norms_figure, distances_figure = (partial(histograms_figure, of=of) for of in ("length", "distance"))
 FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
-    "spectrum": spectrum_figure, "norms": norms_figure, "distances": distances_figure, "hubness": hubness_figure,
-    "pca": pca_figure,
+    "spectrum": spectrum_figure, "norms": partial(histograms_figure, of="length"),
+    "distances": partial(histograms_figure, of="distance"), "hubness": hubness_figure, "pca": pca_figure,
 }  # fmt: skip
 
 
 def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[SystemReport]], Figure]]:
-    """Return the figures that can be drawn of systems: all, without judged queries all but the last."""
+    """Return the figures that can be drawn of systems; pca needs judged queries."""
     judged = any(system.pairs is not None for system in systems)
     return {name: draw for name, draw in FIGURES.items() if judged or name != "pca"}
 

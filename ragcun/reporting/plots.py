@@ -66,7 +66,6 @@ def looks(names: Sequence[str], untouched: Sequence[bool]) -> list[Look]:
 
 
 def _shortened(name: str) -> str:
-    """Leave out the first folders of a long path; where that leaves little, or too much, the first letters."""
     if len(name) <= LONGEST_NAME:
         return name
     end = name[1 - LONGEST_NAME :]
@@ -114,8 +113,6 @@ def write_png(figure: Figure, output: str | Path) -> None:
 def loss_figure(metrics_path: str | Path) -> Figure:
     """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
 
-    The total's panel also shows the validation total, the dev panel the untouched base; each where the run has it.
-
     Raises:
         InputError: the file is missing, holds no step, or a row lacks its step or total.
     """
@@ -160,8 +157,6 @@ def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 def rank_figure(metrics_path: str | Path) -> Figure | None:
     """Draw the effective rank of the monitored queries and documents over a run's steps; None without any check.
-
-    A grey line is the highest rank that the monitored batch can show, a vertical line with a marker a collapse.
 
     Raises:
         InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.

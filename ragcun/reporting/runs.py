@@ -146,11 +146,7 @@ class Examples(NamedTuple):
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with every character that has no shape, or that turns the order of others, as its code point.
-
-    >>> visible("a\x00b\u202ec")
-    'a⟨U+0000⟩b⟨U+202E⟩c'
-    """
+    """Return `text` with every character that has no shape, or that turns the order of others, as its code point."""
     return "".join(
         f"⟨U+{ord(letter):04X}⟩" if letter not in KEPT and unicodedata.category(letter) in HIDDEN else letter
         for letter in text
@@ -158,11 +154,7 @@ def visible(text: str) -> str:
 
 
 def excerpt(text: str, limit: int = LETTERS) -> str:
-    r"""Return the start of `text` in one line: white space collapsed, cut after `limit` characters with an ellipsis.
-
-    >>> excerpt("one\n two   three", 8)
-    'one two…'
-    """
+    """Return the visible start of a text, white space collapsed, cut after `limit` characters with an ellipsis."""
     start = text[: BLANKS * limit]
     whole = " ".join(start.split())
     cut = len(whole) > limit or len(start) < len(text)
@@ -170,11 +162,7 @@ def excerpt(text: str, limit: int = LETTERS) -> str:
 
 
 def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples]:
-    """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name.
-
-    Raises:
-        InputError: a run file is wrong.
-    """
+    """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name."""
     return [_of(file, part, data_dir) for name in file.results.datasets for part in file.results.parts_of(name)]
 
 

@@ -41,9 +41,9 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
 
     Columns: system (its title), name, kind (base, baseline or model), precision, truncate_dim, size (bytes of a
     vector), dataset, part (empty for the whole; seen and unseen only where both have queries), member (of a set such as
-    CQADupStack), queries, documents, seen (queries), a column for each metric, NaN where a system has none. Further
-    `difference`, the model's `metric` minus the system's, and in the model's rows minus the untouched base's; its p of
-    the two-sided paired randomisation test of NDCG@10; against, both as text; and verdict, at level .05.
+    CQADupStack), queries, documents, seen (queries), each metric; `difference`, the model's `metric` minus the
+    system's, in the model's rows minus the untouched base's; its p of the two-sided paired randomisation test of
+    NDCG@10; against, both as text; and verdict, at level .05.
     """
     places: list[tuple[str, Part | None]] = []
     for dataset, whole in results.model.datasets.items():
@@ -93,9 +93,6 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     | :----- | -------: |
     | base   |     0.64 |
     | model  | **0.66** |
-
-    Raises:
-        ValueError: a row has another number of cells than the header.
     """
     cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in (header, *rows)]
     columns = []
@@ -124,10 +121,8 @@ def _sizes(results: Results) -> dict[str, list[str]]:
 def results_table(results: Results) -> str:
     """Lay out NDCG@10 of an evaluation as Markdown, the best value bold, equals at four decimals alike.
 
-    A row for the untouched base, each baseline and the model; a column for each dataset, their mean and the model's
-    difference from the untouched base with the p value of the randomisation test; bytes per vector where they differ. A
-    second table has the parts of datasets: queries with and without a relevant document among the training positives,
-    documents hidden from training, and the members of sets such as CQADupStack.
+    The first table has each system on the whole datasets, the model's difference from the untouched base with its p,
+    and bytes per vector where they differ; the second has the parts of datasets and the members of sets.
     """
     frame, titles = results_frame(results), [title for title, _ in results.systems]
     has_base, groups = results.untouched_base is not None, frame.groupby(PLACE, sort=False)
@@ -171,10 +166,7 @@ def metric_tables(results: Results) -> list[Table]:
 
 
 def score_tables(runs: Sequence[tuple[str, Results]]) -> list[Table]:
-    """Lay out NDCG@10 of several runs, each named, on each dataset as HTML.
-
-    Results on collections of one name but other content, or another split, are in tables of their own.
-    """
+    """Lay out NDCG@10 of several runs, each named, as HTML: a table for each dataset, split and content of it."""
     groups: dict[tuple[str, str, str], list[tuple[list[float], list[str]]]] = {}
     for title, results in runs:
         frame, base = results_frame(results), results.untouched_base
