@@ -31,11 +31,7 @@ class ResultsFile(NamedTuple):
     results: Results
 
     def per_query(self, dataset: str, slug: str, metric: str = METRIC) -> dict[str, float]:
-        """Read a metric by query of ``model`` or ``untouched_base``; its mean must be the one in the results.
-
-        Raises:
-            InputError: the file is missing, lacks the metric, or is of other results.
-        """
+        """Read a metric by query of ``model`` or ``untouched_base``, whose mean must be that of the results."""
         path = runs_folder(self.path) / dataset / f"{slug}.per_query.json"
         content = read_json(path)
         values = content.get(metric) if isinstance(content, dict) else None
@@ -79,11 +75,7 @@ def read_named(spec: str) -> NamedResults:
 
 
 def results_in(folder: str | Path) -> list[NamedResults]:
-    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line.
-
-    Raises:
-        InputError: there are none, or one is damaged.
-    """
+    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line."""
     found = []
     for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*/*.json"))):
         if is_results(read_json(path)):
@@ -102,15 +94,11 @@ def shared_metrics(files: Sequence[ResultsFile]) -> list[str]:
 
 
 def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
-    """Refuse files whose collections of one name differ, or of which one lacks a metric.
-
-    Raises:
-        InputError: both files and what differs, or the file and the metrics that all have.
-    """
+    """Raise InputError where collections of one name differ between files, or a file lacks a metric."""
     known: dict[tuple[str, str], tuple[object, Path]] = {}
-    for file in files:
-        for name, fact in itertools.product(file.results.collections, FACTS):
-            if (value := getattr(file.results.collections[name], fact)) is None:
+    for file, fact in itertools.product(files, FACTS):
+        for name, about in file.results.collections.items():
+            if (value := getattr(about, fact)) is None:
                 continue
             first, path = known.setdefault((name, fact), (value, file.path))
             if first != value:
@@ -125,11 +113,7 @@ def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
 
 
 def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: str = "leave one out") -> pd.DataFrame:
-    """Keep one value of each key; each has a path, a system and a dataset.
-
-    Raises:
-        InputError: two files disagree on one.
-    """
+    """Keep one value of each key, or raise InputError where two files disagree; each has a path, system and dataset."""
     first = values.groupby(keys, sort=False, dropna=False)[[column, "path"]].transform("first")
     apart = (values[column] - first[column]).abs() > SAME * first[column].abs().clip(lower=1)
     for place, other in values[apart].iterrows():
@@ -143,10 +127,7 @@ def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: 
 def p_by_query(file: ResultsFile, dataset: str, metric: str) -> float:
     """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
 
-    From the per-query values beside the results; NaN where nothing can be tested: one query, no base, or no such files.
-
-    Raises:
-        InputError: per-query files do not belong to the results.
+    NaN where nothing can be tested: one query, no base, or no per-query files; InputError where those are of others.
     """
     base, slugs, folder = file.results.untouched_base, ("model", "untouched_base"), runs_folder(file.path) / dataset
     absent = [slug for slug in slugs if not (folder / f"{slug}.per_query.json").is_file()]

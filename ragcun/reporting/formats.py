@@ -59,9 +59,6 @@ def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: 
     """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it; return all three.
 
     NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
-
-    Raises:
-        InputError: files cannot be read or compared, or `output` is no ``.tex`` or would replace an input.
     """
     if Path(output).suffix != ".tex":
         raise InputError(f"--output {output} is a LaTeX file; let its name end in .tex")
@@ -100,10 +97,7 @@ def markdown_comparison(comparison: Comparison) -> str:
 
 
 def csv_comparison(comparisons: Sequence[Comparison]) -> str:
-    """Lay out comparisons as CSV: a line for each system, metric and dataset, values in full precision.
-
-    A name that a spreadsheet would take for a formula gets a leading apostrophe.
-    """
+    """Lay out comparisons as CSV in full precision; names that a spreadsheet takes for formulas get an apostrophe."""
     frame = pd.concat([each.cells.assign(metric=each.metric) for each in comparisons])[CSV_COLUMNS]
     for column in ("system", "dataset"):
         names = frame[column].str.split().str.join(" ")
@@ -115,9 +109,6 @@ def latex_comparison(comparison: Comparison, caption: str | None, label: str) ->
     r"""Lay out a comparison as a complete ``table`` environment; the preamble needs ``\usepackage{booktabs}``.
 
     `caption` is plain text; None names the metric. The notes are below the table.
-
-    Raises:
-        InputError: the label has characters that a label cannot have.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:._-]*", label):
         raise InputError(f"--label {label!r}: a label is made of letters, digits and :._-; give another one")

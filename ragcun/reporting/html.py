@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import ragcun
 from ragcun.errors import InputError
 from ragcun.io import write_text
-from ragcun.isotropy.report import IsotropyReport, SystemReport
+from ragcun.isotropy.report import IsotropyReport
 from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, examples, excerpt, gather, visible
@@ -137,7 +137,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 
 def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[dict[str, Any]]]:
-    systems = _own(report, run)
+    systems = run.systems_of(report)
     queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
     about = f"{report.name}: {report.n_documents:,} documents{queries}"
     names = ", ".join(system.model for system in systems)
@@ -145,25 +145,20 @@ def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[
     return about, measure_tables(systems), [_picture(draw(systems), CAPTIONS[name], names) for name, draw in figures]
 
 
-def _own(report: IsotropyReport, run: Run) -> list[SystemReport]:
-    return [system for system in report.systems if system.untouched or run.holds(system.model)]
-
-
 def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
     """Return tables of several runs, each with whether it holds numbers."""
+    facts = {"best_epoch": shown, "criterion": shown, "score": score_text, "base_score": score_text, "steps": shown}
     training = []
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"
-        values = [shown(run.result.get("best_epoch")), shown(run.result.get("criterion"))]
-        values += [score_text(run.result.get(name)) for name in ("score", "base_score")]
-        training.append([run.name, *values, shown(run.result.get("steps")), collapses])
+        training.append([run.name, *(write(run.result.get(name)) for name, write in facts.items()), collapses])
     header = ["run", "epoch kept", "chosen by", "score", "untouched base", "steps", "collapse"]
     names = dict.fromkeys(name for run in runs for name in run.config if name not in UNCOMPARED)
     settings = [[name, *(shown(run.config.get(name)) for run in runs)] for name in names]
     differing = [row for row in settings if len(set(row[1:])) > 1]
     measures = {
         f"{title_of(system) if system.untouched else run.name}, on {report.name}": system.spaces["documents"].measures
-        for run in runs for _, report in run.isotropy for system in _own(report, run)
+        for run in runs for _, report in run.isotropy for system in run.systems_of(report)
     }  # fmt: skip
     tables = [
         (table, True) for table in score_tables([(run.name, file.results) for run in runs for file in run.evaluations])

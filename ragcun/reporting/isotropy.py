@@ -63,11 +63,7 @@ LABELS = {
 
 
 def read_isotropy(path: str | Path) -> IsotropyReport:
-    """Read and validate an ``isotropy.json``; its settings and manifest are left out.
-
-    Raises:
-        InputError: the file is missing or no such report, or a part of it is missing or wrong; names the key.
-    """
+    """Read an ``isotropy.json`` without settings and manifest, or raise InputError that names the file and the key."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
@@ -77,15 +73,13 @@ def read_isotropy(path: str | Path) -> IsotropyReport:
     if not report.systems:
         raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
     for number, system in enumerate(report.systems):
-        needed: list[tuple[str, Mapping[str, object], str]] = [("spaces", system.spaces, "documents")]
+        needed: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("spaces", system.spaces, ("documents",))]
         for name, space in system.spaces.items():
-            needed += [(f"spaces.{name:.60}.distances", space.distances, key) for key in ("random", "nearest")]
+            needed.append((f"spaces.{name:.60}.distances", space.distances, ("random", "nearest")))
         if system.pairs is not None:
-            needed += [("pairs.distances", system.pairs.distances, key) for key in ("relevant", "random")]
-        for place, found, key in needed:
-            if key not in found:
-                where = f"{path}: systems[{number}].{place}"
-                raise InputError(f"{where} lacks {key!r}; write it again with ragcun isotropy")
+            needed.append(("pairs.distances", system.pairs.distances, ("relevant", "random")))
+        for place, key in ((place, key) for place, found, keys in needed for key in keys if key not in found):
+            raise InputError(f"{path}: systems[{number}].{place} lacks {key!r}; write it again with ragcun isotropy")
     return report
 
 
@@ -113,10 +107,9 @@ def measure_table(caption: str, titles: Sequence[str], measures: Sequence[Mappin
     """Lay out measures by name: values with 95 % intervals by title, what N(0, I) gives, and the rows measured."""
     rows = []
     for name in dict.fromkeys(name for each in measures for name in each):
-        found = [each[name] for each in measures if name in each]
-        isotropic = " / ".join(dict.fromkeys(_number(each.isotropic) for each in found))
-        sizes = " / ".join(dict.fromkeys(f"{each.n:,}" for each in found))
-        rows.append([name, *(_cell(each.get(name)) for each in measures), isotropic, sizes])
+        about = [(_number(each[name].isotropic), f"{each[name].n:,}") for each in measures if name in each]
+        shared = (" / ".join(dict.fromkeys(texts)) for texts in zip(*about, strict=True))
+        rows.append([name, *(_cell(each.get(name)) for each in measures), *shared])
     return Table(caption, ["measure", *titles, "isotropic", "rows"], rows)
 
 

@@ -48,16 +48,11 @@ class Look(NamedTuple):
 
 
 def looks(names: Sequence[str], untouched: Sequence[bool]) -> list[Look]:
-    """Give each system its look, in the order given; a long name is shown by its end.
-
-    Raises:
-        InputError: there are no systems, or more than can be told apart.
-    """
+    """Give each of 1 to `MOST` systems its look, in the order given; a long name is shown by its end."""
     if not 1 <= len(names) <= MOST:
         raise InputError(f"{len(names)} systems to draw; give 1 to {MOST}")
     short = [_shortened(name) for name in names]
-    shown = short if len(set(short)) == len(set(names)) else names
-    titles = [name.replace("$", r"\$") for name in shown]
+    titles = [name.replace("$", r"\$") for name in (short if len(set(short)) == len(set(names)) else names)]
     cycle = zip(itertools.cycle(COLOURS), itertools.cycle(LINES), itertools.cycle(MARKERS), strict=False)
     return [
         Look(f"{title} (untouched)", GREY, "-", "*", True) if base else Look(title, *next(cycle), False)
@@ -111,11 +106,7 @@ def write_png(figure: Figure, output: str | Path) -> None:
 
 
 def loss_figure(metrics_path: str | Path) -> Figure:
-    """Draw a run over its steps: a panel each for the total loss, every unweighted term, and the dev score.
-
-    Raises:
-        InputError: the file is missing, holds no step, or a row lacks its step or total.
-    """
+    """Draw a run's total loss, every unweighted term and the dev score over its steps (InputError without any)."""
     total, dev = {"training": Points(), "validation": Points()}, Points()
     panels: dict[str, dict[str, Points]] = {"total loss": total}
     base: float | None = None
@@ -156,11 +147,7 @@ def _rows(path: str | Path, *kinds: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def rank_figure(metrics_path: str | Path) -> Figure | None:
-    """Draw the effective rank of the monitored queries and documents over a run's steps; None without any check.
-
-    Raises:
-        InputError: the file is missing, or a row lacks its step, its ranks or the kind of its collapse.
-    """
+    """Draw the effective rank of the monitored queries and documents over a run's steps; None without any check."""
     names = ("rank_query", "rank_document", "rank_bound")
     ranks: dict[str, list[float]] = {name: [] for name in names}
     steps, collapses = [], []

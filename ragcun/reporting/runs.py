@@ -14,7 +14,7 @@ import pandas as pd
 from ragcun.data.beir import Collection, load_collection
 from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
-from ragcun.isotropy.report import IsotropyReport
+from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.options import read_yaml
 from ragcun.reporting.files import ResultsFile, read_results_file
 from ragcun.reporting.isotropy import read_isotropy
@@ -62,6 +62,10 @@ class Run:
     def holds(self, model: str) -> bool:
         """Whether `model`, as results name it, is this run's checkpoint; both paths are resolved."""
         return "\0" not in model and Path(model).resolve() == self.checkpoint.resolve()
+
+    def systems_of(self, report: IsotropyReport) -> list[SystemReport]:
+        """Return the systems of a report that are untouched or this run's."""
+        return [system for system in report.systems if system.untouched or self.holds(system.model)]
 
 
 def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequence[Path] = ()) -> list[Run]:
@@ -201,7 +205,6 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
 
 
 def _collection(file: ResultsFile, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
-    """Return the evaluated collection, or None and why its texts are not shown."""
     about, place = file.results.collections[name], data_dir or file.results.manifest.get("data_dir")
     if place is None:
         return None, "the results do not say where the collection is; name its folder with --data_dir"

@@ -26,10 +26,8 @@ logger = logging.getLogger(__name__)
 MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
 PAIRS = "pairs"
 MEASURED = ["model", "system", "dataset", "value", "low", "high", "untouched", "path"]
-LEAST = 4
-"""Fewer points have no rank correlation worth a number."""
-WIDE = 100.0
-"""Positive values further apart than this factor get a log axis."""
+LEAST, WIDE = 4, 100.0
+"""Points that a rank correlation needs; the factor between positive values from which their axis is logarithmic."""
 
 
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
@@ -51,11 +49,7 @@ def _looks(points: pd.DataFrame) -> dict[str, Look]:
 
 
 def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
-    """Return system, dataset, precision, truncate_dim, size in bytes, ndcg and untouched of all systems with vectors.
-
-    Raises:
-        InputError: a file does not say how large the model's vectors are, or two contradict each other.
-    """
+    """Return system, dataset, precision, truncate_dim, size (bytes), ndcg, untouched of all systems with vectors."""
     points = _scores(results)
     sized = points["size"].notna()
     for point in points[~sized & (points["kind"] != "baseline")].itertuples():
@@ -68,10 +62,7 @@ def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def size_figure(points: pd.DataFrame) -> Figure:
-    """Draw NDCG@10 against bytes per vector (log axis): a panel for each dataset, a line for each model.
-
-    A model's line joins the points that no smaller or equally large vectors of it reach. The untouched base is a star.
-    """
+    """Draw NDCG@10 against bytes per vector (log axis): a panel per dataset, a line for each model's best points."""
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.4)
     for axes, (dataset, here) in zip(grid, points.groupby("dataset", sort=False), strict=True):
@@ -163,10 +154,9 @@ def _draw_point(axes: Axes, point: Any, look: Look) -> None:
 def _correlation(points: pd.DataFrame) -> str:
     if len(points) < LEAST:
         return f"n = {len(points)}"
-    if points["value"].nunique() == 1 or points["ndcg"].nunique() == 1:
-        return f"no rank correlation, as all are equal, n = {len(points)}"
     rho = points["value"].rank().corr(points["ndcg"].rank())
-    return f"Spearman's ρ = {rho:+.2f}, n = {len(points)}".replace("-", "−")
+    correlation = "no rank correlation, as all are equal" if pd.isna(rho) else f"Spearman's ρ = {rho:+.2f}"
+    return f"{correlation}, n = {len(points)}".replace("-", "−")
 
 
 def _measures(paths: Sequence[str | Path], measure: str, space: str) -> pd.DataFrame:
