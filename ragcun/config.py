@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
+TermKind = Literal["words", "pieces"]
+LEXICAL_DIM = 384
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto is what the hardware does natively"
@@ -49,6 +51,21 @@ class ModelConfig:
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
+
+
+@dataclass
+class LexicalConfig:
+    """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
+
+    title: ClassVar[str] = "lexical channel"
+    lexical_dim: int | None = flag(
+        0, "dimensions that the words of the documents add to the base's; 0 is none", at_least=0
+    )
+    lexical_weight: float | None = flag(
+        None, "weight of their similarity beside the base's (default: .1 to .5, by the documents)", at_least=1e-3
+    )
+    lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
+    lexical_language: str = flag("auto", "language of the words, as de or zh; none leaves them as they are")
 
 
 @dataclass
@@ -187,7 +204,7 @@ class RunConfig:
 
 
 @dataclass
-class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, ModelConfig, DataConfig):
+class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, LexicalConfig, ModelConfig, DataConfig):
     """Settings of `ragcun.fit` and ``ragcun train``; each field is a flag of the same name.
 
     A rate that is not given is `learning_rate` where that is given, else its own default. The base is frozen unless
@@ -221,6 +238,9 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Mo
             another = self.base_model != "minilm"
             mistakes["--vectors and --base_model both name a base; give one of them"] = another
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
+        if self.lexical_dim:
+            refusal = f"--lexical_dim {self.lexical_dim} does not go with {{}}; leave it out"
+            mistakes |= {refusal.format(name): wrong for name, wrong in self._without_channel.items()}
         for message, wrong in mistakes.items():
             if wrong:
                 raise InputError(message)
@@ -229,6 +249,21 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Mo
     def objective(self) -> ObjectiveConfig:
         """The part of the settings that the objective needs."""
         return ObjectiveConfig(**{field.name: getattr(self, field.name) for field in fields(ObjectiveConfig)})
+
+    @property
+    def _without_channel(self) -> dict[str, bool]:
+        """What a lexical channel does not go with, and whether it is asked for."""
+        return {
+            "a base that is trained": not self.freeze_base,
+            "--vectors, which have no texts": self.vectors is not None,
+            "--load_checkpoint, whose base is kept as it is": self.load_checkpoint is not None,
+            "--normalize_embeddings False": not self.normalize_embeddings,
+        }
+
+    @property
+    def lexical(self) -> bool:
+        """Whether the base gets a lexical channel."""
+        return self.lexical_dim != 0 and not any(self._without_channel.values())
 
     @property
     def start(self) -> str:

@@ -149,22 +149,24 @@ def run_mteb(options: MtebOptions) -> str:
 
 def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
     """Return by title, named for mteb, the untouched base of a checkpoint and the checkpoint; or the one model."""
-    from ragcun.embeddings.hub import load_sentence_transformer, model_folder
+    from ragcun.embeddings.hub import model_folder
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
-    from ragcun.retrieval.mteb import name_for_mteb, untouched_model
+    from ragcun.models.encoder import untouched_model
+    from ragcun.retrieval.mteb import name_for_mteb
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
     spec = model_folder(options.spec)
     if is_checkpoint(spec) and not has_text_model(spec):
         raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use ragcun evaluate --vectors")
     system = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))
-    before: Any = system.untouched_base or system.retriever
+    retriever: Any = system.retriever
+    trained, before = retriever.encoder.encoder, system.untouched_base or retriever
     base = before.encoder.cache.base
     title = spec if system.untouched_base is None else f"{base.name} (untouched)"
     models = {title: untouched_model(base)}
     name_for_mteb(models[title], base.name)
     if system.untouched_base is not None:
-        models[spec] = load_sentence_transformer(spec, spec, options.device)
+        models[spec] = trained.to_sentence_transformer()
         name_for_mteb(models[spec], spec)
     return models
 

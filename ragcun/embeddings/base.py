@@ -88,6 +88,23 @@ class Base(nn.Module, abc.ABC):
         """Tokenise texts, with the prompt of their role, into what `forward` takes."""
         return self.text_model.preprocess(texts, prompt=self.prompt(role) or None, task=role)
 
+    def first_modules(self) -> list[nn.Module]:
+        """Return the modules that give `forward`'s vectors, but for their scaling, in a sentence-transformers model."""
+        return list(self.text_model.children())
+
+    def plain_model(self, modules: Sequence[nn.Module], distance: Distance) -> SentenceTransformer:
+        """Return a sentence-transformers model of the base's modules, with its prompts, and those that follow."""
+        from sentence_transformers import SentenceTransformer
+
+        model = self.text_model
+        return SentenceTransformer(
+            modules=[*self.first_modules(), *modules],
+            similarity_fn_name=distance,
+            prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+            default_prompt_name=model.default_prompt_name,
+            device=str(model.device),
+        )
+
     def checkpoint_activations(self) -> None:
         """Recompute the transformer's activations in the backward pass instead of keeping them."""
         transformer = self.text_model.transformers_model
@@ -111,6 +128,11 @@ class Base(nn.Module, abc.ABC):
     @abc.abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Return what is needed, beside a text model, to make it again."""
+
+    @property
+    def untouched(self) -> Base:
+        """The model as a user has it without ragcun."""
+        return self
 
     def untouched_array(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the embeddings of the untouched base, from its pooled vectors."""
@@ -136,6 +158,11 @@ class VectorSource(abc.ABC):
     dimension: int
     fingerprint: str
     vectors: Gatherable
+
+    @property
+    def untouched(self) -> VectorSource:
+        """The vectors of the untouched base."""
+        return self
 
     @abc.abstractmethod
     def rows(self, texts: Sequence[str], role: Role) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,19 +15,29 @@ from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
+from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
+from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sentence_transformers import SentenceTransformer
     from tqdm.auto import tqdm
 
+    from ragcun.config import LexicalConfig
     from ragcun.distance import Distance
-    from ragcun.embeddings.lexical import LexicalChannel
     from ragcun.embeddings.text_base import TextBase
+
+logger = logging.getLogger(__name__)
 
 SLOPE, LEAST, MOST = 1.25, 0.1, 0.5
 """Of `lexical_weight`, chosen on dev queries of SciFact, NFCorpus, nq-qed, and pairs of MS MARCO and WikiQA."""
+WEIGHED = 10_000
+"""Documents, evenly spaced, whose dense vectors choose the weight."""
 LEXICAL = "lexical"
 
 
@@ -59,6 +70,16 @@ class JoinedBase(Base):
         self.name, self.normalize = dense.name, normalize
 
     @property
+    def untouched(self) -> Base:
+        """The text model without the channel."""
+        return self.dense
+
+    @property
+    def text_model(self) -> SentenceTransformer:
+        """The text model's."""
+        return self.dense.text_model
+
+    @property
     def dimension(self) -> int:
         """Length of the vectors."""
         return self.dense.dimension + self.channel.dimension
@@ -86,6 +107,10 @@ class JoinedBase(Base):
     ) -> Vectors:
         """Encode texts into joined vectors ``(len(texts), dimension)``, without gradient."""
         return self.join(self.dense.encode(texts, role, batch_size, progress), self.channel.encode(texts, role))
+
+    def first_modules(self) -> list[nn.Module]:
+        """Return the base as one module, which sentence-transformers cannot save."""
+        return [JoinedModule(self)]
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts into what `forward` takes, with the channel's vectors beside the tokens."""
@@ -123,6 +148,31 @@ class JoinedBase(Base):
         return {"dense": self.dense.to_config(), "weight": self.weight, "normalize": self.normalize}
 
 
+class JoinedModule(nn.Module):
+    """A joined base as the first module of a sentence-transformers model, in memory alone."""
+
+    def __init__(self, base: JoinedBase) -> None:
+        super().__init__()
+        self.base, self.tokenizer = base, base.text_model.tokenizer
+        self.max_seq_length, self.modalities = base.text_model.max_seq_length, ["text"]
+
+    def preprocess(self, texts: list[str], prompt: str | None = None, task: Role | None = None, **_: Any) -> Features:
+        """Return what `forward` takes; the prompt is that of the task."""
+        return self.base.features(list(texts), task or "document")
+
+    def forward(self, features: Features, **_: Any) -> Features:
+        """Return the joined vectors as the embeddings of sentences."""
+        return {"sentence_embedding": self.base(features)}
+
+    def get_embedding_dimension(self) -> int:
+        """Length of the vectors."""
+        return self.base.dimension
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what decides the vectors, beside weights."""
+        return {"channel": self.base.channel.fingerprint(), "weight": self.base.weight}
+
+
 class JoinedSource(VectorSource):
     """Joined vectors of texts: dense ones from a cache or store, lexical ones made once and kept in memory.
 
@@ -141,6 +191,11 @@ class JoinedSource(VectorSource):
         self._dense_rows = np.empty(0, dtype=np.int64)
         self._lexical = np.empty((0, base.channel.dimension), dtype=np.float32)
 
+    @property
+    def untouched(self) -> VectorSource:
+        """The dense vectors."""
+        return self.dense
+
     def __getitem__(self, rows: Rows) -> Vectors:
         return self.base.join(np.asarray(self.dense.vectors[self._dense_rows[rows]]), self._lexical[rows])
 
@@ -152,3 +207,26 @@ class JoinedSource(VectorSource):
             self._lexical = np.vstack([self._lexical, self.base.channel.encode(new, role)])
             self._row_of.update({(role, text): row for row, text in enumerate(new, len(self._row_of))})
         return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
+
+
+def vector_source(base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS) -> VectorSource:
+    """Return the vectors of a base's texts, dense ones from the cache in `cache_dir` (None: `default_cache_dir`)."""
+    if isinstance(base, JoinedBase):
+        return JoinedSource(EmbeddingCache(base.dense, cache_dir, batch_size), base)
+    return EmbeddingCache(base, cache_dir, batch_size)
+
+
+def fit_channel(
+    dense: VectorSource, documents: Sequence[str], settings: LexicalConfig, channel: LexicalChannel | None = None
+) -> tuple[LexicalChannel, float]:
+    """Return a channel of documents (the one given, if any) and its weight beside the dense vectors of a text model."""
+    base: Any = dense.base
+    if channel is None:
+        dim, terms = settings.lexical_dim or LEXICAL_DIM, settings.lexical_terms
+        tokenizer = base.fast_tokenizer() if terms == "pieces" else None
+        channel = LexicalChannel.fit(documents, dim, terms, settings.lexical_language, tokenizer=tokenizer)
+    weight = settings.lexical_weight
+    if weight is None:
+        weight = lexical_weight(dense.encode(documents[:: -(-len(documents) // WEIGHED)], "document"))
+        logger.info("weight of the lexical channel: %.2f, chosen from the documents", weight)
+    return channel, weight

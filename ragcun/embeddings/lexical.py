@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,7 +21,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from tqdm.auto import tqdm
 
-from ragcun.embeddings.analysis import Analyser, TermCounter
+from ragcun.config import LEXICAL_DIM, TermKind
+from ragcun.embeddings.analysis import LANGUAGES, Analyser, TermCounter
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
 from ragcun.tensors import naming_disk_errors, tensors_digest
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TermKind = Literal["words", "pieces"]
 Matrix = NDArray[np.float32]
 K1, B = 0.9, 0.4
 BLOCK = 16384
@@ -83,7 +83,7 @@ class LexicalChannel:
     def fit(
         cls,
         texts: Sequence[str],
-        dim: int = 384,
+        dim: int = LEXICAL_DIM,
         terms: TermKind = "words",
         language: str = "auto",
         power: float = -0.5,
@@ -128,12 +128,17 @@ class LexicalChannel:
         mean_length = float(matrix.sum(dtype=np.float64)) / len(texts)
         _weigh(matrix, idf, mean_length)
         values, vectors = _right_singular_vectors(matrix, dim, seed)
-        logger.info("lexical channel: %d dimensions, %d terms, %d documents", len(values), len(kept), len(texts))
         projection = np.ascontiguousarray(vectors * values**power, dtype=np.float32)
         mean = normalize(np.asarray(matrix.mean(axis=0, dtype=np.float64)) @ projection)[0].astype(np.float32)
         names = list(counter.vocabulary)
         vocabulary = {names[column]: number for number, column in enumerate(kept)}
-        return cls(analyser, vocabulary, idf, projection, mean, mean_length, dim, power, len(texts))
+        channel = cls(analyser, vocabulary, idf, projection, mean, mean_length, dim, power, len(texts))
+        logger.info("lexical channel: %s", channel)
+        return channel
+
+    def __str__(self) -> str:
+        terms = "word pieces" if self.analyser.pieces else f"terms ({LANGUAGES[self.analyser.language]})"
+        return f"{self.dimension} dimensions, {len(self.vocabulary)} {terms}, fitted on {self.documents} documents"
 
     @property
     def dimension(self) -> int:

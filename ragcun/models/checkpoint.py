@@ -22,6 +22,8 @@ from ragcun.tensors import contiguous, naming_disk_errors
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from ragcun.embeddings.lexical import LexicalChannel
+
 FORMAT = 2
 READABLE = (1, FORMAT)
 """Formats that can be read; in the first, `CONFIG` had no checksum of itself."""
@@ -29,6 +31,8 @@ OWN_SUM = "description_blake2b"
 CONFIG = "ragcun/encoder.json"
 WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
+DENSE, LEXICAL = "dense", "lexical"
+"""Where the text model and the lexical channel are, if there is a channel."""
 
 
 def write_folder(
@@ -39,11 +43,15 @@ def write_folder(
     card: str,
     seen: Iterable[str] | None = None,
     held_out: HoldOut | None = None,
+    channel: LexicalChannel | None = None,
 ) -> None:
     """Write a checkpoint folder with the checksum of every file in it; it is complete or absent."""
     with replacing_folder(folder) as temporary, naming_disk_errors():
         if model is not None:
-            model.save_pretrained(str(temporary), create_model_card=False)
+            place = temporary if channel is None else temporary / DENSE
+            model.save_pretrained(str(place), create_model_card=False)
+        if channel is not None:
+            channel.save(temporary / LEXICAL)
         (temporary / WEIGHTS).parent.mkdir()
         save_file(contiguous(parts), temporary / WEIGHTS)
         if seen is not None:
@@ -76,9 +84,10 @@ def read_folder(
             raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
         _check_files(folder, description["files_blake2b"])
         parts = load_file(folder / WEIGHTS)
-        if MODULES in description["files_blake2b"]:
-            model = load_sentence_transformer(str(folder), str(folder), device)
-            return description, model, parts, model.device
+        for place in ("", f"{DENSE}/"):
+            if f"{place}{MODULES}" in description["files_blake2b"]:
+                model = load_sentence_transformer(str(folder / place), str(folder), device)
+                return description, model, parts, model.device
         return description, None, parts, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
@@ -93,7 +102,7 @@ def is_checkpoint(path: str | Path) -> bool:
 
 def has_text_model(checkpoint: str | Path) -> bool:
     """Whether a checkpoint folder holds a text model; one of heads on vectors does not."""
-    return (Path(checkpoint) / MODULES).is_file()
+    return any((Path(checkpoint) / place / MODULES).is_file() for place in ("", DENSE))
 
 
 def description_digest(description: Mapping[str, Any]) -> str:

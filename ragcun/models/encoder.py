@@ -17,10 +17,12 @@ from ragcun.batch import PairBatch, Role, Views
 from ragcun.data.overlap import HoldOut
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.checkpoint import read_folder, write_folder
+from ragcun.models.checkpoint import LEXICAL, read_folder, write_folder
 from ragcun.models.heads import normalize_modules
 from ragcun.tensors import copy_strictly
 
@@ -205,21 +207,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained or name in own}
 
     def to_sentence_transformer(self) -> SentenceTransformer:
-        """Return this encoder as a sentence-transformers model of built-in modules, compared by Euclidean distance."""
-        from sentence_transformers import SentenceTransformer
+        """Return this encoder as a sentence-transformers model, compared by Euclidean distance.
 
-        model = self.base.text_model
+        Modules are built-in ones but where there is a lexical channel, which sentence-transformers cannot save.
+        """
         with torch.random.fork_rng(
             devices=()
         ):  # new modules draw weights before they get ours; a saved run is to go on alike
             heads = self.export_modules()
-        return SentenceTransformer(
-            modules=[*model, *normalize_modules(self.base.normalize), *heads],
-            similarity_fn_name="euclidean",
-            prompts={name: prompt or "" for name, prompt in model.prompts.items()},
-            default_prompt_name=model.default_prompt_name,
-            device=str(next(self.parameters()).device),
-        )
+        return self.base.plain_model([*normalize_modules(self.base.normalize), *heads], "euclidean")
 
     def save_pretrained(
         self,
@@ -230,14 +226,21 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
+        With a lexical channel, ``dense/`` is that of the untouched base, and the channel is in ``lexical/``.
+
         `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
         positives, `held_out` says which were hidden from training.
         """
         parts = {"base": self.base.to_config(), "config": self.to_config()}
         description = {"system": self.system, "dimension": self.dimension, **parts}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
-        model = self.to_sentence_transformer() if self.base.reads_texts else None
-        write_folder(folder, model, self.own_state(), description, text, seen, held_out)
+        model = channel = None
+        if isinstance(self.base, JoinedBase):
+            # word pieces: one plain folder of ragcun.models.lexical_export belongs here
+            model, channel = untouched_model(self.base.dense), self.base.channel
+        elif self.base.reads_texts:
+            model = self.to_sentence_transformer()
+        write_folder(folder, model, self.own_state(), description, text, seen, held_out, channel)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
@@ -247,7 +250,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
             system, described = SYSTEMS[description["system"]], description["base"]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
-            base = VectorBase(**described) if model is None else TextBase.from_config(model, described)
+            base: Base = VectorBase(**described) if model is None else _text_base(Path(folder), model, described)
             encoder = system.from_config(base, description["config"])
             copy_strictly(encoder.own_state(), parts)
         except InputError:
@@ -255,3 +258,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
         return cast("Self", encoder.to(to_device).eval())
+
+
+def untouched_model(base: Base) -> SentenceTransformer:
+    """Return a base as it is without ragcun, with its own normalisation, prompts and distance (InputError: no text)."""
+    return base.plain_model(normalize_modules(base.ends_normalized), base.distance)
+
+
+def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:
+    if "weight" not in described:
+        return TextBase.from_config(model, described)
+    dense, channel = TextBase.from_config(model, described["dense"]), LexicalChannel.load(folder / LEXICAL)
+    return JoinedBase(dense, channel, described["weight"], described["normalize"])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.heads import principal_axes
 from ragcun.models.systems import AsymmetricProjectionModel
@@ -37,7 +38,7 @@ class Whitening:
         """Map base vectors ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
         return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
-    def encoder(self, base: TextBase | str) -> AsymmetricProjectionModel:
+    def encoder(self, base: Base | str) -> AsymmetricProjectionModel:
         """Return the same maps as an encoder on a base that normalises its vectors; embeddings have length 1."""
         base = TextBase.load(base) if isinstance(base, str) else base
         output_dim, dim = self.weight.shape
@@ -45,7 +46,7 @@ class Whitening:
             raise ValueError(f"the whitening is of vectors of length {dim}, the base gives {base.dimension}")
         model = AsymmetricProjectionModel(base, output_dim=output_dim, head="linear", normalize_output=True)
         model.start_as(self.weight, self.query_shift)
-        return model.to(base.model.device).eval()
+        return model.to(base.text_model.device).eval()
 
 
 def fit_whitening(

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.data.beir import Collection
-from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import model_digest
 from ragcun.errors import InputError
-from ragcun.models.heads import normalize_modules
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -30,21 +28,6 @@ def require_mteb() -> None:
     """Check that mteb is installed (InputError: it is not)."""
     if importlib.util.find_spec("mteb") is None:
         raise InputError("mteb is not installed; install it with: pip install 'ragcun[mteb]'")
-
-
-def untouched_model(base: Base) -> SentenceTransformer:
-    """Return a base as it is without ragcun, with its own normalisation, prompts and distance (InputError: no text)."""
-    from sentence_transformers import SentenceTransformer
-
-    base.require_texts()
-    model = base.text_model
-    return SentenceTransformer(
-        modules=[*model, *normalize_modules(base.ends_normalized)],
-        similarity_fn_name=base.distance,
-        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
-        default_prompt_name=model.default_prompt_name,
-        device=str(model.device),
-    )
 
 
 def name_for_mteb(model: SentenceTransformer, spec: str) -> str:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ragcun.data.beir import Collection
 from ragcun.distance import Distance
 from ragcun.embeddings.base import Base, VectorSource
-from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.hub import model_folder
+from ragcun.embeddings.joined import vector_source
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -188,8 +188,8 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
     spec = model_folder(spec)
     encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None
-    base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
-    cache = _cache(base, options)
+    base: Base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
+    cache = _vectors(base, options)
     vectors = VectorFormat((encoder or base).dimension, options.precision, options.truncate_dim)
     own: Distance = base.distance if encoder is None else "euclidean"
     changed = "" if options.use_predictor is None else _query_embedding(encoder, spec, options.use_predictor)
@@ -197,9 +197,10 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     compared = vectors.compared(model.distance)
     if encoder is None and vectors.is_full:
         return System(model, compared)
+    base, cache = base.untouched, cache.untouched
     if isinstance(base, TextBase) and base.trained:
         base = _before_training(base, options)
-        cache = _cache(base, options)
+        cache = _vectors(base, options)
     small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
     untouched, reduced = (
         DenseRetriever(base.name, CachedEncoder(cache), base.distance, vectors=each)
@@ -225,12 +226,12 @@ def _before_training(base: TextBase, options: EncodingOptions) -> Base:
         raise InputError(f"the base of this checkpoint was trained, and cannot be shown untouched: {error}") from error
 
 
-def _cache(base: Base, options: EncodingOptions) -> VectorSource:
+def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
     if options.vectors is not None and not base.reads_texts:
         options.vectors.require_fit(base)
         return options.vectors
     base.compute_in(options.base_dtype)
-    return EmbeddingCache(base, options.cache_dir, options.batch_size)
+    return vector_source(base, options.cache_dir, options.batch_size)
 
 
 def _stored(path: Path) -> System:

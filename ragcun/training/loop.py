@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from ragcun.config import TrainConfig
 from ragcun.embeddings.base import VectorSource
 from ragcun.embeddings.hub import model_folder
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import make_source
@@ -31,6 +32,7 @@ from ragcun.training.selection import (
 )
 from ragcun.training.setup import (
     TrainingData,
+    build_base,
     build_data,
     build_encoder,
     build_features,
@@ -74,12 +76,14 @@ def fit_encoder(
     """Train an encoder on `data`, with given vectors or a base model; return it and the result."""
     config, processes = copy.copy(config), Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
-    encoder = build_encoder(config, None if vectors is None else vectors.base).to(processes.device)
+    encoder = build_encoder(config, build_base(config, data, vectors, processes)).to(processes.device)
     objective = build_objective(config, encoder)
     plan = Plan(config, encoder, *plan_steps(config, data.train, processes)[1:])
     processes.on_main(lambda: announce(plan))
     features = build_features(config, encoder.base, vectors)
     run = processes.main_first(open_run)
+    if isinstance(encoder.base, JoinedBase) and config.load_checkpoint is None:
+        processes.on_main(partial(run.keep_channel, encoder.base.channel))
     source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
     judged_by = encoder.base, features, objective, config.batch_size, processes.device
     selection = processes.main_only(lambda: make_selection(data, *judged_by), Selection())

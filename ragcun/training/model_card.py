@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
 from ragcun.io import read_text, write_text
 
@@ -22,6 +23,18 @@ WITH_TEXTS = """Made by ragcun; it loads without it:
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a document"])
+print(model.similarity(queries, documents))  # minus the Euclidean distance
+```"""
+
+WITH_CHANNEL = """Made by ragcun, which it needs: the vectors of the text model in `dense/`, a folder of
+sentence-transformers, and of the lexical channel in `lexical/` are joined before the head.
+
+```python
+import ragcun
+
+model = ragcun.RetrievalEncoder.from_pretrained("path/to/this/folder")
 queries = model.encode_query(["a question"])
 documents = model.encode_document(["a document"])
 print(model.similarity(queries, documents))  # minus the Euclidean distance
@@ -90,7 +103,11 @@ def card(
     """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores."""
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
-    if not encoder.base.reads_texts:
+    usage = WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS
+    if isinstance(encoder.base, JoinedBase):
+        usage = WITH_CHANNEL
+        about += f" Its base has a lexical channel: {encoder.base.channel}."
+    if usage is not WITH_TEXTS:
         header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
         header["base_model"] = encoder.base.name
@@ -100,7 +117,7 @@ def card(
 
 # {title}
 
-{about} Embeddings are compared by Euclidean distance. {WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS}
+{about} Embeddings are compared by Euclidean distance. {usage}
 
 ## Scores
 

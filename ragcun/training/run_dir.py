@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ragcun.embeddings.hub import BEST_MODEL
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.training.model_card import FitResult, model_card
@@ -60,6 +61,16 @@ class RunFolder:
         files = (run.metrics, run.manifest, run.config, run.loss_curve, run.non_finite, run.path / "report.html")
         claim_folder(run.path, "run", run.config, (*folders, *files), resume, overwrite)
         return run
+
+    def keep_channel(self, channel: LexicalChannel) -> None:
+        """Keep the lexical channel of a run that begins, beside its resume points."""
+        if self.recorded and not any(self.state.glob("[0-9]*")):
+            channel.save(self.state / "lexical")
+
+    def kept_channel(self) -> LexicalChannel | None:
+        """Return the lexical channel that the run's resume points belong to, None where there are none."""
+        folder = self.state / "lexical"
+        return LexicalChannel.load(folder) if any(self.state.glob("[0-9]*")) and folder.exists() else None
 
     def epoch_model(self, epoch: int) -> Path:
         """Return the folder of an epoch's own checkpoint."""

@@ -72,7 +72,7 @@ def make_selection(
     """Return selection by NDCG@10 on a dev collection, the objective on validation pairs, or the last epoch."""
     if data.dev is not None:
         dev = data.dev
-        untouched = _Untouched(base) if features is None else CachedEncoder(features)
+        untouched = _Untouched(base.untouched) if features is None else CachedEncoder(features.untouched)
         base_score = dev_ndcg(DenseRetriever("untouched base", untouched, base.distance), dev)
 
         def ndcg(encoder: RetrievalEncoder) -> Evaluated:
@@ -171,15 +171,17 @@ def select_final_model(
     """Return the trained encoder, the initial one or the base, and the comparison that selected it.
 
     The initial encoder replaces the trained one where its mean NDCG@10 is higher and the paired randomisation test
-    gives p < .05; then likewise the base (as a head that is the identity, where dimensions agree). So without evidence
-    against it the trained encoder stays.
+    gives p < .05; then likewise the base without a lexical channel (as a head that is the identity, where dimensions
+    were kept). So without evidence against it the trained encoder stays.
     """
     encoders = {"trained": trained, "start": initial}
     if isinstance(trained, ProjectionEncoder) and trained.dimension == trained.base.dimension:
-        identity = AsymmetricProjectionModel(trained.base, head="linear", normalize_output=trained.normalize_output)
+        base, scaled = trained.base.untouched, trained.normalize_output
+        identity = AsymmetricProjectionModel(base, head="linear", normalize_output=scaled)
         encoders["base"] = identity.to(next(trained.parameters()).device).eval()
+    sources = {"trained": features, "start": features, "base": features.untouched}
     results = {
-        name: evaluate_retriever(DenseRetriever(name, CachedEncoder(features, encoder)), collection, cutoffs=(10,))
+        name: evaluate_retriever(DenseRetriever(name, CachedEncoder(sources[name], encoder)), collection, cutoffs=(10,))
         for name, encoder in encoders.items()
     }
     kept, p_values = "trained", {}

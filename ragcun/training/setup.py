@@ -17,7 +17,8 @@ from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
-from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.joined import JoinedBase, fit_channel, vector_source
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -25,6 +26,8 @@ from ragcun.losses.objective import Objective
 from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape, Stackable
+from ragcun.training.processes import Processes
+from ragcun.training.run_dir import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +139,33 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
         raise InputError(f"objective: {error}") from error
 
 
+def build_base(
+    config: TrainConfig, data: TrainingData, vectors: VectorStore | None, processes: Processes
+) -> Base | None:
+    """Return the base of given vectors, or a text model with a lexical channel; None where it is the plain text model.
+
+    The channel is fitted on the documents of the training data: the corpus, but for hidden documents, or those of the
+    pairs. A run that resumes has the channel that it began with.
+    """
+    if vectors is not None:
+        return vectors.base
+    if not config.lexical:
+        return None
+    base = TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+    base.to(processes.device)
+    base.freeze()
+    base.compute_in(config.base_dtype)
+
+    def fit() -> tuple[LexicalChannel, float]:
+        kept = RunFolder(config.output_dir).kept_channel() if config.resume else None
+        return fit_channel(
+            vector_source(base, config.cache_dir, config.encode_batch_size), data.train.documents, config, kept
+        )
+
+    channel, weight = processes.on_main(fit)
+    return JoinedBase(base, channel, weight, config.normalize_embeddings)
+
+
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
     """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base."""
     if config.system not in SYSTEMS:
@@ -236,7 +266,7 @@ def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None)
     if vectors is not None:
         vectors.require_fit(base)
         return vectors
-    return EmbeddingCache(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
+    return vector_source(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
 
 
 def compile_heads(encoder: RetrievalEncoder) -> None:

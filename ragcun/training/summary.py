@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ragcun.config import TrainConfig
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import flags_of
@@ -136,6 +137,11 @@ RULES = (
         "no effect: only --system jepa with --lambda_predictive above 0 has an EMA target",
     ),
     Rule("stopgrad", lambda p: hasattr(p.encoder, "target_head"), "no effect: an EMA target never has a gradient"),
+    Rule(
+        "lexical_weight lexical_terms lexical_language",
+        lambda p: not isinstance(p.encoder.base, JoinedBase) or p.config.load_checkpoint is not None,
+        "no effect: no lexical channel is fitted",
+    ),
     Rule("base_learning_rate", lambda p: p.encoder.base.frozen, "no effect: the base is frozen"),
     Rule("gradient_checkpointing", lambda p: p.encoder.base.frozen, "no effect: the base is frozen and does not run"),
     Rule("gradient_checkpointing compile", lambda p: True, "changes memory or time, not what is trained"),
@@ -172,11 +178,12 @@ def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, A
     """Return what is trained: system, base, head, objective, length of the embeddings and number of parameters."""
     parts, dim = encoder.to_config(), encoder.dimension
     head, predictor = parts.get("head"), parts.get("predictor")
+    base = encoder.base.name + (" with a lexical channel" if isinstance(encoder.base, JoinedBase) else "")
     kind = "" if head is None else f"{head['kind']} head {head['input_dim']} → {head['output_dim']}"
     names = {"contrastive": config.contrastive, "isotropy": f"{config.isotropy} isotropy", **TERMS}
     return {
         "system": encoder.system,
-        "base": f"{encoder.base.name} ({'frozen' if encoder.base.frozen else 'trained'})",
+        "base": f"{base} ({'frozen' if encoder.base.frozen else 'trained'})",
         "head": kind + ("" if predictor is None else f", {predictor['kind']} predictor"),
         "objective": " + ".join(f"{weight:g}·{names[term]}" for term, weight in config.objective.weights.items()),
         "embeddings": f"{dim} dimensions, {'length 1' if parts.get('normalize_output') else 'length free'}",

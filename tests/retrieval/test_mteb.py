@@ -21,7 +21,8 @@ from ragcun import (
 from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.models.cached_encoder import CachedEncoder
-from ragcun.retrieval.mteb import METRICS, collection_task, evaluate_task, find_task, name_for_mteb, untouched_model
+from ragcun.models.encoder import untouched_model
+from ragcun.retrieval.mteb import METRICS, collection_task, evaluate_task, find_task, name_for_mteb
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 
 pytest.importorskip("mteb")

@@ -71,7 +71,7 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
     if choices_of(field):
         return next(choice for choice in reversed(choices_of(field)) if choice != field.default)
     values = {"bool": not field.default, "int": 7, "float": 0.25, "str": "x", "tuple[int,": (3, 2)}
-    bounded = {"mined_last": 8, "head_depth": 3, "head_expansion": 1.25}
+    bounded = {"mined_last": 8, "lexical_dim": 0, "head_depth": 3, "head_expansion": 1.25}
     return bounded.get(field.name, values[str(field.type).split(" ")[0]])
 
 
