@@ -58,12 +58,8 @@ class LexicalConfig:
     """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
 
     title: ClassVar[str] = "lexical channel"
-    lexical_dim: int | None = flag(
-        0, "dimensions that the words of the documents add to the base's; 0 is none", at_least=0
-    )
-    lexical_weight: float | None = flag(
-        None, "weight of their similarity beside the base's (default: .1 to .5, by the documents)", at_least=1e-3
-    )
+    lexical_dim: int | None = flag(0, "dimensions that the documents' words add to the base's; 0 is none", at_least=0)
+    lexical_weight: float | None = flag(None, "their weight (default: .1 to .5, by the documents)", at_least=1e-3)
     lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
     lexical_language: str = flag("auto", "language of the words, as de or zh; none leaves them as they are")
 
@@ -223,24 +219,21 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         super().__post_init__()
         trained, (first, last) = not self.freeze_base, self.mined_ranks
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
-        narrow = trained and self.base_dtype != "float32"
+        narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical
         mistakes = {
             "--train_data is missing: give a pairs file (.json, .jsonl, .csv), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
             "--never_worse compares heads on one frozen base; leave it out": trained and self.never_worse,
+            "--lexical_dim needs a new, frozen and normalised base that reads texts; leave it out": lexical,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
         if self.vectors is not None:
             for name in ("documents", "corpus", "queries", "val_data"):
                 message = f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone"
                 mistakes[message] = getattr(self, name)
-            another = self.base_model != "minilm"
-            mistakes["--vectors and --base_model both name a base; give one of them"] = another
+            mistakes["--vectors and --base_model both name a base; give one of them"] = self.base_model != "minilm"
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
-        if self.lexical_dim:
-            refusal = f"--lexical_dim {self.lexical_dim} does not go with {{}}; leave it out"
-            mistakes |= {refusal.format(name): wrong for name, wrong in self._without_channel.items()}
         for message, wrong in mistakes.items():
             if wrong:
                 raise InputError(message)
@@ -251,19 +244,10 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         return ObjectiveConfig(**{field.name: getattr(self, field.name) for field in fields(ObjectiveConfig)})
 
     @property
-    def _without_channel(self) -> dict[str, bool]:
-        """What a lexical channel does not go with, and whether it is asked for."""
-        return {
-            "a base that is trained": not self.freeze_base,
-            "--vectors, which have no texts": self.vectors is not None,
-            "--load_checkpoint, whose base is kept as it is": self.load_checkpoint is not None,
-            "--normalize_embeddings False": not self.normalize_embeddings,
-        }
-
-    @property
     def lexical(self) -> bool:
-        """Whether the base gets a lexical channel."""
-        return self.lexical_dim != 0 and not any(self._without_channel.values())
+        """Whether the base gets a lexical channel: a frozen text model may have one, unless it has that already."""
+        may = self.freeze_base and self.normalize_embeddings and not (self.vectors or self.load_checkpoint)
+        return self.lexical_dim != 0 and bool(may)
 
     @property
     def start(self) -> str:

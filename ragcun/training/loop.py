@@ -76,7 +76,8 @@ def fit_encoder(
     """Train an encoder on `data`, with given vectors or a base model; return it and the result."""
     config, processes = copy.copy(config), Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
-    encoder = build_encoder(config, build_base(config, data, vectors, processes)).to(processes.device)
+    kept = RunFolder(config.output_dir).kept_channel() if config.resume else None
+    encoder = build_encoder(config, build_base(config, data, vectors, processes, kept)).to(processes.device)
     objective = build_objective(config, encoder)
     plan = Plan(config, encoder, *plan_steps(config, data.train, processes)[1:])
     processes.on_main(lambda: announce(plan))

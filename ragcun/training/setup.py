@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape, Stackable
 from ragcun.training.processes import Processes
-from ragcun.training.run_dir import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -140,12 +140,16 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
 
 
 def build_base(
-    config: TrainConfig, data: TrainingData, vectors: VectorStore | None, processes: Processes
+    config: TrainConfig,
+    data: TrainingData,
+    vectors: VectorStore | None,
+    processes: Processes,
+    kept: LexicalChannel | None,
 ) -> Base | None:
     """Return the base of given vectors, or a text model with a lexical channel; None where it is the plain text model.
 
-    The channel is fitted on the documents of the training data: the corpus, but for hidden documents, or those of the
-    pairs. A run that resumes has the channel that it began with.
+    The channel, unless a resumed run has `kept` one, is fitted on the documents of the training data: the corpus, but
+    for hidden documents, or those of the pairs.
     """
     if vectors is not None:
         return vectors.base
@@ -155,14 +159,8 @@ def build_base(
     base.to(processes.device)
     base.freeze()
     base.compute_in(config.base_dtype)
-
-    def fit() -> tuple[LexicalChannel, float]:
-        kept = RunFolder(config.output_dir).kept_channel() if config.resume else None
-        return fit_channel(
-            vector_source(base, config.cache_dir, config.encode_batch_size), data.train.documents, config, kept
-        )
-
-    channel, weight = processes.on_main(fit)
+    dense = partial(vector_source, base, config.cache_dir, config.encode_batch_size)
+    channel, weight = processes.on_main(lambda: fit_channel(dense(), data.train.documents, config, kept))
     return JoinedBase(base, channel, weight, config.normalize_embeddings)
 
 

@@ -17,6 +17,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from benchmarks.mutations import KINDS, NOT_COVERED, failures, outcomes, table, tiny_checkpoint
 from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, text_hashes
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, WEIGHTS, description_digest, is_checkpoint
@@ -131,6 +133,50 @@ def test_nothing_needs_to_be_told_again(name, saved):
     assert again.base.to_config() == encoder.base.to_config()
     assert again.base.fingerprint() == encoder.base.fingerprint()
     assert not again.training
+
+
+# With a lexical channel
+
+
+@pytest.fixture
+def joined(tiny_bert, texts, tmp_path):
+    """Folder and encoder."""
+    base = JoinedBase(prompted(tiny_bert), LexicalChannel.fit(texts, 8), 0.3)
+    encoder = moved(SYSTEMS["asymmetric"](base, output_dim=12))  # type: ignore[call-arg]
+    encoder.save_pretrained(tmp_path / "joined")
+    return tmp_path / "joined", encoder
+
+
+def test_a_lexical_channel_is_saved_beside_a_plain_folder_of_the_untouched_base(joined, texts):
+    folder, encoder = joined
+    again = RetrievalEncoder.from_pretrained(folder, device="cpu")
+    assert again.base.to_config() == encoder.base.to_config()
+    assert again.base.fingerprint() == encoder.base.fingerprint()
+    for role in ("query", "document"):
+        np.testing.assert_array_equal(again.encode(texts[:9], role), encoder.encode(texts[:9], role))
+    dense = SentenceTransformer(str(folder / "dense"), device="cpu").encode_query(texts[:9])
+    untouched = encoder.base.dense.untouched_array(encoder.base.dense.encode(texts[:9], "query"))
+    np.testing.assert_allclose(dense, untouched, atol=1e-6)
+    with pytest.raises((OSError, ValueError)):
+        SentenceTransformer(str(folder), device="cpu")
+
+
+def test_in_memory_it_is_a_model_of_sentence_transformers(joined, texts):
+    _, encoder = joined
+    model = encoder.to_sentence_transformer()
+    np.testing.assert_allclose(model.encode_query(texts[:9]), encoder.encode_query(texts[:9]), atol=1e-5)
+    np.testing.assert_allclose(model.encode_document(texts[:9]), encoder.encode_document(texts[:9]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lexical/lexical.json", "lexical/lexical.safetensors", "dense/modules.json"])
+def test_another_channel_or_text_model_is_refused(joined, name):
+    folder, _ = joined
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    with pytest.raises(InputError, match=name):
+        RetrievalEncoder.from_pretrained(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        RetrievalEncoder.from_pretrained(folder)
 
 
 def test_saving_a_loaded_encoder_over_itself_changes_nothing(saved, copied):

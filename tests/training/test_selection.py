@@ -15,6 +15,8 @@ from ragcun.cli.train import run
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document, load_collection, pairs_from_collection
 from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.joined import JoinedBase, vector_source
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.losses.objective import Objective
@@ -133,6 +135,28 @@ class Problem:
         documents = encoder.embed(self.cache.encode([*self.collection.documents], "document"), "document")
         values = ndcg(self.embedded(encoder), documents, range(len(self.queries)))
         return {f"q{i}": float(value) for i, value in enumerate(values)}
+
+
+def test_the_base_is_the_text_model_without_its_lexical_channel(
+    tiny_bert: str, collection: Collection, tmp_path: Path
+) -> None:
+    contents = [document.content for document in collection.documents.values()]
+    base = JoinedBase(TextBase.load(tiny_bert, device="cpu"), LexicalChannel.fit(contents, 8), 0.5)
+    features = vector_source(base, tmp_path)
+    start = AsymmetricProjectionModel(base, normalize_output=True)
+    trained = with_weights(start, {name: torch.zeros_like(value) for name, value in start.own_state().items()})
+    data = TrainingData(pairs_from_collection(collection), dev=collection)
+    untouched = make_selection(data, base, features, Objective(), 8, torch.device("cpu")).base_score
+    kept, found = select_final_model(trained, start, collection, features, seed=0)
+    assert found.scores["base"] == untouched == pytest.approx(_alone(tiny_bert, collection, tmp_path))
+    assert found.scores["start"] > untouched
+    assert (found.kept, kept) == ("start", start)
+
+
+def _alone(model: str, collection: Collection, folder: Path) -> float | None:
+    base, data = TextBase.load(model, device="cpu"), TrainingData(pairs_from_collection(collection), dev=collection)
+    features = EmbeddingCache(base, folder)
+    return make_selection(data, base, features, Objective(), 8, torch.device("cpu")).base_score
 
 
 FINAL: dict[str, tuple[bool, int, str, str, str]] = {

@@ -1,0 +1,99 @@
+"""Training with a lexical channel: what it is fitted on, what is refused, and what its checkpoint evaluates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragcun.config import TrainConfig
+from ragcun.data.beir import load_collection
+from ragcun.data.overlap import HoldOut
+from ragcun.data.pairs import write_pairs
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.errors import InputError
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
+from ragcun.training.loop import fit
+from tests.training.runs import Train
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"lexical_dim": 8}
+
+
+def joined(checkpoint: Path) -> JoinedBase:
+    base = RetrievalEncoder.from_pretrained(checkpoint, "cpu").base
+    assert isinstance(base, JoinedBase)
+    return base
+
+
+def test_hidden_documents_and_queries_are_not_fitted_on(train: Train, collection_folder: Path) -> None:
+    contents = [each.content for each in load_collection(collection_folder, "train").documents.values()]
+    hidden = HoldOut(0.5, 0)
+    visible = [content for content in contents if not hidden.hides(content)]
+    whole = joined(train("whole", dev_fraction=0.3).checkpoint).channel
+    part = joined(train("part", hold_out_documents=0.5, lexical_weight=0.25).checkpoint)
+    assert (whole.documents, part.channel.documents) == (len(contents), len(visible))
+    assert part.weight == 0.25
+    expected = LexicalChannel.fit(visible, 8)
+    assert part.channel.vocabulary.keys() == expected.vocabulary.keys()
+    ours, theirs = (channel.encode(contents, "document") for channel in (part.channel, expected))
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
+
+
+def test_of_pairs_alone_positives_and_negatives_are_the_corpus(train: Train, texts: list[str], tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", [(texts[i], texts[40 + i], texts[80 + i]) for i in range(30)])
+    base = joined(train(train_data=str(tmp_path / "pairs.jsonl"), lexical_terms="pieces").checkpoint)
+    assert base.channel.documents == 60
+    assert base.channel.analyser.pieces is not None
+    assert 0.1 <= base.weight <= 0.5
+
+
+def test_the_untouched_base_is_shown_without_the_channel(
+    train: Train, collection_folder: Path, tiny_bert: str, tmp_path: Path
+) -> None:
+    options, test = EncodingOptions(str(tmp_path), device="cpu"), load_collection(collection_folder, "test")
+    system = open_system(str(train(dev_beir=str(collection_folder)).checkpoint), options)
+    alone = open_system(tiny_bert, options).retriever
+    assert system.untouched_base is not None
+    theirs, expected = (evaluate_retriever(each, test).per_query for each in (system.untouched_base, alone))
+    assert theirs == expected
+    assert evaluate_retriever(system.retriever, test).per_query != expected
+
+
+def test_a_checkpoint_is_trained_further_on_its_own_channel(train: Train, collection_folder: Path) -> None:
+    first = train("first").checkpoint
+    again = train("again", load_checkpoint=str(first), lexical_dim=0, hold_out_documents=0.5).checkpoint
+    assert joined(again).fingerprint() == joined(first).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"freeze_base": False}, {"load_checkpoint": "x"}, {"normalize_embeddings": False}, {"freeze_early_layers": 1}],
+)
+def test_what_has_no_channel_refuses_one(settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--lexical_dim"):
+        TrainConfig(**settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [({"lexical_language": "xx"}, "'xx'"), ({"train_data": "stop.jsonl"}, "none of 4 documents has a word")],
+)
+def test_what_cannot_be_fitted_is_one_sentence(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    fact: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs("stop.jsonl", [(f"word{i}", "the and of " + "a " * i, None) for i in range(4)])
+    with pytest.raises(InputError, match=fact):
+        fit(TrainConfig(**settings | changes))
+    assert not (tmp_path / "checkpoints").exists()
