@@ -56,11 +56,7 @@ def read_results_file(path: str | Path) -> ResultsFile:
 
 
 def read_named(spec: str) -> NamedResults:
-    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system.
-
-    Raises:
-        InputError: a file is missing or no results file, a name is missing, or a file is given twice.
-    """
+    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system."""
     if Path(spec).exists():
         return NamedResults((read_results_file(spec),))
     name, is_named, listed = spec.partition("=") if "=" in spec else ("", "", spec)

@@ -38,9 +38,6 @@ def comparison_table(
     """Compare results files (none: all in ``results``) and return the table, also written to `output` where given.
 
     `layout` is markdown, latex or csv; None goes by the suffix of `output`, and without one takes markdown.
-
-    Raises:
-        InputError: files cannot be read or compared, the format is unclear, or `output` would replace an input.
     """
     layout = layout or SUFFIXES.get(Path(output or "results.md").suffix)
     if layout is None:

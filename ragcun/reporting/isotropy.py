@@ -179,11 +179,7 @@ def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
 
 
 def histograms_figure(systems: Sequence[SystemReport], of: str) -> Figure:
-    """Draw densities of Euclidean lengths or distances, a panel for each system, each on its own scale.
-
-    Distances are of relevant and random pairs where there are judged queries, else of random documents, and to the
-    nearest document.
-    """
+    """Draw densities of Euclidean lengths or distances, a panel for each system, each on its own scale."""
     found = _with_looks(systems)
     figure, grid = panel_grid(len(found))
     for axes, (look, system) in zip(grid, found, strict=True):

@@ -72,10 +72,7 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     """Read run folders of ``ragcun train``, and give each the files about its checkpoint.
 
     Results are all such ``*.json`` in a run's folder, and reports ``isotropy.json`` there, in ``isotropy`` and in
-    folders in it; `results` and `isotropy` are further files.
-
-    Raises:
-        InputError: a folder is no run folder or is given twice, a file is missing or wrong, or it belongs to no run.
+    folders in it; `results` and `isotropy` are further files, and InputError names one that belongs to no run.
     """
     resolved = [folder.resolve() for folder in folders]
     if twice := [folder for folder in resolved if resolved.count(folder) > 1]:

@@ -119,11 +119,7 @@ def _sizes(results: Results) -> dict[str, list[str]]:
 
 
 def results_table(results: Results) -> str:
-    """Lay out NDCG@10 of an evaluation as Markdown, the best value bold, equals at four decimals alike.
-
-    The first table has each system on the whole datasets, the model's difference from the untouched base with its p,
-    and bytes per vector where they differ; the second has the parts of datasets and the members of sets.
-    """
+    """Lay out NDCG@10 of an evaluation as Markdown: the whole datasets, then their parts and the members of sets."""
     frame, titles = results_frame(results), [title for title, _ in results.systems]
     has_base, groups = results.untouched_base is not None, frame.groupby(PLACE, sort=False)
     wholes = {dataset: rows for (dataset, part), rows in groups if not part and not rows["member"].any()}

@@ -99,10 +99,7 @@ def isotropy_points(
     """Join results and isotropy reports: system, dataset, value, low, high (95 % interval), ndcg and untouched.
 
     `space` is documents, queries, together or pairs. Only float32 vectors of full length are joined, as reports measure
-    those; models are compared by their resolved paths.
-
-    Raises:
-        InputError: a file is wrong, two contradict each other, the measure is unknown, or no system is in both.
+    those; models are compared by their resolved paths. InputError says what each side has where nothing is in both.
     """
     keys, scores = ["model", "dataset"], _scores(results)
     whole = scores["truncate_dim"].isna() & (scores["precision"].isna() | (scores["precision"] == "float32"))
@@ -122,10 +119,7 @@ def isotropy_points(
 
 
 def isotropy_ndcg_figure(points: pd.DataFrame, measure: str, space: str) -> Figure:
-    """Draw a point for each system, with the measure's 95 % interval, in a panel for each dataset.
-
-    The untouched base is a grey star on dashed lines. From four systems on, a panel's title has Spearman's ρ.
-    """
+    """Draw a point for each system, with the measure's 95 % interval, in a panel per dataset; the base is a star."""
     name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
     axis = name if space == PAIRS else f"{name}, {space}"
     look = _looks(points)

@@ -66,13 +66,13 @@ def test_versions_of_a_dataset_are_not_mixed(write, change, found):
 
 
 def test_a_hash_that_one_file_lacks_does_not_hide_that_others_differ(write):
-    old, new = results("old", {"scifact": 0.6}), results("new", {"scifact": 0.7})
-    del old["manifest"]["collections"]["scifact"]["sha256"]
-    new["manifest"]["collections"]["scifact"]["sha256"] = "other"
-    files = write("o.json", old), write("a.json", "a", {"scifact": 0.65})
-    check_alike(files_of(*files), "NDCG@10")
-    with pytest.raises(InputError, match=r"a\.json and .*n\.json are of different versions"):
-        check_alike(files_of(*files, write("n.json", new)), "NDCG@10")
+    contents = [results(name, {"scifact": 0.6}) for name in ("old", "a", "new")]
+    for content, digest in zip(contents, (None, "a", "other"), strict=True):
+        content["manifest"]["collections"]["scifact"]["sha256"] = digest
+    files = files_of(*(write(f"{content['model']}.json", content) for content in contents))
+    check_alike(files[:2])
+    with pytest.raises(InputError, match=r"a\.json and .*new\.json are of different versions"):
+        check_alike(files)
 
 
 def test_a_metric_that_a_file_lacks_is_refused_with_those_that_all_have(write):

@@ -90,18 +90,13 @@ def test_what_is_wrong_is_named_with_its_key(content, read, place, value, named)
         read(changed(content, place.split("/"), value))
 
 
-@pytest.mark.parametrize("content", [[1], {"model": "m", "datasets": {}}])
-def test_other_files_are_no_results(read, content):
-    with pytest.raises(InputError, match=r"r\.json is not a results file"):
-        read(content)
-
-
 @pytest.mark.parametrize("name", ["/etc", "a/../../b", "a\\b", "a\0b", ""])
-def test_a_dataset_stays_within_its_folder(read, name):
-    found = results("m", {name: 0.5})
-    found["manifest"]["collections"] = {name: about("scifact")}
+def test_a_dataset_stays_within_its_folder_and_other_files_are_no_results(read, name):
+    for content in ([1], {"model": "m", "datasets": {}}):
+        with pytest.raises(InputError, match=r"r\.json is not a results file"):
+            read(content)
     with pytest.raises(InputError, match="not the name of a dataset"):
-        read(found)
+        read(results("m", {name: 0.5}, collections={name: about("scifact")}))
 
 
 def test_scores_are_checked_where_they_are_made():

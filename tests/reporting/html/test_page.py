@@ -77,13 +77,9 @@ def test_the_same_files_give_the_same_bytes(whole_run, whole_page, tmp_path):
 def test_a_run_with_everything_says_everything(page, whole_run):
     config = (whole_run / "config.yaml").read_text()
     assert "".join(config.split()) in "".join(page.text.split())
-    for part in (
-        "minilm", "asymmetric", "epoch 2, chosen by dev NDCG@10", "a" * 40, "b" * 64, "torch 2.13.0",
-        "No collapse was seen in 3 checks", "effective rank",
-    ):  # fmt: skip
+    for part in ("epoch 2, chosen by dev NDCG@10", "a" * 40, "b" * 64, "torch 2.13.0", "seen in 3 checks"):
         assert part in page.text
-    assert "was not evaluated" not in page.text
-    assert "It was not measured" not in page.text
+    assert "was not" not in page.text
 
 
 def test_hostile_texts_are_shown_and_do_nothing(page, whole_page):

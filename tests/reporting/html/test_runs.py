@@ -20,14 +20,6 @@ from ragcun.retrieval.runs import read_run
 from tests.reporting.html.conftest import Page, evaluate, write_isotropy
 
 
-def test_isotropy_of_several_collections_is_found(make_run):
-    run = make_run()
-    for name in ("b", "a"):
-        write_isotropy(run / "isotropy" / name / "isotropy.json", str(run / "best_model"), judged=False)
-    (found,) = gather([run])
-    assert [path.parent.name for path, _ in found.isotropy] == ["a", "b"]
-
-
 def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, data_dir, tmp_path):
     one, two, three = (make_run(name) for name in ("one", "two", "three"))
     for run in (one, two):
@@ -84,11 +76,15 @@ def test_what_is_no_run_folder_is_refused(whole_run, make_run, tmp_path):
         gather([whole_run], [whole_run / "manifest.json"])
 
 
-def test_other_json_files_in_a_run_folder_are_passed_over(whole_run, make_run):
+def test_reports_of_several_collections_are_found_and_other_json_files_passed_over(whole_run, make_run):
     run = make_run()
     write_json(run / "notes.json", {"model": "x"})
     shutil.copy(whole_run / "isotropy" / "isotropy.json", run / "elsewhere.json")
-    assert gather([run])[0].evaluations == []
+    for name in ("b", "a"):
+        write_isotropy(run / "isotropy" / name / "isotropy.json", str(run / "best_model"), judged=False)
+    (found,) = gather([run])
+    assert found.evaluations == []
+    assert [path.parent.name for path, _ in found.isotropy] == ["a", "b"]
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=20))
