@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ragcun.cli.flags import DEVICE_HELP, CollectionFlags, Distance, EncodingFlags, ModelFlags, require_folder
+from ragcun.cli.flags import (
+    DEVICE_HELP,
+    CollectionFlags,
+    Distance,
+    EncodingFlags,
+    HybridFlags,
+    ModelFlags,
+    require_folder,
+)
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -21,20 +30,21 @@ if TYPE_CHECKING:
 
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.results import Results
-    from ragcun.retrieval.systems import System
+    from ragcun.retrieval.choice import Labels
+    from ragcun.retrieval.systems import Retriever, System
 
 MTEB_FORMAT = 1
 Precision = Literal["float32", "int8", "binary"]
 
 
 @dataclass(kw_only=True)
-class Options(EncodingFlags, CollectionFlags, ModelFlags):
+class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     """Flags of ``ragcun evaluate``."""
 
     title: ClassVar[str] = "evaluation"
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
-    baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files")
+    baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files, TREC runs (.trec)")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     use_predictor: bool | None = flag(
         None, "embed queries by the checkpoint's predictor, or with --no_use_predictor without (default: as trained)"
@@ -73,13 +83,13 @@ def run(options: Options) -> str:
     manifest, seed, resume = environment(options.device or "auto") | used, options.seed, options.resume
 
     def report(results: Results) -> None:
-        write_text(page, results_table(results))
+        write_text(page, results_table(results) + _choices(results))
 
     results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
     table = results_table(results)
     if options.update_card:
         write_scores(model.retriever.name, table)
-    return f"{table}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
+    return f"{table}{_choices(results)}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
 
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
@@ -87,6 +97,7 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
     from ragcun.embeddings.hub import model_folder
     from ragcun.embeddings.precomputed import read_vectors
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
+    from ragcun.retrieval.choice import Labels
     from ragcun.retrieval.systems import open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
@@ -96,7 +107,43 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
         encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
     model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)
-    return model, [*model.companions, *(open_system(each, encoding) for each in options.baseline)]
+    opened = {each: open_system(each, encoding) for each in (*options.baseline, *options.hybrid)}
+    baselines = [*model.companions, *(opened[each] for each in options.baseline)]
+    if options.hybrid:
+        others = [opened[each].retriever for each in options.hybrid]
+        baselines += _hybrids(model, others, Labels({each.name: each.path for each in folders}), options)
+    return model, baselines
+
+
+def _hybrids(model: System, others: Sequence[Retriever], labels: Labels, options: Options) -> list[System]:
+    """Return the untouched base and the model, each fused with other systems."""
+    from ragcun.data.overlap import read_seen
+    from ragcun.retrieval.hybrid import HybridRetriever
+    from ragcun.retrieval.systems import System
+
+    seen = read_seen(model.retriever.name) if model.trained else frozenset()
+    firsts = [(model.untouched_base, frozenset()), (model.retriever, seen)]
+    return [
+        System(
+            HybridRetriever((first, *others), options.hybrid_weight, options.fusion, partial(labels.dev, seen=known)),
+            model.distance,
+        )
+        for first, known in firsts
+        if first is not None
+    ]
+
+
+def _choices(results: Results) -> str:
+    """Say what was chosen for each collection, and why."""
+    from ragcun.retrieval.choice import reason
+
+    lines = [
+        f"- {name}, {results.baselines[slug].name}: {what} {reason(record)}\n"
+        for slug, chosen in results.manifest.get("chosen", {}).items()
+        for name, records in chosen.items()
+        for what, record in records.items()
+    ]
+    return "".join(["\n", *lines]) if lines else ""
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.systems import EncodingOptions
 
 Distance = Literal["euclidean", "cosine", "dot"]
+Fusion = Literal["minmax", "zscore", "rrf"]
 CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
 DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
 
@@ -69,6 +70,21 @@ class CollectionFlags(SetFlags):
 
         fetch = fetch_from(self.mirror, Path(self.data_dir)) if self.download or self.mirror else None
         return find_sets(self.data_dir, self.datasets, self.split, fetch)
+
+
+@dataclass
+class HybridFlags:
+    """What a ranking is fused with, and how."""
+
+    title: ClassVar[str] = "hybrid search"
+    hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
+    hybrid_weight: float | None = flag(
+        None,
+        "share of these together (default: chosen on dev queries where there are, else 0.3)",
+        at_least=0,
+        at_most=1,
+    )
+    fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
 
 
 @dataclass

@@ -44,10 +44,13 @@ class Collection:
         return digest.hexdigest()
 
 
-def load_collection(folder: str | Path, split: str = "test") -> Collection:
+def load_collection(
+    folder: str | Path, split: str = "test", documents: dict[str, Document] | None = None
+) -> Collection:
     """Read a BEIR folder and the judgments of one split of it (InputError: a file is missing or wrong).
 
-    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them.
+    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them. `documents` are those
+    of the corpus, where it was read before.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,7 +65,7 @@ def load_collection(folder: str | Path, split: str = "test") -> Collection:
     }
     for query in sorted(qrels.keys() - queries.keys()):
         raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
-    documents = dict(_texts(folder / "corpus.jsonl", "documents"))
+    documents = dict(_texts(folder / "corpus.jsonl", "documents")) if documents is None else documents
     if not documents:
         raise InputError(f"{folder / 'corpus.jsonl'}: holds no documents")
     absent = len({document for judged in qrels.values() for document in judged if document not in documents})

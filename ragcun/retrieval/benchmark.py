@@ -80,6 +80,8 @@ class _Benchmark:
             if (system := systems.get(slug)) is not None:
                 scores.update(system.datasets)
         self.collections.update(earlier.collections)
+        for slug, chosen in (earlier.manifest.get("chosen") or {}).items():
+            getattr(self.evaluator.systems[slug], "chosen", {}).update(chosen)
         made = {key: value for key, value in earlier.manifest.items() if key != "earlier"}
         self.manifest["earlier"] = [*earlier.manifest.get("earlier", []), made]
 
@@ -105,6 +107,9 @@ class _Benchmark:
     def write(self) -> Results:
         systems = {slug: self._system(slug) for slug in self.scores}
         model, base = systems.pop(MODEL), systems.pop(BASE, None)
+        chosen = {slug: getattr(each, "chosen", None) for slug, each in self.evaluator.systems.items()}
+        if any(chosen.values()):
+            self.manifest["chosen"] = {slug: each for slug, each in chosen.items() if each}
         results = Results(model, self.distance, base, systems, dict(self.collections), self.manifest)
         results.write(self.evaluator.output_file)
         if self.report is not None:

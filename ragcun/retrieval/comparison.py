@@ -17,7 +17,7 @@ from ragcun.io import write_json
 from ragcun.results import METRIC, CollectionFacts, Scores, SystemScores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
 from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.systems import Retriever, StoredRetriever, System, evaluate_retriever
+from ragcun.retrieval.systems import Retriever, System, evaluate_retriever, is_stored
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class SystemEvaluator:
         for system in baselines:
             systems[_slug(system.retriever, systems.keys())] = system.retriever
         for slug, retriever in systems.items():
-            if held_out is not None and isinstance(retriever, StoredRetriever):
-                logger.warning("%s: an earlier run cannot rank hidden documents alone; it has no held-out scores", slug)
+            if held_out is not None and is_stored(retriever):
+                logger.warning("%s: a stored run cannot rank hidden documents alone; it has no held-out scores", slug)
         return cls(systems, output_file, tuple(cutoffs), seed, seen, held_out)
 
     def evaluate(self, collection: Collection) -> CollectionScores:
@@ -86,7 +86,7 @@ class SystemEvaluator:
         hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
         if hidden is None:
             return {}
-        systems = {slug: each for slug, each in self.systems.items() if not isinstance(each, StoredRetriever)}
+        systems = {slug: each for slug, each in self.systems.items() if not is_stored(each)}
         if not hidden.qrels:
             return dict.fromkeys(systems, Scores({}, n_queries=0))
         per_query = self._per_query(hidden, systems, ".held_out")

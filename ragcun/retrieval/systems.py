@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +21,20 @@ from ragcun.embeddings.joined import vector_source
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.io import file_digest, read_json
+from ragcun.io import existing_file, file_digest, read_json
 from ragcun.models.cached_encoder import CachedEncoder, document_rows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
+from ragcun.retrieval.choice import once
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import Precision, VectorFormat
-from ragcun.retrieval.runs import Run, make_run, read_run, runs_folder
+from ragcun.retrieval.runs import Run, make_run, ranking, read_run, runs_folder
 from ragcun.retrieval.search import id_order, top_k
+
+logger = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
@@ -46,7 +50,9 @@ class TextEncoder(Protocol):
 class Retriever(Protocol):
     """A system that ranks a collection's documents for its queries; one with a `fingerprint` is told apart by it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What tables call it."""
 
     @property
     def size(self) -> Mapping[str, Any]:
@@ -80,6 +86,7 @@ class DenseRetriever:
         own = file_digest(Path(self.name) / CONFIG) if is_checkpoint(self.name) else ""
         return f"{self.encoder.cache.fingerprint} {own}{self.changed} {self.distance} {json.dumps(self.size)}"
 
+    @once
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Encode the collection and search; equal scores rank by id."""
         documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
@@ -101,6 +108,7 @@ class BM25Retriever:
     size: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = f"bm25 k1={K1} b={B}"
 
+    @once
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Rank by BM25."""
         texts = {name: document.content for name, document in collection.documents.items()}
@@ -109,22 +117,46 @@ class BM25Retriever:
 
 @dataclass
 class StoredRetriever:
-    """The rankings of an earlier evaluation, read from its TREC run files."""
+    """The rankings of an earlier evaluation, read from its TREC run files, or those of one run file of any program."""
 
     name: str
-    folder: Path
+    folder: Path  # or file
     size: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """Return what the earlier evaluation recorded of its model."""
+        """Return what the earlier evaluation recorded of its model, or a digest of the file."""
+        if self.folder.is_file():
+            return file_digest(self.folder)
         manifest = read_json(self.folder.with_suffix(".json")).get("manifest") or {}
         recorded = (manifest.get("settings") or {}).get("system model", "")
         return f"earlier evaluation of {self.name} {recorded} {json.dumps(self.size)}"
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Read the run of this collection."""
-        return read_run(self.folder / collection.name / "model.trec")
+        """Read the run of this collection; of a single file, only its queries, with up to `k` documents each.
+
+        Raises:
+            InputError: a file ranks a document that the collection lacks, or has none of its queries.
+        """
+        if not self.folder.is_file():
+            return read_run(self.folder / collection.name / "model.trec")
+        run = read_run(self.folder)
+        known = {query: run[query] for query in collection.queries if query in run}
+        unknown = sorted(set().union(*known.values()) - collection.documents.keys())
+        if unknown or not known:
+            lacking = f"the document {unknown[0]!r:.60}" if unknown else "any of the queries"
+            raise InputError(f"{self.folder}: {collection.name} has not {lacking} of this run; give a run on it")
+        if missing := len(collection.queries) - len(known):
+            logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
+        return {
+            query: ranking(query, list(found), list(found.values()), list(range(len(found))), k)
+            for query, found in known.items()
+        }
+
+
+def is_stored(retriever: Retriever) -> bool:
+    """Return whether a system, or a part of it, has stored rankings alone, and can rank nothing else."""
+    return any(isinstance(each, StoredRetriever) for each in getattr(retriever, "parts", (retriever,)))
 
 
 class Evaluation(NamedTuple):
@@ -172,19 +204,21 @@ class System:
 
 
 def open_system(spec: str, options: EncodingOptions, distance: Distance | None = None) -> System:
-    """Open ``bm25``, a results file of an earlier evaluation, a checkpoint folder, or any embedding model.
+    """Open ``bm25``, a results file of an earlier evaluation, a TREC run, a checkpoint, or any embedding model.
 
     `distance` overrides the model's own: Euclidean for our checkpoints, else that of the untouched model.
 
     Raises:
         InputError: there is no such thing, it cannot be read, or it has no vectors of the size asked for.
     """
-    if spec == "bm25" or spec.endswith(".json"):
+    if spec == "bm25" or spec.endswith((".json", ".trec")):
         if options.precision != "float32" or options.truncate_dim is not None:
             raise InputError(
                 f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
                 "evaluate a checkpoint or an embedding model"
             )
+        if spec.endswith(".trec"):
+            return System(StoredRetriever(Path(spec).stem, existing_file(spec)), "run")
         return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
     spec = model_folder(spec)
     encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None

@@ -121,3 +121,25 @@ def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):
     results, _ = evaluate("--model", "minilm", "--datasets", "scifact", "nfcorpus", "--data_dir", shared_data)
     assert results["datasets"]["scifact"]["NDCG@10"] == pytest.approx(0.6451, abs=0.002)
     assert results["datasets"]["nfcorpus"]["NDCG@10"] == pytest.approx(0.3159, abs=0.002)
+
+
+def test_model_and_base_are_fused_with_bm25_and_with_a_run_of_another_program(evaluate, checkpoint, tmp_path):
+    """Fused rows have run files, tests and a record of the weight; a fixed weight of 0 leaves the ranking as it was."""
+    evaluate("--model", "bm25")
+    shutil.move(tmp_path / "r.runs" / "toy" / "model.trec", tmp_path / "lucene.trec")
+    flags = ("--model_path", checkpoint, "--baseline", "bm25")
+    results, shown = evaluate(*flags, "--hybrid", "bm25")
+    others, _ = evaluate(*flags, "--hybrid", tmp_path / "lucene.trec", "--fusion", "rrf", output="o.json")
+    rows = {slug: each for slug, each in results["baselines"].items() if slug != "bm25"}
+    assert len(rows) == len(others["baselines"]) - 1 == 2
+    for slug, row in rows.items():
+        assert row["model"].endswith(" + bm25")
+        assert "p_randomisation" in row["datasets"]["toy"]
+        assert results["manifest"]["chosen"][slug]["toy"]["weight"]["chosen"] == 0.3
+        assert (tmp_path / "r.runs" / "toy" / f"{slug}.per_query.json").exists()
+        assert f"toy, {row['model']}: weight 0.3: " in shown
+    zero, _ = evaluate(*flags, "--hybrid", "bm25", "--hybrid_weight", 0, output="z.json")
+    ndcg = [system["datasets"]["toy"]["NDCG@10"] for system in (zero["untouched_base"], zero)]
+    assert [each["datasets"]["toy"]["NDCG@10"] for each in zero["baselines"].values()][1:] == pytest.approx(ndcg)
+    again, _ = evaluate(*flags, "--hybrid", "bm25", "--resume")
+    assert again["manifest"]["chosen"] == results["manifest"]["chosen"]

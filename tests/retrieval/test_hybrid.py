@@ -1,0 +1,172 @@
+"""Fusion against a second implementation, what a weight is chosen by, and run files of other programs."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+from ragcun.data.beir import Collection, Document
+from ragcun.data.overlap import text_hashes
+from ragcun.errors import InputError
+from ragcun.retrieval.choice import Labels, choose
+from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse
+from ragcun.retrieval.runs import write_run
+from ragcun.retrieval.systems import EncodingOptions, open_system
+
+
+def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12) -> dict[str, dict[str, float]]:
+    """Return a run of random scores from best to worst, some of them equal."""
+    rng, run = random.Random(seed), {}
+    for query in range(queries):
+        names = rng.sample(range(documents), found)
+        scores = sorted((round(rng.uniform(-3, 9), 1) for _ in names), reverse=True)
+        run[f"q{query}"] = {f"d{name}": score for name, score in zip(names, scores, strict=True)}
+    return run
+
+
+def reference(runs, weights, method):
+    """Fuse as ranx does: each run's scores are normalised, and added up; z-scores count from the lowest."""
+    fused = {}
+    for query in {query for run in runs for query in run}:
+        total = {}
+        for run, weight in zip(runs, weights, strict=True):
+            values = list(run.get(query, {}).values())
+            mean = sum(values) / max(len(values), 1)
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values), 1))
+            for rank, (name, score) in enumerate(run.get(query, {}).items(), start=1):
+                scaled = {
+                    "minmax": (score - min(values)) / (max(values) - min(values)),
+                    "zscore": (score - mean) / deviation - (min(values) - mean) / deviation,
+                    "rrf": 1 / (60 + rank),
+                }[method]
+                total[name] = total.get(name, 0) + weight * scaled
+        fused[query] = total
+    return fused
+
+
+@pytest.mark.parametrize("method", ["minmax", "zscore", "rrf"])
+def test_fusion_agrees_with_a_second_implementation(method):
+    """Also where a run lacks a query, and whatever the order of the runs."""
+    runs, weights = [random_run(1), random_run(2), random_run(3)], (0.5, 0.3, 0.2)
+    del runs[1]["q2"]
+    fused, expected = fuse(runs, weights, method), reference(runs, weights, method)
+    assert fused.keys() == expected.keys()
+    for query, scores in expected.items():
+        assert fused[query] == pytest.approx(scores, abs=1e-12)
+        assert list(fused[query]) == sorted(fused[query], key=lambda name: (-fused[query][name], name))
+    backwards = fuse(runs[::-1], weights[::-1], method)
+    assert backwards.keys() == fused.keys()
+    assert all(backwards[query] == pytest.approx(fused[query], abs=1e-12) for query in fused)
+
+
+@pytest.mark.parametrize("method", ["minmax", "zscore"])
+def test_a_fusion_does_not_depend_on_scale_and_offset(method):
+    runs = [random_run(1), random_run(2)]
+    other = [runs[0], {query: {d: 7 * s - 100 for d, s in found.items()} for query, found in runs[1].items()}]
+    for query, scores in fuse(runs, (0.6, 0.4), method).items():
+        assert fuse(other, (0.6, 0.4), method)[query] == pytest.approx(scores, abs=1e-9)
+
+
+def test_equal_scores_rank_by_id_and_the_rest_is_cut():
+    run = {"q": {"c": 2.0, "b": 2.0, "a": 2.0}}
+    assert fuse([run], k=2) == {"q": {"a": 1.0, "b": 1.0}}
+    assert fuse([run], depth=2) == {"q": {"b": 1.0, "c": 1.0}}
+    assert fuse([run, {"q": {}}], (0.5, 0.5)) == {"q": {"a": 0.5, "b": 0.5, "c": 0.5}}
+
+
+def test_two_runs_of_a_thousand_queries_fuse_in_two_seconds():
+    runs = [random_run(seed, 1000, 1000, 5000) for seed in (1, 2)]
+    start = time.process_time()
+    assert len(fuse(runs, k=1000, depth=1000)) == 1000
+    assert time.process_time() - start < 2
+
+
+def judged(count: int = 60) -> Collection:
+    """Return a collection of which query i is answered by document i alone."""
+    documents = {f"d{i:03}": Document("", f"text {i}") for i in range(count)}
+    queries = {f"q{i}": f"question {i}" for i in range(count)}
+    return Collection("toy", documents, queries, {f"q{i}": {f"d{i:03}": 1} for i in range(count)}, "test")
+
+
+class Ranker:
+    """Ranks the document of a query's number first, or last where it is `wrong`."""
+
+    def __init__(self, name: str, wrong: bool) -> None:
+        self.name, self.wrong, self.size = name, wrong, {}
+
+    def retrieve(self, collection: Collection, k: int) -> dict[str, dict[str, float]]:
+        others = list(collection.documents)[:12]
+        run = {}
+        for query, relevant in collection.qrels.items():
+            rest = [name for name in others if name not in relevant]
+            order = [*rest, *relevant] if self.wrong else [*relevant, *rest]
+            run[query] = {name: -float(rank) for rank, name in enumerate(order)}
+        return run
+
+
+def test_a_weight_is_used_where_held_out_queries_support_it():
+    dev = replace(judged(), split="dev")
+    helped = HybridRetriever((Ranker("bad", True), Ranker("good", False)), dev=lambda _: dev)
+    helped.retrieve(judged(), 10)
+    record = helped.chosen["toy"]["weight"]
+    assert record["chosen"] == record["best"] > 0.5
+    assert (record["queries"], record["split"], record["without"]) == (60, "dev", 0)
+    assert record["p"] < 0.05
+    harmed = HybridRetriever((Ranker("good", False), Ranker("bad", True)), dev=lambda _: dev)
+    assert harmed.retrieve(judged(), 10) == harmed.fused(judged(), 10, 0.0)
+    blind = HybridRetriever((Ranker("good", False), Ranker("bad", True)))
+    assert blind.retrieve(judged(), 10) == blind.fused(judged(), 10, WEIGHT)
+
+
+def test_a_better_mean_that_chance_explains_is_not_used():
+    without = {f"q{i}": 0.0 for i in range(60)}
+    assert choose({0.0: without, 0.5: without | {"q1": 1.0}}, 0.0, "dev")[0] == 0.0
+    assert choose({0.0: without, 0.5: dict.fromkeys(without, 0.1)}, 0.0, "dev")[0] == 0.5
+
+
+def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
+    """The judgments of query i + 100 are those of query i; q0 is judged in both splits."""
+    collection = judged(100)
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    rows = "".join(f'{{"_id": "q{i}", "text": "question {i}"}}\n' for i in range(400))
+    (folder / "queries.jsonl").write_text(rows)
+    train = "".join(f"q{i}\td{i % 100:03}\t1\n" for i in (0, *range(100, 400)))
+    (folder / "qrels" / "train.tsv").write_text(train)
+    labels = Labels({"toy": folder})
+    dev, training = labels.held_out(collection)
+    assert not dev.qrels.keys() & (training.qrels.keys() | collection.qrels.keys())
+    assert len(dev.qrels) + len(training.qrels) == 300
+    assert labels.dev(collection) is dev
+    assert labels.dev(collection, None) is None
+    seen = text_hashes(f"text {i}" for i in range(40))
+    left = labels.dev(collection, seen)
+    assert left is not None
+    assert all(int(document[1:]) >= 40 for judged_ in left.qrels.values() for document in judged_)
+    (folder / "qrels" / "dev.tsv").write_text("".join(f"q{i}\td{i % 100:03}\t1\n" for i in range(100, 200)))
+    assert labels.dev(replace(collection), None).split == "dev"
+
+
+def test_run_files_of_other_programs_are_checked_against_the_collection(tmp_path, caplog):
+    file, collection = tmp_path / "other.trec", judged(3)
+    system = lambda: open_system(str(file), EncodingOptions()).retriever  # noqa: E731
+    with pytest.raises(InputError, match=r"other\.trec"):
+        system()
+    write_run(file, {"q0": {"d001": 2.0, "d000": 2.0}, "elsewhere": {"x": 1.0}}, "other")
+    assert system().retrieve(collection, 1) == {"q0": {"d001": 2.0}}
+    assert "2 of the queries of toy" in caplog.text
+    fused = HybridRetriever((Ranker("good", False), system())).retrieve(collection, 10)
+    assert fused.keys() == collection.qrels.keys()
+    write_run(file, {"q0": {"x9": 1.0}}, "other")
+    with pytest.raises(InputError, match=r"other\.trec.*'x9'"):
+        system().retrieve(collection, 10)
+    write_run(file, {"elsewhere": {"d001": 1.0}}, "other")
+    with pytest.raises(InputError, match="any of the queries"):
+        system().retrieve(collection, 10)
+    file.write_text("q0 Q0 d000 1 nan other\n")
+    with pytest.raises(InputError, match=r"line 1.*nan"):
+        system().retrieve(collection, 10)
