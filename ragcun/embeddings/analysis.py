@@ -58,11 +58,12 @@ class Analyser:
 
     Words are lower case and of at least two letters. A run of a script without blanks (Chinese, Japanese, Korean, Thai)
     is read as its overlapping pairs of characters in every language but English. With `pieces`, the JSON of a tokenizer
-    of ``tokenizers``, its word pieces stand in place of words, as they are.
+    of ``tokenizers``, its word pieces stand in place of words, as they are but for the `dropped` ones; it truncates texts.
     """
 
     language: str = "en"
     pieces: str | None = None
+    dropped: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.language not in LANGUAGES:
@@ -85,7 +86,7 @@ class Analyser:
     def fold(self, words: Sequence[str]) -> list[str]:
         """Return the term of each word, ``""`` for a stop word."""
         if self.pieces is not None or self.language == "none":
-            return list(words)
+            return ["" if word in self.dropped else word for word in words]
         language = LANGUAGES["en" if self.language in BIGRAMS else self.language]
         stop = stop_words(self.language)
         stems = Stemmer.Stemmer(language).stemWords(list(words))
@@ -211,5 +212,4 @@ def _tokenizer(text: str) -> Tokenizer:
 
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer

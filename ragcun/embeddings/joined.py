@@ -95,8 +95,13 @@ class JoinedBase(Base):
         return True
 
     def prompt(self, role: Role) -> str:
-        """Return the text that the text model puts before a query or a document; the channel sees none."""
+        """Return the text that the text model puts before a query or a document."""
         return self.dense.prompt(role)
+
+    def lexical(self, texts: Sequence[str], role: Role) -> Vectors:
+        """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are those of prompted texts."""
+        prompt = self.prompt(role) if self.channel.analyser.pieces else ""
+        return self.channel.encode([prompt + text for text in texts] if prompt else texts, role)
 
     def join(self, dense: Vectors, lexical: Vectors) -> Vectors:
         """Return the joined vectors ``(n, dimension)`` of pooled dense vectors and the channel's."""
@@ -106,7 +111,7 @@ class JoinedBase(Base):
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
     ) -> Vectors:
         """Encode texts into joined vectors ``(len(texts), dimension)``, without gradient."""
-        return self.join(self.dense.encode(texts, role, batch_size, progress), self.channel.encode(texts, role))
+        return self.join(self.dense.encode(texts, role, batch_size, progress), self.lexical(texts, role))
 
     def first_modules(self) -> list[nn.Module]:
         """Return the base as one module, which sentence-transformers cannot save."""
@@ -114,7 +119,7 @@ class JoinedBase(Base):
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts into what `forward` takes, with the channel's vectors beside the tokens."""
-        return {**self.dense.features(texts, role), LEXICAL: torch.from_numpy(self.channel.encode(texts, role))}
+        return {**self.dense.features(texts, role), LEXICAL: torch.from_numpy(self.lexical(texts, role))}
 
     def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: joined vectors, or texts as `features` gives them, normalised if asked."""
@@ -204,7 +209,7 @@ class JoinedSource(VectorSource):
         new = list(dict.fromkeys(text for text in texts if (role, text) not in self._row_of))
         if new:
             self._dense_rows = np.append(self._dense_rows, self.dense.rows(new, role))
-            self._lexical = np.vstack([self._lexical, self.base.channel.encode(new, role)])
+            self._lexical = np.vstack([self._lexical, self.base.lexical(new, role)])
             self._row_of.update({(role, text): row for row, text in enumerate(new, len(self._row_of))})
         return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
 

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,9 @@ class LexicalChannel:
 
     The weight of a term is BM25's saturated frequency (k1 0.9, b 0.4) times its idf ln(1 + (n − df + ½)/(df + ½)); rows
     of weights have length 1. A query without a known term is 0, a document without one the direction of the mean
-    document. Latent semantic analysis: Deerwester et al. 1990; randomized SVD: Halko et al. 2011, algorithm 4.4.
+    document. Word pieces count once in a text, as modules of sentence-transformers count them, and texts without a known
+    one are 0; the fit sees BM25's weights. Latent semantic analysis: Deerwester et al. 1990; randomized SVD: Halko et
+    al. 2011, algorithm 4.4.
 
     Args:
         analyser: how texts become terms.
@@ -88,9 +90,12 @@ class LexicalChannel:
         language: str = "auto",
         power: float = -0.5,
         tokenizer: Tokenizer | None = None,
+        prompts: Sequence[str] = (),
         seed: int = 0,
     ) -> LexicalChannel:
         """Fit a channel on documents; `language` is a code of `analysis.LANGUAGES`, or auto; pieces need `tokenizer`.
+
+        Pieces of `prompts`, which the text model puts before texts, are no terms.
 
         Raises:
             InputError: no document has a term.
@@ -100,7 +105,13 @@ class LexicalChannel:
             raise ValueError(f"dim must be at least 1 and power finite, got {dim} and {power}")
         if (terms == "pieces") != (tokenizer is not None):
             raise ValueError(f"terms='pieces' takes a tokenizer, words take none; got terms={terms!r}")
-        analyser = Analyser.of(texts, language) if tokenizer is None else Analyser(pieces=tokenizer.to_str())
+        if tokenizer is None:
+            analyser = Analyser.of(texts, language)
+        else:
+            analyser = Analyser(pieces=tokenizer.to_str())
+            analyser = replace(
+                analyser, dropped=sorted({piece for pieces in analyser.split(prompts) for piece in pieces})
+            )
         return cls._fit(texts, analyser, dim, power, seed)
 
     def refit(self, texts: Sequence[str], seed: int = 0) -> LexicalChannel:
@@ -130,6 +141,7 @@ class LexicalChannel:
         values, vectors = _right_singular_vectors(matrix, dim, seed)
         projection = np.ascontiguousarray(vectors * values**power, dtype=np.float32)
         mean = normalize(np.asarray(matrix.mean(axis=0, dtype=np.float64)) @ projection)[0].astype(np.float32)
+        mean *= analyser.pieces is None
         names = list(counter.vocabulary)
         vocabulary = {names[column]: number for number, column in enumerate(kept)}
         channel = cls(analyser, vocabulary, idf, projection, mean, mean_length, dim, power, len(texts))
@@ -151,7 +163,11 @@ class LexicalChannel:
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         start = 0
         for block in _blocks(texts, "lexical vectors"):
-            weights = _weigh(counter.count(block), self.idf, self.mean_length)
+            weights = counter.count(block)
+            if self.analyser.pieces is None:
+                _weigh(weights, self.idf, self.mean_length)
+            else:
+                weights.data = self.idf[weights.indices]
             out[start : start + len(block)] = normalize(weights @ self.projection, copy=False)
             start += len(block)
         if role == "document":
