@@ -58,7 +58,7 @@ class Analyser:
 
     Words are lower case and of at least two letters. A run of a script without blanks (Chinese, Japanese, Korean, Thai)
     is read as its overlapping pairs of characters in every language but English. With `pieces`, the JSON of a tokenizer
-    of ``tokenizers``, its word pieces stand in place of words, as they are but for the `dropped` ones; it truncates texts.
+    of ``tokenizers``, its word pieces stand in place of words, truncated as there, as they are but for `dropped` ones.
     """
 
     language: str = "en"

@@ -20,6 +20,7 @@ from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.embeddings.lexical_export import joined_modules, piece_tokenizer
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ class JoinedBase(Base):
         return self.dense.prompt(role)
 
     def lexical(self, texts: Sequence[str], role: Role) -> Vectors:
-        """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are those of prompted texts."""
-        prompt = self.prompt(role) if self.channel.analyser.pieces else ""
+        """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are of prompted texts."""
+        prompt = self.prompt(role) if self.channel.pieces else ""
         return self.channel.encode([prompt + text for text in texts] if prompt else texts, role)
 
     def join(self, dense: Vectors, lexical: Vectors) -> Vectors:
@@ -114,8 +115,8 @@ class JoinedBase(Base):
         return self.join(self.dense.encode(texts, role, batch_size, progress), self.lexical(texts, role))
 
     def first_modules(self) -> list[nn.Module]:
-        """Return the base as one module, which sentence-transformers cannot save."""
-        return [JoinedModule(self)]
+        """Return built-in modules of a channel of word pieces, else one module that cannot be saved."""
+        return joined_modules(self) if self.channel.pieces else [JoinedModule(self)]
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts into what `forward` takes, with the channel's vectors beside the tokens."""
@@ -228,8 +229,11 @@ def fit_channel(
     base: Any = dense.base
     if channel is None:
         dim, terms = settings.lexical_dim or LEXICAL_DIM, settings.lexical_terms
-        tokenizer = base.fast_tokenizer() if terms == "pieces" else None
-        channel = LexicalChannel.fit(documents, dim, terms, settings.lexical_language, tokenizer=tokenizer)
+        tokenizer = piece_tokenizer(base) if terms == "pieces" else None
+        prompts = [base.prompt("query"), base.prompt("document")]
+        channel = LexicalChannel.fit(
+            documents, dim, terms, settings.lexical_language, tokenizer=tokenizer, prompts=prompts
+        )
     weight = settings.lexical_weight
     if weight is None:
         weight = lexical_weight(dense.encode(documents[:: -(-len(documents) // WEIGHED)], "document"))

@@ -55,9 +55,9 @@ class LexicalChannel:
 
     The weight of a term is BM25's saturated frequency (k1 0.9, b 0.4) times its idf ln(1 + (n − df + ½)/(df + ½)); rows
     of weights have length 1. A query without a known term is 0, a document without one the direction of the mean
-    document. Word pieces count once in a text, as modules of sentence-transformers count them, and texts without a known
-    one are 0; the fit sees BM25's weights. Latent semantic analysis: Deerwester et al. 1990; randomized SVD: Halko et
-    al. 2011, algorithm 4.4.
+    document. A text's word pieces count once, as modules of sentence-transformers count them, and it is 0 without known
+    ones; the fit sees BM25's weights. Latent semantic analysis: Deerwester et al. 1990; randomized SVD: Halko et al.
+    2011, algorithm 4.4.
 
     Args:
         analyser: how texts become terms.
@@ -149,8 +149,13 @@ class LexicalChannel:
         return channel
 
     def __str__(self) -> str:
-        terms = "word pieces" if self.analyser.pieces else f"terms ({LANGUAGES[self.analyser.language]})"
+        terms = "word pieces" if self.pieces else f"terms ({LANGUAGES[self.analyser.language]})"
         return f"{self.dimension} dimensions, {len(self.vocabulary)} {terms}, fitted on {self.documents} documents"
+
+    @property
+    def pieces(self) -> bool:
+        """Whether terms are word pieces; sentence-transformers alone computes the vectors then."""
+        return self.analyser.pieces is not None
 
     @property
     def dimension(self) -> int:
@@ -164,7 +169,7 @@ class LexicalChannel:
         start = 0
         for block in _blocks(texts, "lexical vectors"):
             weights = counter.count(block)
-            if self.analyser.pieces is None:
+            if not self.pieces:
                 _weigh(weights, self.idf, self.mean_length)
             else:
                 weights.data = self.idf[weights.indices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -36,8 +36,8 @@ def piece_tokenizer(base: TextBase) -> Tokenizer:
     fast = getattr(model.tokenizer, "backend_tokenizer", None)
     if modules != ["Transformer", "Pooling"] or pooling not in POOLED or fast is None:
         raise InputError(
-            f"base model {base.name!r} ({', '.join(modules)}; pooling {pooling}) has no lexical channel of word pieces: "
-            f"that takes a fast tokenizer and pooling by {' or '.join(POOLED)} alone; choose words"
+            f"base model {base.name!r} ({', '.join(modules)}; pooling {pooling}) has no lexical channel of its pieces, "
+            f"which takes a fast tokenizer and pooling by {' or '.join(POOLED)} alone; choose --lexical_terms words"
         )
     tokenizer = Tokenizer.from_str(fast.to_str())
     tokenizer.no_truncation()
@@ -79,14 +79,16 @@ def joined_modules(base: JoinedBase) -> list[nn.Module]:
     ]
 
 
-def dense_model(model: SentenceTransformer, pooling: str) -> SentenceTransformer:
+def dense_model(model: SentenceTransformer) -> SentenceTransformer:
     """Return the text model of a model that begins with `joined_modules`, without a closing ``Normalize``."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
+    first_token = any(type(module).__name__ == "MultiVectorMask" for module in model.children())
+    transformer: Any = model[0]
     return SentenceTransformer(
-        modules=[model[0], Pooling(model[0].get_embedding_dimension(), pooling)],
-        prompts=model.prompts,
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "cls" if first_token else "mean")],
+        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
         device=str(model.device),
     )

@@ -23,7 +23,6 @@ from ragcun.tensors import tensors_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from tokenizers import Tokenizer
     from tqdm.auto import tqdm
 
 
@@ -96,13 +95,6 @@ class TextBase(Base):
     def text_model(self) -> SentenceTransformer:
         """The sentence-transformers model, without a closing ``Normalize``."""
         return self.model
-
-    def fast_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer of word pieces; InputError if the model has none of the package ``tokenizers``."""
-        fast: Tokenizer | None = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        if fast is None:
-            raise InputError(f"base model {self.name!r} has no fast tokenizer; leave out --lexical_terms pieces")
-        return fast
 
     def compute_in(self, dtype: str) -> None:
         """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints."""

@@ -19,6 +19,7 @@ from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.embeddings.lexical_export import dense_model
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -209,13 +210,13 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def to_sentence_transformer(self) -> SentenceTransformer:
         """Return this encoder as a sentence-transformers model, compared by Euclidean distance.
 
-        Modules are built-in ones but where there is a lexical channel, which sentence-transformers cannot save.
+        Its modules are built-in ones, but for a lexical channel of words, which sentence-transformers cannot save.
         """
         with torch.random.fork_rng(
             devices=()
         ):  # new modules draw weights before they get ours; a saved run is to go on alike
-            heads = self.export_modules()
-        return self.base.plain_model([*normalize_modules(self.base.normalize), *heads], "euclidean")
+            modules = [*normalize_modules(self.base.normalize), *self.export_modules()]
+            return self.base.plain_model(modules, "euclidean")
 
     def save_pretrained(
         self,
@@ -226,7 +227,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
-        With a lexical channel, ``dense/`` is that of the untouched base, and the channel is in ``lexical/``.
+        A lexical channel is in ``lexical/``; with one of words, the sentence-transformers folder is ``dense/``, that of
+        the untouched base.
 
         `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
         positives, `held_out` says which were hidden from training.
@@ -234,10 +236,9 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         parts = {"base": self.base.to_config(), "config": self.to_config()}
         description = {"system": self.system, "dimension": self.dimension, **parts}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
-        model = channel = None
-        if isinstance(self.base, JoinedBase):
-            # word pieces: one plain folder of ragcun.models.lexical_export belongs here
-            model, channel = untouched_model(self.base.dense), self.base.channel
+        model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
+        if channel is not None and not channel.pieces:
+            model = untouched_model(self.base.untouched)
         elif self.base.reads_texts:
             model = self.to_sentence_transformer()
         write_folder(folder, model, self.own_state(), description, text, seen, held_out, channel)
@@ -268,5 +269,6 @@ def untouched_model(base: Base) -> SentenceTransformer:
 def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:
     if "weight" not in described:
         return TextBase.from_config(model, described)
-    dense, channel = TextBase.from_config(model, described["dense"]), LexicalChannel.load(folder / LEXICAL)
+    channel = LexicalChannel.load(folder / LEXICAL)
+    dense = TextBase.from_config(dense_model(model) if channel.pieces else model, described["dense"])
     return JoinedBase(dense, channel, described["weight"], described["normalize"])
