@@ -103,5 +103,5 @@ def test_mteb_evaluates_the_folder(tiny_bert, collection_folder, tmp_path):
 
 
 def test_other_poolings_are_refused(tiny_bert):
-    with pytest.raises(InputError, match="max.*words"):
+    with pytest.raises(InputError, match=r"max.*words"):
         piece_tokenizer(text_model(tiny_bert, "max"))
