@@ -23,13 +23,22 @@ EXPECTED = {float: "a finite number", int: "a count", str: "a text", dict: "an o
 
 
 @dataclass(frozen=True)
+class DocumentSpace:
+    """How the embeddings of a dataset's documents lie: isotropy score (None: undefined), and their lengths."""
+
+    isotropy_score: float | None
+    mean_norm: float
+    norm_deviation: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """Metrics of one system on the queries of a dataset (none: empty) or of a part of it.
 
     `mean_difference` is the evaluated model's NDCG@10 minus this system's, with the two-sided p values of the paired
     randomisation test and the paired t-test; None where not tested. `seen` and `unseen` are the queries with and
     without a relevant document among the model's training positives; `held_out` ranks documents hidden from training
-    alone.
+    alone. `space` is of a system that embeds documents.
 
     Raises:
         ValueError: NDCG@10 is missing although there are queries, or a p value is no probability.
@@ -44,6 +53,7 @@ class Scores:
     seen: Scores | None = None
     unseen: Scores | None = None
     held_out: Scores | None = None
+    space: DocumentSpace | None = None
 
     def __post_init__(self) -> None:
         if METRIC not in self.metrics and (self.metrics or self.n_queries != 0):
@@ -60,7 +70,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """One system on every dataset: its name, how its vectors are stored (None: it has none), scores and averages."""
+    """One system on every dataset: its name, how its vectors are stored (None: it has none), scores and averages.
+
+    `trained_parameters` is the number of weights that training changed; None where that is unknown.
+    """
 
     name: str = field(metadata={"key": "model"})
     datasets: dict[str, Scores]
@@ -68,6 +81,7 @@ class SystemScores:
     precision: str | None = None
     truncate_dim: int | None = None
     bytes_per_vector: int | None = None
+    trained_parameters: int | None = None
 
     @property
     def title(self) -> str:

@@ -83,5 +83,6 @@ def run(options: Options) -> str:
     about = f"""A closed-form linear head on `{base.name}`, not trained: soft whitening, and a shift of queries towards
 documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
     settings = closed_form | {"base_dtype": options.base_dtype}
-    encoder.save_pretrained(output, card(output.name, encoder, about, "Not evaluated yet.", settings), seen=frozenset())
+    page = card(output.name, encoder, about, "Not evaluated yet.", settings)
+    encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"

@@ -29,6 +29,7 @@ READABLE = (1, FORMAT)
 """Formats that can be read; in the first, `CONFIG` had no checksum of itself."""
 OWN_SUM = "description_blake2b"
 CONFIG = "ragcun/encoder.json"
+TRAINED = "trained_parameters"
 WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"
 DENSE, LEXICAL = "dense", "lexical"
@@ -103,6 +104,14 @@ def is_checkpoint(path: str | Path) -> bool:
 def has_text_model(checkpoint: str | Path) -> bool:
     """Whether a checkpoint folder holds a text model; one of heads on vectors does not."""
     return any((Path(checkpoint) / place / MODULES).is_file() for place in ("", DENSE))
+
+
+def trained_parameters(checkpoint: str | Path) -> int | None:
+    """Return how many weights the training of a checkpoint changed; None where it is none, or does not say."""
+    if not (Path(checkpoint) / CONFIG).is_file():
+        return None
+    count = read_json(Path(checkpoint) / CONFIG).get(TRAINED)
+    return count if isinstance(count, int) else None
 
 
 def description_digest(description: Mapping[str, Any]) -> str:

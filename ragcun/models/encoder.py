@@ -23,7 +23,7 @@ from ragcun.embeddings.lexical_export import dense_model
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.models.checkpoint import LEXICAL, read_folder, write_folder
+from ragcun.models.checkpoint import LEXICAL, TRAINED, read_folder, write_folder
 from ragcun.models.heads import normalize_modules
 from ragcun.tensors import copy_strictly
 
@@ -224,6 +224,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         card: str | None = None,
         seen: frozenset[str] | None = None,
         held_out: HoldOut | None = None,
+        trained: int | None = None,
     ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
@@ -231,10 +232,10 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         the untouched base.
 
         `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
-        positives, `held_out` says which were hidden from training.
+        positives, `held_out` says which were hidden from training; `trained` is the number of trained parameters.
         """
         parts = {"base": self.base.to_config(), "config": self.to_config()}
-        description = {"system": self.system, "dimension": self.dimension, **parts}
+        description = {"system": self.system, "dimension": self.dimension, TRAINED: trained, **parts}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
         model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
         if channel is not None and not channel.pieces:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ragcun.errors import InputError
 from ragcun.reporting.files import NamedResults, ResultsFile, check_alike, once, p_by_query
-from ragcun.reporting.tables import results_frame
+from ragcun.reporting.tables import EMPTY, results_frame
 from ragcun.results import METRIC
 
 KINDS = ("base", "baseline", "model")
@@ -29,7 +29,9 @@ class Comparison:
     `columns` are the datasets and the average over `averaged`, those of all systems. A row of `cells` has system, kind,
     dataset, queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched base; the
     largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a
-    relevant document that was a training positive) and best (of its dataset, at four decimals).
+    relevant document that was a training positive) and best (of its dataset, at four decimals). `embeddings` has, for
+    each system, the means over `averaged` (else its own datasets) of what is known of its document embeddings, and the
+    number of trained parameters.
     """
 
     metric: str
@@ -38,6 +40,7 @@ class Comparison:
     averaged: list[str]
     bases: dict[str, str]
     columns: list[str]
+    embeddings: pd.DataFrame
 
 
 def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison:
@@ -74,7 +77,9 @@ def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison
     tested = values.dropna(subset="base")
     bases = dict(zip(tested["system"], tested["base"], strict=True))
     cells = cells.assign(best=best, queries=cells["dataset"].map(queries).astype("Int64"))
-    return Comparison(metric, cells, queries, averaged, bases, columns)
+    shared = values[values["dataset"].isin(averaged or queries)]
+    embeddings = shared.groupby("system")[[*EMPTY]].mean().dropna(axis=1, how="all")
+    return Comparison(metric, cells, queries, averaged, bases, columns, embeddings)
 
 
 def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
@@ -99,6 +104,7 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
         raise InputError(f"{path} and the other files hold no untouched base; evaluate a model beside its base")
     values = values.assign(system=values["key"].map(titles), kind=values["key"].map(systems["kind"]))
     values["base"] = values["base"].map(titles)
+    values[[*EMPTY]] = values.groupby(["system", "dataset"])[[*EMPTY]].transform("mean")
     values = values.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
     remedy = "leave one out, or name two models apart with NAME=FILE"
     return once(values, ["system", "dataset", "seed"], "value", metric, remedy)

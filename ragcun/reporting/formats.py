@@ -11,9 +11,10 @@ import pandas as pd
 
 from ragcun.errors import InputError
 from ragcun.io import write_text
+from ragcun.isotropy.intervals import SAMPLE
 from ragcun.reporting.comparison import LEVELS, Comparison, compare
 from ragcun.reporting.files import NamedResults, read_named, results_in, shared_metrics
-from ragcun.reporting.tables import ABSENT, BOLD, markdown_table
+from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,12 @@ def markdown_comparison(comparison: Comparison) -> str:
 
 
 def csv_comparison(comparisons: Sequence[Comparison]) -> str:
-    """Lay out comparisons as CSV in full precision; names that a spreadsheet takes for formulas get an apostrophe."""
-    frame = pd.concat([each.cells.assign(metric=each.metric) for each in comparisons])[CSV_COLUMNS]
+    """Lay out comparisons as CSV in full precision; names that a spreadsheet takes for formulas get an apostrophe.
+
+    Values of `Comparison.embeddings` come last; they belong to no dataset.
+    """
+    rest = comparisons[0].embeddings.reset_index().melt("system", var_name="metric").dropna(subset="value")
+    frame = pd.concat([*(each.cells.assign(metric=each.metric) for each in comparisons), rest])[CSV_COLUMNS]
     for column in ("system", "dataset"):
         names = frame[column].str.split().str.join(" ")
         frame[column] = names.mask(names.str.startswith(FORMULA), "'" + names)
@@ -128,14 +133,21 @@ def latex_comparison(comparison: Comparison, caption: str | None, label: str) ->
 
 
 def _texts(comparison: Comparison, best: str, write: Callable[[str], str] = str) -> pd.DataFrame:
-    """Return the cells as texts, systems × datasets, each as `write` gives it and the best of a column as `best`."""
+    """Return the cells as texts, systems × datasets, each as `write` gives it and the best of a column as `best`.
+
+    With NDCG@10 go the columns of `Comparison.embeddings`.
+    """
     cells, texts = comparison.cells, []
     for cell in cells.itertuples():
         marks = (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
         text = f"{cell.value:.4f}{'' if pd.isna(cell.sd) else f' ± {cell.sd:.4f}'}{f' ({marks})' if marks else ''}"
         texts.append((best if cell.best else "{}").format(write(text)))
     table = cells.assign(text=texts).pivot(index="system", columns="dataset", values="text")
-    return table.reindex(index=cells["system"].unique(), columns=comparison.columns).fillna(write(ABSENT))
+    table = table.reindex(index=cells["system"].unique(), columns=comparison.columns)
+    for name, values in comparison.embeddings.items() if comparison.metric == METRIC else ():
+        form = "{:,.0f}" if name == TRAINED else "{:.4f}"
+        table[name] = values.dropna().map(form.format).map(write)
+    return table.fillna(write(ABSENT))
 
 
 def escape(text: str) -> str:
@@ -155,6 +167,12 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
         yield f"No average: all rows share {f'only {shared[0]}' if shared else 'no dataset'}."
     if len(shared) < every:
         yield f"{ABSENT}: not evaluated."
+    if comparison.metric == METRIC and {*SPACE} & {*comparison.embeddings}:
+        which = ", ".join(shared or comparison.queries)
+        yield (
+            "Isotropy score (1 - standard deviation / mean of the eigenvalues of the covariance) and norms of document "
+            f"embeddings: means over {which}, of at most {SAMPLE:,} documents each."
+        )
     if not comparison.bases:
         return
     one, two = LEVELS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -26,6 +27,8 @@ TITLES = {
 }
 PLACE = ["dataset", "part"]
 NONE = Scores({}, 0)
+SPACE, TRAINED = ("isotropy score", "mean norm", "norm deviation"), "trained parameters"
+EMPTY = dict.fromkeys((*SPACE, TRAINED), np.nan)
 
 
 class Table(NamedTuple):
@@ -41,9 +44,9 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
 
     Columns: system (its title), name, kind (base, baseline or model), precision, truncate_dim, size (bytes of a
     vector), dataset, part (empty for the whole; seen and unseen only where both have queries), member (of a set such as
-    CQADupStack), queries, documents, seen (queries), each metric; `difference`, the model's `metric` minus the
-    system's, in the model's rows minus the untouched base's; its p of the two-sided paired randomisation test of
-    NDCG@10; against, both as text; and verdict, at level .05.
+    CQADupStack), queries, documents, seen (queries), each metric, `SPACE` and `TRAINED`; `difference`, the model's
+    `metric` minus the system's, in the model's rows minus the untouched base's; its p of the two-sided paired
+    randomisation test of NDCG@10; against, both as text; and verdict, at level .05.
     """
     places: list[tuple[str, Part | None]] = []
     for dataset, whole in results.model.datasets.items():
@@ -55,14 +58,17 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
         kind = "model" if system is results.model else "base" if system is results.untouched_base else "baseline"
         about: dict[str, object] = {"system": title, "name": system.name, "kind": kind, "precision": system.precision}
         about |= {"truncate_dim": system.truncate_dim, "size": system.bytes_per_vector}
+        about |= {TRAINED: system.trained_parameters}
         for dataset, part in places:
             facts, scores = results.collections[dataset], system.datasets.get(dataset, NONE)
             seen, scores = scores.part("seen") or NONE, scores.part(part) or NONE
             place = {"dataset": dataset, "part": part or "", "member": facts.part_of is not None, "all": facts.queries}
             counts = {"queries": scores.n_queries or None, "documents": scores.n_documents, "seen": seen.n_queries}
-            rows.append({**about, **place, **counts, "p": scores.p_randomisation, metric: np.nan, **scores.metrics})
+            space = dict(zip(SPACE, dataclasses.astuple(scores.space), strict=True)) if scores.space else {}
+            found = {"p": scores.p_randomisation, metric: np.nan, **scores.metrics}
+            rows.append({**EMPTY, **space, **about, **place, **counts, **found})
     counted = dict.fromkeys(("size", "queries", "documents", "seen", "all", "truncate_dim"), "Int64")
-    frame = pd.DataFrame(rows).astype({**counted, "p": float, metric: float})
+    frame = pd.DataFrame(rows).astype({**counted, **dict.fromkeys((*EMPTY, "p", metric), float)})
     frame["queries"] = frame.groupby(PLACE)["queries"].transform("last").fillna(frame.pop("all"))
     values, p = (frame[name].to_numpy(copy=True).reshape(-1, len(places)) for name in (metric, "p"))
     difference = values[-1] - values

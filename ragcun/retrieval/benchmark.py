@@ -12,6 +12,7 @@ from typing import Any
 from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
+from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
 from ragcun.retrieval.comparison import BASE, MODEL, CollectionScores, SystemEvaluator, average_parts, facts_of
 from ragcun.retrieval.metrics import CUTOFFS
@@ -124,8 +125,9 @@ class _Benchmark:
     def _system(self, slug: str) -> SystemScores:
         retriever, datasets = self.evaluator.systems[slug], dict(self.scores[slug])
         counted = [each.metrics for name, each in datasets.items() if self.collections[name].part_of is None]
+        trained = trained_parameters(retriever.name)
         average = {metric: fmean(each[metric] for each in counted) for metric in (counted[0] if counted else ())}
-        return SystemScores(retriever.name, datasets, average, **retriever.size)
+        return SystemScores(retriever.name, datasets, average, **retriever.size, trained_parameters=trained)
 
     def _require_unchanged(self, source: Source) -> None:
         before = asdict(self.collections.get(source.name, CollectionFacts(0, 0)))

@@ -11,17 +11,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from ragcun.data.beir import Collection
 from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
 from ragcun.io import write_json
-from ragcun.results import METRIC, CollectionFacts, Scores, SystemScores
+from ragcun.isotropy.intervals import SAMPLE
+from ragcun.isotropy.measures import isotropy_score
+from ragcun.isotropy.moments import sample_rows
+from ragcun.isotropy.spectrum import UndefinedMeasure
+from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores, SystemScores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
 from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.systems import Retriever, System, evaluate_retriever, is_stored
+from ragcun.retrieval.systems import DenseRetriever, Retriever, StoredRetriever, System, evaluate_retriever, is_stored
 
 logger = logging.getLogger(__name__)
 
 MODEL, BASE = "model", "untouched_base"
+SPACE_SEED = 0
+"""Which documents of a large collection are measured is the same for all systems and evaluations."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class SystemEvaluator:
                 scores[slug] = replace(whole, seen=sides[0], unseen=sides[1])
         for slug, held_out in self._held_out(collection).items():
             scores[slug] = replace(scores[slug], held_out=held_out)
+        for slug, retriever in self.systems.items():
+            scores[slug] = replace(scores[slug], space=document_space(retriever, collection))
         logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
         tested = {slug: values[METRIC] for slug, values in per_query.items()}
         return CollectionScores(facts_of(collection), scores, tested)
@@ -115,6 +125,28 @@ class SystemEvaluator:
         return Scores({} if count == 0 else mean(ours), n_queries=count)
 
 
+def document_space(retriever: Retriever, collection: Collection) -> DocumentSpace | None:
+    """Measure the embeddings of the documents, at most `SAMPLE` drawn at random; None of a system without any.
+
+    The isotropy score is `ragcun.isotropy.measures.isotropy_score`.
+    """
+    if isinstance(retriever, StoredRetriever):
+        return retriever.space(collection.name)
+    if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:
+        return None
+    contents = [document.content for document in collection.documents.values()]
+    some = [contents[row] for row in sample_rows(len(contents), SAMPLE, SPACE_SEED)]
+    vectors = retriever.encoder.encode_document(some).astype(np.float64)
+    if retriever.vectors is not None:
+        vectors = vectors[:, : retriever.vectors.kept]
+    norms = np.linalg.norm(vectors, axis=1)
+    try:
+        score = isotropy_score(vectors)
+    except UndefinedMeasure:
+        score = None
+    return DocumentSpace(score, float(norms.mean()), float(norms.std()))
+
+
 def facts_of(collection: Collection) -> CollectionFacts:
     """Return what distinguishes a collection."""
     return CollectionFacts(len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
@@ -142,10 +174,20 @@ def average_parts(parts: Mapping[str, CollectionScores], seed: int) -> Collectio
     for slug in first.scores:
         metrics = {name: fmean(part.scores[slug].metrics[name] for part in each) for name in first.scores[slug].metrics}
         tests = {} if slug == MODEL else _tests(weighted[MODEL], weighted[slug], seed)
-        scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None})
+        space = _mean_space([part.scores[slug].space for part in each])
+        scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None, "space": space})
     queries, documents = sum(part.facts.queries for part in each), sum(part.facts.documents for part in each)
     digest = hashlib.sha256("".join(str(part.facts.sha256) for part in each).encode()).hexdigest()
     return CollectionScores(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
+
+
+def _mean_space(spaces: Sequence[DocumentSpace | None]) -> DocumentSpace | None:
+    known = [space for space in spaces if space is not None]
+    if not known:
+        return None
+    scores = [space.isotropy_score for space in known if space.isotropy_score is not None]
+    norms = (fmean(getattr(space, name) for space in known) for name in ("mean_norm", "norm_deviation"))
+    return DocumentSpace(fmean(scores) if scores else None, *norms)
 
 
 def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from ragcun.models.cached_encoder import CachedEncoder, document_rows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.results import Results
+from ragcun.results import DocumentSpace, Results
 from ragcun.retrieval.bm25 import BM25, K1, B
 from ragcun.retrieval.choice import once
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
@@ -157,6 +157,11 @@ class StoredRetriever:
 def is_stored(retriever: Retriever) -> bool:
     """Return whether a system, or a part of it, has stored rankings alone, and can rank nothing else."""
     return any(isinstance(each, StoredRetriever) for each in getattr(retriever, "parts", (retriever,)))
+
+    def space(self, dataset: str) -> DocumentSpace | None:
+        """Read how the embeddings of a dataset's documents lie."""
+        scores = Results.read(self.folder.with_suffix(".json")).model.datasets.get(dataset)
+        return None if scores is None else scores.space
 
 
 class Evaluation(NamedTuple):

@@ -57,11 +57,12 @@ class FittedHead:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
-        card = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n"
+        card, parameters = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n", None
         if self.result is not None and self.config is not None:
-            trained = in_words(trained_parts(self.config, self.encoder))
-            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result, trained)
-        self.encoder.save_pretrained(folder, card)
+            trained = trained_parts(self.config, self.encoder)
+            parameters = trained["parameters"]
+            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result, in_words(trained))
+        self.encoder.save_pretrained(folder, card, trained=parameters)
 
 
 def load_head(folder: str | Path, device: str | None = None) -> FittedHead:

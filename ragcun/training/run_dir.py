@@ -206,7 +206,8 @@ class RunRecord:
         if self.run.recorded:
             card = model_card(folder, encoder, self.settings, result, in_words(self.manifest["trained"]))
             fresh = not trained and self.settings["load_checkpoint"] is None
-            encoder.save_pretrained(folder, card, frozenset() if fresh else self.seen, self.hold_out)
+            seen, parameters = frozenset() if fresh else self.seen, self.manifest["trained"]["parameters"]
+            encoder.save_pretrained(folder, card, seen, self.hold_out, parameters)
 
     def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: FinalSelection | None) -> FitResult:
         """Write the final checkpoint and the manifest; return the result with the comparison."""

@@ -138,6 +138,26 @@ def test_markdown_holds_values_deviations_marks_and_notes(comparison):
     assert "not corrected" in notes
 
 
+def test_embeddings_have_columns_beside_ndcg(write):
+    content = results("run", {"scifact": 0.65, "nfcorpus": 0.3}) | {"trained_parameters": 147840}
+    places = {"run": (content["datasets"], 0.5), "minilm": (content["untouched_base"]["datasets"], -1.25)}
+    for datasets, score in places.values():
+        for place, scores in enumerate(datasets.values()):
+            scores["space"] = {"isotropy_score": score + place, "mean_norm": 2.0 + place, "norm_deviation": 0.125}
+    comparison = compare([read_named(write("a.json", content))])
+    table, notes = markdown_comparison(comparison).split("\n\n")
+    rows = [[cell.strip() for cell in line.strip("|\n").split(" | ")][4:] for line in table.splitlines()]
+    assert rows[0] == ["isotropy score", "mean norm", "norm deviation", "trained parameters"]
+    assert rows[2:] == [["-0.7500", "2.5000", "0.1250", "–"], ["1.0000", "2.5000", "0.1250", "147,840"]]
+    assert "scifact, nfcorpus" in notes.partition("Isotropy score")[2]
+    assert "147,840" in latex_comparison(comparison, None, "tab:x")
+    lines = list(csv.DictReader(io.StringIO(csv_comparison([comparison]))))
+    found = {(line["system"], line["metric"]): float(line["value"]) for line in lines if not line["dataset"]}
+    assert found["run", "trained parameters"] == 147840
+    assert found["minilm (untouched)", "isotropy score"] == -0.75
+    assert len(found) == 7
+
+
 def test_the_csv_holds_every_cell_in_full_and_no_formula(write):
     values = {"scifact": 0.1 + 0.2, "nfcorpus": 1 / 3}
     for name in ("=1+1", "@x", "+x", "-x", 'a,"b"'):

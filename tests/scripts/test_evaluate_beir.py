@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from ragcun import load_collection
+from ragcun import RetrievalEncoder, load_collection
+from ragcun.isotropy.measures import isotropy_score
 from ragcun.retrieval.runs import read_run
 
 
@@ -112,6 +113,26 @@ def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint
     assert shown[f"{checkpoint}, 9 dimensions, binary"] == shown[f"{tiny_bert}, 9 dimensions, binary"] == "2"
     assert shown[f"{tiny_bert} (untouched)"] == "64"
     assert shown["bm25"] == "–"
+
+
+def test_results_say_how_documents_lie_and_what_was_trained(
+    run_script, evaluate, tiny_bert, collection_folder, tmp_path
+):
+    place = ("--train_data", collection_folder, "--output_dir", tmp_path / "run", "--epochs", 1, "--batch_size", 8)
+    shape = ("--system", "isotropic_gaussian", "--output_dim", 8, "--no_normalize_output")
+    run_script("train", "--device", "cpu", "--base_model", tiny_bert, *place, *shape)
+    results, _ = evaluate("--model_path", tmp_path / "run", "--baseline", "bm25")
+    encoder = RetrievalEncoder.from_pretrained(tmp_path / "run", "cpu")
+    vectors = encoder.encode_document([each.content for each in load_collection(collection_folder).documents.values()])
+    norms, space = np.linalg.norm(vectors, axis=1), results["datasets"]["toy"]["space"]
+    expected = {"isotropy_score": isotropy_score(vectors), "mean_norm": norms.mean(), "norm_deviation": norms.std()}
+    assert space == pytest.approx(expected, abs=1e-5)
+    assert results["untouched_base"]["datasets"]["toy"]["space"]["mean_norm"] == pytest.approx(1)
+    assert "space" not in results["baselines"]["bm25"]["datasets"]["toy"]
+    assert results["trained_parameters"] == sum(weight.numel() for weight in encoder.head.parameters())
+    assert "trained_parameters" not in results["untouched_base"]
+    stored, _ = evaluate("--model", tiny_bert, "--baseline", tmp_path / "r.json", output="s.json")
+    assert next(iter(stored["baselines"].values()))["datasets"]["toy"]["space"] == space
 
 
 def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):
