@@ -106,6 +106,8 @@ class Setting:
         """Turn a flag's or YAML value into the field's type, or raise ``ValueError``."""
         if self.count is not None:
             values = value if isinstance(value, (list, tuple)) else str(value).split()
+            if self.switch[0] is not None and (not values or str(values[0]).lower() == "true"):
+                values = self.switch[0]
             if self.count not in ("+", len(values)):
                 raise ValueError(f"{self.count} values are needed")
             return tuple(map(self._convert_one, values))

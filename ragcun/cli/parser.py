@@ -104,10 +104,10 @@ def _add_flag(group: Any, setting: Setting, default: Any, aliases: Sequence[str]
         text = f"{text.split(' (default: ')[0]} (default: {shown})"
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(setting)}
     options |= {"help": text.replace("%", "%%"), "type": _argparse_type(setting.convert)}
-    if bare is not None:
-        options |= {"nargs": "?", "const": bare}
     if setting.count is not None:
-        options |= {"nargs": setting.count, "type": str}
+        options |= {"nargs": setting.count if bare is None else "*", "type": str}
+    elif bare is not None:
+        options |= {"nargs": "?", "const": bare}
     if metadata["positional"]:
         group.add_argument(name, **options | {"nargs": "+" if default is MISSING else "*"})
         return

@@ -58,10 +58,10 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
     """Flags of ``ragcun prepare``."""
 
     title: ClassVar[str] = "hard negatives"
-    add_negatives: str | None = flag(
-        None,
-        "add hard negatives: bm25 (where nothing follows), dense or random",
-        bare="bm25",
+    add_negatives: tuple[str, ...] = flag(
+        (),
+        "add hard negatives: bm25 (where nothing follows), dense, random, or several of these, each its own",
+        bare=("bm25",),
         choices="retrieval.negatives:Method",
     )
     pool: str | None = flag(
@@ -94,21 +94,21 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
             raise InputError(f"--near_duplicates must be above 0, or none, got {self.near_duplicates}")
         if (self.generate_pairs or self.pairs) and self.output_dir is None and self.output is None:
             raise InputError("--output_dir and --output are both missing: name a folder or a file to write")
-        if self.pairs and self.output_dir is None and self.add_negatives is None:
+        if self.pairs and self.output_dir is None and not self.add_negatives:
             raise InputError("--pairs are neither split nor given negatives; add --output_dir or --add_negatives")
         if self.pairs and self.output is not None and self.output.resolve() == self.pairs.resolve():
             raise InputError(f"--output {self.output} is the file that is read; name another one")
 
     def _check_mining(self) -> None:
         """Refuse flags of hard negatives that would have no effect."""
-        method = self.add_negatives
+        methods = self.add_negatives
         for name in (field.name for field in fields(MiningFlags) if getattr(self, field.name) != field.default):
-            if method is None or (name in DENSE and method != "dense"):
+            if not methods or (name in DENSE and "dense" not in methods):
                 needed = "--add_negatives dense" if name in DENSE else "--add_negatives"
                 raise InputError(f"--{name} is of {needed}; add that, or leave it out")
-            if method == "random" and name in RANKED:
+            if set(methods) == {"random"} and name in RANKED:
                 raise InputError(f"--{name} needs a ranking, which random negatives have none of; leave it out")
-        if self.pool is not None and (self.pairs is None or self.output_dir is not None or method is None):
+        if self.pool is not None and (self.pairs is None or self.output_dir is not None or not methods):
             raise InputError(
                 "--pool goes with --pairs, --add_negatives and --output, without --output_dir; leave it out"
             )
@@ -121,29 +121,29 @@ def run(options: Options) -> str:
 
     folder, file, split, seed = options.output_dir, options.output, options.split, options.seed
     documents, name = str(options.documents), options.split_name
-    miner = options.miner(options.add_negatives, seed) if options.add_negatives else None
+    miners = {method: options.miner(method, seed) for method in options.add_negatives}
     report: list[str] = []
     counts: dict[str, Any] = {}
     if options.pairs is not None:
-        splits, leaks = data.prepare_pairs(options.pairs, split if folder else None, seed, options.pool, miner)
+        splits, leaks = data.prepare_pairs(options.pairs, split if folder else None, seed, options.pool, miners)
         counts = {"negatives_of_other_splits": leaks}
     elif options.generate_pairs:
         maker = pair_maker(options.method, options.masked_share, options.mask)
-        more = (options.num_pairs, options.near_duplicates, miner)
+        more = (options.num_pairs, options.near_duplicates, miners)
         splits, counts["documents"] = data.prepare_generated(documents, maker, split, seed, *more)
         counted = (f"{count} {what.replace('_', ' ')}" for what, count in counts["documents"].items())
         report = [f"{documents}: documents: {', '.join(counted)}"]
-    elif file is not None and folder is None and miner and documents != "python_docs":
-        splits = data.prepare_collection(Path(documents), name, miner)
+    elif file is not None and folder is None and miners and documents != "python_docs":
+        splits = data.prepare_collection(Path(documents), name, miners)
     elif folder is None:
         raise InputError("--output_dir is missing: name the folder to write")
     elif file is not None:
         raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
     elif documents == "python_docs":
         sample = (options.packages or None, options.max_documents, split, seed)
-        return "\n".join(data.prepare_python_docs(folder, *sample, miner))
+        return "\n".join(data.prepare_python_docs(folder, *sample, miners))
     else:
-        return "\n".join(data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miner))
+        return "\n".join(data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miners))
     settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
     settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
     return "\n".join([*report, *data.write_splits(splits, counts, folder, file, settings)])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, compress, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -31,6 +32,9 @@ STATISTICS = "statistics.json"
 
 Miner = Callable[..., "MinedPairs"]
 """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
+Miners = Mapping[str, Miner]
+"""Each of them by the name of its method; none where pairs get no negatives."""
+NONE: Miners = MappingProxyType({})
 
 
 class SplitPairs(NamedTuple):
@@ -41,14 +45,17 @@ class SplitPairs(NamedTuple):
     summary: str
 
 
-def with_negatives(rows: list[Row], source: str, miner: Miner | None, **mining: Any) -> SplitPairs:
-    """Return the pairs with the negatives that `miner` adds; `mining` are its pool and known answers."""
+def with_negatives(rows: list[Row], source: str, miners: Miners, **mining: Any) -> SplitPairs:
+    """Return the pairs with the negatives that each miner adds; `mining` are the pool and known answers."""
     counts: dict[str, Any] = {"pairs": len({row[:2] for row in rows}), "rows": len(rows)}
-    if miner is None or not rows:
+    if not miners or not rows:
         return SplitPairs(rows, counts, _counted(counts))
-    mined = miner(rows, source, **mining)
-    counts |= {"rows": len(mined.rows), "negatives": mined.report.to_dict()}
-    return SplitPairs(mined.rows, counts, f"{_counted(counts)}; {mined.report}")
+    reports, mining = {}, {name: values and list(values) for name, values in mining.items()}
+    for method, miner in miners.items():
+        rows, reports[method] = miner(rows, source, **mining)
+    by_method = {method: report.to_dict() for method, report in reports.items()}
+    counts |= {"rows": len(rows), "negatives": by_method if len(miners) > 1 else reports[method].to_dict()}
+    return SplitPairs(rows, counts, "; ".join([_counted(counts), *map(str, reports.values())]))
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -85,7 +92,7 @@ def prepare_python_docs(
     max_documents: int | None,
     split: tuple[float, float, float],
     seed: int,
-    miner: Miner | None = None,
+    miners: Miners = NONE,
 ) -> list[str]:
     """Write the Python documentation as a BEIR folder with the splits train, dev and test, and pairs of two of them.
 
@@ -96,11 +103,11 @@ def prepare_python_docs(
     write_collection(output_dir, documents, queries, qrels_by_split)
     report = [f"{output_dir}: {len(documents)} documents of {len(entries)} found"]
     splits = [name for name in ("train", "dev") if name in qrels_by_split]
-    return report + _write_pairs_of(output_dir, splits, miner, whole_corpus=False)
+    return report + _write_pairs_of(output_dir, splits, miners, whole_corpus=False)
 
 
 def prepare_held_out(
-    folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miner: Miner | None = None
+    folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miners: Miners = NONE
 ) -> list[str]:
     """Write a BEIR folder whose split dev is held out of one split of another; the other splits are not copied.
 
@@ -113,16 +120,16 @@ def prepare_held_out(
     write_collection(output_dir, whole.documents, whole.queries, {"train": kept.qrels, "dev": held_out.qrels})
     queries = f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev"
     report = [f"{output_dir}: {len(whole.documents)} documents", queries]
-    return report + _write_pairs_of(output_dir, ["train"], miner, whole_corpus=True)
+    return report + _write_pairs_of(output_dir, ["train"], miners, whole_corpus=True)
 
 
-def prepare_collection(folder: Path, split: str, miner: Miner) -> dict[str, SplitPairs]:
+def prepare_collection(folder: Path, split: str, miners: Miners) -> dict[str, SplitPairs]:
     """Return the pairs of one split of a BEIR folder, with negatives from its corpus.
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
     """
     pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
-    return {"all": with_negatives(list(pairs.rows()), pairs.source, miner, pool=pairs.documents)}
+    return {"all": with_negatives(list(pairs.rows()), pairs.source, miners, pool=pairs.documents)}
 
 
 class GeneratedPairs(NamedTuple):
@@ -200,7 +207,7 @@ def prepare_generated(
     seed: int,
     num_pairs: int | None = None,
     near_duplicates: float | None = None,
-    miner: Miner | None = None,
+    miners: Miners = NONE,
 ) -> tuple[dict[str, SplitPairs], dict[str, int]]:
     """Return pairs made from documents by split (see `generate_pairs`), and what became of the documents.
 
@@ -213,7 +220,7 @@ def prepare_generated(
     for name, by_document in made.by_document.items():
         several = [([row[0] for row in rows], [row[1] for row in rows]) for rows in by_document if len(rows) > 1]
         known = chain.from_iterable(product(queries, positives) for queries, positives in several)
-        splits[name] = with_negatives(made.rows(name), f"{documents} ({name})", miner, known=known)
+        splits[name] = with_negatives(made.rows(name), f"{documents} ({name})", miners, known=known)
         splits[name].counts["documents"] = len(by_document)
     return splits, made.documents
 
@@ -223,7 +230,7 @@ def prepare_pairs(
     split: Sequence[float] | None,
     seed: int,
     pool: str | Path | None = None,
-    miner: Miner | None = None,
+    miners: Miners = NONE,
 ) -> tuple[dict[str, SplitPairs], int]:
     """Return the pairs of a file with negatives, and how many negatives answered queries of another split.
 
@@ -233,21 +240,21 @@ def prepare_pairs(
     data = read_pairs(pairs)
     if split is None:
         texts = None if pool is None else [document.content for document in read_documents(pool)]
-        return {"all": with_negatives(list(data.rows()), data.source, miner, pool=texts)}, 0
+        return {"all": with_negatives(list(data.rows()), data.source, miners, pool=texts)}, 0
     places = split_pairs(data, split, seed)
     data, leaks = without_leaks(data, places)
     splits = {
-        name: with_negatives(list(data.rows(rows)), f"{data.source} ({name})", miner) for name, rows in places.items()
+        name: with_negatives(list(data.rows(rows)), f"{data.source} ({name})", miners) for name, rows in places.items()
     }
     return splits, leaks
 
 
-def _write_pairs_of(output_dir: Path, splits: Iterable[str], miner: Miner | None, whole_corpus: bool) -> list[str]:
+def _write_pairs_of(output_dir: Path, splits: Iterable[str], miners: Miners, whole_corpus: bool) -> list[str]:
     report = []
     for name in splits:
         pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)
         pool = pairs.documents if whole_corpus else None
-        split = with_negatives(list(pairs.rows()), pairs.source, miner, pool=pool)
+        split = with_negatives(list(pairs.rows()), pairs.source, miners, pool=pool)
         path = output_dir / "pairs" / f"{name}.jsonl"
         write_pairs(path, split.rows)
         report.append(f"  {path}: {split.summary}")

@@ -235,7 +235,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         positives, `held_out` says which were hidden from training; `trained` is the number of trained parameters.
         """
         parts = {"base": self.base.to_config(), "config": self.to_config()}
-        description = {"system": self.system, "dimension": self.dimension, TRAINED: trained, **parts}
+        description = {"system": self.system, "dimension": self.dimension, **parts}
+        description |= {} if trained is None else {TRAINED: trained}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
         model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
         if channel is not None and not channel.pieces:

@@ -100,7 +100,8 @@ def csv_comparison(comparisons: Sequence[Comparison]) -> str:
     Values of `Comparison.embeddings` come last; they belong to no dataset.
     """
     rest = comparisons[0].embeddings.reset_index().melt("system", var_name="metric").dropna(subset="value")
-    frame = pd.concat([*(each.cells.assign(metric=each.metric) for each in comparisons), rest])[CSV_COLUMNS]
+    cells = [each.cells.assign(metric=each.metric).astype({"seeds": "Int64", "marks": "Int64"}) for each in comparisons]
+    frame = pd.concat([*cells, rest.assign(dataset="")])[CSV_COLUMNS]
     for column in ("system", "dataset"):
         names = frame[column].str.split().str.join(" ")
         frame[column] = names.mask(names.str.startswith(FORMULA), "'" + names)

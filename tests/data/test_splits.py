@@ -161,8 +161,8 @@ def test_every_document_is_counted_once(method, num_pairs):
     assert counts["unused"] == 0 or num_pairs == 10
 
 
-def miner(**chosen):
-    return functools.partial(mine_negatives, settings=MiningSettings(**chosen))
+def miners(**chosen):
+    return {chosen["method"]: functools.partial(mine_negatives, settings=MiningSettings(**chosen))}
 
 
 @pytest.mark.parametrize("method", ["random", "bm25"])
@@ -175,7 +175,7 @@ def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, metho
         return max(range(len(words)), key=lambda place: len(words[place].intersection(text.split())))
 
     margin = None if method == "random" else -float("inf")
-    add = miner(method=method, per_query=2, margin=margin)
+    add = miners(method=method, per_query=2, margin=margin)
     splits, counts = prepare_generated(path, PAIR_MAKERS[maker], SHARES, 0, 150, 0.9, add)
     write_splits(splits, {"documents": counts}, tmp_path / "out", tmp_path / "all.json", {"seed": 0})
     words = [set(document.text.split()) for document in documents(60, 0)]
@@ -200,7 +200,7 @@ def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, metho
 def test_pairs_of_a_file_are_split_and_mined(tmp_path):
     rows = [(f"wing number {i}", f"lift of the wing number {i}", None) for i in range(50)]
     write_pairs(tmp_path / "p.jsonl", rows)
-    splits, _ = prepare_pairs(tmp_path / "p.jsonl", SHARES, 0, miner=miner(method="random"))
+    splits, _ = prepare_pairs(tmp_path / "p.jsonl", SHARES, 0, miners=miners(method="random"))
     report = write_splits(splits, {}, tmp_path / "out")
     sets = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
     assert [len(split) for split in sets.values()] == [30, 10, 10]

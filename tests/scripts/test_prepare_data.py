@@ -86,7 +86,7 @@ def test_the_founding_notes_command_gives_pairs_with_negatives_of_their_own_spli
         counts = {"repeated": 0, "near_duplicates": 0, "too_short": 0, "shared": 0, "unused": 10, "used": 40}
         assert statistics["documents"] == {"read": 50, **counts}
         assert statistics["splits"]["train"]["negatives"]["mined"] == 32
-        assert statistics["settings"]["add_negatives"] == "bm25"
+        assert statistics["settings"]["add_negatives"] == ["bm25"]
     files = {path: path.read_bytes() for path in out.iterdir()}
     run(*command)
     assert {path: path.read_bytes() for path in out.iterdir()} == files
@@ -124,6 +124,19 @@ def test_a_beir_folder_and_a_pairs_file_get_negatives(method, run, collection_fo
     rows = list(read_pairs(tmp_path / "b.json").rows())
     assert {negative for *_, negative in rows if negative} <= set(sorted(contents)[:40])
     assert f"{tmp_path / 'b.json'}: {len(known)} pairs" in said
+
+
+def test_negatives_of_several_methods_are_mixed(run, collection_folder, tmp_path):
+    mined = {}
+    for methods in (["bm25"], ["random"], ["bm25", "random"]):
+        add = ("--add_negatives", *methods, "--negative_margin", "none")[: -2 if methods == ["random"] else None]
+        run("--documents", collection_folder, *add, "--output", tmp_path / "a.jsonl")
+        mined["+".join(methods)] = list(read_pairs(tmp_path / "a.jsonl").rows())
+    one, both = mined["bm25"], mined["bm25+random"]
+    pairs = {row[:2] for row in one}
+    assert set(one) < set(both)
+    assert len(both) == len(set(both)) == len(one) + len(pairs)
+    assert len(set(both) & set(mined["random"])) < len(both)
 
 
 def test_held_out_and_python_docs_pairs_get_negatives(source, run, tmp_path):
