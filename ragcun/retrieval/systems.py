@@ -153,15 +153,15 @@ class StoredRetriever:
             for query, found in known.items()
         }
 
+    def space(self, dataset: str) -> DocumentSpace | None:
+        """Read how the embeddings of a dataset's documents lie; None where the earlier evaluation does not say."""
+        earlier = None if self.folder.is_file() else Results.read(self.folder.with_suffix(".json")).model.datasets
+        return earlier[dataset].space if earlier and dataset in earlier else None
+
 
 def is_stored(retriever: Retriever) -> bool:
     """Return whether a system, or a part of it, has stored rankings alone, and can rank nothing else."""
     return any(isinstance(each, StoredRetriever) for each in getattr(retriever, "parts", (retriever,)))
-
-    def space(self, dataset: str) -> DocumentSpace | None:
-        """Read how the embeddings of a dataset's documents lie."""
-        scores = Results.read(self.folder.with_suffix(".json")).model.datasets.get(dataset)
-        return None if scores is None else scores.space
 
 
 class Evaluation(NamedTuple):
