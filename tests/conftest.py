@@ -35,25 +35,23 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["RAGCUN_CACHE"] = before
 
 
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a sentence-transformers model: a random BERT (16 dimensions, 3 layers), mean pooling, Normalize."""
+def save_tiny_bert(folder: Path, layers: int = 3) -> str:
+    """Write a sentence-transformers model into a folder: a random BERT (16 dimensions), mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny")
-    bert = folder / "bert"
-    bert.mkdir()
+    bert = folder.with_name(f"{folder.name}-bert")
+    bert.mkdir(parents=True)
     (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS) + 5,
         hidden_size=16,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
@@ -63,8 +61,14 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     BertModel(config).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=32)
     model = SentenceTransformer(modules=[transformer, Pooling(16), Normalize()], device="cpu")
-    model.save_pretrained(str(folder / "model"), create_model_card=False)
-    return str(folder / "model")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a sentence-transformers model: a random BERT (16 dimensions, 3 layers), mean pooling, Normalize."""
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

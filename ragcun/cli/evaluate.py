@@ -46,6 +46,7 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
     baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files, TREC runs (.trec)")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
+    base_model: str | None = flag(None, "fail unless the checkpoint stands on this base, which it knows itself")
     use_predictor: bool | None = flag(
         None, "embed queries by the checkpoint's predictor, or with --no_use_predictor without (default: as trained)"
     )
@@ -107,6 +108,9 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
         encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
     model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)
+    found = model.untouched_base.name if model.untouched_base is not None else "no other model"
+    if options.base_model not in (None, found):
+        raise InputError(f"--base_model {options.base_model}: {spec} stands on {found}; leave the flag out")
     opened = {each: open_system(each, encoding) for each in (*options.baseline, *options.hybrid)}
     baselines = [*model.companions, *(opened[each] for each in options.baseline)]
     if options.hybrid:

@@ -105,7 +105,7 @@ RULES = (
     ),
     Rule(
         "lambda_reg",
-        lambda p: p.unit,
+        lambda p: p.unit and "reg" not in p.off,
         "hardly any effect: rows of length 1 have a standard deviation of at most 1/√D in the mean; "
         "--no_normalize_output leaves their length free",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import runpy
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import read_json
+from tests.parquet import write_split
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -93,3 +95,30 @@ def save_checkpoint(tiny_bert: str) -> Callable[[Path, int], Path]:
 def checkpoint(save_checkpoint: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a checkpoint; to be read only."""
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model", 1)
+
+
+def sentence(draw):
+    words = ("heat", "flows", "Größe", "stone", "river", "cold", "東京")
+    return " ".join(draw.choice(words) for _ in range(8)).capitalize()
+
+
+@pytest.fixture(scope="session")
+def data_sets(tmp_path_factory):
+    """Two folders as the hub has them, each with a card and a subset: ``marco`` and ``wiki``."""
+    root, draw = tmp_path_factory.mktemp("hub"), random.Random(0)
+    marco = []
+    for number in range(120):
+        texts = [f"{sentence(draw)} {number} {i}." for i in range(4)]
+        fields = {"is_selected": [0, int(number % 6 > 0), 0, 0], "passage_text": texts, "url": ["u"] * 4}
+        query = " ".join(texts[1].split()[:3]) + f" {number}"
+        marco.append({"query": query, "query_id": number, "answers": ["a"], "passages": fields})
+    wiki = []
+    for number in range(120):
+        text = "\n\n".join(f"{sentence(draw)} {number}." for _ in range(4))
+        wiki.append({"id": str(number), "url": "u", "title": f"Über {number}", "text": text})
+    for name, subset, rows in (("marco", "v1.1", marco), ("wiki", "20231101.en", wiki)):
+        write_split(root / name / subset, rows, 3)
+        files = f"  data_files:\n  - split: train\n    path: {subset}/train-*\n"
+        card = f"---\nconfigs:\n- config_name: {subset}\n{files}---\n# Card\n"
+        (root / name / "README.md").write_text(card)
+    return root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ import pytest
 
 from ragcun.data.pairs import read_pairs
 from ragcun.io import file_digest
-from tests.parquet import write_split
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_NAMES = {"microsoft/ms_marco": "marco", "wikimedia/wikipedia": "wiki"}
@@ -32,33 +30,6 @@ for call in json.loads(sys.argv[1]):
     except InputError as error:
         print(f"InputError: {error}")
 """
-
-
-def sentence(draw):
-    words = ("heat", "flows", "Größe", "stone", "river", "cold", "東京")
-    return " ".join(draw.choice(words) for _ in range(8)).capitalize()
-
-
-@pytest.fixture(scope="session")
-def data_sets(tmp_path_factory):
-    """Two folders as the hub has them, each with a card and a subset: ``marco`` and ``wiki``."""
-    root, draw = tmp_path_factory.mktemp("hub"), random.Random(0)
-    marco = []
-    for number in range(120):
-        texts = [f"{sentence(draw)} {number} {i}." for i in range(4)]
-        fields = {"is_selected": [0, int(number % 6 > 0), 0, 0], "passage_text": texts, "url": ["u"] * 4}
-        query = " ".join(texts[1].split()[:3]) + f" {number}"
-        marco.append({"query": query, "query_id": number, "answers": ["a"], "passages": fields})
-    wiki = []
-    for number in range(120):
-        text = "\n\n".join(f"{sentence(draw)} {number}." for _ in range(4))
-        wiki.append({"id": str(number), "url": "u", "title": f"Über {number}", "text": text})
-    for name, subset, rows in (("marco", "v1.1", marco), ("wiki", "20231101.en", wiki)):
-        write_split(root / name / subset, rows, 3)
-        files = f"  data_files:\n  - split: train\n    path: {subset}/train-*\n"
-        card = f"---\nconfigs:\n- config_name: {subset}\n{files}---\n# Card\n"
-        (root / name / "README.md").write_text(card)
-    return root
 
 
 class StandIn(BaseHTTPRequestHandler):
