@@ -37,6 +37,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         table = shown(book, "text/markdown")
         assert "(untouched)" in table
         assert "bm25" in table
+        assert "never worse: trained kept" in shown(book, "text")
     else:
         said = {"isotropy": "exponent 0.5", "extending": "own system: noisy_queries, NoisyQueries"}
         assert said[path.stem] in shown(book, "text")
