@@ -1,6 +1,7 @@
 """NDCG@10 of one vector [dense ; √a · lexical], no labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
 
-Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split.
+Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split. ``--variants``
+compares other terms, weights and fields instead, at the default's weight and 384 dimensions.
 """
 
 from __future__ import annotations
@@ -9,15 +10,27 @@ import argparse
 import itertools
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.preprocessing import minmax_scale, normalize
+from sklearn.utils.extmath import randomized_svd
 
 from ragcun import EmbeddingCache, TextBase
 from ragcun.data.beir import Collection, load_collection
+from ragcun.embeddings.analysis import Analyser
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.retrieval.bm25 import BM25
 
 QUERIES = 1000
+VARIANTS = {
+    "default: words, BM25's weights": {},
+    "words and pairs of words": {"pairs": True},
+    "log(1 + tf) · idf": {"frequency": "log"},
+    "tf · idf": {"frequency": "raw"},
+    "whether a term occurs · idf": {"frequency": "binary"},
+    "BM25's frequency, no idf": {"idf": False},
+    "documents' rows of weights not scaled": {"scaled": False},
+}
 
 
 class Scores:
@@ -26,6 +39,10 @@ class Scores:
     def __init__(self, cache: EmbeddingCache, collection: Collection, queries: int | None) -> None:
         names = list(collection.queries)[:queries]
         self.documents = [document.content for document in collection.documents.values()]
+        self.fields = [
+            [d.title for d in collection.documents.values()],
+            [d.text for d in collection.documents.values()],
+        ]
         self.queries = [collection.queries[name] for name in names]
         columns = {key: column for column, key in enumerate(collection.documents)}
         self.gains = np.zeros((len(names), len(columns)), dtype=np.float32)
@@ -41,6 +58,28 @@ class Scores:
         """Similarities of the lexical channel."""
         channel = LexicalChannel.fit(self.documents, **settings)
         return channel.encode(self.queries, "query") @ channel.encode(self.documents, "document").T
+
+    def by_field(self, dim: int) -> np.ndarray:
+        """Similarities of two channels of `dim` dimensions together, one of titles and one of texts."""
+        total = np.zeros_like(self.dense)
+        for texts in self.fields:
+            channel = LexicalChannel.fit(texts, dim // 2)
+            total += channel.encode(self.queries, "query") @ channel.encode(texts, "document").T
+        return total / 2
+
+    def variant(self, dim: int = 384, power: float = -0.25, pairs: bool = False, **weights: object) -> np.ndarray:
+        """Similarities of a channel of other terms or weights."""
+        analyser, columns = Analyser.of(self.documents), dict[str, int]()
+        counts = [terms_matrix(analyser(texts), columns, pairs) for texts in (self.documents, self.queries)]
+        size = counts[0].shape[1]
+        frequency = np.diff(counts[0].tocsc().indptr)
+        kept = frequency > (1 if pairs else 0)  # pairs of one document alone connect nothing
+        idf = np.log(1 + (len(self.documents) - frequency + 0.5) / (frequency + 0.5))
+        mean = counts[0].sum() / counts[0].shape[0]
+        rows = [weigh(each[:, :size][:, kept], idf[kept], mean, **weights) for each in counts]
+        _, values, vectors = randomized_svd(rows[0], dim, n_iter=4, random_state=0)
+        documents, queries = (normalize(each @ (vectors.T * values**power)) for each in rows)
+        return (queries @ documents.T).astype(np.float32)
 
     def bm25(self) -> np.ndarray:
         """Scores of BM25."""
@@ -59,6 +98,33 @@ class Scores:
         return float((np.take_along_axis(self.gains, top, axis=1) @ discount / ideal).mean())
 
 
+def terms_matrix(analysed: list[list[str]], columns: dict[str, int], pairs: bool) -> sp.csr_matrix:
+    """Return the counts of terms, and of neighbours, giving new ones columns."""
+    indices, starts = [], [0]
+    for terms in analysed:
+        found = [*terms, *map(" ".join, itertools.pairwise(terms))] if pairs else terms
+        indices += [columns.setdefault(term, len(columns)) for term in found]
+        starts.append(len(indices))
+    counts = sp.csr_matrix((np.ones(len(indices)), indices, starts), shape=(len(analysed), len(columns)))
+    counts.sum_duplicates()
+    return counts
+
+
+def weigh(
+    counts: sp.csr_matrix, idf: np.ndarray, mean: float, frequency: str = "bm25", scaled: bool = True, **more: bool
+) -> sp.csr_matrix:
+    """Return rows of term weights."""
+    out = counts.copy()
+    if frequency == "bm25":
+        lengths = np.repeat(np.asarray(counts.sum(1)).ravel(), np.diff(counts.indptr))
+        out.data = out.data / (out.data + 0.9 * (0.6 + 0.4 * lengths / mean))
+    elif frequency != "raw":
+        out.data = np.log1p(out.data) if frequency == "log" else np.ones_like(out.data)
+    if more.get("idf", True):
+        out.data = out.data * idf[out.indices]
+    return normalize(out) if scaled else out
+
+
 def best_hundred(scores: np.ndarray) -> np.ndarray:
     """Scores of a query's best 100 documents scaled to 0 … 1, 0 elsewhere."""
     floor = -np.partition(-scores, 99, axis=1)[:, 99:100]
@@ -71,9 +137,10 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("sets", nargs="+", metavar="SET/SPLIT")
     parser.add_argument("--dims", nargs="+", type=int, default=[384])
-    parser.add_argument("--powers", nargs="+", type=float, default=[-0.5])
+    parser.add_argument("--powers", nargs="+", type=float, default=[-0.25])
     parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
     parser.add_argument("--base_dtype", default="auto")
+    parser.add_argument("--variants", action="store_true")
     args = parser.parse_args()
     base = TextBase.load("minilm")
     base.compute_in(args.base_dtype)
@@ -82,6 +149,14 @@ def main() -> None:
         name, split = spec.split("/")
         collection = load_collection(f"{args.data_dir}/{name}", split)
         scores = Scores(cache, collection, QUERIES if split == "train" else None)
+        if args.variants:
+            named = {name: (scores.variant, settings) for name, settings in VARIANTS.items()}
+            named |= {"a channel of titles and one of texts, 192 each": (scores.by_field, {"dim": 384})}
+            named |= {"the same, 384 each": (scores.by_field, {"dim": 768})}
+            for variant, (method, settings) in named.items():
+                gain = scores.ndcg(scores.dense + scores.weight * method(**settings)) - scores.ndcg(scores.dense)
+                print(f"{spec}, a {scores.weight:.2f}, {variant}: {gain:+.4f}", flush=True)
+            continue
         bm25 = scores.bm25()
         fused = {share: scores.ndcg(scores.fused(scores.dense, bm25, share)) for share in (0.3, 0.5)}
         print(f"{spec}: base {scores.ndcg(scores.dense):.4f}, BM25 {scores.ndcg(bm25):.4f}", end="")

@@ -88,7 +88,7 @@ class LexicalChannel:
         dim: int = LEXICAL_DIM,
         terms: TermKind = "words",
         language: str = "auto",
-        power: float = -0.5,
+        power: float = -0.25,
         tokenizer: Tokenizer | None = None,
         prompts: Sequence[str] = (),
         seed: int = 0,
