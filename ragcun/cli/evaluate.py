@@ -23,7 +23,7 @@ from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mteb.abstasks import AbsTask
     from sentence_transformers import SentenceTransformer
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.systems import Retriever, System
 
 MTEB_FORMAT = 1
+SIMPLE = "simple"
 Precision = Literal["float32", "int8", "binary"]
 
 
@@ -44,7 +45,10 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     title: ClassVar[str] = "evaluation"
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
-    baseline: tuple[str, ...] = flag((), "systems to test against: bm25, models, results files, TREC runs (.trec)")
+    baseline: tuple[str, ...] = flag(
+        (), "systems to test against: bm25, models, results files, TREC runs (.trec); simple: see docs"
+    )
+    memory: bool = flag(False, "add model and base with documents moved towards training queries, also with --hybrid")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     base_model: str | None = flag(None, "fail unless the checkpoint stands on this base, which it knows itself")
     use_predictor: bool | None = flag(
@@ -77,29 +81,31 @@ def run(options: Options) -> str:
     from ragcun.training.run_dir import environment
 
     folders = options.collections()
-    model, baselines = _open(options, folders)
+    model, baselines, labels = _open(options, folders)
     output = Path(options.output_file)
     page = output.with_suffix(".md")
     used = {name: getattr(options, name) for name in ("data_dir", "base_dtype", "use_predictor")}
-    manifest, seed, resume = environment(options.device or "auto") | used, options.seed, options.resume
+    manifest = environment(options.device or "auto") | used
 
     def report(results: Results) -> None:
         write_text(page, results_table(results) + _choices(results))
 
-    results = run_benchmark(model, baselines, folders, output, manifest, seed=seed, resume=resume, report=report)
+    how: dict[str, Any] = {"seed": options.seed, "resume": options.resume, "report": report}
+    remembered = labels.seen if options.memory or SIMPLE in options.baseline else None
+    results = run_benchmark(model, baselines, folders, output, manifest, **how, remembered=remembered)
     table = results_table(results)
     if options.update_card:
         write_scores(model.retriever.name, table)
     return f"{table}{_choices(results)}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
 
 
-def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System]]:
-    """Return the model and what it is tested against."""
+def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System], Labels]:
+    """Return the model, what it is tested against, and the labels that this uses."""
     from ragcun.embeddings.hub import model_folder
     from ragcun.embeddings.precomputed import read_vectors
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
     from ragcun.retrieval.choice import Labels
-    from ragcun.retrieval.systems import open_system
+    from ragcun.retrieval.systems import System, open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
     if options.vectors:
@@ -111,30 +117,54 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
     found = model.untouched_base.name if model.untouched_base is not None else "no other model"
     if options.base_model not in (None, found):
         raise InputError(f"--base_model {options.base_model}: {spec} stands on {found}; leave the flag out")
-    opened = {each: open_system(each, encoding) for each in (*options.baseline, *options.hybrid)}
-    baselines = [*model.companions, *(opened[each] for each in options.baseline)]
-    if options.hybrid:
-        others = [opened[each].retriever for each in options.hybrid]
-        baselines += _hybrids(model, others, Labels({each.name: each.path for each in folders}), options)
-    return model, baselines
+    labels = Labels({each.name: each.path for each in folders})
+    specs = ["bm25" if each == SIMPLE else each for each in (*options.baseline, *options.hybrid)]
+    opened = {each: open_system(each, encoding).retriever for each in specs}
+    rows = [opened[each] for each in specs[: len(options.baseline)]]
+    rows += _combined(options, model, opened, labels)
+    different = {(each.name, str(each.size)): each for each in rows}.values()
+    return model, [*model.companions, *(System(each, model.distance) for each in different)], labels
 
 
-def _hybrids(model: System, others: Sequence[Retriever], labels: Labels, options: Options) -> list[System]:
-    """Return the untouched base and the model, each fused with other systems."""
-    from ragcun.data.overlap import read_seen
+def _combined(options: Options, model: System, opened: Mapping[str, Retriever], labels: Labels) -> Iterator[Retriever]:
+    """Yield the untouched base and the model with memory, and fused with others; or what ``simple`` has of these."""
+    from ragcun.data.overlap import SEEN, read_seen
     from ragcun.retrieval.hybrid import HybridRetriever
-    from ragcun.retrieval.systems import System
+    from ragcun.retrieval.memory import AppendedQueries, MovedDocuments
+    from ragcun.retrieval.systems import DenseRetriever
 
-    seen = read_seen(model.retriever.name) if model.trained else frozenset()
-    firsts = [(model.untouched_base, frozenset()), (model.retriever, seen)]
-    return [
-        System(
-            HybridRetriever((first, *others), options.hybrid_weight, options.fusion, partial(labels.dev, seen=known)),
-            model.distance,
+    appended = AppendedQueries(labels=labels)
+    others: list[Retriever] = [opened[each] for each in options.hybrid]
+    remembering = [appended if each is opened.get("bm25") else each for each in others]
+    firsts: dict[str, Retriever] = {model.retriever.name: model.retriever}
+    if model.untouched_base is not None:
+        firsts = {"": model.untouched_base, **firsts}
+    for number, (name, first) in enumerate(firsts.items()):
+        simple = SIMPLE in options.baseline and number == 0
+        seen: frozenset[str] | None = frozenset()
+        if name and model.trained:  # `run_benchmark` warns where it is unknown
+            seen = read_seen(name) if (Path(name) / SEEN).is_file() else None
+        hybrid = partial(
+            HybridRetriever,
+            weight=options.hybrid_weight,
+            method=options.fusion,
+            dev=partial(labels.dev, seen=seen),
         )
-        for first, known in firsts
-        if first is not None
-    ]
+        if simple:
+            yield hybrid((first, opened["bm25"]))
+        if others:
+            yield hybrid((first, *others))
+        if not isinstance(first, DenseRetriever):
+            continue
+        feedback = None if options.feedback == 0 else (options.feedback, options.feedback_weight)
+        if others and feedback:
+            yield hybrid((first, *others), feedback=feedback)
+        if simple or options.memory:
+            yield (moved := MovedDocuments.of(first, labels, seen))
+            if options.memory and others:
+                yield hybrid((moved, *remembering), feedback=feedback)
+    if SIMPLE in options.baseline:
+        yield appended
 
 
 def _choices(results: Results) -> str:

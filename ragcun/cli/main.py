@@ -33,6 +33,12 @@ COMMANDS = {
     "calibrate": Command("fit a linear head to a corpus in closed form, without training", "calibrate"),
     "evaluate": Command("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate"),
     "mteb": Command("evaluate a model beside its untouched base with mteb", "evaluate", "MtebOptions", "run_mteb"),
+    "memorize": Command(
+        "move document vectors towards their training queries; for an index", "labels", "MemorizeOptions", "memorize"
+    ),
+    "overlap": Command(
+        "measure TREC runs on documents seen and unseen in training", "labels", "OverlapOptions", "overlap"
+    ),
     "isotropy": Command("measure isotropy of a model beside its untouched base, or of a file of vectors", "isotropy"),
     "search": Command("search a BEIR collection in shards, here or on a Ray cluster; write a TREC run", "search"),
     "sweep": Command("try the settings of a sweep's YAML file, choose by dev data, and report", "sweep"),

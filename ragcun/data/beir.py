@@ -174,7 +174,7 @@ def _identified(record: Any) -> tuple[str, Document]:
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Read judgments: query-id, corpus-id and score between tabs, with or without a header line.
+    """Read judgments: query-id, corpus-id and score between tabs, with or without a header line, or TREC's 4 columns.
 
     Where a pair is judged twice the last judgment holds, as in BEIR. A wrong line raises `InputError`, which names it.
     """
@@ -184,6 +184,8 @@ def read_qrels(path: str | Path) -> Qrels:
         is_header = line == 1 and len(fields) == 3 and not any(map(str.isdigit, fields[2]))
         if is_header or not text.strip():
             continue
+        if len(fields) != 3 and len(trec := text.split()) == 4:
+            fields = [trec[0], *trec[2:]]
         if len(fields) != 3:
             raise InputError(
                 f"{path}, line {line}: expected query-id, corpus-id and score between tabs, got {len(fields)} columns"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ragcun.batch import Role
-from ragcun.embeddings.base import Vectors, VectorSource
+from ragcun.embeddings.base import Rows, Vectors, VectorSource
 from ragcun.models.encoder import BLOCK, RetrievalEncoder
 
 
@@ -62,6 +62,10 @@ class EmbeddedRows:
             low, high = max(first, start), min(first + BLOCK, stop)
             out[low - start : high - start] = block[low - first : high - first]
         return out
+
+    def take(self, rows: Rows, axis: int = 0) -> Vectors:
+        """Return some rows, as an array does."""
+        return self.encoder.embed(self.encoder.cache.vectors[self._rows[rows]], "document")
 
 
 def document_rows(encoder: Any, texts: list[str]) -> Any:

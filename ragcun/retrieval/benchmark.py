@@ -14,7 +14,15 @@ from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.comparison import BASE, MODEL, CollectionScores, SystemEvaluator, average_parts, facts_of
+from ragcun.retrieval.comparison import (
+    BASE,
+    MODEL,
+    CollectionScores,
+    Remembered,
+    SystemEvaluator,
+    average_parts,
+    facts_of,
+)
 from ragcun.retrieval.metrics import CUTOFFS
 from ragcun.retrieval.systems import System
 
@@ -32,6 +40,7 @@ def run_benchmark(
     seed: int = 0,
     resume: bool = False,
     report: Report | None = None,
+    remembered: Remembered | None = None,
 ) -> Results:
     """Evaluate every system on every collection and write results, per-query values and run files.
 
@@ -39,12 +48,13 @@ def run_benchmark(
     documents alone ``<system>.held_out.*``); see `SystemEvaluator`. Collections named ``SET/PART`` are parts of a set,
     which has scores of its own (`average_parts`); the average counts the set once. The results file is written after
     each set, so that what is done stays when a later one fails; a `CollectionFolder` is in memory only during its turn.
-    With `resume`, sets that `output_file` already has are kept.
+    With `resume`, sets that `output_file` already has are kept. `remembered` gives the hashes of documents whose
+    queries are told apart as seen, beside those that a checkpoint was trained on.
 
     Raises:
         InputError: a collection is wrong, or `output_file` is of another evaluation.
     """
-    evaluator = SystemEvaluator.of(model, baselines, output_file, cutoffs, seed)
+    evaluator = SystemEvaluator.of(model, baselines, output_file, cutoffs, seed, remembered)
     settings = _settings(evaluator, model.distance)
     made = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": settings["held_out"]}
     benchmark = _Benchmark(evaluator, model.distance, made, {slug: {} for slug in evaluator.systems}, {}, report)

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from ragcun.data.beir import Collection, hold_out_queries, load_collection
-from ragcun.data.overlap import seen_queries
+from ragcun.data.overlap import seen_queries, text_hashes
 from ragcun.retrieval.metrics import paired_tests
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Labels:
     @once
     def training(self, collection: Collection) -> Collection | None:
         """Return the judged training queries over a collection's documents; None where it has none to use."""
-        return self._split(collection, "train")
+        return self._split(collection, "train", 1)
 
     @once
     def held_out(self, collection: Collection) -> tuple[Collection | None, Collection | None]:
@@ -73,19 +73,30 @@ class Labels:
             return None if seen is None and dev is not None and dev.split != "dev" else dev
         return _only(dev, dev.qrels.keys() - seen_queries(dev, seen))
 
-    def _split(self, collection: Collection, split: str) -> Collection | None:
+    def seen(self, collection: Collection) -> frozenset[str]:
+        """Return the hashes of the documents that training queries ask for."""
+        training = self.training(collection)
+        relevant = {
+            document
+            for judged in (training.qrels.values() if training else ())
+            for document, score in judged.items()
+            if score > 0 and document in collection.documents
+        }
+        return text_hashes(collection.documents[document].content for document in relevant)
+
+    def _split(self, collection: Collection, split: str, fewest: int = FEWEST) -> Collection | None:
         folder = self.folders.get(collection.name)
         if folder is None or collection.split == split or not (folder / "qrels" / f"{split}.tsv").is_file():
             return None
         found = replace(load_collection(folder, split, collection.documents), name=collection.name)
-        return _only(found, found.qrels.keys() - collection.qrels.keys())
+        return _only(found, found.qrels.keys() - collection.qrels.keys(), fewest)
 
 
-def _only(collection: Collection, queries: set[str]) -> Collection | None:
-    """Return a collection with some of its queries, or None where they are too few to choose by."""
+def _only(collection: Collection, queries: set[str], fewest: int = FEWEST) -> Collection | None:
+    """Return a collection with some of its queries, or None where these are too few."""
     qrels = {query: judged for query, judged in collection.qrels.items() if query in queries}
     texts = {query: text for query, text in collection.queries.items() if query in queries}
-    return replace(collection, queries=texts, qrels=qrels) if len(qrels) >= FEWEST else None
+    return replace(collection, queries=texts, qrels=qrels) if len(qrels) >= fewest else None
 
 
 def choose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -23,10 +23,12 @@ from ragcun.isotropy.spectrum import UndefinedMeasure
 from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores, SystemScores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
 from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.systems import DenseRetriever, Retriever, StoredRetriever, System, evaluate_retriever, is_stored
+from ragcun.retrieval.stored import StoredRetriever, is_stored, parts_of
+from ragcun.retrieval.systems import DenseRetriever, Retriever, System, evaluate_retriever
 
 logger = logging.getLogger(__name__)
 
+Remembered = Callable[[Collection], frozenset[str]]
 MODEL, BASE = "model", "untouched_base"
 SPACE_SEED = 0
 """Which documents of a large collection are measured is the same for all systems and evaluations."""
@@ -56,13 +58,20 @@ class SystemEvaluator:
     seed: int
     seen: frozenset[str] | None = None  # hashes of the documents; None where that is unknown
     held_out: HoldOut | None = None
+    remembered: Remembered | None = None  # hashes of documents that baselines with memory have seen
 
     @classmethod
     def of(
-        cls, model: System, baselines: Sequence[System], output_file: Path, cutoffs: Sequence[int], seed: int
+        cls,
+        model: System,
+        baselines: Sequence[System],
+        output_file: Path,
+        cutoffs: Sequence[int],
+        seed: int,
+        remembered: Remembered | None = None,
     ) -> SystemEvaluator:
         """Name the systems and read a checkpoint's records of documents (InputError: one of these is wrong)."""
-        seen = read_seen(model.retriever.name) if model.trained else None
+        seen = read_seen(model.retriever.name) if model.trained else None if remembered is None else frozenset()
         held_out = read_held_out(model.retriever.name) if model.trained else None
         systems: dict[str, Retriever] = {MODEL: model.retriever}
         if model.untouched_base is not None:
@@ -72,14 +81,15 @@ class SystemEvaluator:
         for slug, retriever in systems.items():
             if held_out is not None and is_stored(retriever):
                 logger.warning("%s: a stored run cannot rank hidden documents alone; it has no held-out scores", slug)
-        return cls(systems, output_file, tuple(cutoffs), seed, seen, held_out)
+        return cls(systems, output_file, tuple(cutoffs), seed, seen, held_out, remembered)
 
     def evaluate(self, collection: Collection) -> CollectionScores:
         """Evaluate every system on a collection; write run files and per-query values."""
         per_query = self._per_query(collection, self.systems)
         scores = {slug: self._scores(per_query, slug) for slug in per_query}
         if self.seen is not None:
-            seen = seen_queries(collection, self.seen)
+            more = frozenset() if self.remembered is None else self.remembered(collection)
+            seen = seen_queries(collection, self.seen | more)
             unseen = per_query[MODEL][METRIC].keys() - seen
             for slug, whole in scores.items():
                 sides = [self._scores(per_query, slug, queries) for queries in (seen, unseen)]
@@ -96,7 +106,11 @@ class SystemEvaluator:
         hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
         if hidden is None:
             return {}
-        systems = {slug: each for slug, each in self.systems.items() if not is_stored(each)}
+        systems = {
+            slug: each
+            for slug, each in self.systems.items()
+            if not is_stored(each) and not any(hasattr(part, "labels") for part in parts_of(each))
+        }
         if not hidden.qrels:
             return dict.fromkeys(systems, Scores({}, n_queries=0))
         per_query = self._per_query(hidden, systems, ".held_out")
@@ -134,9 +148,8 @@ def document_space(retriever: Retriever, collection: Collection) -> DocumentSpac
         return retriever.space(collection.name)
     if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:
         return None
-    contents = [document.content for document in collection.documents.values()]
-    some = [contents[row] for row in sample_rows(len(contents), SAMPLE, SPACE_SEED)]
-    vectors = retriever.encoder.encode_document(some).astype(np.float64)
+    rows = sample_rows(len(collection.documents), SAMPLE, SPACE_SEED)
+    vectors = retriever.documents(collection).take(rows, axis=0).astype(np.float64)
     if retriever.vectors is not None:
         vectors = vectors[:, : retriever.vectors.kept]
     norms = np.linalg.norm(vectors, axis=1)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
 
 from ragcun.data.beir import Collection
+from ragcun.errors import InputError
 from ragcun.results import METRIC
-from ragcun.retrieval.choice import choose, reason
+from ragcun.retrieval.choice import choose, once, reason
 from ragcun.retrieval.metrics import evaluate_run
 from ragcun.retrieval.runs import Run
-from ragcun.retrieval.systems import Retriever, is_stored
+from ragcun.retrieval.stored import is_stored
+from ragcun.retrieval.systems import DenseRetriever, Embedded, Retriever
 
 logger = logging.getLogger(__name__)
 Fusion = Literal["minmax", "zscore", "rrf"]
@@ -26,6 +30,8 @@ DEPTH = 100
 RRF_K = 60
 WEIGHT = 0.3
 """The share of the other rankings where no dev queries choose it: the largest that lost on none of our dev sets."""
+FEEDBACK_DOCUMENTS, FEEDBACK_WEIGHTS = (2, 1, 3), (0.3, 0.4)
+"""Of these the first are taken where no dev queries choose; on dev queries they never lost against the first system."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -68,24 +74,56 @@ def _scaled(scores: NDArray[np.float64], method: Fusion) -> NDArray[np.float64]:
     return np.asarray(scores / (scores.max() if method == "minmax" else scores.std()))
 
 
+def move_queries(embedded: Embedded, collection: Collection, run: Run, k: int, weight: float) -> NDArray[np.float32]:
+    """Move queries towards the first `k` documents of a run: q ← ‖q‖ unit((1 − b) unit(q) + b d̄), b being `weight`.
+
+    d̄ is the mean of the unit document vectors, weighted by their scores (Rocchio 1971, without negatives). A query
+    without documents, or whose first ones score 0, stays as it is.
+    """
+    row_of = {name: row for row, name in enumerate(collection.documents)}
+    firsts = [list(islice(run.get(query, {}).items(), k)) for query in collection.queries]
+    found = [(query, row_of[name], score) for query, first in enumerate(firsts) for name, score in first if score > 0]
+    if not found:
+        return embedded.queries
+    owners, rows, scores = (np.array(column) for column in zip(*found, strict=True))
+    sums = np.zeros(embedded.queries.shape)
+    np.add.at(sums, owners, scores[:, None] * normalize(embedded.documents.take(rows, axis=0)))
+    own, totals = np.unique(owners), np.bincount(owners, scores, len(sums))[:, None]
+    moved = (1 - weight) * normalize(embedded.queries[own]) + weight * sums[own] / totals[own]
+    queries = np.array(embedded.queries)
+    queries[own] = np.linalg.norm(queries[own], axis=1, keepdims=True) * normalize(moved)
+    return queries
+
+
+class Feedback(NamedTuple):
+    """How many documents move a query, how far, and the share of the other rankings in the second fusion."""
+
+    documents: int
+    weight: float
+    share: float
+
+
 @dataclass
 class HybridRetriever:
     """The ranking of a first system fused with those of others, which share `weight` equally.
 
-    `weight` None is chosen for each collection by its dev queries (`WEIGHTS`, with a paired test against the first
-    system alone), or `WEIGHT` where `dev` has none; `chosen` keeps what was chosen and why, by collection.
+    With `feedback`, the number of documents and the weight of `move_queries`, the moved queries search the first
+    system again, and this ranking is fused again. What is None is chosen for each collection by its dev queries, with a
+    paired test against going without; where `dev` has none, it is `WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and
+    `FEEDBACK_WEIGHTS`. `chosen` keeps what was chosen and why, by collection.
     """
 
     parts: tuple[Retriever, ...]
     weight: float | None = None
     method: Fusion = "minmax"
     dev: Callable[[Collection], Collection | None] = lambda _: None
+    feedback: tuple[int | None, float | None] | None = None
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Return the names of the parts."""
-        return " + ".join(part.name for part in self.parts)
+        return " + ".join([part.name for part in self.parts] + ["feedback"] * (self.feedback is not None))
 
     @property
     def size(self) -> Mapping[str, Any]:
@@ -95,24 +133,60 @@ class HybridRetriever:
     @property
     def fingerprint(self) -> str:
         """Return the fingerprints of the parts, and how they are fused."""
-        return json.dumps([[getattr(each, "fingerprint", each.name) for each in self.parts], self.weight, self.method])
+        parts = [getattr(each, "fingerprint", each.name) for each in self.parts]
+        return json.dumps([parts, self.weight, self.method, self.feedback])
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Rank by every part and fuse."""
+        """Rank by every part, fuse, and where that is asked for search and fuse again."""
+        for part in self.parts:  # one with memory makes its own choice first
+            part.retrieve(collection, max(k, DEPTH))
         if collection.name not in self.chosen:
-            self.chosen[collection.name] = {"weight": self._weight(collection, k)}
-            logger.info("%s, %s: weight %s", collection.name, self.name, reason(self.chosen[collection.name]["weight"]))
-        return self.fused(collection, k, self.chosen[collection.name]["weight"]["chosen"])
+            self.chosen[collection.name] = self._choose(collection, k)
+            for what, record in self.chosen[collection.name].items():
+                logger.info("%s, %s: %s %s", collection.name, self.name, what, reason(record))
+        chosen = {what: record["chosen"] for what, record in self.chosen[collection.name].items()}
+        return self.fused(collection, k, chosen["weight"], chosen.get("feedback"))
 
-    def fused(self, collection: Collection, k: int, weight: float) -> Run:
-        """Fuse by a given weight."""
+    def fused(self, collection: Collection, k: int, weight: float, feedback: Feedback | None = None) -> Run:
+        """Fuse by a given weight, and by given feedback."""
         runs, others = [part.retrieve(collection, max(k, DEPTH)) for part in self.parts], len(self.parts) - 1
+        if feedback is not None and feedback[0]:
+            runs[0], weight = self._again(collection, k, weight, *feedback[:2]), feedback[2]
         return fuse(runs, [1 - weight, *[weight / others] * others], self.method, k)
 
-    def _weight(self, collection: Collection, k: int) -> dict[str, Any]:
-        dev = None if self.weight is not None or is_stored(self) else self.dev(collection)
+    @once
+    def _again(self, collection: Collection, k: int, weight: float, documents: int, move: float) -> Run:
+        first = self.parts[0]
+        if not isinstance(first, DenseRetriever):
+            raise InputError(f"--feedback moves vectors of queries, and {first.name} has none; leave it out")
+        embedded, fused = first.embedded(collection), self.fused(collection, k, weight)
+        moved = embedded._replace(queries=move_queries(embedded, collection, fused, documents, move))
+        return first.search(collection, moved, max(k, DEPTH))
+
+    def _choose(self, collection: Collection, k: int) -> dict[str, Any]:
+        dev = None if is_stored(self) else self.dev(collection)
+        records = {"weight": self._chosen(dev, k, self.weight, WEIGHT, {each: (each,) for each in WEIGHTS})}
+        if self.feedback is None:
+            return records
+        weight, (documents, move) = records["weight"]["chosen"], self.feedback
+        several = (documents,) if documents is not None else FEEDBACK_DOCUMENTS
+        moves = (move,) if move is not None else FEEDBACK_WEIGHTS
+        shares = [weight, *(each for each in WEIGHTS if 0 < each < weight)]
+        grid = [Feedback(0, 0.0, weight), *map(Feedback._make, itertools.product(several, moves, shares))]
+        given = grid[1] if documents is not None and move is not None else None
+        settings = {each: (weight, each) for each in grid}
+        records["feedback"] = self._chosen(dev, k, given, grid[1], settings)
+        return records
+
+    def _chosen(
+        self, dev: Collection | None, k: int, given: Any, default: Any, settings: Mapping[Any, tuple[Any, ...]]
+    ) -> dict[str, Any]:
+        """Choose one of the settings, of which the first goes without."""
+        if given is not None:
+            return {"chosen": given, "why": "as given"}
         if dev is None:
-            given = {"chosen": self.weight, "why": "as given"}
-            return {"chosen": WEIGHT, "why": "no dev queries to choose by"} if self.weight is None else given
-        scores = {each: evaluate_run(self.fused(dev, k, each), dev.qrels, (10,))[METRIC] for each in WEIGHTS}
-        return choose(scores, 0.0, dev.split)[1]
+            return {"chosen": default, "why": "no dev queries to choose by"}
+        scores = {
+            each: evaluate_run(self.fused(dev, k, *how), dev.qrels, (10,))[METRIC] for each, how in settings.items()
+        }
+        return choose(scores, next(iter(settings)), dev.split)[1]

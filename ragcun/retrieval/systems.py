@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +20,19 @@ from ragcun.embeddings.joined import vector_source
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.io import existing_file, file_digest, read_json
+from ragcun.io import existing_file, file_digest
 from ragcun.models.cached_encoder import CachedEncoder, document_rows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.results import DocumentSpace, Results
+from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
 from ragcun.retrieval.choice import once
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import Precision, VectorFormat
-from ragcun.retrieval.runs import Run, make_run, ranking, read_run, runs_folder
+from ragcun.retrieval.runs import Run, make_run, runs_folder
 from ragcun.retrieval.search import id_order, top_k
-
-logger = logging.getLogger(__name__)
+from ragcun.retrieval.stored import StoredRetriever
 
 
 class TextEncoder(Protocol):
@@ -60,6 +58,14 @@ class Retriever(Protocol):
 
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Return up to `k` documents a query, without a document of the query's own id (as BEIR does)."""
+
+
+class Embedded(NamedTuple):
+    """The vectors of queries and documents, and the distance by which they are compared."""
+
+    queries: NDArray[np.float32]
+    documents: Any  # an array, or rows that are embedded when they are read
+    distance: Distance
 
 
 @dataclass
@@ -89,14 +95,25 @@ class DenseRetriever:
     @once
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Encode the collection and search; equal scores rank by id."""
-        documents = document_rows(self.encoder, [document.content for document in collection.documents.values()])
+        return self.search(collection, self.embedded(collection), k)
+
+    def embedded(self, collection: Collection, documents: Any = None) -> Embedded:
+        """Encode a collection, or its queries where `documents` are given, into what is compared."""
+        documents = self.documents(collection) if documents is None else documents
         queries = self.encoder.encode_query(list(collection.queries.values()))
-        distance = self.distance
-        if self.vectors is not None and not self.vectors.is_full:
-            queries, documents = self.vectors.prepared(queries, documents[:])
-            distance = self.vectors.compared(distance)
+        if self.vectors is None or self.vectors.is_full:
+            return Embedded(queries, documents, self.distance)
+        return Embedded(*self.vectors.prepared(queries, documents[:]), self.vectors.compared(self.distance))
+
+    @once
+    def documents(self, collection: Collection) -> Any:
+        """Return the embeddings of documents, an array or `EmbeddedRows`."""
+        return document_rows(self.encoder, [document.content for document in collection.documents.values()])
+
+    def search(self, collection: Collection, embedded: Embedded, k: int) -> Run:
+        """Search among embedded documents."""
         ids = list(collection.documents)
-        found = top_k(queries, documents, k + 1, distance, self.memory_budget_bytes, order=id_order(ids))
+        found = top_k(*embedded[:2], k + 1, embedded.distance, self.memory_budget_bytes, order=id_order(ids))
         return make_run(list(collection.queries), ids, found.scores, found.indices, k)
 
 
@@ -111,57 +128,11 @@ class BM25Retriever:
     @once
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Rank by BM25."""
-        texts = {name: document.content for name, document in collection.documents.items()}
-        return BM25(texts).run(collection.queries, k)
+        return BM25(self.texts(collection)).run(collection.queries, k)
 
-
-@dataclass
-class StoredRetriever:
-    """The rankings of an earlier evaluation, read from its TREC run files, or those of one run file of any program."""
-
-    name: str
-    folder: Path  # or file
-    size: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """Return what the earlier evaluation recorded of its model, or a digest of the file."""
-        if self.folder.is_file():
-            return file_digest(self.folder)
-        manifest = read_json(self.folder.with_suffix(".json")).get("manifest") or {}
-        recorded = (manifest.get("settings") or {}).get("system model", "")
-        return f"earlier evaluation of {self.name} {recorded} {json.dumps(self.size)}"
-
-    def retrieve(self, collection: Collection, k: int) -> Run:
-        """Read the run of this collection; of a single file, only its queries, with up to `k` documents each.
-
-        Raises:
-            InputError: a file ranks a document that the collection lacks, or has none of its queries.
-        """
-        if not self.folder.is_file():
-            return read_run(self.folder / collection.name / "model.trec")
-        run = read_run(self.folder)
-        known = {query: run[query] for query in collection.queries if query in run}
-        unknown = sorted(set().union(*known.values()) - collection.documents.keys())
-        if unknown or not known:
-            lacking = f"the document {unknown[0]!r:.60}" if unknown else "any of the queries"
-            raise InputError(f"{self.folder}: {collection.name} has not {lacking} of this run; give a run on it")
-        if missing := len(collection.queries) - len(known):
-            logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
-        return {
-            query: ranking(query, list(found), list(found.values()), list(range(len(found))), k)
-            for query, found in known.items()
-        }
-
-    def space(self, dataset: str) -> DocumentSpace | None:
-        """Read how the embeddings of a dataset's documents lie; None where the earlier evaluation does not say."""
-        earlier = None if self.folder.is_file() else Results.read(self.folder.with_suffix(".json")).model.datasets
-        return earlier[dataset].space if earlier and dataset in earlier else None
-
-
-def is_stored(retriever: Retriever) -> bool:
-    """Return whether a system, or a part of it, has stored rankings alone, and can rank nothing else."""
-    return any(isinstance(each, StoredRetriever) for each in getattr(retriever, "parts", (retriever,)))
+    def texts(self, collection: Collection) -> dict[str, str]:
+        """Return the texts of documents that are indexed."""
+        return {name: document.content for name, document in collection.documents.items()}
 
 
 class Evaluation(NamedTuple):

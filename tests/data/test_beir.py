@@ -72,7 +72,7 @@ def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog
         ("queries.jsonl", None, "no such file: .*queries.jsonl"),
         ("qrels/test.tsv", None, r"no judgments for the split 'test'.*there is dev"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
-        ("qrels/test.tsv", "q1\td1\t1\nq1 0 d1 1\n", "test.tsv, line 2: expected query-id.*got 1 columns"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1 d1 1\n", "test.tsv, line 2: expected query-id.*got 1 columns"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tone\n", "test.tsv, line 2: the score .* got 'one'"),
         ("qrels/test.tsv", "q1\td1\t1.5\n", "test.tsv, line 1: the score .* got '1.5'"),
         ("qrels/test.tsv", "q9\td1\t1\n", "query 'q9' has no text"),

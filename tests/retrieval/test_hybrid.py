@@ -7,15 +7,16 @@ import random
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import text_hashes
 from ragcun.errors import InputError
 from ragcun.retrieval.choice import Labels, choose
-from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse
+from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse, move_queries
 from ragcun.retrieval.runs import write_run
-from ragcun.retrieval.systems import EncodingOptions, open_system
+from ragcun.retrieval.systems import Embedded, EncodingOptions, open_system
 
 
 def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12) -> dict[str, dict[str, float]]:
@@ -170,3 +171,32 @@ def test_run_files_of_other_programs_are_checked_against_the_collection(tmp_path
     file.write_text("q0 Q0 d000 1 nan other\n")
     with pytest.raises(InputError, match=r"line 1.*nan"):
         system().retrieve(collection, 10)
+
+
+def test_feedback_moves_queries_by_rocchios_formula_and_keeps_their_length():
+    rng = np.random.default_rng(0)
+    queries, documents = (rng.normal(size=(n, 4)).astype(np.float32) for n in (2, 6))
+    collection = replace(judged(6), queries={"q0": "a", "q1": "b"})
+    run = {"q0": {"d003": 1.0, "d001": 0.5, "d000": 0.25}, "q1": {"d002": 0.0}}
+    moved = move_queries(Embedded(queries, documents, "cosine"), collection, run, k=2, weight=0.4)
+
+    def unit(vector):
+        return vector / np.linalg.norm(vector)
+
+    mean = (unit(documents[3]) + 0.5 * unit(documents[1])) / 1.5
+    expected = np.linalg.norm(queries[0]) * unit(0.6 * unit(queries[0]) + 0.4 * mean)
+    assert moved[0] == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(moved[1], queries[1])
+
+
+def test_feedback_is_a_second_search_and_no_more(dense):
+    """Without weight it changes nothing; it is recorded, and refused where there are no vectors."""
+    collection, parts = judged(), (dense("x", 1), Ranker("good", False))
+    plain = HybridRetriever(parts).retrieve(collection, 10)
+    still = HybridRetriever(parts, feedback=(2, 0.0)).retrieve(collection, 10)
+    assert {query: list(found) for query, found in still.items()} == {q: list(found) for q, found in plain.items()}
+    chosen = HybridRetriever(parts, dev=lambda _: replace(collection, split="dev"), feedback=(None, None))
+    chosen.retrieve(collection, 10)
+    assert chosen.chosen["toy"]["feedback"]["queries"] == 60
+    with pytest.raises(InputError, match=r"--feedback.*good"):
+        HybridRetriever(parts[::-1], feedback=(2, 0.3)).retrieve(collection, 10)

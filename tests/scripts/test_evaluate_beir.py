@@ -148,7 +148,7 @@ def test_model_and_base_are_fused_with_bm25_and_with_a_run_of_another_program(ev
     """Fused rows have run files, tests and a record of the weight; a fixed weight of 0 leaves the ranking as it was."""
     evaluate("--model", "bm25")
     shutil.move(tmp_path / "r.runs" / "toy" / "model.trec", tmp_path / "lucene.trec")
-    flags = ("--model_path", checkpoint, "--baseline", "bm25")
+    flags = ("--model_path", checkpoint, "--baseline", "bm25", "--feedback", 0)
     results, shown = evaluate(*flags, "--hybrid", "bm25")
     others, _ = evaluate(*flags, "--hybrid", tmp_path / "lucene.trec", "--fusion", "rrf", output="o.json")
     rows = {slug: each for slug, each in results["baselines"].items() if slug != "bm25"}

@@ -1,0 +1,97 @@
+"""``ragcun memorize`` and ``ragcun overlap``: what training labels give an index, and what they make of a test."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags, require_folder
+from ragcun.errors import InputError
+from ragcun.options import check_bounds, check_one_of, flag
+
+
+@dataclass(kw_only=True)
+class MemorizeOptions(EncodingFlags, CollectionFlags, ModelFlags):
+    """Flags of ``ragcun memorize``."""
+
+    title: ClassVar[str] = "memory"
+    output_dir: Path = flag(Path("memory"), "folder to write: NAME/documents.npy, documents.txt and memory.json")
+    strength: float | None = flag(None, "how far documents move (default: chosen on held-out queries)", at_least=0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        check_one_of(self, "model_path", "model")
+        self.require_embeddings()
+        require_folder(self.output_dir)
+
+
+def memorize(options: MemorizeOptions) -> str:
+    """Write the embeddings of documents moved towards their training queries, and say how far and why."""
+    import numpy as np
+
+    from ragcun.data.overlap import read_seen
+    from ragcun.io import replacing_file, write_json, write_text
+    from ragcun.retrieval.choice import Labels, reason
+    from ragcun.retrieval.memory import MovedDocuments
+    from ragcun.retrieval.systems import DenseRetriever, open_system
+
+    folders, lines = options.collections(), []
+    system = open_system(options.spec, options.encoding())
+    seen = read_seen(system.retriever.name) if system.trained else frozenset()
+    for folder in folders:
+        collection = folder.load()
+        labels = Labels({folder.name: folder.path})
+        if labels.training(collection) is None or not isinstance(system.retriever, DenseRetriever):
+            raise InputError(f"{folder.path}: no training queries in qrels/train.tsv to move documents by; add them")
+        memory = MovedDocuments.of(system.retriever, labels, seen)
+        if options.strength is not None:
+            memory.chosen[folder.name] = {"memory": {"chosen": options.strength, "why": "as given"}}
+        vectors, place = memory.documents(collection), options.output_dir / folder.name
+        with replacing_file(place / "documents.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, vectors)
+        write_text(place / "documents.txt", "".join(f"{name}\n" for name in collection.documents))
+        record = memory.chosen[folder.name]["memory"]
+        write_json(place / "memory.json", {"model": options.spec, "distance": system.distance, **record})
+        lines.append(f"{folder.name}: strength {reason(record)}; vectors: {place}")
+    return "\n".join([*lines, "Memory of training queries says nothing about documents without them."])
+
+
+@dataclass(kw_only=True)
+class OverlapOptions:
+    """Flags of ``ragcun overlap``."""
+
+    title: ClassVar[str] = "overlap"
+    train: Path = flag(MISSING, "judgments that a system was trained on: query, document and score, or TREC qrels")
+    qrels: Path = flag(MISSING, "judgments to measure by, in the same formats")
+    run: tuple[Path, ...] = flag(MISSING, "TREC runs; the others are tested against the first")
+    output_file: Path = flag(Path("results/overlap.json"), "results, as JSON, and a table beside it", short="output")
+    seed: int = flag(0, "seed of the randomisation test", at_least=0)
+
+
+def overlap(options: OverlapOptions) -> str:
+    """Measure runs on the queries with and without a relevant document that training has seen; by ids of documents."""
+    from ragcun.data.beir import Collection, Document, read_qrels
+    from ragcun.data.overlap import text_hashes
+    from ragcun.io import write_text
+    from ragcun.reporting.tables import results_table
+    from ragcun.retrieval.benchmark import run_benchmark
+    from ragcun.retrieval.runs import read_run
+    from ragcun.retrieval.stored import StoredRetriever
+    from ragcun.retrieval.systems import System
+
+    check_bounds(options)
+    qrels, trained = read_qrels(options.qrels), read_qrels(options.train)
+    runs = [documents for path in options.run for documents in read_run(path).values()]
+    names = set().union(*qrels.values(), *runs)
+    documents = {name: Document("", name) for name in sorted(names)}  # a document's text is its id
+    collection = Collection(options.qrels.stem, documents, dict.fromkeys(qrels, ""), qrels, options.qrels.stem)
+    seen = text_hashes(name for judged in trained.values() for name, score in judged.items() if score > 0)
+    first, *others = (System(StoredRetriever(path.stem, path, own_ids=True), "run") for path in options.run)
+    made = {"command": "overlap", **{name: str(getattr(options, name)) for name in ("train", "qrels")}}
+    results = run_benchmark(
+        first, others, [collection], options.output_file, made, seed=options.seed, remembered=lambda _: seen
+    )
+    table, page = results_table(results), options.output_file.with_suffix(".md")
+    write_text(page, table)
+    return f"{table}\ntable: {page}, figures: {options.output_file}"
