@@ -80,15 +80,9 @@ class HybridFlags:
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
     hybrid_weight: float | None = flag(
         None,
-        "share of these together (default: chosen on dev queries where there are, else 0.3)",
+        "share of these together (default: chosen on dev queries by evaluate, else 0.3)",
         at_least=0,
         at_most=1,
-    )
-    feedback: int | None = flag(
-        None, "first documents of the fused ranking that move the query, 0 = off (default: chosen, else 2)", at_least=0
-    )
-    feedback_weight: float | None = flag(
-        None, "how far they move it, 0 to 1 (default: chosen on dev queries, else 0.3)", at_least=0, at_most=1
     )
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
 

@@ -10,19 +10,20 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import CollectionFlags, ComputeFlags, Distance, ModelFlags
+from ragcun.cli.flags import CollectionFlags, ComputeFlags, Distance, HybridFlags, ModelFlags
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.distributed.search import Runner, ShardedSearch
+    from ragcun.retrieval.runs import Run
 
 MIB = 1 << 20
 
 
 @dataclass(kw_only=True)
-class Options(ComputeFlags, CollectionFlags, ModelFlags):
+class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
     """Flags of ``ragcun search``."""
 
     title: ClassVar[str] = "search"
@@ -69,11 +70,25 @@ def run(options: Options) -> str:
                 output = output.with_name(f"{output.stem}.{folder.name.replace('/', '-')}{output.suffix}")
             search = _search(options, folder)
             rankings, qrels = search_collection(folder, search, runner)
+            if options.hybrid:
+                rankings = _fused(options, folder, rankings)
             write_run(output, rankings, MODEL)
             cutoff = min(10, options.top_k)
             score = mean(evaluate_run(rankings, qrels, (cutoff,)))[f"NDCG@{cutoff}"]
             lines.append(f"{folder.name}: NDCG@{cutoff} {score:.4f}; run file: {output}, vectors: {search.folder}")
     return "\n".join(lines)
+
+
+def _fused(options: Options, folder: CollectionFolder, rankings: Run) -> Run:
+    """Fuse rankings with those of other systems, which search in this process, by the weight given or the fixed one."""
+    from ragcun.retrieval.hybrid import DEPTH, WEIGHT, fuse
+    from ragcun.retrieval.systems import EncodingOptions, open_system
+
+    encoding = EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype)
+    depth, collection = max(options.top_k, DEPTH), folder.load()
+    runs = [open_system(each, encoding).retriever.retrieve(collection, depth) for each in options.hybrid]
+    share = WEIGHT if options.hybrid_weight is None else options.hybrid_weight
+    return fuse([rankings, *runs], [1 - share, *[share / len(runs)] * len(runs)], options.fusion, options.top_k, depth)
 
 
 @contextlib.contextmanager
@@ -99,11 +114,12 @@ def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     """Describe the search of a collection, folders by their absolute paths: tasks run in other folders."""
     from ragcun.distributed.search import ShardedSearch
     from ragcun.embeddings.hub import model_folder
+    from ragcun.retrieval.hybrid import DEPTH
 
     work = options.work_dir or options.output_file.with_name(f"{options.output_file.name}.work")
     model = model_folder(options.spec)
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
-    budget = options.memory_budget * MIB
-    return ShardedSearch(work.resolve() / folder.name, model, k=options.top_k, memory_budget_bytes=budget, **settings)
+    budget, k = options.memory_budget * MIB, max(options.top_k, DEPTH) if options.hybrid else options.top_k
+    return ShardedSearch(work.resolve() / folder.name, model, k=k, memory_budget_bytes=budget, **settings)

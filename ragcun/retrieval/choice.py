@@ -119,6 +119,8 @@ def reason(record: Mapping[str, Any]) -> str:
     """Say in one sentence what was chosen, and why."""
     if "p" not in record:
         return f"{record['chosen']}: {record['why']}"
+    if record["score"] == record["without"]:
+        return f"{record['chosen']}: nothing is better on {record['queries']} {record['split']} queries"
     verdict = "supports it" if record["chosen"] == record["best"] else "does not support more"
     scores = f"{record['best']} has NDCG@10 {record['score']:.4f} against {record['without']:.4f} without"
     queries = f"on {record['queries']} {record['split']} queries"

@@ -30,6 +30,16 @@ def test_shows_what_an_evaluation_shows(run_script, evaluate, place, checkpoint,
     assert len(list(work.glob("documents-*-of-00003.npy"))) == 3
 
 
+def test_hybrid_search_finds_what_a_hybrid_evaluation_shows(run_script, evaluate, place, checkpoint, tmp_path):
+    run_script("search_corpus", "--model_path", checkpoint, *place, "--hybrid", "bm25", "--top_k", 7)
+    evaluate("--model_path", checkpoint, "--hybrid", "bm25", "--hybrid_weight", 0.3, "--feedback", 0)
+    slug = next(path for path in (tmp_path / "r.runs" / "toy").glob("*best-model-bm25.trec"))
+    ours, theirs = read_run(tmp_path / "run.trec"), read_run(slug)
+    for query, documents in ours.items():
+        assert len(documents) == 7
+        assert list(documents.values()) == pytest.approx(list(theirs[query].values())[:7], abs=1e-5)
+
+
 def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_folder, tmp_path):
     for name in ("toy", "twin"):
         shutil.copytree(collection_folder, tmp_path / "data" / name)
