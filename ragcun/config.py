@@ -58,7 +58,7 @@ class LexicalConfig:
     """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
 
     title: ClassVar[str] = "lexical channel"
-    lexical_dim: int | None = flag(0, "dimensions that the documents' words add to the base's; 0 is none", at_least=0)
+    lexical_dim: int | None = flag(None, "dimensions of the documents' words; 0 is none (default: 384)", at_least=0)
     lexical_weight: float | None = flag(None, "their weight (default: .1 to .5, by the documents)", at_least=1e-3)
     lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
     lexical_language: str = flag("auto", "language of the words, as de or zh; none leaves them as they are")
@@ -245,9 +245,11 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
 
     @property
     def lexical(self) -> bool:
-        """Whether the base gets a lexical channel: a frozen text model may have one, unless it has that already."""
-        may = self.freeze_base and self.normalize_embeddings and not (self.vectors or self.load_checkpoint)
-        return self.lexical_dim != 0 and bool(may)
+        """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
+        on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
+        return bool(
+            on and self.freeze_base and self.normalize_embeddings and not (self.vectors or self.load_checkpoint)
+        )
 
     @property
     def start(self) -> str:

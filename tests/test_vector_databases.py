@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, TextBase, load_collection, top_k
 
@@ -25,6 +26,7 @@ def blocks() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def checkpoint(tiny_bert, tmp_path_factory):
     """A folder that holds a checkpoint whose embeddings are not of length 1, so that cosine would rank otherwise."""
+    torch.manual_seed(0)
     place = tmp_path_factory.mktemp("place")
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8, head="mlp")
     encoder.save_pretrained(place / FOLDER)

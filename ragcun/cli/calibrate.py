@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from ragcun.cli.flags import EncodingFlags, require_folder
+from ragcun.config import LexicalConfig
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, flag
+from ragcun.options import check_bounds, flag, flags_of
 
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""
 
 
 @dataclass(kw_only=True)
-class Options(EncodingFlags):
+class Options(LexicalConfig, EncodingFlags):
     """Flags of ``ragcun calibrate``."""
 
     title: ClassVar[str] = "whitening"
@@ -52,7 +53,8 @@ def run(options: Options) -> str:
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
-    from ragcun.embeddings.cache import EmbeddingCache
+    from ragcun.embeddings.base import Base
+    from ragcun.embeddings.joined import JoinedBase, JoinedSource, fit_channel, vector_source
     from ragcun.embeddings.text_base import TextBase
     from ragcun.models.checkpoint import is_checkpoint
     from ragcun.models.whitening import check_settings, fit_whitening
@@ -69,9 +71,12 @@ def run(options: Options) -> str:
     else:
         queries = sentences_as_queries(documents, options.max_queries or STAND_INS, options.seed)
         source = "sentences of the corpus that stand in for queries"
-    base = TextBase.load(options.base_model, device=options.device)
+    base: Base = TextBase.load(options.base_model, device=options.device)
     base.compute_in(options.base_dtype)
-    cache = EmbeddingCache(base, options.cache_dir, options.batch_size)
+    cache = vector_source(base, options.cache_dir, options.batch_size)
+    if options.lexical_dim != 0:
+        base = JoinedBase(base, *fit_channel(cache, texts, options))
+        cache = JoinedSource(cache, base)
     closed_form = {name: getattr(options, name) for name in CLOSED_FORM}
     try:
         check_settings(**closed_form, dim=base.dimension)
@@ -82,7 +87,8 @@ def run(options: Options) -> str:
     fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
     about = f"""A closed-form linear head on `{base.name}`, not trained: soft whitening, and a shift of queries towards
 documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
-    settings = closed_form | {"base_dtype": options.base_dtype}
+    lexical = {name: getattr(options, name) for name in flags_of(LexicalConfig)}
+    settings = closed_form | {"base_dtype": options.base_dtype} | lexical
     page = card(output.name, encoder, about, "Not evaluated yet.", settings)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"

@@ -32,7 +32,8 @@ def run(config: TrainConfig) -> str:
     if not PartialState().is_main_process:
         return ""
     folder = RunFolder(config.output_dir)
-    write_png(loss_figure(folder.metrics), folder.loss_curve)
+    if result.steps:
+        write_png(loss_figure(folder.metrics), folder.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
     compared = f"{result.comparison}\n" if result.comparison else ""

@@ -65,6 +65,12 @@ class PairDataset:
         query_ids, positive_ids, negative_ids = distinct.to_numpy().T.copy()
         return cls(list(queries), list(documents), query_ids, positive_ids, negative_ids, source)
 
+    @classmethod
+    def without_pairs(cls, documents: Iterable[str], source: str) -> PairDataset:
+        """Build a dataset of documents alone."""
+        none = np.empty(0, dtype=np.int64)
+        return cls([], list(dict.fromkeys(documents)), none, none, none, source)
+
     def __len__(self) -> int:
         return len(self.query_ids)
 

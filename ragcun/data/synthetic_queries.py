@@ -227,7 +227,8 @@ def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) ->
 class Adaptation:
     """Training pairs, judgments and stand-ins for queries, all made from the documents of one corpus."""
 
-    pairs: PairDataset  # title and one drawn sentence of a document as queries, the whole document as their positive
+    pairs: PairDataset  # title and one drawn sentence of a document as queries, the whole document as their positive;
+    # none where documents are one sentence without a title
     held_out: Collection  # one drawn sentence of each document that makes no pairs, to be found among all documents
     stand_ins: list[str]  # drawn sentences that stand in for queries where there are none
 
@@ -254,6 +255,8 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
     for document in kept:
         queries = dict.fromkeys([document.title.strip(), *sentences_as_queries([document], 1, seed)])
         rows += [(query, document.content, None) for query in queries if query not in ("", document.content)]
-    pairs = PairDataset.from_rows(rows, f"{source} (titles and sentences)", (document.content for document in distinct))
+    made, contents = f"{source} (titles and sentences)", (document.content for document in distinct)
+    enough = len(rows) > 1  # a batch needs two
+    pairs = PairDataset.from_rows(rows, made, contents) if enough else PairDataset.without_pairs(contents, made)
     held_out = Collection(f"{source}, held-out sentences", corpus, questions, qrels, "held-out")
     return Adaptation(pairs, held_out, sentences_as_queries(distinct, STAND_INS, seed))

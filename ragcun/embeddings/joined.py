@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ragcun.config import LexicalConfig
     from ragcun.distance import Distance
-    from ragcun.embeddings.text_base import TextBase
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class JoinedBase(Base):
 
     reads_texts: ClassVar[bool] = True
 
-    def __init__(self, dense: TextBase, channel: LexicalChannel, weight: float, normalize: bool = True) -> None:
+    def __init__(self, dense: Base, channel: LexicalChannel, weight: float, normalize: bool = True) -> None:
         if not (weight > 0 and math.isfinite(weight)):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
         super().__init__()

@@ -60,7 +60,7 @@ def _start_as(encoder: RetrievalEncoder, closed: Calibration, kind: str) -> None
 
 def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource) -> Pools | None:
     """Mine hard negatives of every training query among all documents; None where none are asked for."""
-    if not config.mines:
+    if not (config.mines and len(source.dataset)):
         return None
     queries, documents = source.sides()
     embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")

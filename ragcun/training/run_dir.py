@@ -218,6 +218,6 @@ class RunRecord:
             compared = None if comparison is None else asdict(comparison)
             ended = {"status": "finished", "result": outcome, "never_worse": compared}
             write_json(self.run.manifest, self.manifest | ended)
-        if result.best_epoch == 0:
+        if result.best_epoch == 0 and result.steps:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
         return result

@@ -87,10 +87,16 @@ def build_data(config: TrainConfig) -> TrainingData:
     if config.val_data is not None:
         folder = Path(config.val_data).is_dir()
         val = pairs_from_collection(load_collection(config.val_data, "dev")) if folder else read_pairs(config.val_data)
+    closed_form = config.label_free and not len(train) and config.start == "calibrated"
+    if closed_form:
+        logger.info("%s: no pairs, as documents are one sentence without a title; nothing is trained", train.source)
+        held_out = None
     for pairs in (train, val):
-        if pairs is not None and len(pairs) < 2:
+        if pairs is not None and len(pairs) < 2 and not (closed_form and pairs is train):
             raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
-    never_worse = config.label_free if config.never_worse is None else config.never_worse
+    never_worse = config.never_worse
+    if never_worse is None:
+        never_worse = config.label_free and not closed_form
     check = (dev or held_out) if never_worse else None
     if never_worse and check is None:
         raise InputError("--never_worse compares on held-out queries; add --dev_beir or --dev_fraction")
@@ -154,6 +160,8 @@ def build_base(
     if vectors is not None:
         return vectors.base
     if not config.lexical:
+        if config.lexical_dim is None:
+            logger.info("no lexical channel: it goes with a new, frozen and normalised base that reads texts")
         return None
     base = TextBase.load(config.base_model, config.normalize_embeddings, config.device)
     base.to(processes.device)

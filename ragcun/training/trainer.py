@@ -196,7 +196,7 @@ class Trainer:
             batch, stop = source.batch(source.probe(config.seed)), config.on_collapse == "stop"
             self.progress.collapse.check(self.encoder, batch, place, stop, self.run.log)
 
-        if checks > 0 and (step % max(1, self.total // checks) == 0 or step == self.total):
+        if checks > 0 and self.total and (step % max(1, self.total // checks) == 0 or step == self.total):
             self.processes.on_main(check)
 
     def _evaluate(self, epoch: int) -> None:
@@ -224,6 +224,8 @@ def plan_steps(config: TrainConfig, dataset: PairDataset, processes: Processes) 
     """Return what draws the batches, and how many epochs and steps there are."""
     size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
     sampler = BatchSampler(dataset, size, processes.count, accumulation, config.positives_per_query, config.seed)
+    if not len(dataset):
+        return sampler, 0, 0
     steps = len(sampler.steps(1))
     epochs = config.epochs or max(1, round(config.steps / steps))
     return sampler, epochs, epochs * steps

@@ -95,6 +95,23 @@ def test_the_checkpoint_gives_one_embedding_in_both_libraries(train, corpus, tex
     assert np.abs(ours.encode_query(documents) - ours.encode_document(documents)).max() > 1e-4
 
 
+def test_one_sentence_documents_are_adapted_in_closed_form(train, tmp_path, caplog):
+    """Nothing is trained: the checkpoint is the one of `calibrate`'s map, with the channel."""
+    caplog.set_level(logging.INFO, logger="ragcun")
+    lines = [" ".join(random.Random(i).choices(WORDS, k=8)) for i in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    run = train("run", "--corpus", tmp_path / "lines.txt")
+    assert "no pairs" in caplog.text
+    encoder = loaded(run)
+    vectors = encoder.base.encode(lines, "document"), encoder.base.encode(lines, "query")
+    assert encoder.dimension == encoder.base.dimension > 16
+    expected = ragcun.calibrate(*vectors)
+    np.testing.assert_allclose(encoder.encode_document(lines), expected.embed_documents(vectors[0]), atol=1e-4)
+    np.testing.assert_allclose(encoder.encode_query(lines), expected.embed_queries(vectors[1]), atol=1e-4)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["status"], manifest["result"]["steps"], manifest["never_worse"]) == ("finished", 0, None)
+
+
 def test_queries_given_set_the_shift(train, corpus, texts_of, tiny_bert, tmp_path):
     """The query head is W(x − g), where g is the shift that `calibrate` gives of the corpus and these queries."""
     given = [f"word{i} word{i + 1}" for i in range(60)]

@@ -9,6 +9,8 @@ from sentence_transformers import SentenceTransformer
 from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
 from ragcun.data.beir import Document, read_queries
 from ragcun.data.synthetic_queries import sample_documents, sample_queries, sentences_as_queries
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 
 
@@ -19,7 +21,8 @@ def flags(tiny_bert, collection_folder, tmp_path):
 
 
 def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, collection_folder, tmp_path):
-    shown = run_script("calibrate", *flags, "--queries", collection_folder, "--query_split", "train", "--shrinkage", 2)
+    asked = "--queries", collection_folder, "--query_split", "train", "--shrinkage", 2
+    shown = run_script("calibrate", *flags, *asked, "--lexical_dim", 0)
     assert len(shown.splitlines()) == 2
     assert "120 of 120 documents" in shown
     assert "30 queries" in shown
@@ -32,6 +35,23 @@ def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, 
     for model in (encoder, SentenceTransformer(str(tmp_path / "made"), device="cpu")):
         np.testing.assert_allclose(model.encode_query(asked), expected.embed_queries(vectors[1]), atol=1e-4)
         np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
+
+
+def test_the_head_whitens_dense_and_lexical_vectors(run_script, flags, tiny_bert, collection_folder, tmp_path):
+    asked = "--queries", collection_folder, "--query_split", "train"
+    run_script("calibrate", *flags, *asked, "--lexical_dim", 8, "--lexical_weight", 0.25)
+    collection = load_collection(collection_folder, "train")
+    contents, queries = [each.content for each in collection.documents.values()], list(collection.queries.values())
+    encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
+    base = JoinedBase(TextBase.load(tiny_bert, device="cpu"), encoder.base.channel, 0.25)
+    assert base.fingerprint() == encoder.base.fingerprint()
+    fitted = LexicalChannel.fit(contents, 8).encode(contents, "document")
+    ours = encoder.base.channel.encode(contents, "document")
+    np.testing.assert_allclose(ours @ ours.T, fitted @ fitted.T, atol=1e-4)
+    vectors = base.encode(contents, "document"), base.encode(queries, "query")
+    expected = calibrate(*vectors)
+    np.testing.assert_allclose(encoder.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
+    np.testing.assert_allclose(encoder.encode_query(queries), expected.embed_queries(vectors[1]), atol=1e-4)
 
 
 def test_the_checkpoint_is_evaluated_beside_its_untouched_base(run_script, evaluate, flags, tiny_bert, tmp_path):

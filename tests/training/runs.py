@@ -35,8 +35,9 @@ PLAIN: dict[str, Any] = {
     "positives_per_query": 0,
     "trained_share": 1.0,
     "average_decay": 0.0,
+    "lexical_dim": 0,
 }
-"""All pairs in every epoch, heads that start as the base, and weights that are kept as the last step left them."""
+"""No lexical channel, all pairs in every epoch, heads that start as the base, the last weights kept as they are."""
 DEFAULTS: dict[str, Any] = {name: getattr(TrainConfig, name) for name in PLAIN} | {"use_predictor": None}
 
 
