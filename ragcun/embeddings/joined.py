@@ -105,7 +105,8 @@ class JoinedBase(Base):
 
     def join(self, dense: Vectors, lexical: Vectors) -> Vectors:
         """Return the joined vectors ``(n, dimension)`` of pooled dense vectors and the channel's."""
-        return np.hstack([normalize(dense), np.float32(math.sqrt(self.weight)) * lexical])
+        unit = normalize(dense) if len(dense) else dense
+        return np.hstack([unit, np.float32(math.sqrt(self.weight)) * lexical])
 
     def encode(
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None

@@ -137,6 +137,8 @@ def _on_vectors(
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
     chosen = dataclasses.replace(config or TrainConfig(train_data=IN_MEMORY), **settings)
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
+    if chosen.lexical_dim:
+        raise ValueError("a lexical channel is of texts; join its vectors to those given, and leave lexical_dim out")
     for name in OF_TEXTS:
         if getattr(chosen, name) != defaults[name]:
             raise ValueError(f"{name} does not go with vectors; leave it out")

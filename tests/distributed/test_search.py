@@ -14,6 +14,8 @@ from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.search import ShardedSearch, cut_shards, run_here, search_collection
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.retrieval.search import SearchResult, top_k
 from ragcun.retrieval.systems import EncodingOptions, open_system
@@ -41,17 +43,27 @@ def checkpoint(tiny_bert, tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", ["untouched", "checkpoint"])
-def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, tmp_path, kind):
+@pytest.fixture(scope="module")
+def joined(tiny_bert, texts, tmp_path_factory):
+    """A checkpoint with a lexical channel."""
+    folder = tmp_path_factory.mktemp("joined") / "best_model"
+    base = JoinedBase(TextBase.load(tiny_bert, device="cpu"), LexicalChannel.fit(texts, 8), 0.3)
+    IsotropicGaussianEncoder(base, output_dim=4).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["untouched", "checkpoint", "joined"])
+def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, joined, tmp_path, kind):
     runs, made = [], []
+    model = {"checkpoint": {"model": checkpoint}, "joined": {"model": joined}}.get(kind, {})
     for shards in (1, 3, 8):
-        search = search_in(tmp_path / str(shards), shards, **({"model": checkpoint} if kind == "checkpoint" else {}))
+        search = search_in(tmp_path / str(shards), shards, **model)
         runs.append(run_of(toy, search))
         made.append(vectors(search.folder))
         assert len(list(search.folder.glob("documents-*.npy"))) == shards
         assert not list(search.folder.glob("texts-*"))
     assert runs[0] == runs[1] == runs[2]
-    assert made[0].shape == (120, 4 if kind == "checkpoint" else 16)
+    assert made[0].shape == (120, 16 if kind == "untouched" else 4)
     assert all((made[0] == other).all() for other in made)
 
 

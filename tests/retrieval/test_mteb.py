@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,30 @@ from ragcun import (
 )
 from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import untouched_model
 from ragcun.retrieval.mteb import METRICS, collection_task, evaluate_task, find_task, name_for_mteb
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
+from tests.conftest import WORDS
 
 pytest.importorskip("mteb")
-SYSTEMS = {"one head": (IsotropicGaussianEncoder, 0.05), "two heads": (AsymmetricProjectionModel, 0.01)}
+SYSTEMS = {
+    "one head": (IsotropicGaussianEncoder, 0.05),
+    "two heads": (AsymmetricProjectionModel, 0.01),
+    "a channel": (AsymmetricProjectionModel, 0.01),
+}
 """Encoders, and how far their heads are moved."""
 
 
 def saved(name: str, base: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint whose heads moved away from their start, at random."""
     system, scale = SYSTEMS[name]
-    encoder = system(TextBase.load(base, device="cpu"), head="mlp")
+    dense = TextBase.load(base, device="cpu")
+    channel = LexicalChannel.fit([f"{one} {other}" for one, other in pairwise(WORDS)], 8)
+    joined = name == "a channel"
+    encoder = system(JoinedBase(dense, channel, 0.3) if joined else dense, head="linear" if joined else "mlp")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -49,7 +60,9 @@ def ours(folder: Path, collection: Collection) -> dict[str, float]:
 
 
 def in_mteb(folder: Path, collection: Collection, cache: Path) -> dict[str, float]:
-    model = SentenceTransformer(str(folder), device="cpu")
+    encoder = RetrievalEncoder.from_pretrained(folder, "cpu")
+    joined = isinstance(encoder.base, JoinedBase)
+    model = encoder.to_sentence_transformer() if joined else SentenceTransformer(str(folder), device="cpu")
     name_for_mteb(model, str(folder))
     return evaluate_task(model, collection_task(collection), cache)
 

@@ -10,7 +10,19 @@ from ragcun import AsymmetricProjectionModel
 def arguments(tiny_bert, collection_folder, tmp_path):
     """Flags of a short run on the toy collection."""
     base = ("--base_model", tiny_bert, "--train_data", collection_folder, "--device", "cpu")
-    return (*base, "--output_dir", tmp_path / "run", "--epochs", 2, "--batch_size", 8, "--log_interval", 1)
+    return (
+        *base,
+        "--output_dir",
+        tmp_path / "run",
+        "--epochs",
+        2,
+        "--batch_size",
+        8,
+        "--log_interval",
+        1,
+        "--lexical_dim",
+        0,
+    )
 
 
 def test_a_run_leaves_everything_it_promises(run_script, arguments, collection_folder, tmp_path):

@@ -33,7 +33,7 @@ def vectors(tmp_path_factory, tiny_bert, collection_folder):
 @pytest.fixture
 def arguments(collection_folder):
     """Flags of a short run on the toy collection."""
-    short = ("--device", "cpu", "--steps", 12, "--batch_size", 8)
+    short = ("--device", "cpu", "--steps", 12, "--batch_size", 8, "--lexical_dim", 0)
     return ("--train_data", collection_folder, *short, "--dev_beir", collection_folder)
 
 

@@ -25,7 +25,13 @@ from tests.training.runs import Train, assert_equal, newest, rows_of
 
 @pytest.fixture
 def settings(settings: dict[str, Any]) -> dict[str, Any]:
-    found = settings | {"lambda_isotropy": 1.0, "collapse_checks": 0, "system": "jepa", "lambda_predictive": 1.0}
+    found = settings | {
+        "lambda_isotropy": 1.0,
+        "collapse_checks": 0,
+        "system": "jepa",
+        "lambda_predictive": 1.0,
+        "lexical_dim": 0,
+    }
     return found | {"ema_decay": 0.5}
 
 
