@@ -234,9 +234,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
                 mistakes[message] = getattr(self, name)
             mistakes["--vectors and --base_model both name a base; give one of them"] = self.base_model != "minilm"
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
-        for message, wrong in mistakes.items():
-            if wrong:
-                raise InputError(message)
+        if found := [message for message, wrong in mistakes.items() if wrong]:
+            raise InputError(found[0])
 
     @property
     def objective(self) -> ObjectiveConfig:
@@ -247,9 +246,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def lexical(self) -> bool:
         """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
         on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
-        return bool(
-            on and self.freeze_base and self.normalize_embeddings and not (self.vectors or self.load_checkpoint)
-        )
+        given = self.vectors or self.load_checkpoint
+        return bool(on and self.freeze_base and self.normalize_embeddings and not given)
 
     @property
     def start(self) -> str:
