@@ -29,6 +29,8 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
 def joined(checkpoint: Path) -> JoinedBase:
     base = RetrievalEncoder.from_pretrained(checkpoint, "cpu").base
     assert isinstance(base, JoinedBase)
+    if base.channel.analyser.pieces is None:
+        assert "library_name: ragcun" in (checkpoint / "README.md").read_text()
     return base
 
 

@@ -89,7 +89,7 @@ def test_environment_says_what_decides_a_result() -> None:
 def config(collection_folder: Path, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "dev_beir": str(collection_folder)}
     shape: dict[str, Any] = {"device": "cpu", "seed": 11, "epochs": 2, "batch_size": 10}
-    return TrainConfig(**settings, **shape, output_dir=str(tmp_path_factory.mktemp("runs") / "mine"))
+    return TrainConfig(lexical_dim=0, **settings, **shape, output_dir=str(tmp_path_factory.mktemp("runs") / "mine"))
 
 
 @pytest.fixture(scope="module")
