@@ -26,6 +26,8 @@ _HOME = {
         "models.heads": "HeadShape",
         "models.systems": "AsymmetricProjectionModel IsotropicGaussianEncoder MPNetLeJEPAIG ResidualPredictorEncoder",
         "models.whitening": "calibrate Calibration",
+        "retrieval.hybrid": "fuse",
+        "retrieval.memory": "move_documents",
         "retrieval.search": "top_k",
         "training.fit_head": "fit_head FittedHead load_head",
         "training.loop": "fit",
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
         ResidualPredictorEncoder as ResidualPredictorEncoder,
     )
     from ragcun.models.whitening import Calibration as Calibration, calibrate as calibrate
+    from ragcun.retrieval.hybrid import fuse as fuse
+    from ragcun.retrieval.memory import move_documents as move_documents
     from ragcun.retrieval.search import top_k as top_k
     from ragcun.training.fit_head import FittedHead as FittedHead, fit_head as fit_head, load_head as load_head
     from ragcun.training.loop import fit as fit

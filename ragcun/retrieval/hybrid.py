@@ -102,6 +102,10 @@ class Feedback(NamedTuple):
     weight: float
     share: float
 
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"{self.documents} documents by {self.weight}, then weight {self.share}" if self.documents else "off"
+
 
 @dataclass
 class HybridRetriever:
