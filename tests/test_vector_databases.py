@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, TextBase, load_collection, top_k
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "vector-databases.md"
-FOLDER = "checkpoints/mine/best_model"
+FOLDERS = {"encode": "checkpoints/mine/best_model", "A lexical channel": "checkpoints/words/best_model"}
+"""Checkpoints by the section that encodes with them."""
 
 
 def blocks() -> dict[str, str]:
@@ -24,25 +27,27 @@ def blocks() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_bert, tmp_path_factory):
-    """A folder that holds a checkpoint whose embeddings are not of length 1, so that cosine would rank otherwise."""
+def checkpoint(tiny_bert, texts, tmp_path_factory):
+    """A folder that holds checkpoints whose embeddings are not of length 1, so that cosine would rank otherwise."""
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("place")
-    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8, head="mlp")
-    encoder.save_pretrained(place / FOLDER)
+    base = TextBase.load(tiny_bert, device="cpu")
+    for each, folder in zip((base, JoinedBase(base, LexicalChannel.fit(texts, 8), 0.3)), FOLDERS.values(), strict=True):
+        IsotropicGaussianEncoder(each, output_dim=8, head="mlp").save_pretrained(place / folder)
     return place
 
 
 @pytest.fixture
-def page(checkpoint, collection_folder, monkeypatch):
-    """Run one section of the page after that which encodes; return all names it made."""
+def page(checkpoint, collection_folder, tmp_path, monkeypatch):
+    """Run one section of the page after one that encodes; return all names they made."""
     collection = load_collection(collection_folder)
     documents = {name: document.content for name, document in collection.documents.items()}
 
-    def run(section: str) -> dict:
-        monkeypatch.chdir(checkpoint)
+    def run(encodes: str, section: str) -> dict:
+        (tmp_path / "checkpoints").symlink_to(checkpoint / "checkpoints")
+        monkeypatch.chdir(tmp_path)
         names = {"documents": documents, "queries": collection.queries}
-        for title in ("encode", section):
+        for title in (encodes, section):
             exec(compile(blocks()[title], f"{PAGE.name}, {title}", "exec"), names)
         return names
 
@@ -51,14 +56,15 @@ def page(checkpoint, collection_folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("database", "packages", "distance"),
-    [("Qdrant", ["qdrant_client"], float), ("Milvus", ["pymilvus", "milvus_lite"], np.sqrt)],
+    [("numpy", [], float), ("Qdrant", ["qdrant_client"], float), ("Milvus", ["pymilvus", "milvus_lite"], np.sqrt)],
 )
-def test_a_database_finds_the_same(page, checkpoint, database, packages, distance):
+@pytest.mark.parametrize("encodes", FOLDERS)
+def test_a_database_finds_the_same(page, checkpoint, encodes, database, packages, distance):
     """By plain distances, or by their squares."""
     for package in packages:
         pytest.importorskip(package)
-    names = page(database)
-    encoder = RetrievalEncoder.from_pretrained(checkpoint / FOLDER, device="cpu")
+    names = page(encodes, database)
+    encoder = RetrievalEncoder.from_pretrained(checkpoint / FOLDERS[encodes], device="cpu")
     documents = encoder.encode_document(list(names["documents"].values()))
     assert np.ptp(np.linalg.norm(documents, axis=1)) > 1e-3
     found = top_k(encoder.encode_query(list(names["queries"].values())), documents, 11)
@@ -71,4 +77,4 @@ def test_a_database_finds_the_same(page, checkpoint, database, packages, distanc
 
 
 def test_the_page_has_no_code_that_is_not_run():
-    assert set(blocks()) == {"encode", "Qdrant", "Milvus"}
+    assert set(blocks()) == {*FOLDERS, "numpy", "Qdrant", "Milvus"}
