@@ -116,7 +116,9 @@ class JoinedBase(Base):
 
     def first_modules(self) -> list[nn.Module]:
         """Return built-in modules of a channel of word pieces, else one module that cannot be saved."""
-        return joined_modules(self) if self.channel.pieces else [JoinedModule(self)]
+        if self.channel.pieces:
+            return joined_modules(self.dense, self.channel, self.weight)
+        return [JoinedModule(self)]
 
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts into what `forward` takes, with the channel's vectors beside the tokens."""

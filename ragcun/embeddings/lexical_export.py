@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
     from torch import Tensor, nn
 
-    from ragcun.embeddings.joined import JoinedBase
+    from ragcun.embeddings.lexical import LexicalChannel
     from ragcun.embeddings.text_base import TextBase
 
 POOLED = ("mean", "cls")
@@ -46,7 +46,7 @@ def piece_tokenizer(base: TextBase) -> Tokenizer:
     return tokenizer
 
 
-def joined_modules(base: JoinedBase) -> list[nn.Module]:
+def joined_modules(dense: TextBase, channel: LexicalChannel, weight: float) -> list[nn.Module]:
     """Return the modules of the joined vectors of a text model and a channel of its pieces, not scaled as a whole.
 
     Pieces that are in the text, times their idf, are projected to the lexical vector, which waits as that of the first
@@ -57,7 +57,7 @@ def joined_modules(base: JoinedBase) -> list[nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Pooling
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
-    channel, model = base.channel, base.dense.text_model
+    model = dense.text_model
     numbers: dict[str, int] = model.tokenizer.get_vocab()
     rows = [numbers[piece] for piece in channel.vocabulary]
     idf, projection = torch.zeros(len(numbers)), torch.zeros(channel.dimension, len(numbers))
@@ -67,7 +67,7 @@ def joined_modules(base: JoinedBase) -> list[nn.Module]:
         SparseStaticEmbedding(model.tokenizer, idf, frozen=True),
         _dense(projection),
         Normalize(),
-        _dense(math.sqrt(base.weight) * torch.eye(channel.dimension), "cls_token_embeddings"),
+        _dense(math.sqrt(weight) * torch.eye(channel.dimension), "cls_token_embeddings"),
     ]
     if model[1].pooling_mode == "cls":
         others = [piece for piece in numbers if piece != model.tokenizer.cls_token]
@@ -75,7 +75,7 @@ def joined_modules(base: JoinedBase) -> list[nn.Module]:
     return [
         *modules,
         HierarchicalTokenPooling(ALL_TOKENS, num_protected_tokens=0, normalize_embeddings=True, tasks=ROLES),
-        Pooling(base.dense.dimension, ("mean", "cls")),
+        Pooling(dense.dimension, ("mean", "cls")),
     ]
 
 
