@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
     from torch import Tensor, nn
 
+    from ragcun.embeddings.base import Base
     from ragcun.embeddings.lexical import LexicalChannel
-    from ragcun.embeddings.text_base import TextBase
 
 POOLED = ("mean", "cls")
 ROLES = ["query", "document"]
@@ -24,7 +24,7 @@ ALL_TOKENS = 1e9
 """More tokens than a text has: all of them become one."""
 
 
-def piece_tokenizer(base: TextBase) -> Tokenizer:
+def piece_tokenizer(base: Base) -> Tokenizer:
     """Return the tokenizer of a text model that gives the word pieces which the model reads, as truncated there.
 
     Raises:
@@ -46,7 +46,7 @@ def piece_tokenizer(base: TextBase) -> Tokenizer:
     return tokenizer
 
 
-def joined_modules(dense: TextBase, channel: LexicalChannel, weight: float) -> list[nn.Module]:
+def joined_modules(dense: Base, channel: LexicalChannel, weight: float) -> list[nn.Module]:
     """Return the modules of the joined vectors of a text model and a channel of its pieces, not scaled as a whole.
 
     Pieces that are in the text, times their idf, are projected to the lexical vector, which waits as that of the first
