@@ -17,6 +17,7 @@ from ragcun.batch import PairBatch, Role, Views
 from ragcun.data.overlap import HoldOut
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
+from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.lexical_export import dense_model
@@ -248,6 +249,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
+        folder = model_folder(str(folder))
         description, model, parts, to_device = read_folder(folder, device)
         try:
             system, described = SYSTEMS[description["system"]], description["base"]
