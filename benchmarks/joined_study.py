@@ -2,7 +2,8 @@
 
 Each line of ``--plan`` (JSON lines) names a training: ``{"model", "set", "regime", "on", "fold", "seed", "lexical",
 "settings"}``, all but `set` optional. Its figures are appended to ``--output``; what is there already is left out, and
-``--part 1/2`` takes a share. ``on`` is dev (SciFact: a fifth of the training queries; NFCorpus: its dev split) or test.
+``--part 1/2`` takes a share; a file of results is a plan too.
+``on`` is dev (SciFact: a fifth of the training queries; NFCorpus: its dev split) or test.
 Regimes: labels; hidden (half of the documents unknown to channel and head, then ranked alone); free (no labels).
 """
 

@@ -28,7 +28,7 @@ VARIANTS = {
     "log(1 + tf) · idf": {"frequency": "log"},
     "tf · idf": {"frequency": "raw"},
     "whether a term occurs · idf": {"frequency": "binary"},
-    "BM25's frequency, no idf": {"idf": False},
+    "BM25's frequency, no idf": {"rare": False},
     "documents' rows of weights not scaled": {"scaled": False},
 }
 
@@ -111,7 +111,7 @@ def terms_matrix(analysed: list[list[str]], columns: dict[str, int], pairs: bool
 
 
 def weigh(
-    counts: sp.csr_matrix, idf: np.ndarray, mean: float, frequency: str = "bm25", scaled: bool = True, **more: bool
+    counts: sp.csr_matrix, idf: np.ndarray, mean: float, frequency: str = "bm25", scaled: bool = True, rare: bool = True
 ) -> sp.csr_matrix:
     """Return rows of term weights."""
     out = counts.copy()
@@ -120,7 +120,7 @@ def weigh(
         out.data = out.data / (out.data + 0.9 * (0.6 + 0.4 * lengths / mean))
     elif frequency != "raw":
         out.data = np.log1p(out.data) if frequency == "log" else np.ones_like(out.data)
-    if more.get("idf", True):
+    if rare:
         out.data = out.data * idf[out.indices]
     return normalize(out) if scaled else out
 
