@@ -73,6 +73,9 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     def __post_init__(self) -> None:
         check_bounds(self)
         check_one_of(self, "model_path", "model")
+        self.require_hybrid("feedback", "feedback_weight")
+        if SIMPLE in self.baseline or self.memory:
+            self.require_embeddings()
         if self.vectors and self.model_path is None:
             raise InputError("--vectors goes with a checkpoint in --model_path; leave it out")
 
@@ -155,6 +158,7 @@ def _combined(options: Options, model: System, opened: Mapping[str, Retriever], 
             weight=options.hybrid_weight,
             method=options.fusion,
             dev=partial(labels.dev, seen=seen),
+            trained=seen != frozenset(),
         )
         if simple:
             yield hybrid((first, opened["bm25"]))

@@ -86,6 +86,12 @@ class HybridFlags:
     )
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
 
+    def require_hybrid(self, *others: str) -> None:
+        """Refuse flags of a fusion where nothing is fused."""
+        for name in ("hybrid_weight", "fusion", *others):
+            if not self.hybrid and getattr(self, name) not in (None, "minmax"):
+                raise InputError(f"--{name} is of --hybrid, which is missing; name what to fuse with, such as bm25")
+
 
 @dataclass
 class ComputeFlags:

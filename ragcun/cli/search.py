@@ -51,6 +51,7 @@ class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
         check_one_of(self, "model_path", "model")
         check_one_of(self, "workers", "address", needed=False)
         self.require_embeddings()
+        self.require_hybrid()
         if self.gpus_per_task and not (self.workers or self.address):
             raise InputError("--gpus_per_task is of Ray tasks; add --workers or --address, or leave it out")
 

@@ -114,7 +114,8 @@ class HybridRetriever:
     With `feedback`, the number of documents and the weight of `move_queries`, the moved queries search the first
     system again, and this ranking is fused again. What is None is chosen for each collection by its dev queries, with a
     paired test against going without; where `dev` has none, it is `WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and
-    `FEEDBACK_WEIGHTS`. `chosen` keeps what was chosen and why, by collection.
+    `FEEDBACK_WEIGHTS`; of a `trained` system feedback is then off, since it was measured on untouched ones. `chosen`
+    keeps what was chosen and why, by collection.
     """
 
     parts: tuple[Retriever, ...]
@@ -122,6 +123,7 @@ class HybridRetriever:
     method: Fusion = "minmax"
     dev: Callable[[Collection], Collection | None] = lambda _: None
     feedback: tuple[int | None, float | None] | None = None
+    trained: bool = False
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -179,7 +181,7 @@ class HybridRetriever:
         grid = [Feedback(0, 0.0, weight), *map(Feedback._make, itertools.product(several, moves, shares))]
         given = grid[1] if documents is not None and move is not None else None
         settings = {each: (weight, each) for each in grid}
-        records["feedback"] = self._chosen(dev, k, given, grid[1], settings)
+        records["feedback"] = self._chosen(dev, k, given, grid[0 if self.trained else 1], settings)
         return records
 
     def _chosen(
