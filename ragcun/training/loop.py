@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,16 +11,13 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from ragcun.config import TrainConfig
-from ragcun.embeddings.base import VectorSource
-from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import make_source
 from ragcun.training.initialization import initialize_weights, mine_pools
 from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import Callback, RunFolder, RunRecord, environment, require_tracker
+from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
 from ragcun.training.selection import (
     FinalSelection,
     Selection,
@@ -39,9 +35,9 @@ from ragcun.training.setup import (
     build_objective,
     build_vectors,
     compile_heads,
-    model_settings,
+    resolve_checkpoint,
 )
-from ragcun.training.summary import Plan, announce, trained_parts
+from ragcun.training.summary import Plan, announce
 from ragcun.training.trainer import make_trainer, plan_steps
 
 
@@ -56,8 +52,7 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
         TrainingStopped: SIGTERM or Ctrl-C came; a resume point is on disk.
     """
     require_tracker(config.tracker)
-    if config.load_checkpoint is not None:
-        config = replace(config, load_checkpoint=model_folder(config.load_checkpoint))
+    config = resolve_checkpoint(config)
     data = build_data(config)
     vectors = build_vectors(config, data)
 
@@ -83,8 +78,8 @@ def fit_encoder(
     processes.on_main(lambda: announce(plan))
     features = build_features(config, encoder.base, vectors)
     run = processes.main_first(open_run)
-    if isinstance(encoder.base, JoinedBase) and config.load_checkpoint is None:
-        processes.on_main(partial(run.keep_channel, encoder.base.channel))
+    if config.load_checkpoint is None:
+        processes.on_main(partial(run.keep_channel, encoder.base))
     source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
     judged_by = encoder.base, features, objective, config.batch_size, processes.device
     selection = processes.main_only(lambda: make_selection(data, *judged_by), Selection())
@@ -96,7 +91,7 @@ def fit_encoder(
     initial = {name: value.clone() for name, value in encoder.own_state().items()}
     if config.compile:
         compile_heads(encoder)
-    record = _record(config, run, data, processes, encoder, features)
+    record = make_record(config, run, data, processes, encoder, features)
     trainer = make_trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
     if closed is not None and config.label_free and config.head == "linear":
@@ -111,19 +106,3 @@ def fit_encoder(
 
     final, comparison = processes.main_only(select, (trained, None))
     return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
-
-
-def _record(
-    config: TrainConfig,
-    run: RunFolder,
-    data: TrainingData,
-    processes: Processes,
-    encoder: RetrievalEncoder,
-    features: VectorSource | None,
-) -> RunRecord:
-    fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
-    made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
-    made_of["trained"] = trained_parts(config, encoder)
-    seen = data.seen(config.documents, config.load_checkpoint)
-    settings = config.to_dict() | (model_settings(encoder) if config.load_checkpoint else {})
-    return RunRecord(run, settings, environment(str(processes.device)) | made_of, seen, data.hold_out)

@@ -21,15 +21,20 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ragcun.embeddings.hub import BEST_MODEL
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.training.model_card import FitResult, model_card
-from ragcun.training.summary import in_words
+from ragcun.training.setup import TrainingData, model_settings
+from ragcun.training.summary import in_words, trained_parts
 
 if TYPE_CHECKING:
+    from ragcun.config import TrainConfig
     from ragcun.data.overlap import HoldOut
+    from ragcun.embeddings.base import Base, VectorSource
     from ragcun.models.encoder import RetrievalEncoder
+    from ragcun.training.processes import Processes
     from ragcun.training.selection import FinalSelection
 
 logger = logging.getLogger(__name__)
@@ -62,10 +67,10 @@ class RunFolder:
         claim_folder(run.path, "run", run.config, (*folders, *files), resume, overwrite)
         return run
 
-    def keep_channel(self, channel: LexicalChannel) -> None:
-        """Keep the lexical channel of a run that begins, beside its resume points."""
-        if self.recorded and not any(self.state.glob("[0-9]*")):
-            channel.save(self.state / "lexical")
+    def keep_channel(self, base: Base) -> None:
+        """Keep the lexical channel, if the base has one, of a run that begins, beside its resume points."""
+        if isinstance(base, JoinedBase) and self.recorded and not any(self.state.glob("[0-9]*")):
+            base.channel.save(self.state / "lexical")
 
     def kept_channel(self) -> LexicalChannel | None:
         """Return the lexical channel that the run's resume points belong to, None where there are none."""
@@ -221,3 +226,20 @@ class RunRecord:
         if result.best_epoch == 0 and result.steps:
             logger.warning("no epoch was better than the start: the checkpoint is the model before training")
         return result
+
+
+def make_record(
+    config: TrainConfig,
+    run: RunFolder,
+    data: TrainingData,
+    processes: Processes,
+    encoder: RetrievalEncoder,
+    features: VectorSource | None,
+) -> RunRecord:
+    """Return the record of a run: its settings, and what it is made of."""
+    fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
+    made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
+    made_of["trained"] = trained_parts(config, encoder)
+    seen = data.seen(config.documents, config.load_checkpoint)
+    settings = config.to_dict() | (model_settings(encoder) if config.load_checkpoint else {})
+    return RunRecord(run, settings, environment(str(processes.device)) | made_of, seen, data.hold_out)

@@ -18,6 +18,7 @@ from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase, fit_channel, vector_source
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
@@ -65,6 +66,13 @@ class TrainingData:
         found = {name: data.sha256() for name, data in sets.items() if data is not None}
         texts = [*self.train.unpaired(), *(self.queries or ())]
         return found | ({"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()} if texts else {})
+
+
+def resolve_checkpoint(config: TrainConfig) -> TrainConfig:
+    """Return the settings with the folder of the checkpoint that `load_checkpoint` means."""
+    if config.load_checkpoint is None:
+        return config
+    return dataclasses.replace(config, load_checkpoint=model_folder(config.load_checkpoint))
 
 
 def build_data(config: TrainConfig) -> TrainingData:
