@@ -212,8 +212,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     """What the command line names, if only to repeat a default; `parse_config` sets it."""
 
     def __post_init__(self) -> None:
-        if self.freeze_base is None:
-            self.freeze_base = self.freeze_early_layers == 0
+        self.freeze_base = self.freeze_early_layers == 0 if self.freeze_base is None else self.freeze_base
         for pair in (("train_data", "documents"), ("dev_fraction", "dev_beir"), ("resume", "overwrite")):
             check_one_of(self, *pair, needed=False)
         super().__post_init__()
@@ -246,8 +245,9 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def lexical(self) -> bool:
         """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
         on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
-        given = self.vectors or self.load_checkpoint
-        return bool(on and self.freeze_base and self.normalize_embeddings and not given)
+        return bool(on and self.freeze_base and self.normalize_embeddings) and not (
+            self.vectors or self.load_checkpoint
+        )
 
     @property
     def start(self) -> str:
@@ -256,6 +256,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             return self.head_init
         if self.head == "mlp":
             return "random"
+        if self.untrained:
+            return "identity"
         return "calibrated" if self.normalize_embeddings and self.train_side != "document" else "identity"
 
     @property
@@ -264,37 +266,37 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         return self.corpus is not None and not self.train_data and not self.documents
 
     @property
+    def untrained(self) -> bool:
+        """Whether documents without labels give the lexical channel alone: training on it gains nothing sure."""
+        asked = self.trained_share is not None or self.epochs is not None or self.steps != type(self).steps
+        return self.label_free and self.lexical and not asked
+
+    @property
     def mines(self) -> int:
         """Mined negatives per query and step."""
-        if self.mined_negatives is not None:
-            return self.mined_negatives
-        return 4 if self.contrastive == "infonce" and self.freeze_base else 0
+        default = 4 if self.contrastive == "infonce" and self.freeze_base else 0
+        return default if self.mined_negatives is None else self.mined_negatives
 
     @property
     def mined_ranks(self) -> tuple[int, int]:
         """Ranks that are mined: from the first to before the second."""
-        if self.mined_first is not None:
-            return self.mined_first, self.mined_last
-        return (10 if self.label_free else 0), self.mined_last
+        first = 10 if self.label_free else 0
+        return first if self.mined_first is None else self.mined_first, self.mined_last
 
     @property
     def rates(self) -> dict[str, float]:
         """The learning rate of each part by name, all defaults filled in."""
-        head = _first(self.projection_learning_rate, self.learning_rate, 1e-3)
-        return {
-            "base": _first(self.base_learning_rate, self.learning_rate, 2e-5),
-            "head": head,
-            "predictor": _first(self.predictor_learning_rate, self.learning_rate, head),
-        }
+        base, head = (2e-5, 1e-3) if self.learning_rate is None else (self.learning_rate, self.learning_rate)
+        base = base if self.base_learning_rate is None else self.base_learning_rate
+        head = head if self.projection_learning_rate is None else self.projection_learning_rate
+        rates = self.predictor_learning_rate, self.learning_rate, head
+        predictor = next(rate for rate in rates if rate is not None)
+        return {"base": base, "head": head, "predictor": predictor}
 
     def warmup(self, total_steps: int) -> int:
         """Return the steps of warm-up in a run of `total_steps`."""
-        return self.warmup_steps if self.warmup_steps is not None else max(1, total_steps // 10)
+        return max(1, total_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)

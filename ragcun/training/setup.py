@@ -95,10 +95,13 @@ def build_data(config: TrainConfig) -> TrainingData:
     if config.val_data is not None:
         folder = Path(config.val_data).is_dir()
         val = pairs_from_collection(load_collection(config.val_data, "dev")) if folder else read_pairs(config.val_data)
-    closed_form = config.label_free and not len(train) and config.start == "calibrated"
-    if closed_form:
+    closed_form = config.untrained or (config.label_free and not len(train) and config.start == "calibrated")
+    if config.untrained:
+        logger.info("%s: adapted by its words, nothing is trained; --trained_share .25 trains", config.corpus)
+        train = PairDataset.without_pairs(train.documents, str(config.corpus))
+    elif closed_form:
         logger.info("%s: no pairs, as documents are one sentence without a title; nothing is trained", train.source)
-        held_out = None
+    held_out = None if closed_form else held_out
     for pairs in (train, val):
         if pairs is not None and len(pairs) < 2 and not (closed_form and pairs is train):
             raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
