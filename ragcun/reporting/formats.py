@@ -11,7 +11,6 @@ import pandas as pd
 
 from ragcun.errors import InputError
 from ragcun.io import write_text
-from ragcun.isotropy.intervals import SAMPLE
 from ragcun.reporting.comparison import LEVELS, Comparison, compare
 from ragcun.reporting.files import NamedResults, read_named, results_in, shared_metrics
 from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table
@@ -169,6 +168,8 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
     if len(shared) < every:
         yield f"{ABSENT}: not evaluated."
     if comparison.metric == METRIC and {*SPACE} & {*comparison.embeddings}:
+        from ragcun.isotropy.intervals import SAMPLE
+
         which = ", ".join(shared or comparison.queries)
         yield (
             "Isotropy score (1 - standard deviation / mean of the eigenvalues of the covariance) and norms of document "

@@ -41,8 +41,9 @@ def move_documents(
     (Zeighami et al., arXiv 2409.02343) with one step for all documents. `strength` γ None is chosen among `STRENGTHS`
     by 30 % of the queries, at most 1,500, held out: 0 unless a paired test on them supports another.
 
-    >>> move_documents([[0.0, 2.0], [1.0, 0.0]], [[3.0, 0.0]], [(0, 0)], strength=1.0).round(3).tolist()
-    [[1.414, 1.414], [1.0, 0.0]]
+    >>> move_documents([[0.0, 2.0], [1.0, 0.0]], [[3.0, 0.0]], [(0, 0)], strength=1.0).astype(float).round(3)
+    array([[1.414, 1.414],
+           [1.   , 0.   ]])
 
     Raises:
         ValueError: vectors are not finite or differ in length, or a pair names a row that is not there.

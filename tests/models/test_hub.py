@@ -118,7 +118,7 @@ def online(endpoint, tmp_path_factory):
 def offline(tiny_bert, online, tmp_path_factory):
     """The bases of names in the hub cache, loaded without network, and what was logged."""
     folder, place = online[1], tmp_path_factory.mktemp("models")
-    put_into_hub(folder, "facebook/contriever", Path(tiny_bert).parent / "bert")
+    put_into_hub(folder, "facebook/contriever", Path(f"{tiny_bert}-bert"))
     put_into_hub(folder, PLAIN, silent(tiny_bert, place / "plain"))
     own = {"prompts": {"query": "word9 "}, "similarity_fn_name": "dot"}
     put_into_hub(folder, OWN, silent(tiny_bert, place / "own", **own))
@@ -153,7 +153,7 @@ def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, en
 
 def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product(offline, tiny_bert):
     base = offline[0]["contriever"]
-    bare = Path(tiny_bert).parent / "bert"
+    bare = Path(f"{tiny_bert}-bert")
     batch = AutoTokenizer.from_pretrained(bare)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         tokens = AutoModel.from_pretrained(bare)(**batch).last_hidden_state.double()

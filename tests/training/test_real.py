@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.data.python_docs import extract, python_doc_roots
+from ragcun.options import read_config
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import EncodingOptions, open_system
 from ragcun.training.loop import fit
@@ -22,7 +22,6 @@ from tests.training.runs import rows_of
 
 pytestmark = pytest.mark.slow
 PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORDS = 24
 FROM_THE_BASE: dict[str, Any] = {
     **{"mined_negatives": 0, "positives_per_query": 0, "trained_share": 1.0, "average_decay": 0.0},
@@ -52,7 +51,7 @@ def run(data: dict[str, str], tmp_path: Path) -> Run:
     """Train as the notes' configuration of a name says, with changes; return the probes and the collapses."""
 
     def train(notes: str | None = None, **changes: Any) -> tuple[Rows, Rows]:
-        read = yaml.safe_load((CONFIGS / f"{notes}.yaml").read_text(encoding="utf-8")) if notes else {}
+        read = read_config(notes) if notes else {}
         fit(TrainConfig(**{**read, **changes, **data, "output_dir": str(tmp_path / "run"), "overwrite": True}))
         return rows_of(tmp_path / "run", "probe"), rows_of(tmp_path / "run", "collapse")
 
