@@ -245,9 +245,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def lexical(self) -> bool:
         """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
         on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
-        return bool(on and self.freeze_base and self.normalize_embeddings) and not (
-            self.vectors or self.load_checkpoint
-        )
+        given = self.vectors or self.load_checkpoint
+        return bool(on and self.freeze_base and self.normalize_embeddings and not given)
 
     @property
     def start(self) -> str:
@@ -256,9 +255,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             return self.head_init
         if self.head == "mlp":
             return "random"
-        if self.untrained:
-            return "identity"
-        return "calibrated" if self.normalize_embeddings and self.train_side != "document" else "identity"
+        as_it_is = self.untrained or not self.normalize_embeddings or self.train_side == "document"
+        return "identity" if as_it_is else "calibrated"
 
     @property
     def label_free(self) -> bool:
@@ -289,8 +287,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         base, head = (2e-5, 1e-3) if self.learning_rate is None else (self.learning_rate, self.learning_rate)
         base = base if self.base_learning_rate is None else self.base_learning_rate
         head = head if self.projection_learning_rate is None else self.projection_learning_rate
-        rates = self.predictor_learning_rate, self.learning_rate, head
-        predictor = next(rate for rate in rates if rate is not None)
+        asked = self.predictor_learning_rate, self.learning_rate
+        predictor = next((rate for rate in asked if rate is not None), head)
         return {"base": base, "head": head, "predictor": predictor}
 
     def warmup(self, total_steps: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from ragcun.config import TrainConfig
+from ragcun.config import ObjectiveConfig, OptimizationConfig, TrainConfig
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import RetrievalEncoder
@@ -76,7 +76,13 @@ class Rule(NamedTuple):
 LOSS = "contrastive margin temperature distance symmetric soft_targets nested_dims mined_negatives"
 SHAPE = "isotropy isotropy_form isotropy_transform isotropy_rows num_slices knots"
 TARGET = "ema_decay ema_schedule"
+TRAINING = " ".join(each.name for kind in (ObjectiveConfig, OptimizationConfig) for each in fields(kind))
 RULES = (
+    Rule(
+        TRAINING.replace(" device", "").replace(" encode_batch_size", ""),
+        lambda p: p.steps == 0,
+        "no effect, since nothing is trained; with --corpus, --trained_share .25 trains",
+    ),
     Rule(LOSS, lambda p: "contrastive" in p.off, "no effect, since --lambda_contrastive is 0"),
     Rule(
         "margin", lambda p: p.config.contrastive == "infonce", "no effect: InfoNCE has none; --contrastive margin has"
@@ -181,13 +187,15 @@ def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, A
     base = encoder.base.name + (" with a lexical channel" if isinstance(encoder.base, JoinedBase) else "")
     kind = "" if head is None else f"{head['kind']} head {head['input_dim']} → {head['output_dim']}"
     names = {"contrastive": config.contrastive, "isotropy": f"{config.isotropy} isotropy", **TERMS}
+    terms = [f"{weight:g}·{names[term]}" for term, weight in config.objective.weights.items()]
+    weights = [] if config.untrained else [each for each in encoder.parameters() if each.requires_grad]
     return {
         "system": encoder.system,
         "base": f"{base} ({'frozen' if encoder.base.frozen else 'trained'})",
         "head": kind + ("" if predictor is None else f", {predictor['kind']} predictor"),
-        "objective": " + ".join(f"{weight:g}·{names[term]}" for term, weight in config.objective.weights.items()),
+        "objective": "nothing trained" if config.untrained else " + ".join(terms),
         "embeddings": f"{dim} dimensions, {'length 1' if parts.get('normalize_output') else 'length free'}",
-        "parameters": sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad),
+        "parameters": sum(each.numel() for each in weights),
     }
 
 
