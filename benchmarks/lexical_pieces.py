@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 import scipy.sparse as sp
-from lexical_trials import QUERIES, Scores
+from lexical_trials import Scores, opened, read_arguments
 from sklearn.preprocessing import normalize
 
 from ragcun import EmbeddingCache, TextBase, fit_head
@@ -93,23 +93,14 @@ def train(cache: EmbeddingCache, data_dir: str, name: str, scores: Scores, seeds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data_dir")
-    parser.add_argument("sets", nargs="+", metavar="SET/SPLIT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[])
-    parser.add_argument("--base_dtype", default="float32")
-    args = parser.parse_args()
-    base = TextBase.load("minilm")
-    base.compute_in(args.base_dtype)
-    cache = EmbeddingCache(base)
-    for spec in args.sets:
-        name, split = spec.split("/")
-        collection = load_collection(f"{args.data_dir}/{name}", split)
-        scores = Scores(cache, collection, QUERIES if split == "train" else None)
+    args = read_arguments(parser, "float32")
+    for spec, cache, scores in opened(args):
         print(f"{spec}: base {scores.ndcg(scores.dense):.4f}, weight of the documents {scores.weight:.3f}", flush=True)
         if args.seeds:
-            train(cache, args.data_dir, name, scores, args.seeds)
+            train(cache, args.data_dir, spec.split("/")[0], scores, args.seeds)
         else:
-            for kind, analyser in analysers(base).items():
+            for kind, analyser in analysers(cache.base).items():
                 compare(scores, analyser, kind)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -132,23 +133,33 @@ def best_hundred(scores: np.ndarray) -> np.ndarray:
     return minmax_scale(kept, axis=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_arguments(parser: argparse.ArgumentParser, base_dtype: str) -> argparse.Namespace:
+    """Add the arguments that all trials of the channel share, and read all."""
     parser.add_argument("data_dir")
     parser.add_argument("sets", nargs="+", metavar="SET/SPLIT")
-    parser.add_argument("--dims", nargs="+", type=int, default=[384])
-    parser.add_argument("--powers", nargs="+", type=float, default=[-0.25])
-    parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
-    parser.add_argument("--base_dtype", default="auto")
-    parser.add_argument("--variants", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--base_dtype", default=base_dtype)
+    return parser.parse_args()
+
+
+def opened(args: argparse.Namespace) -> Iterator[tuple[str, EmbeddingCache, Scores]]:
+    """Yield each set's SET/SPLIT, the cache of the base's vectors, and the scores."""
     base = TextBase.load("minilm")
     base.compute_in(args.base_dtype)
     cache = EmbeddingCache(base)
     for spec in args.sets:
         name, split = spec.split("/")
         collection = load_collection(f"{args.data_dir}/{name}", split)
-        scores = Scores(cache, collection, QUERIES if split == "train" else None)
+        yield spec, cache, Scores(cache, collection, QUERIES if split == "train" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dims", nargs="+", type=int, default=[384])
+    parser.add_argument("--powers", nargs="+", type=float, default=[-0.25])
+    parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
+    parser.add_argument("--variants", action="store_true")
+    args = read_arguments(parser, "auto")
+    for spec, _, scores in opened(args):
         if args.variants:
             named = {name: (scores.variant, settings) for name, settings in VARIANTS.items()}
             named |= {"a channel of titles and one of texts, 192 each": (scores.by_field, {"dim": 384})}
