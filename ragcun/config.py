@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.options import check_bounds, check_one_of, flag, refuse
 
 TermKind = Literal["words", "pieces"]
+Distance = Literal["euclidean", "cosine", "dot"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+Fusion = Literal["minmax", "zscore", "rrf"]
+Precision = Literal["float32", "int8", "binary"]
 LEXICAL_DIM = 384
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto is what the hardware does natively"
+CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
+DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
+SEED_HELP = "seed of everything random"
 LARGEST_SEED = 2**32 - 1
 
 
@@ -32,10 +38,8 @@ class DataConfig:
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it", metavar="DIR")
     dev_split: str = flag("dev", "split of --dev_beir")
     dev_fraction: float = flag(0.0, "share of the training queries held out for NDCG@10", at_least=0, below=1)
-    never_worse: bool | None = flag(
-        None, "keep base or initial weights where they are better on held-out data (default: without labels)"
-    )
-    cache_dir: str | None = flag(None, "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)")
+    never_worse: bool | None = flag(None, "keep base or initial weights if better held out (default: without labels)")
+    cache_dir: str | None = flag(None, CACHE_HELP)
 
 
 @dataclass
@@ -83,9 +87,7 @@ class HeadConfig:
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
     normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)")
     use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)")
-    predictor: str | None = flag(
-        None, "kind of predictor (default: residual; respred: mlp)", choices="models.heads:HEADS"
-    )
+    predictor: str | None = flag(None, "kind (default: residual; respred: mlp)", choices="models.heads:HEADS")
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
     mix_with_base: float = flag(0.0, "share of the base in the distances, appended to embeddings", at_least=0, below=1)
@@ -103,9 +105,7 @@ class ObjectiveConfig:
     lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
     contrastive: str = flag("infonce", "contrastive loss", choices="losses.objective:CONTRASTIVE")
     isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
-    isotropy_form: str = flag(
-        "scale_free", "covariance loss: scale_free, or absolute", choices="losses.covariance:ISOTROPY_FORMS"
-    )
+    isotropy_form: str = flag("scale_free", "form of the covariance loss", choices="losses.covariance:ISOTROPY_FORMS")
     isotropy_transform: str | None = flag(
         None,
         "transform before the isotropy loss (default: none; sqrt_dim for sigreg and vicreg of embeddings of length 1)",
@@ -116,7 +116,7 @@ class ObjectiveConfig:
     knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
     temperature: float = flag(0.1, "temperature of InfoNCE")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices="distance:DISTANCES")
+    distance: str = flag("euclidean", "distance of InfoNCE", choices=Distance)
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)
@@ -124,11 +124,9 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if not self.temperature > 0:
-            raise InputError(f"--temperature must be above 0, got {self.temperature}")
+        refuse({f"--temperature must be above 0, got {self.temperature}": not self.temperature > 0})
         for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(f"--{name} must be finite, got {getattr(self, name)}")
+            refuse({f"--{name} must be finite, got {getattr(self, name)}": not math.isfinite(getattr(self, name))})
 
     @property
     def weights(self) -> dict[str, float]:
@@ -149,7 +147,7 @@ class OptimizationConfig:
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
     mined_negatives: int | None = flag(
-        None, "hard negatives per query and step (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
+        None, "per query (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
     )
     mined_first: int | None = flag(None, "first rank that is mined (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "rank at which mining ends", at_least=1)
@@ -176,7 +174,7 @@ class OptimizationConfig:
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
     grad_cache_size: int = flag(0, "gradient caching, N pairs at a time, to save memory; 0 is off", at_least=0)
     compile: bool = flag(False, "compile head and predictor with torch.compile")
-    device: str | None = flag(None, "cpu or cuda (default: a GPU where there is one)")
+    device: str | None = flag(None, DEVICE_HELP)
     encode_batch_size: int = flag(1024, "maximum batch size of a frozen base (smaller for long texts)", at_least=1)
 
 
@@ -186,7 +184,7 @@ class RunConfig:
 
     title: ClassVar[str] = "run"
     output_dir: str = flag("checkpoints/run", "folder of the run; best_model/ in it is the checkpoint")
-    seed: int = flag(42, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
+    seed: int = flag(42, SEED_HELP, at_least=0, at_most=LARGEST_SEED)
     tracker: str = flag("none", "also send metrics.jsonl to this tracker", choices=("none", "tensorboard", "wandb"))
     log_interval: int = flag(10, "steps between rows of metrics.jsonl", at_least=1)
     save_interval: int = flag(0, "epochs between kept checkpoints epoch-N/; 0 keeps only the best", at_least=0)
@@ -233,8 +231,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
                 mistakes[message] = getattr(self, name)
             mistakes["--vectors and --base_model both name a base; give one of them"] = self.base_model != "minilm"
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
-        if found := [message for message, wrong in mistakes.items() if wrong]:
-            raise InputError(found[0])
+        refuse(mistakes)
 
     @property
     def objective(self) -> ObjectiveConfig:
@@ -284,12 +281,13 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     @property
     def rates(self) -> dict[str, float]:
         """The learning rate of each part by name, all defaults filled in."""
-        base, head = (2e-5, 1e-3) if self.learning_rate is None else (self.learning_rate, self.learning_rate)
-        base = base if self.base_learning_rate is None else self.base_learning_rate
-        head = head if self.projection_learning_rate is None else self.projection_learning_rate
-        asked = self.predictor_learning_rate, self.learning_rate
-        predictor = next((rate for rate in asked if rate is not None), head)
-        return {"base": base, "head": head, "predictor": predictor}
+
+        def first(*rates: float | None) -> float:
+            return next(rate for rate in rates if rate is not None)
+
+        head = first(self.projection_learning_rate, self.learning_rate, 1e-3)
+        predictor = first(self.predictor_learning_rate, self.learning_rate, head)
+        return {"base": first(self.base_learning_rate, self.learning_rate, 2e-5), "head": head, "predictor": predictor}
 
     def warmup(self, total_steps: int) -> int:
         """Return the steps of warm-up in a run of `total_steps`."""

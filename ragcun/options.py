@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib.metadata
 import operator
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,10 +18,9 @@ from ragcun.errors import InputError
 from ragcun.io import read_text
 
 Config = TypeVar("Config")
-FLAGS = "flags"
-"""Source of a configuration that comes from no file."""
 CONFIGS = Path(__file__).with_name("configs")
 """The configurations that ``--config`` knows by name: notes, strategies/smart_hybrid, ..."""
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "one text", Path: "one path"}
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "at_most": operator.le, "below": operator.lt}
 
@@ -64,8 +64,7 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     choices = field.metadata["choices"]
     if isinstance(choices, str):
         load_plugins()
-        module, name = choices.split(":")
-        choices = getattr(importlib.import_module(f"ragcun.{module}"), name)
+        choices = pkgutil.resolve_name(f"ragcun.{choices}")
     return typing.get_args(choices) or tuple(choices)
 
 
@@ -88,6 +87,13 @@ def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
         raise InputError(f"{' or '.join(f'--{name}' for name in names)} is missing; give one of them")
 
 
+def refuse(mistakes: Mapping[str, Any]) -> None:
+    """Raise `InputError` with the first message whose condition holds."""
+    for message, wrong in mistakes.items():
+        if wrong:
+            raise InputError(message)
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """A field that is a flag, the type of its values, whether it may be None, and how many values a tuple has."""
@@ -104,10 +110,11 @@ class Setting:
 
     def convert(self, value: Any) -> Any:
         """Turn a flag's or YAML value into the field's type, or raise ``ValueError``."""
+        bare, off = self.switch
         if self.count is not None:
             values = value if isinstance(value, (list, tuple)) else str(value).split()
-            if self.switch[0] is not None and (not values or str(values[0]).lower() == "true"):
-                values = self.switch[0]
+            if bare is not None and (not values or str(values[0]).lower() == "true"):
+                values = bare
             if self.count not in ("+", len(values)):
                 raise ValueError(f"{self.count} values are needed")
             return tuple(map(self._convert_one, values))
@@ -116,27 +123,24 @@ class Setting:
             return None
         if value is None:
             raise ValueError("a value is needed")
-        switched = dict(zip(("true", "false"), self.switch, strict=True)).get(word)
+        switched = {"true": bare, "false": off}.get(word)
         return self._convert_one(value if switched is None else switched)
 
     def _convert_one(self, value: Any) -> Any:
         kind, choices = self.kind, choices_of(self.field)
-        if kind is bool:
-            value = BOOLEANS.get(str(value).lower())
-            if value is None:
-                raise ValueError("must be True or False")
-        elif isinstance(value, (bool, list, dict)):
-            raise ValueError(f"must be one {kind.__name__}")
-        elif kind is int and isinstance(value, float) and not value.is_integer():
-            raise ValueError("must be a whole number")
-        else:
-            try:
-                value = kind(str(value) if kind is Path else value)
-            except ValueError as error:
-                raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from error
-        if choices and value not in choices:
+        whole = not isinstance(value, float) or value.is_integer()
+        try:
+            if kind is bool:
+                made: Any = BOOLEANS[str(value).lower()]
+            elif isinstance(value, (bool, list, dict)) or (kind is int and not whole):
+                raise TypeError
+            else:
+                made = kind(str(value) if kind is Path else value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"must be {KINDS[kind]}") from error
+        if choices and made not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
-        return value
+        return made
 
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:
@@ -151,27 +155,32 @@ def settings_of(config: type[Any]) -> dict[str, Setting]:
     return found
 
 
-def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
-    """Build a configuration; `InputError` names an unknown setting, a value that does not fit, or a missing one."""
-    settings, converted = settings_of(config), {}
+def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """Convert values into the types of their fields; `InputError` names one that is unknown or does not fit."""
+    settings, converted, where = settings_of(config), {}, f"{source}: " if source else "--"
     for name, value in values.items():
         if name not in settings:
             near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(name, settings, n=1))
-            raise InputError(f"{source}: unknown setting {name!r:.60}{near}")
+            raise InputError(f"{where}unknown setting {name!r:.60}{near}")
         try:
             converted[name] = settings[name].convert(value)
         except ValueError as error:
-            raise InputError(f"{source}: {name} = {value!r:.60} is not possible: {error}") from error
+            raise InputError(f"{where}{name} = {value!r:.60} is not possible: {error}") from error
+    return converted
+
+
+def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = "") -> Config:
+    """Build a configuration from flags or the file `source`; `InputError` names what is wrong or missing."""
+    converted, where = convert_all(config, values, source), f"{source}: " if source else ""
     for name, field in flags_of(config).items():
         if field.default is dataclasses.MISSING and name not in converted:
-            where = "" if source == FLAGS else f"{source}: "
             raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")
     try:
-        return config(**converted)
+        made = config(**converted)
+        check_bounds(made)
     except ValueError as error:
-        if source == FLAGS and isinstance(error, InputError):
-            raise
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{where}{error}") from error
+    return made
 
 
 def find_config(name: str | Path) -> Path:

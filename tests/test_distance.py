@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ragcun.distance import euclidean_pairwise, squared_euclidean
+from ragcun.losses.contrastive import euclidean_pairwise, squared_euclidean
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.batch import Role
+from ragcun.config import Distance
 from ragcun.data.beir import Qrels
 from ragcun.data.beir_sets import CollectionFolder
-from ragcun.distance import Distance
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
     from ragcun.batch import Features, Role
-    from ragcun.distance import Distance
+    from ragcun.config import Distance
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ragcun.distance import Distance
+from ragcun.config import Distance
 from ragcun.errors import InputError
 from ragcun.io import read_json
 

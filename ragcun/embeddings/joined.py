@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tqdm.auto import tqdm
 
-    from ragcun.config import LexicalConfig
-    from ragcun.distance import Distance
+    from ragcun.config import Distance, LexicalConfig
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.distance import DISTANCES, Distance
+from ragcun.config import DISTANCES, Distance
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, pooled, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model

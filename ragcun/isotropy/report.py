@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ragcun.config import Distance
 from ragcun.isotropy import directions, hubness
 from ragcun.isotropy.intervals import Measure, MeasureSettings, join
 from ragcun.isotropy.moments import (
@@ -40,7 +41,6 @@ NAMES = (
     *("condition_number", "partition", "mean_cosine", "uniformity", "alpha_req", "sigreg"),
     *("hubness_skewness", "robin_hood", "antihub_share"),
 )
-Distance = Literal["euclidean", "cosine", "dot"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ragcun.batch import Views
-from ragcun.config import ObjectiveConfig
-from ragcun.distance import Distance, euclidean_pairwise, squared_euclidean
+from ragcun.config import Distance, ObjectiveConfig
 from ragcun.losses import register_loss
 from ragcun.losses.covariance import in_full_precision
+
+
+def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    """Squared Euclidean distance of every row of `x` to every row of `y`: ‖x‖² + ‖y‖² − 2x·y, never below 0.
+
+    >>> squared_euclidean(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0]])).item()
+    25.0
+    """
+    norms = x.square().sum(1, keepdim=True) + y.square().sum(1)
+    return torch.addmm(norms, x, y.T, alpha=-2).clamp_min(0)
+
+
+def euclidean_pairwise(x: Float[Tensor, "n dim"], y: Float[Tensor, "n dim"], eps: float = 1e-12) -> Float[Tensor, " n"]:
+    """Euclidean distance of row `i` of `x` to row `i` of `y`: √(‖x − y‖² + eps).
+
+    `eps` keeps the gradient finite where the rows are equal.
+    """
+    return ((x - y).square().sum(1) + eps).sqrt()
+
 
 _SIMILARITY: dict[str, Callable[[Float[Tensor, "n dim"], Float[Tensor, "m dim"]], Float[Tensor, "n m"]]] = {
     "euclidean": lambda query, documents: squared_euclidean(query, documents) / -2,

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ragcun.batch import Views
-from ragcun.config import ObjectiveConfig
-from ragcun.distance import DISTANCES
+from ragcun.config import DISTANCES, ObjectiveConfig
 from ragcun.losses import CONTRASTIVE, ISOTROPY, load_losses
 from ragcun.losses.covariance import ISOTROPY_FORMS, in_full_precision, variance_regularisation
 from ragcun.losses.gather import alone, gather_views, world_size

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
+from ragcun.config import Fusion
 from ragcun.data.beir import Collection
 from ragcun.errors import InputError
 from ragcun.results import METRIC
@@ -24,7 +25,6 @@ from ragcun.retrieval.stored import is_stored
 from ragcun.retrieval.systems import DenseRetriever, Embedded, Retriever
 
 logger = logging.getLogger(__name__)
-Fusion = Literal["minmax", "zscore", "rrf"]
 DEPTH = 100
 """Documents of each ranking that are fused."""
 RRF_K = 60

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragcun.config import Distance, Precision
 from ragcun.errors import InputError
 
-if TYPE_CHECKING:
-    from ragcun.distance import Distance
-
-Precision = Literal["float32", "int8", "binary"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1 and still count as 1; encoders in half precision miss it by 5e-4."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.distance import DISTANCES, Distance
+from ragcun.config import DISTANCES, Distance
 
 Engine = Literal["auto", "faiss", "torch"]
 FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]

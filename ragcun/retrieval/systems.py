@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ragcun.config import Distance, Precision
 from ragcun.data.beir import Collection
-from ragcun.distance import Distance
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.hub import model_folder
@@ -29,7 +29,7 @@ from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
 from ragcun.retrieval.choice import once
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
-from ragcun.retrieval.quantization import Precision, VectorFormat
+from ragcun.retrieval.quantization import VectorFormat
 from ragcun.retrieval.runs import Run, make_run, runs_folder
 from ragcun.retrieval.search import id_order, top_k
 from ragcun.retrieval.stored import StoredRetriever

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.distance import DISTANCES
+from ragcun.config import DISTANCES
 from ragcun.retrieval.search import top_k
 from tests.fuzz.hostile import FUZZ
 from tests.retrieval.test_search import brute_force

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from ragcun.config import ObjectiveConfig
-from ragcun.distance import DISTANCES
+from ragcun.config import DISTANCES, ObjectiveConfig
 from ragcun.losses import contrastive
 from ragcun.losses.contrastive import in_batch_margin_loss, margin_loss
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ragcun.distance import DISTANCES
+from ragcun.config import DISTANCES
 from ragcun.retrieval.search import SearchResult, _release, top_k
 
 ENGINES = ("faiss", "torch")

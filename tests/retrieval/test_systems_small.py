@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
-from ragcun.distance import DISTANCES
+from ragcun.config import DISTANCES
 from ragcun.errors import InputError
 from ragcun.results import CollectionFacts, Results, Scores, SystemScores
 from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, store, truncate
