@@ -29,20 +29,16 @@ LEFT_AFTER = 60.0
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
-class WriteError(InputError):
-    """A file could not be written: the disk is full, damaged or read-only."""
-
-
 @contextlib.contextmanager
 def naming_failed_writes(path: str | Path) -> Iterator[None]:
-    """Turn the errors of a full, damaged or read-only disk into a `WriteError` about `path`."""
+    """Turn the errors of a full, damaged or read-only disk into an `InputError` about `path`."""
     try:
         yield
-    except (OSError, WriteError) as error:
+    except (OSError, InputError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in REMEDIES:
             raise
-        raise WriteError(f"{path} was not written: {os.strerror(cause.errno)}; {REMEDIES[cause.errno]}") from cause
+        raise InputError(f"{path} was not written: {os.strerror(cause.errno)}; {REMEDIES[cause.errno]}") from cause
 
 
 @contextlib.contextmanager
@@ -50,7 +46,7 @@ def replacing_file(path: str | Path, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
 
     Raises:
-        WriteError: the disk is full, damaged or read-only; `path` is as it was before.
+        InputError: the disk is full, damaged or read-only; `path` is as it was before.
     """
     path = Path(path)
     with naming_failed_writes(path):
@@ -171,14 +167,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object a line; a ``.json`` file has them as an array."""
     with replacing_file(path) as temporary, temporary.open("wb") as file:
-        file.writelines(_json_bytes(row) + b"\n" for row in rows)
-
-
-def write_json_array(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON array with one object a line."""
-    with replacing_file(path) as temporary, temporary.open("wb") as file:
+        if Path(path).suffix.lower() != ".json":
+            file.writelines(_json_bytes(row) + b"\n" for row in rows)
+            return
         file.write(b"[")
         file.writelines((b",\n" if number else b"\n") + _json_bytes(row) for number, row in enumerate(rows))
         file.write(b"\n]\n")

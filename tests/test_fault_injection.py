@@ -23,7 +23,8 @@ from ragcun.cli.parser import run_script
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.io import REMEDIES, WriteError, replacing_folder, write_json, write_json_array, write_json_lines, write_text
+from ragcun.errors import InputError
+from ragcun.io import REMEDIES, replacing_folder, write_json, write_json_lines, write_text
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.runs import write_run
@@ -146,8 +147,8 @@ def make_collection(path: Path, word: str) -> None:
 WRITERS: dict[str, Callable[[Path, str], Any]] = {
     "text": write_text,
     "json": lambda path, word: write_json(path, {"figures": [word] * 50}),
-    "json lines": lambda path, word: write_json_lines(path, ({"row": word, "n": n} for n in range(4))),
-    "json array": lambda path, word: write_json_array(path, ({"row": word, "n": n} for n in range(4))),
+    "json array": lambda path, word: write_json_lines(path, ({"row": word, "n": n} for n in range(4))),
+    "json lines": lambda path, word: write_json_lines(path.with_suffix(".jsonl"), ({"row": word} for _ in range(4))),
     "run file": lambda path, word: write_run(path, {word: {f"d{i}": 1.0 / (i + 1) for i in range(4)}}, "tag"),
     "folder": make_folder,
     "collection": make_collection,
@@ -163,7 +164,7 @@ def fail_at_each_call(
         with failing_disk(folder, at, error, swap) as disk:
             try:
                 write()
-            except WriteError as raised:
+            except InputError as raised:
                 message = str(raised)
         assert disk.failed == (message is not None)
         if not disk.failed:

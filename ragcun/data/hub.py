@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.texts import split_sentences, text_key
 from ragcun.errors import InputError
-from ragcun.io import file_digest, read_json, replacing_file, write_json, write_json_array, write_json_lines
+from ragcun.io import file_digest, read_json, replacing_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -211,7 +211,7 @@ def write_passages(path: Path, passages: Iterable[dict[str, Any]]) -> None:
         with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(" ".join(f"{row['title']} {row['text']}".split()) + "\n" for row in passages)
     else:
-        (write_json_array if path.suffix.lower() == ".json" else write_json_lines)(path, passages)
+        write_json_lines(path, passages)
 
 
 def _pieces(paragraph: str, max_length: int) -> Iterator[str]:

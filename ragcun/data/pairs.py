@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ragcun.data.records import RecordError, parsed_records, read_records, records_file, text_field
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
-from ragcun.io import write_json_array, write_json_lines
+from ragcun.io import write_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
 
     The extension decides between JSON lines (.jsonl, .ndjson) and a JSON array with a pair a line (.json).
     """
-    extension = pairs_extension(path)
+    pairs_extension(path)
     rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
     records = ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows)
-    (write_json_array if extension == ".json" else write_json_lines)(path, records)
+    write_json_lines(path, records)
 
 
 def pairs_extension(path: str | Path) -> str:
