@@ -5,38 +5,12 @@ Importing it is cheap: what a name needs is imported when the name is first used
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-
-_HOME = {
-    name: f"ragcun.{module}"
-    for module, names in {
-        "batch": "Views",
-        "config": "HeadConfig ObjectiveConfig TrainConfig",
-        "data.beir": "Collection load_collection",
-        "data.pairs": "PairDataset read_pairs",
-        "embeddings.cache": "EmbeddingCache",
-        "embeddings.text_base": "TextBase",
-        "errors": "InputError",
-        "losses.objective": "LossOutput Objective",
-        "losses": "register_loss",
-        "models.encoder": "register_system RetrievalEncoder",
-        "models.heads": "HeadShape",
-        "models.systems": "AsymmetricProjectionModel IsotropicGaussianEncoder MPNetLeJEPAIG ResidualPredictorEncoder",
-        "models.whitening": "calibrate Calibration",
-        "retrieval.hybrid": "fuse",
-        "retrieval.memory": "move_documents",
-        "retrieval.search": "top_k",
-        "training.fit_head": "fit_head FittedHead load_head",
-        "training.loop": "fit",
-        "training.model_card": "FitResult",
-        "training.st_trainer": "ObjectiveLoss",
-    }.items()
-    for name in names.split()
-}
-__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from ragcun.batch import Views as Views  # noqa: I001 (one line a module)
@@ -64,6 +38,15 @@ if TYPE_CHECKING:
     from ragcun.training.loop import fit as fit
     from ragcun.training.model_card import FitResult as FitResult
     from ragcun.training.st_trainer import ObjectiveLoss as ObjectiveLoss
+
+_HOME = {
+    alias.name: str(node.module)
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ragcun.")
+    for alias in node.names
+}
+"""The public names, each with the module that it is in: those that type checkers import above."""
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
