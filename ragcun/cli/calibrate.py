@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ragcun.cli.flags import EncodingFlags, require_folder
-from ragcun.config import LexicalConfig
+from ragcun.cli.flags import EncodingFlags
+from ragcun.config import SEED_HELP, LexicalConfig
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, flag, flags_of
+from ragcun.options import flag, flags_of
+
+if TYPE_CHECKING:
+    from ragcun.models.encoder import RetrievalEncoder
 
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""
@@ -21,29 +24,19 @@ class Options(LexicalConfig, EncodingFlags):
 
     title: ClassVar[str] = "whitening"
     base_model: str = flag("minilm", "hub name, folder or minilm")
-    corpus: str = flag(
-        MISSING,
-        "documents: a BEIR folder, .txt (one a line), or .json, .jsonl, .csv with the field text",
-        metavar="PATH",
-    )
-    queries: str | None = flag(
-        None, "queries without labels, in the same formats (default: sentences of the corpus)", metavar="PATH"
-    )
+    corpus: str = flag(MISSING, "documents: BEIR folder, .txt (one a line), .json, .jsonl or .csv", metavar="PATH")
+    queries: str | None = flag(None, "unlabelled queries, likewise (default: sentences of --corpus)", metavar="PATH")
     query_split: str | None = flag(None, "only queries that this split of the BEIR folder in --queries judges")
     output_dir: Path = flag(MISSING, "checkpoint folder to write")
-    max_queries: int | None = flag(
-        None, "draw a sample of this many queries (default: all; 2,000 sentences of the corpus)", at_least=1
-    )
+    max_queries: int | None = flag(None, "queries at most, a sample (default: all; 2,000 sentences)", at_least=1)
     exponent: float = flag(0.15, "0 moves queries alone, 0.5 whitens")
     eps: float = flag(1e-3, "added to each variance")
     shrinkage: float = flag(5.0, "weight, in queries, of no gap between queries and documents")
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     max_documents: int = flag(100_000, "draw a sample of this many documents from a larger corpus", at_least=2)
-    seed: int = flag(0, "seed of everything random", at_least=0)
+    seed: int = flag(0, SEED_HELP, at_least=0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        require_folder(self.output_dir)
         if self.query_split and not self.queries:
             raise InputError("--query_split is of a BEIR folder in --queries, which is missing; name one")
 
@@ -53,11 +46,7 @@ def run(options: Options) -> str:
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
-    from ragcun.embeddings.base import Base
-    from ragcun.embeddings.joined import JoinedBase, JoinedSource, fit_channel, vector_source
-    from ragcun.embeddings.text_base import TextBase
     from ragcun.models.checkpoint import is_checkpoint
-    from ragcun.models.whitening import check_settings, fit_whitening
     from ragcun.training.model_card import card
 
     output = options.output_dir
@@ -71,6 +60,22 @@ def run(options: Options) -> str:
     else:
         queries = sentences_as_queries(documents, options.max_queries or STAND_INS, options.seed)
         source = "sentences of the corpus that stand in for queries"
+    encoder = _fitted(options, texts, queries)
+    fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
+    about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
+towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
+    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
+    page = card(output.name, encoder, about, "Not evaluated yet.", settings)
+    encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
+    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
+
+
+def _fitted(options: Options, texts: list[str], queries: list[str]) -> RetrievalEncoder:
+    from ragcun.embeddings.base import Base
+    from ragcun.embeddings.joined import JoinedBase, JoinedSource, fit_channel, vector_source
+    from ragcun.embeddings.text_base import TextBase
+    from ragcun.models.whitening import check_settings, fit_whitening
+
     base: Base = TextBase.load(options.base_model, device=options.device)
     base.compute_in(options.base_dtype)
     cache = vector_source(base, options.cache_dir, options.batch_size)
@@ -79,16 +84,8 @@ def run(options: Options) -> str:
         cache = JoinedSource(cache, base)
     closed_form = {name: getattr(options, name) for name in CLOSED_FORM}
     try:
-        check_settings(**closed_form, dim=base.dimension)
+        check_settings(**closed_form, dim=base.dimension)  # before texts are encoded
         vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
-        encoder = fit_whitening(*vectors, **closed_form).encoder(base)
+        return fit_whitening(*vectors, **closed_form).encoder(base)
     except ValueError as error:
         raise InputError(f"cannot calibrate by {options.corpus}: {error}") from error
-    fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
-    about = f"""A closed-form linear head on `{base.name}`, not trained: soft whitening, and a shift of queries towards
-documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
-    lexical = {name: getattr(options, name) for name in flags_of(LexicalConfig)}
-    settings = closed_form | {"base_dtype": options.base_dtype} | lexical
-    page = card(output.name, encoder, about, "Not evaluated yet.", settings)
-    encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
-    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"

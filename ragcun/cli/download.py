@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import MiningFlags, SetFlags, require_folder
-from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.cli.flags import MiningFlags, SetFlags
+from ragcun.config import SEED_HELP
+from ragcun.options import check_one_of, flag, refuse
 
 if TYPE_CHECKING:
     from ragcun.data.hub import Download
@@ -32,15 +31,14 @@ class HubFlags:
     title: ClassVar[str] = "data"
     source: str = flag(MISSING, "data set of the hub (owner/name), or a folder with its files")
     revision: str | None = flag(None, "commit, branch or tag on the hub (default: the newest)")
-    seed: int = flag(0, "seed of everything random", at_least=0)
+    seed: int = flag(0, SEED_HELP, at_least=0)
     resume: bool = flag(False, "keep a complete download as it is")
     overwrite: bool = flag(False, "replace an earlier download")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "resume", "overwrite", needed=False)
-        if self.revision is not None and Path(self.source).is_dir():
-            raise InputError(f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out")
+        of_folder = self.revision is not None and Path(self.source).is_dir()
+        refuse({f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out": of_folder})
 
     def files(self, manifest: Path, *files: Path) -> Download | None:
         """Return the files of this download, None where they are complete."""
@@ -56,15 +54,11 @@ class MsmarcoOptions(MiningFlags, HubFlags):
     """Flags of ``ragcun download msmarco``."""
 
     title: ClassVar[str] = "data"
-    output_dir: str = flag(MISSING, "folder to write: train.jsonl, dev.jsonl, statistics and manifest")
+    output_dir: Path = flag(MISSING, "folder to write: train.jsonl, dev.jsonl, statistics and manifest")
     source: str = flag("ms_marco", "ms_marco, triplets, another data set of the hub (owner/name), or a folder")
-    subset: str | None = flag(
-        None, "set of the source, such as v2.1 or triplet-50 (default: v1.1, triplet, or the only one)"
-    )
+    subset: str | None = flag(None, "set of the source, as v2.1 (default: v1.1, triplet, or the only one)")
     split: str = flag("train", "split of the source")
-    max_train_samples: int | None = flag(
-        None, "stop after this many pairs of query and positive for training", at_least=1
-    )
+    max_train_samples: int | None = flag(None, "stop after this many training pairs", at_least=1)
     dev_fraction: float | None = flag(
         None, f"share of the queries held out for dev (default: {DEV_FRACTION})", at_least=0, below=1
     )
@@ -73,9 +67,8 @@ class MsmarcoOptions(MiningFlags, HubFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_folder(self.output_dir)
-        if self.dev_fraction is not None and self.num_dev is not None:
-            raise InputError("--dev_fraction and --num_dev contradict each other; give one of them")
+        both = self.dev_fraction is not None and self.num_dev is not None
+        refuse({"--dev_fraction and --num_dev contradict each other; give one of them": both})
 
 
 @dataclass(kw_only=True)
@@ -83,7 +76,7 @@ class WikiOptions(HubFlags):
     """Flags of ``ragcun download wikipedia``."""
 
     title: ClassVar[str] = "data"
-    output: str = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
+    output: Path = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)
     max_length: int = flag(100, "most words of a passage", at_least=1)
@@ -93,12 +86,14 @@ class WikiOptions(HubFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_length > self.max_length:
-            raise InputError(f"--min_length must be 1 to --max_length, got {self.min_length} and {self.max_length}")
-        if Path(self.output).suffix.lower() not in (".jsonl", ".ndjson", ".json", ".txt"):
-            raise InputError(f"--output {self.output}: name the file .jsonl, .ndjson, .json or .txt")
-        if Path(self.output).is_dir():
-            raise InputError(f"--output {self.output} is a folder; name a file")
+        short, long, file = self.min_length, self.max_length, self.output
+        kinds = (".jsonl", ".ndjson", ".json", ".txt")
+        mistakes = {
+            f"--min_length must be 1 to --max_length, got {short} and {long}": short > long,
+            f"--output {file}: name the file .jsonl, .ndjson, .json or .txt": file.suffix.lower() not in kinds,
+            f"--output {file} is a folder; name a file": file.is_dir(),
+        }
+        refuse(mistakes)
 
 
 @dataclass
@@ -114,7 +109,7 @@ def msmarco(options: MsmarcoOptions) -> str:
     from ragcun.data.hub import open_rows
     from ragcun.data.msmarco import SOURCES, gather, held_out_queries, write_split_pairs
 
-    folder, offered = Path(options.output_dir), options.negatives in ("given", "none")
+    folder, offered = options.output_dir, options.negatives in ("given", "none")
     manifest, statistics = folder / "manifest.json", folder / "statistics.json"
     download = options.files(manifest, folder / "train.jsonl", folder / "dev.jsonl", statistics)
     if download is None:
@@ -125,14 +120,14 @@ def msmarco(options: MsmarcoOptions) -> str:
     fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
     hold_out = functools.partial(held_out_queries, seed=options.seed, fraction=fraction, number=options.num_dev)
     found = gather(rows, hold_out, options.max_train_samples, keep_offered=options.negatives != "none")
-    report: Mapping[str, Any] = {}
+    report: dict[str, Any] = {"rows": dict(found.counts)}
     if miner is None:
         pairs = found.given(options.negatives_per_query if options.negatives == "given" else 0)
     else:
         mined = miner(found.pairs, options.source, found.pool, found.known)
         logger.info("%s", mined.report)
-        pairs, report = mined.rows, {"mining": mined.report.to_dict()}
-    made = write_split_pairs(folder, pairs, found.dev, {"rows": dict(found.counts), **report})
+        pairs, report["mining"] = mined.rows, mined.report.to_dict()
+    made = write_split_pairs(folder, pairs, found.dev, report)
     download.write_manifest(rows.source, found.counts, [*made, statistics])
     return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])
 
@@ -141,8 +136,7 @@ def wikipedia(options: WikiOptions) -> str:
     """Write passages of Wikipedia and a manifest beside them, and return a summary."""
     from ragcun.data.hub import open_rows, read_passages, write_passages
 
-    path = Path(options.output)
-    manifest = path.with_name(f"{path.name}.manifest.json")
+    path, manifest = options.output, options.output.with_name(f"{options.output.name}.manifest.json")
     download = options.files(manifest, path)
     if download is None:
         return _complete(manifest)

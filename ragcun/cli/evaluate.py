@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import (
-    DEVICE_HELP,
-    CollectionFlags,
-    Distance,
-    EncodingFlags,
-    HybridFlags,
-    ModelFlags,
-    require_folder,
-)
+from ragcun.cli.flags import CollectionFlags, EncodingFlags, HybridFlags, ModelFlags
+from ragcun.config import DEVICE_HELP, Distance, Precision
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from mteb.abstasks import AbsTask
     from sentence_transformers import SentenceTransformer
 
@@ -35,7 +26,6 @@ if TYPE_CHECKING:
 
 MTEB_FORMAT = 1
 SIMPLE = "simple"
-Precision = Literal["float32", "int8", "binary"]
 
 
 @dataclass(kw_only=True)
@@ -45,9 +35,7 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     title: ClassVar[str] = "evaluation"
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
-    baseline: tuple[str, ...] = flag(
-        (), "systems to test against: bm25, models, results files, TREC runs (.trec); simple: see docs"
-    )
+    baseline: tuple[str, ...] = flag((), "rivals: bm25, models, results files, TREC runs (.trec); simple: see docs")
     memory: bool = flag(False, "add model and base with documents moved towards training queries, also with --hybrid")
     feedback: int | None = flag(
         None, "first documents of the fused ranking that move the query, 0 = off (default: chosen, else 2)", at_least=0
@@ -57,21 +45,14 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     )
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     base_model: str | None = flag(None, "fail unless the checkpoint stands on this base, which it knows itself")
-    use_predictor: bool | None = flag(
-        None, "embed queries by the checkpoint's predictor, or with --no_use_predictor without (default: as trained)"
-    )
-    vectors: str | None = flag(
-        None, "vectors of the collections (or DIR/NAME), for a checkpoint without a text model", metavar="DIR"
-    )
+    use_predictor: bool | None = flag(None, "embed queries by the checkpoint's predictor, or not (default: as trained)")
+    vectors: str | None = flag(None, "vectors of the sets (or DIR/NAME), for a checkpoint without texts", metavar="DIR")
     precision: Precision = flag("float32", "precision of document vectors; queries stay float32", choices=Precision)
-    truncate_dim: int | None = flag(
-        None, "keep the first N dimensions of the model's vectors (default: all)", at_least=1
-    )
+    truncate_dim: int | None = flag(None, "keep the first N dimensions of its vectors (default: all)", at_least=1)
     seed: int = flag(0, "seed of the randomisation test", at_least=0)
     update_card: bool = flag(False, "write the table into the checkpoint's model card")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "model_path", "model")
         self.require_hybrid("feedback", "feedback_weight")
         if SIMPLE in self.baseline or self.memory:
@@ -95,13 +76,10 @@ def run(options: Options) -> str:
     page = output.with_suffix(".md")
     used = {name: getattr(options, name) for name in ("data_dir", "base_dtype", "use_predictor")}
     manifest = environment(options.device or "auto") | used
-
-    def report(results: Results) -> None:
-        write_text(page, results_table(results) + _choices(results))
-
-    how: dict[str, Any] = {"seed": options.seed, "resume": options.resume, "report": report}
-    remembered = labels.seen if options.memory or SIMPLE in options.baseline else None
-    results = run_benchmark(model, baselines, folders, output, manifest, **how, remembered=remembered)
+    how: dict[str, Any] = {"seed": options.seed, "resume": options.resume}
+    how["remembered"] = labels.seen if options.memory or SIMPLE in options.baseline else None
+    how["report"] = lambda found: write_text(page, results_table(found) + _choices(found))
+    results = run_benchmark(model, baselines, folders, output, manifest, **how)
     table = results_table(results)
     if options.update_card:
         write_scores(model.retriever.name, table)
@@ -142,31 +120,26 @@ def _combined(options: Options, model: System, opened: Mapping[str, Retriever], 
     from ragcun.retrieval.memory import AppendedQueries, MovedDocuments
     from ragcun.retrieval.systems import DenseRetriever
 
-    appended = AppendedQueries(labels=labels)
+    appended, name = AppendedQueries(labels=labels), model.retriever.name
     others: list[Retriever] = [opened[each] for each in options.hybrid]
     remembering = [appended if each is opened.get("bm25") else each for each in others]
-    firsts: dict[str, Retriever] = {model.retriever.name: model.retriever}
+    of_model: frozenset[str] | None = frozenset()
+    if model.trained:  # `run_benchmark` warns where it is unknown
+        of_model = read_seen(name) if (Path(name) / SEEN).is_file() else None
+    seen_by: list[tuple[Retriever, frozenset[str] | None]] = [(model.retriever, of_model)]
     if model.untouched_base is not None:
-        firsts = {"": model.untouched_base, **firsts}
-    for number, (name, first) in enumerate(firsts.items()):
-        simple = SIMPLE in options.baseline and number == 0
-        seen: frozenset[str] | None = frozenset()
-        if name and model.trained:  # `run_benchmark` warns where it is unknown
-            seen = read_seen(name) if (Path(name) / SEEN).is_file() else None
-        hybrid = partial(
-            HybridRetriever,
-            weight=options.hybrid_weight,
-            method=options.fusion,
-            dev=partial(labels.dev, seen=seen),
-            trained=seen != frozenset(),
-        )
+        seen_by.insert(0, (model.untouched_base, frozenset()))
+    fused = partial(HybridRetriever, weight=options.hybrid_weight, method=options.fusion)
+    feedback = None if options.feedback == 0 else (options.feedback, options.feedback_weight)
+    for first, seen in seen_by:
+        simple = SIMPLE in options.baseline and first is seen_by[0][0]
+        hybrid = partial(fused, dev=partial(labels.dev, seen=seen), trained=seen != frozenset())
         if simple:
             yield hybrid((first, opened["bm25"]))
         if others:
             yield hybrid((first, *others))
         if not isinstance(first, DenseRetriever):
             continue
-        feedback = None if options.feedback == 0 else (options.feedback, options.feedback_weight)
         if others and feedback:
             yield hybrid((first, *others), feedback=feedback)
         if simple or options.memory:
@@ -203,11 +176,9 @@ class MtebOptions(CollectionFlags, ModelFlags):
     device: str | None = flag(None, DEVICE_HELP)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "model_path", "model")
         check_one_of(self, "tasks", "datasets")
         self.require_embeddings()
-        require_folder(self.output_dir)
 
 
 def run_mteb(options: MtebOptions) -> str:
@@ -226,12 +197,12 @@ def run_mteb(options: MtebOptions) -> str:
         for title, model in models.items():
             values = evaluate_task(model, task, options.output_dir, options.batch_size)
             scores[title][name] = {"task": task.metadata.name, **values}
-    parts = []
+    parts: list[dict[str, Any]] = []
     for title, model in models.items():
         known, distance = model.model_card_data.model_name, model.similarity_fn_name
         parts.append({"model": title, "name": known, "distance": distance, "tasks": scores[title]})
     manifest = environment(options.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
-    output, table = options.output_dir / f"{str(known).removeprefix('ragcun/')}.json", _table(scores)
+    output, table = options.output_dir / f"{parts[-1]['name'].removeprefix('ragcun/')}.json", _table(scores)
     about = {"untouched_base": parts[0] if len(parts) > 1 else None, "manifest": manifest}
     write_json(output, {"format": MTEB_FORMAT, **parts[-1], **about})
     write_text(output.with_suffix(".md"), table)
@@ -249,28 +220,24 @@ def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
     spec = model_folder(options.spec)
     if is_checkpoint(spec) and not has_text_model(spec):
         raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use ragcun evaluate --vectors")
-    system = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))
-    retriever: Any = system.retriever
-    trained, before = retriever.encoder.encoder, system.untouched_base or retriever
-    base = before.encoder.cache.base
-    title = spec if system.untouched_base is None else f"{base.name} (untouched)"
-    models = {title: untouched_model(base)}
-    name_for_mteb(models[title], base.name)
+    system: Any = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))
+    base = (system.untouched_base or system.retriever).encoder.cache.base
+    models = {spec: untouched_model(base)}
     if system.untouched_base is not None:
-        models[spec] = trained.to_sentence_transformer()
-        name_for_mteb(models[spec], spec)
+        encoder = system.retriever.encoder.encoder
+        models = {f"{base.name} (untouched)": models[spec], spec: encoder.to_sentence_transformer()}
+    for model, name in zip(models.values(), (base.name, spec), strict=False):
+        name_for_mteb(model, name)
     return models
 
 
-def _tasks(options: MtebOptions) -> Iterator[tuple[str, AbsTask]]:
-    """Yield the title of each task and the task; collections are read when their turn comes."""
+def _tasks(options: MtebOptions) -> Iterable[tuple[str, AbsTask]]:
+    """Return the title of each task and the task; collections are read when their turn comes."""
     from ragcun.retrieval.mteb import collection_task, find_task
 
     if options.tasks:
-        yield from [(name, find_task(name, options.split)) for name in dict.fromkeys(options.tasks)]
-        return
-    for folder in options.collections():
-        yield folder.name, collection_task(folder.load())
+        return [(name, find_task(name, options.split)) for name in dict.fromkeys(options.tasks)]
+    return ((folder.name, collection_task(folder.load())) for folder in options.collections())
 
 
 def _table(scores: dict[str, dict[str, Any]]) -> str:

@@ -6,9 +6,9 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES
+from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES, CACHE_HELP, DEVICE_HELP, Fusion
 from ragcun.errors import InputError
 from ragcun.options import flag
 
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.data.prepare import Miner
     from ragcun.retrieval.systems import EncodingOptions
-
-Distance = Literal["euclidean", "cosine", "dot"]
-Fusion = Literal["minmax", "zscore", "rrf"]
-CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
-DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
 
 
 @dataclass
@@ -49,11 +44,7 @@ class SetFlags:
     title: ClassVar[str] = "data"
     datasets: tuple[str, ...] = flag(("all",), "folders in --data_dir, sets of BEIR, quick (5 small sets), or all")
     data_dir: str = flag("data", "folder of BEIR collections")
-    mirror: str | None = flag(
-        None,
-        "download NAME.zip from here, https:// or file:// (default: $RAGCUN_BEIR_MIRROR, or the hub)",
-        metavar="URL",
-    )
+    mirror: str | None = flag(None, "download NAME.zip from (default: $RAGCUN_BEIR_MIRROR, or the hub)", metavar="URL")
 
 
 @dataclass
@@ -79,10 +70,7 @@ class HybridFlags:
     title: ClassVar[str] = "hybrid search"
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
     hybrid_weight: float | None = flag(
-        None,
-        "share of these together (default: chosen on dev queries by evaluate, else 0.3)",
-        at_least=0,
-        at_most=1,
+        None, "share of these together (default: chosen on dev queries by evaluate, else 0.3)", at_least=0, at_most=1
     )
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
 
@@ -123,18 +111,13 @@ class MiningFlags:
 
     title: ClassVar[str] = "hard negatives"
     negatives_per_query: int = flag(1, "negatives that each pair gets, a row for each", at_least=1)
-    negative_ranks: tuple[int, int] = flag(
-        (0, 100), "bm25, dense: ranks A to B - 1, counted from 0 without known positives", at_least=0
-    )
+    negative_ranks: tuple[int, int] = flag((0, 100), "bm25, dense: ranks A to B - 1, known positives apart", at_least=0)
     negative_margin: str = flag(
         "auto",
-        "bm25, dense: keep candidates up to (1 - margin) of the positive's score; auto is 0.05 dense, 0 bm25; none "
-        "keeps all",
+        "bm25, dense: keep candidates up to (1 - X) of the positive's score; auto: 0.05 dense, 0 bm25; none: all",
         metavar="{X,auto,none}",
     )
-    negative_choice: str = flag(
-        "drawn", "bm25, dense: draw from what is left, or take the hardest", choices="retrieval.negatives:Choice"
-    )
+    negative_choice: str = flag("drawn", "bm25, dense: draw, or take the hardest", choices="retrieval.negatives:Choice")
     base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
     cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")
     device: str | None = flag(None, f"dense: {DEVICE_HELP}")
@@ -149,17 +132,11 @@ class MiningFlags:
         words, word = {"auto": None, "none": -math.inf}, self.negative_margin.lower()
         try:
             margin = words[word] if word in words else float(word)
-            chosen: Any = (self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
-            settings = MiningSettings(method, *chosen)  # type: ignore[arg-type]
+            chosen: Any = (method, self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
+            settings = MiningSettings(*chosen)
         except ValueError as error:
             raise InputError(f"negatives cannot be mined so: {error}") from error
         encoder = None
         if method == "dense":
             encoder = CachedEncoder(EmbeddingCache(TextBase.load(self.base_model, device=self.device), self.cache_dir))
         return functools.partial(mine_negatives, settings=settings, encoder=encoder)
-
-
-def require_folder(path: str | Path) -> None:
-    """Refuse a file as the folder that a command writes."""
-    if Path(path).is_file():
-        raise InputError(f"--output_dir {path} is a file; name a folder")

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags, require_folder
+from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
@@ -23,7 +23,6 @@ class MemorizeOptions(EncodingFlags, CollectionFlags, ModelFlags):
         check_bounds(self)
         check_one_of(self, "model_path", "model")
         self.require_embeddings()
-        require_folder(self.output_dir)
 
 
 def memorize(options: MemorizeOptions) -> str:

@@ -3,53 +3,43 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import ragcun
 from ragcun.cli.parser import NOTHING, parse_config, run_script
 
-
-class Command(NamedTuple):
-    """A command: what it does, and the module of `ragcun.cli` with its options and the function that takes them."""
-
-    summary: str
-    module: str
-    options: str = "Options"
-    run: str = "run"
-
-
 COMMANDS = {
-    "prepare": Command("prepare training data: BEIR folders, held-out queries, pairs, hard negatives", "prepare"),
-    "download msmarco": Command(
-        "download MS MARCO as pairs with hard negatives", "download", "MsmarcoOptions", "msmarco"
-    ),
-    "download wikipedia": Command("download Wikipedia as passages", "download", "WikiOptions", "wikipedia"),
-    "download beir": Command("download sets of BEIR", "download", "BeirOptions", "beir"),
-    "train": Command("train a head or the whole model on pairs, or on a corpus without labels", "train", "TrainConfig"),
-    "calibrate": Command("fit a linear head to a corpus in closed form, without training", "calibrate"),
-    "evaluate": Command("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate"),
-    "mteb": Command("evaluate a model beside its untouched base with mteb", "evaluate", "MtebOptions", "run_mteb"),
-    "memorize": Command(
-        "move document vectors towards their training queries; for an index", "labels", "MemorizeOptions", "memorize"
-    ),
-    "overlap": Command(
-        "measure TREC runs on documents seen and unseen in training", "labels", "OverlapOptions", "overlap"
-    ),
-    "isotropy": Command("measure isotropy of a model beside its untouched base, or of a file of vectors", "isotropy"),
-    "search": Command("search a BEIR collection in shards, here or on a Ray cluster; write a TREC run", "search"),
-    "sweep": Command("try the settings of a sweep's YAML file, choose by dev data, and report", "sweep"),
-    "report": Command("write one self-contained HTML page about training runs", "tables", "ReportOptions", "report"),
-    "tables comparison": Command(
-        "compare results of evaluate in one table", "tables", "ComparisonOptions", "comparison"
-    ),
-    "tables paper": Command("write the tables of a paper: LaTeX, Markdown, CSV", "tables", "PaperOptions", "paper"),
-    "tables sizes": Command("plot NDCG@10 against the bytes of a vector", "tables", "SizesOptions", "sizes"),
-    "tables tradeoff": Command("plot NDCG@10 against a measure of isotropy", "tables", "TradeoffOptions", "tradeoff"),
+    "prepare": ("prepare training data: BEIR folders, held-out queries, pairs, hard negatives", "prepare:run"),
+    "download msmarco": ("download MS MARCO as pairs with hard negatives", "download:msmarco"),
+    "download wikipedia": ("download Wikipedia as passages", "download:wikipedia"),
+    "download beir": ("download sets of BEIR", "download:beir"),
+    "train": ("train a head or the whole model on pairs, or on a corpus without labels", "train:run"),
+    "calibrate": ("fit a linear head to a corpus in closed form, without training", "calibrate:run"),
+    "evaluate": ("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate:run"),
+    "mteb": ("evaluate a model beside its untouched base with mteb", "evaluate:run_mteb"),
+    "memorize": ("move document vectors towards their training queries; for an index", "labels:memorize"),
+    "overlap": ("measure TREC runs on documents seen and unseen in training", "labels:overlap"),
+    "isotropy": ("measure isotropy of a model beside its untouched base, or of a file of vectors", "isotropy:run"),
+    "search": ("search a BEIR collection in shards, here or on a Ray cluster; write a TREC run", "search:run"),
+    "sweep": ("try the settings of a sweep's YAML file, choose by dev data, and report", "train:sweep"),
+    "report": ("write one self-contained HTML page about training runs", "tables:report"),
+    "tables comparison": ("compare results of evaluate in one table", "tables:comparison"),
+    "tables paper": ("write the tables of a paper: LaTeX, Markdown, CSV", "tables:paper"),
+    "tables sizes": ("plot NDCG@10 against the bytes of a vector", "tables:sizes"),
+    "tables tradeoff": ("plot NDCG@10 against a measure of isotropy", "tables:tradeoff"),
 }
+"""What each command does, and the function in `ragcun.cli` that does it and returns what is printed."""
+
+
+def load(name: str) -> tuple[Callable[[Any], str], type[Any]]:
+    """Import a command; return its function, and the dataclass of flags that this takes."""
+    function = pkgutil.resolve_name(f"ragcun.cli.{COMMANDS[name][1]}")
+    return function, next(iter(typing.get_type_hints(function).values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,19 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def script(name: str, defaults: Mapping[str, Any] = NOTHING, aliases: Mapping[str, str] = NOTHING) -> None:
-    """Run a command as a script under another name, with defaults and names of flags of its own."""
-    _run(name, sys.argv[1:], Path(sys.argv[0]).name, defaults, aliases)
+    """Run a command as a script under another name, with defaults and other names of flags (`aliases`) of its own."""
+    known = {f"--{alias}": f"--{flag}" for alias, flag in aliases.items()}
+    words = [word.partition("=") for word in sys.argv[1:]]
+    _run(name, ["".join((known.get(flag, flag), *value)) for flag, *value in words], Path(sys.argv[0]).name, defaults)
 
 
-def _run(name: str, arguments: Sequence[str], program: str, *own: Mapping[str, Any]) -> None:
+def _run(name: str, arguments: Sequence[str], program: str, defaults: Mapping[str, Any] = NOTHING) -> None:
     """Parse a command's flags, run it, and print what it returns."""
-    command = COMMANDS[name]
-    description = f"{command.summary[0].upper()}{command.summary[1:]}."
+    summary = COMMANDS[name][0]
 
     def run() -> None:
-        module = importlib.import_module(f"ragcun.cli.{command.module}")
-        options = parse_config(getattr(module, command.options), description, arguments, program, *own)
-        if text := getattr(module, command.run)(options):
+        function, config = load(name)
+        options = parse_config(config, f"{summary[0].upper()}{summary[1:]}.", arguments, program, defaults)
+        if text := function(options):
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
     run_script(run, program)
@@ -93,7 +84,7 @@ def _no_command(words: Sequence[str]) -> NoReturn:
         meant = f"did you mean {near[0]!r}? " if near else ""
         sys.stderr.write(f"ragcun: error: unknown command {given!r:.60}; {meant}see ragcun --help\n")
         sys.exit(2)
-    lines = "".join(f"  {name:<20} {COMMANDS[name].summary}\n" for name in group or COMMANDS)
+    lines = "".join(f"  {name:<20} {COMMANDS[name][0]}\n" for name in group or COMMANDS)
     overview = f"usage: ragcun COMMAND [--FLAG [VALUE ...] ...]\n\n{lines}\nragcun COMMAND --help shows the flags.\n"
     (sys.stdout if rest else sys.stderr).write(overview)
     sys.exit(0 if rest else 2)

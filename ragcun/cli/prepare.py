@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags
+from ragcun.config import SEED_HELP
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.options import check_one_of, flag, refuse
 
+PYTHON = "python_docs"
 NEAR_DUPLICATES = 0.9
 RANKED = ("negative_ranks", "negative_margin", "negative_choice")
 DENSE = ("base_model", "cache_dir", "device")
@@ -21,17 +23,13 @@ class SourceFlags:
 
     title: ClassVar[str] = "data"
     documents: str | None = flag(
-        None,
-        "python_docs, a BEIR folder whose queries are split, or with --generate_pairs any file of documents",
-        metavar="PATH",
+        None, "python_docs, BEIR folder whose queries are split, or with --generate_pairs any documents", metavar="PATH"
     )
     pairs: Path | None = flag(None, "instead: pairs to be split or given negatives")
     output_dir: Path | None = flag(None, "folder to write: a BEIR folder, or the splits' pairs files")
     output: Path | None = flag(None, "file of all pairs (.json, .jsonl), splits in order")
-    split: tuple[float, float, float] = flag(
-        (0.8, 0.1, 0.1), "shares of the documents (or pairs) in train, dev and test"
-    )
-    seed: int = flag(0, "seed of everything random", at_least=0)
+    split: tuple[float, float, float] = flag((0.8, 0.1, 0.1), "shares of documents (or pairs): train, dev and test")
+    seed: int = flag(0, SEED_HELP, at_least=0)
     max_documents: int | None = flag(None, "python_docs: draw a sample of this many documents", at_least=1)
     packages: tuple[str, ...] = flag((), "python_docs: these top-level packages only")
     split_name: str = flag("train", "a BEIR folder: split whose queries are taken")
@@ -48,9 +46,7 @@ class GenerationFlags:
     num_pairs: int | None = flag(None, "pairs in all (default: one from each document)", at_least=1)
     masked_share: float | None = flag(None, "share of words that a mask_ method masks (default: 0.15)")
     mask: str | None = flag(None, "what stands for a masked word; '' drops it (default: [MASK])", metavar="TEXT")
-    near_duplicates: float | None = flag(
-        NEAR_DUPLICATES, "drop near-duplicates above this similarity, or none", at_most=1
-    )
+    near_duplicates: float | None = flag(NEAR_DUPLICATES, "drop those above this similarity, or none", at_most=1)
 
 
 @dataclass(kw_only=True)
@@ -65,13 +61,10 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
         choices="retrieval.negatives:Method",
     )
     pool: str | None = flag(
-        None,
-        "documents that negatives of --pairs come from, as --documents takes them (default: the positives)",
-        metavar="PATH",
+        None, "documents to take negatives of --pairs from (default: the positives)", metavar="PATH"
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "documents", "pairs")
         self._check_source()
         self._check_mining()
@@ -82,22 +75,26 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 
         if self.output is not None:
             pairs_extension(self.output)
-        if self.generate_pairs and self.pairs:
-            raise InputError("--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them")
-        if self.documents and not self.generate_pairs and Path(self.documents).is_file():
-            raise InputError(f"{self.documents} is a file of documents; add --generate_pairs to make pairs from it")
-        if self.generate_pairs and self.documents == "python_docs":
-            raise InputError("--documents python_docs writes its own pairs; leave out --generate_pairs")
-        if self.near_duplicates != NEAR_DUPLICATES and not self.generate_pairs:
-            raise InputError("--near_duplicates is of --generate_pairs; add that, or leave it out")
-        if self.near_duplicates is not None and self.near_duplicates <= 0:
-            raise InputError(f"--near_duplicates must be above 0, or none, got {self.near_duplicates}")
-        if (self.generate_pairs or self.pairs) and self.output_dir is None and self.output is None:
-            raise InputError("--output_dir and --output are both missing: name a folder or a file to write")
-        if self.pairs and self.output_dir is None and not self.add_negatives:
-            raise InputError("--pairs are neither split nor given negatives; add --output_dir or --add_negatives")
-        if self.pairs and self.output is not None and self.output.resolve() == self.pairs.resolve():
-            raise InputError(f"--output {self.output} is the file that is read; name another one")
+        documents, pairs, folder, file = self.documents, self.pairs, self.output_dir, self.output
+        makes, mines, similar = self.generate_pairs, self.add_negatives, self.near_duplicates
+        is_file, is_read = documents and Path(documents).is_file(), pairs and file and file.resolve() == pairs.resolve()
+        splits, mines_file = not makes and not pairs, file and mines and documents != PYTHON
+        both, idle = folder and file, pairs and folder is None and not mines
+        loose = self.pool and (folder or not pairs or not mines)
+        mistakes = {
+            "--generate_pairs makes pairs of --documents, and --pairs has some; leave out one of them": makes and pairs,
+            f"{documents} is a file of documents; add --generate_pairs to make pairs from it": is_file and not makes,
+            "--documents python_docs writes its own pairs; leave out --generate_pairs": makes and documents == PYTHON,
+            "--near_duplicates is of --generate_pairs; add that": similar != NEAR_DUPLICATES and not makes,
+            f"--near_duplicates must be above 0, or none, got {similar}": similar is not None and similar <= 0,
+            "--output_dir and --output are both missing: name one of them": not (splits or folder or file),
+            "--pairs are neither split nor given negatives; add --output_dir or --add_negatives": idle,
+            f"--output {file} is the file that is read; name another one": is_read,
+            "--output_dir is missing: name the folder to write": splits and not folder and not mines_file,
+            "--output_dir is a BEIR folder here, with its own pairs files; leave out --output": splits and both,
+            "--pool goes with --pairs, --add_negatives and --output alone": loose,
+        }
+        refuse(mistakes)
 
     def _check_mining(self) -> None:
         """Refuse flags of hard negatives that would have no effect."""
@@ -108,10 +105,6 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
                 raise InputError(f"--{name} is of {needed}; add that, or leave it out")
             if set(methods) == {"random"} and name in RANKED:
                 raise InputError(f"--{name} needs a ranking, which random negatives have none of; leave it out")
-        if self.pool is not None and (self.pairs is None or self.output_dir is not None or not methods):
-            raise InputError(
-                "--pool goes with --pairs, --add_negatives and --output, without --output_dir; leave it out"
-            )
 
 
 def run(options: Options) -> str:
@@ -133,13 +126,9 @@ def run(options: Options) -> str:
         splits, counts["documents"] = data.prepare_generated(documents, maker, split, seed, *more)
         counted = (f"{count} {what.replace('_', ' ')}" for what, count in counts["documents"].items())
         report = [f"{documents}: documents: {', '.join(counted)}"]
-    elif file is not None and folder is None and miners and documents != "python_docs":
-        splits = data.prepare_collection(Path(documents), name, miners)
     elif folder is None:
-        raise InputError("--output_dir is missing: name the folder to write")
-    elif file is not None:
-        raise InputError("--output_dir is a BEIR folder here, which has its own pairs files; leave out --output")
-    elif documents == "python_docs":
+        splits = data.prepare_collection(Path(documents), name, miners)
+    elif documents == PYTHON:
         sample = (options.packages or None, options.max_documents, split, seed)
         return "\n".join(data.prepare_python_docs(folder, *sample, miners))
     else:

@@ -10,7 +10,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import CollectionFlags, ComputeFlags, Distance, HybridFlags, ModelFlags
+from ragcun.cli.flags import CollectionFlags, ComputeFlags, HybridFlags, ModelFlags
+from ragcun.config import Distance
 from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 

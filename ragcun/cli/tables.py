@@ -17,9 +17,7 @@ SPACES = ("documents", "queries", "together", "pairs")
 class ComparisonOptions:
     """Flags of ``ragcun tables comparison``."""
 
-    files: tuple[str, ...] = flag(
-        (), f"{RESULTS} (default: all in results/ and its folders)", metavar="FILE", positional=True
-    )
+    files: tuple[str, ...] = flag((), f"{RESULTS} (default: all in results/)", metavar="FILE", positional=True)
     results: tuple[str, ...] = flag((), "further results", metavar="FILE")
     metric: str = flag("NDCG@10", "what is compared")
     format: str | None = flag(None, "format (default: by the name of --output, else markdown)", choices=FORMATS)
@@ -100,15 +98,9 @@ class ReportOptions:
     title: ClassVar[str] = "report"
     runs: tuple[str, ...] = flag(MISSING, "run folders of train", metavar="RUN_DIR", positional=True)
     results: tuple[str, ...] = flag((), "further results of evaluate, beside those in the run folders", metavar="FILE")
-    isotropy: tuple[str, ...] = flag(
-        (), "further isotropy.json of isotropy, beside those in the run folders", metavar="FILE"
-    )
-    data_dir: str | None = flag(
-        None, "folder of BEIR collections, for texts of queries and documents (default: the one the results name)"
-    )
-    output: str | None = flag(
-        None, "page to write (default for one run: RUN_DIR/report.html; needed for several)", metavar="FILE"
-    )
+    isotropy: tuple[str, ...] = flag((), "further isotropy.json, beside those in the run folders", metavar="FILE")
+    data_dir: str | None = flag(None, "folder of BEIR collections, for texts (default: the one that results name)")
+    output: str | None = flag(None, "page to write (default: RUN_DIR/report.html of one run)", metavar="FILE")
 
 
 def report(options: ReportOptions) -> str:

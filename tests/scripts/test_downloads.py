@@ -23,10 +23,11 @@ SEVERAL = """
 import json, sys
 from ragcun.cli.download import MsmarcoOptions, WikiOptions, msmarco, wikipedia
 from ragcun.errors import InputError
+from ragcun.options import from_mapping
 for call in json.loads(sys.argv[1]):
     try:
         run, options = (wikipedia, WikiOptions) if "output" in call else (msmarco, MsmarcoOptions)
-        print(run(options(**call)).replace("\\n", " "))
+        print(run(from_mapping(options, call)).replace("\\n", " "))
     except InputError as error:
         print(f"InputError: {error}")
 """

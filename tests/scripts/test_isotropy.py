@@ -93,7 +93,7 @@ def test_wrong_flags_are_refused(fails_clearly, tiny_bert, tmp_path):
         ("--embeddings", tmp_path / "missing.npy"): "missing.npy",
         ("--embeddings", tmp_path / "nan.npy"): "row 1",
         ("--embeddings", tmp_path / "one.npy"): "2",
-        ("--embeddings", tmp_path / "flat.npy"): "one matrix",
+        ("--embeddings", tmp_path / "flat.npy"): "(n, dim)",
         ("--embeddings", tmp_path / "no.npy"): "not a .npy file",
         ("--embeddings", tmp_path / "pickled.npy"): "not a .npy file",
         ("--embeddings", tmp_path / "v.npy", "--query_embeddings", tmp_path / "q.npy"): "3",

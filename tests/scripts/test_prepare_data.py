@@ -170,7 +170,7 @@ def test_held_out_and_python_docs_pairs_get_negatives(source, run, tmp_path):
         (("--pairs", "pairs", "--output", "out/x.json"), "neither split nor given negatives"),
         (("--pairs", "pairs", "--add_negatives", "--output", "pairs"), "is the file that is read"),
         (("--pairs", "bad", "--output_dir", "out"), "bad.jsonl, line 1"),
-        (("--pairs", "pairs", "--pool", "wiki", "--add_negatives", "--output_dir", "out"), "without --output_dir"),
+        (("--pairs", "pairs", "--pool", "wiki", "--add_negatives", "--output_dir", "out"), "--pool goes with"),
         (("--pairs", "pairs", "--near_duplicates", "0.8", "--output_dir", "out"), "is of --generate_pairs"),
         ((*GENERATE, "--near_duplicates", "x"), "'x'"),
         ((*GENERATE, "--negatives_per_query", "2"), "is of --add_negatives; add that"),
