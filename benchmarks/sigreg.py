@@ -31,7 +31,7 @@ def direct(z, directions, _) -> None:
     weights[[0, -1]] /= 2
     angles = (z @ directions).unsqueeze(-1) * t
     distance = (angles.cos().mean(0) - target).square() + angles.sin().mean(0).square()
-    ((distance @ (weights * target)).mean() * len(z)).backward()
+    (distance @ (weights * target)).mean().backward()
 
 
 def ours(z, directions, _) -> None:

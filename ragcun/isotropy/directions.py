@@ -76,7 +76,7 @@ def partition_ratio(log_sums: NDArray[np.float64]) -> float:
 
 
 def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
-    """`ragcun.losses.sigreg` of T/N of the rows less their mean, over √(mean variance of a dimension), in float32.
+    """`ragcun.losses.sigreg` of the rows less their mean, over √(mean variance of a dimension), in float32.
 
     N(0, I) gives about `isotropic_sigreg`, of any mean and scale; the larger the value the less normal or the less
     isotropic. Undefined where all rows are equal.
@@ -92,7 +92,7 @@ def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed:
         raise UndefinedMeasure("SIGReg cannot scale rows to unit variance: all rows are equal")
     centred /= largest
     centred *= np.sqrt(centred.size / np.square(centred).sum())
-    return float(sigreg(torch.from_numpy(centred.astype(np.float32)), 0, num_slices, n_free=True, seed=seed))
+    return float(sigreg(torch.from_numpy(centred.astype(np.float32)), 0, num_slices, seed=seed))
 
 
 def isotropic_uniformity(dim: int, t: float = 2) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,15 +27,7 @@ def register_loss(name: str, function: Callable[..., Float[Tensor, ""]], kind: K
     An isotropy loss is called with the embeddings ``(rows, dim)`` of queries and positives, the `ObjectiveConfig` and
     the step; a contrastive one with the `Views` of the batch and the `ObjectiveConfig`. It returns a scalar.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    losses = _LOSSES[kind]
-    if losses.get(name, function) is not function:
+    if kind not in _LOSSES:
+        raise ValueError(f"kind must be one of {', '.join(_LOSSES)}, got {kind!r}")
+    if _LOSSES[kind].setdefault(name, function) is not function:
         raise ValueError(f"{kind} loss {name!r} is registered already; choose another name")
-    losses[name] = function
-
-
-def load_losses() -> None:
-    """Import every module of this package: each registers its own losses."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"ragcun.losses.{module.name}")

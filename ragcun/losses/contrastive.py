@@ -52,8 +52,6 @@ def similarity_logits(
     >>> similarity_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), "cosine").tolist()
     [[1.0, 0.0]]
     """
-    if distance not in _SIMILARITY:
-        raise ValueError(f"distance must be one of {', '.join(_SIMILARITY)}, got {distance!r}")
     return _SIMILARITY[distance](query, documents)
 
 
@@ -65,13 +63,11 @@ def _check_contrast(
             raise ValueError(f"{name} must have the shape of query, {tuple(query.shape)}, got {tuple(view.shape)}")
     if negative is None and negative_mask is not None:
         raise ValueError(f"negative_mask marks {len(negative_mask)} rows, but negative is None")
-    without = negative is None or (negative_mask is not None and len(query) == 1 and not bool(negative_mask.any()))
     if pool is not None and pool.shape[1:] != query.shape[1:]:
         raise ValueError(f"pool must have {query.shape[1]} columns, got shape {tuple(pool.shape)}")
-    if len(query) < 2 and without and (pool is None or not len(pool)):
-        raise ValueError(
-            f"in-batch negatives need at least 2 rows, got {len(query)}; raise the batch size or give a negative"
-        )
+    rows, others = len(query), 0 if pool is None else len(pool)
+    if rows < 2 and not others and (negative is None or (negative_mask is not None and not negative_mask.any())):
+        raise ValueError(f"in-batch negatives need at least 2 rows, got {rows}; raise the batch size or give negatives")
 
 
 def _known_positives(relevant: Bool[Tensor, "batch batch"] | None, like: Tensor) -> Bool[Tensor, "batch batch"]:
@@ -115,16 +111,6 @@ def margin_loss(
             chosen = torch.where(negative_mask[:, None], negative, chosen)
     hinge = F.relu(euclidean_pairwise(query, positive) - euclidean_pairwise(query, chosen) + margin)
     return torch.where(admissible, hinge, 0).sum() / admissible.sum().clamp_min(1)
-
-
-def in_batch_margin_loss(
-    query: Float[Tensor, "batch dim"],
-    positive: Float[Tensor, "batch dim"],
-    relevant: Bool[Tensor, "batch batch"] | None = None,
-    margin: float = ObjectiveConfig.margin,
-) -> Float[Tensor, ""]:
-    """`margin_loss` in which every row takes its hardest in-batch negative."""
-    return margin_loss(query, positive, relevant=relevant, margin=margin)
 
 
 @in_full_precision
@@ -188,7 +174,7 @@ def _infonce(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
 
 
 def _in_batch_margin(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    return in_batch_margin_loss(views.query, views.positive, views.relevant, config.margin)
+    return margin_loss(views.query, views.positive, relevant=views.relevant, margin=config.margin)
 
 
 def _rows(views: Views) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:

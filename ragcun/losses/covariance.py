@@ -46,18 +46,6 @@ def _require_two_rows(z: Float[Tensor, "n dim"]) -> None:
         raise ValueError(f"a variance needs at least 2 rows, got {len(z)}")
 
 
-@in_full_precision
-def covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:
-    """Unbiased covariance of the rows of `z`: Σ (z − z̄)(z − z̄)ᵀ / (n − 1).
-
-    >>> covariance(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).tolist()
-    [[2.0, 4.0], [4.0, 8.0]]
-    """
-    _require_two_rows(z)
-    centred = z - z.mean(0)
-    return centred.T @ centred / (len(z) - 1)
-
-
 class _Deviation(torch.autograd.Function):
     """‖C − vI‖_F² and the mean variance v = tr C / D, with their gradient in closed form.
 
@@ -102,10 +90,7 @@ def _absolute(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     return _safe_sqrt(_Deviation.apply(z)[0]) / z.shape[1]
 
 
-ISOTROPY_FORMS: dict[str, Callable[[Float[Tensor, "n dim"]], Float[Tensor, ""]]] = {
-    "scale_free": _scale_free,
-    "absolute": _absolute,
-}
+ISOTROPY_FORMS = {"scale_free": _scale_free, "absolute": _absolute}
 
 
 @in_full_precision
@@ -124,19 +109,17 @@ def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> 
     0.0
     """
     _require_two_rows(z)
-    if form not in ISOTROPY_FORMS:
-        raise ValueError(f"form must be one of {', '.join(ISOTROPY_FORMS)}, got {form!r}")
     return ISOTROPY_FORMS[form](z)
 
 
 @in_full_precision
-def variance_regularisation(z: Float[Tensor, "n dim"], eps: float = 1e-12) -> Float[Tensor, ""]:
-    """Mean over dimensions d of (std_d − 1)², std_d = √(unbiased variance of column d + eps).
+def variance_regularisation(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """Mean over dimensions d of (std_d − 1)², std_d = √(unbiased variance of column d + 1e-12).
 
-    Unlike `variance_hinge` it also shrinks a spread above 1; `eps` keeps the gradient finite.
+    Unlike `variance_hinge` it also shrinks a spread above 1.
     """
     _require_two_rows(z)
-    return ((z.var(0) + eps).sqrt() - 1).square().mean()
+    return ((z.var(0) + 1e-12).sqrt() - 1).square().mean()
 
 
 def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
@@ -145,13 +128,13 @@ def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
 
 
 @in_full_precision
-def variance_hinge(z: Float[Tensor, "n dim"], gamma: float = 1.0) -> Float[Tensor, ""]:
-    """Mean over dimensions d of max(0, γ − √(var_d + 1e-4)), var_d being the unbiased variance of column d.
+def variance_hinge(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """Mean over dimensions d of max(0, 1 − √(var_d + 1e-4)), var_d being the unbiased variance of column d.
 
-    From 0 to γ − 0.01, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2).
+    From 0 to 0.99, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2, with γ = 1).
     """
     _require_two_rows(z)
-    return (gamma - (z.var(0) + VICREG_EPS).sqrt()).relu().mean()
+    return (1 - (z.var(0) + VICREG_EPS).sqrt()).relu().mean()
 
 
 @in_full_precision
@@ -166,21 +149,19 @@ def off_diagonal_covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     return off_diagonal.clamp_min(0) / ((len(z) - 1) ** 2 * z.shape[1])
 
 
-def variance_covariance(
-    z: Float[Tensor, "n dim"], gamma: float = 1.0, variance_weight: float = 1.0, covariance_weight: float = 0.04
-) -> Float[Tensor, ""]:
-    """variance_weight · `variance_hinge` + covariance_weight · `off_diagonal_covariance`: VICReg without invariance.
+def variance_covariance(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """`variance_hinge` + 0.04 · `off_diagonal_covariance`: VICReg without invariance, weighed as there (25 : 1).
 
-    The paper weighs invariance, variance and covariance 25 : 25 : 1; the defaults are that divided by 25. The minimum,
-    0, needs std ≥ γ in every dimension and no correlation, not isotropy. Neither scale nor rotation invariant:
-    embeddings of unit norm in D dimensions have a std of about 1/√D. In float32 coordinates beyond about 1e8 overflow.
+    The minimum, 0, needs std ≥ 1 in every dimension and no correlation, not isotropy. Neither scale nor rotation
+    invariant: embeddings of unit norm in D dimensions have a std of about 1/√D. In float32 coordinates beyond about 1e8
+    overflow.
 
     Source: Bardes et al. 2022 (VICReg), arXiv:2105.04906, eqs. 1 to 4.
 
     >>> round(variance_covariance(torch.zeros(4, 3)).item(), 6)
     0.99
     """
-    return variance_weight * variance_hinge(z, gamma) + covariance_weight * off_diagonal_covariance(z)
+    return variance_hinge(z) + 0.04 * off_diagonal_covariance(z)
 
 
 def _scaled(z: Float[Tensor, "n dim"], largest: Float[Tensor, "*shape"]) -> Float[Tensor, "n dim"]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,10 +51,14 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all ranks; the gradient of a rank's own rows, times the number of ranks."""
+    """The rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
+
+    Every rank is to compute the same value from them. The gradient by its own rows is multiplied by the number of
+    ranks: the mean over ranks that DistributedDataParallel takes is then that of one process with all rows.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+    def forward(ctx: Any, rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
         rank = dist.get_rank()
         ctx.own, ctx.ranks = slice(sum(counts[:rank]), sum(counts[: rank + 1])), len(counts)
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
@@ -69,56 +72,36 @@ class _Gather(torch.autograd.Function):
         return to_all[ctx.own] * ctx.ranks, None
 
 
-def gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
-    """Return the rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
-
-    Every rank is to compute the same value from them. The gradient by its own rows is multiplied by the number of
-    ranks: the mean over ranks that DistributedDataParallel takes is then that of one process with all rows.
-    """
-    if len(rows) != counts[dist.get_rank()]:
-        raise ValueError(f"counts give rank {dist.get_rank()} {counts[dist.get_rank()]} rows, it has {len(rows)}")
-    gathered: Tensor = _Gather.apply(rows, counts)
-    return gathered
+_gather_rows: Callable[[Tensor, list[int]], Tensor] = _Gather.apply
 
 
 def gather_views(views: Views) -> Views:
-    """Return the views of all ranks as one batch, with gradient as in `gather_rows`; every rank has to call.
+    """Return the views of all ranks as one batch, with gradient as of `_Gather`; every rank has to call.
 
     A rank has any number of rows and pool documents. `relevant` and `pool_relevant` have a row for each of its queries
     and a column for each positive, or pool document, of all ranks in their order, or of its own alone.
     """
-    batch, pool = len(views.query), 0 if views.pool is None else len(views.pool)
-    known = [views.negative is not None, views.relevant is not None, views.pool_relevant is not None]
-    table = _of_all_ranks(torch.tensor([batch, pool, *known], device=views.query.device))
-    rows, pools = [row[0] for row in table], [row[1] for row in table]
-    negative, relevant, pool_relevant = (any(row[place] for row in table) for place in (2, 3, 4))
-    joined = {name: gather_rows(value, rows) for name in ROWWISE if (value := getattr(views, name)) is not None}
+    batch, pool, device = len(views.query), 0 if views.pool is None else len(views.pool), views.query.device
+    shows = [view is not None for view in (views.negative, views.relevant, views.pool_relevant)]
+    table = [torch.empty(5, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(table, torch.tensor([batch, pool, *shows], device=device))
+    rows, pools, *shown = torch.stack(table).T.tolist()
+    negative, relevant, pool_relevant = map(any, shown)
+    joined = {name: _gather_rows(value, rows) for name in ROWWISE if (value := getattr(views, name)) is not None}
     if negative:
-        joined |= _negatives(views, rows)
+        own, mask = views.negative, views.negative_mask
+        mask = torch.full((batch,), own is not None, device=device) if mask is None else mask
+        joined["negative"] = _gather_rows(torch.zeros_like(views.query) if own is None else own, rows)
+        joined["negative_mask"] = _gather_rows(mask.byte(), rows).bool()
     if relevant:
-        own = torch.eye(batch, dtype=torch.bool, device=views.query.device)
-        joined["relevant"] = _mask(own if views.relevant is None else views.relevant, rows, rows)
+        known = torch.eye(batch, dtype=torch.bool, device=device) if views.relevant is None else views.relevant
+        joined["relevant"] = _mask(known, rows, rows)
     if any(pools):
-        joined["pool"] = gather_rows(views.query[:0] if views.pool is None else views.pool, pools)
-    if any(pools) and pool_relevant:
-        none = torch.zeros(batch, pool, dtype=torch.bool, device=views.query.device)
-        joined["pool_relevant"] = _mask(none if views.pool_relevant is None else views.pool_relevant, rows, pools)
-    return replace(Views(joined.pop("query"), joined.pop("positive")), **joined)
-
-
-def _of_all_ranks(numbers: Tensor) -> list[list[int]]:
-    parts = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, numbers)
-    table: list[list[int]] = torch.stack(parts).tolist()
-    return table
-
-
-def _negatives(views: Views, rows: list[int]) -> dict[str, Tensor]:
-    shown, mask = views.negative, views.negative_mask
-    if mask is None:
-        mask = torch.full((len(views.query),), shown is not None, device=views.query.device)
-    shown = torch.zeros_like(views.query) if shown is None else shown
-    return {"negative": gather_rows(shown, rows), "negative_mask": gather_rows(mask.byte(), rows).bool()}
+        joined["pool"] = _gather_rows(views.query[:0] if views.pool is None else views.pool, pools)
+        if pool_relevant:
+            none = torch.zeros(batch, pool, dtype=torch.bool, device=device)
+            joined["pool_relevant"] = _mask(none if views.pool_relevant is None else views.pool_relevant, rows, pools)
+    return Views(**joined)
 
 
 def _mask(mask: Bool[Tensor, "batch columns"], rows: list[int], columns: list[int]) -> Bool[Tensor, "all_rows all"]:
@@ -126,4 +109,4 @@ def _mask(mask: Bool[Tensor, "batch columns"], rows: list[int], columns: list[in
     if mask.shape[1] != total:
         start = sum(columns[:rank])
         mask = torch.nn.functional.pad(mask, (start, total - start - columns[rank]))
-    return gather_rows(mask.byte(), rows).bool()
+    return _gather_rows(mask.byte(), rows).bool()

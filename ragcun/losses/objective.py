@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import importlib
+import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,20 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from ragcun import losses
 from ragcun.batch import Views
-from ragcun.config import DISTANCES, ObjectiveConfig
-from ragcun.losses import CONTRASTIVE, ISOTROPY, load_losses
-from ragcun.losses.covariance import ISOTROPY_FORMS, in_full_precision, variance_regularisation
-from ragcun.losses.gather import alone, gather_views, world_size
-from ragcun.losses.sigreg import KNOTS
+from ragcun.config import ObjectiveConfig
+from ragcun.losses import CONTRASTIVE, ISOTROPY
+from ragcun.losses.covariance import in_full_precision, variance_regularisation
+from ragcun.losses.gather import gather_views, world_size
 from ragcun.losses.transforms import TRANSFORMS
+from ragcun.options import choices_of, flags_of
 
 UNIT_TOLERANCE = 1e-3
-
-
-def cut_rows(z: Float[Tensor, "n dim"], dim: int, unit: bool) -> Float[Tensor, "n cut"]:
-    """Return the first `dim` numbers of each row, scaled to length 1 if `unit`."""
-    return F.normalize(z[:, :dim], dim=1) if unit else z[:, :dim]
 
 
 def cut_views(views: Views, dim: int) -> Views:
@@ -38,8 +36,8 @@ def cut_views(views: Views, dim: int) -> Views:
         raise ValueError(f"nested_dims must be below {views.query.shape[1]}, the length of the embeddings, got {dim}")
     unit = bool(((views.query.detach().float().norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all())
     names = ("query", "positive", "negative", "pool")
-    rows = {name: value for name in names if (value := getattr(views, name)) is not None}
-    return replace(views, **{name: cut_rows(z, dim, unit) for name, z in rows.items()})
+    cut = {name: rows[:, :dim] for name in names if (rows := getattr(views, name)) is not None}
+    return replace(views, **{name: F.normalize(rows, dim=1) if unit else rows for name, rows in cut.items()})
 
 
 @in_full_precision
@@ -82,9 +80,10 @@ class Objective:
         if config is not None and settings:
             raise ValueError(f"config and {', '.join(settings)} are given; put them into the config")
         self.config = config or ObjectiveConfig(**settings)
-        for option, known in CHOICES.items():
-            if (getattr(self.config, option) or "none") not in known:
-                raise ValueError(f"{option} must be one of {', '.join(known)}, got {getattr(self.config, option)!r}")
+        for name, field in flags_of(ObjectiveConfig).items():
+            value, known = getattr(self.config, name), choices_of(field)
+            if known and value is not None and value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if not self.weights:
             raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
@@ -101,8 +100,7 @@ class Objective:
         """
         weights = self.weights
         shown = gather_views(views) if world_size() > 1 else views
-        with alone():
-            terms = {name: TERMS[name](self.config, shown, step) for name in weights}
+        terms = {name: TERMS[name](self.config, shown, step) for name in weights}
         return LossOutput(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
 
 
@@ -146,14 +144,5 @@ TERMS: dict[str, Callable[[ObjectiveConfig, Views, int], Float[Tensor, ""]]] = {
     "residual": _residual,
 }
 
-CHOICES: dict[str, Collection[str]] = {
-    "contrastive": CONTRASTIVE,
-    "isotropy": ISOTROPY,
-    "isotropy_form": ISOTROPY_FORMS,
-    "isotropy_transform": TRANSFORMS,
-    "isotropy_rows": ISOTROPY_ROWS,
-    "knots": KNOTS,
-    "distance": DISTANCES,
-}
-
-load_losses()
+for module in pkgutil.iter_modules(losses.__path__):  # each registers its own losses
+    importlib.import_module(f"ragcun.losses.{module.name}")

@@ -13,20 +13,18 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ragcun.config import ObjectiveConfig
 from ragcun.losses import register_loss
 from ragcun.losses.covariance import in_full_precision
-from ragcun.losses.gather import sum_over_ranks_, world_size
 
 # Distance of neighbouring knots and their number, without the knot 0, where both characteristic functions are 1.
 KNOTS: dict[str, tuple[float, int]] = {"reference": (3 / 16, 16), "paper": (5 / 8, 8)}
 
 # Elements of a slice times slices in one block: what stays in a CPU's cache, what fills a GPU.
 BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
-DISTRIBUTED_BLOCKS = 8
 
 # Row and factor of cos(aθ) and sin(aθ) for the angles a of `_fill`; ONE is the row of ones, last of the small angles
 # and first of the large ones.
@@ -89,31 +87,23 @@ def _fill(rows: tuple[Tensor, ...], theta: Float[Tensor, "slices n"]) -> None:
         torch.mul(sin7, cos7, out=rest[1])
 
 
-def _block_size(theta: Float[Tensor, "slices n"]) -> int:
-    """Slices per block: few for the sake of memory, and on several ranks the same on all, whatever their n."""
-    slices, n = theta.shape
-    if world_size() > 1:
-        return -(-slices // DISTRIBUTED_BLOCKS)
-    elements = BLOCK_ELEMENTS["cpu" if theta.device.type == "cpu" else "cuda"]
-    return max(1, min(elements // n, -(-slices // 2)))
-
-
 def statistic_(
     theta: Float[Tensor, "slices n"], knots: str, slope: bool
 ) -> tuple[Float[Tensor, " slices"], Float[Tensor, ""]]:
-    """T of every slice and N, both over all ranks; with `slope`, ∂T/∂s takes the place of theta."""
+    """T of every slice, and N; with `slope`, ∂T/∂s takes the place of theta."""
     constants = _quadrature(knots, theta.dtype, theta.device)
-    size = _block_size(theta)
-    space = theta.new_empty(constants.rows, size, theta.shape[1])
+    slices, n = theta.shape
+    size = max(1, min(BLOCK_ELEMENTS["cpu" if theta.device.type == "cpu" else "cuda"] // n, -(-slices // 2)))
+    space = theta.new_empty(constants.rows, size, n)
     space[ONE] = 1
-    products = theta.new_empty(size, constants.rows - ONE, theta.shape[1])
+    products = theta.new_empty(size, constants.rows - ONE, n)
     statistic = []
     for block in theta.split(size):
         rows = space[:, : len(block)]
         small, large = rows[: ONE + 1].transpose(0, 1), rows[ONE:].transpose(0, 1)
         each = rows.unbind()
         _fill(each, block)
-        sums = sum_over_ranks_(torch.bmm(large, small.mT)).flatten(1)
+        sums = torch.bmm(large, small.mT).flatten(1)
         total = sums[:, ONE, None]
         deviation = (sums @ constants.to_series).div_(total).sub_(constants.target)
         statistic.append((deviation.square() @ constants.weights).mul_(total[:, 0]))
@@ -126,87 +116,25 @@ def statistic_(
     return torch.cat(statistic), total[0, 0]
 
 
-class _EppsPulley(torch.autograd.Function):
-    """T per slice, and N; the slope of T is found with it, while the angles' sines and cosines are at hand."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, projections: Float[Tensor, "n slices"], knots: str, slope: bool
-    ) -> tuple[Float[Tensor, " slices"], Float[Tensor, ""]]:
-        theta = (projections.T * KNOTS[knots][0]).contiguous()
-        statistic, total = statistic_(theta, knots, slope)
-        if slope:
-            ctx.save_for_backward(theta)
-            ctx.ranks = world_size()
-        ctx.mark_non_differentiable(total)
-        return statistic, total
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, to_statistic: Float[Tensor, " slices"], _: Any
-    ) -> tuple[Float[Tensor, "n slices"], None, None]:
-        (slope,) = ctx.saved_tensors
-        return (slope * (to_statistic * ctx.ranks)[:, None]).T, None, None
-
-
-def check_arguments(z: Tensor, knots: str) -> None:
-    """Refuse what is not a matrix with entries, and unknown knots."""
-    if z.dim() != 2 or not z.numel():
-        raise ValueError(f"expected a matrix of at least 1 row and 1 column, got shape {tuple(z.shape)}")
-    if knots not in KNOTS:
-        raise ValueError(f"knots must be one of {', '.join(KNOTS)}, got {knots!r}")
-
-
-@in_full_precision
-def epps_pulley(
-    projections: Float[Tensor, "n slices"], knots: str = "reference", n_free: bool = False
-) -> Float[Tensor, " slices"]:
-    """Epps–Pulley statistic of each column: how far its n values are from the standard normal law.
-
-    T = N·∫ |φ̂(t) − φ(t)|² φ(t) dt with φ̂(t) the mean of exp(its) over the values s and φ(t) = exp(−t²/2), by the
-    trapezoidal rule: T = N·Σₖ wₖ [(mean cos tₖs − φ(tₖ))² + (mean sin tₖs)²]. Knots ``reference``: 17 on [0, 3] with
-    weights doubled, which stands for [−3, 3]; ``paper``: 17 on [−5, 5]. With `n_free` the value is T/N. Standard normal
-    values give E T = Σ w (1 − exp(−t²)), 1.05 with the first knots. O(n · slices) memory; differentiable once.
-
-    In a distributed run the means and N are over all ranks, which all have to call (gradients: `gather_rows`).
-
-    Source: Balestriero and LeCun 2025 (LeJEPA), arXiv:2511.08544, algorithm 1 (``paper``) and their published code
-    (``reference``).
-
-    >>> round(epps_pulley(torch.zeros(256, 1), n_free=True).item(), 6)
-    0.402048
-    """
-    check_arguments(projections, knots)
-    slope = torch.is_grad_enabled() and projections.requires_grad
-    statistic, total = _EppsPulley.apply(projections, knots, slope)
-    return statistic / total if n_free else statistic
-
-
 class _MeanOverSlices(torch.autograd.Function):
-    """The mean of T, or of T/N, over slices; keeps its gradient by z, which is smaller than the projections."""
+    """The mean of T/N over slices; keeps its gradient by z, which is smaller than the projections."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        z: Float[Tensor, "n dim"],
-        directions: Float[Tensor, "dim slices"],
-        knots: str,
-        n_free: bool,
-        slope: bool,
+        ctx: Any, z: Float[Tensor, "n dim"], directions: Float[Tensor, "dim slices"], knots: str, slope: bool
     ) -> Float[Tensor, ""]:
         theta = directions.T @ (z * KNOTS[knots][0]).T
         statistic, total = statistic_(theta, knots, slope)
-        scale = 1 / total if n_free else torch.ones_like(total)
+        scale = 1 / total
         if slope:
-            ctx.save_for_backward(theta.T @ directions.T, scale * (world_size() / len(theta)))
+            ctx.save_for_backward(theta.T @ directions.T, scale * (1 / len(theta)))
         return statistic.mean() * scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_mean: Float[Tensor, ""]) -> tuple[Float[Tensor, "n dim"], None, None, None, None]:
+    def backward(ctx: Any, to_mean: Float[Tensor, ""]) -> tuple[Float[Tensor, "n dim"], None, None, None]:
         slope, scale = ctx.saved_tensors
-        return slope * (to_mean * scale), None, None, None, None
+        return slope * (to_mean * scale), None, None, None
 
 
 def random_slices(
@@ -224,8 +152,8 @@ def random_slices(
     >>> [round(norm, 6) for norm in random_slices(8, 3, step=5).norm(dim=0).tolist()]
     [1.0, 1.0, 1.0]
     """
-    if dim < 1 or num_slices < 1:
-        raise ValueError(f"slices need at least 1 dimension and 1 slice, got {dim} and {num_slices}")
+    if num_slices < 1:
+        raise ValueError(f"SIGReg needs at least 1 slice, got {num_slices}")
     # The generator takes 32 bits; an odd multiplier keeps the steps of different seeds apart.
     generator = torch.Generator("cpu").manual_seed((seed * 0x9E3779B1 + step) % 2**32)
     directions = torch.randn(dim, num_slices, generator=generator, dtype=torch.float32)
@@ -236,18 +164,23 @@ def random_slices(
 
 @in_full_precision
 def mean_epps_pulley(
-    z: Float[Tensor, "n dim"],
-    directions: Float[Tensor, "dim slices"],
-    knots: str = ObjectiveConfig.knots,
-    n_free: bool = False,
+    z: Float[Tensor, "n dim"], directions: Float[Tensor, "dim slices"], knots: str = ObjectiveConfig.knots
 ) -> Float[Tensor, ""]:
-    """Mean over slices of `epps_pulley(z @ directions)`, without gradient by `directions` and in less memory."""
-    check_arguments(z, knots)
-    check_arguments(directions, knots)
-    if len(directions) != z.shape[1]:
-        shape = tuple(directions.shape)
-        raise ValueError(f"directions must have {z.shape[1]} rows, one per column of z, got shape {shape}")
-    return _MeanOverSlices.apply(z, directions, knots, n_free, torch.is_grad_enabled() and z.requires_grad)
+    """Mean over slices of T/N, T being the Epps–Pulley statistic of the n values s of a column of z @ directions.
+
+    It says how far they are from the standard normal law: T/N = ∫ |φ̂(t) − φ(t)|² φ(t) dt with φ̂(t) the mean of
+    exp(its) and φ(t) = exp(−t²/2), by the trapezoidal rule Σₖ wₖ [(mean cos tₖs − φ(tₖ))² + (mean sin tₖs)²]. Knots
+    ``reference``: 17 on [0, 3] with weights doubled, which stands for [−3, 3]; ``paper``: 17 on [−5, 5]. Standard
+    normal values give E T = Σ w (1 − exp(−t²)), 1.05 with the first knots. Differentiable once, by z alone.
+
+    Source: Balestriero and LeCun 2025 (LeJEPA), arXiv:2511.08544, algorithm 1 (``paper``) and their published code
+    (``reference``), there T.
+
+    >>> round(mean_epps_pulley(torch.zeros(256, 1), torch.ones(1, 1)).item(), 6)
+    0.402048
+    """
+    mean: Tensor = _MeanOverSlices.apply(z, directions, knots, torch.is_grad_enabled() and z.requires_grad)
+    return mean
 
 
 @in_full_precision
@@ -256,37 +189,16 @@ def sigreg(
     step: int,
     num_slices: int = ObjectiveConfig.num_slices,
     knots: str = ObjectiveConfig.knots,
-    n_free: bool = False,
     seed: int = 0,
 ) -> Float[Tensor, ""]:
-    """Mean of `epps_pulley` over the projections of the rows of `z` on `random_slices` of this step.
+    """`mean_epps_pulley` of the rows of `z` on `random_slices` of this step.
 
-    T grows with N off its target, so its weight is tied to the batch size; that of T/N (`n_free`) is not. Rows of unit
-    norm score almost like a collapse; at total collapse the gradient is 0.
-
-    Source: Balestriero and LeCun 2025 (LeJEPA), arXiv:2511.08544, definition of SIGReg; T/N is ours.
+    T grows with N off its target, so its weight would be tied to the batch size; that of T/N is not. Rows of unit norm
+    score almost like a collapse; at total collapse the gradient is 0.
     """
-    check_arguments(z, knots)
-    directions = random_slices(z.shape[1], num_slices, step, seed, z.device, z.dtype)
-    return mean_epps_pulley(z, directions, knots, n_free)
+    if z.dim() != 2 or not z.numel():
+        raise ValueError(f"expected a matrix of at least 1 row and 1 column, got shape {tuple(z.shape)}")
+    return mean_epps_pulley(z, random_slices(z.shape[1], num_slices, step, seed, z.device, z.dtype), knots)
 
 
-class SIGReg(nn.Module):
-    """`sigreg` with its settings: directions per step, knots, whether the value is T/N, and a seed beside the step."""
-
-    def __init__(
-        self,
-        num_slices: int = ObjectiveConfig.num_slices,
-        knots: str = ObjectiveConfig.knots,
-        n_free: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.num_slices, self.knots, self.n_free, self.seed = num_slices, knots, n_free, seed
-
-    def forward(self, z: Float[Tensor, "n dim"], step: int) -> Float[Tensor, ""]:
-        """Give the loss of the rows of `z` on the slices of this step."""
-        return sigreg(z, step, self.num_slices, self.knots, self.n_free, self.seed)
-
-
-register_loss("sigreg", lambda z, config, step: sigreg(z, step, config.num_slices, config.knots, n_free=True))
+register_loss("sigreg", lambda z, config, step: sigreg(z, step, config.num_slices, config.knots))

@@ -10,12 +10,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from ragcun.config import DISTANCES, ObjectiveConfig
 from ragcun.losses import contrastive
-from ragcun.losses.contrastive import in_batch_margin_loss, margin_loss
+from ragcun.losses.contrastive import margin_loss
 
 info_nce = functools.partial(contrastive.info_nce, soft=False)
 soft_nce = functools.partial(contrastive.info_nce, soft=True)
 BOTH = pytest.mark.parametrize("loss", [margin_loss, info_nce])
-ALL = pytest.mark.parametrize("loss", [margin_loss, in_batch_margin_loss, info_nce, soft_nce])
+ALL = pytest.mark.parametrize("loss", [margin_loss, info_nce, soft_nce])
 BATCH, POOL, DIM, TEMPERATURE = 5, 4, 3, 0.4
 
 
@@ -101,8 +101,6 @@ def test_margin_matches_a_loop(mask, relevant):
     given = (None, None) if mask is None else (negative, MASKS[mask])
     expected = margin_by_loop(query, positive, *given, RELEVANTS[relevant], 0.7)
     assert margin_loss(query, positive, *given, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
-    if mask is None:
-        assert in_batch_margin_loss(query, positive, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -131,7 +129,7 @@ def test_on_unit_vectors_every_distance_is_cross_entropy_on_cosines(distance):
 def test_gradients():
     rows = [part.requires_grad_() for part in embeddings()]
     assert torch.autograd.gradcheck(lambda q, p, n: margin_loss(q, p, n, MASK, RELEVANT), rows[:3])
-    assert torch.autograd.gradcheck(lambda q, p: in_batch_margin_loss(q, p, RELEVANT), rows[:2])
+    assert torch.autograd.gradcheck(lambda q, p: margin_loss(q, p, relevant=RELEVANT), rows[:2])
     for distance, symmetric, soft in product(DISTANCES, (True, False), (True, False)):
         options = (TEMPERATURE, distance, symmetric)
 
@@ -185,7 +183,7 @@ def test_a_batch_of_one_row_needs_a_negative_or_a_pool(loss):
     assert info_nce(query, positive, pool=pool).isfinite()
     alone = [(query, positive), (query, positive, negative, torch.tensor([False]))]
     calls = [lambda rows=rows: loss(*rows) for rows in alone] + [lambda: info_nce(query, positive, pool=pool[:0])]
-    for call in (*calls, lambda: in_batch_margin_loss(query, positive)):
+    for call in calls:
         with pytest.raises(ValueError, match="at least 2 rows, got 1"):
             call()
 
@@ -201,8 +199,6 @@ def test_wrong_shapes_are_refused(loss):
         loss(query, positive, None, MASK)
     with pytest.raises(ValueError, match=r"pool must have 3 columns, got shape \(4, 2\)"):
         info_nce(query, positive, pool=pool[:, :2])
-    with pytest.raises(ValueError, match="euclidean, cosine, dot, got 'manhattan'"):
-        info_nce(query, positive, distance="manhattan")
 
 
 @BOTH

@@ -10,7 +10,6 @@ import torch
 from sentence_transformers.sentence_transformer.losses import GlobalOrthogonalRegularizationLoss
 
 from ragcun.losses.covariance import (
-    covariance,
     covariance_isotropy,
     global_orthogonal_regularization,
     in_full_precision,
@@ -42,10 +41,10 @@ def isotropy_by_loop(z: torch.Tensor, scale_free: bool) -> float:
     return math.sqrt(sum((c[a][b] / unit - target * (a == b)) ** 2 for a in range(dim) for b in range(dim))) / dim
 
 
-def vicreg_by_loop(z: torch.Tensor, gamma: float, variance_weight: float, covariance_weight: float) -> float:
+def vicreg_by_loop(z: torch.Tensor, variance_weight: float, covariance_weight: float) -> float:
     c = covariance_by_loop(z)
     dim = len(c)
-    hinge = sum(max(0.0, gamma - math.sqrt(c[d][d] + 1e-4)) for d in range(dim)) / dim
+    hinge = sum(max(0.0, 1 - math.sqrt(c[d][d] + 1e-4)) for d in range(dim)) / dim
     off_diagonal = sum(c[a][b] ** 2 for a, b in permutations(range(dim), 2)) / dim
     return variance_weight * hinge + covariance_weight * off_diagonal
 
@@ -65,11 +64,9 @@ LOSSES: dict[str, tuple[Loss, Callable[[torch.Tensor], float]]] = {
     "absolute": (absolute, functools.partial(isotropy_by_loop, scale_free=False)),
     "variance": (variance_regularisation, lambda z: sum((s - 1) ** 2 for s in z.std(0).tolist()) / z.shape[1]),
     "gor": (global_orthogonal_regularization, gor_by_loop),
-    "hinge": (variance_hinge, lambda z: vicreg_by_loop(z, 1, 1, 0)),
-    "wide hinge": (lambda z: variance_hinge(z, 1.5), lambda z: vicreg_by_loop(z, 1.5, 1, 0)),
-    "off_diagonal": (off_diagonal_covariance, lambda z: vicreg_by_loop(z, 1, 0, 1)),
-    "vicreg": (variance_covariance, lambda z: vicreg_by_loop(z, 1, 1, 1 / 25)),
-    "weighted": (lambda z: variance_covariance(z, 2, 3, 5), lambda z: vicreg_by_loop(z, 2, 3, 5)),
+    "hinge": (variance_hinge, lambda z: vicreg_by_loop(z, 1, 0)),
+    "off_diagonal": (off_diagonal_covariance, lambda z: vicreg_by_loop(z, 0, 1)),
+    "vicreg": (variance_covariance, lambda z: vicreg_by_loop(z, 1, 1 / 25)),
 }
 INVARIANT = {
     "rotation": {"scale_free", "absolute", "gor"},
@@ -85,7 +82,6 @@ def test_matches_a_loop(name, n, dim):
     z, (loss, by_loop) = normal(n, dim), LOSSES[name]
     assert loss(z).item() == pytest.approx(by_loop(z), rel=1e-8, abs=1e-15)
     assert loss(z.float()).item() == pytest.approx(by_loop(z), rel=1e-4, abs=1e-6)
-    torch.testing.assert_close(covariance(z), torch.tensor(covariance_by_loop(z), dtype=z.dtype))
 
 
 @pytest.mark.parametrize(("n", "dim"), SHAPES)
@@ -126,8 +122,7 @@ def test_how_a_loss_grows_with_scale(loss, power):
 def test_spread_along_one_direction_is_the_maximum_of_isotropy(n, dim):
     z = normal(n, 1) @ normal(1, dim, seed=2)
     assert covariance_isotropy(z).item() == pytest.approx(math.sqrt(dim * (dim - 1)) / dim)
-    v = covariance(z).trace() / dim
-    assert absolute(z).item() == pytest.approx(v.item() * math.sqrt(1 - 1 / dim))
+    assert absolute(z).item() == pytest.approx(z.var(0).mean().item() * math.sqrt(1 - 1 / dim))
 
 
 @pytest.mark.parametrize("loss", [covariance_isotropy, absolute])
@@ -229,11 +224,6 @@ def test_descent_leaves_a_narrow_cloud(loss, spread, rate, factor):
         (gradient,) = torch.autograd.grad(loss(z), z)
         z = (z - rate * gradient).detach().requires_grad_()
     assert loss(z) < before / factor
-
-
-def test_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="scale_free, absolute, got 'seeds'"):
-        covariance_isotropy(torch.ones(2, 4), "seeds")
 
 
 @pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

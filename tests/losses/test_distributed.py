@@ -14,9 +14,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ragcun.batch import Views
-from ragcun.losses.gather import alone, average_gradients, gather_rows, gather_views, sum_over_ranks_, world_size
+from ragcun.losses.gather import alone, average_gradients, gather_views, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, Objective
-from ragcun.losses.sigreg import KNOTS, SIGReg, epps_pulley, sigreg
 from ragcun.losses.transforms import TRANSFORMS
 
 DIM, ROWS, POOL = 5, 11, 3
@@ -46,14 +45,6 @@ OBJECTIVES = {
     if name != "none"
 }
 ISOTROPY_ALONE = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)
-STATISTICS = {
-    f"{name} {knots} {n_free}": lambda z, loss=loss, form=(knots, n_free): loss(z, *form)
-    for name, loss in (
-        ("sigreg", lambda z, *form: sigreg(z, 3, 11, *form)),
-        ("epps_pulley", lambda z, *form: epps_pulley(z, *form).sum()),
-    )
-    for knots, n_free in product(KNOTS, (True, False))
-}
 
 
 def inputs() -> dict[str, Tensor]:
@@ -108,14 +99,6 @@ def outcome(model: nn.Module, given: dict[str, Tensor], objective: Objective) ->
     return named | {"total": output.total.detach()} | {n: v.detach().clone() for n, v in output.terms.items()}
 
 
-def statistic(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a statistic of mapped rows, and its gradient by the map."""
-    weight = (torch.eye(DIM, dtype=torch.float64) + 0.1).requires_grad_()
-    value = STATISTICS[name](rows @ weight.T)
-    (gradient,) = torch.autograd.grad(value, weight)
-    return value.detach(), gradient
-
-
 def one_rank(rank: int, folder: Path) -> None:
     """Compute all outcomes of one of two ranks."""
     torch.set_num_threads(1)
@@ -125,9 +108,6 @@ def one_rank(rank: int, folder: Path) -> None:
         for name, objective in OBJECTIVES.items():
             values = outcome(DistributedDataParallel(Tiny()), share_of(rank, split), objective)
             found |= {f"{split}/{name}/{key}": value for key, value in values.items()}
-        for name in STATISTICS:
-            value, gradient = statistic(name, share_of(rank, split)["query"])
-            found |= {f"{split}/{name}": value, f"{split}/{name}/gradient": sum_over_ranks_(gradient) / 2}
     found |= helpers(rank)
     save_file(found, folder / f"rank{rank}.safetensors")
     distributed.destroy_process_group()
@@ -149,8 +129,6 @@ def helpers(rank: int) -> dict[str, Tensor]:
     rows = torch.arange(2.0 + rank)[:, None] + 10 * rank
     views = gather_views(Views(rows, rows, relevant=block if rank == 0 else None))
     found |= {"joined": views.query, "joined relevant": views.relevant}
-    with pytest.raises(ValueError, match=f"counts give rank {rank} 7 rows, it has {len(rows)}"):
-        gather_rows(rows, [7, 7])
     return {name: value.contiguous() for name, value in found.items()}
 
 
@@ -178,15 +156,6 @@ def test_two_ranks_equal_one_with_all_rows(ranks, name):
     assert any(value.abs().max() > 1e-6 for value in gradients)
     for rank, split, key in product(ranks, SPLITS, expected):
         torch.testing.assert_close(rank[f"{split}/{name}/{key}"], expected[key], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STATISTICS)
-def test_statistics_of_two_ranks_equal_those_of_one(ranks, name):
-    value, gradient = statistic(name, inputs()["query"])
-    for rank, split in product(ranks, SPLITS):
-        torch.testing.assert_close(rank[f"{split}/{name}"], value)
-        torch.testing.assert_close(rank[f"{split}/{name}/gradient"], gradient)
 
 
 def test_shares_alone_would_not_do():
@@ -226,7 +195,6 @@ def test_one_process_is_a_world_of_its_own():
     weight.grad = torch.ones(1)
     average_gradients([weight])
     assert (world_size(), weight.grad.item(), sum_over_ranks_(torch.ones(1)).item()) == (1, 1, 1)
-    assert SIGReg(4)(torch.eye(3), 0).isfinite()
 
 
 if __name__ == "__main__":

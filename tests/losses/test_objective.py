@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ragcun.batch import Views
-from ragcun.losses.contrastive import in_batch_margin_loss, info_nce, margin_loss
+from ragcun.losses.contrastive import info_nce, margin_loss
 from ragcun.losses.covariance import (
     covariance_isotropy,
     global_orthogonal_regularization,
@@ -19,7 +19,6 @@ from ragcun.losses.objective import (
     ISOTROPY,
     TERMS,
     Objective,
-    cut_rows,
     cut_views,
     predictive_error,
     residual_penalty,
@@ -70,7 +69,7 @@ def test_settings_reach_the_losses(views):
     q, p, n = views.query, views.positive, views.negative
     cases = {
         margin_loss(q, p, n, MASK, RELEVANT, 0.3): {"contrastive": "margin", "margin": 0.3},
-        in_batch_margin_loss(q, p, RELEVANT, 0.3): {"contrastive": "in_batch_margin", "margin": 0.3},
+        margin_loss(q, p, relevant=RELEVANT, margin=0.3): {"contrastive": "in_batch_margin", "margin": 0.3},
         info_nce(q, p, n, MASK, RELEVANT, 0.2, "dot", True): {"temperature": 0.2, "distance": "dot", "symmetric": True},
     }
     for expected, options in cases.items():
@@ -147,7 +146,7 @@ def test_isotropy_is_the_named_loss_of_the_transformed_rows(views, transform, ro
     apply = TRANSFORMS[transform]
     expected = {
         "covariance": [covariance_isotropy(apply(side)) for side in sides],
-        "sigreg": [sigreg(apply(side), step=7, num_slices=32, knots="paper", n_free=True) for side in sides],
+        "sigreg": [sigreg(apply(side), step=7, num_slices=32, knots="paper") for side in sides],
         "gor": [global_orthogonal_regularization(apply(side)) for side in sides],
         "vicreg": [variance_covariance(apply(side)) for side in sides],
     }
@@ -214,4 +213,8 @@ def test_the_loss_is_the_mean_over_sizes(nested):
 def test_a_size_has_to_be_below_the_full_one(nested, dim):
     with pytest.raises(ValueError, match="nested_dims must be below 12"):
         cut_views(nested, dim)
-    assert cut_rows(torch.tensor([[0.0, 0.0, 1.0]]), 2, unit=True).tolist() == [[0.0, 0.0]]
+
+
+def test_a_row_of_length_1_of_which_nothing_is_left_is_cut_to_zeros():
+    last = torch.tensor([[0.0, 0.0, 1.0]])
+    assert cut_views(Views(last, last), 2).query.tolist() == [[0.0, 0.0]]

@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun.losses.sigreg import (
-    BLOCK_ELEMENTS,
-    KNOTS,
-    SIGReg,
-    _quadrature,
-    epps_pulley,
-    mean_epps_pulley,
-    random_slices,
-    sigreg,
-)
+from ragcun.losses.sigreg import BLOCK_ELEMENTS, KNOTS, _quadrature, mean_epps_pulley, random_slices, sigreg, statistic_
 from tests.losses.helpers import normal
 
 EXPECTED_UNDER_TARGET = 1.05246
@@ -35,6 +26,11 @@ def abscissae(knots: str) -> tuple[torch.Tensor, torch.Tensor]:
         weights = torch.full((17,), 10 / 16, dtype=torch.float64)
     weights[[0, -1]] /= 2
     return t, weights * torch.exp(-t.square() / 2)
+
+
+def per_slice(projections: torch.Tensor, knots: str = "reference") -> torch.Tensor:
+    """T of each column."""
+    return statistic_((projections.T * KNOTS[knots][0]).contiguous(), knots, slope=False)[0]
 
 
 def direct(projections: torch.Tensor, knots: str) -> torch.Tensor:
@@ -76,19 +72,19 @@ def test_matches_the_reference_values(reference, kind, n, dim, slices):
     cases = json.loads((reference / "reference.json").read_text())["cases"]
     (case,) = [c for c in cases if (c["kind"], c["N"], c["D"], c["K"]) == (kind, n, dim, slices)]
     z = reference_input(case).requires_grad_()
-    value = sigreg(z, case["step"], slices)
+    value = n * sigreg(z, case["step"], slices)
     value.backward()
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(case["value"], rel=1e-5)
     assert z.grad.norm().item() == pytest.approx(case["grad_norm"], rel=1e-5)
     assert z.grad.flatten()[:3].tolist() == pytest.approx(case["grad_first3"], abs=1e-5 * z.grad.abs().max().item())
-    first = epps_pulley(z.detach() @ random_slices(dim, slices, case["step"])[:, :4])
+    first = per_slice(z.detach() @ random_slices(dim, slices, case["step"])[:, :4])
     assert first.tolist() == pytest.approx(case["per_slice_first4"], rel=1e-4)
     if n == 256:
-        double = sigreg(z.detach().double(), case["step"], slices)
+        double = n * sigreg(z.detach().double(), case["step"], slices)
         assert double.dtype == torch.float64
         assert double.item() == pytest.approx(case["value_f64"], rel=1e-6)
-        assert sigreg(z.detach(), case["step"] + 1, slices).item() == pytest.approx(case["value_step1"], rel=1e-5)
+        assert n * sigreg(z.detach(), case["step"] + 1, slices).item() == pytest.approx(case["value_step1"], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,19 +93,17 @@ def test_matches_the_reference_of_every_slice_and_gradient(reference, kind):
     directions = torch.from_numpy(arrays["A_D128_K256_step0"])
     torch.testing.assert_close(random_slices(128, 256, step=0), directions, rtol=1e-6, atol=0)
     z = torch.from_numpy(arrays[f"x_{kind}"]).requires_grad_()
-    statistic = epps_pulley(z @ directions)
-    torch.testing.assert_close(statistic, torch.from_numpy(arrays[f"per_slice_{kind}"]), rtol=1e-4, atol=0)
-    through_slices = torch.autograd.grad(statistic.mean(), z)[0]
-    sigreg(z, step=0, num_slices=256).backward()
+    expected = torch.from_numpy(arrays[f"per_slice_{kind}"])
+    torch.testing.assert_close(per_slice(z.detach() @ directions), expected, rtol=1e-4, atol=0)
+    (len(z) * sigreg(z, step=0, num_slices=256)).backward()
     expected = torch.from_numpy(arrays[f"grad_{kind}"])
-    for gradient in (through_slices, z.grad):
-        assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+    assert (z.grad - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_expectation_under_the_target():
     columns = 20_000
     generator = torch.Generator().manual_seed(0)
-    statistic = epps_pulley(torch.randn(64, columns, generator=generator))
+    statistic = per_slice(torch.randn(64, columns, generator=generator))
     standard_error = statistic.std().item() / math.sqrt(columns)
     assert abs(statistic.mean().item() - EXPECTED_UNDER_TARGET) < 5 * standard_error
     t, weights = abscissae("reference")
@@ -119,7 +113,7 @@ def test_expectation_under_the_target():
 @pytest.mark.parametrize("n", [1, 2, 300])
 def test_total_collapse_at_the_origin(n):
     z = torch.zeros(n, 6, requires_grad=True)
-    value = sigreg(z, step=3, num_slices=8, n_free=True)
+    value = sigreg(z, step=3, num_slices=8)
     value.backward()
     assert value.item() == pytest.approx(ALL_ZERO, abs=1e-6)
     assert z.grad.eq(0).all()
@@ -134,7 +128,7 @@ def test_wide_knots_give_the_exact_integral():
         - 2 * math.sqrt(math.pi) * torch.exp(-s.square() / 4).mean()
         + math.sqrt(2 * math.pi / 3)
     )
-    assert epps_pulley(s[:, None], "paper", n_free=True).item() == pytest.approx(exact.item(), abs=5e-6)
+    assert (per_slice(s[:, None], "paper") / len(s)).item() == pytest.approx(exact.item(), abs=5e-6)
 
 
 @pytest.mark.parametrize("knots", KNOTS)
@@ -142,19 +136,14 @@ def test_wide_knots_give_the_exact_integral():
 @pytest.mark.parametrize("elements", [1, 100, 2**17])
 def test_value_and_gradient_match_the_definition_whatever_the_blocks(monkeypatch, elements, n, knots):
     monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", elements)
-    weights = torch.arange(1.0, 8, dtype=torch.float64)
     z = normal(n, 5).requires_grad_()
     directions = random_slices(5, 7, step=2, dtype=z.dtype)
-    expected = direct(z @ directions, knots)
-    torch.testing.assert_close(epps_pulley(z @ directions, knots), expected)
-    torch.testing.assert_close(epps_pulley(z @ directions, knots, n_free=True), expected / n)
-    torch.testing.assert_close(mean_epps_pulley(z, directions, knots), expected.mean())
-    for value, definition in (
-        (epps_pulley(z @ directions, knots) @ weights, expected @ weights),
-        (sigreg(z, 2, 7, knots), expected.mean()),
-        (sigreg(z, 2, 7, knots, n_free=True), expected.mean() / n),
-    ):
-        gradients = (torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (value, definition))
+    statistic = direct(z @ directions, knots)
+    torch.testing.assert_close(per_slice((z @ directions).detach(), knots), statistic.detach())
+    expected = statistic.mean() / n
+    for value in (sigreg(z, 2, 7, knots), mean_epps_pulley(z, directions, knots)):
+        torch.testing.assert_close(value, expected)
+        gradients = (torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (value, expected))
         torch.testing.assert_close(*gradients)
 
 
@@ -198,13 +187,6 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_slices_or_knots()
             assert sum(kept) == 32 * 8 + 1
 
 
-def test_module_is_the_function_with_its_settings():
-    z = normal(20, 6)
-    assert torch.equal(SIGReg()(z, 4), sigreg(z, 4, num_slices=256))
-    assert torch.equal(SIGReg(32, "paper", n_free=True, seed=3)(z, 4), sigreg(z, 4, 32, "paper", True, 3))
-    assert not SIGReg().state_dict()
-
-
 def test_slices_are_unit_vectors_that_depend_on_step_and_seed_alone():
     before = torch.get_rng_state()
     drawn = [random_slices(40, 9, step, seed) for step, seed in ((0, 0), (1, 0), (0, 1), (1, 1))]
@@ -228,10 +210,8 @@ def test_slices_carry_no_gradient_and_a_column_of_zeros_stays(monkeypatch):
     [
         (lambda: sigreg(torch.zeros(0, 4), 0), r"at least 1 row and 1 column, got shape \(0, 4\)"),
         (lambda: sigreg(torch.zeros(4), 0), r"at least 1 row and 1 column, got shape \(4,\)"),
-        (lambda: epps_pulley(torch.zeros(4, 0)), r"at least 1 row and 1 column, got shape \(4, 0\)"),
-        (lambda: epps_pulley(torch.zeros(4, 1), "many"), "knots must be one of reference, paper, got 'many'"),
-        (lambda: sigreg(torch.zeros(4, 2), 0, num_slices=0), "at least 1 dimension and 1 slice, got 2 and 0"),
-        (lambda: mean_epps_pulley(torch.ones(3, 6), torch.ones(4, 6)), r"must have 6 rows, .*got shape \(4, 6\)"),
+        (lambda: sigreg(torch.zeros(4, 0), 0), r"at least 1 row and 1 column, got shape \(4, 0\)"),
+        (lambda: sigreg(torch.zeros(4, 2), 0, num_slices=0), "at least 1 slice, got 0"),
     ],
 )
 def test_wrong_calls_are_refused(call, message):
