@@ -25,7 +25,7 @@ from ragcun.data.overlap import HoldOut
 from ragcun.data.synthetic_queries import adaptation_data
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.models.whitening import fit_whitening
+from ragcun.models.whitening import calibrate
 from ragcun.training.averaging import share_of_trained
 
 SPLITS = {
@@ -149,7 +149,7 @@ class Task:
         }
         self.reference |= {"joined": ndcg(*self.tests, self.gains)}
         self.start = functools.lru_cache(
-            lambda width: fit_whitening(self.documents, self.own[self.answered], output_dim=width)
+            lambda width: calibrate(self.documents, self.own[self.answered], output_dim=width)
         )
 
 

@@ -74,7 +74,7 @@ def _fitted(options: Options, texts: list[str], queries: list[str]) -> Retrieval
     from ragcun.embeddings.base import Base
     from ragcun.embeddings.joined import JoinedBase, JoinedSource, fit_channel, vector_source
     from ragcun.embeddings.text_base import TextBase
-    from ragcun.models.whitening import check_settings, fit_whitening
+    from ragcun.models.whitening import calibrate, check_settings
 
     base: Base = TextBase.load(options.base_model, device=options.device)
     base.compute_in(options.base_dtype)
@@ -86,6 +86,6 @@ def _fitted(options: Options, texts: list[str], queries: list[str]) -> Retrieval
     try:
         check_settings(**closed_form, dim=base.dimension)  # before texts are encoded
         vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
-        return fit_whitening(*vectors, **closed_form).encoder(base)
+        return calibrate(*vectors, **closed_form).encoder(base)
     except ValueError as error:
         raise InputError(f"cannot calibrate by {options.corpus}: {error}") from error

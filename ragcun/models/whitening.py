@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Whitening:
+class Calibration:
     """The maps of vectors of length 1, W x of documents and W(x − g) of queries, scaled to length 1.
 
     `weight` is W, ``(output_dim, dim)``; `query_shift` is g, ``(dim,)``.
@@ -49,7 +49,7 @@ class Whitening:
         return model.to(base.text_model.device).eval()
 
 
-def fit_whitening(
+def calibrate(
     document_vectors: ArrayLike,
     query_vectors: ArrayLike | None = None,
     exponent: float = EXPONENT,
@@ -57,7 +57,7 @@ def fit_whitening(
     shrinkage: float = 5,
     output_dim: int | None = None,
     ordered: bool = False,
-) -> Whitening:
+) -> Calibration:
     """Return the soft whitening of base vectors ``(n, dim)`` of a corpus, and the shift of its queries; in float64.
 
     With vectors scaled to length 1 and ``C = V Λ Vᵀ`` the documents' covariance, the head is
@@ -67,12 +67,12 @@ def fit_whitening(
     or, for fewer dimensions or `ordered` ones (of falling variance), ``s · (Λ_k + eps)^(−exponent) V_kᵀ`` of the k
     directions of largest variance; s keeps their variance in sum. Exponent 0 keeps the base, 1/2 whitens. Queries are
     moved by the shrunk gap of the means of n queries and of the documents, ``g = f · n/(n + shrinkage) · (mean_q −
-    mean_d)``, with f by `james_stein_factor`.
+    mean_d)``, f = max(0, 1 − t/(n·‖mean_q − mean_d‖²)), t being the trace of the queries' covariance.
 
     Source: exponent 1/2 and eps → 0 is the whitening of Su et al. 2021, arXiv:2103.15316, but for the rotation back and
-    the mean, which is taken off there.
+    the mean, which is taken off there; f: James & Stein 1961, positive part, there with (dim − 2)·σ².
 
-    >>> fit_whitening([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
+    >>> calibrate([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], [[0.8, -0.6], [1.0, 0.0]]).query_shift.round(3).tolist()
     [0.094, -0.23]
     """
     documents = _as_matrix(document_vectors, "document_vectors")
@@ -81,9 +81,11 @@ def fit_whitening(
     if len(documents) < 2:
         raise ValueError(f"document_vectors must hold at least 2 vectors, got {len(documents)}")
     documents = _unit_rows(documents)
-    queries = np.empty((0, dim)) if query_vectors is None else _as_matrix(query_vectors, "query_vectors", columns=dim)
-    shift = _query_shift(_unit_rows(queries), documents, shrinkage) if len(queries) else np.zeros(dim)
-    return Whitening(_weight(documents, exponent, eps, dim if output_dim is None else output_dim, ordered), shift)
+    weight = _weight(documents, exponent, eps, dim if output_dim is None else output_dim, ordered)
+    queries = np.empty((0, dim)) if query_vectors is None else _as_matrix(query_vectors, "query_vectors")
+    if queries.shape[1] != dim:
+        raise ValueError(f"query_vectors have length {queries.shape[1]}, document_vectors have {dim}")
+    return Calibration(weight, _query_shift(_unit_rows(queries), documents, shrinkage))
 
 
 def _weight(documents: Vectors, exponent: float, eps: float, kept: int, ordered: bool) -> Vectors:
@@ -99,48 +101,35 @@ def _weight(documents: Vectors, exponent: float, eps: float, kept: int, ordered:
     return axes.T @ weight if exponent else np.eye(kept)
 
 
-Calibration = Whitening
-calibrate = fit_whitening
-
-
-def james_stein_factor(gap: Vectors, variance: float, count: int) -> float:
-    """Return ``max(0, 1 − (variance / count) / ‖gap‖²)``, where `variance` is the trace of the sample's covariance.
-
-    Source: James & Stein 1961, *Estimation with quadratic loss*, positive part; there ``(dim − 2)·σ²``.
-    """
-    chance, squared = variance / count, float(gap @ gap)
-    return 1 - chance / squared if squared > chance else 0.0
-
-
 def check_settings(exponent: float, eps: float, shrinkage: float, output_dim: int | None, dim: int) -> None:
-    """Raise ValueError if a setting of `fit_whitening` is out of range for vectors of length `dim`."""
+    """Raise ValueError if a setting of `calibrate` is out of range for vectors of length `dim`."""
     if not 0 <= exponent <= 1:
         raise ValueError(f"exponent must be 0 to 1, got {exponent}")
-    if not TINY <= eps < float("inf"):
-        raise ValueError(f"eps must be at least {TINY} and finite, got {eps}")
-    if not (isfinite(shrinkage) and shrinkage >= 0):
-        raise ValueError(f"shrinkage must be at least 0 and finite, got {shrinkage}")
+    for name, value, least in (("eps", eps, TINY), ("shrinkage", shrinkage, 0)):
+        if not least <= value < inf:
+            raise ValueError(f"{name} must be at least {least} and finite, got {value}")
     if output_dim is not None and not 1 <= output_dim <= dim:
         raise ValueError(f"output_dim must be 1 to {dim}, the length of the vectors, got {output_dim}")
 
 
 def _query_shift(queries: Vectors, documents: Vectors, shrinkage: float) -> Vectors:
     count = len(queries)
+    if count == 0:
+        return np.zeros(documents.shape[1])
     gap = queries.mean(axis=0) - documents.mean(axis=0)
     sample = queries if count > 1 else documents
-    factor = james_stein_factor(gap, float(sample.var(axis=0, ddof=1).sum()), count)
+    chance, squared = float(sample.var(axis=0, ddof=1).sum()) / count, float(gap @ gap)
+    factor = 1 - chance / squared if squared > chance else 0.0
     return factor * count / (count + shrinkage) * gap
 
 
-def _as_matrix(vectors: ArrayLike, name: str, columns: int | None = None) -> Vectors:
+def _as_matrix(vectors: ArrayLike, name: str) -> Vectors:
     matrix = np.asarray(vectors, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{name} must have the shape (n, dim), got {matrix.shape}")
-    if columns is not None and matrix.shape[1] != columns:
-        raise ValueError(f"{name} have length {matrix.shape[1]}, document_vectors have {columns}")
-    if not np.isfinite(matrix).all():
-        row = int(np.argmin(np.isfinite(matrix).all(axis=1)))
-        raise ValueError(f"{name} must be finite, row {row} is not")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{name} must be finite, row {finite.argmin()} is not")
     return matrix
 
 

@@ -13,7 +13,7 @@ from ragcun.models.encoder import SYSTEMS
 from ragcun.models.heads import ACTIVATIONS, Head, HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
-from ragcun.models.whitening import fit_whitening
+from ragcun.models.whitening import calibrate
 from tests.models.helpers import exported
 
 DIM = 16
@@ -38,7 +38,7 @@ def whitening(tiny_bert, texts):
     """A whitening of the tiny base whose queries are moved."""
     base = TextBase.load(tiny_bert, device="cpu")
     queries = base.encode(texts[200:260], "query") + 3 * base.encode(texts[:1], "query")
-    whitening = fit_whitening(base.encode(texts[:200], "document"), queries)
+    whitening = calibrate(base.encode(texts[:200], "document"), queries)
     assert np.linalg.norm(whitening.query_shift) > 0.05
     return whitening
 

@@ -10,7 +10,7 @@ import ragcun
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
 from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.models.whitening import Whitening, fit_whitening, james_stein_factor
+from ragcun.models.whitening import Calibration, calibrate
 
 DIM = 16
 
@@ -36,7 +36,7 @@ def queries():
     return anisotropic(30, 1, mean=-0.3)
 
 
-def mapped(whitening: Whitening, documents: np.ndarray) -> np.ndarray:
+def mapped(whitening: Calibration, documents: np.ndarray) -> np.ndarray:
     """Mapped documents before they are scaled to length 1."""
     return unit(documents) @ whitening.weight.T
 
@@ -64,13 +64,13 @@ def test_embeddings_match_the_matrix_power(documents, queries, exponent, eps):
 @pytest.mark.parametrize("output_dim", [None, 5])
 @pytest.mark.parametrize("exponent", [0.0, 0.15, 0.5])
 def test_the_variance_of_the_kept_directions_is_kept(documents, exponent, output_dim):
-    whitening = fit_whitening(documents, exponent=exponent, output_dim=output_dim)
+    whitening = calibrate(documents, exponent=exponent, output_dim=output_dim)
     variances = np.sort(np.linalg.eigvalsh(np.cov(unit(documents).T)))[::-1][:output_dim]
     assert np.trace(np.cov(mapped(whitening, documents).T)) == pytest.approx(variances.sum(), rel=1e-9)
 
 
 def test_exponent_zero_without_queries_is_the_base(documents, queries):
-    whitening = fit_whitening(documents, exponent=0)
+    whitening = calibrate(documents, exponent=0)
     np.testing.assert_allclose(whitening.weight, np.eye(DIM), atol=1e-12)
     np.testing.assert_allclose(whitening.embed_documents(documents), unit(documents), atol=1e-12)
     np.testing.assert_allclose(whitening.embed_queries(queries), unit(queries), atol=1e-12)
@@ -84,23 +84,23 @@ class TestQueryShift:
 
     def test_no_queries_are_not_moved(self, documents, queries):
         for shrinkage, none in ((0, None), (5, None), (0, queries[:0]), (5, queries[:0])):
-            assert not fit_whitening(documents, none, shrinkage=shrinkage).query_shift.any()
+            assert not calibrate(documents, none, shrinkage=shrinkage).query_shift.any()
 
     @pytest.mark.parametrize("count", [2, 7, 30])
     def test_shrinkage_counts_queries_without_a_gap(self, documents, queries, count):
-        plain = fit_whitening(documents, queries[:count], shrinkage=0).query_shift
+        plain = calibrate(documents, queries[:count], shrinkage=0).query_shift
         assert np.linalg.norm(plain) > 0.1
-        np.testing.assert_allclose(fit_whitening(documents, queries[:count], shrinkage=count).query_shift, plain / 2)
-        np.testing.assert_allclose(fit_whitening(documents, queries[:count], shrinkage=1e12).query_shift, 0, atol=1e-9)
+        np.testing.assert_allclose(calibrate(documents, queries[:count], shrinkage=count).query_shift, plain / 2)
+        np.testing.assert_allclose(calibrate(documents, queries[:count], shrinkage=1e12).query_shift, 0, atol=1e-9)
 
     def test_one_query_varies_as_the_documents_do(self, documents):
         far = -unit(documents).mean(axis=0, keepdims=True)
         gap = self.gap(documents, far)
         variance = np.trace(np.cov(unit(documents).T))
         expected = (1 - variance / (gap @ gap)) / 6 * gap
-        np.testing.assert_allclose(fit_whitening(documents, far).query_shift, expected, atol=1e-12)
+        np.testing.assert_allclose(calibrate(documents, far).query_shift, expected, atol=1e-12)
         near = unit(documents).mean(axis=0, keepdims=True)
-        np.testing.assert_array_equal(fit_whitening(documents, near).query_shift, np.zeros(DIM))
+        np.testing.assert_array_equal(calibrate(documents, near).query_shift, np.zeros(DIM))
 
     def test_it_is_nearer_the_truth_than_the_gap_itself(self):
         """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
@@ -109,28 +109,23 @@ class TestQueryShift:
         errors = []
         for start in range(0, 600, 12):
             some = all_queries[start : start + 12]
-            found = fit_whitening(documents, some, shrinkage=0).query_shift, self.gap(documents, some)
+            found = calibrate(documents, some, shrinkage=0).query_shift, self.gap(documents, some)
             errors.append([((estimate - truth) ** 2).sum() for estimate in found])
         shrunk, plain = np.mean(errors, axis=0)
         assert shrunk < plain
 
-    @pytest.mark.parametrize(("variance", "count", "factor"), [(2, 1, 0.5), (4, 1, 0), (5, 1, 0), (4, 4, 0.75)])
-    def test_the_factor(self, variance, count, factor):
-        assert james_stein_factor(np.array([0.0, 2.0]), variance, count) == factor
-        assert james_stein_factor(np.zeros(2), 0.0, count) == 0
-
 
 def test_fewer_dimensions_are_the_leading_directions(documents, queries):
-    whole, cut = fit_whitening(documents, queries), fit_whitening(documents, queries, output_dim=4)
+    whole, cut = calibrate(documents, queries), calibrate(documents, queries, output_dim=4)
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
     inner, coordinates = mapped(whole, documents) @ axes[:, np.argsort(variances)[:-5:-1]], mapped(cut, documents)
     np.testing.assert_allclose(unit(inner) @ unit(inner).T, unit(coordinates) @ unit(coordinates).T, atol=1e-9)
     np.testing.assert_array_equal(cut.query_shift, whole.query_shift)
-    np.testing.assert_array_equal(fit_whitening(documents, queries, output_dim=DIM).weight, whole.weight)
+    np.testing.assert_array_equal(calibrate(documents, queries, output_dim=DIM).weight, whole.weight)
 
 
 def test_fewer_documents_than_dimensions_give_finite_maps():
-    whitening = fit_whitening(anisotropic(3, 0))
+    whitening = calibrate(anisotropic(3, 0))
     assert np.isfinite(whitening.weight).all()
     np.testing.assert_allclose(np.linalg.norm(whitening.embed_documents(anisotropic(3, 0)), axis=1), 1)
 
@@ -153,13 +148,13 @@ def test_fewer_documents_than_dimensions_give_finite_maps():
 )
 def test_impossible_settings_and_vectors(documents, arguments, message):
     with pytest.raises(ValueError, match=message):
-        fit_whitening(**({"document_vectors": documents} | arguments))  # type: ignore[arg-type]
+        calibrate(**({"document_vectors": documents} | arguments))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("output_dim", [None, 6])
 def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(base, texts, tmp_path, output_dim):
     documents, queries = base.encode(texts[:200], "document"), base.encode(texts[200:230], "query")
-    whitening = fit_whitening(documents, queries + 3 * documents[:1], output_dim=output_dim)
+    whitening = calibrate(documents, queries + 3 * documents[:1], output_dim=output_dim)
     encoder = whitening.encoder(base)
     assert isinstance(encoder, AsymmetricProjectionModel)
     expected = whitening.embed_queries(queries), whitening.embed_documents(queries)
@@ -175,9 +170,9 @@ def test_the_encoder_is_the_whitening_in_and_out_of_ragcun(base, texts, tmp_path
 def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert):
     base = TextBase.load(tiny_bert, normalize=False, device="cpu")
     with pytest.raises(ValueError, match="normalize=True"):
-        fit_whitening(anisotropic(20, 0)).encoder(base)
+        calibrate(anisotropic(20, 0)).encoder(base)
     with pytest.raises(ValueError, match="of length 8, the base gives 16"):
-        fit_whitening(anisotropic(20, 0, dim=8)).encoder(base)
+        calibrate(anisotropic(20, 0, dim=8)).encoder(base)
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
@@ -197,7 +192,7 @@ def test_normalised_output_has_length_one_everywhere(base, system, tmp_path):
 
 def test_ordered_whitening_has_the_same_distances_and_can_be_cut(documents, queries):
     plain, ordered, fewer = (
-        fit_whitening(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
+        calibrate(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
     )
     for name in ("embed_queries", "embed_documents"):
         whole, turned, small = (getattr(each, name)(documents[:20]) for each in (plain, ordered, fewer))
