@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -66,10 +65,3 @@ class EmbeddedRows:
     def take(self, rows: Rows, axis: int = 0) -> Vectors:
         """Return some rows, as an array does."""
         return self.encoder.embed(self.encoder.cache.vectors[self._rows[rows]], "document")
-
-
-def document_rows(encoder: Any, texts: list[str]) -> Any:
-    """Return the embeddings of documents: `EmbeddedRows` where base vectors are cached, else an array."""
-    if isinstance(encoder, CachedEncoder):
-        return EmbeddedRows(encoder, texts)
-    return encoder.encode_document(texts)

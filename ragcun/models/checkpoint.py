@@ -9,12 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
-from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_folder, require_inside
+from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
 from ragcun.tensors import contiguous, naming_disk_errors
@@ -65,35 +64,31 @@ def write_folder(
 
 
 def read_folder(
-    folder: str | Path, device: str | None = None
+    folder: Path, device: str | None = None
 ) -> tuple[dict[str, Any], SentenceTransformer | None, dict[str, Tensor], torch.device]:
     """Read description, text model (None if heads are on vectors), weights beside the base, and device of a checkpoint.
 
-    InputError if the folder is missing, damaged, or holds files that are not its own.
+    Raises:
+        InputError: the folder is missing, damaged, or holds files that are not its own.
+        KeyError, TypeError, AttributeError, OSError, SafetensorError: it is corrupt.
     """
-    folder = Path(model_folder(str(folder)))
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder of ragcun train")
     description = read_json(folder / CONFIG)
-    try:
-        if description["format"] not in READABLE:
-            raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
-        signed = description["format"] == FORMAT or OWN_SUM in description
-        if signed and description[OWN_SUM] != description_digest(description):
-            raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
-        _check_files(folder, description["files_blake2b"])
-        parts = load_file(folder / WEIGHTS)
-        for place in ("", f"{DENSE}/"):
-            if f"{place}{MODULES}" in description["files_blake2b"]:
-                model = load_sentence_transformer(str(folder / place), str(folder), device)
-                return description, model, parts, model.device
-        return description, None, parts, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG} is corrupt ({error!r}); copy the checkpoint again") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
+    if description["format"] not in READABLE:
+        raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
+    signed = description["format"] == FORMAT or OWN_SUM in description
+    if signed and description[OWN_SUM] != description_digest(description):
+        raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
+    _check_files(folder, description["files_blake2b"])
+    parts = load_file(folder / WEIGHTS)
+    for place in ("", f"{DENSE}/"):
+        if f"{place}{MODULES}" in description["files_blake2b"]:
+            model = load_sentence_transformer(str(folder / place), str(folder), device)
+            return description, model, parts, model.device
+    return description, None, parts, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -108,9 +103,8 @@ def has_text_model(checkpoint: str | Path) -> bool:
 
 def trained_parameters(checkpoint: str | Path) -> int | None:
     """Return how many weights the training of a checkpoint changed; None where it is none, or does not say."""
-    if not (Path(checkpoint) / CONFIG).is_file():
-        return None
-    count = read_json(Path(checkpoint) / CONFIG).get(TRAINED)
+    path = Path(checkpoint) / CONFIG
+    count = read_json(path).get(TRAINED) if path.is_file() else None
     return count if isinstance(count, int) else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ragcun.batch import PairBatch, Role, Views
@@ -125,14 +126,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Return statistics of a batch that belong to this system alone, for the log."""
         return {}
 
-    def base_vectors(self, batch: PairBatch) -> tuple[Float[Tensor, "rows base_dim"], list[int]]:
-        """Return what heads see of a batch's queries, positives, negatives and pool, and how many rows each has."""
-        inputs = [part for part in (batch.query, batch.positive, batch.negative, batch.pool) if part is not None]
-        if all(isinstance(part, Tensor) for part in inputs):
-            return self.base(torch.cat(cast("list[Tensor]", inputs))), [len(part) for part in inputs]
-        vectors = [self.base(part) for part in inputs]
-        return torch.cat(vectors), [len(rows) for rows in vectors]
-
     def parameter_groups(
         self, base_rate: float, rates: dict[str, float], weight_decay: float = 0.0
     ) -> list[dict[str, Any]]:
@@ -141,10 +134,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         for name, module in {"base": self.base, **self.parts()}.items():
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
             rate = base_rate if name == "base" else rates[name]
-            for decayed in (True, False):
-                members = [parameter for parameter in trained if (parameter.ndim >= 2) == decayed]
-                decay = weight_decay if decayed else 0.0
-                if members:
+            for decay, matrices in ((weight_decay, True), (0.0, False)):
+                if members := [parameter for parameter in trained if (parameter.ndim >= 2) == matrices]:
                     groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": name})
         if not groups:
             raise ValueError("nothing to train: base, head and predictor are all frozen")
@@ -205,17 +196,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def trained_state(self) -> dict[str, Tensor]:
         """Return `own_state` and those weights of the base that training changes, by name."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        own = self.own_state()
-        return {name: tensor for name, tensor in self.state_dict().items() if name in trained or name in own}
+        return {n: tensor for n, tensor in self.state_dict().items() if n in trained or not n.startswith("base.")}
 
     def to_sentence_transformer(self) -> SentenceTransformer:
         """Return this encoder as a sentence-transformers model, compared by Euclidean distance.
 
         Its modules are built-in ones, but for a lexical channel of words, which sentence-transformers cannot save.
         """
-        with torch.random.fork_rng(
-            devices=()
-        ):  # new modules draw weights before they get ours; a saved run is to go on alike
+        # new modules draw weights before they get ours; a saved run is to continue alike
+        with torch.random.fork_rng(devices=()):
             modules = [*normalize_modules(self.base.normalize), *self.export_modules()]
             return self.base.plain_model(modules, "euclidean")
 
@@ -229,14 +218,12 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
-        A lexical channel is in ``lexical/``; with one of words, the sentence-transformers folder is ``dense/``, that of
-        the untouched base.
-
+        A lexical channel is in ``lexical/``; with one of words, ``dense/`` is the untouched base as such a folder.
         `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
         positives, `held_out` says which were hidden from training; `trained` is the number of trained parameters.
         """
-        parts = {"base": self.base.to_config(), "config": self.to_config()}
-        description = {"system": self.system, "dimension": self.dimension, **parts}
+        description = {"system": self.system, "dimension": self.dimension}
+        description |= {"base": self.base.to_config(), "config": self.to_config()}
         description |= {} if trained is None else {TRAINED: trained}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
         model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
@@ -249,19 +236,19 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
-        folder = model_folder(str(folder))
-        description, model, parts, to_device = read_folder(folder, device)
+        folder = Path(model_folder(str(folder)))
         try:
+            description, model, parts, to_device = read_folder(folder, device)
             system, described = SYSTEMS[description["system"]], description["base"]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
-            base: Base = VectorBase(**described) if model is None else _text_base(Path(folder), model, described)
+            base: Base = VectorBase(**described) if model is None else _text_base(folder, model, described)
             encoder = system.from_config(base, description["config"])
             copy_strictly(encoder.own_state(), parts)
         except InputError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"checkpoint {folder} is corrupt ({error}); copy it again") from error
+        except (KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError) as error:
+            raise InputError(f"checkpoint {folder} is corrupt ({error!r}); copy it again") from error
         return cast("Self", encoder.to(to_device).eval())
 
 

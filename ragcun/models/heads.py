@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -50,21 +50,15 @@ class HeadShape:
                 raise ValueError(f"head {setting} must be one of {', '.join(known)}, got {value!r}")
         if self.output_dim < 1:
             raise ValueError(f"output_dim must be at least 1, got {self.output_dim}")
-        if not 2 <= self.depth <= 4:
-            raise ValueError(f"head depth must be 2 to 4, got {self.depth}")
-        if not 1 <= self.expansion <= 4:
-            raise ValueError(f"head expansion must be 1 to 4, got {self.expansion}")
+        for name, least, most in (("depth", 2, 4), ("expansion", 1, 4)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"head {name} must be {least} to {most}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"head dropout must be at least 0 and below 1, got {self.dropout}")
 
     def to_dict(self) -> dict[str, str | int | float]:
         """Return the fields as plain values."""
         return asdict(self)
-
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the hidden layers."""
-        return round(self.input_dim * self.expansion)
 
 
 @dataclass(frozen=True)
@@ -79,31 +73,33 @@ class Stack:
     def is_identity(self) -> bool:
         """Whether it gives its input, bit for bit: by one layer alone, or by a skip around a last layer of zeros."""
         weight, bias = self.layers[-1]
-        if self.skip is None:
-            return len(self.layers) == 1 and not bias.any() and _is_eye(weight)
-        return not weight.any() and not bias.any() and _is_eye(self.skip)
-
-
-def _is_eye(matrix: Tensor) -> bool:
-    rows, columns = matrix.shape
-    return rows == columns and torch.equal(matrix, torch.eye(rows, dtype=matrix.dtype, device=matrix.device))
+        kept, changed = (weight, len(self.layers) > 1) if self.skip is None else (self.skip, bool(weight.any()))
+        return not changed and not bias.any() and torch.equal(kept, torch.eye(len(kept)).to(kept))
 
 
 class Stackable(nn.Module, abc.ABC):
-    """A module of the shape `config` that can say which `Stack` it computes in evaluation mode."""
+    """A head or predictor of the shape `config`, which can say what `Stack` it computes in evaluation mode.
+
+    `shows` are the optional fields of `Views` that a predictor fills by `predict`.
+    """
 
     config: HeadShape
+    shows: ClassVar[frozenset[str]] = frozenset({"predicted"})
 
     @abc.abstractmethod
     def stack(self) -> Stack:
         """Return the layers."""
+
+    def predict(self, query: Float[Tensor, "batch dim"]) -> dict[str, Tensor]:
+        """Return the fields of `shows`."""
+        return {"predicted": self(query)}
 
 
 class Head(Stackable):
     """A skip connection, a network, or both: ``head(x) = S x + network(x)``.
 
     `skip` is S ``(output_dim, input_dim)``, None for the identity; only residual heads have one. Skip and linear layer
-    start as the identity, cut or padded with zeros.
+    start as the identity, cut or padded with zeros, if `starts_preserving`.
     """
 
     skip: Tensor | None
@@ -111,12 +107,14 @@ class Head(Stackable):
     def __init__(self, config: HeadShape) -> None:
         super().__init__()
         self.config = config
-        widths = [config.input_dim, *[config.hidden_dim] * (0 if config.kind == "linear" else config.depth - 1)]
+        hidden = round(config.input_dim * config.expansion)
+        widths = [config.input_dim, *[hidden] * (0 if config.kind == "linear" else config.depth - 1)]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], config.output_dim))
         self.has_skip = config.kind == "residual"
+        self.starts_preserving = config.start == "preserving" and config.kind != "mlp"
         if self.starts_preserving:
             (nn.init.zeros_ if self.has_skip else nn.init.eye_)(self.linears[-1].weight)
             nn.init.zeros_(self.linears[-1].bias)
@@ -139,17 +137,11 @@ class Head(Stackable):
 
     def stack(self) -> Stack:
         """Return the layers as they compute in evaluation mode."""
-        linears = self.linears
-        activations: list[nn.Module] = [ACTIVATIONS[self.config.activation]() for _ in linears[1:]]
+        layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in self.linears]
         skip = self.skip
         if self.has_skip and skip is None:
-            skip = torch.eye(self.config.input_dim).to(linears[0].weight)
-        return Stack([(layer.weight, layer.bias) for layer in linears], activations, skip)
-
-    @property
-    def starts_preserving(self) -> bool:
-        """Whether the head begins as the identity or the best-preserving projection."""
-        return self.config.start == "preserving" and self.config.kind != "mlp"
+            skip = torch.eye(self.config.input_dim).to(layers[0][0])
+        return Stack(layers, [ACTIVATIONS[self.config.activation]() for _ in layers[1:]], skip)
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "n input_dim"]) -> None:
@@ -166,11 +158,11 @@ class Head(Stackable):
         A residual head takes W as its skip and b as its last bias; an mlp carries x by `carry_linear_map`.
         """
         config = self.config
-        if weight.shape != (config.output_dim, config.input_dim) or bias.shape != (config.output_dim,):
-            expected = f"({config.output_dim}, {config.input_dim}) and ({config.output_dim},)"
-            raise ValueError(f"weight and bias must be {expected}, got {tuple(weight.shape)} and {tuple(bias.shape)}")
+        expected = (config.output_dim, config.input_dim), (config.output_dim,)
+        if (given := (tuple(weight.shape), tuple(bias.shape))) != expected:
+            raise ValueError("weight and bias must be {} and {}, got {} and {}".format(*expected, *given))
         if not self.has_skip:
-            carries = config.activation != "tanh" and config.hidden_dim >= 2 * config.input_dim
+            carries = config.activation != "tanh" and self.linears[0].out_features >= 2 * config.input_dim
             if len(self.linears) > 1 and not carries:
                 raise ValueError(
                     "an mlp starts as a given matrix with gelu, relu or silu and an expansion of at least 2 alone, got "
@@ -209,8 +201,6 @@ def preserving_projection(vectors: Float[Tensor, "n input_dim"], output_dim: int
     """Return the orthonormal projection that keeps most of the squared distances: the first `principal_axes`."""
     if len(vectors) < 2:
         raise ValueError(f"a projection needs at least 2 vectors, got {len(vectors)}")
-    if output_dim > vectors.shape[1]:
-        raise ValueError(f"cannot keep {output_dim} of {vectors.shape[1]} dimensions")
     return principal_axes(vectors)[1][:output_dim].to(vectors.dtype)
 
 
@@ -232,9 +222,12 @@ def dense_modules(stack: Stack) -> list[Dense]:
     A skip is carried through the activations by pairs of units: ``act(x) − act(−x) = x`` for gelu, relu and silu; tanh
     carries it scaled, ``tanh(εx)/ε = x − ε²x³/3 + …``, a relative error below 2·10⁻⁸·x² for ε = 2⁻¹².
     """
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     layers = stack.layers if stack.skip is None else _carry_skip(stack, stack.skip)
+    copies = [(weight.detach().clone(), bias.detach().clone()) for weight, bias in layers]
     after = [*stack.activations, None]
-    return [_dense(w, b, activation) for (w, b), activation in zip(layers, after, strict=True)]
+    return [Dense(w.shape[1], len(w), True, activation, w, b) for (w, b), activation in zip(copies, after, strict=True)]
 
 
 def normalize_modules(normalize: bool) -> list[nn.Module]:
@@ -245,9 +238,6 @@ def normalize_modules(normalize: bool) -> list[nn.Module]:
 
 
 def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
-    if not stack.activations:
-        ((weight, bias),) = stack.layers
-        return [(weight + skip, bias)]
     split, join = unit_pairs(skip)
     tanh = [isinstance(activation, nn.Tanh) for activation in stack.activations]
     splits = [split * (TANH_SCALE if scaled else 1.0) for scaled in tanh]
@@ -259,13 +249,6 @@ def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:
         layers.append((torch.block_diag(splits[i + 1] @ joins[i], weight), torch.cat([zeros, bias])))
     layers.append((torch.cat([skip @ joins[-1], last[0]], dim=1), last[1]))
     return layers
-
-
-def _dense(weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"], activation: nn.Module | None) -> Dense:
-    from sentence_transformers.sentence_transformer.modules import Dense
-
-    weight, bias = weight.detach().clone(), bias.detach().clone()
-    return Dense(weight.shape[1], weight.shape[0], True, activation, weight, bias)
 
 
 def unit_pairs(skip: Float[Tensor, "out dim"]) -> tuple[Float[Tensor, "2*dim dim"], Float[Tensor, "dim 2*dim"]]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class ProjectionEncoder(RetrievalEncoder):
         query_embedding: what retrieval uses as a query's embedding, ``projection`` or ``prediction``.
         normalize_output: whether embeddings are scaled to length 1; not possible with a predictor.
     """
+
+    predictor_class: ClassVar[type[Stackable]] = Head
 
     def __init__(
         self,
@@ -71,11 +73,7 @@ class ProjectionEncoder(RetrievalEncoder):
             if isinstance(kind, str):
                 kind = replace(shape, kind=kind, matrix_skip=False, start="preserving")
             out = shape.output_dim
-            self.predictor = self.make_predictor(replace(kind, input_dim=out, output_dim=out))
-
-    def make_predictor(self, config: HeadShape) -> Stackable:
-        """Build the predictor."""
-        return Head(config)
+            self.predictor = self.predictor_class(replace(kind, input_dim=out, output_dim=out))
 
     @property
     def document_head(self) -> Head:
@@ -111,28 +109,32 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def project(self, batch: PairBatch) -> dict[str, Any]:
         """Return the fields of `Views` that all systems share: projections, masks."""
-        vectors, sizes = self.base_vectors(batch)
+        fields = ("query", "positive", "negative", "pool")
+        inputs = {name: part for name in fields if (part := getattr(batch, name)) is not None}
+        if all(isinstance(part, Tensor) for part in inputs.values()):
+            sizes, vectors = list(map(len, inputs.values())), self.base(torch.cat(list(inputs.values())))
+        else:
+            each = [self.base(part) for part in inputs.values()]
+            sizes, vectors = list(map(len, each)), torch.cat(each)
         if self.document_head is self.head:
-            query, positive, *rest = self.finish(self.head(vectors)).split(sizes)
+            rows = self.finish(self.head(vectors)).split(sizes)
         else:
             query = self.finish(self.head(vectors[: sizes[0]]))
-            positive, *rest = self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
-        pool = None if batch.pool is None else rest.pop()
-        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None, "pool": pool}
-        masks = {"negative_mask": batch.negative_mask, "relevant": batch.relevant, "pool_relevant": batch.pool_relevant}
-        return shown | masks
+            rows = query, *self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
+        masks = {name: getattr(batch, name) for name in ("negative_mask", "relevant", "pool_relevant")}
+        return dict(zip(inputs, rows, strict=True)) | masks
 
     def forward(self, batch: PairBatch) -> Views:
         """Project queries, positives and negatives; with a predictor, guess the positive from the query."""
         shown = self.project(batch)
         if self.predictor is None:
             return Views(**shown)
-        return Views(**shown, predicted=self.predictor(shown["query"]), target=shown["positive"])
+        return Views(**shown, **self.predictor.predict(shown["query"]), target=shown["positive"])
 
     @property
     def shows(self) -> frozenset[str]:
         """Names of the optional fields of `Views` that this encoder fills."""
-        return frozenset() if self.predictor is None else frozenset({"predicted"})
+        return frozenset() if self.predictor is None else self.predictor.shows
 
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start heads that cut dimensions as the projection that preserves these vectors best."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -37,16 +38,15 @@ class IsotropicGaussianEncoder(ProjectionEncoder):
     def __init__(
         self, *args: Any, base_model: str | None = None, freeze_base: bool | None = None, **settings: Any
     ) -> None:
-        as_in_notes = base_model is not None or freeze_base is not None
-        if as_in_notes:
-            notes, base = read_config("notes"), TextBase.load(base_model or ModelConfig.base_model)
-            settings["base"] = base
-            if "head" not in settings:
-                output_dim = settings.pop("output_dim", notes["output_dim"])
-                settings["head"] = HeadShape(notes["head"], base.dimension, output_dim, dropout=notes["dropout"])
-        super().__init__(*args, **settings)
-        if as_in_notes:
-            self.freeze_base(freeze_base is not False)
+        if base_model is None and freeze_base is None:
+            super().__init__(*args, **settings)
+            return
+        notes, base = read_config("notes"), TextBase.load(base_model or ModelConfig.base_model)
+        if "head" not in settings:
+            output_dim = settings.pop("output_dim", notes["output_dim"])
+            settings["head"] = HeadShape(notes["head"], base.dimension, output_dim, dropout=notes["dropout"])
+        super().__init__(*args, **settings | {"base": base})
+        self.freeze_base(freeze_base is not False)
 
 
 @register_system
@@ -57,12 +57,11 @@ class AsymmetricProjectionModel(ProjectionEncoder):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.documents: nn.Module = Head(self.head.config)
+        self.documents = Head(self.head.config)
 
     @property
     def document_head(self) -> Head:
         """The head of documents."""
-        assert isinstance(self.documents, Head)
         return self.documents
 
     def freeze_side(self, side: Role) -> None:
@@ -124,12 +123,9 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
     def forward(self, batch: PairBatch) -> Views:
         """Project online, predict from the query, and let the target embed the positive."""
-        shown = self.project(batch)
-        assert self.predictor is not None
         with torch.no_grad():
-            base = self.base if self.target_base is None else self.target_base
-            target = self.target_head(base(batch.positive))
-        return Views(**shown, predicted=self.predictor(shown["query"]), target=target)
+            target = self.target_head((self.target_base or self.base)(batch.positive))
+        return replace(super().forward(batch), target=target)
 
     def after_step(self, decay: float) -> None:
         """Move the target towards the online weights (`follow`)."""
@@ -169,6 +165,8 @@ def follow(target: nn.Module, online: nn.Module, decay: float) -> None:
 class ResidualPredictor(Stackable):
     """``q + alpha · tanh(delta(q))``, with a learnable alpha; no coordinate moves by more than |alpha|."""
 
+    shows = frozenset({"predicted", "residual"})
+
     def __init__(self, config: HeadShape) -> None:
         super().__init__()
         if config.kind == "residual":
@@ -177,15 +175,14 @@ class ResidualPredictor(Stackable):
         self.delta = Head(config)
         self.alpha = nn.Parameter(torch.tensor(ALPHA_AT_START))
 
-    def corrected(
-        self, query: Float[Tensor, "batch dim"], delta: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch dim"]:
-        """Return the prediction that belongs to a value of delta."""
-        return query + self.alpha * delta.tanh()
+    def predict(self, query: Float[Tensor, "batch dim"]) -> dict[str, Tensor]:
+        """Return the prediction and delta."""
+        delta = self.delta(query)
+        return {"predicted": query + self.alpha * delta.tanh(), "residual": delta}
 
     def forward(self, query: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Predict the document's embedding."""
-        return self.corrected(query, self.delta(query))
+        return self.predict(query)["predicted"]
 
     def stack(self) -> Stack:
         """Return delta's layers, tanh, and alpha as a layer, around a skip connection."""
@@ -202,23 +199,8 @@ class ResidualPredictorEncoder(ProjectionEncoder):
     system = "respred"
     always_predicts = True
     predictor_kind = "mlp"
+    predictor_class = ResidualPredictor
     predictor: ResidualPredictor
-
-    def make_predictor(self, config: HeadShape) -> Stackable:
-        """Build the residual predictor."""
-        return ResidualPredictor(config)
-
-    @property
-    def shows(self) -> frozenset[str]:
-        """Names of the optional fields of `Views` that this encoder fills."""
-        return super().shows | {"residual"}
-
-    def forward(self, batch: PairBatch) -> Views:
-        """Project, and predict the positive from the query by a bounded correction."""
-        shown = self.project(batch)
-        delta = self.predictor.delta(shown["query"])
-        predicted = self.predictor.corrected(shown["query"], delta)
-        return Views(**shown, predicted=predicted, target=shown["positive"], residual=delta)
 
     @torch.no_grad()
     def diagnostics(self, views: Views) -> dict[str, float]:

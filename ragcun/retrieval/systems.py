@@ -21,7 +21,7 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import existing_file, file_digest
-from ragcun.models.cached_encoder import CachedEncoder, document_rows
+from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
@@ -108,7 +108,9 @@ class DenseRetriever:
     @once
     def documents(self, collection: Collection) -> Any:
         """Return the embeddings of documents, an array or `EmbeddedRows`."""
-        return document_rows(self.encoder, [document.content for document in collection.documents.values()])
+        texts = [document.content for document in collection.documents.values()]
+        cached = isinstance(self.encoder, CachedEncoder)
+        return EmbeddedRows(self.encoder, texts) if cached else self.encoder.encode_document(texts)
 
     def search(self, collection: Collection, embedded: Embedded, k: int) -> Run:
         """Search among embedded documents."""

@@ -125,10 +125,7 @@ class ObjectiveLoss(nn.Module):
             if self.target is not None:
                 with torch.no_grad():
                     target = self.target(dict(columns[1]))["sentence_embedding"]
-            if not isinstance(self.predictor, ResidualPredictor):
-                return Views(**shown, predicted=self.predictor(query), target=target)
-            delta = self.predictor.delta(query)
-            return Views(**shown, predicted=self.predictor.corrected(query, delta), target=target, residual=delta)
+            return Views(**shown, **self.predictor.predict(query), target=target)
 
     @property
     def online(self) -> SentenceTransformer:

@@ -11,7 +11,7 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models import cached_encoder
 from ragcun.models import encoder as encoder_module
-from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows, document_rows
+from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
 from ragcun.models.encoder import BLOCK, PairBatch
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
@@ -137,8 +137,7 @@ def encoders(base, tmp_path, monkeypatch):
 def test_every_slice_is_that_of_the_whole(encoders):
     for each in encoders:
         whole = each.encode_document(TEXTS)
-        rows = document_rows(each, TEXTS)
-        assert isinstance(rows, EmbeddedRows)
+        rows = EmbeddedRows(each, TEXTS)
         assert rows.shape == whole.shape
         assert len(rows) == len(whole)
         for start, stop in ((0, 60), (0, 16), (5, 6), (15, 17), (31, 60), (48, 99), (60, 80), (7, 3)):
@@ -150,7 +149,7 @@ def test_every_slice_is_that_of_the_whole(encoders):
 def test_search_in_them_is_search_in_the_whole(encoders, budget):
     for each in encoders:
         queries = each.encode_query(TEXTS[:9])
-        found = top_k(queries, document_rows(each, TEXTS), 12, memory_budget_bytes=budget)
+        found = top_k(queries, EmbeddedRows(each, TEXTS), 12, memory_budget_bytes=budget)
         expected = top_k(queries, each.encode_document(TEXTS), 12)
         assert_array_equal(found.indices, expected.indices)
         assert_array_equal(found.scores, expected.scores)
