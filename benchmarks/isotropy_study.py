@@ -105,7 +105,7 @@ class Set:
     def score(self, queries, documents, hidden: bool = False, binary: bool = False) -> dict[str, float]:
         """Return NDCG@10 of test queries, over all and over those without a seen relevant document."""
         from ragcun.retrieval.metrics import evaluate_run, mean
-        from ragcun.retrieval.quantization import store
+        from ragcun.retrieval.quantization import restored
         from ragcun.retrieval.runs import make_run
         from ragcun.retrieval.search import top_k
 
@@ -113,7 +113,7 @@ class Set:
         kept = [row for row, query in enumerate(self.test.queries) if query in test.queries]
         found = documents[self.hidden] if hidden else documents
         if binary:
-            found = store(found, "binary").restored()
+            found = restored(found, "binary")
         result = top_k(queries[kept], found, 11, "dot" if binary else "euclidean")
         run = make_run(list(test.queries), list(test.documents), result.scores, result.indices, 10)
         values = evaluate_run(run, test.qrels, (10,))["NDCG@10"]

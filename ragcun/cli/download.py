@@ -126,7 +126,7 @@ def msmarco(options: MsmarcoOptions) -> str:
     else:
         mined = miner(found.pairs, options.source, found.pool, found.known)
         logger.info("%s", mined.report)
-        pairs, report["mining"] = mined.rows, mined.report.to_dict()
+        pairs, report["mining"] = mined.rows, vars(mined.report)
     made = write_split_pairs(folder, pairs, found.dev, report)
     download.write_manifest(rows.source, found.counts, [*made, statistics])
     return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])

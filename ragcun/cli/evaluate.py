@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.results import Results
-    from ragcun.retrieval.choice import Labels
+    from ragcun.retrieval.memory import Labels
     from ragcun.retrieval.systems import Retriever, System
 
 MTEB_FORMAT = 1
@@ -91,7 +91,7 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
     from ragcun.embeddings.hub import model_folder
     from ragcun.embeddings.precomputed import read_vectors
     from ragcun.models.checkpoint import has_text_model, is_checkpoint
-    from ragcun.retrieval.choice import Labels
+    from ragcun.retrieval.memory import Labels
     from ragcun.retrieval.systems import System, open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
@@ -152,7 +152,7 @@ def _combined(options: Options, model: System, opened: Mapping[str, Retriever], 
 
 def _choices(results: Results) -> str:
     """Say what was chosen for each collection, and why."""
-    from ragcun.retrieval.choice import reason
+    from ragcun.retrieval.metrics import reason
 
     lines = [
         f"- {name}, {results.baselines[slug].name}: {what} {reason(record)}\n"

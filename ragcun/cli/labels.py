@@ -31,8 +31,8 @@ def memorize(options: MemorizeOptions) -> str:
 
     from ragcun.data.overlap import read_seen
     from ragcun.io import replacing_file, write_json, write_text
-    from ragcun.retrieval.choice import Labels, reason
-    from ragcun.retrieval.memory import MovedDocuments
+    from ragcun.retrieval.memory import Labels, MovedDocuments
+    from ragcun.retrieval.metrics import reason
     from ragcun.retrieval.systems import DenseRetriever, open_system
 
     folders, lines = options.collections(), []
@@ -41,7 +41,7 @@ def memorize(options: MemorizeOptions) -> str:
     for folder in folders:
         collection = folder.load()
         labels = Labels({folder.name: folder.path})
-        if labels.training(collection) is None or not isinstance(system.retriever, DenseRetriever):
+        if not labels.pairs(collection) or not isinstance(system.retriever, DenseRetriever):
             raise InputError(f"{folder.path}: no training queries in qrels/train.tsv to move documents by; add them")
         memory = MovedDocuments.of(system.retriever, labels, seen)
         if options.strength is not None:
@@ -75,8 +75,7 @@ def overlap(options: OverlapOptions) -> str:
     from ragcun.io import write_text
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
-    from ragcun.retrieval.runs import read_run
-    from ragcun.retrieval.stored import StoredRetriever
+    from ragcun.retrieval.runs import StoredRetriever, read_run
     from ragcun.retrieval.systems import System
 
     check_bounds(options)

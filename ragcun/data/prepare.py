@@ -53,8 +53,8 @@ def with_negatives(rows: list[Row], source: str, miners: Miners, **mining: Any) 
     reports, mining = {}, {name: values and list(values) for name, values in mining.items()}
     for method, miner in miners.items():
         rows, reports[method] = miner(rows, source, **mining)
-    by_method = {method: report.to_dict() for method, report in reports.items()}
-    counts |= {"rows": len(rows), "negatives": by_method if len(miners) > 1 else reports[method].to_dict()}
+    by_method = {method: vars(report) for method, report in reports.items()}
+    counts |= {"rows": len(rows), "negatives": by_method if len(miners) > 1 else vars(reports[method])}
     return SplitPairs(rows, counts, "; ".join([_counted(counts), *map(str, reports.values())]))
 
 

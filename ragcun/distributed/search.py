@@ -85,7 +85,6 @@ class Shard:
 
     number: int  # from 1
     search: ShardedSearch
-    distance: Distance
     start: int  # first row in the corpus
     order: NDArray[np.int64]  # ranks of the rows among equal scores
     made_from: dict[str, Any]  # equal records mean equal vectors
@@ -126,12 +125,11 @@ class Shard:
         self.file("texts", "jsonl").unlink()
 
     def _search(self) -> None:
-        search = self.search
-        budget, device, queries = search.memory_budget_bytes, search.device, np.load(search.folder / "queries.npy")
+        queries = np.load(self.search.folder / "queries.npy")
         documents = np.load(self.file("documents", "npy"), mmap_mode="r")
-        found = top_k(queries, documents, search.k + 1, self.distance, budget, device, order=self.order)
-        record = self.made_from | self.searched
-        with _writing(self.file("result", "npz"), record) as file, file.open("wb") as stream:
+        distance, budget = self.searched["distance"], self.search.memory_budget_bytes
+        found = top_k(queries, documents, self.search.k + 1, distance, budget, self.search.device, order=self.order)
+        with _writing(self.file("result", "npz"), self.made_from | self.searched) as file, file.open("wb") as stream:
             np.savez(stream, scores=found.scores, indices=found.indices + self.start)
 
 
@@ -167,8 +165,8 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
     collection = source.load()
     opened.cache_clear()
     model = opened(search)
-    query_ids, document_ids = list(collection.queries), list(collection.documents)
-    texts = list(collection.queries.values())
+    query_ids, texts = list(collection.queries), list(collection.queries.values())
+    document_ids = list(collection.documents)
     with replacing_file(search.folder / "queries.npy") as file, _torch_threads(search.threads):
         _write_matrix(file, model.encode(texts, "query"), (len(texts), model.dimension))
     order, distance = id_order(document_ids), search.distance or model.distance
@@ -178,7 +176,7 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
     for number, (start, stop) in enumerate(cut_shards(len(document_ids), search), start=1):
         texts = [document.content for document in islice(documents, stop - start)]
         record = {"model": model.fingerprint, "texts": _digest(texts), "rows": len(texts), **settings}
-        shard = Shard(number, search, distance, start, order[start:stop], record, searched)
+        shard = Shard(number, search, start, order[start:stop], record, searched)
         before = _record(shard.file("documents", "npy")) or record
         for key, value in record.items():
             if before.get(key) != value:
@@ -193,11 +191,7 @@ def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str]
 
 
 def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:
-    """Cut a corpus into shards of consecutive whole blocks whose numbers of blocks differ by at most one.
-
-    Raises:
-        InputError: there are fewer blocks than shards.
-    """
+    """Cut a corpus into shards of consecutive blocks, whose numbers differ by at most one (InputError: too few)."""
     size, shards = search.block_rows, search.shards
     blocks = -(-rows // size)
     if blocks < shards:

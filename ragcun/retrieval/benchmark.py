@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -11,21 +13,16 @@ from typing import Any
 
 from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
+from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.comparison import (
-    BASE,
-    MODEL,
-    CollectionScores,
-    Remembered,
-    SystemEvaluator,
-    average_parts,
-    facts_of,
-)
+from ragcun.retrieval.comparison import BASE, MODEL, Remembered, SystemEvaluator, average_parts, facts_of
 from ragcun.retrieval.metrics import CUTOFFS
-from ragcun.retrieval.systems import System
+from ragcun.retrieval.runs import is_stored
+from ragcun.retrieval.systems import Retriever, System
 
+logger = logging.getLogger(__name__)
 Source = Collection | CollectionFolder
 Report = Callable[[Results], None]
 
@@ -36,7 +33,6 @@ def run_benchmark(
     collections: Sequence[Source],
     output_file: Path,
     manifest: Mapping[str, Any],
-    cutoffs: Sequence[int] = CUTOFFS,
     seed: int = 0,
     resume: bool = False,
     report: Report | None = None,
@@ -45,16 +41,23 @@ def run_benchmark(
     """Evaluate every system on every collection and write results, per-query values and run files.
 
     Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json`` (of hidden
-    documents alone ``<system>.held_out.*``); see `SystemEvaluator`. Collections named ``SET/PART`` are parts of a set,
-    which has scores of its own (`average_parts`); the average counts the set once. The results file is written after
-    each set, so that what is done stays when a later one fails; a `CollectionFolder` is in memory only during its turn.
-    With `resume`, sets that `output_file` already has are kept. `remembered` gives the hashes of documents whose
-    queries are told apart as seen, beside those that a checkpoint was trained on.
+    documents alone ``<system>.held_out.*``); see `SystemEvaluator`. Collections named ``SET/PART`` are parts of a set
+    (`average_parts`), which averages count once. The results file is written after each set; with `resume`, sets that
+    it has are kept. A `CollectionFolder` is in memory only during its turn.
 
     Raises:
-        InputError: a collection is wrong, or `output_file` is of another evaluation.
+        InputError: a collection or a checkpoint's record is wrong, or `output_file` is of another evaluation.
     """
-    evaluator = SystemEvaluator.of(model, baselines, output_file, cutoffs, seed, remembered)
+    systems: dict[str, Retriever] = {MODEL: model.retriever}
+    if model.untouched_base is not None:
+        systems[BASE] = model.untouched_base
+    for system in baselines:
+        systems[_slug(system.retriever, systems.keys())] = system.retriever
+    seen = read_seen(model.retriever.name) if model.trained else None if remembered is None else frozenset()
+    held_out = read_held_out(model.retriever.name) if model.trained else None
+    if held_out is not None and (stored := [slug for slug, each in systems.items() if is_stored(each)]):
+        logger.warning("stored runs cannot rank hidden documents alone: no held-out scores of %s", ", ".join(stored))
+    evaluator = SystemEvaluator(systems, output_file, seed, seen, held_out, remembered)
     settings = _settings(evaluator, model.distance)
     made = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": settings["held_out"]}
     benchmark = _Benchmark(evaluator, model.distance, made, {slug: {} for slug in evaluator.systems}, {}, report)
@@ -109,10 +112,11 @@ class _Benchmark:
                 raise
             kept = f"done and kept in {self.evaluator.output_file}: {done}; continue with --resume"
             raise InputError(f"{error} ({kept})") from error
-        for part, scores in parts.items():
-            self._add(part, scores, None if part == name else name)
-        if set(parts) != {name}:
-            self._add(name, average_parts(parts, self.evaluator.seed), None)
+        whole = {} if set(parts) == {name} else {name: average_parts(parts, self.evaluator.seed)}
+        for each, found in {**parts, **whole}.items():
+            self.collections[each] = replace(found.facts, part_of=None if each == name else name)
+            for slug, scores in found.scores.items():
+                self.scores[slug][each] = scores
         self.write()
 
     def write(self) -> Results:
@@ -126,11 +130,6 @@ class _Benchmark:
         if self.report is not None:
             self.report(results)
         return results
-
-    def _add(self, name: str, found: CollectionScores, part_of: str | None) -> None:
-        self.collections[name] = replace(found.facts, part_of=part_of)
-        for slug, scores in found.scores.items():
-            self.scores[slug][name] = scores
 
     def _system(self, slug: str) -> SystemScores:
         retriever, datasets = self.evaluator.systems[slug], dict(self.scores[slug])
@@ -156,7 +155,7 @@ def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
         "model": systems[MODEL].name,
         "distance": distance,
         "vectors": dict(systems[MODEL].size),
-        "cutoffs": list(evaluator.cutoffs),
+        "cutoffs": CUTOFFS,
         "tested": METRIC,
         "seed": evaluator.seed,
         "held_out": held_out and held_out.to_dict(),
@@ -171,3 +170,10 @@ def _set_of(source: Source) -> str:
 
 def _loaded(source: Source) -> Collection:
     return source if isinstance(source, Collection) else source.load()
+
+
+def _slug(retriever: Retriever, taken: Set[str]) -> str:
+    title = SystemScores(retriever.name, {}, {}, **retriever.size).title
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "system"
+    candidates = [slug, *(f"{slug}-{number}" for number in range(2, len(taken) + 2))]
+    return next(each for each in candidates if each not in taken)

@@ -26,10 +26,9 @@ class BM25:
     ['b', 'a']
     """
 
-    def __init__(self, documents: Mapping[str, str], language: str = "auto") -> None:
-        self.document_ids = list(documents)
-        texts = list(documents.values())
-        self.tokenize = Analyser.of(texts, language)
+    def __init__(self, documents: Mapping[str, str]) -> None:
+        self.document_ids, texts = list(documents), list(documents.values())
+        self.tokenize = Analyser.of(texts)
         tokens = self.tokenize(texts)
         self._index = None
         if any(tokens):

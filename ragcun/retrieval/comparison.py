@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from ragcun.data.beir import Collection
-from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
+from ragcun.data.overlap import HoldOut, seen_queries
 from ragcun.io import write_json
 from ragcun.isotropy.intervals import SAMPLE
 from ragcun.isotropy.measures import isotropy_score
 from ragcun.isotropy.moments import sample_rows
 from ragcun.isotropy.spectrum import UndefinedMeasure
-from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores, SystemScores
+from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
-from ragcun.retrieval.runs import runs_folder, write_run
-from ragcun.retrieval.stored import StoredRetriever, is_stored, parts_of
-from ragcun.retrieval.systems import DenseRetriever, Retriever, System, evaluate_retriever
+from ragcun.retrieval.runs import StoredRetriever, is_stored, parts_of, runs_folder, write_run
+from ragcun.retrieval.systems import DenseRetriever, Retriever, evaluate_retriever
 
 logger = logging.getLogger(__name__)
 
@@ -54,50 +52,24 @@ class SystemEvaluator:
 
     systems: Mapping[str, Retriever]
     output_file: Path
-    cutoffs: tuple[int, ...]
     seed: int
-    seen: frozenset[str] | None = None  # hashes of the documents; None where that is unknown
-    held_out: HoldOut | None = None
-    remembered: Remembered | None = None  # hashes of documents that baselines with memory have seen
-
-    @classmethod
-    def of(
-        cls,
-        model: System,
-        baselines: Sequence[System],
-        output_file: Path,
-        cutoffs: Sequence[int],
-        seed: int,
-        remembered: Remembered | None = None,
-    ) -> SystemEvaluator:
-        """Name the systems and read a checkpoint's records of documents (InputError: one of these is wrong)."""
-        seen = read_seen(model.retriever.name) if model.trained else None if remembered is None else frozenset()
-        held_out = read_held_out(model.retriever.name) if model.trained else None
-        systems: dict[str, Retriever] = {MODEL: model.retriever}
-        if model.untouched_base is not None:
-            systems[BASE] = model.untouched_base
-        for system in baselines:
-            systems[_slug(system.retriever, systems.keys())] = system.retriever
-        for slug, retriever in systems.items():
-            if held_out is not None and is_stored(retriever):
-                logger.warning("%s: a stored run cannot rank hidden documents alone; it has no held-out scores", slug)
-        return cls(systems, output_file, tuple(cutoffs), seed, seen, held_out, remembered)
+    seen: frozenset[str] | None  # hashes of the documents; None where that is unknown
+    held_out: HoldOut | None
+    remembered: Remembered | None  # hashes of documents that baselines with memory have seen
 
     def evaluate(self, collection: Collection) -> CollectionScores:
         """Evaluate every system on a collection; write run files and per-query values."""
-        per_query = self._per_query(collection, self.systems)
-        scores = {slug: self._scores(per_query, slug) for slug in per_query}
+        per_query, seen, scores = self._per_query(collection, self.systems), None, {}
         if self.seen is not None:
             more = frozenset() if self.remembered is None else self.remembered(collection)
             seen = seen_queries(collection, self.seen | more)
-            unseen = per_query[MODEL][METRIC].keys() - seen
-            for slug, whole in scores.items():
-                sides = [self._scores(per_query, slug, queries) for queries in (seen, unseen)]
-                scores[slug] = replace(whole, seen=sides[0], unseen=sides[1])
-        for slug, held_out in self._held_out(collection).items():
-            scores[slug] = replace(scores[slug], held_out=held_out)
+        held_out = self._held_out(collection)
         for slug, retriever in self.systems.items():
-            scores[slug] = replace(scores[slug], space=document_space(retriever, collection))
+            parts: dict[str, Any] = {"held_out": held_out.get(slug), "space": document_space(retriever, collection)}
+            if seen is not None:
+                parts["seen"] = self._scores(per_query, slug, seen)
+                parts["unseen"] = self._scores(per_query, slug, per_query[MODEL][METRIC].keys() - seen)
+            scores[slug] = replace(self._scores(per_query, slug), **parts)
         logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
         tested = {slug: values[METRIC] for slug, values in per_query.items()}
         return CollectionScores(facts_of(collection), scores, tested)
@@ -122,7 +94,7 @@ class SystemEvaluator:
     ) -> dict[str, PerQuery]:
         folder, per_query = runs_folder(self.output_file) / collection.name, {}
         for slug, retriever in systems.items():
-            evaluation = evaluate_retriever(retriever, collection, self.cutoffs)
+            evaluation = evaluate_retriever(retriever, collection)
             write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
             write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
             per_query[slug] = evaluation.per_query
@@ -167,11 +139,7 @@ def facts_of(collection: Collection) -> CollectionFacts:
 
 def _tests(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:
     # fields of `Scores`; of a single query the number of queries alone
-    if len(ours) < 2:
-        return {"n_queries": len(ours)}
-    tests = paired_tests(ours, theirs, seed=seed)
-    p_values = {"p_randomisation": tests.p_randomisation, "p_t": tests.p_t}
-    return {"n_queries": tests.n, "mean_difference": tests.mean_difference, **p_values}
+    return vars(paired_tests(ours, theirs, seed=seed)) if len(ours) > 1 else {"n_queries": len(ours)}
 
 
 def average_parts(parts: Mapping[str, CollectionScores], seed: int) -> CollectionScores:
@@ -187,20 +155,18 @@ def average_parts(parts: Mapping[str, CollectionScores], seed: int) -> Collectio
     for slug in first.scores:
         metrics = {name: fmean(part.scores[slug].metrics[name] for part in each) for name in first.scores[slug].metrics}
         tests = {} if slug == MODEL else _tests(weighted[MODEL], weighted[slug], seed)
-        space = _mean_space([part.scores[slug].space for part in each])
+        space = _mean_space(part.scores[slug].space for part in each)
         scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None, "space": space})
     queries, documents = sum(part.facts.queries for part in each), sum(part.facts.documents for part in each)
     digest = hashlib.sha256("".join(str(part.facts.sha256) for part in each).encode()).hexdigest()
     return CollectionScores(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
 
 
-def _mean_space(spaces: Sequence[DocumentSpace | None]) -> DocumentSpace | None:
-    known = [space for space in spaces if space is not None]
-    if not known:
-        return None
-    scores = [space.isotropy_score for space in known if space.isotropy_score is not None]
-    norms = (fmean(getattr(space, name) for space in known) for name in ("mean_norm", "norm_deviation"))
-    return DocumentSpace(fmean(scores) if scores else None, *norms)
+def _mean_space(spaces: Iterable[DocumentSpace | None]) -> DocumentSpace | None:
+    columns = zip(*(astuple(space) for space in spaces if space is not None), strict=True)
+    known = [[value for value in column if value is not None] for column in columns]
+    means: list[Any] = [fmean(values) if values else None for values in known]
+    return DocumentSpace(*means) if means else None
 
 
 def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -210,10 +176,3 @@ def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         for name, values in parts.items()
         for query, value in values.items()
     }
-
-
-def _slug(retriever: Retriever, taken: Set[str]) -> str:
-    title = SystemScores(retriever.name, {}, {}, **retriever.size).title
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "system"
-    candidates = [slug, *(f"{slug}-{number}" for number in range(2, len(taken) + 2))]
-    return next(each for each in candidates if each not in taken)

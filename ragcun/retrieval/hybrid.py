@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -17,12 +18,9 @@ from sklearn.preprocessing import normalize
 from ragcun.config import Fusion
 from ragcun.data.beir import Collection
 from ragcun.errors import InputError
-from ragcun.results import METRIC
-from ragcun.retrieval.choice import choose, once, reason
-from ragcun.retrieval.metrics import evaluate_run
-from ragcun.retrieval.runs import Run
-from ragcun.retrieval.stored import is_stored
-from ragcun.retrieval.systems import DenseRetriever, Embedded, Retriever
+from ragcun.retrieval.metrics import choose, reason
+from ragcun.retrieval.runs import Run, is_stored
+from ragcun.retrieval.systems import DenseRetriever, Embedded, Retriever, once
 
 logger = logging.getLogger(__name__)
 DEPTH = 100
@@ -143,7 +141,7 @@ class HybridRetriever:
         return json.dumps([parts, self.weight, self.method, self.feedback])
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Rank by every part, fuse, and where that is asked for search and fuse again."""
+        """Rank by every part and fuse; with feedback, search and fuse again."""
         for part in self.parts:  # one with memory makes its own choice first
             part.retrieve(collection, max(k, DEPTH))
         if collection.name not in self.chosen:
@@ -155,10 +153,11 @@ class HybridRetriever:
 
     def fused(self, collection: Collection, k: int, weight: float, feedback: Feedback | None = None) -> Run:
         """Fuse by a given weight, and by given feedback."""
-        runs, others = [part.retrieve(collection, max(k, DEPTH)) for part in self.parts], len(self.parts) - 1
+        depth = max(k, DEPTH)
+        runs, others = [part.retrieve(collection, depth) for part in self.parts], len(self.parts) - 1
         if feedback is not None and feedback[0]:
             runs[0], weight = self._again(collection, k, weight, *feedback[:2]), feedback[2]
-        return fuse(runs, [1 - weight, *[weight / others] * others], self.method, k)
+        return fuse(runs, [1 - weight, *[weight / others] * others], self.method, k, depth)
 
     @once
     def _again(self, collection: Collection, k: int, weight: float, documents: int, move: float) -> Run:
@@ -171,7 +170,15 @@ class HybridRetriever:
 
     def _choose(self, collection: Collection, k: int) -> dict[str, Any]:
         dev = None if is_stored(self) else self.dev(collection)
-        records = {"weight": self._chosen(dev, k, self.weight, WEIGHT, {each: (each,) for each in WEIGHTS})}
+
+        def chosen(given: Any, default: Any, settings: Sequence[Any], fused: Callable[..., Run]) -> dict[str, Any]:
+            if given is not None:
+                return {"chosen": given, "why": "as given"}
+            if dev is None:
+                return {"chosen": default, "why": "no dev queries to choose by"}
+            return choose(partial(fused, dev), settings, dev.qrels, dev.split)
+
+        records = {"weight": chosen(self.weight, WEIGHT, WEIGHTS, lambda on, weight: self.fused(on, k, weight))}
         if self.feedback is None:
             return records
         weight, (documents, move) = records["weight"]["chosen"], self.feedback
@@ -179,20 +186,7 @@ class HybridRetriever:
         moves = (move,) if move is not None else FEEDBACK_WEIGHTS
         shares = [weight, *(each for each in WEIGHTS if 0 < each < weight)]
         grid = [Feedback(0, 0.0, weight), *map(Feedback._make, itertools.product(several, moves, shares))]
-        given = grid[1] if documents is not None and move is not None else None
-        settings = {each: (weight, each) for each in grid}
-        records["feedback"] = self._chosen(dev, k, given, grid[0 if self.trained else 1], settings)
+        given = None if None in self.feedback else grid[1]
+        default = grid[0 if self.trained else 1]
+        records["feedback"] = chosen(given, default, grid, lambda on, each: self.fused(on, k, weight, each))
         return records
-
-    def _chosen(
-        self, dev: Collection | None, k: int, given: Any, default: Any, settings: Mapping[Any, tuple[Any, ...]]
-    ) -> dict[str, Any]:
-        """Choose one of the settings, of which the first goes without."""
-        if given is not None:
-            return {"chosen": given, "why": "as given"}
-        if dev is None:
-            return {"chosen": default, "why": "no dev queries to choose by"}
-        scores = {
-            each: evaluate_run(self.fused(dev, k, *how), dev.qrels, (10,))[METRIC] for each, how in settings.items()
-        }
-        return choose(scores, next(iter(settings)), dev.split)[1]

@@ -6,25 +6,28 @@ It serves questions that were asked before, or ask for the same documents; it sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.preprocessing import normalize
 
-from ragcun.data.beir import Collection
+from ragcun.data.beir import Collection, hold_out_queries, load_collection
+from ragcun.data.overlap import seen_queries, text_hashes
 from ragcun.embeddings.precomputed import check_vectors
-from ragcun.results import METRIC
 from ragcun.retrieval.bm25 import BM25
-from ragcun.retrieval.choice import FEWEST, HELD_OUT, MOST, Labels, choose, once, reason
-from ragcun.retrieval.metrics import evaluate_run
+from ragcun.retrieval.metrics import choose, reason
 from ragcun.retrieval.runs import Run, make_run
 from ragcun.retrieval.search import top_k
-from ragcun.retrieval.systems import BM25Retriever, DenseRetriever
+from ragcun.retrieval.systems import BM25Retriever, DenseRetriever, once
 
 logger = logging.getLogger(__name__)
+HELD_OUT, MOST, FEWEST = 0.3, 1500, 50
+"""Share of the training queries that is held out for choices, at most and at least this many."""
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 NO_DEV: dict[str, Any] = {"chosen": 0.0, "why": "no training queries, or too few unseen ones to choose by"}
 
@@ -54,7 +57,8 @@ def move_documents(
     if len(rows) and (rows.min() < 0 or (rows.max(axis=0) >= (len(queries), len(documents))).any()):
         raise ValueError(f"pairs go up to {rows.max(axis=0)} of {len(queries)} queries and {len(documents)} documents")
     if strength is None:
-        strength, record = choose_strength(documents, queries, rows)
+        record = choose_strength(documents, queries, rows)
+        strength = record["chosen"]
         logger.info("memory: strength %s", reason(record))
     moved = np.array(documents, dtype=np.float32)
     if strength == 0 or not len(rows):
@@ -69,12 +73,12 @@ def move_documents(
 
 def choose_strength(
     documents: NDArray[np.float32], queries: NDArray[np.float32], pairs: NDArray[np.int64]
-) -> tuple[float, dict[str, Any]]:
-    """Return the strength that held-out queries support, and what was measured."""
+) -> dict[str, Any]:
+    """Choose the strength that held-out queries support; a record as of `choose`."""
     asked = np.random.default_rng(0).permutation(np.unique(pairs[:, 0]))
     held = asked[: min(MOST, int(HELD_OUT * len(asked)))]
     if len(held) < FEWEST:
-        return 0.0, NO_DEV
+        return NO_DEV
     is_held = np.isin(pairs[:, 0], held)
     qrels: dict[str, dict[str, int]] = {}
     for query, document in pairs[is_held].tolist():
@@ -86,38 +90,33 @@ def choose_strength(
         found = top_k(queries[held], moved, 10, "cosine")
         return make_run(names, ids, found.scores, found.indices, 10)
 
-    return _chosen(search, qrels, STRENGTHS, "training (held out)")
-
-
-def _chosen(
-    search: Callable[[float], Run], qrels: Mapping[str, Mapping[str, int]], settings: Sequence[float], split: str
-) -> tuple[float, dict[str, Any]]:
-    scores = {each: evaluate_run(search(each), qrels, (10,))[METRIC] for each in settings}
-    return choose(scores, 0.0, split)
+    return choose(search, STRENGTHS, qrels, "training (held out)")
 
 
 @dataclass
-class Remembering:
-    """What the systems with memory share: the labels, and for each collection the strength and why it was chosen."""
+class Labels:
+    """The training and the dev queries of collections, for memory and for choices; `folders` are by name."""
 
-    labels: Labels = field(default_factory=Labels)
-    seen: frozenset[str] | None = frozenset()  # documents that the model was trained on; None where that is unknown
-    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
-    def strength(self, collection: Collection, search: Callable[[Collection, float], Run], *settings: float) -> float:
-        """Return what was chosen for a collection of this name, or choose now."""
-        if collection.name not in self.chosen:
-            record = NO_DEV
-            if (dev := self.labels.dev(collection, seen=self.seen)) is not None:
-                record = _chosen(lambda strength: search(dev, strength), dev.qrels, settings, dev.split)[1]
-            self.chosen[collection.name] = {"memory": record}
-            logger.info("%s: memory %s", collection.name, reason(record))
-        return float(self.chosen[collection.name]["memory"]["chosen"])
+    @once
+    def dev(self, collection: Collection, seen: frozenset[str] | None = frozenset()) -> Collection | None:
+        """Return the dev queries for a model that was trained on the documents `seen` (None: on unknown ones).
+
+        These are the split ``dev``, else a sample of the training queries without those that have a relevant document
+        that the model was trained on; None where there are too few.
+        """
+        if (dev := self._split(collection, "dev", FEWEST)) is not None:
+            return dev
+        training = self._split(collection, "train", 1)
+        if seen is None or training is None or len(training.qrels) * HELD_OUT < FEWEST:
+            return None
+        dev = hold_out_queries(training, min(HELD_OUT, MOST / len(training.qrels)), seed=0)[1]
+        return _only(dev, dev.qrels.keys() - seen_queries(dev, seen), FEWEST) if seen else dev
 
     def pairs(self, collection: Collection) -> list[tuple[str, str]]:
         """Return the texts of training queries, without those of `collection`, and the ids of their documents."""
-        training = self.labels.training(collection)
-        if training is None:
+        if (training := self._split(collection, "train", 1)) is None:
             return []
         return [
             (training.queries[query], document)
@@ -126,32 +125,75 @@ class Remembering:
             if score > 0 and document in collection.documents
         ]
 
+    def seen(self, collection: Collection) -> frozenset[str]:
+        """Return the hashes of the documents that training queries ask for."""
+        return text_hashes(collection.documents[document].content for _, document in self.pairs(collection))
+
+    @once
+    def _split(self, collection: Collection, split: str, fewest: int) -> Collection | None:
+        folder = self.folders.get(collection.name)
+        if folder is None or collection.split == split or not (folder / "qrels" / f"{split}.tsv").is_file():
+            return None
+        found = replace(load_collection(folder, split, collection.documents), name=collection.name)
+        return _only(found, found.qrels.keys() - collection.qrels.keys(), fewest)
+
+
+def _only(collection: Collection, queries: set[str], fewest: int) -> Collection | None:
+    """Return a collection with some of its queries, or None where these are too few."""
+    if len(queries) < fewest:
+        return None
+    texts = {query: text for query, text in collection.queries.items() if query in queries}
+    qrels = {query: judged for query, judged in collection.qrels.items() if query in queries}
+    return replace(collection, queries=texts, qrels=qrels)
+
+
+@dataclass
+class Remembering:
+    """What the systems with memory share: the labels, and for each collection the strength and why it was chosen."""
+
+    strengths: ClassVar[tuple[float, ...]]
+    labels: Labels = field(default_factory=Labels)
+    seen: frozenset[str] | None = frozenset()  # documents that the model was trained on; None where that is unknown
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def search_with(self, collection: Collection, strength: float) -> Run:
+        """Rank 10 documents with memory of a given strength."""
+        raise NotImplementedError
+
+    def strength(self, collection: Collection) -> float:
+        """Return what was chosen for a collection of this name, or choose now."""
+        if collection.name not in self.chosen:
+            dev, record = self.labels.dev(collection, seen=self.seen), NO_DEV
+            if dev is not None:
+                record = choose(partial(self.search_with, dev), self.strengths, dev.qrels, dev.split)
+            self.chosen[collection.name] = {"memory": record}
+            logger.info("%s: memory %s", collection.name, reason(record))
+        return float(self.chosen[collection.name]["memory"]["chosen"])
+
 
 @dataclass
 class MovedDocuments(Remembering, DenseRetriever):
     """A dense system whose documents are moved towards their training queries."""
 
-    name: str = ""
-    encoder: Any = None
+    strengths = STRENGTHS
 
     @classmethod
     def of(cls, dense: DenseRetriever, labels: Labels, seen: frozenset[str] | None = frozenset()) -> MovedDocuments:
         """Give a system memory."""
-        own = {each.name: getattr(dense, each.name) for each in fields(dense)}
-        return cls(labels=labels, seen=seen, **{**own, "name": f"{dense.name} (memory)"})
+        return cls(**{**vars(dense), "name": f"{dense.name} (memory)"}, labels=labels, seen=seen)
 
     @once
     def documents(self, collection: Collection) -> NDArray[np.float32]:
         """Return the embeddings of documents after the move."""
+        return self.moved(collection, self.strength(collection))
 
-        def search(dev: Collection, strength: float) -> Run:
-            return self.search(dev, self.embedded(dev, self.moved(dev, strength)), 10)
-
-        return self.moved(collection, self.strength(collection, search, *STRENGTHS))
+    def search_with(self, collection: Collection, strength: float) -> Run:
+        """Rank among documents moved by a given strength."""
+        return self.search(collection, self.embedded(collection, self.moved(collection, strength)), 10)
 
     def moved(self, collection: Collection, strength: float) -> NDArray[np.float32]:
         """Move by a given strength."""
-        documents, pairs = np.asarray(super().documents(collection)[:]), self.pairs(collection)
+        documents, pairs = np.asarray(super().documents(collection)[:]), self.labels.pairs(collection)
         if not pairs or strength == 0:
             return documents
         texts = {text: row for row, text in enumerate(dict.fromkeys(text for text, _ in pairs))}
@@ -164,20 +206,21 @@ class MovedDocuments(Remembering, DenseRetriever):
 class AppendedQueries(Remembering, BM25Retriever):
     """BM25 over documents with their training queries appended, where held-out queries support it."""
 
+    strengths = (0.0, 1.0)
     name: str = "bm25 (memory)"
     fingerprint: str = f"{BM25Retriever.fingerprint} appended"
 
     def texts(self, collection: Collection) -> dict[str, str]:
         """Return the texts of documents that are indexed."""
+        return self.appended(collection, self.strength(collection))
 
-        def search(dev: Collection, strength: float) -> Run:
-            return BM25(self.appended(dev, strength)).run(dev.queries, 10)
-
-        return self.appended(collection, self.strength(collection, search, 0.0, 1.0))
+    def search_with(self, collection: Collection, strength: float) -> Run:
+        """Rank among the texts with queries appended or without."""
+        return BM25(self.appended(collection, strength)).run(collection.queries, 10)
 
     def appended(self, collection: Collection, strength: float) -> dict[str, str]:
         """Append where the strength is 1."""
         texts = super().texts(collection)
-        for query, document in self.pairs(collection) if strength else ():
+        for query, document in self.labels.pairs(collection) if strength else ():
             texts[document] += f" {query}"
         return texts

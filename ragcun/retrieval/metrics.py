@@ -1,22 +1,24 @@
-"""Retrieval metrics of a run against judgments (qrels), by trec_eval, and paired tests of their differences."""
+"""Retrieval metrics of a run against judgments (qrels), by trec_eval, paired tests, and choices that these support."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 import pytrec_eval
-from numpy.typing import NDArray
 from scipy.stats import permutation_test, ttest_rel
 
-from ragcun.retrieval.runs import check_finite, ranked
+from ragcun.results import METRIC
+from ragcun.retrieval.runs import Run, check_finite, ranked
 
 PerQuery = dict[str, dict[str, float]]
+Setting = TypeVar("Setting")
 CUTOFFS = (1, 3, 5, 10, 100)
 MRR_CUTOFF = 10
+LEVEL = 0.05
 BATCH_VALUES = 1 << 20
 TREC_MEASURES = {"NDCG": "ndcg_cut", "MAP": "map_cut", "Recall": "recall", "P": "P"}
 
@@ -45,12 +47,17 @@ def evaluate_run(
         if run.get(query)
     }
     levels = ",".join(str(cutoff) for cutoff in cutoffs)
+    measures = {"recip_rank", *(f"{measure}.{levels}" for measure in TREC_MEASURES.values())}
+    measured = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(by_rank)
     names = {f"{name}@{c}": f"{measure}_{c}" for name, measure in TREC_MEASURES.items() for c in cutoffs}
-    values = _trec_eval(by_rank, judged, {f"{measure}.{levels}" for measure in TREC_MEASURES.values()}, names)
     if MRR_CUTOFF in cutoffs:
-        top = {query: dict(islice(documents.items(), MRR_CUTOFF)) for query, documents in by_rank.items()}
-        values |= _trec_eval(top, judged, {"recip_rank"}, {f"MRR@{MRR_CUTOFF}": "recip_rank"})
-    return values
+        names[f"MRR@{MRR_CUTOFF}"] = "recip_rank"
+        for found in measured.values():  # trec_eval's has no cut-off
+            found["recip_rank"] *= found["recip_rank"] >= 1 / MRR_CUTOFF
+    return {
+        name: {query: measured[query][trec] if query in measured else 0.0 for query in judged}
+        for name, trec in names.items()
+    }
 
 
 def mean(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -62,19 +69,11 @@ def mean(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(values.values()) for name, values in per_query.items()}
 
 
-def _trec_eval(run: PerQuery, qrels: dict[str, dict[str, int]], measures: set[str], names: dict[str, str]) -> PerQuery:
-    measured = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
-    return {
-        name: {query: measured[query][trec] if query in measured else 0.0 for query in qrels}
-        for name, trec in names.items()
-    }
-
-
 @dataclass(frozen=True)
 class PairedTests:
     """Number of queries, mean of ours − baseline, and two-sided p-values of randomisation and paired t-test."""
 
-    n: int
+    n_queries: int
     mean_difference: float
     p_randomisation: float
     p_t: float
@@ -88,8 +87,7 @@ def paired_tests(
     Randomisation (Fisher; Smucker, Allan and Carterette, CIKM 2007): under the null hypothesis the sign of each query's
     difference is a coin toss; p is twice the share of tosses whose mean is at least as far out on the observed side,
     over all tosses where there are no more than `resamples`, else over a seeded sample and the observed one. Where all
-    differences are 0 both p-values are 1; where they are equal and not 0, so that their variance is 0, the t-test's is
-    0.
+    differences are 0 both p-values are 1; where they are equal and not 0, the t-test's is 0.
 
     Raises:
         ValueError: the query ids differ, there are fewer than 2 queries, or a value is not finite.
@@ -99,8 +97,7 @@ def paired_tests(
         raise ValueError(f"the runs have different queries: {only_ours} only in ours, {only_baseline} only in baseline")
     if len(ours) < 2:
         raise ValueError(f"paired tests need at least 2 queries, got {len(ours)}")
-    first = np.array([ours[query] for query in ours], dtype=np.float64)
-    second = np.array([baseline[query] for query in ours], dtype=np.float64)
+    first, second = (np.array([run[query] for query in ours], dtype=np.float64) for run in (ours, baseline))
     differences = first - second
     if not np.isfinite(differences).all():
         raise ValueError(f"{int((~np.isfinite(differences)).sum())} of {len(ours)} differences are not finite")
@@ -108,20 +105,38 @@ def paired_tests(
     if not differences.any():
         return PairedTests(len(ours), difference, 1.0, 1.0)
     p_t = 0.0 if np.ptp(differences) == 0 else float(ttest_rel(first, second).pvalue)
-    return PairedTests(len(ours), difference, _randomisation(differences, resamples, seed), p_t)
+    tossed, p = differences[differences != 0], 1.0
+    if len(tossed) > 1:
+        at_once, rng = max(1, BATCH_VALUES // len(tossed)), np.random.default_rng(seed)
+        options = {"permutation_type": "samples", "vectorized": True, "n_resamples": resamples, "batch": at_once}
+        p = float(permutation_test((tossed,), np.sum, **options, rng=rng).pvalue)
+    return PairedTests(len(ours), difference, p, p_t)
 
 
-def _randomisation(differences: NDArray[np.float64], resamples: int, seed: int) -> float:
-    tossed = differences[differences != 0]
-    if len(tossed) < 2:
-        return 1.0
-    result = permutation_test(
-        (tossed,),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, BATCH_VALUES // len(tossed)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+def choose(
+    search: Callable[[Setting], Run], settings: Sequence[Setting], qrels: Mapping[str, Mapping[str, int]], split: str
+) -> dict[str, Any]:
+    """Choose the setting with the best mean NDCG@10 where a paired test supports it against the first; a record of it.
+
+    The test is the two-sided randomisation test at level .05; p is not corrected for the number of settings. Of equal
+    means the first setting is taken.
+    """
+    scores = {each: evaluate_run(search(each), qrels, (10,))[METRIC] for each in settings}
+    means = {each: fmean(values.values()) for each, values in scores.items()}
+    first, best = settings[0], max(means, key=means.__getitem__)
+    p = paired_tests(scores[best], scores[first]).p_randomisation
+    chosen = best if means[best] > means[first] and p < LEVEL else first
+    record = {"chosen": chosen, "best": best, "score": means[best], "without": means[first], "p": p}
+    return {**record, "queries": len(scores[best]), "split": split}
+
+
+def reason(record: Mapping[str, Any]) -> str:
+    """Say in one sentence what was chosen, and why."""
+    if "p" not in record:
+        return f"{record['chosen']}: {record['why']}"
+    queries = f"on {record['queries']} {record['split']} queries"
+    if record["score"] == record["without"]:
+        return f"{record['chosen']}: nothing is better {queries}"
+    verdict = "supports it" if record["chosen"] == record["best"] else "does not support more"
+    scores = f"{record['best']} has NDCG@10 {record['score']:.4f} against {record['without']:.4f} without"
+    return f"{record['chosen']}: {scores} {queries}; the paired test {verdict} (p {record['p']:.4f})"

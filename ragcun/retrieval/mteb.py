@@ -51,9 +51,8 @@ def find_task(name: str, split: str | None = None) -> AbsTask:
     try:
         task = mteb.get_task(name)
     except KeyError as error:
-        suggested = re.search(r"Did you mean: '(.+)'", str(error))
-        guess = f"did you mean {suggested[1]!r}? " if suggested else ""
-        raise InputError(f"mteb has no task {name!r}; {guess}for a local collection use --datasets") from error
+        known = error.args[0].removeprefix("KeyError: ")
+        raise InputError(f"no such task of mteb: {known} For a local collection use --datasets") from error
     if task.metadata.type != "Retrieval" or task.metadata.modalities != ["text"]:
         raise InputError(f"{name} is a task of {task.metadata.type}; name text retrieval tasks, such as SciFact")
     if split is None:

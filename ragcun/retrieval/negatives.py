@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -18,13 +18,15 @@ from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from ragcun.retrieval.systems import TextEncoder
+    from ragcun.models.cached_encoder import CachedEncoder
 
 QUERY_BLOCK = 4096
 Method = Literal["random", "bm25", "dense"]
 Choice = Literal["drawn", "hardest"]
 Chosen = dict[tuple[int, int], list[int]]
 """The negatives of each pair of query and positive, by row."""
+Ranking = tuple[NDArray[np.int64], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
+"""Candidates of one query in the pool, best first, their scores, and those of ``data.answers(query)``."""
 MARGINS = {"random": -math.inf, "bm25": 0.0, "dense": 0.05}
 """The margin of each method where none is given; minus infinity is no guard."""
 
@@ -85,10 +87,6 @@ class MiningReport:
     pairs_with_none: int
     queries_with_fewer: int  # in at least one pair
 
-    def to_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return asdict(self)
-
     def __str__(self) -> str:
         left_out = f"{self.known_positives} known positives, {self.duplicates} duplicates, {self.margin} by the margin"
         return (
@@ -111,7 +109,7 @@ def mine_negatives(
     known: Iterable[tuple[str, str]] = (),
     *,
     settings: MiningSettings | None = None,
-    encoder: TextEncoder | None = None,
+    encoder: CachedEncoder | None = None,
 ) -> MinedPairs:
     """Return all pairs with hard negatives, a row for each, and how many candidates each guard dropped.
 
@@ -126,31 +124,19 @@ def mine_negatives(
     """
     settings = MiningSettings() if settings is None else settings
     task, counts = _Task(rows, source, pool, list(known)), Counter[str]()
-    rankings: Iterable[_Ranking | None] = [None] * len(task.data.queries)
+    rankings: Iterable[Ranking | None] = [None] * len(task.data.queries)
     if settings.method == "bm25":
         rankings = _bm25_rankings(task, settings.last)
     elif settings.method == "dense":
         rankings = _dense_rankings(task, settings.last, encoder)
     chosen: Chosen = {}
     for query, ranking in enumerate(rankings):
+        before = counts["pairs_with_fewer"]
         chosen.update(_chosen(task, settings, query, ranking, counts))
-    return MinedPairs(list(_rows(task.data, chosen)), _report(task, settings.per_query, chosen, counts))
-
-
-def _report(task: _Task, per_query: int, chosen: Chosen, counts: Counter[str]) -> MiningReport:
-    fewer = [pair for pair, negatives in chosen.items() if len(negatives) < per_query]
-    return MiningReport(
-        pool=len(task.pool),
-        repeated=task.repeated,
-        queries=len(task.data.queries),
-        pairs=len(chosen),
-        asked=per_query * len(chosen),
-        mined=sum(map(len, chosen.values())),
-        **{name: counts[name] for name in ("known_positives", "duplicates", "given", "candidates", "margin")},
-        pairs_with_fewer=len(fewer),
-        pairs_with_none=sum(not negatives for negatives in chosen.values()),
-        queries_with_fewer=len({query for query, _ in fewer}),
-    )
+        counts["queries_with_fewer"] += counts["pairs_with_fewer"] > before
+    counts.update(pool=len(task.pool), repeated=task.repeated, queries=len(task.data.queries))
+    report = MiningReport(**{name: counts[name] for name in MiningReport.__annotations__})
+    return MinedPairs(list(_rows(task.data, chosen)), report)
 
 
 class _Task:
@@ -166,13 +152,10 @@ class _Task:
         row_of = {text: row for row, text in enumerate(data.documents)}
         query_of = {text: query for query, text in enumerate(data.queries)}
         document_class, query_class = text_classes(data.documents).tolist(), text_classes(data.queries).tolist()
-        member: dict[int, int] = {}  # class → its first document in the pool
         candidates = np.unique(data.positive_ids).tolist() if listed is None else [row_of[text] for text in listed]
-        for row in candidates:
-            member.setdefault(document_class[row], row)
-        self.pool = np.fromiter(member.values(), dtype=np.int64, count=len(member))
-        self.repeated = len(candidates) - len(member)
-
+        member = {document_class[row]: row for row in reversed(candidates)}  # class → its first document in the pool
+        self.pool = np.array(list(dict.fromkeys(member[document_class[row]] for row in candidates)))
+        self.repeated = len(candidates) - len(self.pool)
         answers = list(zip(data.query_ids.tolist(), data.positive_ids.tolist(), strict=True))
         answers += [(query_of[query], row_of[text]) for query, text in known if query in query_of]
         alike: defaultdict[int, set[int]] = defaultdict(set)
@@ -190,15 +173,7 @@ class _Task:
                 self.barred[query][row] = "known_positives"
 
 
-class _Ranking(NamedTuple):
-    """Candidates of one query in the pool, best first, their scores, and those of ``data.answers(query)``."""
-
-    documents: NDArray[np.int64]
-    scores: NDArray[np.floating[Any]]
-    positive_scores: NDArray[np.floating[Any]]
-
-
-def _bm25_rankings(task: _Task, last: int) -> Iterator[_Ranking]:
+def _bm25_rankings(task: _Task, last: int) -> Iterator[Ranking]:
     """Rank by BM25 among all documents; those that share no word with a query are no candidates."""
     from ragcun.retrieval import bm25
 
@@ -207,11 +182,11 @@ def _bm25_rankings(task: _Task, last: int) -> Iterator[_Ranking]:
         scores = index.scores(words)
         in_pool = scores[task.pool]
         best = bm25.best_rows(in_pool, last + len(task.barred[query]))
-        yield _Ranking(task.pool[best], in_pool[best], scores[task.data.answers(query)])
+        yield task.pool[best], in_pool[best], scores[task.data.answers(query)]
 
 
-def _dense_rankings(task: _Task, last: int, encoder: TextEncoder | None) -> Iterator[_Ranking]:
-    from ragcun.retrieval.search import top_k  # imports torch, which the other methods do without
+def _dense_rankings(task: _Task, last: int, encoder: CachedEncoder | None) -> Iterator[Ranking]:
+    from ragcun.retrieval.search import scores_of, top_k  # imports torch, which the other methods do without
 
     if encoder is None:
         raise ValueError("the method 'dense' needs an encoder, got None")
@@ -220,19 +195,12 @@ def _dense_rankings(task: _Task, last: int, encoder: TextEncoder | None) -> Iter
     for start in tqdm(range(0, len(queries), QUERY_BLOCK), "dense negatives", unit="block", delay=2, leave=False):
         found = top_k(queries[start : start + QUERY_BLOCK], pool, k, "cosine")
         for query, (scores, best) in enumerate(zip(found.scores, found.indices, strict=True), start):
-            positives = documents[task.data.answers(query)]
-            yield _Ranking(task.pool[best], scores, _cosines(queries[query], positives))
-
-
-def _cosines(query: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosine of one query with each document, computed in float64 and rounded as `top_k` does."""
-    left, right = query.astype(np.float64), documents.astype(np.float64)
-    lengths = np.linalg.norm(left) * np.linalg.norm(right, axis=1)
-    return np.divide(right @ left, lengths, out=np.zeros(len(right)), where=lengths > 0).astype(np.float32)
+            answers = task.data.answers(query)
+            yield task.pool[best], scores, scores_of(documents, "cosine", queries[query], answers)
 
 
 def _chosen(
-    task: _Task, settings: MiningSettings, query: int, ranking: _Ranking | None, counts: Counter[str]
+    task: _Task, settings: MiningSettings, query: int, ranking: Ranking | None, counts: Counter[str]
 ) -> Iterator[tuple[tuple[int, int], list[int]]]:
     """Yield each pair of a query and one of its known positives, and the negatives chosen for it."""
     barred = task.barred[query]
@@ -247,18 +215,21 @@ def _chosen(
             left = [row for row in drawn if row not in barred]
             counts["candidates"] += len(left)
         else:
-            most = settings.threshold(float(ranking.positive_scores[place]))
+            most = settings.threshold(float(ranking[2][place]))
             left = [row for row, score in free if score <= most]
             counts.update(candidates=len(free), margin=len(free) - len(left))
             if settings.choice == "drawn":
                 left = rng.sample(left, min(settings.per_query, len(left)))
-        yield (query, answer), left[: settings.per_query]
+        negatives = left[: settings.per_query]
+        fewer = {"pairs_with_fewer": len(negatives) < settings.per_query, "pairs_with_none": not negatives}
+        counts.update(pairs=1, asked=settings.per_query, mined=len(negatives), **fewer)
+        yield (query, answer), negatives
 
 
-def _free(barred: dict[int, str], ranking: _Ranking, last: int, counts: Counter[str]) -> list[tuple[int, float]]:
+def _free(barred: dict[int, str], ranking: Ranking, last: int, counts: Counter[str]) -> list[tuple[int, float]]:
     """Return the first `last` candidates that are not barred, with their scores."""
     free: list[tuple[int, float]] = []
-    for row, score in zip(ranking.documents.tolist(), ranking.scores.tolist(), strict=True):
+    for row, score in zip(ranking[0].tolist(), ranking[1].tolist(), strict=True):
         if len(free) == last:
             break
         if row in barred:

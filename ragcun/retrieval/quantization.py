@@ -27,44 +27,27 @@ def truncate(embeddings: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     return np.asarray(cut / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class StoredVectors:
-    """Document vectors of `dim` dimensions as an index stores them."""
+def restored(documents: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+    """Return document vectors ``(n, dim)`` as an index of this precision restores them to compare them with queries.
 
-    codes: NDArray[Any]  # (n, dim) float32 or int8; for binary (n, ⌈dim/8⌉) int8, eight signs a byte
-    precision: Precision
-    dim: int
-    ranges: NDArray[np.float32] | None = None  # for int8, (2, dim): smallest and largest value of each dimension
+    int8 divides each dimension's range among these documents into 255 steps and restores the middle of a value's step,
+    so the error is at most half a step; a constant dimension comes back exactly. binary restores 1 where a value is
+    above 0, else −1; with a float query the dot product is q·sign(d).
 
-    def restored(self) -> NDArray[np.float32]:
-        """Return the vectors ``(n, dim)`` that queries are compared with.
-
-        int8: the middle of a value's step, so the error is at most half a step; a constant dimension comes back
-        exactly. binary: 1 where a value is above 0, else −1; with a float query the dot product is q·sign(d).
-        """
-        if self.precision == "binary":
-            signs = np.unpackbits(self.codes.view(np.uint8) ^ np.uint8(0x80), axis=1, count=self.dim)
-            return signs.astype(np.float32) * 2 - 1
-        if self.ranges is None:
-            return self.codes
-        low, high = self.ranges
-        return low + (self.codes.astype(np.float32) + np.float32(128.5)) * ((high - low) / np.float32(255))
-
-
-def store(documents: NDArray[np.float32], precision: Precision) -> StoredVectors:
-    """Quantise document vectors ``(n, dim)`` (ValueError: none, or not finite) by sentence-transformers.
-
-    int8 divides each dimension's range among these documents into 255 steps; binary packs eight signs to a byte.
+    Raises:
+        ValueError: there are no documents to quantise, or they are not finite.
     """
     if precision == "float32":
-        return StoredVectors(documents, precision, documents.shape[1])
+        return documents
     if len(documents) == 0 or not np.isfinite(documents).all():
         raise ValueError(f"documents to quantise must be finite and at least 1, got shape {documents.shape}")
+    if precision == "binary":
+        return np.where(documents > 0, np.float32(1), np.float32(-1))
     from sentence_transformers.util import quantize_embeddings
 
-    ranges = np.stack([documents.min(axis=0), documents.max(axis=0)]) if precision == "int8" else None
-    codes = quantize_embeddings(documents, precision, ranges=ranges)
-    return StoredVectors(np.asarray(codes), precision, documents.shape[1], ranges)
+    low, high = documents.min(axis=0), documents.max(axis=0)
+    codes = np.asarray(quantize_embeddings(documents, precision, ranges=np.stack([low, high])))
+    return low + (codes.astype(np.float32) + np.float32(128.5)) * ((high - low) / np.float32(255))
 
 
 @dataclass(frozen=True)
@@ -99,9 +82,8 @@ class VectorFormat:
     def prepared(
         self, queries: NDArray[np.float32], documents: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return queries and documents as they are compared: both truncated, documents stored and restored."""
-        documents = store(truncate(documents, self.kept), self.precision).restored()
-        return truncate(queries, self.kept), documents
+        """Return queries and documents as they are compared: both truncated, documents `restored`."""
+        return truncate(queries, self.kept), restored(truncate(documents, self.kept), self.precision)
 
     def record(self) -> dict[str, Any]:
         """Return what results keep: precision, truncate_dim (None where nothing is cut) and bytes_per_vector.

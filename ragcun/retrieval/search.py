@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -118,32 +118,17 @@ class _Block:
         self, queries: NDArray[np.float32], find: FindCandidates, best: SearchResult, threads: ThreadPoolExecutor
     ) -> None:
         rows = find(_unit(queries) if self.distance == "cosine" else queries)
-        scores = np.stack(list(threads.map(self.scores, queries, rows)))
+        score = partial(scores_of, self.vectors, self.distance)
+        scores = np.stack(list(threads.map(score, queries, rows)))
         if rows.shape[1] < len(self.vectors):
             every, k = np.arange(len(self.vectors)), best.scores.shape[1]
             places = every if self.order is None else self.order[self.start + every]
             kth = np.maximum(best.scores[:, -1], np.partition(scores, -k, axis=1)[:, -k])
             for query in np.flatnonzero(self.in_doubt(queries, scores[:, -1], kth)):
-                all_scores = self.scores(queries[query], every)
+                all_scores = score(queries[query], every)
                 rows[query] = np.lexsort((places, -all_scores))[: rows.shape[1]]
                 scores[query] = all_scores[rows[query]]
         best.update(SearchResult(scores, rows + self.start), self.order)
-
-    def scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        # einsum sums each row alone, in one order; BLAS would let a score depend on the rows around it
-        scores, step, vector = np.empty(len(rows), np.float32), max(1, CHUNK // len(query)), query.astype(np.float64)
-        for start in range(0, len(rows), step):
-            documents = self.vectors.take(rows[start : start + step], axis=0).astype(np.float64)
-            if self.distance == "euclidean":
-                documents -= vector
-                scores[start : start + step] = -np.sqrt(_squares(documents))
-                continue
-            products = np.einsum("ij,j->i", documents, vector)
-            if self.distance == "cosine":
-                norms = np.sqrt(_squares(documents) * _squares(vector[None]))
-                products /= np.where(norms > 0, norms, 1)
-            scores[start : start + step] = products
-        return scores + np.float32(0)
 
     def in_doubt(
         self, queries: NDArray[np.float32], last: NDArray[np.float32], kth: NDArray[np.float32]
@@ -156,6 +141,26 @@ class _Block:
         if self.distance == "euclidean":
             last, kth = -np.square(last), -np.square(kth)
         return np.asarray(last + tolerance >= kth)
+
+
+def scores_of(
+    vectors: NDArray[np.float32], distance: Distance, query: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the scores of some rows for one query, computed in float64; each is the same whatever the other rows."""
+    # einsum sums each row alone, in one order; BLAS would let a score depend on the rows around it
+    scores, step, vector = np.empty(len(rows), np.float32), max(1, CHUNK // len(query)), query.astype(np.float64)
+    for start in range(0, len(rows), step):
+        documents = vectors.take(rows[start : start + step], axis=0).astype(np.float64)
+        if distance == "euclidean":
+            documents -= vector
+            scores[start : start + step] = -np.sqrt(_squares(documents))
+            continue
+        products = np.einsum("ij,j->i", documents, vector)
+        if distance == "cosine":
+            norms = np.sqrt(_squares(documents) * _squares(vector[None]))
+            products /= np.where(norms > 0, norms, 1)
+        scores[start : start + step] = products
+    return scores + np.float32(0)
 
 
 def id_order(ids: Sequence[str]) -> NDArray[np.int64]:

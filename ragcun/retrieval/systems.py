@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +29,28 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
-from ragcun.retrieval.choice import once
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat
-from ragcun.retrieval.runs import Run, make_run, runs_folder
+from ragcun.retrieval.runs import Run, StoredRetriever, make_run, runs_folder
 from ragcun.retrieval.search import id_order, top_k
-from ragcun.retrieval.stored import StoredRetriever
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class TextEncoder(Protocol):
-    """What turns texts into embeddings: our encoders, cached ones, and sentence-transformers models."""
+def once(method: Method) -> Method:
+    """Make a method of a collection keep what it returns for as long as the collection is in memory."""
+    kept: dict[Any, Any] = {}
 
-    def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
-        """Encode queries to ``(n, dim)``."""
+    @functools.wraps(method)
+    def known(self: Any, collection: Collection, *rest: Any, **named: Any) -> Any:
+        key = (id(self), id(collection), *rest, *sorted(named.items()))
+        if key not in kept:
+            kept[key] = method(self, collection, *rest, **named)
+            for owner in (self, collection):
+                weakref.finalize(owner, kept.pop, key, None).atexit = False
+        return kept[key]
 
-    def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
-        """Encode documents to ``(n, dim)``."""
+    return known  # type: ignore[return-value]
 
 
 class Retriever(Protocol):
@@ -75,7 +83,6 @@ class DenseRetriever:
     name: str
     encoder: Any
     distance: Distance = "euclidean"
-    memory_budget_bytes: int = 1 << 30
     vectors: VectorFormat | None = None
     changed: str = ""  # how the encoder differs from its checkpoint
 
@@ -115,7 +122,7 @@ class DenseRetriever:
     def search(self, collection: Collection, embedded: Embedded, k: int) -> Run:
         """Search among embedded documents."""
         ids = list(collection.documents)
-        found = top_k(*embedded[:2], k + 1, embedded.distance, self.memory_budget_bytes, order=id_order(ids))
+        found = top_k(*embedded[:2], k + 1, embedded.distance, order=id_order(ids))
         return make_run(list(collection.queries), ids, found.scores, found.indices, k)
 
 
@@ -190,14 +197,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         InputError: there is no such thing, it cannot be read, or it has no vectors of the size asked for.
     """
     if spec == "bm25" or spec.endswith((".json", ".trec")):
-        if options.precision != "float32" or options.truncate_dim is not None:
-            raise InputError(
-                f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
-                "evaluate a checkpoint or an embedding model"
-            )
-        if spec.endswith(".trec"):
-            return System(StoredRetriever(Path(spec).stem, existing_file(spec)), "run")
-        return System(BM25Retriever(), "bm25") if spec == "bm25" else _stored(Path(spec))
+        return _without_vectors(spec, options)
     spec = model_folder(spec)
     encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None
     base: Base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
@@ -211,7 +211,10 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         return System(model, compared)
     base, cache = base.untouched, cache.untouched
     if isinstance(base, TextBase) and base.trained:
-        base = _before_training(base, options)
+        try:
+            base = TextBase.load(base.name, device=options.device)
+        except InputError as error:
+            raise InputError(f"this checkpoint's base was trained and cannot be shown untouched: {error}") from error
         cache = _vectors(base, options)
     small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
     untouched, reduced = (
@@ -231,13 +234,6 @@ def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: boo
     return "" if before == encoder.query_embedding else f" {encoder.query_embedding}"
 
 
-def _before_training(base: TextBase, options: EncodingOptions) -> Base:
-    try:
-        return TextBase.load(base.name, device=options.device)
-    except InputError as error:
-        raise InputError(f"the base of this checkpoint was trained, and cannot be shown untouched: {error}") from error
-
-
 def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
     if options.vectors is not None and not base.reads_texts:
         options.vectors.require_fit(base)
@@ -246,8 +242,17 @@ def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
     return vector_source(base, options.cache_dir, options.batch_size)
 
 
-def _stored(path: Path) -> System:
-    results = Results.read(path)
+def _without_vectors(spec: str, options: EncodingOptions) -> System:
+    if options.precision != "float32" or options.truncate_dim is not None:
+        raise InputError(
+            f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
+            "evaluate a checkpoint or an embedding model"
+        )
+    if spec == "bm25":
+        return System(BM25Retriever(), "bm25")
+    if spec.endswith(".trec"):
+        return System(StoredRetriever(Path(spec).stem, existing_file(spec)), "run")
+    results = Results.read(spec)
     model, keys = results.model, ("precision", "truncate_dim", "bytes_per_vector")
     size = {} if model.precision is None else {key: getattr(model, key) for key in keys}
-    return System(StoredRetriever(model.name, runs_folder(path), size), results.distance)
+    return System(StoredRetriever(model.name, runs_folder(Path(spec)), size), results.distance)

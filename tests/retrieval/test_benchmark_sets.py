@@ -184,7 +184,6 @@ def test_only_resume_adds_to_what_is_there(benchmark, folders):
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        ({"cutoffs": (5, 10)}, r"cutoffs is \[1, 3, 5, 10, 100\] there and \[5, 10\] now"),
         ({"seed": 5}, "seed is 0 there and 5 now"),
         ({"baselines": []}, "system other is .* there and None now"),
         ({"baselines": [System(BM25Retriever(), "bm25")]}, "system other is"),

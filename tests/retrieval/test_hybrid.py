@@ -13,8 +13,9 @@ import pytest
 from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import text_hashes
 from ragcun.errors import InputError
-from ragcun.retrieval.choice import Labels, choose
 from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse, move_queries
+from ragcun.retrieval.memory import Labels
+from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import write_run
 from ragcun.retrieval.systems import Embedded, EncodingOptions, open_system
 
@@ -124,9 +125,9 @@ def test_a_weight_is_used_where_held_out_queries_support_it():
 
 
 def test_a_better_mean_that_chance_explains_is_not_used():
-    without = {f"q{i}": 0.0 for i in range(60)}
-    assert choose({0.0: without, 0.5: without | {"q1": 1.0}}, 0.0, "dev")[0] == 0.0
-    assert choose({0.0: without, 0.5: dict.fromkeys(without, 0.1)}, 0.0, "dev")[0] == 0.5
+    qrels = {f"q{i}": {"d": 1} for i in range(60)}
+    for found, expected in (({"q1": {"d": 1.0}}, 0.0), (qrels, 0.5)):
+        assert choose({0.0: {}, 0.5: found}.__getitem__, (0.0, 0.5), qrels, "dev")["chosen"] == expected
 
 
 def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
@@ -139,10 +140,11 @@ def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
     train = "".join(f"q{i}\td{i % 100:03}\t1\n" for i in (0, *range(100, 400)))
     (folder / "qrels" / "train.tsv").write_text(train)
     labels = Labels({"toy": folder})
-    dev, training = labels.held_out(collection)
-    assert not dev.qrels.keys() & (training.qrels.keys() | collection.qrels.keys())
-    assert len(dev.qrels) + len(training.qrels) == 300
-    assert labels.dev(collection) is dev
+    dev = labels.dev(collection)
+    assert dev is labels.dev(collection)
+    assert len(dev.qrels) == 90
+    assert not dev.qrels.keys() & collection.qrels.keys()
+    assert not {text for text, _ in labels.pairs(dev)} & set(dev.queries.values())
     assert labels.dev(collection, None) is None
     seen = text_hashes(f"text {i}" for i in range(40))
     left = labels.dev(collection, seen)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ragcun import load_collection
-from ragcun.retrieval.choice import Labels
-from ragcun.retrieval.memory import AppendedQueries, MovedDocuments, choose_strength, move_documents
+from ragcun.retrieval.memory import AppendedQueries, Labels, MovedDocuments, choose_strength, move_documents
 from tests.retrieval.conftest import Random
 
 
@@ -43,15 +42,16 @@ def test_strength_is_that_of_held_out_queries_and_0_where_memory_does_not_help()
     pairs = np.array([(row, row % 50) for row in range(400)])
     topics = random.normal(size=(50, 16))
     alike = (topics[pairs[:, 1]] + 0.3 * random.normal(size=(400, 16))).astype(np.float32)
-    strength, record = choose_strength(documents, alike, pairs)
+    record = choose_strength(documents, alike, pairs)
+    strength = record["chosen"]
     assert strength > 0
     assert record["queries"] == 120
     assert record["p"] < 0.05
     assert np.array_equal(move_documents(documents, alike, pairs), move_documents(documents, alike, pairs, strength))
     answered = (documents[pairs[:, 1]] + random.normal(size=(400, 16))).astype(np.float32)
     noise = np.where(pairs[:, :1] % 2, answered, random.normal(size=(400, 16))).astype(np.float32)
-    assert choose_strength(documents, noise, pairs)[0] < strength
-    assert choose_strength(documents, alike, pairs[:100])[0] == 0
+    assert choose_strength(documents, noise, pairs)["chosen"] < strength
+    assert choose_strength(documents, alike, pairs[:100])["chosen"] == 0
 
 
 @pytest.fixture
@@ -63,13 +63,12 @@ def labelled(collection_folder):
 def test_memory_knows_training_queries_alone(labelled, dense):
     """A strength that is given moves the documents of training queries, and no test query is among these."""
     collection, labels = labelled
-    training = labels.training(collection)
-    assert training is not None
-    assert not training.qrels.keys() & collection.qrels.keys()
+    pairs = labels.pairs(collection)
+    assert not {text for text, _ in pairs} & set(collection.queries.values())
     memory = MovedDocuments.of(dense("x", 1), labels)
     before = Random(1).encode_document([document.content for document in collection.documents.values()])
     moved = (memory.moved(collection, 1.0) != before).any(axis=1)
-    asked = {name for judged in training.qrels.values() for name in judged}
+    asked = {name for _, name in pairs}
     changed = {name for name, is_moved in zip(collection.documents, moved, strict=True) if is_moved}
     assert asked - {"d13"} <= changed <= asked  # the query of d13 is its text
     texts = AppendedQueries(labels=labels).appended(collection, 1.0)

@@ -146,7 +146,7 @@ def test_small_samples_are_enumerated_and_the_t_test_is_the_closed_form(seed):
     expected = np.mean(np.abs(tosses) >= abs(differences.mean()) - 1e-12)
     tests = paired_tests(scores(ours), scores(baseline))
     assert tests.p_randomisation == pytest.approx(min(1.0, expected))
-    assert (tests.n, tests.mean_difference) == (9, pytest.approx(differences.mean()))
+    assert (tests.n_queries, tests.mean_difference) == (9, pytest.approx(differences.mean()))
     t = differences.mean() / (differences.std(ddof=1) / 3)
     assert tests.p_t == pytest.approx(2 * stats.t.sf(abs(t), 8), rel=1e-9)
 

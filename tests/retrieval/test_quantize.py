@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sentence_transformers.util import quantize_embeddings
 
 from ragcun.errors import InputError
 from ragcun.results import SystemScores
-from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, store, truncate
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, restored, truncate
 
 
 def drawn(n, dim, seed=0, unit=False):
@@ -18,37 +19,36 @@ def drawn(n, dim, seed=0, unit=False):
 @pytest.mark.parametrize("dim", [1, 7, 8, 9, 384])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_stored_vector_takes_the_bytes_that_are_said(dim, precision):
-    stored = store(drawn(5, dim), precision)
-    assert stored.codes.nbytes == 5 * VectorFormat(dim, precision).record()["bytes_per_vector"]
-    assert (stored.restored().shape, stored.restored().dtype) == ((5, dim), np.float32)
-    assert precision != "float32" or stored.restored() is stored.codes
+    """And what is searched is what sentence-transformers' codes say: their signs, or the right step of 255."""
+    documents = drawn(120, dim)
+    codes, found = quantize_embeddings(documents, precision), restored(documents, precision)
+    assert codes.nbytes == 120 * VectorFormat(dim, precision).record()["bytes_per_vector"]
+    assert (found.shape, found.dtype) == ((120, dim), np.float32)
+    if precision == "float32":
+        assert found is documents
+    elif precision == "int8":
+        assert np.array_equal(quantize_embeddings(found, precision, calibration_embeddings=documents), codes)
+    else:
+        assert np.array_equal(quantize_embeddings(found, precision), codes)
+        assert set(np.unique(found)) <= {-1, 1}
 
 
 def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
     documents = drawn(200, 9) * np.logspace(-3, 3, 9, dtype=np.float32)
-    restored = store(documents, "int8").restored()
+    found = restored(documents, "int8")
     for column in range(9):
         values = [float(value) for value in documents[:, column]]
         low, step = min(values), (max(values) - min(values)) / 255
-        assert np.abs(restored[:, column] - values).max() <= 0.5 * step * (1 + 1e-3)
+        assert np.abs(found[:, column] - values).max() <= 0.5 * step * (1 + 1e-3)
         exact = [low + (min(255, int((value - low) / step)) + 0.5) * step for value in values]
-        assert np.mean(np.isclose(restored[:, column], exact, atol=1e-3 * step)) > 0.97
+        assert np.mean(np.isclose(found[:, column], exact, atol=1e-3 * step)) > 0.97
 
 
 def test_int8_restores_a_constant_dimension_and_a_single_document_exactly():
     documents = drawn(30, 4)
     documents[:, 2] = -0.37
-    assert np.array_equal(store(documents, "int8").restored()[:, 2], documents[:, 2])
-    assert np.array_equal(store(documents[:1], "int8").restored(), documents[:1])
-
-
-def test_binary_packs_signs_as_written_out_by_hand():
-    documents = np.array([[3, -1, 0, 0.5, 1, 1, -2, 1, -9, 4], [-1] * 10, [1] * 10], dtype=np.float32)
-    stored = store(documents, "binary")
-    packed = [[0b10011101, 0b01000000], [0, 0], [0b11111111, 0b11000000]]
-    assert stored.codes.dtype == np.int8
-    assert stored.codes.tolist() == [[byte - 128 for byte in row] for row in packed]
-    assert stored.restored().tolist() == [[1 if value > 0 else -1 for value in row] for row in documents.tolist()]
+    assert np.array_equal(restored(documents, "int8")[:, 2], documents[:, 2])
+    assert np.array_equal(restored(documents[:1], "int8"), documents[:1])
 
 
 @pytest.mark.parametrize("precision", ["int8", "binary"])
@@ -56,12 +56,12 @@ def test_binary_packs_signs_as_written_out_by_hand():
 def test_documents_that_cannot_be_quantised_are_refused(precision, value):
     documents = drawn(40, 10)
     before = documents.copy()
-    store(documents, precision)
+    restored(documents, precision)
     assert np.array_equal(documents, before), "quantising changes its argument"
     documents[3, 4] = value
     for wrong in (documents, documents[:0]):
         with pytest.raises(ValueError, match="finite and at least 1"):
-            store(wrong, precision)
+            restored(wrong, precision)
 
 
 @pytest.mark.parametrize("dim", [1, 5, 15])
@@ -97,7 +97,7 @@ def test_truncation_matches_sentence_transformers(tiny_bert, texts):
 
 
 def test_every_distance_ranks_signs_alike():
-    queries, documents = drawn(20, 32), store(drawn(60, 32, seed=1), "binary").restored()
+    queries, documents = drawn(20, 32), restored(drawn(60, 32, seed=1), "binary")
     euclidean = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
     assert np.array_equal(np.argsort(-(queries @ documents.T), axis=1), np.argsort(-euclidean, axis=1))
     assert {VectorFormat(32, "binary").compared(distance) for distance in ("cosine", "euclidean", "dot")} == {"dot"}

@@ -12,7 +12,7 @@ from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
 from ragcun.config import DISTANCES
 from ragcun.errors import InputError
 from ragcun.results import CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, store, truncate
+from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, restored, truncate
 from ragcun.retrieval.search import id_order
 from ragcun.retrieval.systems import EncodingOptions, open_system
 from tests.retrieval.test_search import brute_force
@@ -44,7 +44,7 @@ def test_search_equals_brute_force_on_the_restored_vectors(dense, collection, pr
     run = retriever.retrieve(collection, 10)
     queries = truncate(retriever.encoder.encode_query(list(collection.queries.values())), dim)
     texts = [document.content for document in collection.documents.values()]
-    documents = store(truncate(retriever.encoder.encode_document(texts), dim), precision).restored()
+    documents = restored(truncate(retriever.encoder.encode_document(texts), dim), precision)
     compared = "dot" if precision == "binary" else distance
     order = id_order(list(collection.documents))
     scores, rows = brute_force(queries, documents, 10, compared, order)
