@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from ragcun.options import check_bounds, check_one_of, flag, refuse
@@ -107,9 +107,7 @@ class ObjectiveConfig:
     isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
     isotropy_form: str = flag("scale_free", "form of the covariance loss", choices="losses.covariance:ISOTROPY_FORMS")
     isotropy_transform: str | None = flag(
-        None,
-        "transform before the isotropy loss (default: none; sqrt_dim for sigreg and vicreg of embeddings of length 1)",
-        choices="losses.transforms:TRANSFORMS",
+        None, "beforehand (default: sqrt_dim of unit rows for sigreg, vicreg)", choices="losses.transforms:TRANSFORMS"
     )
     isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
@@ -152,11 +150,7 @@ class OptimizationConfig:
     mined_first: int | None = flag(None, "first rank that is mined (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "rank at which mining ends", at_least=1)
     trained_share: float | None = flag(
-        None,
-        "share of the trained weights in the final ones, the rest being the initial ones (default: .7 n / (n + 100) "
-        "for n training queries; .25 without labels; 1 for random weights, a trained base or a predictor)",
-        at_least=0,
-        at_most=1,
+        None, "share of trained against initial weights (default: by the training queries)", at_least=0, at_most=1
     )
     average_decay: float = flag(0.99, "decay of the moving average of the weights; 0 is off", at_least=0, below=1)
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
@@ -232,11 +226,6 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             mistakes["--vectors and --base_model both name a base; give one of them"] = self.base_model != "minilm"
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
         refuse(mistakes)
-
-    @property
-    def objective(self) -> ObjectiveConfig:
-        """The part of the settings that the objective needs."""
-        return ObjectiveConfig(**{field.name: getattr(self, field.name) for field in fields(ObjectiveConfig)})
 
     @property
     def lexical(self) -> bool:

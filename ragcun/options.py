@@ -96,25 +96,24 @@ def refuse(mistakes: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A field that is a flag, the type of its values, whether it may be None, and how many values a tuple has."""
+    """A field that is a flag, the type of its values, whether it may be None, and how many values a tuple has.
+
+    `bare` is what it means without a value, and `off` when it is turned off; None where it has no such meaning.
+    """
 
     field: dataclasses.Field[Any]
     kind: type
     optional: bool
     count: int | str | None
-
-    @property
-    def switch(self) -> tuple[Any, Any]:
-        """What the flag means without a value, and when it is turned off; None where it has no such meaning."""
-        return (True, False) if self.kind is bool else (self.field.metadata["bare"], self.field.metadata["off"])
+    bare: Any
+    off: Any
 
     def convert(self, value: Any) -> Any:
         """Turn a flag's or YAML value into the field's type, or raise ``ValueError``."""
-        bare, off = self.switch
         if self.count is not None:
             values = value if isinstance(value, (list, tuple)) else str(value).split()
-            if bare is not None and (not values or str(values[0]).lower() == "true"):
-                values = bare
+            if self.bare is not None and (not values or str(values[0]).lower() == "true"):
+                values = self.bare
             if self.count not in ("+", len(values)):
                 raise ValueError(f"{self.count} values are needed")
             return tuple(map(self._convert_one, values))
@@ -123,7 +122,7 @@ class Setting:
             return None
         if value is None:
             raise ValueError("a value is needed")
-        switched = {"true": bare, "false": off}.get(word)
+        switched = {"true": self.bare, "false": self.off}.get(word)
         return self._convert_one(value if switched is None else switched)
 
     def _convert_one(self, value: Any) -> Any:
@@ -151,7 +150,8 @@ def settings_of(config: type[Any]) -> dict[str, Setting]:
         kind = kinds[0] if origin in (tuple, typing.Union, types.UnionType) else hints[name]
         kind = str if typing.get_origin(kind) is typing.Literal else kind
         count = None if origin is not tuple else "+" if kinds[-1] is ... else len(kinds)
-        found[name] = Setting(field, kind, type(None) in kinds, count)
+        switch = (True, False) if kind is bool else (field.metadata["bare"], field.metadata["off"])
+        found[name] = Setting(field, kind, type(None) in kinds, count, *switch)
     return found
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,13 +35,20 @@ COMMANDS = {
     "tables sizes": ("plot NDCG@10 against the bytes of a vector", "tables:sizes"),
     "tables tradeoff": ("plot NDCG@10 against a measure of isotropy", "tables:tradeoff"),
 }
-"""What each command does, and the function in `ragcun.cli` that does it and returns what is printed."""
+"""What each command does, and the function in `ragcun.cli` that does it and returns what is printed.
+
+Its flags are the fields of `options`, which it takes, or else its parameters.
+"""
 
 
 def load(name: str) -> tuple[Callable[[Any], str], type[Any]]:
-    """Import a command; return its function, and the dataclass of flags that this takes."""
+    """Import a command; return its function, and the dataclass of flags that this takes, or its parameters as one."""
     function = pkgutil.resolve_name(f"ragcun.cli.{COMMANDS[name][1]}")
-    return function, next(iter(typing.get_type_hints(function).values()))
+    kinds = typing.get_type_hints(function)
+    if "options" in kinds:
+        return function, kinds["options"]
+    flags = [(each.name, kinds[each.name], each.default) for each in inspect.signature(function).parameters.values()]
+    return lambda options: function(**vars(options)), make_dataclass(function.__name__, flags, kw_only=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

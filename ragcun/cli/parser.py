@@ -94,7 +94,7 @@ def _add_flags(parser: ArgumentParser, config: type[Any], defaults: Mapping[str,
 
 
 def _add_flag(group: Any, setting: Setting, default: Any) -> None:
-    name, metadata, (bare, off) = setting.field.name, setting.field.metadata, setting.switch
+    name, metadata = setting.field.name, setting.field.metadata
     text = metadata["help"]
     if default not in (MISSING, None, ()):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
@@ -102,16 +102,16 @@ def _add_flag(group: Any, setting: Setting, default: Any) -> None:
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": _metavar(setting)}
     options["help"] = text.replace("%", "%%")
     if setting.count is not None:
-        options["nargs"] = setting.count if bare is None else "*"
-    elif bare is not None:
-        options |= {"nargs": "?", "const": bare}
+        options["nargs"] = setting.count if setting.bare is None else "*"
+    elif setting.bare is not None:
+        options |= {"nargs": "?", "const": setting.bare}
     if metadata["positional"]:
         group.add_argument(name, **options | {"nargs": "+" if default is MISSING else "*"})
         return
     group.add_argument(*(f"--{one}" for one in (name, metadata["short"]) if one), **options)
-    if off is not None:
+    if setting.off is not None:
         hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-        group.add_argument(f"--no_{name}", dest=name, action="store_const", const=off, **hidden)
+        group.add_argument(f"--no_{name}", dest=name, action="store_const", const=setting.off, **hidden)
 
 
 def _metavar(setting: Setting) -> str:

@@ -19,7 +19,7 @@ RECIPE = (
 logger = logging.getLogger(__name__)
 
 
-def run(config: TrainConfig) -> str:
+def run(options: TrainConfig) -> str:
     """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does."""
     from accelerate import PartialState
 
@@ -28,16 +28,16 @@ def run(config: TrainConfig) -> str:
     from ragcun.training.loop import fit
     from ragcun.training.run_dir import RunFolder
 
-    if "config" not in config.given:
+    if "config" not in options.given:
         logger.info(RECIPE)
     try:
-        result = fit(config)
+        result = fit(options)
     except TrainingStopped as stopped:
         logger.warning("%s", stopped)
         raise SystemExit(stopped.code) from None
     if not PartialState().is_main_process:
         return ""
-    folder = RunFolder(config.output_dir)
+    folder = RunFolder(options.output_dir)
     if result.steps:
         write_png(loss_figure(folder.metrics), folder.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"

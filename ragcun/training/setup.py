@@ -145,13 +145,13 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
     """Return the objective that a configuration describes, for an encoder."""
     if config.mines and config.contrastive != "infonce":
         raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
-    objective, unit = config.objective, encoder is not None and encoder.to_config().get("normalize_output")
-    scaled = unit and config.isotropy in SCALED_BY_ROWS and "isotropy" in objective.weights
+    unit = encoder is not None and encoder.to_config().get("normalize_output")
+    scaled = unit and config.isotropy in SCALED_BY_ROWS and "isotropy" in config.weights
     if scaled and config.isotropy_transform is None:
         logger.info("--isotropy %s: rows of length 1 are scaled to length √D for it (sqrt_dim)", config.isotropy)
-        objective = dataclasses.replace(objective, isotropy_transform="sqrt_dim")
+        config = dataclasses.replace(config, isotropy_transform="sqrt_dim")
     try:
-        return Objective(objective)
+        return Objective(config)
     except ValueError as error:
         raise InputError(f"objective: {error}") from error
 

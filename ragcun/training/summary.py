@@ -35,7 +35,7 @@ class Plan:
     @property
     def off(self) -> frozenset[str]:
         """Terms of the objective that are not computed."""
-        return frozenset(("contrastive", "isotropy", *TERMS)) - self.config.objective.weights.keys()
+        return frozenset(("contrastive", "isotropy", *TERMS)) - self.config.weights.keys()
 
     @property
     def unit(self) -> bool:
@@ -187,7 +187,7 @@ def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, A
     base = encoder.base.name + (" with a lexical channel" if isinstance(encoder.base, JoinedBase) else "")
     kind = "" if head is None else f"{head['kind']} head {head['input_dim']} → {head['output_dim']}"
     names = {"contrastive": config.contrastive, "isotropy": f"{config.isotropy} isotropy", **TERMS}
-    terms = [f"{weight:g}·{names[term]}" for term, weight in config.objective.weights.items()]
+    terms = [f"{weight:g}·{names[term]}" for term, weight in config.weights.items()]
     weights = [] if config.untrained else [each for each in encoder.parameters() if each.requires_grad]
     return {
         "system": encoder.system,
