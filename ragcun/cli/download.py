@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags, SetFlags
 from ragcun.config import SEED_HELP
-from ragcun.options import check_one_of, flag, refuse
+from ragcun.errors import InputError
+from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.data.hub import Download
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
 DEV_FRACTION = 0.02
+COMPLETE = ": this download is complete; nothing to do"
 NO_SETTINGS = ("output_dir", "output", "cache_dir", "device", "resume", "overwrite")
 """Flags that do not change what a download holds."""
 
@@ -37,8 +39,8 @@ class HubFlags:
 
     def __post_init__(self) -> None:
         check_one_of(self, "resume", "overwrite", needed=False)
-        of_folder = self.revision is not None and Path(self.source).is_dir()
-        refuse({f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out": of_folder})
+        if self.revision is not None and Path(self.source).is_dir():
+            raise InputError(f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out")
 
     def files(self, manifest: Path, *files: Path) -> Download | None:
         """Return the files of this download, None where they are complete."""
@@ -67,8 +69,8 @@ class MsmarcoOptions(MiningFlags, HubFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        both = self.dev_fraction is not None and self.num_dev is not None
-        refuse({"--dev_fraction and --num_dev contradict each other; give one of them": both})
+        if self.dev_fraction is not None and self.num_dev is not None:
+            raise InputError("--dev_fraction and --num_dev contradict each other; give one of them")
 
 
 @dataclass(kw_only=True)
@@ -86,14 +88,10 @@ class WikiOptions(HubFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        short, long, file = self.min_length, self.max_length, self.output
-        kinds = (".jsonl", ".ndjson", ".json", ".txt")
-        mistakes = {
-            f"--min_length must be 1 to --max_length, got {short} and {long}": short > long,
-            f"--output {file}: name the file .jsonl, .ndjson, .json or .txt": file.suffix.lower() not in kinds,
-            f"--output {file} is a folder; name a file": file.is_dir(),
-        }
-        refuse(mistakes)
+        if self.min_length > self.max_length:
+            raise InputError(f"--min_length must be 1 to --max_length, got {self.min_length} and {self.max_length}")
+        if self.output.suffix.lower() not in (".jsonl", ".ndjson", ".json", ".txt") or self.output.is_dir():
+            raise InputError(f"--output {self.output}: name the file .jsonl, .ndjson, .json or .txt, and no folder")
 
 
 @dataclass
@@ -109,12 +107,13 @@ def msmarco(options: MsmarcoOptions) -> str:
     from ragcun.data.hub import open_rows
     from ragcun.data.msmarco import SOURCES, gather, held_out_queries, write_split_pairs
 
-    folder, offered = options.output_dir, options.negatives in ("given", "none")
+    folder = options.output_dir
     manifest, statistics = folder / "manifest.json", folder / "statistics.json"
     download = options.files(manifest, folder / "train.jsonl", folder / "dev.jsonl", statistics)
     if download is None:
-        return _complete(manifest)
-    miner = None if offered else options.miner(options.negatives, options.seed)
+        return f"{manifest}{COMPLETE}"
+    offered = {"none": 0, "given": options.negatives_per_query}.get(options.negatives)
+    miner = options.miner(options.negatives, options.seed) if offered is None else None
     name, subset = SOURCES.get(options.source, (options.source, None))
     rows = open_rows(name, options.subset or subset, options.split, options.revision)
     fraction = DEV_FRACTION if options.dev_fraction is None else options.dev_fraction
@@ -122,7 +121,7 @@ def msmarco(options: MsmarcoOptions) -> str:
     found = gather(rows, hold_out, options.max_train_samples, keep_offered=options.negatives != "none")
     report: dict[str, Any] = {"rows": dict(found.counts)}
     if miner is None:
-        pairs = found.given(options.negatives_per_query if options.negatives == "given" else 0)
+        pairs = found.given(offered or 0)
     else:
         mined = miner(found.pairs, options.source, found.pool, found.known)
         logger.info("%s", mined.report)
@@ -139,7 +138,7 @@ def wikipedia(options: WikiOptions) -> str:
     path, manifest = options.output, options.output.with_name(f"{options.output.name}.manifest.json")
     download = options.files(manifest, path)
     if download is None:
-        return _complete(manifest)
+        return f"{manifest}{COMPLETE}"
     folder, subset = Path(options.source), f"{options.date}.{options.language}"
     is_subset = folder.is_dir() and not (folder / subset).is_dir()
     rows = open_rows(options.source, None if is_subset else subset, "train", options.revision, options.seed)
@@ -148,10 +147,6 @@ def wikipedia(options: WikiOptions) -> str:
     download.write_manifest(rows.source, counts, [path])
     few = "" if counts["passages"] == options.num_passages else f" of {options.num_passages} asked for"
     return f"{path}: {counts['passages']} passages{few} from {counts['articles']} articles"
-
-
-def _complete(manifest: Path) -> str:
-    return f"{manifest}: this download is complete; nothing to do"
 
 
 def beir(options: BeirOptions) -> str:

@@ -25,10 +25,7 @@ ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that takes flags only in full, and answers a wrong one with a sentence instead of a page of usage."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+    """A parser that answers a wrong flag with a sentence instead of a page of usage."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with code 2."""
@@ -44,14 +41,14 @@ def parse_config(
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    plugins = ArgumentParser(add_help=False, prog=program)
+    plugins = ArgumentParser(add_help=False, prog=program, allow_abbrev=False)
     plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
         _import(plugin)
     places = [field for field in flags_of(config).values() if field.metadata["positional"]]
     shown = "".join("{} ... " if one.default is MISSING else "[{} ...] " for one in places)
     usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
-    parser = ArgumentParser(description=description, prog=program, usage=usage, parents=[plugins])
+    parser = ArgumentParser(program, usage, description, parents=[plugins], allow_abbrev=False)
     reads_file = "config" not in flags_of(config)
     if reads_file:
         parser.add_argument("--config", metavar="FILE", help="YAML settings, or a packaged name; flags override them")

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags
 from ragcun.config import SEED_HELP
-from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag, refuse
 
 PYTHON = "python_docs"
@@ -60,19 +59,12 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
         bare=("bm25",),
         choices="retrieval.negatives:Method",
     )
-    pool: str | None = flag(
-        None, "documents to take negatives of --pairs from (default: the positives)", metavar="PATH"
-    )
+    pool: str | None = flag(None, "documents for the negatives of --pairs (default: the positives)", metavar="PATH")
 
     def __post_init__(self) -> None:
-        check_one_of(self, "documents", "pairs")
-        self._check_source()
-        self._check_mining()
-
-    def _check_source(self) -> None:
-        """Refuse flags that do not say what is read and what is written."""
         from ragcun.data.pairs import pairs_extension
 
+        check_one_of(self, "documents", "pairs")
         if self.output is not None:
             pairs_extension(self.output)
         documents, pairs, folder, file = self.documents, self.pairs, self.output_dir, self.output
@@ -94,17 +86,13 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
             "--output_dir is a BEIR folder here, with its own pairs files; leave out --output": splits and both,
             "--pool goes with --pairs, --add_negatives and --output alone": loose,
         }
-        refuse(mistakes)
-
-    def _check_mining(self) -> None:
-        """Refuse flags of hard negatives that would have no effect."""
-        methods = self.add_negatives
         for name in (field.name for field in fields(MiningFlags) if getattr(self, field.name) != field.default):
-            if not methods or (name in DENSE and "dense" not in methods):
-                needed = "--add_negatives dense" if name in DENSE else "--add_negatives"
-                raise InputError(f"--{name} is of {needed}; add that, or leave it out")
-            if set(methods) == {"random"} and name in RANKED:
-                raise InputError(f"--{name} needs a ranking, which random negatives have none of; leave it out")
+            needed = "--add_negatives dense" if name in DENSE else "--add_negatives"
+            useless = not mines or (name in DENSE and "dense" not in mines)
+            mistakes[f"--{name} is of {needed}; add that, or leave it out"] = useless
+            unranked = name in RANKED and set(mines) == {"random"}
+            mistakes[f"--{name} needs a ranking, which random negatives have none of; leave it out"] = unranked
+        refuse(mistakes)
 
 
 def run(options: Options) -> str:
