@@ -6,8 +6,12 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ragcun.embeddings.text_base import TextBase
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [f"word{i}" for i in range(200)]
@@ -69,6 +73,14 @@ def save_tiny_bert(folder: Path, layers: int = 3) -> str:
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a sentence-transformers model: a random BERT (16 dimensions, 3 layers), mean pooling, Normalize."""
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def base(tiny_bert: str) -> TextBase:
+    """The tiny BERT as a base, on the CPU."""
+    from ragcun.embeddings.text_base import TextBase
+
+    return TextBase.load(tiny_bert, device="cpu")
 
 
 @pytest.fixture(scope="session")
