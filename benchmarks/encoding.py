@@ -18,7 +18,7 @@ PUBLISHED = "sentence-transformers"
 
 def ways(base, documents: list[str], budgets: list[int]) -> dict[str, Callable]:
     from ragcun.embeddings import encode as encoding
-    from ragcun.embeddings.encode import native_dtype
+    from ragcun.embeddings.encode import resolve_dtype
 
     def ours(dtype: str, tokens: int) -> Callable:
         def encode():
@@ -28,7 +28,7 @@ def ways(base, documents: list[str], budgets: list[int]) -> dict[str, Callable]:
 
         return encode
 
-    native = native_dtype(base.model.device)
+    native = resolve_dtype("auto", base.model.device)
     found = {PUBLISHED: lambda: base.model.encode_document(documents, batch_size=32, show_progress_bar=False)}
     for dtype in dict.fromkeys(("float32", native)):
         found |= {f"{dtype}, {tokens} tokens": ours(dtype, tokens) for tokens in budgets}
@@ -73,13 +73,13 @@ def measure(flags: argparse.Namespace) -> str:
 def hardware(device) -> str:
     import torch
 
-    from ragcun.embeddings.encode import bfloat16_features, native_dtype
+    from ragcun.embeddings.encode import bfloat16_features, resolve_dtype
 
     known = torch.cpu.get_capabilities()
     vectors = [name for name in ("avx2", "avx512_f", "avx512_vnni") if known.get(name, False)]
     features = ", ".join([*vectors, *bfloat16_features()]) or "none known"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}; CPU features: {features}; native: {native_dtype(device)}"
+    return f"{name}; CPU features: {features}; native: {resolve_dtype('auto', device)}"
 
 
 def rank(flags: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ import ragcun
 from ragcun.cli.parser import run_script
 from ragcun.data.overlap import HoldOut
 from ragcun.data.synthetic_queries import adaptation_data
+from ragcun.embeddings.analysis import Analyser
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.models.whitening import calibrate
@@ -84,8 +85,10 @@ class Data:
     def channel(self, hidden: bool, power: float, dim: int, words: str) -> tuple[LexicalChannel, np.ndarray]:
         """Return a channel and the vectors of all documents; `hidden` ones are not fitted on."""
         known = [text for text, out in zip(self.texts, self.hidden, strict=True) if not (hidden and out)]
-        tokenizer = self.cache.base.model.tokenizer.backend_tokenizer if words == "pieces" else None
-        fitted = LexicalChannel.fit(known, dim, words, power=power, tokenizer=tokenizer)
+        tokenizer = self.cache.base.model.tokenizer.backend_tokenizer
+        fitted = LexicalChannel.fit(
+            known, dim, Analyser(pieces=tokenizer.to_str()) if words == "pieces" else None, power
+        )
         return fitted, fitted.encode(self.texts, "document")
 
     def joined(self, hidden: bool, lexical: dict):

@@ -13,13 +13,14 @@ import numpy as np
 import scipy.sparse as sp
 from lexical_trials import Scores, opened, read_arguments
 from sklearn.preprocessing import normalize
+from tokenizers import Tokenizer
 
 from ragcun import EmbeddingCache, TextBase, fit_head
 from ragcun.data.beir import load_collection
 from ragcun.embeddings.analysis import Analyser, TermCounter
-from ragcun.embeddings.joined import JoinedBase, JoinedSource
+from ragcun.embeddings.cache import JoinedSource
+from ragcun.embeddings.joined import JoinedBase, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel, _right_singular_vectors, _weigh
-from ragcun.embeddings.lexical_export import piece_tokenizer
 
 WEIGHTS = (0.3, 0.5)
 POWER = -0.5
@@ -27,8 +28,8 @@ POWER = -0.5
 
 def analysers(base: TextBase) -> dict[str, Analyser]:
     """Words, word pieces of whole texts, and those that the text model reads."""
-    tokenizer = piece_tokenizer(base)
-    read = Analyser(pieces=tokenizer.to_str())
+    read = piece_analyser(base)
+    tokenizer = Tokenizer.from_str(read.pieces)
     tokenizer.no_truncation()
     return {"words": Analyser("en"), "pieces": Analyser(pieces=tokenizer.to_str()), "pieces read": read}
 
@@ -41,7 +42,7 @@ def compare(scores: Scores, analyser: Analyser, name: str) -> None:
     count, frequency = documents.shape[0], np.bincount(documents.indices, minlength=documents.shape[1])
     idf = np.log(1 + (count - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
     length = float(documents.sum()) / count
-    values, vectors = _right_singular_vectors(_weigh(documents.copy(), idf, length), 384, 0)
+    values, vectors = _right_singular_vectors(_weigh(documents.copy(), idf, length), 384)
 
     def weighed(counts: sp.csr_matrix, weights: str) -> sp.csr_matrix:
         if weights == "saturated":
@@ -78,8 +79,8 @@ def train(cache: EmbeddingCache, data_dir: str, name: str, scores: Scores, seeds
         if score > 0 and key in rows
     ]
     for terms, dim in (("words", 384), ("pieces", 384), ("pieces", 128)):
-        tokenizer = piece_tokenizer(cache.base) if terms == "pieces" else None
-        channel = LexicalChannel.fit(scores.documents, dim, terms, "en", tokenizer=tokenizer)
+        analyser = piece_analyser(cache.base) if terms == "pieces" else Analyser("en")
+        channel = LexicalChannel.fit(scores.documents, dim, analyser)
         source = JoinedSource(cache, JoinedBase(cache.base, channel, scores.weight))
         documents, queries = source.encode(scores.documents, "document"), source.encode(scores.queries, "query")
         given = source.encode([training.queries[query] for query in names], "query")

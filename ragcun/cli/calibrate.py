@@ -72,7 +72,8 @@ towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted
 
 def _fitted(options: Options, texts: list[str], queries: list[str]) -> RetrievalEncoder:
     from ragcun.embeddings.base import Base
-    from ragcun.embeddings.joined import JoinedBase, JoinedSource, fit_channel, vector_source
+    from ragcun.embeddings.cache import JoinedSource, vector_source
+    from ragcun.embeddings.joined import JoinedBase, fit_channel
     from ragcun.embeddings.text_base import TextBase
     from ragcun.models.whitening import calibrate, check_settings
 

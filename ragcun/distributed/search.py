@@ -61,7 +61,6 @@ class OpenModel:
         self.search, name, device = search, search.model, search.device
         self.encoder = RetrievalEncoder.from_pretrained(name, device) if is_checkpoint(name) else None
         self.base = self.encoder.base if self.encoder else TextBase.load(name, device=device)
-        self.base.require_texts()
         self.base.compute_in(search.base_dtype)
         self.dimension = (self.encoder or self.base).dimension
         self.distance: Distance = "euclidean" if self.encoder else self.base.distance

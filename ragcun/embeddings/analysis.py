@@ -7,21 +7,18 @@ import logging
 import re
 import unicodedata
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import chain, islice
 
 import bm25s.stopwords
 import numpy as np
 import scipy.sparse as sp
 import Stemmer
+from tokenizers import Tokenizer
 
 from ragcun.errors import InputError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +74,9 @@ class Analyser:
     def split(self, texts: Sequence[str]) -> Iterable[list[str]]:
         """Yield the words of each text."""
         if self.pieces is not None:
-            encoded = _tokenizer(self.pieces).encode_batch(list(texts), add_special_tokens=False)
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
             return (each.tokens for each in encoded)
-        if self.language == "en":
-            return map(_split_english, map(str.lower, texts))
-        return map(_split_unspaced, map(str.lower, texts))
+        return map(_split_english if self.language == "en" else _split_unspaced, map(str.lower, texts))
 
     def fold(self, words: Sequence[str]) -> list[str]:
         """Return the term of each word, ``""`` for a stop word."""
@@ -95,18 +90,18 @@ class Analyser:
             for word, stem in zip(words, stems, strict=True)
         ]
 
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(str(self.pieces))
+        tokenizer.no_padding()
+        return tokenizer
+
     def __call__(self, texts: Iterable[str]) -> list[list[str]]:
         """Return the terms of each text, in their order."""
         split = list(self.split(list(texts)))
-        words = list({word: None for each in split for word in each})
+        words = list(dict.fromkeys(chain.from_iterable(split)))
         terms = dict(zip(words, self.fold(words), strict=True))
         return [[term for word in each if (term := terms[word])] for each in split]
-
-
-class _Numbered(dict[str, int]):
-    def __missing__(self, word: str) -> int:
-        number = self[word] = len(self)
-        return number
 
 
 class TermCounter:
@@ -114,9 +109,10 @@ class TermCounter:
 
     def __init__(self, analyser: Analyser, vocabulary: dict[str, int] | None = None) -> None:
         self.analyser = analyser
-        self.vocabulary = _Numbered() if vocabulary is None else vocabulary
+        self.vocabulary = {} if vocabulary is None else vocabulary
         self._grows = vocabulary is None
-        self._number_of = _Numbered()
+        self._number_of: defaultdict[str, int] = defaultdict()
+        self._number_of.default_factory = self._number_of.__len__
         self._term_of = np.empty(0, dtype=np.int32)
 
     def count(self, texts: Sequence[str]) -> sp.csr_matrix:
@@ -126,7 +122,10 @@ class TermCounter:
             numbers.extend(map(self._number_of.__getitem__, words))
             ends.append(len(numbers))
         new = self.analyser.fold(list(islice(self._number_of, len(self._term_of), None)))
-        self._term_of = np.append(self._term_of, np.array([self._column(term) for term in new], np.int32))
+        for term in filter(None, new if self._grows else ()):
+            self.vocabulary.setdefault(term, len(self.vocabulary))
+        columns = [self.vocabulary.get(term, -1) for term in new]
+        self._term_of = np.append(self._term_of, np.array(columns, np.int32))
         terms = self._term_of[np.frombuffer(numbers, dtype=np.int32)]
         known = terms >= 0
         starts = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])[ends]
@@ -134,9 +133,6 @@ class TermCounter:
         counts = sp.csr_matrix((ones, terms[known], starts), shape=(len(texts), len(self.vocabulary)))
         counts.sum_duplicates()
         return counts
-
-    def _column(self, term: str) -> int:
-        return self.vocabulary[term] if self._grows and term else self.vocabulary.get(term, -1)
 
 
 def stop_words(language: str) -> frozenset[str]:
@@ -204,12 +200,3 @@ def _marked_word() -> re.Pattern[str]:
     # in Python \w has no vowel signs or other combining marks, which would cut words of Hindi, Thai or Arabic
     marks = "".join(chr(c) for c in range(0x300, 0x1F000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
     return re.compile(rf"[\w{marks}]{{2,}}|[{UNSPACED}]")
-
-
-@functools.lru_cache(2)
-def _tokenizer(text: str) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    return tokenizer

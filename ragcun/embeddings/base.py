@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,43 +23,27 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-NO_TEXTS = (
-    "this head was trained on vectors alone and there is no text model to encode texts with; give vectors "
-    "(--vectors DIR, or load_head(folder).embed_queries)"
-)
+NO_TEXTS = "heads on vectors alone have no text model; give vectors (--vectors DIR, or load_head(folder).embed_queries)"
 
 
 class Base(nn.Module, abc.ABC):
     """Gives the vectors that heads stand on; without a text model, whatever needs one raises InputError.
 
-    `forward` scales vectors to length 1 if `normalize`, the untouched base if `ends_normalized`.
+    Vectors have the length `dimension`; `forward` scales them to length 1 if `normalize`. The untouched base does if
+    `ends_normalized`, and its embeddings are compared by `distance`.
     """
 
     name: str
+    dimension: int
     normalize: bool
     ends_normalized: bool = False
+    distance: Distance = "cosine"
     reads_texts: ClassVar[bool] = False
-
-    @property
-    @abc.abstractmethod
-    def dimension(self) -> int:
-        """Length of the vectors."""
-
-    @property
-    def distance(self) -> Distance:
-        """The distance by which the untouched base's embeddings are compared."""
-        return "cosine"
 
     @property
     def frozen(self) -> bool:
         """Whether no parameter is trained, so that every text need be encoded only once."""
         return not any(parameter.requires_grad for parameter in self.parameters())
-
-    def require_texts(self) -> None:
-        """Raise InputError where there is no text model."""
-        if not self.reads_texts:
-            raise InputError(NO_TEXTS)
 
     @property
     def text_model(self) -> SentenceTransformer:
@@ -73,14 +57,11 @@ class Base(nn.Module, abc.ABC):
 
     def prompt(self, role: Role) -> str:
         """Return the text that the model's configuration puts before a query or a document."""
-        prompts = self.text_model.prompts
-        names = ("query",) if role == "query" else DOCUMENT_PROMPTS
-        known = [name for name in (*names, self.text_model.default_prompt_name) if name in prompts]
-        return prompts[known[0]] or "" if known else ""
+        prompts, default = self.text_model.prompts, self.text_model.default_prompt_name
+        names = ("query", default) if role == "query" else ("document", "passage", "corpus", default)
+        return next((prompts[name] or "" for name in names if name in prompts), "")
 
-    def encode(
-        self, texts: list[str], role: Role, batch_size: int = 32, progress: tqdm[Any] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: list[str], role: Role, batch_size: int = 32, progress: tqdm[Any] | None = None) -> Vectors:
         """Encode texts into vectors ``(len(texts), dimension)``, and count their characters on a progress bar."""
         raise InputError(NO_TEXTS)
 
@@ -134,7 +115,7 @@ class Base(nn.Module, abc.ABC):
         """The model as a user has it without ragcun."""
         return self
 
-    def untouched_array(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def untouched_array(self, vectors: Vectors) -> Vectors:
         """Return the embeddings of the untouched base, from its pooled vectors."""
         return self.finish(torch.from_numpy(np.ascontiguousarray(vectors)), self.ends_normalized).numpy()
 
@@ -144,20 +125,15 @@ class Base(nn.Module, abc.ABC):
         return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
 
-class Gatherable(Protocol):
-    """Rows of float32 that are gathered by index."""
-
-    def __getitem__(self, rows: Rows, /) -> Vectors:
-        """Return a copy of these rows."""
-
-
 class VectorSource(abc.ABC):
-    """Base vectors of texts: a cache that encodes what is missing, or a store; `fingerprint` is the base's."""
+    """Base vectors of texts: a cache that encodes what is missing, or a store; ``source[rows]`` copies some of them.
+
+    `fingerprint` is the base's.
+    """
 
     base: Base
     dimension: int
     fingerprint: str
-    vectors: Gatherable
 
     @property
     def untouched(self) -> VectorSource:
@@ -165,10 +141,12 @@ class VectorSource(abc.ABC):
         return self
 
     @abc.abstractmethod
+    def __getitem__(self, rows: Rows, /) -> Vectors: ...
+
+    @abc.abstractmethod
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
         """Return the row of each text."""
 
     def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``."""
-        rows = self.rows(texts, role)  # may add rows
-        return np.asarray(self.vectors[rows])
+        return self[self.rows(texts, role)]

@@ -1,4 +1,7 @@
-"""EmbeddingCache: every text goes through a frozen base once; its vector is kept on disk and shared by all runs."""
+"""EmbeddingCache: every text goes through a frozen base once; its vector is kept on disk and shared by all runs.
+
+JoinedSource puts lexical vectors beside those.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import numpy as np
 from filelock import FileLock
 
 from ragcun.batch import Role
-from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
+from ragcun.embeddings.base import NO_TEXTS, Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS, blocks, progress_bar
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
 from ragcun.io import naming_failed_writes, read_json, write_json
 
@@ -37,20 +41,21 @@ class EmbeddingCache(VectorSource):
     """
 
     def __init__(self, base: Base, folder: str | Path | None = None, batch_size: int = ROWS) -> None:
-        base.require_texts()
-        self.base = base
-        self.batch_size = batch_size
-        self.dimension = base.dimension
-        self.fingerprint = base.fingerprint()
+        if not base.reads_texts:
+            raise InputError(NO_TEXTS)
+        self.base, self.batch_size = base, batch_size
+        self.dimension, self.fingerprint = base.dimension, base.fingerprint()
         self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:32]
         self._row_of: dict[bytes, int] = {}
-        self._count = 0
         self.vectors = np.empty((0, self.dimension), dtype=np.float32)
         self._claim_folder()
         self._load_keys()
 
     def __len__(self) -> int:
         return len(self._row_of)
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        return np.asarray(self.vectors[rows])
 
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
         """Return the row of each text, after encoding those that are not there yet."""
@@ -75,14 +80,14 @@ class EmbeddingCache(VectorSource):
         with progress_bar(texts, role, disable=not texts) as progress:
             for block in blocks(texts):
                 vectors = self.base.encode([texts[i] for i in block], role, self.batch_size, progress)
-                if not np.isfinite(vectors).all():
-                    raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
                 self._append([keys[i] for i in block], vectors)
 
     def _append(self, keys: list[bytes], vectors: Vectors) -> None:
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
         with naming_failed_writes(self.folder):
-            _append_at(self.folder / "vectors.bin", self._count * self.dimension * 4, vectors.tobytes())
-            _append_at(self.folder / "keys.bin", self._count * KEY_BYTES, b"".join(keys))
+            _append_at(self.folder / "vectors.bin", self.vectors.nbytes, vectors.tobytes())
+            _append_at(self.folder / "keys.bin", len(self.vectors) * KEY_BYTES, b"".join(keys))
         self._load_keys()
 
     def _claim_folder(self) -> None:
@@ -91,31 +96,69 @@ class EmbeddingCache(VectorSource):
         described = {"fingerprint": self.fingerprint, "dimension": self.dimension, "dtype": "float32"}
         if not path.exists():
             write_json(path, {"base": self.base.name, **described})
-            return
         found = read_json(path)
         if not isinstance(found, dict) or any(found.get(name) != value for name, value in described.items()):
             raise InputError(f"{path} is of another base than its folder's name says; delete the folder {self.folder}")
 
     def _load_keys(self) -> None:
-        files = self.folder / "keys.bin", self.folder / "vectors.bin"
-        if not all(file.exists() for file in files):
+        keys, vectors = self.folder / "keys.bin", self.folder / "vectors.bin"
+        if not (keys.exists() and vectors.exists()):
             return
-        count = min(files[0].stat().st_size // KEY_BYTES, files[1].stat().st_size // (4 * self.dimension))
-        if count < self._count:
+        known = len(self.vectors)
+        count = min(keys.stat().st_size // KEY_BYTES, vectors.stat().st_size // (4 * self.dimension))
+        if count < known:
             raise InputError(f"{self.folder} has lost rows while it was in use; delete that folder and start again")
-        with files[0].open("rb") as file:
-            file.seek(self._count * KEY_BYTES)
-            for row in range(self._count, count):
-                self._row_of[file.read(KEY_BYTES)] = row
-        if count > self._count:
-            self.vectors = np.memmap(files[1], dtype=np.float32, mode="r", shape=(count, self.dimension))
-        self._count = count
+        if count > known:
+            new = np.fromfile(keys, f"V{KEY_BYTES}", count - known, offset=known * KEY_BYTES)
+            self._row_of.update(zip(new.tolist(), range(known, count), strict=True))
+            self.vectors = np.memmap(vectors, dtype=np.float32, mode="r", shape=(count, self.dimension))
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b" if path.exists() else "w+b") as file:
+    with path.open("ab") as file:
         file.truncate(offset)
-        file.seek(offset)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+class JoinedSource(VectorSource):
+    """Joined vectors of texts: dense ones from a cache or store, lexical ones made once and kept in memory.
+
+    Raises:
+        InputError: `dense` is of another text model than `base`.
+    """
+
+    base: JoinedBase
+
+    def __init__(self, dense: VectorSource, base: JoinedBase) -> None:
+        if dense.fingerprint != base.dense.fingerprint():
+            raise InputError(f"the cached vectors are not those of {base.name!r}; cache those of the joined base's own")
+        self.dense, self.base = dense, base
+        self.dimension, self.fingerprint = base.dimension, base.fingerprint()
+        self._row_of: dict[tuple[Role, str], int] = {}
+        self._dense_rows = np.empty(0, dtype=np.int64)
+        self._lexical = np.empty((0, base.channel.dimension), dtype=np.float32)
+
+    @property
+    def untouched(self) -> VectorSource:
+        """The dense vectors."""
+        return self.dense
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        return self.base.join(self.dense[self._dense_rows[rows]], self._lexical[rows])
+
+    def rows(self, texts: Sequence[str], role: Role) -> Rows:
+        """Return the row of each text, after encoding those that are not there yet."""
+        new = list(dict.fromkeys(text for text in texts if (role, text) not in self._row_of))
+        if new:
+            self._dense_rows = np.append(self._dense_rows, self.dense.rows(new, role))
+            self._lexical = np.vstack([self._lexical, self.base.lexical(new, role)])
+            self._row_of.update({(role, text): row for row, text in enumerate(new, len(self._row_of))})
+        return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
+
+
+def vector_source(base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS) -> VectorSource:
+    """Return the vectors of a base's texts, dense ones from the cache in `cache_dir` (None: `default_cache_dir`)."""
+    dense = EmbeddingCache(base.untouched, cache_dir, batch_size)
+    return JoinedSource(dense, base) if isinstance(base, JoinedBase) else dense

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -16,9 +15,6 @@ from ragcun.batch import Features, Role
 from ragcun.config import BASE_DTYPES
 from ragcun.embeddings.base import Rows
 from ragcun.errors import InputError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -91,46 +87,27 @@ def batches(
 
 def _is_rectangular(features: Features, rows: int) -> bool:
     # Positions of query expansion lie outside the mask, so columns that it leaves out cannot be cut off.
-    if "attention_mask" not in features or "query_expansion_positions" in features:
+    mask = features.get("attention_mask")
+    if mask is None or mask.ndim != 2 or len(mask) != rows or "query_expansion_positions" in features:
         return False
-    shape = features["attention_mask"].shape
-    tensors = (value for value in features.values() if isinstance(value, Tensor))
-    return len(shape) == 2 and shape[0] == rows and all(tensor.shape == shape for tensor in tensors)
+    return all(value.shape == mask.shape for value in features.values() if isinstance(value, Tensor))
 
 
 def _cut(features: Features, rows: Rows) -> Features:
     places = torch.from_numpy(rows)
-    used = features["attention_mask"][places].any(dim=0).nonzero()
-    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
-    return {
-        name: value[places, first : last + 1] if isinstance(value, Tensor) else value
-        for name, value in features.items()
-    }
-
-
-@torch.no_grad()
-def pooled(model: SentenceTransformer, features: Features, role: str, dtype: Dtype) -> Float[Tensor, "batch dim"]:
-    """Return pooled vectors as float32, their matrix products computed in `dtype`; the weights stay as they are."""
-    from sentence_transformers.util import batch_to_device
-
-    device = model.device
-    half = dtype != "float32"
-    with torch.autocast(device.type, dtype=getattr(torch, dtype) if half else None, enabled=half):
-        vectors = model(batch_to_device(dict(features), device), task=role)["sentence_embedding"]
-    return vectors[:, : model.truncate_dim].float()
+    used = features["attention_mask"][places].any(dim=0)
+    used[0] |= not used.any()
+    return {name: value[places][:, used] if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
 def resolve_dtype(asked: str, device: torch.device) -> Dtype:
-    """Return the dtype for a device, its native one for ``auto``; InputError if unknown or impossible there."""
+    """Return the dtype for a device, its fastest native one for ``auto``; InputError if unknown or impossible there."""
     if asked not in BASE_DTYPES:
         raise InputError(f"--base_dtype must be one of {', '.join(BASE_DTYPES)}, got {asked!r}")
     if asked == "float16" and device.type == "cpu":
         raise InputError("--base_dtype float16 needs a GPU; use bfloat16, auto or float32 on a CPU")
-    return native_dtype(device) if asked == "auto" else cast("Dtype", asked)
-
-
-def native_dtype(device: torch.device) -> Dtype:
-    """Return the fastest dtype that a device has natively; float32 where that is not known."""
+    if asked != "auto":
+        return cast("Dtype", asked)
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_features():
@@ -140,5 +117,4 @@ def native_dtype(device: torch.device) -> Dtype:
 
 def bfloat16_features() -> list[str]:
     """Return the names of this processor's instructions for products of bfloat16 matrices; it may have none."""
-    found = torch.cpu.get_capabilities()
-    return [name for name in BFLOAT16_FEATURES if found.get(name, False)]
+    return [name for name in BFLOAT16_FEATURES if torch.cpu.get_capabilities().get(name, False)]

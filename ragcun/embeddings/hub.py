@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ragcun.config import Distance
 from ragcun.errors import InputError
@@ -25,33 +25,20 @@ MODULES = "modules.json"
 BEST_MODEL = "best_model"
 """The folder of the checkpoint in the folder of a run."""
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
-
-
-class Convention(NamedTuple):
-    """How the authors of some models, whose hub names match a regular expression in full, encode and compare texts."""
-
-    names: str
-    distance: Distance
-    query: str = ""
-    document: str = ""
-
-
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
-CONVENTIONS = (
-    Convention(r"facebook/contriever(-msmarco)?", "dot"),
-    Convention(r"intfloat/e5-(small|base|large)(-v2)?", "cosine", "query: ", "passage: "),
-    Convention(r"intfloat/multilingual-e5-(small|base|large)", "cosine", "query: ", "passage: "),
-    Convention(r"BAAI/bge-(small|base|large)-en(-v1\.5)?", "cosine", BGE_QUERY),
-)
-"""Contriever (Izacard et al., arXiv:2112.09118), E5 (Wang et al., arXiv:2212.03533), BGE (Xiao et al.,
-arXiv:2309.07597), as on their model cards; names of instruction-tuned relatives do not match."""
+CONVENTIONS: dict[str, tuple[Distance, str, str]] = {
+    r"facebook/contriever(-msmarco)?": ("dot", "", ""),
+    r"intfloat/(e5-(small|base|large)(-v2)?|multilingual-e5-(small|base|large))": ("cosine", "query: ", "passage: "),
+    r"BAAI/bge-(small|base|large)-en(-v1\.5)?": ("cosine", BGE_QUERY, ""),
+}
+"""Distance, query prompt and document prompt by which the authors of models, whose hub names match in full, use them.
+
+Contriever (Izacard et al., arXiv:2112.09118), E5 (Wang et al., arXiv:2212.03533), BGE (Xiao et al., arXiv:2309.07597),
+as on their model cards; names of instruction-tuned relatives do not match."""
 
 
 def model_folder(name: str) -> str:
-    """Return the checkpoint that is meant by a run's folder, or by a file ``NAME.pt`` that is not there; else the name.
-
-    A line in the log says so.
-    """
+    """Return the checkpoint meant by a run's folder, or by a file ``NAME.pt`` that is not there; else `name`."""
     path = Path(name)
     if path.suffix == ".pt" and not path.exists():
         path = path.with_suffix("")
@@ -74,8 +61,7 @@ def resolve_model(name: str) -> str:
         return str(Path(spec.origin).parent / "model")
     if Path(name).exists():
         return name
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name
-    if looks_like_path and "/" in name:
+    if "/" in name and (name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name):
         raise InputError(f"no such model folder: {name}; {HINT}")
     return ALIASES.get(name, name)
 
@@ -120,30 +106,17 @@ def _require_on_hub(name: str) -> None:
         raise InputError(f"model {name!r} is not in the local hub cache and {why}; {HINT}") from error
 
 
-def convention_of(hub_name: str) -> Convention | None:
-    """Return the convention of a model on the hub, None where none is known.
-
-    >>> convention_of("intfloat/e5-base-v2").query
-    'query: '
-    >>> convention_of("intfloat/multilingual-e5-large-instruct") is None
-    True
-    """
-    return next((each for each in CONVENTIONS if re.fullmatch(each.names, hub_name)), None)
-
-
 def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
     """Give a model from the hub the distance and prompts of its convention where its own configuration names none."""
-    convention = convention_of(hub_name)
-    if convention is None:
-        return
     added = []
-    # the public property answers cosine where nothing is configured
-    if model._similarity_fn_name is None:
-        model.similarity_fn_name = convention.distance
-        added.append(f"distance {convention.distance}")
-    if (convention.query or convention.document) and not any(model.prompts.values()):
-        model.prompts = {**model.prompts, "query": convention.query, "document": convention.document}
-        added.append(f"query prompt {convention.query!r}, document prompt {convention.document!r}")
+    for distance, query, document in [CONVENTIONS[names] for names in CONVENTIONS if re.fullmatch(names, hub_name)]:
+        # the public property answers cosine where nothing is configured
+        if model._similarity_fn_name is None:
+            model.similarity_fn_name = distance
+            added.append(f"distance {distance}")
+        if (query or document) and not any(model.prompts.values()):
+            model.prompts = {**model.prompts, "query": query, "document": document}
+            added.append(f"query prompt {query!r}, document prompt {document!r}")
     if added:
         logger.info("%s: %s, as its authors use it; its own configuration says nothing", hub_name, "; ".join(added))
 
@@ -167,23 +140,19 @@ def require_safe(folder: Path) -> None:
         raise InputError(f"{path} is not a list of modules; copy the model again")
     for module in modules:
         _require_built_in(module.get("type"), path)
-        _check_module(folder, module.get("path", ""), path)
+        _check_module(folder, module.get("path", ""))
 
 
-def require_inside(folder: Path, names: Iterable[str]) -> None:
+def require_inside(folder: Path, names: Iterable[Any]) -> None:
     """Raise InputError unless files named relative to a folder lie in it once links are followed."""
     real = folder.resolve()
     root = real.parent.parent if real.parent.name == "snapshots" else real
     for name in names:
-        _require_relative(name, folder)
+        parts = PurePosixPath(name).parts if isinstance(name, str) else ("..",)
+        if ".." in parts or parts[:1] == ("/",) or "\\" in name or "\0" in name:
+            raise InputError(f"{folder} names {name!r:.100}, which leads out of its folder; use another model")
         if not (folder / name).resolve().is_relative_to(root):
             raise InputError(f"{folder / name} leads out of its folder; put the file itself there")
-
-
-def _require_relative(name: Any, where: Path) -> None:
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ("..",)
-    if ".." in parts or parts[:1] == ("/",) or "\\" in name or "\0" in name:
-        raise InputError(f"{where} names the place {name!r:.100}, which leads out of its folder; use another model")
 
 
 def _require_built_in(name: Any, where: Path) -> None:
@@ -191,8 +160,8 @@ def _require_built_in(name: Any, where: Path) -> None:
         raise InputError(f"{where} names the class {name!r:.100}, not sentence-transformers' own; use another model")
 
 
-def _check_module(folder: Path, name: Any, where: Path) -> None:
-    _require_relative(name, where)
+def _check_module(folder: Path, name: Any) -> None:
+    require_inside(folder, [name])
     for file in MODULE_CONFIGS:
         path = folder / name / file
         if not path.is_file():
@@ -208,4 +177,4 @@ def _check_module(folder: Path, name: Any, where: Path) -> None:
         types = config.get("types")
         for inner, kind in types.items() if isinstance(types, dict) else ():
             _require_built_in(kind, path)
-            _check_module(folder / name, inner, path)
+            _check_module(folder / name, inner)

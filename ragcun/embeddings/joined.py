@@ -1,4 +1,4 @@
-"""JoinedBase: dense vectors with a lexical channel beside them, and JoinedSource, which keeps the dense ones cached."""
+"""JoinedBase: dense vectors with a lexical channel beside them, of word pieces also as plain sentence-transformers."""
 
 from __future__ import annotations
 
@@ -6,67 +6,67 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.preprocessing import normalize
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
 from ragcun.config import LEXICAL_DIM
-from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
-from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.analysis import Analyser
+from ragcun.embeddings.base import Base, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.lexical_export import joined_modules, piece_tokenizer
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
     from tqdm.auto import tqdm
 
-    from ragcun.config import Distance, LexicalConfig
+    from ragcun.config import LexicalConfig
 
 logger = logging.getLogger(__name__)
 
-SLOPE, OFFSET, LEAST, MOST = 2.0, 0.15, 0.1, 0.5
-"""Of `lexical_weight`, chosen on dev queries of five collections with MiniLM and MPNet: docs/lexical.md."""
 WEIGHED = 10_000
 """Documents, evenly spaced, whose dense vectors choose the weight."""
 LEXICAL = "lexical"
+POOLED = ("mean", "cls")
+ROLES = ["query", "document"]
+ALL_TOKENS = 1e9  # more than a text has: all of them become one
 
 
 def lexical_weight(documents: Vectors) -> float:
     """Return the weight a of a channel, without labels: 2 (‖mean of the unit document vectors‖ − 0.15), in [0.1, 0.5].
 
-    The more of their direction documents have in common, the less dense vectors tell them apart.
+    The more of their direction documents have in common, the less dense vectors tell them apart. The numbers were
+    chosen on dev queries of five collections with MiniLM and MPNet: docs/lexical.md.
     """
     shared = float(np.linalg.norm(normalize(documents).mean(axis=0)))
-    return min(MOST, max(LEAST, SLOPE * (shared - OFFSET)))
+    return min(0.5, max(0.1, 2 * (shared - 0.15)))
 
 
 class JoinedBase(Base):
-    """A text model and a lexical channel, whose vectors are ``[unit(dense) ; √a · lexical]``.
+    """A text model and a channel fitted on the corpus, whose vectors are ``[unit(dense) ; √a · lexical]``.
 
-    Args:
-        dense: the text model.
-        channel: fitted on the corpus.
-        weight: a, the weight of the channel's similarity beside the dense one's.
-        normalize: whether `forward` scales the whole vector to length 1.
+    `weight` is a, the weight of the channel's similarity beside the dense one's; with `normalize`, `forward` scales the
+    whole vector to length 1. Queries and documents may have different vectors.
     """
 
     reads_texts: ClassVar[bool] = True
+    routes_roles = True
 
     def __init__(self, dense: Base, channel: LexicalChannel, weight: float, normalize: bool = True) -> None:
         if not (weight > 0 and math.isfinite(weight)):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
         super().__init__()
-        self.dense, self.channel, self.weight = dense, channel, weight
-        self.name, self.normalize = dense.name, normalize
+        self.dense, self.channel, self.weight, self.normalize = dense, channel, weight, normalize
+        self.name, self.distance, self.dimension = dense.name, dense.distance, dense.dimension + channel.dimension
 
     @property
     def untouched(self) -> Base:
@@ -78,28 +78,9 @@ class JoinedBase(Base):
         """The text model's."""
         return self.dense.text_model
 
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors."""
-        return self.dense.dimension + self.channel.dimension
-
-    @property
-    def distance(self) -> Distance:
-        """The text model's own distance."""
-        return self.dense.distance
-
-    @property
-    def routes_roles(self) -> bool:
-        """Whether queries and documents go through different modules; here they may have different vectors."""
-        return True
-
-    def prompt(self, role: Role) -> str:
-        """Return the text that the text model puts before a query or a document."""
-        return self.dense.prompt(role)
-
     def lexical(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are of prompted texts."""
-        prompt = self.prompt(role) if self.channel.pieces else ""
+        prompt = self.prompt(role) if self.channel.analyser.pieces else ""
         return self.channel.encode([prompt + text for text in texts] if prompt else texts, role)
 
     def join(self, dense: Vectors, lexical: Vectors) -> Vectors:
@@ -115,7 +96,7 @@ class JoinedBase(Base):
 
     def first_modules(self) -> list[nn.Module]:
         """Return built-in modules of a channel of word pieces, else one module that cannot be saved."""
-        if self.channel.pieces:
+        if self.channel.analyser.pieces:
             return joined_modules(self.dense, self.channel, self.weight)
         return [JoinedModule(self)]
 
@@ -136,10 +117,6 @@ class JoinedBase(Base):
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the text model as `TextBase.freeze` does; the channel is never trained."""
         self.dense.freeze(whole, early_layers)
-
-    def checkpoint_activations(self) -> None:
-        """Recompute the transformer's activations in the backward pass instead of keeping them."""
-        self.dense.checkpoint_activations()
 
     def compute_in(self, dtype: str) -> None:
         """Compute dense vectors with this dtype from now on."""
@@ -180,63 +157,88 @@ class JoinedModule(nn.Module):
         return {"channel": self.base.channel.fingerprint(), "weight": self.base.weight}
 
 
-class JoinedSource(VectorSource):
-    """Joined vectors of texts: dense ones from a cache or store, lexical ones made once and kept in memory.
-
-    Raises:
-        InputError: `dense` is of another text model than `base`.
-    """
-
-    base: JoinedBase
-
-    def __init__(self, dense: VectorSource, base: JoinedBase) -> None:
-        if dense.fingerprint != base.dense.fingerprint():
-            raise InputError(f"the cached vectors are not those of {base.name!r}; cache those of the joined base's own")
-        self.dense, self.base, self.vectors = dense, base, self
-        self.dimension, self.fingerprint = base.dimension, base.fingerprint()
-        self._row_of: dict[tuple[Role, str], int] = {}
-        self._dense_rows = np.empty(0, dtype=np.int64)
-        self._lexical = np.empty((0, base.channel.dimension), dtype=np.float32)
-
-    @property
-    def untouched(self) -> VectorSource:
-        """The dense vectors."""
-        return self.dense
-
-    def __getitem__(self, rows: Rows) -> Vectors:
-        return self.base.join(np.asarray(self.dense.vectors[self._dense_rows[rows]]), self._lexical[rows])
-
-    def rows(self, texts: Sequence[str], role: Role) -> Rows:
-        """Return the row of each text, after encoding those that are not there yet."""
-        new = list(dict.fromkeys(text for text in texts if (role, text) not in self._row_of))
-        if new:
-            self._dense_rows = np.append(self._dense_rows, self.dense.rows(new, role))
-            self._lexical = np.vstack([self._lexical, self.base.lexical(new, role)])
-            self._row_of.update({(role, text): row for row, text in enumerate(new, len(self._row_of))})
-        return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
-
-
-def vector_source(base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS) -> VectorSource:
-    """Return the vectors of a base's texts, dense ones from the cache in `cache_dir` (None: `default_cache_dir`)."""
-    if isinstance(base, JoinedBase):
-        return JoinedSource(EmbeddingCache(base.dense, cache_dir, batch_size), base)
-    return EmbeddingCache(base, cache_dir, batch_size)
-
-
 def fit_channel(
     dense: VectorSource, documents: Sequence[str], settings: LexicalConfig, channel: LexicalChannel | None = None
 ) -> tuple[LexicalChannel, float]:
     """Return a channel of documents (the one given, if any) and its weight beside the dense vectors of a text model."""
-    base: Any = dense.base
     if channel is None:
-        dim, terms = settings.lexical_dim or LEXICAL_DIM, settings.lexical_terms
-        tokenizer = piece_tokenizer(base) if terms == "pieces" else None
-        prompts = [base.prompt("query"), base.prompt("document")]
-        channel = LexicalChannel.fit(
-            documents, dim, terms, settings.lexical_language, tokenizer=tokenizer, prompts=prompts
-        )
+        pieces = settings.lexical_terms == "pieces"
+        analyser = piece_analyser(dense.base) if pieces else Analyser.of(documents, settings.lexical_language)
+        channel = LexicalChannel.fit(documents, settings.lexical_dim or LEXICAL_DIM, analyser)
     weight = settings.lexical_weight
     if weight is None:
         weight = lexical_weight(dense.encode(documents[:: -(-len(documents) // WEIGHED)], "document"))
         logger.info("weight of the lexical channel: %.2f, chosen from the documents", weight)
     return channel, weight
+
+
+def piece_analyser(base: Base) -> Analyser:
+    """Return the analyser whose terms are the word pieces that a text model reads, but for those of its prompts.
+
+    Raises:
+        InputError: vectors of the model joined with a channel of its pieces cannot be written as built-in modules.
+    """
+    model = base.text_model
+    modules = [type(module).__name__ for module in model.children()]
+    pooling = getattr(list(model.children())[-1], "pooling_mode", None)
+    fast = getattr(model.tokenizer, "backend_tokenizer", None)
+    if modules != ["Transformer", "Pooling"] or pooling not in POOLED or fast is None:
+        raise InputError(
+            f"base model {base.name!r} ({', '.join(modules)}; pooling {pooling}) has no lexical channel of its pieces, "
+            f"which takes a fast tokenizer and pooling by {' or '.join(POOLED)} alone; choose --lexical_terms words"
+        )
+    tokenizer = Tokenizer.from_str(fast.to_str())
+    tokenizer.no_truncation()
+    if model.max_seq_length is not None:
+        tokenizer.enable_truncation(int(model.max_seq_length) - tokenizer.num_special_tokens_to_add(False))
+    analyser = Analyser(pieces=tokenizer.to_str())
+    prompts = analyser.split([base.prompt("query"), base.prompt("document")])
+    return replace(analyser, dropped=sorted({piece for pieces in prompts for piece in pieces}))
+
+
+def joined_modules(dense: Base, channel: LexicalChannel, weight: float) -> list[nn.Module]:
+    """Return the modules of the joined vectors of a text model and a channel of its pieces, not scaled as a whole.
+
+    Pieces that are in the text, times their idf, are projected to the lexical vector, which waits as that of the first
+    token; one cluster of all tokens, which is their mean scaled to length 1, is the dense vector.
+    """
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    model = dense.text_model
+    numbers: dict[str, int] = model.tokenizer.get_vocab()
+    rows = [numbers[piece] for piece in channel.vocabulary]
+    idf, projection = torch.zeros(len(numbers)), torch.zeros(channel.dimension, len(numbers))
+    idf[rows], projection[:, rows] = torch.from_numpy(channel.idf), torch.from_numpy(channel.projection.T)
+    modules: list[nn.Module] = [
+        model[0],
+        SparseStaticEmbedding(model.tokenizer, idf, frozen=True),
+        _dense(projection),
+        Normalize(),
+        _dense(math.sqrt(weight) * torch.eye(channel.dimension), "cls_token_embeddings"),
+    ]
+    if model[1].pooling_mode == "cls":
+        others = [piece for piece in numbers if piece != model.tokenizer.cls_token]
+        modules.append(MultiVectorMask(others, skiplist_tasks=ROLES))
+    return [
+        *modules,
+        HierarchicalTokenPooling(ALL_TOKENS, num_protected_tokens=0, normalize_embeddings=True, tasks=ROLES),
+        Pooling(dense.dimension, ("mean", "cls")),
+    ]
+
+
+def restore_pooling(model: SentenceTransformer) -> None:
+    """Put the text model's pooling in its place again in a model that begins with `joined_modules`."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer: Any = model[0]
+    first_token = any(type(module).__name__ == "MultiVectorMask" for module in model.children())
+    model[1] = Pooling(transformer.get_embedding_dimension(), "cls" if first_token else "mean")
+
+
+def _dense(weight: Tensor, output: str | None = None) -> Dense:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    return Dense(weight.shape[1], weight.shape[0], False, None, weight, module_output_name=output)

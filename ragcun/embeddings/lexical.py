@@ -7,34 +7,31 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from tqdm.auto import tqdm
 
-from ragcun.config import LEXICAL_DIM, TermKind
+from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.analysis import LANGUAGES, Analyser, TermCounter
+from ragcun.embeddings.base import Vectors
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
 from ragcun.tensors import naming_disk_errors, tensors_digest
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from ragcun.batch import Role
 
 logger = logging.getLogger(__name__)
 
-Matrix = NDArray[np.float32]
 K1, B = 0.9, 0.4
 BLOCK = 16384
 """Texts whose terms are counted, or that are projected, at a time."""
@@ -59,23 +56,16 @@ class LexicalChannel:
     ones; the fit sees BM25's weights. Latent semantic analysis: Deerwester et al. 1990; randomized SVD: Halko et al.
     2011, algorithm 4.4.
 
-    Args:
-        analyser: how texts become terms.
-        vocabulary: the column of each term.
-        idf: of each term ``(terms,)``.
-        projection: V S^power ``(terms, dimension)``.
-        mean: direction of the mean document ``(dimension,)``.
-        mean_length: terms of a document on average.
-        dim: dimensions that were asked for; the rank of a small corpus is lower.
-        power: exponent of the singular values; −1 whitens the documents.
-        documents: how many it was fitted on.
+    Shapes: idf ``(terms,)``, projection V S^power ``(terms, dimension)``, mean document's direction ``(dimension,)``.
+    `mean_length` are a document's terms on average; `dim` dimensions were asked for, a small corpus has fewer; a
+    `power` of −1 whitens the `documents` documents of the fit.
     """
 
     analyser: Analyser
     vocabulary: dict[str, int]
-    idf: Matrix
-    projection: Matrix
-    mean: Matrix
+    idf: Vectors
+    projection: Vectors
+    mean: Vectors
     mean_length: float
     dim: int
     power: float
@@ -83,19 +73,9 @@ class LexicalChannel:
 
     @classmethod
     def fit(
-        cls,
-        texts: Sequence[str],
-        dim: int = LEXICAL_DIM,
-        terms: TermKind = "words",
-        language: str = "auto",
-        power: float = -0.25,
-        tokenizer: Tokenizer | None = None,
-        prompts: Sequence[str] = (),
-        seed: int = 0,
+        cls, texts: Sequence[str], dim: int = LEXICAL_DIM, analyser: Analyser | None = None, power: float = -0.25
     ) -> LexicalChannel:
-        """Fit a channel on documents; `language` is a code of `analysis.LANGUAGES`, or auto; pieces need `tokenizer`.
-
-        Pieces of `prompts`, which the text model puts before texts, are no terms.
+        """Fit a channel on documents; the default of `analyser` is that of their language.
 
         Raises:
             InputError: no document has a term.
@@ -103,78 +83,40 @@ class LexicalChannel:
         """
         if dim < 1 or not math.isfinite(power):
             raise ValueError(f"dim must be at least 1 and power finite, got {dim} and {power}")
-        if (terms == "pieces") != (tokenizer is not None):
-            raise ValueError(f"terms='pieces' takes a tokenizer, words take none; got terms={terms!r}")
-        if tokenizer is None:
-            analyser = Analyser.of(texts, language)
-        else:
-            analyser = Analyser(pieces=tokenizer.to_str())
-            analyser = replace(
-                analyser, dropped=sorted({piece for pieces in analyser.split(prompts) for piece in pieces})
-            )
-        return cls._fit(texts, analyser, dim, power, seed)
-
-    def refit(self, texts: Sequence[str], seed: int = 0) -> LexicalChannel:
-        """Return a channel of the same settings for other documents; vectors of the two do not compare."""
-        return self._fit(texts, self.analyser, self.dim, self.power, seed)
-
-    @classmethod
-    def _fit(cls, texts: Sequence[str], analyser: Analyser, dim: int, power: float, seed: int) -> LexicalChannel:
-        counter = TermCounter(analyser)
-        counts = [counter.count(block) for block in _blocks(texts, "counting terms")]
-        width = len(counter.vocabulary)
-        for part in counts:
-            part.resize(part.shape[0], width)
-        matrix = sp.vstack(counts, format="csr") if width else sp.csr_matrix((len(texts), 0))
-        del counts
-        frequency = np.bincount(matrix.indices, minlength=width)
-        kept = np.sort(np.argsort(-frequency, kind="stable")[:MOST_TERMS])
-        if not len(kept):
-            raise InputError(f"none of {len(texts)} documents has a word, so there is no lexical channel; turn it off")
-        if len(kept) < width:
-            logger.info("the lexical channel keeps the %d terms of the most documents, of %d", len(kept), width)
-            matrix = matrix[:, kept]
-        frequency = frequency[kept]
+        analyser = analyser or Analyser.of(texts)
+        matrix, vocabulary = _count_terms(texts, analyser)
+        frequency = np.bincount(matrix.indices, minlength=len(vocabulary))
         idf = np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
         mean_length = float(matrix.sum(dtype=np.float64)) / len(texts)
         _weigh(matrix, idf, mean_length)
-        values, vectors = _right_singular_vectors(matrix, dim, seed)
+        values, vectors = _right_singular_vectors(matrix, dim)
         projection = np.ascontiguousarray(vectors * values**power, dtype=np.float32)
         mean = normalize(np.asarray(matrix.mean(axis=0, dtype=np.float64)) @ projection)[0].astype(np.float32)
         mean *= analyser.pieces is None
-        names = list(counter.vocabulary)
-        vocabulary = {names[column]: number for number, column in enumerate(kept)}
         channel = cls(analyser, vocabulary, idf, projection, mean, mean_length, dim, power, len(texts))
         logger.info("lexical channel: %s", channel)
         return channel
 
     def __str__(self) -> str:
-        terms = "word pieces" if self.pieces else f"terms ({LANGUAGES[self.analyser.language]})"
+        terms = "word pieces" if self.analyser.pieces else f"terms ({LANGUAGES[self.analyser.language]})"
         return f"{self.dimension} dimensions, {len(self.vocabulary)} {terms}, fitted on {self.documents} documents"
-
-    @property
-    def pieces(self) -> bool:
-        """Whether terms are word pieces; sentence-transformers alone computes the vectors then."""
-        return self.analyser.pieces is not None
 
     @property
     def dimension(self) -> int:
         """Length of the vectors."""
         return self.projection.shape[1]
 
-    def encode(self, texts: Sequence[str], role: Role) -> Matrix:
+    def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``, of length 1 or 0; documents need not be known."""
         counter = TermCounter(self.analyser, self.vocabulary)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
-        start = 0
-        for block in _blocks(texts, "lexical vectors"):
-            weights = counter.count(block)
-            if not self.pieces:
-                _weigh(weights, self.idf, self.mean_length)
-            else:
+        for rows in _blocks(len(texts), "lexical vectors"):
+            weights = counter.count(texts[rows])
+            if self.analyser.pieces:
                 weights.data = self.idf[weights.indices]
-            out[start : start + len(block)] = normalize(weights @ self.projection, copy=False)
-            start += len(block)
+            else:
+                _weigh(weights, self.idf, self.mean_length)
+            out[rows] = normalize(weights @ self.projection, copy=False)
         if role == "document":
             out[~out.any(axis=1)] = self.mean
         return out
@@ -209,16 +151,33 @@ class LexicalChannel:
         tensors = {name: torch.from_numpy(value) for name, value in self._tensors().items()}
         return hashlib.sha256(f"{tensors_digest(tensors)} {json.dumps(self._settings())}".encode()).hexdigest()
 
-    def _tensors(self) -> dict[str, Matrix]:
+    def _tensors(self) -> dict[str, Vectors]:
         return {name: getattr(self, name) for name in TENSORS}
 
     def _settings(self) -> dict[str, Any]:
-        names = ("mean_length", "dim", "power", "documents")
-        own = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in ("mean_length", "dim", "power", "documents")}
         return {"analyser": asdict(self.analyser), **own, "vocabulary": list(self.vocabulary)}
 
 
-def _weigh(counts: sp.csr_matrix, idf: Matrix, mean_length: float) -> sp.csr_matrix:
+def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matrix, dict[str, int]]:
+    counter = TermCounter(analyser)
+    counts = [counter.count(texts[rows]) for rows in _blocks(len(texts), "counting terms")]
+    width = len(counter.vocabulary)
+    if not width:
+        raise InputError(f"none of {len(texts)} documents has a word, so there is no lexical channel; turn it off")
+    for part in counts:
+        part.resize(part.shape[0], width)
+    matrix = sp.vstack(counts, format="csr")
+    del counts
+    if width <= MOST_TERMS:
+        return matrix, counter.vocabulary
+    logger.info("the lexical channel keeps the %d terms of the most documents, of %d", MOST_TERMS, width)
+    kept = np.sort(np.argsort(-np.bincount(matrix.indices), kind="stable")[:MOST_TERMS])
+    names = list(counter.vocabulary)
+    return matrix[:, kept], {names[column]: number for number, column in enumerate(kept)}
+
+
+def _weigh(counts: sp.csr_matrix, idf: Vectors, mean_length: float) -> sp.csr_matrix:
     # in place
     terms = np.diff(counts.indptr)
     lengths = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
@@ -227,25 +186,24 @@ def _weigh(counts: sp.csr_matrix, idf: Matrix, mean_length: float) -> sp.csr_mat
     return normalize(counts, copy=False)
 
 
-def _right_singular_vectors(weights: sp.csr_matrix, dim: int, seed: int) -> tuple[Matrix, Matrix]:
+def _right_singular_vectors(weights: sp.csr_matrix, dim: int) -> tuple[Vectors, Vectors]:
     documents = weights.shape[0]
     sample = weights
     if documents > SVD_SAMPLE:
-        sample = weights[np.sort(np.random.default_rng(seed).choice(documents, SVD_SAMPLE, replace=False))]
-    _, values, rows = randomized_svd(sample, dim, n_iter=4, random_state=seed)
+        sample = weights[np.sort(np.random.default_rng(0).choice(documents, SVD_SAMPLE, replace=False))]
+    _, values, rows = randomized_svd(sample, dim, n_iter=4, random_state=0)
     rank = int((values > RANK * values[0]).sum())
     values, vectors = values[:rank], np.ascontiguousarray(rows[:rank].T)
     if documents > SVD_SAMPLE:
         moved = np.zeros_like(vectors)
-        for start in tqdm(range(0, documents, BLOCK), "singular vectors", delay=2):
-            block = weights[start : start + BLOCK]
-            moved += block.T @ (block @ vectors)
+        for block in _blocks(documents, "singular vectors"):
+            part = weights[block]
+            moved += part.T @ (part @ vectors)
         vectors, upper = np.linalg.qr(moved)
         vectors *= np.sign(np.diag(upper))
         values = np.sqrt(np.abs(np.diag(upper)))
     return values, vectors
 
 
-def _blocks(texts: Sequence[str], what: str) -> tqdm[Sequence[str]]:
-    starts = range(0, len(texts), BLOCK)
-    return tqdm((texts[start : start + BLOCK] for start in starts), what, len(starts), delay=2)
+def _blocks(count: int, what: str) -> tqdm[slice]:
+    return tqdm([slice(start, start + BLOCK) for start in range(0, count, BLOCK)], what, delay=2)

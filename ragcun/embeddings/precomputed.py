@@ -31,17 +31,11 @@ class VectorBase(Base):
 
     def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
         super().__init__()
-        self.name, self.normalize = name, normalize
-        self._dimension, self.digest = dimension, digest
+        self.dimension, self.normalize, self.digest, self.name = dimension, normalize, digest, name
 
     def to_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {"name": self.name, "dimension": self.dimension, "normalize": self.normalize, "digest": self.digest}
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors."""
-        return self._dimension
 
     def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: the vectors, normalised if asked."""
@@ -58,22 +52,31 @@ class VectorBase(Base):
 
 
 class VectorStore(VectorSource):
-    """All vectors, by text or by an id that stands for one; a text given twice has its first vector."""
+    """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
+
+    The matrices are read where they lie, as the rows of a single one of float32.
+    """
 
     def __init__(
         self, documents: Sequence[Named], queries: Sequence[Named], normalize: bool = True, place: str = "vectors"
     ) -> None:
-        sets = [*documents, *queries]
-        self.vectors = Stacked([vectors for _, vectors in sets])
         self.place = place
-        self.dimension, self.fingerprint = int(sets[0][1].shape[1]), self.vectors.digest()
+        self._parts = [vectors for _, vectors in (*documents, *queries)]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.dimension, self.fingerprint = int(self._parts[0].shape[1]), _digest(self._parts)
         self.base = VectorBase(self.dimension, normalize, self.fingerprint)
-        self._row_of: dict[str, dict[str, int]] = {"document": {}, "query": {}}
-        for i, (names, vectors) in enumerate(sets):
-            row_of = self._row_of["document" if i < len(documents) else "query"]
-            for row, name in enumerate(names, start=int(self.vectors.ends[i]) - len(vectors)):
-                if name is not None:
-                    row_of.setdefault(name, row)
+        self._row_of: dict[tuple[str, str | None], int] = {}
+        named = [("document", names) for names, _ in documents] + [("query", names) for names, _ in queries]
+        for row, key in enumerate((role, name) for role, names in named for name in names):
+            self._row_of.setdefault(key, row)
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        part_of = np.searchsorted(self._ends, rows, side="right")
+        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for index in np.unique(part_of):
+            own = part_of == index
+            out[own] = self._parts[index][rows[own] - (self._ends[index] - len(self._parts[index]))]
+        return out
 
     def require_fit(self, base: Base) -> None:
         """Raise InputError if the base has a text model of its own, or vectors of another length."""
@@ -87,37 +90,20 @@ class VectorStore(VectorSource):
 
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
         """Return the row of each text, or raise InputError if one has no vector."""
-        row_of = self._row_of[role]
-        rows = np.fromiter((row_of.get(text, -1) for text in texts), dtype=np.int64, count=len(texts))
+        rows = np.fromiter((self._row_of.get((role, text), -1) for text in texts), dtype=np.int64, count=len(texts))
         if (rows < 0).any():
             first = texts[int(np.argmax(rows < 0))]
             raise InputError(f"{self.place} holds no vector for {(rows < 0).sum()} {role} texts, first {first!r:.60}")
         return rows
 
 
-class Stacked:
-    """Matrices of one width as the rows of a single one, read where they lie, as float32."""
-
-    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
-        self.parts = list(parts)
-        self.ends = np.cumsum([len(part) for part in parts])
-
-    def __getitem__(self, rows: Rows) -> Vectors:
-        part_of = np.searchsorted(self.ends, rows, side="right")
-        out = np.empty((len(rows), self.parts[0].shape[1]), dtype=np.float32)
-        for index in np.unique(part_of):
-            own = part_of == index
-            out[own] = self.parts[index][rows[own] - (self.ends[index] - len(self.parts[index]))]
-        return out
-
-    def digest(self) -> str:
-        """Return the BLAKE2b digest of shapes and numbers."""
-        digest = hashlib.blake2b(digest_size=32)
-        for part in self.parts:
-            digest.update(f"{part.shape}".encode())
-            for start in range(0, len(part), BLOCK):
-                digest.update(np.ascontiguousarray(part[start : start + BLOCK], dtype="<f4").data)
-        return digest.hexdigest()
+def _digest(parts: Sequence[NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        digest.update(f"{part.shape}".encode())
+        for start in range(0, len(part), BLOCK):
+            digest.update(np.ascontiguousarray(part[start : start + BLOCK], dtype="<f4").data)
+    return digest.hexdigest()
 
 
 def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = None) -> NDArray[Any]:
@@ -146,8 +132,7 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"--vectors {folder}: no such folder; give one that holds documents.npy and queries.npy")
-    names = list(dict.fromkeys(collection.name for collection in collections))
-    places = {name: folder / name if (folder / name).is_dir() else folder for name in names}
+    places = {part.name: folder / part.name if (folder / part.name).is_dir() else folder for part in collections}
     if len(set(places.values())) < len(places):
         raise InputError(f"--vectors {folder}: {' and '.join(places)} need a folder each in it, of their names")
     documents, queries = [], []

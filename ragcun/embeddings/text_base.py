@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.config import DISTANCES, Distance
-from ragcun.embeddings.base import Base
-from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, pooled, resolve_dtype, token_budget
+from ragcun.config import DISTANCES
+from ragcun.embeddings.base import Base, Vectors
+from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
 from ragcun.errors import InputError
 from ragcun.tensors import tensors_digest
@@ -40,16 +40,19 @@ class TextBase(Base):
         self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
     ) -> None:
         super().__init__()
-        last = str(len(model) - 1)
-        found = type(model[int(last)]).__name__ == "Normalize"
+        found = type(model[-1]).__name__ == "Normalize"
         if found:
-            del model._modules[last]
-        self.model = model
-        self.name = name
+            del model[-1]
+        self.model, self.name, self.normalize = model, name, normalize
         self.trained = False
         self.dtype: Dtype = "float32"
-        self.normalize = normalize
         self.ends_normalized = found if ends_normalized is None else ends_normalized
+        if model.similarity_fn_name in DISTANCES:
+            self.distance = model.similarity_fn_name
+        dimension = model.get_embedding_dimension()
+        if dimension is None:
+            raise InputError(f"base model {name!r} does not say how long its vectors are; choose another")
+        self.dimension = int(dimension)
 
     @classmethod
     def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
@@ -65,8 +68,7 @@ class TextBase(Base):
         """Take the base out of an exported model: its first modules, as `to_config` counted them."""
         if not 1 <= config["modules"] <= len(model):
             raise ValueError(f"it speaks of {config['modules']} base modules, the model has {len(model)}")
-        for name in list(model._modules)[config["modules"] :]:
-            del model._modules[name]
+        del model[config["modules"] :]
         model.similarity_fn_name = config["distance"]
         base = cls(model, config["name"], config["normalize"], config["ends_normalized"])
         base.trained = config.get("trained", False)
@@ -76,20 +78,6 @@ class TextBase(Base):
         """Return what `from_config` needs beside the exported model."""
         stored = {name: getattr(self, name) for name in ("name", "normalize", "ends_normalized", "distance", "trained")}
         return stored | {"modules": len(self.model)}
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors."""
-        dimension = self.model.get_embedding_dimension()
-        if dimension is None:
-            raise InputError(f"base model {self.name!r} does not say how long its vectors are; choose another")
-        return int(dimension)
-
-    @property
-    def distance(self) -> Distance:
-        """The model's own distance (cosine where it names none that we know)."""
-        name = self.model.similarity_fn_name
-        return name if name in DISTANCES else "cosine"
 
     @property
     def text_model(self) -> SentenceTransformer:
@@ -102,16 +90,26 @@ class TextBase(Base):
 
     def encode(
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Vectors:
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         budget = token_budget(self.model.device)
         with evaluating(self.model):
             for rows, features in batches(texts, lambda some: self.features(some, role), budget, batch_size):
-                out[rows] = pooled(self.model, features, role, self.dtype).cpu().numpy()
+                out[rows] = self._pooled(features, role).cpu().numpy()
                 if progress is not None:
                     progress.update(sum(len(texts[row]) for row in rows))
         return out
+
+    @torch.no_grad()
+    def _pooled(self, features: Features, role: Role) -> Float[Tensor, "batch dim"]:
+        # matrix products are computed in `dtype`, the weights stay as they are
+        from sentence_transformers.util import batch_to_device
+
+        device, half = self.model.device, self.dtype != "float32"
+        with torch.autocast(device.type, dtype=getattr(torch, self.dtype) if half else None, enabled=half):
+            vectors = self.model(batch_to_device(dict(features), device), task=role)["sentence_embedding"]
+        return vectors[:, : self.model.truncate_dim].float()
 
     def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: cached pooled vectors or tokenised texts, normalised if asked."""
@@ -124,11 +122,13 @@ class TextBase(Base):
         self.trained = self.trained or not whole
         if whole or early_layers == 0:
             return
-        layers = transformer_layers(self.model)
+        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        # the transformer layers are the longest list of modules of one class
+        layers = max((each for each in lists if len({type(layer) for layer in each}) == 1), key=len, default=[])
         if early_layers > len(layers):
             raise InputError(
-                f"base model {self.name!r} has {len(layers)} transformer layers, cannot freeze the first "
-                f"{early_layers}; give a smaller --freeze_early_layers"
+                f"base model {self.name!r} has {len(layers)} transformer layers, give at most that many as "
+                f"--freeze_early_layers, not {early_layers}"
             )
         embeddings = [module for name, module in self.model.named_modules() if name.endswith("embeddings")]
         for module in (*embeddings, *layers[:early_layers]):
@@ -168,10 +168,3 @@ def _tokenizer(tokenizer: Any) -> str:
     plain.no_padding()
     plain.no_truncation()
     return str(plain.to_str())
-
-
-def transformer_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer layers of a model, first to last: its longest list of modules of one class."""
-    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
-    same_class = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
-    return max(same_class, key=len, default=[])

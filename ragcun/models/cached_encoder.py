@@ -57,11 +57,11 @@ class EmbeddedRows:
         start, stop, _ = rows.indices(len(self))
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
         for first in range(start - start % BLOCK, stop, BLOCK):
-            block = self.encoder.embed(self.encoder.cache.vectors[self._rows[first : first + BLOCK]], "document")
+            block = self.encoder.embed(self.encoder.cache[self._rows[first : first + BLOCK]], "document")
             low, high = max(first, start), min(first + BLOCK, stop)
             out[low - start : high - start] = block[low - first : high - first]
         return out
 
     def take(self, rows: Rows, axis: int = 0) -> Vectors:
         """Return some rows, as an array does."""
-        return self.encoder.embed(self.encoder.cache.vectors[self._rows[rows]], "document")
+        return self.encoder.embed(self.encoder.cache[self._rows[rows]], "document")

@@ -48,7 +48,7 @@ def write_folder(
     """Write a checkpoint folder with the checksum of every file in it; it is complete or absent."""
     with replacing_folder(folder) as temporary, naming_disk_errors():
         if model is not None:
-            place = temporary if channel is None or channel.pieces else temporary / DENSE
+            place = temporary if channel is None or channel.analyser.pieces else temporary / DENSE
             model.save_pretrained(str(place), create_model_card=False)
         if channel is not None:
             channel.save(temporary / LEXICAL)

@@ -19,9 +19,8 @@ from ragcun.data.overlap import HoldOut
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
 from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.lexical_export import dense_model
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -227,7 +226,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         description |= {} if trained is None else {TRAINED: trained}
         text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
         model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
-        if channel is not None and not channel.pieces:
+        if channel is not None and not channel.analyser.pieces:
             model = untouched_model(self.base.untouched)
         elif self.base.reads_texts:
             model = self.to_sentence_transformer()
@@ -261,5 +260,7 @@ def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, An
     if "weight" not in described:
         return TextBase.from_config(model, described)
     channel = LexicalChannel.load(folder / LEXICAL)
-    dense = TextBase.from_config(dense_model(model) if channel.pieces else model, described["dense"])
+    if channel.analyser.pieces:
+        restore_pooling(model)
+    dense = TextBase.from_config(model, described["dense"])
     return JoinedBase(dense, channel, described["weight"], described["normalize"])

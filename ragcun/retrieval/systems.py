@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ragcun.config import Distance, Precision
 from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.joined import vector_source
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError

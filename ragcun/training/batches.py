@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ragcun.batch import Features, PairBatch, Role
 from ragcun.data.pairs import PairDataset
-from ragcun.embeddings.base import Base, Gatherable, VectorSource
+from ragcun.embeddings.base import Base, VectorSource
 from ragcun.errors import InputError
 from ragcun.training.processes import to_device
 
@@ -150,7 +150,7 @@ class CachedPairs(PairSource):
     probe_size, sample_size = 256, 20_000
 
     def __init__(
-        self, dataset: PairDataset, base: Base, device: torch.device, vectors: Gatherable, rows: dict[Role, Rows]
+        self, dataset: PairDataset, base: Base, device: torch.device, vectors: VectorSource, rows: dict[Role, Rows]
     ) -> None:
         super().__init__(dataset, base, device)
         self.vectors, self.rows = vectors, rows
@@ -208,4 +208,4 @@ def make_source(
     if features is None:
         return LivePairs(dataset, base, device)
     queries, documents = features.rows(dataset.queries, "query"), features.rows(dataset.documents, "document")
-    return CachedPairs(dataset, features.base, device, features.vectors, {"query": queries, "document": documents})
+    return CachedPairs(dataset, features.base, device, features, {"query": queries, "document": documents})

@@ -105,7 +105,7 @@ def card(
     header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
     usage = WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS
     if isinstance(encoder.base, JoinedBase):
-        usage = WITH_TEXTS if encoder.base.channel.pieces else WITH_CHANNEL
+        usage = WITH_TEXTS if encoder.base.channel.analyser.pieces else WITH_CHANNEL
         about += f" Its base has a lexical channel: {encoder.base.channel}."
     if usage is not WITH_TEXTS:
         header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}

@@ -18,8 +18,9 @@ from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.joined import JoinedBase, fit_channel, vector_source
+from ragcun.embeddings.joined import JoinedBase, fit_channel
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase

@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging.handlers import BufferingHandler
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.hub import BGE_QUERY, apply_convention, convention_of, model_folder, resolve_model
+from ragcun.embeddings.hub import BGE_QUERY, apply_convention, model_folder, resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
@@ -26,7 +27,7 @@ from ragcun.retrieval.systems import EncodingOptions, open_system
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
-PLAIN, OWN, BGE = "intfloat/e5-small-v2", "intfloat/e5-base", "BAAI/bge-small-en-v1.5"
+PLAIN, OWN = "intfloat/e5-small-v2", "intfloat/e5-base"
 E5_PROMPTS = ("query: ", "passage: ")
 
 
@@ -35,27 +36,24 @@ class StandIn(BaseHTTPRequestHandler):
 
     folder: Path
 
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
     def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
         path = self.path.split("?")[0]
         if path.startswith("/api/models/team/tiny"):
             names = [str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file()]
             tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
             siblings = [{"rfilename": name} for name in names]
             info = {"id": "team/tiny", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-            self.send(json.dumps(tree if "/tree/" in path else info).encode(), body)
+            self.send(json.dumps(tree if "/tree/" in path else info).encode())
         elif path.startswith("/team/tiny/resolve/"):
             file = self.folder / path.removeprefix("/team/tiny/resolve/").split("/", 1)[1]
-            self.send(file.read_bytes() if file.is_file() else b"", body, None if file.is_file() else "EntryNotFound")
+            self.send(file.read_bytes() if file.is_file() else b"", None if file.is_file() else "EntryNotFound")
         else:
-            self.send(b"{}", body, "RepoNotFound")
+            self.send(b"{}", "RepoNotFound")
 
-    def send(self, content: bytes, body: bool, error: str | None = None) -> None:
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def send(self, content: bytes, error: str | None = None) -> None:
         self.send_response(404 if error else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -64,7 +62,7 @@ class StandIn(BaseHTTPRequestHandler):
         if error:
             self.send_header("X-Error-Code", error)
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(content)
 
     def log_message(self, *arguments: object) -> None:
@@ -122,7 +120,6 @@ def offline(tiny_bert, online, tmp_path_factory):
     put_into_hub(folder, PLAIN, silent(tiny_bert, place / "plain"))
     own = {"prompts": {"query": "word9 "}, "similarity_fn_name": "dot"}
     put_into_hub(folder, OWN, silent(tiny_bert, place / "own", **own))
-    put_into_hub(folder, BGE, silent(tiny_bert, place / "bge"))
     heard, logger = BufferingHandler(1000), logging.getLogger("ragcun.embeddings.hub")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(folder))
@@ -130,7 +127,7 @@ def offline(tiny_bert, online, tmp_path_factory):
         point_at(patch, "http://127.0.0.1:9")
         patch.setattr(logger, "handlers", [heard])
         patch.setattr(logger, "level", logging.INFO)
-        bases = {name: TextBase.load(name, device="cpu") for name in ("contriever", PLAIN, OWN, BGE, "team/tiny")}
+        bases = {name: TextBase.load(name, device="cpu") for name in ("contriever", PLAIN, OWN, "team/tiny")}
     return bases, [record.getMessage() for record in heard.buffer]
 
 
@@ -152,8 +149,7 @@ def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, en
 
 
 def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product(offline, tiny_bert):
-    base = offline[0]["contriever"]
-    bare = Path(f"{tiny_bert}-bert")
+    base, bare = offline[0]["contriever"], Path(f"{tiny_bert}-bert")
     batch = AutoTokenizer.from_pretrained(bare)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         tokens = AutoModel.from_pretrained(bare)(**batch).last_hidden_state.double()
@@ -186,17 +182,10 @@ def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkp
     assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
 
 
-def test_bge_asks_with_an_instruction_and_leaves_documents_alone(offline, tiny_bert):
-    base = offline[0][BGE]
-    assert (base.prompt("query"), base.prompt("document")) == (BGE_QUERY, "")
-    bare = TextBase.load(tiny_bert, device="cpu")
-    np.testing.assert_allclose(base.encode(TEXTS, "document"), bare.encode(TEXTS, "document"), atol=1e-6)
-
-
 def test_a_models_own_configuration_wins(offline):
     bases, log = offline
     assert (bases[OWN].prompt("query"), bases[OWN].prompt("document"), bases[OWN].distance) == ("word9 ", "", "dot")
-    assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN, BGE}
+    assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN}
 
 
 @pytest.mark.parametrize("name", ["intfloat/e5-small-v2", "contriever"])
@@ -216,14 +205,16 @@ def test_a_folder_of_a_published_name_is_only_a_folder(name, tiny_bert, tmp_path
         ([f"intfloat/e5-{size}{v}" for size in ("small", "large") for v in ("", "-v2")], ("cosine", *E5_PROMPTS)),
         ([f"intfloat/multilingual-e5-{size}" for size in ("small", "base", "large")], ("cosine", *E5_PROMPTS)),
         ([f"BAAI/bge-{size}-en{v}" for size in ("small", "large") for v in ("", "-v1.5")], ("cosine", BGE_QUERY, "")),
-        (["contriever", "e5-small", "someone/e5-small", "intfloat/e5-mistral-7b-instruct", "BAAI/bge-m3"], None),
-        (["intfloat/multilingual-e5-large-instruct", "BAAI/bge-small-zh-v1.5", "BAAI/bge-small-en-v1x5"], None),
+        (["contriever", "e5-small", "someone/e5-small", "intfloat/e5-mistral-7b-instruct"], (None, "", "")),
+        (["intfloat/multilingual-e5-large-instruct", "BAAI/bge-small-zh-v1.5", "BAAI/bge-m3"], (None, "", "")),
     ],
 )
 def test_known_names(names, convention):
     for name in names:
-        found = convention_of(name)
-        assert (found and found[1:]) == convention, name
+        model = SimpleNamespace(_similarity_fn_name=None, similarity_fn_name=None, prompts={})
+        apply_convention(model, name)
+        found = model.similarity_fn_name, model.prompts.get("query", ""), model.prompts.get("document", "")
+        assert found == convention, name
 
 
 def test_a_configured_cosine_is_not_taken_for_silence(tiny_bert):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ragcun.cli.train import run
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document, load_collection, pairs_from_collection
-from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.joined import JoinedBase, vector_source
+from ragcun.embeddings.cache import EmbeddingCache, vector_source
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
