@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 MOST = 1500
 
 
@@ -17,3 +20,8 @@ class InputError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message if len(message) <= MOST else f"{message[:900]} … {message[-500:]}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'NEAREST'? `` with the known name nearest to `name`, or nothing."""
+    return "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, list(known), n=1))

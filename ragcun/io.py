@@ -235,9 +235,9 @@ def existing_file(path: str | Path) -> Path:
     return path
 
 
-def file_digest(path: str | Path) -> str:
-    """Return the BLAKE2b digest of a file's bytes, as ``b2sum -l 256`` prints it."""
-    digest = hashlib.blake2b(digest_size=32)
+def file_digest(path: str | Path, digest: Any = None) -> str:
+    """Return the digest of a file's bytes, by default that of BLAKE2b, as ``b2sum -l 256`` prints it."""
+    digest = digest or hashlib.blake2b(digest_size=32)
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

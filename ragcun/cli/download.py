@@ -7,23 +7,20 @@ import logging
 from collections import Counter
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ragcun.cli.flags import MiningFlags, SetFlags
 from ragcun.config import SEED_HELP
 from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag
 
-if TYPE_CHECKING:
-    from ragcun.data.hub import Download
-
 logger = logging.getLogger(__name__)
 
 NEGATIVES = ("bm25", "given", "random", "dense", "none")
 DEV_FRACTION = 0.02
-COMPLETE = ": this download is complete; nothing to do"
 NO_SETTINGS = ("output_dir", "output", "cache_dir", "device", "resume", "overwrite")
 """Flags that do not change what a download holds."""
+COMPLETE = ": this download is complete; nothing to do"
 
 
 @dataclass(kw_only=True)
@@ -42,13 +39,9 @@ class HubFlags:
         if self.revision is not None and Path(self.source).is_dir():
             raise InputError(f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out")
 
-    def files(self, manifest: Path, *files: Path) -> Download | None:
-        """Return the files of this download, None where they are complete."""
-        from ragcun.data.hub import Download
-
-        settings = {name: value for name, value in asdict(self).items() if name not in NO_SETTINGS}
-        download = Download(manifest, files, settings)
-        return None if download.is_complete(self.resume, self.overwrite) else download
+    def settings(self) -> dict[str, Any]:
+        """Return the flags that change what a download holds."""
+        return {name: value for name, value in asdict(self).items() if name not in NO_SETTINGS}
 
 
 @dataclass(kw_only=True)
@@ -104,13 +97,13 @@ class BeirOptions(SetFlags):
 
 def msmarco(options: MsmarcoOptions) -> str:
     """Write pairs of MS MARCO, split by query, their statistics and a manifest, and return a summary."""
-    from ragcun.data.hub import open_rows
+    from ragcun.data.hub import is_complete, open_rows, write_manifest
     from ragcun.data.msmarco import SOURCES, gather, held_out_queries, write_split_pairs
 
     folder = options.output_dir
     manifest, statistics = folder / "manifest.json", folder / "statistics.json"
-    download = options.files(manifest, folder / "train.jsonl", folder / "dev.jsonl", statistics)
-    if download is None:
+    files = [folder / "train.jsonl", folder / "dev.jsonl", statistics]
+    if is_complete(manifest, files, options.settings(), options.resume, options.overwrite):
         return f"{manifest}{COMPLETE}"
     offered = {"none": 0, "given": options.negatives_per_query}.get(options.negatives)
     miner = options.miner(options.negatives, options.seed) if offered is None else None
@@ -121,38 +114,36 @@ def msmarco(options: MsmarcoOptions) -> str:
     found = gather(rows, hold_out, options.max_train_samples, keep_offered=options.negatives != "none")
     report: dict[str, Any] = {"rows": dict(found.counts)}
     if miner is None:
-        pairs = found.given(offered or 0)
+        pairs = found.rows(offered or 0)
     else:
-        mined = miner(found.pairs, options.source, found.pool, found.known)
+        mined = miner(found.rows(0), options.source, found.pool, found.known)
         logger.info("%s", mined.report)
         pairs, report["mining"] = mined.rows, vars(mined.report)
     made = write_split_pairs(folder, pairs, found.dev, report)
-    download.write_manifest(rows.source, found.counts, [*made, statistics])
+    write_manifest(manifest, [*made, statistics], options.settings(), rows, found.counts)
     return "\n".join([*(f"{path}: {count} pairs" for path, count in made.items()), str(statistics)])
 
 
 def wikipedia(options: WikiOptions) -> str:
     """Write passages of Wikipedia and a manifest beside them, and return a summary."""
-    from ragcun.data.hub import open_rows, read_passages, write_passages
+    from ragcun.data.hub import is_complete, open_rows, read_passages, write_manifest, write_passages
 
     path, manifest = options.output, options.output.with_name(f"{options.output.name}.manifest.json")
-    download = options.files(manifest, path)
-    if download is None:
+    if is_complete(manifest, [path], options.settings(), options.resume, options.overwrite):
         return f"{manifest}{COMPLETE}"
     folder, subset = Path(options.source), f"{options.date}.{options.language}"
     is_subset = folder.is_dir() and not (folder / subset).is_dir()
     rows = open_rows(options.source, None if is_subset else subset, "train", options.revision, options.seed)
     counts: Counter[str] = Counter()
     write_passages(path, read_passages(rows, options.num_passages, options.max_length, options.min_length, counts))
-    download.write_manifest(rows.source, counts, [path])
+    write_manifest(manifest, [path], options.settings(), rows, counts)
     few = "" if counts["passages"] == options.num_passages else f" of {options.num_passages} asked for"
     return f"{path}: {counts['passages']} passages{few} from {counts['articles']} articles"
 
 
 def beir(options: BeirOptions) -> str:
     """Fetch the sets that are not there, and return where all of them are."""
-    from ragcun.data.beir_sets import fetch_from, find_sets
+    from ragcun.data.beir_sets import find_sets
 
-    data_dir = Path(options.data_dir)
-    found = find_sets(data_dir, options.datasets, fetch=fetch_from(options.mirror, data_dir))
+    found = find_sets(options.data_dir, options.datasets, fetch=True, mirror=options.mirror)
     return "\n".join(f"{folder.name}: {folder.path}, {folder.split}" for folder in found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES, CACHE_HELP, DEVICE_HELP, Fusion
@@ -57,10 +56,9 @@ class CollectionFlags(SetFlags):
 
     def collections(self) -> list[CollectionFolder]:
         """Return where the collections lie, after downloading missing ones where that is asked for."""
-        from ragcun.data.beir_sets import fetch_from, find_sets
+        from ragcun.data.beir_sets import find_sets
 
-        fetch = fetch_from(self.mirror, Path(self.data_dir)) if self.download or self.mirror else None
-        return find_sets(self.data_dir, self.datasets, self.split, fetch)
+        return find_sets(self.data_dir, self.datasets, self.split, self.download or bool(self.mirror), self.mirror)
 
 
 @dataclass

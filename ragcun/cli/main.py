@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 import ragcun
 from ragcun.cli.parser import NOTHING, parse_config, run_script
+from ragcun.errors import did_you_mean
 
 COMMANDS = {
     "prepare": ("prepare training data: BEIR folders, held-out queries, pairs, hard negatives", "prepare:run"),
@@ -89,8 +89,7 @@ def _no_command(words: Sequence[str]) -> NoReturn:
     rest = words[1:] if group else words
     if rest[:1] and rest[0] not in ("-h", "--help"):
         given = " ".join(words[: 2 if group else 1])
-        near = difflib.get_close_matches(given, [*COMMANDS, *(name.split()[0] for name in COMMANDS)], n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        meant = did_you_mean(given, [*COMMANDS, *(name.split()[0] for name in COMMANDS)])
         sys.stderr.write(f"ragcun: error: unknown command {given!r:.60}; {meant}see ragcun --help\n")
         sys.exit(2)
     lines = "".join(f"  {name:<20} {COMMANDS[name][0]}\n" for name in group or COMMANDS)

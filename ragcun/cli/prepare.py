@@ -98,6 +98,7 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
 def run(options: Options) -> str:
     """Prepare what the flags ask for, and return what was written, a line each."""
     from ragcun.data import prepare as data
+    from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import pair_maker
 
     folder, file, split, seed = options.output_dir, options.output, options.split, options.seed
@@ -110,12 +111,13 @@ def run(options: Options) -> str:
         counts = {"negatives_of_other_splits": leaks}
     elif options.generate_pairs:
         maker = pair_maker(options.method, options.masked_share, options.mask)
-        more = (options.num_pairs, options.near_duplicates, miners)
-        splits, counts["documents"] = data.prepare_generated(documents, maker, split, seed, *more)
+        chosen = (maker, seed, split, options.num_pairs, options.near_duplicates)
+        made, counts["documents"] = data.generate_pairs(read_documents(documents), *chosen)
+        splits = data.negatives_of_generated(made, documents, miners)
         counted = (f"{count} {what.replace('_', ' ')}" for what, count in counts["documents"].items())
         report = [f"{documents}: documents: {', '.join(counted)}"]
     elif folder is None:
-        splits = data.prepare_collection(Path(documents), name, miners)
+        splits = {"all": data.prepare_collection(Path(documents), name, miners)}
     elif documents == PYTHON:
         sample = (options.packages or None, options.max_documents, split, seed)
         return "\n".join(data.prepare_python_docs(folder, *sample, miners))
@@ -123,4 +125,4 @@ def run(options: Options) -> str:
         return "\n".join(data.prepare_held_out(Path(documents), folder, name, options.hold_out, seed, miners))
     settings = {name: value for name, value in asdict(options).items() if name not in ("output_dir", "output")}
     settings |= {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
-    return "\n".join([*report, *data.write_splits(splits, counts, folder, file, settings)])
+    return "\n".join([*report, *data.write_splits(splits, counts, settings, folder, file)])

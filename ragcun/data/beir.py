@@ -18,7 +18,7 @@ from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import Document as Document
 from ragcun.data.records import RecordError, document_of, parsed_records, read_documents, read_records, text_field
 from ragcun.errors import InputError
-from ragcun.io import read_lines, replacing_file, replacing_folder, write_json_lines
+from ragcun.io import read_lines, replacing_folder, write_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +47,35 @@ class Collection:
 def load_collection(
     folder: str | Path, split: str = "test", documents: dict[str, Document] | None = None
 ) -> Collection:
-    """Read a BEIR folder and the judgments of one split of it (InputError: a file is missing or wrong).
+    """Read a BEIR folder and the judgments of one split of it; `documents` are its corpus where that was read before.
 
-    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them. `documents` are those
-    of the corpus, where it was read before.
+    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them. A missing or wrong file
+    raises `InputError`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}; name a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
-    qrels_file = folder / "qrels" / f"{split}.tsv"
-    if not qrels_file.is_file():
-        there = ", ".join(path.stem for path in sorted((folder / "qrels").glob("*.tsv"))) or "no .tsv file in qrels"
-        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); there is {there}")
-    qrels = read_qrels(qrels_file)
-    queries = {
-        key: row for key, row in _texts(folder / "queries.jsonl", "queries") if key in qrels and row.text.strip()
-    }
+    qrels = read_qrels(qrels_file := judgments_of(folder, split))
+    asked = _texts(folder / "queries.jsonl", "queries")
+    queries = {key: query.text for key, query in asked if key in qrels and query.text.strip()}
     for query in sorted(qrels.keys() - queries.keys()):
         raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
     documents = dict(_texts(folder / "corpus.jsonl", "documents")) if documents is None else documents
     if not documents:
         raise InputError(f"{folder / 'corpus.jsonl'}: holds no documents")
-    absent = len({document for judged in qrels.values() for document in judged if document not in documents})
-    if absent:
-        logger.warning("%s: %d judged documents are not in the corpus; they count as not found", qrels_file, absent)
-    texts = {key: query.text for key, query in queries.items()}
-    return Collection(folder.resolve().name, documents, texts, qrels, split)
+    if absent := set().union(*qrels.values()) - documents.keys():
+        message = "%s: %d judged documents are not in the corpus; they count as not found"
+        logger.warning(message, qrels_file, len(absent))
+    return Collection(folder.resolve().name, documents, queries, qrels, split)
+
+
+def judgments_of(folder: Path, split: str) -> Path:
+    """Return the file of judgments of one split of a BEIR folder (InputError: there is none)."""
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():
+        there = ", ".join(other.stem for other in sorted(path.parent.glob("*.tsv"))) or "no .tsv file in qrels"
+        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); there is {there}")
+    return path
 
 
 def read_queries(path: str | Path, split: str | None = None) -> list[str]:
@@ -112,8 +115,13 @@ def write_collection(
         rows = ({"_id": key, "title": value.title, "text": value.text} for key, value in documents.items())
         write_json_lines(temporary / "corpus.jsonl", rows)
         write_json_lines(temporary / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
+        (temporary / "qrels").mkdir()
         for split, qrels in qrels_by_split.items():
-            write_qrels(temporary / "qrels" / f"{split}.tsv", qrels)
+            with (temporary / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+                writer.writerow(("query-id", "corpus-id", "score"))
+                for query, judged in qrels.items():
+                    writer.writerows((query, key, score) for key, score in judged.items())
 
 
 def pairs_from_collection(collection: Collection, whole_corpus: bool = False) -> PairDataset:
@@ -122,12 +130,10 @@ def pairs_from_collection(collection: Collection, whole_corpus: bool = False) ->
     With `whole_corpus` the dataset holds the other documents too.
     """
     contents = {key: document.content for key, document in collection.documents.items() if document.content}
-    rows: Iterator[Row] = (
-        (text, contents[key], None)
-        for query, text in collection.queries.items()
-        for key, score in collection.qrels[query].items()
-        if score > 0 and key in contents
-    )
+    rows: list[Row] = []
+    for query, text in collection.queries.items():
+        relevant = (key for key, score in collection.qrels[query].items() if score > 0 and key in contents)
+        rows += [(text, contents[key], None) for key in relevant]
     source = f"{collection.name}/{collection.split}"
     return PairDataset.from_rows(rows, source, contents.values() if whole_corpus else ())
 
@@ -200,11 +206,3 @@ def read_qrels(path: str | Path) -> Qrels:
     if not qrels:
         raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
     return qrels
-
-
-def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
-    """Write judgments with BEIR's header; the file is complete or absent."""
-    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(("query-id", "corpus-id", "score"))
-        writer.writerows((query, key, score) for query, judged in qrels.items() for key, score in judged.items())

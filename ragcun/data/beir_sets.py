@@ -6,20 +6,15 @@ agreement with their owners. One of them, CQADupStack, is 12 forums, which count
 
 from __future__ import annotations
 
-import csv
-import difflib
-import functools
 import hashlib
 import http.client
-import itertools
 import logging
-import operator
 import os
 import re
 import shutil
 import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +22,10 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ragcun.data.beir import Collection, load_collection
-from ragcun.data.hub import hub_errors
-from ragcun.errors import InputError
-from ragcun.io import replacing_file, replacing_folder
+from ragcun.data.beir import Collection, judgments_of, load_collection
+from ragcun.data.hub import naming_hub_errors
+from ragcun.errors import InputError, did_you_mean
+from ragcun.io import file_digest, read_json, replacing_file, replacing_folder
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -46,8 +41,6 @@ SAFE_URL = re.compile(r"(https://[^/@]+|http://(127\.0\.0\.1|localhost|\[::1\])(
 """Addresses whose transport keeps others from changing what comes: https, or a server or file of this machine."""
 TIMEOUT = 60.0
 NOTHING = "no collection at all"
-# name, queries and MD5 as in BEIR's description (beir 2.2.0); repository and commit as in mteb 2.26
-TABLE = Path(__file__).with_name("beir_sets.csv")
 
 
 @dataclass(frozen=True)
@@ -57,30 +50,14 @@ class BeirSet:
     name: str  # of its folder and its archive
     queries: int  # judged queries of the split that is evaluated, over all parts
     md5: str | None = None  # of BEIR's archive; None where there is nothing to download
-    hub: tuple[tuple[str, str], ...] = ()  # repository and commit on the hub, for each part
+    hub: Sequence[tuple[str, str]] = ()  # repository and commit on the hub, for each part
     split: str = "test"  # what is evaluated
-    parts: tuple[str, ...] = ()  # the folders that it is made of; none where it is one collection
+    parts: Sequence[str] = ()  # the folders that it is made of; none where it is one collection
     source: str = ""  # who to ask for it, where there is nothing to download
 
 
-def _read_table() -> dict[str, BeirSet]:
-    sets = {}
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        for name, group in itertools.groupby(csv.DictReader(file), operator.itemgetter("name")):
-            rows = list(group)
-            hub = tuple((row["repository"], row["commit"]) for row in rows if row["repository"])
-            parts = tuple(row["part"] for row in rows if row["part"])
-            first = rows[0]
-            sets[name] = BeirSet(
-                name, int(first["queries"]), first["md5"] or None, hub, first["split"], parts, first["source"]
-            )
-    return sets
-
-
-SETS = _read_table()
-
-Fetch = Callable[[BeirSet], None]
-"""Brings a set into the folder of collections."""
+SETS = {each["name"]: BeirSet(**each) for each in read_json(Path(__file__).with_name("beir_sets.json"))}
+"""Name, queries and MD5 as in BEIR's description (beir 2.2.0), repository and commit as in mteb 2.26."""
 
 
 @dataclass(frozen=True)
@@ -107,27 +84,26 @@ class CollectionFolder:
 
 
 def find_sets(
-    data_dir: str | Path, names: Sequence[str], split: str | None = None, fetch: Fetch | None = None
+    data_dir: str | Path, names: Sequence[str], split: str | None = None, fetch: bool = False, mirror: str | None = None
 ) -> list[CollectionFolder]:
     """Return the collections that names stand for, each set's parts one after the other; nothing is read.
 
     A name is that of a folder in `data_dir`, of a set of BEIR, ``quick`` (`QUICK_SETS`) or ``all``: every folder with a
-    test split, and with `fetch`, which brings a set that is not there, also the sets of BEIR that can be downloaded.
+    test split, and with `fetch`, which downloads what is not there, also the sets of BEIR that can be downloaded.
     Repeats count once. No `split` takes the judgments that BEIR evaluates: dev of MS MARCO, else test.
     """
-    data_dir = Path(data_dir)
-    if fetch is None and not data_dir.is_dir():
+    data_dir, mirror = Path(data_dir), mirror_url(mirror) if fetch else None
+    if not fetch and not data_dir.is_dir():
         raise InputError(f"no such folder: {data_dir}; name the folder of the BEIR collections, or give --download")
     there = _folders(data_dir)
     expanded = dict.fromkeys(each for name in names for each in (QUICK_SETS if name == QUICK else (name,)))
-    chosen = _all(data_dir, there, fetch is not None) if ALL in names else list(expanded)
+    chosen = _all(data_dir, there, fetch) if ALL in names else list(expanded)
     absent = [name for name in chosen if name not in there]
     for name in absent:
-        _require_known(data_dir, name, list(there), fetch is not None)
-    if fetch is not None:
-        for name in absent:
-            fetch(SETS[name])
-        there = _folders(data_dir)
+        _require_known(data_dir, name, list(there), fetch)
+    for name in absent:
+        fetch_set(SETS[name], data_dir, mirror)
+    there = _folders(data_dir)
     found = []
     for name in chosen:
         lacking = [path.name for path in there[name] if not (path / "corpus.jsonl").is_file()]
@@ -136,9 +112,7 @@ def find_sets(
         own = split or (SETS[name].split if name in SETS else "test")
         found += [CollectionFolder(path.relative_to(data_dir).as_posix(), path, own) for path in there[name]]
     for folder in found:
-        if not (folder.path / "qrels" / f"{folder.split}.tsv").is_file():
-            problem = f"no judgments for the split {folder.split!r} (qrels/{folder.split}.tsv)"
-            raise InputError(f"{folder.path}: {problem}; name another one with --split, or another collection")
+        judgments_of(folder.path, folder.split)
     return found
 
 
@@ -171,8 +145,7 @@ def _all(data_dir: Path, there: dict[str, list[Path]], fetches: bool) -> list[st
 def _require_known(data_dir: Path, name: str, there: list[str], fetches: bool) -> None:
     """Refuse a name that is not there and cannot be fetched."""
     if name not in SETS:
-        near = difflib.get_close_matches(name, [*SETS, *there], n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(name, [*SETS, *there])
         raise InputError(f"no collection {name!r} in {data_dir}; {guess}there is {', '.join(there) or NOTHING}")
     if SETS[name].md5 is None:
         files = f"{data_dir / name} as corpus.jsonl, queries.jsonl and qrels/test.tsv"
@@ -181,10 +154,10 @@ def _require_known(data_dir: Path, name: str, there: list[str], fetches: bool) -
         raise InputError(f"{name} is not in {data_dir}; give --download (or --mirror URL), or put its folder there")
 
 
-def fetch_from(mirror: str | None, data_dir: Path) -> Fetch:
-    """Return what brings a set into `data_dir`: from `mirror`, else from ``$RAGCUN_BEIR_MIRROR``, else from the hub."""
-    url = mirror or os.environ.get(MIRROR)
-    return functools.partial(fetch_set, data_dir=data_dir, mirror=url and _safe(url.rstrip("/")))
+def mirror_url(given: str | None) -> str | None:
+    """Return where archives lie: `given`, else ``$RAGCUN_BEIR_MIRROR``, None for the hub (InputError: it is unsafe)."""
+    url = given or os.environ.get(MIRROR)
+    return url and _safe(url.rstrip("/"))
 
 
 def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> None:
@@ -236,13 +209,10 @@ def _load(repository: str, commit: str, *subsets: str) -> DatasetDict:
     """Load the first of some subsets that the repository has."""
     from datasets import get_dataset_config_names, load_dataset
 
-    try:
+    problem = f"{repository} cannot be downloaded from the hub"
+    with naming_hub_errors(problem, "check the connection, or name a --mirror"):
         there = get_dataset_config_names(repository, revision=commit)
-        subset = next((subset for subset in subsets if subset in there), subsets[0])
-        return load_dataset(repository, subset, revision=commit)
-    except hub_errors() as error:
-        problem = f"{repository} cannot be downloaded from the hub ({' '.join(str(error).split())[:300]})"
-        raise InputError(f"{problem}; check the connection, or name a --mirror") from error
+        return load_dataset(repository, next(filter(there.__contains__, subsets), subsets[0]), revision=commit)
 
 
 def _safe(url: str) -> str:
@@ -269,12 +239,9 @@ def _download(url: str, archive: Path) -> None:
 
 def _unpack(archive: Path, folder: Path, beir_set: BeirSet) -> None:
     """Unpack the collections in BEIR's own archive of a set, which its MD5 shows it to be."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with archive.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != beir_set.md5:
-        problem = f"{archive} has the MD5 {digest.hexdigest()} where {beir_set.md5} is expected"
+    digest = file_digest(archive, hashlib.md5(usedforsecurity=False))
+    if digest != beir_set.md5:
+        problem = f"{archive} has the MD5 {digest} where {beir_set.md5} is expected"
         raise InputError(f"{problem}: it is damaged or not BEIR's own; use another archive")
     wanted = re.compile(rf"{folder.name}/((({'|'.join(beir_set.parts)})/)?((corpus|queries)\.jsonl|qrels/[^/]+\.tsv))")
     with zipfile.ZipFile(archive) as zipped, replacing_folder(folder) as made:

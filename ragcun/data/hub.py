@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what `datasets` and the hub's client raise for data that is absent, damaged or out of reach."""
+@contextlib.contextmanager
+def naming_hub_errors(problem: str, advice: str) -> Iterator[None]:
+    """Turn what `datasets` and the hub's client raise for absent, damaged or unreachable data into an `InputError`."""
     import httpx2
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException  # type: ignore[import-untyped]
 
-    return OSError, ValueError, ArrowException, DatasetsError, httpx2.HTTPError
+    try:
+        yield
+    except (OSError, ValueError, ArrowException, DatasetsError, httpx2.HTTPError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{problem} ({reason}); {advice}") from error
 
 
 def open_rows(
@@ -36,8 +42,8 @@ def open_rows(
 ) -> RowStream:
     """Open a split of a data set of the hub (owner/name) or a folder for streaming; none of its code is run.
 
-    `subset` is the configuration or a folder in the folder, None where there is only one. The revision (commit, branch
-    or tag; None takes the newest) is pinned to its commit. A seed shuffles the order of the split's files.
+    `subset` is a configuration or a subfolder, None where there is only one. The revision (commit, branch or tag; None
+    takes the newest) is pinned to its commit. A seed shuffles the order of the split's files.
     """
     from datasets import load_dataset
     from huggingface_hub import HfApi
@@ -46,16 +52,14 @@ def open_rows(
     source = {"name": name, "subset": subset, "split": split, "revision": revision}
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise InputError(f"no such folder: {name}; give owner/name on the hub, or a folder of .parquet or .jsonl files")
-    try:
-        if not folder.is_dir():
+    advice = "check the name, --subset, --split, --revision and the connection"
+    with naming_hub_errors(f"cannot open {_label(source)}", advice):
+        if folder.is_dir():
+            place = {"data_dir" if subset and (folder / subset).is_dir() else "name": subset}
+        else:
             source["revision"] = HfApi().dataset_info(name, revision=revision, timeout=10).sha
             place = {"name": subset, "revision": source["revision"]}
-        else:
-            place = {"data_dir": subset} if subset and (folder / subset).is_dir() else {"name": subset}
         rows = load_dataset(name, split=split, streaming=True, **place)  # nosec B615
-    except hub_errors() as error:
-        advice = "check the name, --subset, --split, --revision and the connection"
-        raise InputError(f"cannot open {_label(source)}: {_reason(error)}; {advice}") from error
     # a buffer of one row of one file: files are shuffled, the rows of a file are not
     return RowStream(rows if seed is None else rows.shuffle(seed, buffer_size=1, max_buffer_input_shards=1), source)
 
@@ -79,11 +83,8 @@ class RowStream:
         return self._read(self.stream)
 
     def _read(self, rows: IterableDataset) -> Iterator[dict[str, Any]]:
-        try:
+        with naming_hub_errors(f"{self} cannot be read on", "check the connection and give the same command again"):
             yield from rows
-        except hub_errors() as error:
-            advice = "check the connection and give the same command again"
-            raise InputError(f"{self} cannot be read on ({_reason(error)}); {advice}") from error
 
     def wrong_columns(self, expected: str) -> InputError:
         """Return the error that the columns are others than those expected."""
@@ -95,42 +96,38 @@ def _label(source: Mapping[str, Any]) -> str:
     return " ".join(filter(None, source.values()))
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def is_complete(
+    manifest: Path, others: Iterable[Path], settings: Mapping[str, Any], resume: bool, overwrite: bool
+) -> bool:
+    """Return whether an earlier download is there, whose `manifest` is written last, and `resume` is set.
+
+    Raises:
+        InputError: without `overwrite`, files of a download are there that was cut off or has other `settings`.
+    """
+    there = [file for file in (*others, manifest) if file.exists()]
+    if overwrite or not there:
+        return False
+    before = read_json(manifest) if resume and manifest.exists() else None
+    if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
+        raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
+    for name, value in json.loads(json.dumps(settings)).items():
+        other = before["settings"].get(name)
+        if other != value:
+            problem = f"{manifest} is of a download with {name} {other!r}, now it is {value!r}"
+            raise InputError(f"{problem}; give the same settings, another output, or --overwrite")
+    for path, facts in ((manifest.parent / name, facts) for name, facts in before["files"].items()):
+        if not path.exists() or path.stat().st_size != facts["bytes"]:
+            raise InputError(f"{path} has not the size that {manifest.name} says; give --overwrite")
+    return True
 
 
-@dataclass(frozen=True)
-class Download:
-    """The output files of a download; it is complete when its manifest, which is written last, is there."""
-
-    manifest: Path
-    files: Sequence[Path]  # the others, some of which may stay absent
-    settings: Mapping[str, Any]  # what the files follow from
-
-    def is_complete(self, resume: bool, overwrite: bool) -> bool:
-        """Return whether `resume` is set and the download is complete (InputError: files or settings are others)."""
-        there = [file for file in (*self.files, self.manifest) if file.exists()]
-        if overwrite or not there:
-            return False
-        before = read_json(self.manifest) if resume and self.manifest.exists() else None
-        if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
-            raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
-        for name, value in json.loads(json.dumps(self.settings)).items():
-            other = before["settings"].get(name)
-            if other != value:
-                problem = f"{self.manifest} is of a download with {name} {other!r}, now it is {value!r}"
-                raise InputError(f"{problem}; give the same settings, another output, or --overwrite")
-        for name, facts in before["files"].items():
-            path = self.manifest.parent / name
-            if not path.exists() or path.stat().st_size != facts["bytes"]:
-                raise InputError(f"{path} has not the size that {self.manifest.name} says; give --overwrite")
-        return True
-
-    def write_manifest(self, source: Mapping[str, Any], counts: Mapping[str, int], written: Sequence[Path]) -> None:
-        """Write where the rows come from and what each written file holds."""
-        facts = {path.name: {"bytes": path.stat().st_size, "blake2b": file_digest(path)} for path in written}
-        about = {"format": FORMAT, "source": dict(source), "settings": self.settings, "counts": dict(counts)}
-        write_json(self.manifest, {**about, "files": facts})
+def write_manifest(
+    manifest: Path, written: Iterable[Path], settings: Mapping[str, Any], rows: RowStream, counts: Mapping[str, int]
+) -> None:
+    """Write where the rows come from and what each written file holds."""
+    facts = {path.name: {"bytes": path.stat().st_size, "blake2b": file_digest(path)} for path in written}
+    about = {"format": FORMAT, "source": dict(rows.source), "settings": settings, "counts": dict(counts)}
+    write_json(manifest, {**about, "files": facts})
 
 
 COLUMNS = ("id", "title", "text")

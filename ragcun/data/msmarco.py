@@ -74,31 +74,27 @@ def held_out_queries(queries: Iterable[str], seed: int, fraction: float, number:
 
     Queries that are the same but for case and blanks are one; the order of queries does not matter.
     """
-
-    def place(key: bytes) -> float:
-        return int.from_bytes(hashlib.blake2b(f"{seed} ".encode() + key, digest_size=6).digest(), "big") / 2**48
-
-    places = {key: place(key) for key in map(text_key, queries)}
+    start, keys = f"{seed} ".encode(), set(map(text_key, queries))
+    places = {key: hashlib.blake2b(start + key, digest_size=6).digest() for key in keys}
     if number is None:
-        return {key for key, place in places.items() if place < fraction}
+        return {key for key, place in places.items() if int.from_bytes(place, "big") < fraction * 2**48}
     return set(heapq.nsmallest(number, places, key=lambda key: (places[key], key)))
 
 
 class Gathered(NamedTuple):
-    """What was kept of the rows: pairs without negatives, and what these can be chosen from."""
+    """What was kept of the rows: pairs (for training as many as are wanted), and what negatives can be chosen from."""
 
-    pairs: list[Row]  # of the training queries as many as are wanted
-    offered: list[list[str]]  # for each pair: what its row offers and no row has as an answer of its query
+    pairs: list[tuple[str, str, list[str]]]  # … and what the row offers that no row has as an answer of the query
     known: list[tuple[str, str]]  # all pairs of query and positive
     pool: list[str]  # all passages
     dev: set[bytes]  # the `text_key` of each held-out query
     counts: Counter[str]  # rows, pairs, and why rows and passages were left out
 
-    def given(self, per_pair: int) -> list[Row]:
+    def rows(self, per_pair: int) -> list[Row]:
         """Return the pairs with the first negatives that are offered, a row for each."""
         return [
             (query, positive, negative)
-            for (query, positive, _), offered in zip(self.pairs, self.offered, strict=True)
+            for query, positive, offered in self.pairs
             for negative in (offered[:per_pair] or (None,))
         ]
 
@@ -131,17 +127,15 @@ def gather(
     dev = hold_out(row.query for row in kept)
     known = [(row.query, positive) for row in kept for positive in row.positives]
     pool = dict.fromkeys(text for row in kept for text in (*row.positives, *row.negatives))
-    pairs: list[Row] = []
-    offered: list[list[str]] = []
+    pairs: list[tuple[str, str, list[str]]] = []
     left = len(known) if wanted is None else wanted
     for row in kept:
         held_out = text_key(row.query) in dev
         taken = row.positives if held_out else row.positives[:left]
         left -= 0 if held_out else len(taken)
         negatives = [text for text in row.negatives if _pair_key(row.query, text) not in answers]
-        pairs += [(row.query, positive, None) for positive in taken]
-        offered += [negatives] * len(taken)
-    return Gathered(pairs, offered, known, list(pool), dev, counts)
+        pairs += [(row.query, positive, negatives) for positive in taken]
+    return Gathered(pairs, known, list(pool), dev, counts)
 
 
 def _without_repeats(row: Judged, seen: set[bytes], counts: Counter[str]) -> Judged:

@@ -10,9 +10,8 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
@@ -152,10 +151,6 @@ class HoldOut:
         if known:
             logger.warning("%s: training saw %d of the hidden documents: no held-out figures", collection.name, known)
         return None if known else hidden
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return fraction and seed as plain values."""
-        return asdict(self)
 
 
 def read_held_out(checkpoint: str | Path) -> HoldOut | None:

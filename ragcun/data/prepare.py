@@ -66,11 +66,11 @@ def _counted(counts: Mapping[str, int]) -> str:
 def write_splits(
     splits: Mapping[str, SplitPairs],
     counts: Mapping[str, Any],
+    settings: Mapping[str, Any],
     folder: Path | None = None,
     file: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write all pairs into `file`, and into `folder` the splits and the statistics; return what was written."""
+    """Write all pairs into `file`, and into `folder` the splits and their statistics; return what was written."""
     report = []
     if file is not None:
         write_pairs(file, chain.from_iterable(split.rows for split in splits.values()))
@@ -81,7 +81,7 @@ def write_splits(
             write_pairs(folder / path, splits[name].rows)
             report.append(f"{folder / path}: {splits[name].summary}")
         by_split = {name: split.counts for name, split in splits.items()}
-        write_json(folder / STATISTICS, {**counts, "splits": by_split, "settings": dict(settings or {})})
+        write_json(folder / STATISTICS, {**counts, "splits": by_split, "settings": settings})
         report.append(f"statistics: {folder / STATISTICS}")
     return report
 
@@ -103,7 +103,7 @@ def prepare_python_docs(
     write_collection(output_dir, documents, queries, qrels_by_split)
     report = [f"{output_dir}: {len(documents)} documents of {len(entries)} found"]
     splits = [name for name in ("train", "dev") if name in qrels_by_split]
-    return report + _write_pairs_of(output_dir, splits, miners, whole_corpus=False)
+    return report + [_write_pairs_of(output_dir, name, miners, whole_corpus=False) for name in splits]
 
 
 def prepare_held_out(
@@ -119,28 +119,23 @@ def prepare_held_out(
     kept, held_out = hold_out_queries(whole, fraction, seed)
     write_collection(output_dir, whole.documents, whole.queries, {"train": kept.qrels, "dev": held_out.qrels})
     queries = f"  queries: {len(kept.queries)} in train, {len(held_out.queries)} in dev"
-    report = [f"{output_dir}: {len(whole.documents)} documents", queries]
-    return report + _write_pairs_of(output_dir, ["train"], miners, whole_corpus=True)
+    pairs = _write_pairs_of(output_dir, "train", miners, whole_corpus=True)
+    return [f"{output_dir}: {len(whole.documents)} documents", queries, pairs]
 
 
-def prepare_collection(folder: Path, split: str, miners: Miners) -> dict[str, SplitPairs]:
-    """Return the pairs of one split of a BEIR folder, with negatives from its corpus.
+def _write_pairs_of(output_dir: Path, split: str, miners: Miners, whole_corpus: bool) -> str:
+    made, path = prepare_collection(output_dir, split, miners, whole_corpus), output_dir / "pairs" / f"{split}.jsonl"
+    write_pairs(path, made.rows)
+    return f"  {path}: {made.summary}"
+
+
+def prepare_collection(folder: Path, split: str, miners: Miners, whole_corpus: bool = True) -> SplitPairs:
+    """Return the pairs of one split of a BEIR folder, with negatives from its corpus, or from the positives alone.
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
     """
-    pairs = pairs_from_collection(load_collection(folder, split), whole_corpus=True)
-    return {"all": with_negatives(list(pairs.rows()), pairs.source, miners, pool=pairs.documents)}
-
-
-class GeneratedPairs(NamedTuple):
-    """By split, the pairs of each document that made some; and how many documents were read, left out and used."""
-
-    by_document: dict[str, list[list[Row]]]
-    documents: dict[str, int]
-
-    def rows(self, split: str) -> list[Row]:
-        """Return the pairs of one split, document after document."""
-        return list(chain.from_iterable(self.by_document[split]))
+    pairs = pairs_from_collection(load_collection(folder, split), whole_corpus)
+    return with_negatives(list(pairs.rows()), pairs.source, miners, pool=pairs.documents if whole_corpus else None)
 
 
 def generate_pairs(
@@ -150,8 +145,8 @@ def generate_pairs(
     shares: Sequence[float],
     num_pairs: int | None = None,
     near_duplicates: float | None = None,
-) -> GeneratedPairs:
-    """Make pairs from documents and split them by document, so that no text is in two splits.
+) -> tuple[dict[str, Sequence[list[Row]]], dict[str, int]]:
+    """Return by split the pairs of each document that makes some, and what became of how many documents.
 
     Documents are taken in the order of a hash of seed and content, each content once, without near duplicates of an
     earlier one (see `first_of_near_duplicates`; None keeps all). A pair that shares a text (but for case and blanks)
@@ -159,8 +154,6 @@ def generate_pairs(
     `num_pairs` takes the first documents, or several pairs of each where there are too few; None takes one of each.
     """
     split_by_shares([], shares)
-    if num_pairs is not None and num_pairs < 1:
-        raise InputError(f"at least 1 pair must be asked for, got {num_pairs}")
     read = list(documents)
     distinct = [document for _, document in sorted({document_digest(item, seed): item for item in read}.items())]
     fresh = distinct
@@ -176,8 +169,7 @@ def generate_pairs(
     if num_pairs is not None and len(drawn) < num_pairs:
         logger.warning("%d pairs were asked for, the documents give %d", num_pairs, len(drawn))
     before = {"repeated": len(read) - len(distinct), "near_duplicates": len(distinct) - len(fresh)}
-    splits = {name: list(part) for name, part in split_by_shares(rows, shares).items()}
-    return GeneratedPairs(splits, {"read": len(read), **before, **counts})
+    return split_by_shares(rows, shares), {"read": len(read), **before, **counts}
 
 
 def _unshared_pairs(
@@ -200,37 +192,26 @@ def _unshared_pairs(
     return by_document, counts
 
 
-def prepare_generated(
-    documents: str | Path,
-    maker: PairMaker,
-    split: Sequence[float],
-    seed: int,
-    num_pairs: int | None = None,
-    near_duplicates: float | None = None,
-    miners: Miners = NONE,
-) -> tuple[dict[str, SplitPairs], dict[str, int]]:
-    """Return pairs made from documents by split (see `generate_pairs`), and what became of the documents.
+def negatives_of_generated(
+    made: Mapping[str, Sequence[list[Row]]], source: str, miners: Miners
+) -> dict[str, SplitPairs]:
+    """Return by split the pairs of `generate_pairs`, with negatives that are positives of other documents of the split.
 
-    Negatives of a split are positives of the same split that come from other documents than the pair.
+    Raises:
+        InputError: there are no pairs.
     """
-    made = generate_pairs(read_documents(documents), maker, seed, split, num_pairs, near_duplicates)
-    if not any(made.by_document.values()):
-        raise InputError(f"{documents}: no document is long enough for a pair; give longer ones or another --method")
+    if not any(made.values()):
+        raise InputError(f"{source}: no document is long enough for a pair; give longer ones or another --method")
     splits = {}
-    for name, by_document in made.by_document.items():
-        several = [([row[0] for row in rows], [row[1] for row in rows]) for rows in by_document if len(rows) > 1]
-        known = chain.from_iterable(product(queries, positives) for queries, positives in several)
-        splits[name] = with_negatives(made.rows(name), f"{documents} ({name})", miners, known=known)
+    for name, by_document in made.items():
+        known = ((one[0], other[1]) for rows in by_document for one, other in product(rows, rows))
+        splits[name] = with_negatives([*chain.from_iterable(by_document)], f"{source} ({name})", miners, known=known)
         splits[name].counts["documents"] = len(by_document)
-    return splits, made.documents
+    return splits
 
 
 def prepare_pairs(
-    pairs: str | Path,
-    split: Sequence[float] | None,
-    seed: int,
-    pool: str | Path | None = None,
-    miners: Miners = NONE,
+    pairs: str | Path, split: Sequence[float] | None, seed: int, pool: str | Path | None = None, miners: Miners = NONE
 ) -> tuple[dict[str, SplitPairs], int]:
     """Return the pairs of a file with negatives, and how many negatives answered queries of another split.
 
@@ -247,15 +228,3 @@ def prepare_pairs(
         name: with_negatives(list(data.rows(rows)), f"{data.source} ({name})", miners) for name, rows in places.items()
     }
     return splits, leaks
-
-
-def _write_pairs_of(output_dir: Path, splits: Iterable[str], miners: Miners, whole_corpus: bool) -> list[str]:
-    report = []
-    for name in splits:
-        pairs = pairs_from_collection(load_collection(output_dir, name), whole_corpus)
-        pool = pairs.documents if whole_corpus else None
-        split = with_negatives(list(pairs.rows()), pairs.source, miners, pool=pool)
-        path = output_dir / "pairs" / f"{name}.jsonl"
-        write_pairs(path, split.rows)
-        report.append(f"  {path}: {split.summary}")
-    return report

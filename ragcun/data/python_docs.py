@@ -158,8 +158,6 @@ def build(
     Documents are taken in the order of a hash of seed and name, so that a sample is part of every larger one. Splits
     without documents are absent. A query's id is ``query:NAME``, because BEIR skips documents with the query's id.
     """
-    if max_documents is not None and max_documents < 1:
-        raise InputError(f"at least 1 document must be asked for, got {max_documents}")
     drawn = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed} {entry.name}".encode()).digest())[:max_documents]
     parts = split_by_shares(drawn, split).items()
     qrels = {name: {f"query:{entry.name}": {entry.name: 1} for entry in part} for name, part in parts if part}

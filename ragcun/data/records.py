@@ -1,7 +1,4 @@
-"""Records of JSON, CSV and text files, each with the line it starts on, and documents read from them.
-
-The first wrong record of a file is named, the others are counted.
-"""
+"""Records of JSON, CSV and text files, each with the line it starts on, and documents read from them."""
 
 from __future__ import annotations
 
@@ -55,10 +52,8 @@ def read_documents(path: str | Path) -> list[Document]:
         if not (path / "corpus.jsonl").is_file():
             raise InputError(f"{path} is a folder without corpus.jsonl; name a file of documents or a BEIR folder")
         path = path / "corpus.jsonl"
-    if path.suffix.lower() == ".txt":
-        records: Iterable[tuple[int, Any]] = ((line, text) for line, text in read_lines(path) if text.strip())
-    else:
-        records = read_records(path, [["text"]])
+    lines = ((line, text) for line, text in read_lines(path) if text.strip())
+    records = lines if path.suffix.lower() == ".txt" else read_records(path, [["text"]])
     read = (document for _, document in parsed_records(path, records, document_of))
     documents = [Document(document.title.strip(), document.text.strip()) for document in read]
     if not documents:
@@ -104,7 +99,10 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
 def parsed_records(
     path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the line of each record and what `parse` makes of it (InputError at the end: one is a `RecordError`)."""
+    """Yield the line of each record and what `parse` makes of it; a `RecordError` is an `InputError` at the end.
+
+    That names the first wrong record and counts the others.
+    """
     first, wrong = "", 0
     for line, value in records:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import logging
@@ -18,7 +17,7 @@ from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import read_documents
 from ragcun.data.texts import sentence_spans, split_sentences
-from ragcun.errors import InputError
+from ragcun.errors import InputError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +40,9 @@ def mask_words(
 ) -> Pair | None:
     """Pair the masked content with the whole content, which the predictor learns to infer.
 
-    Of the words `share` are masked, rounded to whole ones and at least one: ``tokens`` (single words, anywhere),
-    ``spans`` (runs of three words, which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn
-    anew for each pair. `mask` replaces each masked word; a blank one drops the word.
+    `share` of the words, at least one, are masked: ``tokens`` (single words, anywhere), ``spans`` (runs of three words,
+    which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn anew for each pair. `mask`
+    replaces each masked word; a blank one drops the word.
     """
     parts = re.split(r"(\s+)", document.content.strip())  # words, with the blanks between them
     words = len(parts) // 2 + 1
@@ -73,7 +72,7 @@ def spread(words: int, count: int, length: int, rng: random.Random) -> set[int]:
 
     A run counts as one place among the unmasked words, so that drawing the runs' places draws an arrangement.
     """
-    lengths = [length] * (count // length) + ([count % length] if count % length else [])
+    lengths = [min(length, count - start) for start in range(0, count, length)]
     rng.shuffle(lengths)
     places = sorted(rng.sample(range(words - count + len(lengths)), len(lengths)))
     positions: set[int] = set()
@@ -139,9 +138,8 @@ PAIR_MAKERS: dict[str, PairMaker] = {
 def pair_maker(method: str, masked_share: float | None = None, mask: str | None = None) -> PairMaker:
     """Return a maker by name; `masked_share` and `mask` replace the defaults of one that masks, else InputError."""
     if method not in PAIR_MAKERS:
-        near = difflib.get_close_matches(method, PAIR_MAKERS, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown method {method!r} to make pairs; {guess}there is {', '.join(PAIR_MAKERS)}")
+        there = f"{did_you_mean(method, PAIR_MAKERS)}there is {', '.join(PAIR_MAKERS)}"
+        raise InputError(f"unknown method {method!r} to make pairs; {there}")
     given = {name: value for name, value in (("share", masked_share), ("mask", mask)) if value is not None}
     if given and not method.startswith("mask_"):
         raise InputError(f"method {method!r} masks nothing, so it takes no masked share and no mask; leave them out")

@@ -6,6 +6,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,12 @@ PERMUTATIONS = 128
 MOST_MISSED = 1e-4  # probability that a pair of texts exactly at the threshold is overlooked, at most
 
 _WORD = re.compile(r"\w+")
-ABBREVIATIONS = (
-    "al approx ca capt cf chap col cp dept dr ed eds eg eq eqs esp etc fig figs gen gov hon ie inc incl jr lt ltd max "
-    "messrs min mr mrs ms mt nos pp prof ref refs rep rev sec sen sgt sr st viz vol vols vs"
-)
-BEFORE_NUMBERS = "art ch no p para pt tab v"
 # words after which a full stop ends no sentence, and ends none where a digit follows
-_NEVER_LAST, _BEFORE_NUMBERS = frozenset(ABBREVIATIONS.split()), frozenset(BEFORE_NUMBERS.split())
+_NEVER_LAST = re.compile(
+    "al|approx|ca|capt|cf|chap|col|cp|dept|dr|ed|eds|eg|eq|eqs|esp|etc|fig|figs|gen|gov|hon|ie|inc|incl|jr|lt|ltd|max|"
+    "messrs|min|mr|mrs|ms|mt|nos|pp|prof|ref|refs|rep|rev|sec|sen|sgt|sr|st|viz|vol|vols|vs"
+)
+_BEFORE_NUMBERS = re.compile("art|ch|no|p|para|pt|tab|v")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _MARK = re.compile(
     r"(?P<mark>[.!?…]+)[\"'”’»)\]]*(?=\s+[\"'“‘«(\[]*(?P<next>[^\s\"'“‘«(\[]))" + r"|[。！？]+[」』”’）]*"
@@ -105,13 +105,10 @@ def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
     """
     ends = {match.start() for match in _PARAGRAPH_END.finditer(text)}
     ends |= {match.end() for match in _MARK.finditer(text) if _ends_sentence(text, match)}
-    start = 0
-    for end in sorted(ends | {len(text)}):
-        piece = text[start:end]
-        if piece.strip():
-            first = start + len(piece) - len(piece.lstrip())
-            yield first, first + len(piece.strip())
-        start = end
+    for start, end in pairwise([0, *sorted(ends), len(text)]):
+        if sentence := text[start:end].strip():
+            first = end - len(text[start:end].lstrip())
+            yield first, first + len(sentence)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -132,6 +129,6 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match["mark"] != "." or not before or before[-1].isspace():
         return True
     word = before.split()[-1].lstrip("\"'“‘«([")
-    if word.casefold() in _BEFORE_NUMBERS:
+    if _BEFORE_NUMBERS.fullmatch(word.casefold()):
         return not match["next"].isdigit()
-    return word.casefold() not in _NEVER_LAST and not _INITIALS.fullmatch(word)
+    return not _NEVER_LAST.fullmatch(word.casefold()) and not _INITIALS.fullmatch(word)

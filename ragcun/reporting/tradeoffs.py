@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from ragcun.errors import InputError
+from ragcun.errors import InputError, did_you_mean
 from ragcun.reporting.files import check_alike, once, read_results_file
 from ragcun.reporting.isotropy import LABELS, read_isotropy
 from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid
@@ -168,8 +167,7 @@ def _measures(paths: Sequence[str | Path], measure: str, space: str) -> pd.DataF
     if not names:
         raise InputError(f"no system in {', '.join(map(str, paths))} has measures of {space}; measure with queries")
     if measure not in names:
-        near = difflib.get_close_matches(measure, sorted(names), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(sorted(names))}"
+        hint = did_you_mean(measure, sorted(names)).rstrip() or f"possible are {', '.join(sorted(names))}"
         raise InputError(f"unknown measure {measure!r} of {space}; {hint}")
     return pd.DataFrame(rows, columns=MEASURED)
 

@@ -106,16 +106,6 @@ def test_writing_never_loses_files_of_another_kind(folder):
         write_collection(folder, DOCUMENTS, QUERIES, QRELS)
 
 
-def test_pairs_are_the_relevant_documents_of_the_corpus(folder):
-    pairs = pairs_from_collection(load_collection(folder))
-    assert set(pairs.rows()) == {
-        ("what is first", "One first text", None),
-        ("second?", "second", None),
-        ("second?", "Drei", None),
-    }
-    assert pairs.source == "small/test"
-
-
 def test_collection_without_relevant_documents_makes_no_pairs(folder):
     (folder / "qrels" / "test.tsv").write_text("q1\td1\t0\nq2\tgone\t1\n")
     with pytest.raises(InputError, match="small/test holds no pairs"):

@@ -17,7 +17,7 @@ import datasets
 import pytest
 
 from ragcun.data.beir import load_collection
-from ragcun.data.beir_sets import SETS, BeirSet, fetch_from, fetch_set
+from ragcun.data.beir_sets import SETS, BeirSet, fetch_set, mirror_url
 from ragcun.errors import InputError
 
 FORUMS = SETS["cqadupstack"].parts
@@ -87,14 +87,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub: Path, tmp_path: Path) -> None:
-    fetch = fetch_from(None, tmp_path / "data")
-    fetch(BeirSet("toy", 1, "", ((str(hub), "main"),)))
+    fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
     test, train = (load_collection(tmp_path / "data" / "toy", split) for split in ("test", "train"))
     assert {key: document.title for key, document in test.documents.items()} == {"d0": "", "d1": "Ä", "d2": "ÄÄ"}
     assert test.documents["d2"].text == 'text "2"\n'
     assert (test.queries, test.qrels) == ({"0": "query 0"}, {"0": {"d1": 1}})
     assert (train.queries, train.qrels) == ({"10": "query 1"}, {"10": {"d1": 1}})
-    fetch(BeirSet("parts", 1, "", ((str(hub), "main"),) * 2, parts=("a", "b")))
+    fetch_set(BeirSet("parts", 1, "", ((str(hub), "main"),) * 2, parts=("a", "b")), tmp_path / "data")
     assert load_collection(tmp_path / "data" / "parts" / "b").documents == test.documents
 
 
@@ -113,13 +112,13 @@ def test_a_mirror_gives_the_set_and_nothing_else_stays(
     (tmp_path / "mirror" / "toy.zip").write_bytes(content)
     data = tmp_path / "data"
     monkeypatch.setenv("RAGCUN_BEIR_MIRROR", f"{mirror}/" if kind == "variable" else "https://absent.invalid")
-    fetch = fetch_from({"http": mirror, "file": f"file://{tmp_path}/mirror"}.get(kind), data)
-    fetch(toy(content))
+    url = mirror_url({"http": mirror, "file": f"file://{tmp_path}/mirror"}.get(kind))
+    fetch_set(toy(content), data, url)
     assert names(data) == {"toy"}
     assert {path.relative_to(data / "toy").as_posix() for path in (data / "toy").rglob("*.*")} == set(FILES)
     assert [document.text for document in load_collection(data / "toy").documents.values()] == ["one", "two"]
     (tmp_path / "mirror" / "toy.zip").unlink()
-    fetch(toy(content))
+    fetch_set(toy(content), data, url)
 
 
 @pytest.mark.parametrize("address", ["http", "file", "nobody"])
@@ -169,15 +168,15 @@ def test_redirections_to_unsafe_addresses_are_refused(
         "http://[::1", "data:text/plain,x", "javascript:alert(1)",
     ],
 )  # fmt: skip
-def test_unsafe_addresses_are_refused_without_their_passwords(url: str, tmp_path: Path) -> None:
+def test_unsafe_addresses_are_refused_without_their_passwords(url: str) -> None:
     with pytest.raises(InputError, match="give https://") as caught:
-        fetch_from(url, tmp_path)
+        mirror_url(url)
     assert "word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["https://example.org/x", "http://127.0.0.1:80/x", "http://[::1]/x", "file:///x/a@b"])
-def test_safe_addresses_pass(url: str, tmp_path: Path) -> None:
-    assert fetch_from(url, tmp_path)
+def test_safe_addresses_pass(url: str) -> None:
+    assert mirror_url(url) == url
 
 
 def test_a_set_of_parts_is_unpacked_with_all_of_them(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_selected_passages_are_positives_and_the_others_are_offered(tmp_path):
         passages_row("and", ["*one", "", "one", "ONE ", "two", "two"]),
     ]
     found = keep(write_split(tmp_path / "d", rows))
-    assert found.given(2) == [
+    assert found.rows(2) == [
         ("wie heiß?", "sehr heiß 🔥\u2028ja", "cold"),
         ("wie heiß?", "sehr heiß 🔥\u2028ja", "warm"),
         ("wie heiß?", "hot", "cold"),
@@ -78,7 +78,7 @@ def test_passages_may_be_a_list_of_objects(tmp_path):
     fields = keep(write_split(tmp_path / "fields", rows))
     objects = keep(write_split(tmp_path / "objects", turned))
     assert fields == objects
-    assert fields.given(1) == [("q", "b", "a"), ("r", "d", None)]
+    assert fields.rows(1) == [("q", "b", "a"), ("r", "d", None)]
 
 
 @pytest.mark.parametrize("query", ["query", "anchor"])
@@ -89,10 +89,10 @@ def test_triplets_have_one_or_several_negatives(tmp_path, query):
     ]
     found = keep(write_split(tmp_path / "d", rows))
     in_order = [("q1", "p1", f"n{i}") for i in range(1, 12)]
-    assert found.given(20) == [*in_order, ("q1", "p2", None)]
+    assert found.rows(20) == [*in_order, ("q1", "p2", None)]
     single = [{query: "q", "positive": "p", "negative": "n"}, {query: "Q ", "positive": "P", "negative": "m"}]
     found = keep(write_split(tmp_path / "s", single))
-    assert found.given(1) == [("q", "p", "n")]
+    assert found.rows(1) == [("q", "p", "n")]
     assert found.counts["repeated_pairs"] == 1
 
 
@@ -105,7 +105,7 @@ def test_what_a_row_offers_is_never_a_known_answer_of_its_query(tmp_path):
         for text, chosen in zip(row["passages"]["passage_text"], row["passages"]["is_selected"], strict=True)
         if chosen and text.strip()
     }
-    made = found.given(9)
+    made = found.rows(9)
     assert {(text_key(query), text_key(positive)) for query, positive, _ in made} == answers
     negatives = [(text_key(query), text_key(text)) for query, _, text in made if text]
     assert len(negatives) > 100
@@ -115,7 +115,7 @@ def test_what_a_row_offers_is_never_a_known_answer_of_its_query(tmp_path):
 @pytest.mark.parametrize("held_out", [{"fraction": 0.3}, {"number": 25}])
 def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, held_out):
     found = keep(write_split(tmp_path / "d", some_rows(300)), hold_out(3, **held_out))
-    made = write_split_pairs(tmp_path, found.given(1), found.dev, {})
+    made = write_split_pairs(tmp_path, found.rows(1), found.dev, {})
     train, dev = (read_pairs(tmp_path / f"{name}.jsonl") for name in ("train", "dev"))
     queries = [{text_key(query) for query in data.queries} for data in (train, dev)]
     assert not queries[0] & queries[1]
@@ -148,20 +148,24 @@ def test_who_is_held_out_does_not_depend_on_the_order():
     assert hold_out(2, 0.1)(queries) != held_out[1]
 
 
+def of_training(found):
+    return [row for row in found.rows(0) if text_key(row[0]) not in found.dev]
+
+
 @pytest.mark.parametrize("number", [None, 10])
 @pytest.mark.parametrize("wanted", [60, 63])
 def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
     rows = some_rows(400)
     dev = hold_out(0, 0.1, number)
     found = keep(write_split(tmp_path / "d", rows, n_files=3), dev, wanted)
-    train = [pair for pair in found.pairs if text_key(pair[0]) not in found.dev]
+    train = of_training(found)
     assert len(train) == wanted
     assert found.counts["rows_read"] < 250
     whole = keep(write_split(tmp_path / "cut", rows[: found.counts["rows_read"]]), dev)
     assert whole.dev == found.dev
-    assert train == [pair for pair in whole.pairs if text_key(pair[0]) not in whole.dev][:wanted]
+    assert train == of_training(whole)[:wanted]
     shorter = keep(write_split(tmp_path / "shorter", rows[: found.counts["rows_read"] - 1]), dev)
-    assert len([pair for pair in shorter.pairs if text_key(pair[0]) not in shorter.dev]) < wanted
+    assert len(of_training(shorter)) < wanted
 
 
 def test_a_split_is_found_by_the_names_of_its_files(tmp_path):
@@ -202,5 +206,5 @@ def test_damaged_files_are_input_errors(tmp_path):
 def test_nothing_left_for_training_is_an_input_error(tmp_path):
     found = keep(write_split(tmp_path / "d", [passages_row("q", ["*a"])]), hold_out(0, 0.0, 5))
     with pytest.raises(InputError, match="none of the 1 pairs"):
-        write_split_pairs(tmp_path, found.given(1), found.dev, {})
+        write_split_pairs(tmp_path, found.rows(1), found.dev, {})
     assert not (tmp_path / "train.jsonl").exists()

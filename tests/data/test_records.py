@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
@@ -12,29 +11,19 @@ from hypothesis import strategies as st
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.records import read_documents, read_records
 from ragcun.errors import InputError
+from tests.data.test_pairs import write_rows
 
 DOCUMENTS = [Document("Zwölf", "one, two."), Document("", 'said "three"\nand four'), Document("", "five")]
 
 
-def written(folder, extension, documents):
-    """Write documents in the format of the extension, one a line where they have no line ends."""
-    path = folder / f"d{extension}"
-    records = [{"_id": str(i), "title": d.title, "text": d.text} for i, d in enumerate(documents)]
-    if extension == ".json":
-        path.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
-    elif extension == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["_id", "title", "text"])
-            writer.writeheader()
-            writer.writerows(records)
-    else:
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
+def written(folder, extension):
+    records = [{"_id": str(i), "title": each.title, "text": each.text} for i, each in enumerate(DOCUMENTS)]
+    return write_rows(folder / f"d{extension}", records)
 
 
 @pytest.mark.parametrize("extension", [".json", ".jsonl", ".ndjson", ".csv"])
 def test_every_format_gives_the_same_documents(tmp_path, extension):
-    assert read_documents(written(tmp_path, extension, DOCUMENTS)) == DOCUMENTS
+    assert read_documents(written(tmp_path, extension)) == DOCUMENTS
 
 
 def test_a_text_file_has_a_document_a_line(tmp_path):
@@ -136,7 +125,7 @@ def test_elements_of_an_array_come_with_the_line_they_start_on(values, indent, t
 @pytest.mark.parametrize(("asked", "there"), [(".json", ".jsonl"), (".jsonl", ".json")])
 def test_the_file_of_the_other_json_beside_the_missing_one_is_read(tmp_path, caplog, asked, there):
     caplog.set_level("INFO")
-    path = written(tmp_path, there, DOCUMENTS)
+    path = written(tmp_path, there)
     assert read_documents(path.with_suffix(asked)) == DOCUMENTS
     assert f"d{asked}" in caplog.text
     assert path.name in caplog.text

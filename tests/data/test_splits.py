@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import Document
 from ragcun.data.pairs import SPLITS, PairDataset, read_pairs, split_pairs, without_leaks, write_pairs
-from ragcun.data.prepare import FILES, STATISTICS, generate_pairs, prepare_generated, prepare_pairs, write_splits
+from ragcun.data.prepare import FILES, STATISTICS, generate_pairs, negatives_of_generated, prepare_pairs, write_splits
 from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.data.texts import jaccard, shingles
 from ragcun.errors import InputError
@@ -100,25 +100,35 @@ def documents(count: int = 60, copies: int = 20, seed: int = 0) -> list[Document
     return [Document("", ". ".join(sentences) + ".") for sentences in (*made, *near, *exact)]
 
 
+def generated(read, method: str, seed: int = 0, shares=SHARES, **chosen):
+    """The rows of each split, and what became of the documents."""
+    made, counts = generate_pairs(read, PAIR_MAKERS[method], seed, shares, **chosen)
+    return {name: list(itertools.chain.from_iterable(each)) for name, each in made.items()}, counts
+
+
+def similar(*both) -> bool:
+    """Whether two lists of rows have positives that are near duplicates."""
+    runs = ([shingles(positive) for _, positive, _ in rows] for rows in both)
+    return any(jaccard(one, other) >= 0.9 for one, other in itertools.product(*runs))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_near_duplicate_is_in_another_split(seed):
-    made = generate_pairs(documents(), PAIR_MAKERS["mask_tokens"], seed, SHARES, None, near_duplicates=0.9)
-    contents = {name: [shingles(positive) for _, positive, _ in made.rows(name)] for name in SPLITS}
-    assert all(contents.values())
-    for left, right in itertools.combinations(SPLITS, 2):
-        assert all(jaccard(a, b) < 0.9 for a, b in itertools.product(contents[left], contents[right]))
-    assert made.documents["near_duplicates"] == 20
-    straddling = generate_pairs(documents(), PAIR_MAKERS["mask_tokens"], seed, SHARES, None)
-    contents = {name: [shingles(positive) for _, positive, _ in straddling.rows(name)] for name in SPLITS}
-    assert any(jaccard(a, b) >= 0.9 for a, b in itertools.product(contents["train"], contents["test"]))
+    rows, counts = generated(documents(), "mask_tokens", seed, near_duplicates=0.9)
+    assert all(rows.values())
+    assert not any(similar(*both) for both in itertools.combinations(rows.values(), 2))
+    assert counts["near_duplicates"] == 20
+    straddling, _ = generated(documents(), "mask_tokens", seed)
+    assert similar(straddling["train"], straddling["test"])
 
 
 def test_splits_follow_from_the_seed_and_not_from_the_order():
-    read = documents()
-    made = generate_pairs(read, PAIR_MAKERS["sentence"], 3, SHARES, 30, 0.9)
-    again = generate_pairs([*read[::-1], read[3]], PAIR_MAKERS["sentence"], 3, SHARES, 30, 0.9)
-    assert again.by_document == made.by_document
-    assert generate_pairs(read, PAIR_MAKERS["sentence"], 1, SHARES, 30, 0.9).by_document != made.by_document
+    read, chosen = documents(), {"num_pairs": 30, "near_duplicates": 0.9}
+    made, again, other = (
+        generated(order, "sentence", seed, **chosen)[0]
+        for order, seed in ((read, 3), ([*read[::-1], read[3]], 3), (read, 1))
+    )
+    assert again == made != other
 
 
 @pytest.mark.parametrize("method", PAIR_MAKERS)
@@ -127,26 +137,26 @@ def test_no_text_is_in_two_splits(method, num_pairs):
     read = [Document(f"Title {i}", document.text) for i, document in enumerate(documents(60, 0))]
     shared = [Document("Title 0", f"{a.text} {b.text}") for a, b in itertools.pairwise(read[:10])]
     shared += [Document("Title", document.text.upper()) for document in read[:20]] + read[:10]
-    made = generate_pairs([*read, *shared], PAIR_MAKERS[method], 0, SHARES, num_pairs)
-    texts = [{same(text) for row in made.rows(name) for text in row[:2]} for name in SPLITS]
+    made, _ = generated([*read, *shared], method, num_pairs=num_pairs)
+    texts = [{same(text) for row in rows for text in row[:2]} for rows in made.values()]
     assert all(texts)
     assert all(not one & other for one, other in itertools.combinations(texts, 2))
 
 
 @pytest.mark.parametrize(("num_pairs", "sizes"), [(None, [84, 10, 11]), (50, [40, 5, 5]), (1, [1, 0, 0])])
 def test_splits_of_documents_have_their_shares(num_pairs, sizes):
-    made = generate_pairs(documents(105, 0), PAIR_MAKERS["half"], 0, (0.8, 0.1, 0.1), num_pairs)
-    assert [len(made.rows(name)) for name in SPLITS] == sizes
+    made, _ = generated(documents(105, 0), "half", 0, (0.8, 0.1, 0.1), num_pairs=num_pairs)
+    assert [len(made[name]) for name in SPLITS] == sizes
 
 
 def test_several_pairs_of_a_document_are_in_one_split_and_first_ones_come_first(caplog):
     read = documents(10, 0)[:10]
-    made = generate_pairs(read, PAIR_MAKERS["mask_tokens"], 0, (0.5, 0.3, 0.2), 25)
-    counts = [Counter(positive for _, positive, _ in made.rows(name)) for name in SPLITS]
+    made, _ = generated(read, "mask_tokens", 0, (0.5, 0.3, 0.2), num_pairs=25)
+    counts = [Counter(positive for _, positive, _ in made[name]) for name in SPLITS]
     assert [len(count) for count in counts] == [5, 3, 2]
     assert sorted(sum(counts, Counter()).values()) == [2] * 5 + [3] * 5
     assert not caplog.records
-    generate_pairs(read, PAIR_MAKERS["half"], 0, SHARES, 20)
+    generated(read, "half", num_pairs=20)
     assert "20 pairs were asked for, the documents give 10" in caplog.text
 
 
@@ -154,7 +164,7 @@ def test_several_pairs_of_a_document_are_in_one_split_and_first_ones_come_first(
 @pytest.mark.parametrize("method", ["first_sentence", "sentence", "half"])
 def test_every_document_is_counted_once(method, num_pairs):
     read = [*documents(), Document("", "too short"), Document("", "")]
-    counts = generate_pairs(read, PAIR_MAKERS[method], 0, SHARES, num_pairs, 0.9).documents
+    _, counts = generated(read, method, num_pairs=num_pairs, near_duplicates=0.9)
     assert counts["read"] == len(read) == 87
     assert counts["read"] == sum(count for name, count in counts.items() if name != "read")
     assert counts["repeated"] == 5
@@ -168,16 +178,14 @@ def miners(**chosen):
 @pytest.mark.parametrize("method", ["random", "bm25"])
 @pytest.mark.parametrize("maker", ["sentence", "half", "mask_spans"])
 def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, method, maker):
-    path = tmp_path / "d.jsonl"
-    path.write_text("".join(json.dumps({"text": document.text}) + "\n" for document in documents(60, 0)))
-
     def source_of(text: str) -> int:
         return max(range(len(words)), key=lambda place: len(words[place].intersection(text.split())))
 
     margin = None if method == "random" else -float("inf")
     add = miners(method=method, per_query=2, margin=margin)
-    splits, counts = prepare_generated(path, PAIR_MAKERS[maker], SHARES, 0, 150, 0.9, add)
-    write_splits(splits, {"documents": counts}, tmp_path / "out", tmp_path / "all.json", {"seed": 0})
+    made, counts = generate_pairs(documents(60, 0), PAIR_MAKERS[maker], 0, SHARES, 150, 0.9)
+    splits = negatives_of_generated(made, "made", add)
+    write_splits(splits, {"documents": counts}, {"seed": 0}, tmp_path / "out", tmp_path / "all.json")
     words = [set(document.text.split()) for document in documents(60, 0)]
     rows = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
     statistics = json.loads((tmp_path / "out" / STATISTICS).read_text())
@@ -201,7 +209,7 @@ def test_pairs_of_a_file_are_split_and_mined(tmp_path):
     rows = [(f"wing number {i}", f"lift of the wing number {i}", None) for i in range(50)]
     write_pairs(tmp_path / "p.jsonl", rows)
     splits, _ = prepare_pairs(tmp_path / "p.jsonl", SHARES, 0, miners=miners(method="random"))
-    report = write_splits(splits, {}, tmp_path / "out")
+    report = write_splits(splits, {}, {}, tmp_path / "out")
     sets = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
     assert [len(split) for split in sets.values()] == [30, 10, 10]
     assert sorted(row[:2] for split in sets.values() for row in split) == sorted(row[:2] for row in rows)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 
 from ragcun.config import TrainConfig
-from ragcun.data.beir import Document, load_collection, read_qrels, write_collection, write_qrels
+from ragcun.data.beir import Document, load_collection, read_qrels, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.data.pairs import FIELDS, read_pairs
@@ -109,8 +109,8 @@ def collection_is_whole(collection: Any, _: Path) -> None:
 
 
 def qrels_survive(qrels: Any, folder: Path) -> None:
-    write_qrels(folder / "again.tsv", qrels)
-    assert read_qrels(folder / "again.tsv") == qrels
+    write_collection(folder / "again", {}, {}, {"test": qrels})
+    assert read_qrels(folder / "again" / "qrels" / "test.tsv") == qrels
 
 
 def run_survives(run: Any, folder: Path) -> None:
@@ -136,8 +136,8 @@ def npy(values: Any) -> bytes:
 
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
-VECTORS = {"documents.txt": b"d0\nd1\nd2\n", "documents.npy": npy(MATRIX), "queries.txt": b"q1\nq2\n"}
-VECTORS |= {"queries.npy": npy(MATRIX[:2])}
+VECTORS = {"documents.txt": b"d0\nd1\nd2\n", "queries.txt": b"q1\nq2\n"}
+VECTORS |= {"documents.npy": npy(MATRIX), "queries.npy": npy(MATRIX[:2])}
 
 
 def make_vectors(folder: Path) -> None:
@@ -159,10 +159,6 @@ def vectors_are_finite(store: Any, _: Path) -> None:
 
 def read_settings(path: Path) -> TrainConfig:
     return from_mapping(TrainConfig, read_yaml(path), str(path))
-
-
-def has_tables(report: Any) -> bool:
-    return bool(measure_tables(report.systems))
 
 
 def holds(condition: Callable[[Any], bool]) -> Callable[[Any, Path], None]:
@@ -190,14 +186,16 @@ class Kind(NamedTuple):
 
 
 def of_a_collection(rows: Any, valid: bytes, up: int) -> Kind:
-    def read(path: Path) -> Any:
-        return load_collection(path.parents[up - 1])
-
-    return Kind(read, collection_is_whole, valid, rows, True, make_collection, up)
+    check = collection_is_whole
+    return Kind(lambda path: load_collection(path.parents[up - 1]), check, valid, rows, True, make_collection, up)
 
 
 def of_vectors(name: str) -> Kind:
     return Kind(read_vectors_of, vectors_are_finite, VECTORS[name], make=make_vectors, named=1)
+
+
+def of_a_checkpoint(read: Callable[[Path], Any], condition: Callable[[Any], bool], value: Any) -> Kind:
+    return Kind(lambda path: read(path.parents[1]), holds(condition), json.dumps(value).encode(), value)
 
 
 KINDS = {
@@ -215,25 +213,15 @@ KINDS = {
     "a.trec": Kind(read_run, run_survives, RUN),
     "a.yaml": Kind(read_settings, holds(lambda config: config.epochs is None or config.epochs >= 0), YAML, SETTINGS),
     "results.json": Kind(tables, holds(bool), json.dumps(RESULTS).encode(), RESULTS, short=False),
-    "isotropy.json": Kind(read_isotropy, holds(has_tables), json.dumps(ISOTROPY).encode(), ISOTROPY),
+    "isotropy.json": Kind(
+        lambda path: measure_tables(read_isotropy(path).systems), holds(bool), json.dumps(ISOTROPY).encode(), ISOTROPY
+    ),
     "metrics.jsonl": Kind(
         lambda path: (loss_figure(path), rank_figure(path)), holds(bool), lines(METRICS), METRICS, True
     ),
-    "vectors/documents.txt": of_vectors("documents.txt"),
-    "vectors/documents.npy": of_vectors("documents.npy"),
-    "vectors/queries.txt": of_vectors("queries.txt"),
-    "ragcun/seen_documents.json": Kind(
-        lambda path: read_seen(path.parents[1]),
-        holds(lambda seen: all(len(digest) == 32 for digest in seen)),
-        json.dumps(SEEN).encode(),
-        SEEN,
-    ),
-    "ragcun/held_out.json": Kind(
-        lambda path: read_held_out(path.parents[1]),
-        holds(lambda held_out: 0 < held_out.fraction < 1),
-        json.dumps(HIDDEN).encode(),
-        HIDDEN,
-    ),
+    "ragcun/seen_documents.json": of_a_checkpoint(read_seen, lambda seen: all(len(key) == 32 for key in seen), SEEN),
+    "ragcun/held_out.json": of_a_checkpoint(read_held_out, lambda held_out: 0 < held_out.fraction < 1, HIDDEN),
+    **{f"vectors/{name}": of_vectors(name) for name in ("documents.txt", "documents.npy", "queries.txt")},
 }
 
 
@@ -302,15 +290,11 @@ def test_what_was_found_is_refused_in_one_line(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "reads"), [("", False), (" ", False), ("a b", True), ("a\n", True), ("a\u00a0b", True)]
 )
-def test_ids_that_no_run_file_can_hold_are_refused_before_anything_is_encoded(
-    key: str, reads: bool, tmp_path: Path
-) -> None:
+def test_ids_that_no_run_file_can_hold_are_refused_before_encoding(key: str, reads: bool, tmp_path: Path) -> None:
     """Training has no use for ids; an evaluation writes them between blanks."""
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": k, "text": "x"}) for k in (key, "d")))
-    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "x"}))
-    (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    folder = tmp_path / "toy"
+    write_collection(folder, dict.fromkeys((key, "d"), Document("", "x")), {"q": "x"}, {"test": {"q": {"d": 1}}})
     if reads:
-        assert len(load_collection(tmp_path).documents) == 2
+        assert len(load_collection(folder).documents) == 2
     with pytest.raises(InputError, match="white space" if reads else "the _id is empty"):
-        CollectionFolder("toy", tmp_path, "test").load()
+        CollectionFolder("toy", folder, "test").load()
