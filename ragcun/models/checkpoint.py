@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def write_folder(
         if seen is not None:
             write_json(temporary / SEEN, sorted(seen))
         if held_out is not None:
-            write_json(temporary / HELD_OUT, asdict(held_out))
+            write_json(temporary / HELD_OUT, vars(held_out))
         whole = {"format": FORMAT, "files_blake2b": file_digests(temporary), **description}
         write_json(temporary / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
         write_text(temporary / CARD, card)

@@ -158,7 +158,7 @@ def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
         "cutoffs": CUTOFFS,
         "tested": METRIC,
         "seed": evaluator.seed,
-        "held_out": held_out and asdict(held_out),
+        "held_out": held_out and vars(held_out),
         **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }
     return dict(json.loads(json.dumps(settings)))

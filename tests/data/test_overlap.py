@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -170,7 +170,7 @@ def test_impossible_fractions_and_seeds_are_refused(fraction: float, seed: int, 
 @pytest.mark.parametrize("held_out", [HoldOut(0.1, -(2**63)), HoldOut(1 / 3, 7)])
 def test_a_file_holds_all_of_it(tmp_path, held_out: HoldOut) -> None:
     assert read_held_out(tmp_path) is None
-    write_json(tmp_path / HELD_OUT, asdict(held_out))
+    write_json(tmp_path / HELD_OUT, vars(held_out))
     assert read_held_out(tmp_path) == held_out
 
 
