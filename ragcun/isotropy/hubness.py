@@ -22,8 +22,10 @@ def nearest_rows(
     """Find the `k` nearest other rows of every row by Euclidean distance, exactly, equals in the order of rows.
 
     Candidates come from ‖x‖² + ‖y‖² − 2x·y with a bound on its rounding, and are ranked by the sum of squared
-    differences, which is the same for equal rows. Shapes: x (n, dim); returns rows and distances, (n, k) each. Raises
-    ValueError where k is not 1 to n − 1.
+    differences, which is the same for equal rows. Shapes: x (n, dim); returns rows and distances, (n, k) each.
+
+    Raises:
+        ValueError: k is not 1 to n − 1.
     """
     n, dim = x.shape
     if not 1 <= k < n:
@@ -58,9 +60,9 @@ def _exact(x: NDArray[np.float64], rows: NDArray[np.int64], candidates: NDArray[
     return np.concatenate([np.square(x[rows[part]] - x[candidates[part]]).sum(axis=1) for part in parts])
 
 
-def k_occurrence(neighbours: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def k_occurrence(neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
     """N_k of every row ``(n,)``: among the k nearest of how many other rows it is; the mean is k."""
-    return np.bincount(neighbours.ravel(), minlength=n)
+    return np.bincount(neighbours.ravel(), minlength=len(neighbours))
 
 
 def k_occurrences_without(
@@ -71,14 +73,13 @@ def k_occurrences_without(
     The list is empty where a row has fewer than k neighbours left.
     """
     found = []
-    for group in range(int(group_of.max()) + 1):
+    for group in range(group_of.max() + 1):
         kept = group_of != group
         remain = kept[neighbours[kept]]
         place = remain.cumsum(axis=1)
         if not len(place) or place[:, -1].min() < k:
             return []
-        chosen = neighbours[kept][remain & (place <= k)]
-        found.append(np.bincount(chosen, minlength=len(kept))[kept])
+        found.append(np.bincount(neighbours[kept][remain & (place <= k)], minlength=len(kept))[kept])
     return found
 
 
@@ -104,13 +105,11 @@ def antihub_share(counts: NDArray[np.int64]) -> float:
 
 def hubness_measures(counts: NDArray[np.int64]) -> dict[str, float | None]:
     """Every measure of hubness from N_k; None where undefined."""
-    shares = {"robin_hood": robin_hood(counts), "antihub_share": antihub_share(counts)}
-    return {"hubness_skewness": defined(hubness_skewness, counts), **shares}
+    return {measure.__name__: defined(measure, counts) for measure in (hubness_skewness, robin_hood, antihub_share)}
 
 
 @lru_cache(maxsize=64)
 def isotropic_hubness(n: int, dim: int, k: int, seed: int, one_length: bool) -> dict[str, float | None]:
     """Measures of hubness of one draw of n rows of N(0, I), scaled to length 1 with `one_length`."""
     rows = np.random.default_rng(seed).standard_normal((n, dim))
-    rows = unit_rows(rows) if one_length else rows
-    return hubness_measures(k_occurrence(nearest_rows(rows, k)[0], n))
+    return hubness_measures(k_occurrence(nearest_rows(unit_rows(rows) if one_length else rows, k)[0]))

@@ -1,4 +1,4 @@
-"""Every measure as a function of a matrix; the formulas are with the functions of the same names that these call.
+"""Every measure as a function of a matrix, and the sums over groups of rows from which a report takes its intervals.
 
 A matrix ``x (n, dim)`` may lie on disk; it is read in blocks. What compares all pairs of rows takes `sample` of them,
 drawn without replacement from `seed`, where there are more. Each raises ValueError where `x` is no matrix of at least 2
@@ -11,16 +11,29 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import hyp0f1, logsumexp
+from tqdm.auto import tqdm
 
-from ragcun.isotropy import directions, hubness, spectrum
-from ragcun.isotropy.directions import NUM_SLICES
+from ragcun.isotropy import hubness, spectrum
 from ragcun.isotropy.intervals import SAMPLE, K
-from ragcun.isotropy.moments import GROUPS, Moments, Rows, as_rows, grouped_moments, sample_rows
+from ragcun.isotropy.moments import (
+    GROUPS,
+    MEMORY_BUDGET_BYTES,
+    Moments,
+    Rows,
+    as_rows,
+    grouped_moments,
+    sample_rows,
+    squared_norms,
+    unit_rows,
+)
+
+NUM_SLICES = 256
 
 
-def moments(x: Rows | ArrayLike) -> Moments:
-    """Moments of all rows of a matrix."""
-    return grouped_moments(x, groups=1).total
+def moments(x: Moments | Rows | ArrayLike) -> Moments:
+    """Moments of all rows of a matrix; moments stay as they are."""
+    return x if isinstance(x, Moments) else grouped_moments(x, groups=1).total
 
 
 def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Rows | ArrayLike], float]:
@@ -50,6 +63,15 @@ def stable_rank(x: Rows | ArrayLike) -> float:
     return spectrum.stable_rank(moments(x).second_eigenvalues())
 
 
+def mean_cosine(x: Moments | Rows | ArrayLike) -> float:
+    """Mean cosine of two different rows: (‖Σ û‖² − n)/(n(n − 1)), û = x/‖x‖; that with a row of zeros counts as 0.
+
+    Source: Ethayarajh 2019, arXiv:1909.00512.
+    """
+    found = moments(x)
+    return (float(found.directions @ found.directions) - found.nonzero) / (found.count * (found.count - 1))
+
+
 def partition(x: Rows | ArrayLike) -> float:
     """Isotropy of the partition function Z(c) = Σ exp(x·c): its smallest over its largest, for ± eigenvectors c of XᵀX.
 
@@ -58,13 +80,31 @@ def partition(x: Rows | ArrayLike) -> float:
     Source: Mu and Viswanath 2018, arXiv:1702.01417, equation 3; opposite axes are ours.
     """
     rows = as_rows(x)
-    axes = np.linalg.eigh(moments(rows).second)[1]
-    return directions.partition_ratio(directions.log_partition(rows, axes, np.zeros(len(rows), dtype=np.int64)))
+    return partition_ratio(log_partition(rows, moments(rows), np.zeros(len(rows), dtype=np.int64)))
 
 
-def mean_cosine(x: Rows | ArrayLike) -> float:
-    """Mean cosine of two different rows: `directions.mean_cosine` (Ethayarajh 2019, arXiv:1909.00512)."""
-    return directions.mean_cosine(moments(x))
+def log_partition(
+    rows: Rows, of_all: Moments, group_of: NDArray[np.int64], memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+) -> NDArray[np.float64]:
+    """Log of Z(c) = Σ exp(x·c) over the rows of each group, for the eigenvectors c of XᵀX of all rows, and each −c.
+
+    Shapes: group_of (n,) with groups 0…G − 1, returns (G, 2·dim).
+    """
+    axes = np.linalg.eigh(of_all.second)[1]
+    found = np.full((int(group_of.max()) + 1, 2 * rows.dim), -np.inf)
+    for start, block in rows.blocks(memory_budget_bytes, "partition"):
+        groups = group_of[start : start + len(block)]
+        for group in np.unique(groups):
+            projected = block[groups == group] @ axes
+            both = np.concatenate([logsumexp(projected, axis=0), logsumexp(-projected, axis=0)])
+            found[group] = np.logaddexp(found[group], both)
+    return found
+
+
+def partition_ratio(log_sums: NDArray[np.float64]) -> float:
+    """Smallest over largest Z(c), from log Z of groups ``(G, axes)``."""
+    total = logsumexp(log_sums, axis=0)
+    return float(np.exp(total.min() - total.max()))
 
 
 def uniformity(x: Rows | ArrayLike, t: float = 2, sample: int = SAMPLE, seed: int = 0) -> float:
@@ -73,33 +113,100 @@ def uniformity(x: Rows | ArrayLike, t: float = 2, sample: int = SAMPLE, seed: in
     Source: Wang and Isola 2020, arXiv:2005.10242, equation 2.
     """
     rows = _sample(x, sample, seed)
-    sums, sizes = directions.kernel_sums(rows, np.arange(len(rows)) % GROUPS, t)
-    return directions.log_mean_kernel(float(sums.sum()), int(sizes.sum()))
+    return log_mean_kernel(float(kernel_sums(rows, np.arange(len(rows)) % GROUPS, t).sum()), len(rows))
+
+
+def kernel_sums(x: NDArray[np.float64], group_of: NDArray[np.int64], t: float) -> NDArray[np.float64]:
+    """Sum exp(−t‖û − v̂‖²) over rows û of a group and v̂ of a group, each with itself too.
+
+    Shapes: x (n, dim), group_of (n,) with groups 0…G − 1, returns (G, G).
+    """
+    order = np.argsort(group_of, kind="stable")
+    unit, sizes = unit_rows(x[order]), np.bincount(group_of)
+    squares, starts = squared_norms(unit), np.cumsum(sizes) - sizes
+    sums = np.zeros((len(sizes), len(sizes)))
+    for group in tqdm(range(len(sizes)), desc="uniformity", unit="group", delay=2, leave=False):
+        start = starts[group]
+        rows = slice(start, start + sizes[group])
+        kernel = unit[rows] @ unit[start:].T
+        kernel *= 2
+        kernel -= squares[rows, None]
+        kernel -= squares[start:]
+        np.exp(np.multiply(np.minimum(kernel, 0, out=kernel), t, out=kernel), out=kernel)
+        sums[group, group:] = np.add.reduceat(kernel.sum(axis=0), starts[group:] - start)
+    return sums + np.triu(sums, 1).T
+
+
+def log_mean_kernel(total: float, n: int) -> float:
+    """Logarithm of the mean over pairs of different rows, from the sum over all pairs of n rows."""
+    return float(np.log(max(total - n, np.finfo(np.float64).tiny) / (n * (n - 1))))
+
+
+def isotropic_uniformity(dim: int, t: float = 2) -> float:
+    """Logarithm of E exp(−t‖u − v‖²) for u, v uniform on the unit sphere: −2t + log ₀F₁(; dim/2; t²)."""
+    return float(np.log(hyp0f1(dim / 2, t**2)) - 2 * t)
 
 
 def alignment(q: ArrayLike, p: ArrayLike, alpha: float = 2) -> float:
     """Alignment E‖q̂ − p̂‖^alpha of pairs, row i of `q` with row i of `p`, scaled to length 1: 0 where all agree.
 
     Source: Wang and Isola 2020, arXiv:2005.10242, equation 1.
+
+    Raises:
+        ValueError: the matrices are of different shapes, or hold a pair that is not finite.
     """
     left, right = np.asarray(q, dtype=np.float64), np.asarray(p, dtype=np.float64)
     if left.ndim != 2 or left.shape != right.shape or not left.size:
         raise ValueError(f"pairs need two matrices of one shape (n, dim), got {left.shape} and {right.shape}")
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        row = int(np.argmin((np.isfinite(left) & np.isfinite(right)).all(axis=1)))
-        raise ValueError(f"pair {row} is not finite")
-    return float(directions.squared_gaps(left, right, alpha).mean())
+    finite = (np.isfinite(left) & np.isfinite(right)).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"pair {np.argmin(finite)} is not finite")
+    return float((squared_norms(unit_rows(left) - unit_rows(right)) ** (alpha / 2)).mean())
 
 
 def sigreg(x: Rows | ArrayLike, num_slices: int = NUM_SLICES, sample: int = SAMPLE, seed: int = 0) -> float:
-    """SIGReg over the number of rows, centred and scaled: `directions.sigreg_statistic`."""
-    return directions.sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
+    """SIGReg over the number of rows, centred and scaled: `sigreg_statistic`."""
+    return sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
+
+
+def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
+    """`ragcun.losses.sigreg` of the rows less their mean, over √(mean variance of a dimension), in float32.
+
+    N(0, I) gives about `isotropic_sigreg`, of any mean and scale; the larger the value the less normal or the less
+    isotropic. Undefined where all rows are equal.
+    """
+    import torch
+
+    from ragcun.losses.sigreg import sigreg
+
+    centred = x - x[0]
+    centred -= centred.mean(axis=0)
+    largest = float(np.abs(centred).max())
+    if largest == 0:
+        raise spectrum.UndefinedMeasure("SIGReg cannot scale rows to unit variance: all rows are equal")
+    centred /= largest
+    centred *= np.sqrt(centred.size / np.square(centred).sum())
+    return float(sigreg(torch.from_numpy(centred.astype(np.float32)), 0, num_slices, seed=seed))
+
+
+def isotropic_sigreg(n: int, dim: int) -> float:
+    """Return the expected `sigreg_statistic` of n rows of N(0, I), to leading order in 1/n.
+
+    Σ_k w_k (1 − e^(−t²)(1 + t² + t⁴/(2·dim)))/n over the knots t of SIGReg and their weights: the last two terms are
+    what taking off the mean and scaling by the mean variance of all dimensions spare.
+    """
+    from ragcun.losses.sigreg import KNOTS
+
+    step, count = KNOTS["reference"]
+    t = step * np.arange(1, count + 1)
+    weights = 2 * step * np.exp(-(t**2) / 2)
+    weights[-1] /= 2
+    return float((weights * (1 - np.exp(-(t**2)) * (1 + t**2 + t**4 / (2 * dim)))).sum() / n)
 
 
 def k_occurrence(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> NDArray[np.int64]:
     """N_k of every row ``(n,)``: among the `k` nearest of how many other rows it is; equals in the order of rows."""
-    rows = _sample(x, sample, seed)
-    return hubness.k_occurrence(hubness.nearest_rows(rows, k)[0], len(rows))
+    return hubness.k_occurrence(hubness.nearest_rows(_sample(x, sample, seed), k)[0])
 
 
 def _of_neighbours(measure: Callable[[NDArray[np.int64]], float]) -> Callable[..., float]:

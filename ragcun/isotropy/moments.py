@@ -127,13 +127,8 @@ class Moments:
     directions: NDArray[np.float64]  # Σ x/‖x‖ over rows whose squared length is not 0, (dim,)
     nonzero: int  # how many these are
 
-    def __add__(self, other: Moments) -> Moments:
-        return self._with(other, 1)
-
-    def __sub__(self, part: Moments) -> Moments:
-        return self._with(part, -1)
-
-    def _with(self, other: Moments, sign: int) -> Moments:
+    def plus(self, other: Moments, sign: int = 1) -> Moments:
+        """Return the moments of these rows and others or, by sign −1, of these but others among them."""
         n, apart = self.count + sign * other.count, other.mean - self.mean
         return Moments(
             n,
@@ -172,15 +167,14 @@ class GroupedMoments:
 
     def without_each(self) -> list[Moments]:
         """Return the moments of all rows but one group's, for each group; empty where too few rows would be left."""
-        if self.total.count - max(group.count for group in self.groups) < 2:
-            return []
-        return [self.total - group for group in self.groups]
+        left = self.total.count - max(group.count for group in self.groups)
+        return [] if left < 2 else [self.total.plus(group, -1) for group in self.groups]
 
     def stacked(self, other: GroupedMoments) -> GroupedMoments:
         """Return the moments of these rows with those of `other` below them; a group takes a group of each."""
         long, short = sorted((self.groups, other.groups), key=len, reverse=True)
-        joined = tuple(a + b for a, b in zip(long, short, strict=False)) + long[len(short) :]
-        return GroupedMoments(joined, self.total + other.total, np.concatenate([self.norms, other.norms]))
+        joined = (*map(Moments.plus, long, short), *long[len(short) :])
+        return GroupedMoments(joined, self.total.plus(other.total), np.concatenate([self.norms, other.norms]))
 
 
 def grouped_moments(
@@ -214,4 +208,4 @@ def grouped_moments(
         mean, scatter = firsts[group] / count, products[group]
         scatter -= count * np.outer(mean, mean)
         parts.append(Moments(count, shift + mean, scatter, directions[group], int(nonzero[group])))
-    return GroupedMoments(tuple(parts), reduce(Moments.__add__, parts), norms)
+    return GroupedMoments(tuple(parts), reduce(Moments.plus, parts), norms)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragcun.isotropy.directions import squared_gaps
 from ragcun.isotropy.intervals import Measure, MeasureSettings, interval, join
-from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, random_groups, squared_norms
+from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, random_groups, squared_norms, unit_rows
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 40
@@ -65,12 +64,15 @@ def random_pairs(n: int, size: int, seed: int) -> tuple[NDArray[np.int64], NDArr
     return left, (left + generator.integers(1, n, size)) % n
 
 
-def distances_between(x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Euclidean distance of row left[i] of `x` to row right[i] of `y`: ``(pairs,)``."""
+def squared_distances(
+    x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64], unit: bool = False
+) -> NDArray[np.float64]:
+    """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
     found = np.empty(len(left))
     for start in range(0, len(left), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
-        found[part] = np.sqrt(squared_norms(x.take(left[part]) - y.take(right[part])))
+        ours, theirs = x.take(left[part]), y.take(right[part])
+        found[part] = squared_norms(unit_rows(ours) - unit_rows(theirs) if unit else ours - theirs)
     return found
 
 
@@ -126,16 +128,20 @@ def measure_pairs(
     Raises:
         ValueError: no pairs, another shape, or a row that is not there.
     """
-    checked = _checked(pairs, len(queries), len(documents))
+    relevant = _checked(pairs, len(queries), len(documents))
     generator = np.random.default_rng(settings.seed)
     size = min(settings.sample, len(queries) * len(documents))
     drawn = np.stack([generator.integers(0, len(rows), size) for rows in (queries, documents)])
     distances = {
-        name: distribution(distances_between(queries, documents, *rows))
-        for name, rows in (("relevant", checked.T), ("random", drawn))
+        name: distribution(np.sqrt(squared_distances(queries, documents, *rows)))
+        for name, rows in (("relevant", relevant.T), ("random", drawn))
     }
-    measures = _gaps(of_queries, of_documents) | {"alignment": _alignment(queries, documents, checked, settings)}
-    return PairsReport(measures, distances, _plane(queries, documents, checked, of_documents.total, generator))
+    left_queries = [gaps(one, of_documents.total) for one in of_queries.without_each()]
+    left_documents = [gaps(of_queries.total, one) for one in of_documents.without_each()]
+    whole = gaps(of_queries.total, of_documents.total)
+    measures = join(whole, [left_queries, left_documents], len(queries) + len(documents), {})
+    measures["alignment"] = _alignment(queries, documents, relevant, settings)
+    return PairsReport(measures, distances, _plane(queries, documents, relevant, of_documents.total, generator))
 
 
 def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
@@ -143,23 +149,13 @@ def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise ValueError(f"pairs must be whole numbers of shape (m, 2), m at least 1, got {array.dtype} {array.shape}")
     for name, column, n in zip(("query", "document"), array.T, (queries, documents), strict=True):
-        if column.min() < 0 or column.max() >= n:
-            wrong = int(column[(column < 0) | (column >= n)][0])
-            raise ValueError(f"pairs name {name} row {wrong}, there are {n}")
+        if len(wrong := column[(column < 0) | (column >= n)]):
+            raise ValueError(f"pairs name {name} row {wrong[0]}, there are {n}")
     return array.astype(np.int64)
 
 
-def _gaps(queries: GroupedMoments, documents: GroupedMoments) -> dict[str, Measure]:
-    left = (
-        [gaps(one, documents.total) for one in queries.without_each()],
-        [gaps(queries.total, one) for one in documents.without_each()],
-    )
-    return join(gaps(queries.total, documents.total), left, queries.total.count + documents.total.count, {})
-
-
 def _alignment(queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings) -> Measure:
-    parts = [pairs[start : start + PAIRS_AT_ONCE].T for start in range(0, len(pairs), PAIRS_AT_ONCE)]
-    values = np.concatenate([squared_gaps(queries.take(q), documents.take(d), 2) for q, d in parts])
+    values = squared_distances(queries, documents, *pairs.T, unit=True)
     _, query_of = np.unique(pairs[:, 0], return_inverse=True)
     group_of = random_groups(int(query_of.max()) + 1, settings.groups, settings.seed)[query_of]
     sums, counts = np.bincount(group_of, values), np.bincount(group_of)
@@ -191,7 +187,7 @@ def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]
     values, vectors = np.linalg.eigh(moments.scatter)
     axes, along = np.zeros((len(values), 2)), np.zeros(2)
     count = min(2, len(values))
-    axes[:, :count], along[:count] = vectors[:, ::-1][:, :count], np.maximum(values[::-1][:count], 0)
+    axes[:, :count], along[:count] = vectors[:, : -count - 1 : -1], np.maximum(values[: -count - 1 : -1], 0)
     largest = axes[np.abs(axes).argmax(axis=0), [0, 1]]
     total = float(moments.scatter.trace())
     return axes * np.where(largest < 0, -1, 1), (along / (total or 1)).tolist()

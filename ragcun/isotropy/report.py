@@ -11,30 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.config import Distance
-from ragcun.isotropy import directions, hubness
+from ragcun.isotropy import hubness, measures
 from ragcun.isotropy.intervals import Measure, MeasureSettings, join
-from ragcun.isotropy.moments import (
-    GroupedMoments,
-    Moments,
-    Rows,
-    as_rows,
-    grouped_moments,
-    random_groups,
-    sample_rows,
-    squared_norms,
-)
+from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, as_rows, grouped_moments, random_groups, sample_rows
 from ragcun.isotropy.pairs import (
     Distribution,
     PairsReport,
-    distances_between,
     distribution,
     measure_pairs,
     random_pairs,
+    squared_distances,
 )
 from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
 
 FORMAT = 1
-TEMPERATURE = 2.0
 ONE_LENGTH = 1e-3
 NAMES = (
     *("isotropy_score", "isoscore", "participation_ratio", "effective_rank", "rankme", "stable_rank"),
@@ -157,56 +147,46 @@ def measure_space(
     rows, settings = as_rows(x), settings or MeasureSettings()
     moments = moments or _moments(rows, settings)
     sample = rows.take(sample_rows(len(rows), settings.sample, settings.seed))
-    hubs, occurrence, nearest = _neighbour_measures(sample, settings)
-    measures = _moment_measures(moments, settings) | _direction_measures(sample, settings) | hubs
-    measures |= _partition(rows, moments.total, settings)
+    found, occurrence, nearest = _neighbour_measures(sample, settings)
+    found |= _moment_measures(moments, settings) | _direction_measures(sample, settings)
+    found |= _partition(rows, moments.total, settings)
     all_rows, pairs = Rows({"the sample": sample}), random_pairs(len(sample), settings.sample, settings.seed)
-    return SpaceReport(
-        len(rows),
-        rows.dim,
-        {name: measures[name] for name in NAMES},
-        moments.total.covariance_eigenvalues().tolist(),
-        distribution(moments.norms),
-        {"random": distribution(distances_between(all_rows, all_rows, *pairs)), "nearest": nearest},
-        occurrence,
-    )
+    distances = {"random": distribution(np.sqrt(squared_distances(all_rows, all_rows, *pairs))), "nearest": nearest}
+    ordered, spectrum = {name: found[name] for name in NAMES}, moments.total.covariance_eigenvalues().tolist()
+    return SpaceReport(len(rows), rows.dim, ordered, spectrum, distribution(moments.norms), distances, occurrence)
 
 
 def _moment_measures(moments: GroupedMoments, settings: MeasureSettings) -> dict[str, Measure]:
     def values(one: Moments) -> dict[str, float | None]:
-        spectrum = spectrum_measures(one.count, one.covariance_eigenvalues(), one.second_eigenvalues())
-        return spectrum | {"mean_cosine": directions.mean_cosine(one)}
+        eigenvalues = (one.covariance_eigenvalues(), one.second_eigenvalues())
+        return spectrum_measures(one.count, *eigenvalues) | {"mean_cosine": measures.mean_cosine(one)}
 
     n, dim = moments.total.count, len(moments.total.mean)
     isotropic = isotropic_spectrum(n, dim, settings.seed) | {"mean_cosine": 0.0}
-    return join(values(moments.total), [[values(one) for one in moments.without_each()]], n, isotropic)
+    return join(values(moments.total), [list(map(values, moments.without_each()))], n, isotropic)
 
 
 def _partition(rows: Rows, moments: Moments, settings: MeasureSettings) -> dict[str, Measure]:
-    axes = np.linalg.eigh(moments.second)[1]
     group_of = random_groups(len(rows), settings.groups, settings.seed)
-    sums = directions.log_partition(rows, axes, group_of, settings.memory_budget_bytes)
-    ratio = directions.partition_ratio
-    left = [{"partition": ratio(np.delete(sums, group, axis=0))} for group in range(len(sums))]
-    return join({"partition": ratio(sums)}, [left], len(rows), {})
+    sums = measures.log_partition(rows, moments, group_of, settings.memory_budget_bytes)
+    left = [{"partition": measures.partition_ratio(np.delete(sums, group, axis=0))} for group in range(len(sums))]
+    return join({"partition": measures.partition_ratio(sums)}, [left], len(rows), {})
 
 
 def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:
     n, dim = sample.shape
     group_of = random_groups(n, settings.groups, settings.seed)
-    sums, sizes = directions.kernel_sums(sample, group_of, TEMPERATURE)
-    total, statistic = float(sums.sum()), partial(directions.sigreg_statistic, seed=settings.seed)
-    values = {"uniformity": directions.log_mean_kernel(total, n), "sigreg": defined(statistic, sample)}
-    left = []
-    for group, size in enumerate(sizes.tolist()):
-        rest = total - 2 * float(sums[group].sum()) + float(sums[group, group])
-        uniformity = directions.log_mean_kernel(rest, n - size) if n - size > 1 else None
-        left.append({"uniformity": uniformity, "sigreg": defined(statistic, sample[group_of != group])})
-    isotropic = {
-        "uniformity": directions.isotropic_uniformity(dim, TEMPERATURE),
-        "sigreg": directions.isotropic_sigreg(n, dim),
-    }
-    return join(values, [left], n, isotropic)
+    sums, sigreg = measures.kernel_sums(sample, group_of, 2), partial(measures.sigreg_statistic, seed=settings.seed)
+
+    def values(rows: NDArray[np.float64], total: float) -> dict[str, float | None]:
+        uniformity = measures.log_mean_kernel(total, len(rows)) if len(rows) > 1 else None
+        return {"uniformity": uniformity, "sigreg": defined(sigreg, rows)}
+
+    whole = float(sums.sum())
+    rest = (whole - 2 * float(row.sum()) + float(row[group]) for group, row in enumerate(sums))
+    left = [values(sample[group_of != group], total) for group, total in enumerate(rest)]
+    isotropic = {"uniformity": measures.isotropic_uniformity(dim), "sigreg": measures.isotropic_sigreg(n, dim)}
+    return join(values(sample, whole), [left], n, isotropic)
 
 
 def _neighbour_measures(
@@ -215,14 +195,14 @@ def _neighbour_measures(
     n, dim = sample.shape
     k = min(settings.k, n - 1)
     neighbours, distances = hubness.nearest_rows(sample, min(2 * k, n - 1), settings.memory_budget_bytes)
-    counts = hubness.k_occurrence(neighbours[:, :k], n)
+    counts = hubness.k_occurrence(neighbours[:, :k])
     group_of = random_groups(n, settings.groups, settings.seed)
     left = [hubness.hubness_measures(one) for one in hubness.k_occurrences_without(neighbours, k, group_of)]
-    lengths = np.sqrt(squared_norms(sample))
+    lengths = np.linalg.norm(sample, axis=1)
     # rows of N(0, I) have hubs because their lengths differ: rows of one length are compared with directions
     one_length = bool(lengths.max() - lengths.min() <= ONE_LENGTH * lengths.max())
     isotropic = hubness.isotropic_hubness(n, dim, k, settings.seed, one_length)
     rows_by_count = {str(count): rows for count, rows in enumerate(np.bincount(counts).tolist()) if rows}
     # the interval of the skewness is too short: for rows of N(0, I) it held the expected value in 80 % of simulations
-    measures = join(hubness.hubness_measures(counts), [left], n, isotropic)
-    return measures, Occurrence(k, n, rows_by_count), distribution(distances[:, 0])
+    found = join(hubness.hubness_measures(counts), [left], n, isotropic)
+    return found, Occurrence(k, n, rows_by_count), distribution(distances[:, 0])

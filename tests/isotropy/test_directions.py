@@ -8,7 +8,7 @@ import torch
 from scipy.special import logsumexp
 
 from ragcun.isotropy import UndefinedMeasure, measures
-from ragcun.isotropy.directions import (
+from ragcun.isotropy.measures import (
     isotropic_sigreg,
     isotropic_uniformity,
     log_partition,
@@ -85,9 +85,9 @@ def test_alignment_by_a_loop():
 @pytest.mark.parametrize("groups", [1, 8])
 def test_partition_by_its_definition_whatever_blocks_and_groups(budget, groups):
     x = random_rows(80)
-    axes = np.linalg.eigh(x.T @ x)[1]
-    group_of = random_groups(len(x), groups, seed=2)
-    sums = log_partition(as_rows(x), axes, group_of, budget)
+    of_all, group_of = measures.moments(x), random_groups(len(x), groups, seed=2)
+    axes = np.linalg.eigh(of_all.second)[1]
+    sums = log_partition(as_rows(x), of_all, group_of, budget)
     assert sums.shape == (groups, 10)
     for group in range(groups):
         both = np.concatenate([x[group_of == group] @ axes, -x[group_of == group] @ axes], axis=1)

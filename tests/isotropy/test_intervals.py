@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, t
 
-from ragcun.isotropy import directions, distribution, spectrum
+from ragcun.isotropy import distribution, measures, spectrum
 from ragcun.isotropy.intervals import interval
 from ragcun.isotropy.moments import Rows, grouped_moments, random_groups
-from ragcun.isotropy.pairs import distances_between, random_pairs
+from ragcun.isotropy.pairs import random_pairs, squared_distances
 
 
 def participation_ratio(moments):
@@ -68,7 +68,7 @@ def test_intervals_hold_the_expected_value_at_this_number_of_rows(scales, shift)
     for seed in range(draws):
         x = np.random.default_rng(seed).standard_normal((250, 6)) * scales + shift
         moments = grouped_moments(x, seed=seed)
-        for measure in (participation_ratio, directions.mean_cosine):
+        for measure in (participation_ratio, measures.mean_cosine):
             values.append(measure(moments.total))
             ends = interval(values[-1], [measure(one) for one in moments.without_each()])
             low.append(ends[0])
@@ -114,8 +114,11 @@ def test_random_pairs_are_of_different_rows_and_uniform():
     assert sorted(zip(*random_pairs(4, 6, seed=0), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
 
-def test_distances_between_rows():
+def test_distances_of_rows_and_of_their_directions():
     x, y = np.random.default_rng(0).standard_normal((2, 30, 4))
     left, right = np.array([0, 29, 3]), np.array([5, 5, 0])
-    found = distances_between(Rows({"x": x}), Rows({"y": y}), left, right)
-    np.testing.assert_allclose(found, np.linalg.norm(x[left] - y[right], axis=1))
+    found = squared_distances(Rows({"x": x}), Rows({"y": y}), left, right)
+    np.testing.assert_allclose(found, np.square(x[left] - y[right]).sum(axis=1))
+    cosines = [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(x[left], y[right], strict=True)]
+    found = squared_distances(Rows({"x": x}), Rows({"y": y}), left, right, unit=True)
+    np.testing.assert_allclose(found, 2 - 2 * np.array(cosines))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ragcun.isotropy.moments import Rows, grouped_moments, random_groups, sample_rows, unit_rows
+from ragcun.isotropy.moments import Moments, Rows, grouped_moments, random_groups, sample_rows, unit_rows
 
 
 def random_rows(n=200, dim=7, seed=0, shift=0.0):
@@ -55,7 +56,7 @@ def test_stacked_moments_are_those_of_stacked_rows(others):
     x, y = random_rows(120), random_rows(others, seed=1, shift=2)
     stacked = grouped_moments(x).stacked(grouped_moments(y))
     check_moments(stacked.total, np.vstack([x, y]))
-    check_moments(sum(stacked.groups[1:], stacked.groups[0]), np.vstack([x, y]))
+    check_moments(reduce(Moments.plus, stacked.groups), np.vstack([x, y]))
     assert_allclose(stacked.norms, np.linalg.norm(np.vstack([x, y]), axis=1))
 
 
