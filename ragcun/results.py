@@ -105,7 +105,8 @@ class CollectionFacts:
 class Results:
     """An evaluated model, its untouched base (None: it is one, or has none), baselines by slug, and the datasets.
 
-    `distance` is by which the model compares vectors, or ``bm25``; `manifest` is what else was recorded.
+    `distance` is by which the model compares vectors, or ``bm25``; `manifest` is what else was recorded; `path` is the
+    file that they were read from.
     """
 
     model: SystemScores
@@ -114,6 +115,7 @@ class Results:
     baselines: dict[str, SystemScores]
     collections: dict[str, CollectionFacts]
     manifest: Mapping[str, Any]
+    path: Path = field(default=Path(), compare=False, repr=False)
 
     @property
     def systems(self) -> list[tuple[str, SystemScores]]:
@@ -151,6 +153,7 @@ class Results:
             typed(dict[str, SystemScores], content["baselines"], path, "baselines"),
             typed(dict[str, CollectionFacts], manifest.pop("collections", {}), path, "manifest.collections"),
             manifest,
+            Path(path),
         )
         for problem in results._problems():
             raise InputError(f"{path}: {problem}; evaluate again")
@@ -246,8 +249,6 @@ def _object(hint: Any, value: dict[str, Any], path: str | Path, key: str) -> Any
             raise InputError(f"{path}: {f'{key} ' if key else ''}lacks {name!r}; write it again")
     try:
         return hint(**found)
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"{path}: {key} {error}; write it again") from error
 
@@ -275,9 +276,6 @@ def to_json(value: Any) -> Any:
         return value
     found: dict[str, Any] = {}
     for each in dataclasses.fields(value):
-        content = getattr(value, each.name)
-        if each.metadata.get("inline"):
-            found |= content
-        elif content is not None:
-            found[each.metadata.get("key", each.name)] = to_json(content)
+        if (content := to_json(getattr(value, each.name))) is not None:
+            found |= content if each.metadata.get("inline") else {each.metadata.get("key", each.name): content}
     return found

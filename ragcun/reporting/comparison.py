@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ragcun.errors import InputError
-from ragcun.reporting.files import NamedResults, ResultsFile, check_alike, once, p_by_query
+from ragcun.reporting.files import NamedResults, check_alike, once, p_by_query
 from ragcun.reporting.tables import EMPTY, results_frame
-from ragcun.results import METRIC
+from ragcun.results import METRIC, Results
 
 KINDS = ("base", "baseline", "model")
 LEVELS = (0.05, 0.01)
@@ -60,24 +60,20 @@ def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison
         raise InputError(f"the name {twice[0]!r} is given twice; join its files with commas, or give another name")
     check_alike(files, metric)
     values = _values(entries, metric)
-    queries = {name: file.results.collections[name].queries for file in files for name in file.results.datasets}
+    queries = {name: file.collections[name].queries for file in files for name in file.datasets}
     systems = values.groupby("dataset")["system"].nunique()
     averaged = [name for name in queries if systems.get(name) == values["system"].nunique()]
-    average = "average" if "average" not in queries else "average of datasets"
-    columns = [*queries, *([average] if len(averaged) > 1 else [])]
-    cells = _cells(values)
+    shared, cells, columns = values[values["dataset"].isin(averaged or queries)], _cells(values), [*queries]
     if len(averaged) > 1:
-        shared = values[values["dataset"].isin(averaged)].groupby("system", sort=False)
-        averages = pd.DataFrame([_average(mine) | {"dataset": average} for _, mine in shared])
-        cells = pd.concat([cells, averages], ignore_index=True)
+        columns.append("average" if "average" not in queries else "average of datasets")
+        averages = [_average(mine) | {"dataset": columns[-1]} for _, mine in shared.groupby("system", sort=False)]
+        cells = pd.concat([cells, pd.DataFrame(averages)], ignore_index=True)
     orders = {"system": list(values["system"].unique()), "dataset": columns}
     cells = cells.sort_values(list(orders), key=lambda names: names.map(orders[names.name].index), ignore_index=True)
     shown = cells["value"].round(4)
     best = shown == shown.groupby(cells["dataset"]).transform("max")
-    tested = values.dropna(subset="base")
-    bases = dict(zip(tested["system"], tested["base"], strict=True))
     cells = cells.assign(best=best, queries=cells["dataset"].map(queries).astype("Int64"))
-    shared = values[values["dataset"].isin(averaged or queries)]
+    bases = values.dropna(subset="base").set_index("system")["base"].to_dict()
     embeddings = shared.groupby("system")[[*EMPTY]].mean().dropna(axis=1, how="all")
     return Comparison(metric, cells, queries, averaged, bases, columns, embeddings)
 
@@ -90,17 +86,17 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     for value in values[merged & (values["kind"] != "baseline")].itertuples():
         raise InputError(f"{value.title} is trained in {value.path} and an untouched base in another; part them")
     values["key"] = values["key"].mask(merged, values["title"] + UNTOUCHED)
-    found = {"kind": "first", "given": "last", "title": "first", "base": "nunique"}
-    systems = values.groupby("key", sort=False).agg(found)
+    firsts = {"kind": "first", "given": "last", "title": "first", "base": "nunique"}
+    systems = values.groupby("key", sort=False).agg(firsts)
     titles = systems["given"].fillna(systems["title"])
     for key in systems.index[systems["base"] > 1]:
         mine = values[values["key"] == key].dropna(subset="base").drop_duplicates("base")
-        path, bases = mine["path"].iloc[1], " and ".join(mine["base"])
-        raise InputError(f"{path}: {titles[key]} has two untouched bases, {bases}; part them")
+        two = f"{titles[key]} has two untouched bases, {' and '.join(mine['base'])}"
+        raise InputError(f"{mine['path'].iloc[1]}: {two}; part them")
     for title in titles[titles.duplicated()]:
         raise InputError(f"two rows would have the name {title!r}; tell them apart with NAME=FILE")
     if "base" not in set(systems["kind"]):
-        path = entries[0].files[0].path
+        path = values["path"].iloc[0]
         raise InputError(f"{path} and the other files hold no untouched base; evaluate a model beside its base")
     values = values.assign(system=values["key"].map(titles), kind=values["key"].map(systems["kind"]))
     values["base"] = values["base"].map(titles)
@@ -110,13 +106,13 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     return once(values, ["system", "dataset", "seed"], "value", metric, remedy)
 
 
-def _rows(file: ResultsFile, entry: NamedResults, metric: str) -> pd.DataFrame:
-    results, several = file.results, len(entry.files) > 1
+def _rows(results: Results, entry: NamedResults, metric: str) -> pd.DataFrame:
+    several = len(entry.files) > 1
     rows = results_frame(results, metric)
     rows = rows[(rows["part"] == "") & ~rows["member"]].dropna(subset=metric)
-    ours, kind = rows["kind"] == "model", _kind_of(file, several)
+    ours, kind = rows["kind"] == "model", _kind_of(results, several)
     if metric != METRIC:
-        rows["p"] = [p_by_query(file, name, metric) for name in rows["dataset"]]
+        rows["p"] = [p_by_query(results, name, metric) for name in rows["dataset"]]
     rows["base"] = results.untouched_base and f"{results.untouched_base.name}{UNTOUCHED}"
     rows[TESTED] = rows[TESTED].where(ours & (kind == "model"))
     ending = UNTOUCHED if kind == "base" else ""
@@ -125,21 +121,21 @@ def _rows(file: ResultsFile, entry: NamedResults, metric: str) -> pd.DataFrame:
     for column, old, new in (("title", "system", title), ("key", "system", key), ("kind", "kind", kind)):
         rows[column] = rows[old].mask(ours, new)
     rows["given"] = [given if each else None for each in ours]
-    rows["seed"] = [str(file.path) if each and several else "" for each in ours]
-    return rows.assign(value=rows[metric], path=str(file.path))
+    rows["seed"] = [str(results.path) if each and several else "" for each in ours]
+    return rows.assign(value=rows[metric], path=str(results.path))
 
 
-def _kind_of(file: ResultsFile, several: bool) -> str:
+def _kind_of(results: Results, several: bool) -> str:
     # without an untouched base beside it, a model must be one itself, or BM25
-    results, title = file.results, file.results.model.title
+    title = results.model.title
     if results.untouched_base is not None:
         return "model"
     if several:
-        raise InputError(f"{file.path}: {title} was not trained and has no seeds to average; name it alone")
+        raise InputError(f"{results.path}: {title} was not trained and has no seeds to average; name it alone")
     if results.distance == BM25:
         return "baseline"
     if title != results.model.name or STORED.search(str(results.manifest.get("command", ""))):
-        raise InputError(f"{file.path} has no untouched base beside {title}; evaluate again, so that it has one")
+        raise InputError(f"{results.path} has no untouched base beside {title}; evaluate again, so that it has one")
     return "base"
 
 

@@ -24,41 +24,21 @@ SAME = 1e-6
 FACTS = ("split", "queries", "documents", "sha256")
 
 
-class ResultsFile(NamedTuple):
-    """One results file: its path, and what it holds."""
-
-    path: Path
-    results: Results
-
-    def per_query(self, dataset: str, slug: str, metric: str = METRIC) -> dict[str, float]:
-        """Read a metric by query of ``model`` or ``untouched_base``, whose mean must be that of the results."""
-        path = runs_folder(self.path) / dataset / f"{slug}.per_query.json"
-        content = read_json(path)
-        values = content.get(metric) if isinstance(content, dict) else None
-        if not isinstance(values, dict) or not all(isinstance(value, (int, float)) for value in values.values()):
-            raise InputError(f"{path} lacks {metric} by query; evaluate again")
-        mean = getattr(self.results, slug).datasets[dataset].metrics.get(metric, math.nan)
-        if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
-            raise InputError(f"{path} is not of {self.path}: its mean {metric} is another one; evaluate again")
-        return values
-
-
 class NamedResults(NamedTuple):
-    """The results files of one row, several where seeds are averaged, and the row's name; None keeps the model's."""
+    """The results of one row, several where seeds are averaged, and the row's name; None keeps the model's."""
 
-    files: tuple[ResultsFile, ...]
+    files: tuple[Results, ...]
     name: str | None = None
 
 
-def read_results_file(path: str | Path) -> ResultsFile:
-    """Read a results file."""
-    return ResultsFile(Path(path), Results.read(path))
-
-
 def read_named(spec: str) -> NamedResults:
-    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system."""
+    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system.
+
+    Raises:
+        InputError: another form, a file given twice, or one that is missing or wrong.
+    """
     if Path(spec).exists():
-        return NamedResults((read_results_file(spec),))
+        return NamedResults((Results.read(spec),))
     name, is_named, listed = spec.partition("=") if "=" in spec else ("", "", spec)
     paths = [path.strip() for path in listed.split(",")]
     if len(paths) > 1 and not is_named:
@@ -67,15 +47,19 @@ def read_named(spec: str) -> NamedResults:
         raise InputError(f"{spec!r} is not of the form NAME=FILE or NAME=FILE,FILE; give a name and files")
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError(f"{spec}: a file is given twice, and would count as two seeds; leave one out")
-    return NamedResults(tuple(map(read_results_file, paths)), " ".join(name.split()) or None)
+    return NamedResults(tuple(map(Results.read, paths)), " ".join(name.split()) or None)
 
 
 def results_in(folder: str | Path) -> list[NamedResults]:
-    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line."""
+    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line.
+
+    Raises:
+        InputError: there are none, or one is wrong.
+    """
     found = []
     for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*/*.json"))):
         if is_results(read_json(path)):
-            found.append(NamedResults((read_results_file(path),)))
+            found.append(NamedResults((Results.read(path),)))
         else:
             logger.info("%s is not a results file of ragcun evaluate; skipped", path)
     if not found:
@@ -83,17 +67,17 @@ def results_in(folder: str | Path) -> list[NamedResults]:
     return found
 
 
-def shared_metrics(files: Sequence[ResultsFile]) -> list[str]:
+def shared_metrics(files: Sequence[Results]) -> list[str]:
     """Return the metrics that every system of every file has on each of its datasets."""
-    scores = [each for file in files for _, system in file.results.systems for each in system.datasets.values()]
+    scores = [each for file in files for _, system in file.systems for each in system.datasets.values()]
     return [name for name in scores[0].metrics if all(name in each.metrics for each in scores)] if scores else []
 
 
-def check_alike(files: Sequence[ResultsFile], metric: str = METRIC) -> None:
+def check_alike(files: Sequence[Results], metric: str = METRIC) -> None:
     """Raise InputError where collections of one name differ between files, or a file lacks a metric."""
     known: dict[tuple[str, str], tuple[object, Path]] = {}
     for file, fact in itertools.product(files, FACTS):
-        for name, about in file.results.collections.items():
+        for name, about in file.collections.items():
             if (value := getattr(about, fact)) is None:
                 continue
             first, path = known.setdefault((name, fact), (value, file.path))
@@ -120,19 +104,39 @@ def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: 
     return values.drop_duplicates(keys)
 
 
-def p_by_query(file: ResultsFile, dataset: str, metric: str) -> float:
+def per_query(results: Results, dataset: str, slug: str, metric: str = METRIC) -> dict[str, float]:
+    """Read a metric by query of ``model`` or ``untouched_base`` beside the results.
+
+    Raises:
+        InputError: the file lacks the metric, or its mean is not that of the results.
+    """
+    path = runs_folder(results.path) / dataset / f"{slug}.per_query.json"
+    content = read_json(path)
+    values = content.get(metric) if isinstance(content, dict) else None
+    if not isinstance(values, dict) or not all(isinstance(value, (int, float)) for value in values.values()):
+        raise InputError(f"{path} lacks {metric} by query; evaluate again")
+    mean = getattr(results, slug).datasets[dataset].metrics.get(metric, math.nan)
+    if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
+        raise InputError(f"{path} is not of {results.path}: its mean {metric} is another one; evaluate again")
+    return values
+
+
+def p_by_query(results: Results, dataset: str, metric: str) -> float:
     """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
 
-    NaN where nothing can be tested: one query, no base, or no per-query files; InputError where those are of others.
+    NaN where nothing can be tested: one query, no base, or no per-query files.
+
+    Raises:
+        InputError: the per-query files are of other results, or of different queries.
     """
-    base, slugs, folder = file.results.untouched_base, ("model", "untouched_base"), runs_folder(file.path) / dataset
-    absent = [slug for slug in slugs if not (folder / f"{slug}.per_query.json").is_file()]
-    if base is None or base.datasets[dataset].n_queries == 1 or absent:
+    base, slugs, folder = results.untouched_base, ("model", "untouched_base"), runs_folder(results.path) / dataset
+    are_there = all((folder / f"{slug}.per_query.json").is_file() for slug in slugs)
+    if base is None or base.datasets[dataset].n_queries == 1 or not are_there:
         return math.nan
     from ragcun.retrieval.metrics import paired_tests
 
-    ours, theirs = (file.per_query(dataset, slug, metric) for slug in slugs)
+    ours, theirs = (per_query(results, dataset, slug, metric) for slug in slugs)
     try:
-        return paired_tests(ours, theirs, seed=int(file.results.manifest.get("seed", 0))).p_randomisation
+        return paired_tests(ours, theirs, seed=int(results.manifest.get("seed", 0))).p_randomisation
     except ValueError as error:
         raise InputError(f"{folder}: {metric} of model and untouched base: {error}; evaluate again") from error

@@ -22,16 +22,9 @@ from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, examples, excerpt, gather, visible
 from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_tables, verdicts
-from ragcun.results import METRIC
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
 """Settings that decide nothing about a model."""
-RELATIONS = {"better": "than", "worse": "than", "not distinguishable": "from", "not tested": "against"}
-OPENINGS = {
-    "": f"Against the untouched base, by {METRIC}",
-    "unseen": "On queries whose relevant documents were no training positives",
-    "held_out": "Among documents hidden from training",
-}
 CAPTIONS = {
     "spectrum": "Spectrum of the documents' covariance.",
     "norms": "Lengths of queries and documents.",
@@ -66,8 +59,7 @@ def write_report(
     if page.is_dir():
         raise InputError(f"{page} is a folder; name the HTML file to write")
     runs = gather(*(list(map(Path, paths)) for paths in (folders, results, isotropy)))
-    data = None if data_dir is None else Path(data_dir)
-    views = [_view(run, number, data) for number, run in enumerate(runs, start=1)]
+    views = [_view(run, number, data_dir and Path(data_dir)) for number, run in enumerate(runs, start=1)]
     tables = _comparison(runs) if len(runs) > 1 else []
     template = environment().get_template("page.html.j2")
     write_text(page, template.render(runs=views, comparison=tables, version=ragcun.__version__))
@@ -85,7 +77,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"excerpt": excerpt, "shown": shown, "score": score_text, "quote": lambda x: shlex.quote(str(x))}
-    made.globals |= {"labels": LABELS, "parts": TITLES, "openings": OPENINGS, "relations": RELATIONS}
+    made.globals |= {"labels": LABELS, "parts": TITLES}
     return made
 
 
@@ -115,17 +107,14 @@ def _picture(figure: Figure, caption: str, of: str) -> dict[str, Any]:
 
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
-    places = [data_dir, *(file.results.manifest.get("data_dir") for file in run.evaluations)]
+    places = [data_dir, *(file.manifest.get("data_dir") for file in run.evaluations)]
     return {
         "run": run,
         "anchor": f"run-{number}",
         "data_dir": next(filter(None, places), "data"),
         "curves": _curves(run),
-        "evaluations": [
-            (path, results.model.title, list(verdicts(results).itertuples()), metric_tables(results))
-            for path, results in run.evaluations
-        ],
-        "examples": [(file.results.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
+        "evaluations": [(file, list(verdicts(file).itertuples()), metric_tables(file)) for file in run.evaluations],
+        "examples": [(file.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],
     }
 
@@ -148,11 +137,11 @@ def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[
 def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
     """Return tables of several runs, each with whether it holds numbers."""
     facts = {"best_epoch": shown, "criterion": shown, "score": score_text, "base_score": score_text, "steps": shown}
+    header = ["run", "epoch kept", "chosen by", "score", "untouched base", "steps", "collapse"]
     training = []
     for run in runs:
         collapses = ", ".join(shown(row.get("collapse")) for row in run.rows.get("collapse", ())) or "none seen"
         training.append([run.name, *(write(run.result.get(name)) for name, write in facts.items()), collapses])
-    header = ["run", "epoch kept", "chosen by", "score", "untouched base", "steps", "collapse"]
     names = dict.fromkeys(name for run in runs for name in run.config if name not in UNCOMPARED)
     settings = [[name, *(shown(run.config.get(name)) for run in runs)] for name in names]
     differing = [row for row in settings if len(set(row[1:])) > 1]
@@ -160,9 +149,7 @@ def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
         f"{title_of(system) if system.untouched else run.name}, on {report.name}": system.spaces["documents"].measures
         for run in runs for _, report in run.isotropy for system in run.systems_of(report)
     }  # fmt: skip
-    tables = [
-        (table, True) for table in score_tables([(run.name, file.results) for run in runs for file in run.evaluations])
-    ]
+    tables = [(each, True) for each in score_tables([(run.name, file) for run in runs for file in run.evaluations])]
     tables.append((Table("training", header, training), False))
     tables.append((Table("settings that differ", ["setting", *(run.name for run in runs)], differing), False))
     tables.append((measure_table("isotropy of documents", list(measures), list(measures.values())), True))

@@ -16,9 +16,9 @@ from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.options import read_yaml
-from ragcun.reporting.files import ResultsFile, read_results_file
+from ragcun.reporting.files import per_query
 from ragcun.reporting.isotropy import read_isotropy
-from ragcun.results import is_results
+from ragcun.results import Results, is_results
 from ragcun.retrieval.runs import read_run, runs_folder
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Run:
     config_text: str
     manifest: dict[str, Any]
     rows: dict[str, list[dict[str, Any]]]
-    evaluations: list[ResultsFile] = field(default_factory=list)
+    evaluations: list[Results] = field(default_factory=list)
     isotropy: list[tuple[Path, IsotropyReport]] = field(default_factory=list)
 
     @property
@@ -84,8 +84,8 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     ]
     found = [path for run in runs for path in sorted(run.folder.glob("*.json")) if path.name not in OUR_FILES]
     for path in _each_once([*(path for path in found if is_results(read_json(path))), *results]):
-        file = read_results_file(path)
-        for run in _owners(path, [file.results.model.name], runs):
+        file = Results.read(path)
+        for run in _owners(path, [file.model.name], runs):
             run.evaluations.append(file)
     places = (f"isotropy/{ISOTROPY}", f"isotropy/*/{ISOTROPY}", ISOTROPY)
     found = [path for run in runs for place in places for path in sorted(run.folder.glob(place)) if path.is_file()]
@@ -162,9 +162,9 @@ def excerpt(text: str, limit: int = LETTERS) -> str:
     return visible(whole[:limit].rstrip() + ("…" if cut else ""))
 
 
-def examples(file: ResultsFile, data_dir: Path | None = None) -> list[Examples]:
+def examples(file: Results, data_dir: Path | None = None) -> list[Examples]:
     """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name."""
-    return [_of(file, part, data_dir) for name in file.results.datasets for part in file.results.parts_of(name)]
+    return [_of(file, part, data_dir) for name in file.datasets for part in file.parts_of(name)]
 
 
 def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[int, int, int]]:
@@ -179,14 +179,14 @@ def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[i
     return list(gained.nlargest(QUERIES).index), list(lost.nsmallest(QUERIES).index), counts
 
 
-def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
-    if file.results.untouched_base is None:
+def _of(file: Results, name: str, data_dir: Path | None) -> Examples:
+    if file.untouched_base is None:
         return Examples(name, "the results have no untouched base to compare with")
     folder = runs_folder(file.path) / name
     files = [folder / f"{system}{suffix}" for system in SYSTEMS for suffix in (".per_query.json", ".trec")]
     if absent := [path for path in files if not path.is_file()]:
         return Examples(name, f"there is no {absent[0]}; evaluate again, or bring the folder of runs along")
-    base, model = (file.per_query(name, system) for system in SYSTEMS)
+    base, model = (per_query(file, name, system) for system in SYSTEMS)
     if base.keys() != model.keys():
         raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
     gains, losses, counts = extremes(base, model)
@@ -201,8 +201,8 @@ def _of(file: ResultsFile, name: str, data_dir: Path | None) -> Examples:
     return Examples(name, None, reason, counts, chosen, collection)
 
 
-def _collection(file: ResultsFile, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
-    about, place = file.results.collections[name], data_dir or file.results.manifest.get("data_dir")
+def _collection(file: Results, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
+    about, place = file.collections[name], data_dir or file.manifest.get("data_dir")
     if place is None:
         return None, "the results do not say where the collection is; name its folder with --data_dir"
     try:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError, did_you_mean
-from ragcun.reporting.files import check_alike, once, read_results_file
+from ragcun.reporting.files import check_alike, once
 from ragcun.reporting.isotropy import LABELS, read_isotropy
 from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid
 from ragcun.reporting.tables import results_frame
-from ragcun.results import METRIC
+from ragcun.results import METRIC, Results
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ LEAST, WIDE = 4, 100.0
 
 
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
-    files = [read_results_file(path) for path in paths]
+    files = list(map(Results.read, paths))
     check_alike(files)
-    frame = pd.concat([results_frame(file.results).assign(path=str(file.path)) for file in files], ignore_index=True)
+    frame = pd.concat([results_frame(file).assign(path=str(file.path)) for file in files], ignore_index=True)
     frame = frame[frame["part"] == ""].dropna(subset=METRIC)
     names, untouched = frame["name"], frame["kind"] == "base"
     return frame.assign(model=names.map(_identity), system=names, ndcg=frame[METRIC], untouched=untouched)
