@@ -115,7 +115,7 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
         "curves": _curves(run),
         "evaluations": [(file, list(verdicts(file).itertuples()), metric_tables(file)) for file in run.evaluations],
         "examples": [(file.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
-        "isotropy": [(path, *_isotropy(report, run)) for path, report in run.isotropy],
+        "isotropy": [(path, report, *_isotropy(report, run)) for path, report in run.isotropy],
     }
 
 
@@ -125,17 +125,13 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     return [_picture(figure, caption, run.name) for caption, figure in zip(captions, figures, strict=False) if figure]
 
 
-def _isotropy(report: IsotropyReport, run: Run) -> tuple[str, list[Table], list[dict[str, Any]]]:
+def _isotropy(report: IsotropyReport, run: Run) -> tuple[list[Table], list[dict[str, Any]]]:
     systems = run.systems_of(report)
-    queries = f", {report.n_queries:,} queries" if report.n_queries else ", no queries"
-    about = f"{report.name}: {report.n_documents:,} documents{queries}"
-    names = ", ".join(system.model for system in systems)
-    figures = figures_of(systems).items()
-    return about, measure_tables(systems), [_picture(draw(systems), CAPTIONS[name], names) for name, draw in figures]
+    names, figures = ", ".join(system.model for system in systems), figures_of(systems).items()
+    return measure_tables(systems), [_picture(draw(systems), CAPTIONS[name], names) for name, draw in figures]
 
 
-def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
-    """Return tables of several runs, each with whether it holds numbers."""
+def _comparison(runs: Sequence[Run]) -> list[Table]:
     facts = {"best_epoch": shown, "criterion": shown, "score": score_text, "base_score": score_text, "steps": shown}
     header = ["run", "epoch kept", "chosen by", "score", "untouched base", "steps", "collapse"]
     training = []
@@ -149,8 +145,10 @@ def _comparison(runs: Sequence[Run]) -> list[tuple[Table, bool]]:
         f"{title_of(system) if system.untouched else run.name}, on {report.name}": system.spaces["documents"].measures
         for run in runs for _, report in run.isotropy for system in run.systems_of(report)
     }  # fmt: skip
-    tables = [(each, True) for each in score_tables([(run.name, file) for run in runs for file in run.evaluations])]
-    tables.append((Table("training", header, training), False))
-    tables.append((Table("settings that differ", ["setting", *(run.name for run in runs)], differing), False))
-    tables.append((measure_table("isotropy of documents", list(measures), list(measures.values())), True))
-    return [(table, numeric) for table, numeric in tables if table.rows]
+    tables = [
+        *score_tables([(run.name, file) for run in runs for file in run.evaluations]),
+        Table("training", header, training, is_numeric=False),
+        Table("settings that differ", ["setting", *(run.name for run in runs)], differing, is_numeric=False),
+        measure_table("isotropy of documents", list(measures), list(measures.values())),
+    ]
+    return [table for table in tables if table.rows]

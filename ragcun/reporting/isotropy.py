@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -90,23 +91,20 @@ def title_of(system: SystemReport) -> str:
 
 def measure_tables(systems: Sequence[SystemReport]) -> list[Table]:
     """Lay out what was measured of all systems: a table for each space, and one for pairs."""
-    titles = [title_of(system) for system in systems]
-    tables = []
+    found: dict[str, list[Mapping[str, Measure]]] = {}
     for space in SPACES:
-        if all(space in system.spaces for system in systems):
-            dims = " and ".join(dict.fromkeys(f"{system.spaces[space].dim:,}" for system in systems))
-            measures = [system.spaces[space].measures for system in systems]
-            tables.append(measure_table(f"{space}, {dims} dimensions", titles, measures))
-    pairs = [system.pairs.measures for system in systems if system.pairs is not None]
-    if len(pairs) == len(systems):
-        tables.append(measure_table("queries and their relevant documents", titles, pairs))
-    return tables
+        spaces = [system.spaces[space] for system in systems if space in system.spaces]
+        dims = " and ".join(dict.fromkeys(f"{each.dim:,}" for each in spaces))
+        found[f"{space}, {dims} dimensions"] = [each.measures for each in spaces]
+    found["queries and their relevant documents"] = [each.pairs.measures for each in systems if each.pairs is not None]
+    titles = list(map(title_of, systems))
+    return [measure_table(caption, titles, each) for caption, each in found.items() if len(each) == len(systems)]
 
 
 def measure_table(caption: str, titles: Sequence[str], measures: Sequence[Mapping[str, Measure]]) -> Table:
     """Lay out measures by name: values with 95 % intervals by title, what N(0, I) gives, and the rows measured."""
     rows = []
-    for name in dict.fromkeys(name for each in measures for name in each):
+    for name in dict.fromkeys(itertools.chain(*measures)):
         about = [(_number(each[name].isotropic), f"{each[name].n:,}") for each in measures if name in each]
         shared = (" / ".join(dict.fromkeys(texts)) for texts in zip(*about, strict=True))
         rows.append([name, *(_cell(each.get(name)) for each in measures), *shared])
@@ -138,9 +136,9 @@ def _cell(measure: Measure | None) -> str:
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
     """Write each figure of a report as a PNG, and return the files."""
     systems = read_isotropy(report_path).systems
-    drawn = {Path(output_dir) / f"{name}.png": draw(systems) for name, draw in figures_of(systems).items()}
-    for path, figure in drawn.items():
-        plots.write_png(figure, path)
+    drawn = {Path(output_dir) / f"{name}.png": draw for name, draw in figures_of(systems).items()}
+    for path, draw in drawn.items():
+        plots.write_png(draw(systems), path)
     return list(drawn)
 
 

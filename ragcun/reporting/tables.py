@@ -32,11 +32,12 @@ EMPTY = dict.fromkeys((*SPACE, TRAINED), np.nan)
 
 
 class Table(NamedTuple):
-    """A table: its caption, a title for each column, and rows, whose first cell names the row."""
+    """A table: its caption, a title for each column, and rows, whose first cell names the row; most are of numbers."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    is_numeric: bool = True
 
 
 def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def test_verdicts_are_told_and_counted_by_part(make_run):
 
 def test_tables_hold_the_scores_of_the_file(whole_run):
     (run,) = gather([whole_run])
-    found = run.evaluations[0].results
+    found = run.evaluations[0]
     tables = metric_tables(found)
     assert len(tables) == 4
     table = tables[-1]
@@ -81,7 +81,7 @@ def test_collections_of_one_name_but_other_content_are_not_mixed(make_run, data_
     content = evaluate(other, data_dir, names=["plain"])
     content["manifest"]["collections"]["plain"]["sha256"] = "0" * 64
     write_json(other / "results.json", content)
-    files = [(run.name, run.evaluations[0].results) for run in gather([whole_run, other])]
+    files = [(run.name, run.evaluations[0]) for run in gather([whole_run, other])]
     scores = [table for table in score_tables(files) if "on plain" in table.caption]
     assert [len(table.rows) for table in scores] == [1, 1]
     assert scores[1].caption.endswith("(test, 000000000000)")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ragcun.data.beir import load_collection
 from ragcun.errors import InputError
 from ragcun.io import write_json, write_text
-from ragcun.reporting.files import read_results_file
 from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
+from ragcun.results import Results
 from ragcun.retrieval.runs import read_run
 from tests.reporting.html.conftest import Page, evaluate, write_isotropy
 
@@ -136,7 +136,7 @@ def moved(whole_run, tmp_path, **manifest):
     content = json.loads((whole_run / "results.json").read_text())
     content["manifest"] = {**content["manifest"], **manifest}
     write_json(tmp_path / "results.json", content)
-    return read_results_file(tmp_path / "results.json")
+    return Results.read(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize(
