@@ -64,7 +64,7 @@ def random_pairs(n: int, size: int, seed: int) -> tuple[NDArray[np.int64], NDArr
     return left, (left + generator.integers(1, n, size)) % n
 
 
-def squared_distances(
+def squared_gaps(
     x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64], unit: bool = False
 ) -> NDArray[np.float64]:
     """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
@@ -133,7 +133,7 @@ def measure_pairs(
     size = min(settings.sample, len(queries) * len(documents))
     drawn = np.stack([generator.integers(0, len(rows), size) for rows in (queries, documents)])
     distances = {
-        name: distribution(np.sqrt(squared_distances(queries, documents, *rows)))
+        name: distribution(np.sqrt(squared_gaps(queries, documents, *rows)))
         for name, rows in (("relevant", relevant.T), ("random", drawn))
     }
     left_queries = [gaps(one, of_documents.total) for one in of_queries.without_each()]
@@ -155,7 +155,7 @@ def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
 
 
 def _alignment(queries: Rows, documents: Rows, pairs: Pairs, settings: MeasureSettings) -> Measure:
-    values = squared_distances(queries, documents, *pairs.T, unit=True)
+    values = squared_gaps(queries, documents, pairs[:, 0], pairs[:, 1], unit=True)
     _, query_of = np.unique(pairs[:, 0], return_inverse=True)
     group_of = random_groups(int(query_of.max()) + 1, settings.groups, settings.seed)[query_of]
     sums, counts = np.bincount(group_of, values), np.bincount(group_of)

@@ -14,14 +14,7 @@ from ragcun.config import Distance
 from ragcun.isotropy import hubness, measures
 from ragcun.isotropy.intervals import Measure, MeasureSettings, join
 from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, as_rows, grouped_moments, random_groups, sample_rows
-from ragcun.isotropy.pairs import (
-    Distribution,
-    PairsReport,
-    distribution,
-    measure_pairs,
-    random_pairs,
-    squared_distances,
-)
+from ragcun.isotropy.pairs import Distribution, PairsReport, distribution, measure_pairs, random_pairs, squared_gaps
 from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
 
 FORMAT = 1
@@ -151,7 +144,7 @@ def measure_space(
     found |= _moment_measures(moments, settings) | _direction_measures(sample, settings)
     found |= _partition(rows, moments.total, settings)
     all_rows, pairs = Rows({"the sample": sample}), random_pairs(len(sample), settings.sample, settings.seed)
-    distances = {"random": distribution(np.sqrt(squared_distances(all_rows, all_rows, *pairs))), "nearest": nearest}
+    distances = {"random": distribution(np.sqrt(squared_gaps(all_rows, all_rows, *pairs))), "nearest": nearest}
     ordered, spectrum = {name: found[name] for name in NAMES}, moments.total.covariance_eigenvalues().tolist()
     return SpaceReport(len(rows), rows.dim, ordered, spectrum, distribution(moments.norms), distances, occurrence)
 

@@ -59,7 +59,8 @@ def write_report(
     if page.is_dir():
         raise InputError(f"{page} is a folder; name the HTML file to write")
     runs = gather(*(list(map(Path, paths)) for paths in (folders, results, isotropy)))
-    views = [_view(run, number, data_dir and Path(data_dir)) for number, run in enumerate(runs, start=1)]
+    data = None if data_dir is None else Path(data_dir)
+    views = [_view(run, number, data) for number, run in enumerate(runs, start=1)]
     tables = _comparison(runs) if len(runs) > 1 else []
     template = environment().get_template("page.html.j2")
     write_text(page, template.render(runs=views, comparison=tables, version=ragcun.__version__))

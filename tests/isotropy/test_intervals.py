@@ -11,7 +11,7 @@ from scipy.stats import binom, t
 from ragcun.isotropy import distribution, measures, spectrum
 from ragcun.isotropy.intervals import interval
 from ragcun.isotropy.moments import Rows, grouped_moments, random_groups
-from ragcun.isotropy.pairs import random_pairs, squared_distances
+from ragcun.isotropy.pairs import random_pairs, squared_gaps
 
 
 def participation_ratio(moments):
@@ -117,8 +117,8 @@ def test_random_pairs_are_of_different_rows_and_uniform():
 def test_distances_of_rows_and_of_their_directions():
     x, y = np.random.default_rng(0).standard_normal((2, 30, 4))
     left, right = np.array([0, 29, 3]), np.array([5, 5, 0])
-    found = squared_distances(Rows({"x": x}), Rows({"y": y}), left, right)
+    found = squared_gaps(Rows({"x": x}), Rows({"y": y}), left, right)
     np.testing.assert_allclose(found, np.square(x[left] - y[right]).sum(axis=1))
     cosines = [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(x[left], y[right], strict=True)]
-    found = squared_distances(Rows({"x": x}), Rows({"y": y}), left, right, unit=True)
+    found = squared_gaps(Rows({"x": x}), Rows({"y": y}), left, right, unit=True)
     np.testing.assert_allclose(found, 2 - 2 * np.array(cosines))

@@ -21,7 +21,7 @@ def vectors_of(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, dim, generator=generator) * scales @ mixing + 3
 
 
-def squared_distances(vectors: torch.Tensor) -> float:
+def squared_gaps(vectors: torch.Tensor) -> float:
     """Sum the squared distances of all pairs in float64."""
     return float((pdist(vectors.double().numpy()) ** 2).sum())
 
@@ -56,12 +56,12 @@ def test_fewer_dimensions_keep_most_of_the_distances(kind, out_dim):
     head = Head(HeadShape(kind, 12, out_dim)).eval()
     head.start_from(x)
     with torch.no_grad():
-        kept = squared_distances(head(x))
-    assert kept <= squared_distances(x) * (1 + 1e-6)
+        kept = squared_gaps(head(x))
+    assert kept <= squared_gaps(x) * (1 + 1e-6)
     generator = torch.Generator().manual_seed(1)
     others = [torch.linalg.qr(torch.randn(12, out_dim, generator=generator)).Q for _ in range(50)]
     others.append(torch.eye(12, out_dim))
-    assert kept >= max(squared_distances(x @ other) for other in others) * (1 - 1e-6)
+    assert kept >= max(squared_gaps(x @ other) for other in others) * (1 - 1e-6)
 
 
 def test_projection_spans_the_leading_singular_vectors():

@@ -40,7 +40,7 @@ def base_vectors(encoder: ProjectionEncoder, texts: list[str], role: str) -> Ten
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
 @pytest.mark.parametrize(("kind", "activation", "depth"), SHAPES)
-def test_squared_distances_are_interpolated_everywhere(tiny_bert, texts, tmp_path, system, kind, activation, depth):
+def test_squared_gaps_are_interpolated_everywhere(tiny_bert, texts, tmp_path, system, kind, activation, depth):
     queries, documents = texts[:12], texts[12:40]
     for out_dim, normalize in ((DIM, True), (7, False)):
         config = HeadShape(kind, DIM, out_dim, depth, activation=activation)
