@@ -25,13 +25,13 @@ from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.projection import interpolate_with_base
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.systems import BM25Retriever, DenseRetriever
-from ragcun.training.batches import make_source
-from ragcun.training.initialization import initialize_weights, mine_pools
+from ragcun.training.batches import make_source, mine_pools
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import RunRecord, Unrecorded
 from ragcun.training.selection import Selection, with_weights
 from ragcun.training.setup import build_encoder, build_objective
 from ragcun.training.trainer import make_trainer
+from ragcun.training.weights import initialize_weights
 
 SETS, REGIMES, SEEDS = ("scifact", "nfcorpus", "cranfield", "nq-qed"), ("corpus", "hidden"), (1, 2, 3)
 NDCG, FOUND, TAUGHT, MOST, BATCH, TEMPERATURE, HELD = "NDCG@10", 100, 10, 4000, 64, 0.1, {"scifact": 0.5, "nq-qed": 0.2}

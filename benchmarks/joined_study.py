@@ -27,7 +27,7 @@ from ragcun.embeddings.analysis import Analyser
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.models.whitening import calibrate
-from ragcun.training.averaging import share_of_trained
+from ragcun.training.weights import share_of_trained
 
 SPLITS = {
     "scifact": ("train", "test"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 MOST = 1500
 
@@ -25,3 +26,18 @@ class InputError(ValueError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'NEAREST'? `` with the known name nearest to `name`, or nothing."""
     return "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, list(known), n=1))
+
+
+@contextmanager
+def as_input_error(place: str, remedy: str = "") -> Iterator[None]:
+    """Turn a ValueError into an InputError that begins with a place and ends with a remedy.
+
+    >>> with as_input_error("line 3", "; give a number"):
+    ...     float("x")
+    Traceback (most recent call last):
+    ragcun.errors.InputError: line 3: could not convert string to float: 'x'; give a number
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{place}: {error}{remedy}") from error

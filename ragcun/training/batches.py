@@ -1,4 +1,4 @@
-"""Batches of training pairs: their order, a pure function of seed and epoch, and the vectors or tokens in them."""
+"""Batches of training pairs: their order, a pure function of seed and epoch, what is in them, and mined negatives."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ragcun.batch import Features, PairBatch, Role
+from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
-from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.errors import InputError
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.processes import to_device
 
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.float32]
 NOTHING = -1
 """Fills the ranks of a query that has fewer mined negatives than others."""
+BLOCK_ELEMENTS = 2**25
+"""Distances in memory at a time, while negatives are mined."""
 
 
 def epoch_pairs(dataset: PairDataset, per_query: int, seed: int, epoch: int) -> Rows:
@@ -209,3 +212,32 @@ def make_source(
         return LivePairs(dataset, base, device)
     queries, documents = features.rows(dataset.queries, "query"), features.rows(dataset.documents, "document")
     return CachedPairs(dataset, features.base, device, features, {"query": queries, "document": documents})
+
+
+def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource) -> Pools | None:
+    """Mine hard negatives of every training query among all documents; None where none are asked for."""
+    if not (config.mines and len(source.dataset)):
+        return None
+    queries, documents = source.sides()
+    embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")
+    return Pools(mine(*embedded, source.dataset, *config.mined_ranks), config.mines, config.seed)
+
+
+@torch.no_grad()
+def mine(queries: Vectors, documents: Vectors, data: PairDataset, first: int, last: int) -> Rows:
+    """Return the documents at ranks `first` to `last` − 1 of each query by Euclidean distance, without its positives.
+
+    Given embeddings of ``data.queries`` and ``data.documents``, these are indices ``(queries, last − first)`` into the
+    latter, `NOTHING` where a query has fewer. The nearest documents (ranks from 0) may be unlabelled answers.
+    """
+    mined = np.full((len(queries), last - first), NOTHING, dtype=np.int64)
+    corpus = torch.from_numpy(documents)
+    half_squares = corpus.square().sum(1) / 2
+    block = max(1, BLOCK_ELEMENTS // max(1, len(documents)))
+    for start in tqdm(range(0, len(queries), block), desc="mining negatives", unit="block", delay=2, leave=False):
+        nearness = torch.from_numpy(queries[start : start + block]) @ corpus.T - half_squares
+        positives = data.known(np.arange(start, start + len(nearness)), np.arange(len(documents)))
+        best = nearness.masked_fill_(torch.from_numpy(positives), -torch.inf).topk(min(last, len(documents)), dim=1)
+        ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()
+        mined[start : start + block, : ranked.shape[1]] = ranked
+    return mined

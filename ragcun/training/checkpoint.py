@@ -19,9 +19,9 @@ from ragcun.io import file_digest, read_json, remove_leftovers, replacing_folder
 from ragcun.models.checkpoint import OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors
-from ragcun.training.averaging import WeightAverage
 from ragcun.training.collapse import CollapseMonitor
 from ragcun.training.step import random_states, set_random_states
+from ragcun.training.weights import WeightAverage
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ragcun.batch import PairBatch, Views
 from ragcun.embeddings.encode import evaluating
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.isotropy.spectrum import entropy_rank
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.losses.covariance import unit_rows
@@ -58,14 +59,13 @@ def _of_side(z: Float[Tensor, "n dim"], side: str) -> Statistics:
     return {f"{name}_{side}": value for name, value in values.items()}
 
 
-def _of_pairs(views: Views) -> Statistics:
-    query, positive = views.query, views.positive
+def _of_pairs(query: Tensor, positive: Tensor, relevant: Tensor | None) -> Statistics:
     between = float((query.mean(0) - positive.mean(0)).square().sum())
     within = float(query.var(0).sum() + positive.var(0).sum())
     similarity = similarity_logits(query, positive, "euclidean")
     others = ~torch.eye(len(query), dtype=torch.bool, device=query.device)
-    if views.relevant is not None:
-        others &= ~views.relevant
+    if relevant is not None:
+        others &= ~relevant
     nearer = ((similarity >= similarity.diagonal()[:, None]) & others).sum(1)
     accuracy = (2 * nearer < others.sum(1).clamp_min(1)).float().mean()
     gap = between / within if within else 0.0
@@ -73,10 +73,10 @@ def _of_pairs(views: Views) -> Statistics:
 
 
 def _of_residual(query: Tensor, predicted: Tensor, target: Tensor) -> Statistics:
-    length, way = float(query.square().sum()), float((target - query).square().sum())
+    length, way = float(query.square().sum()) or math.inf, float((target - query).square().sum())
     correction, error = float((predicted - query).square().sum()), float((target - predicted).square().sum())
-    values = {"correction": (correction / length) ** 0.5, "needed": (way / length) ** 0.5} if length else {}
-    return {"correction": 0.0, "needed": 0.0, "skill": 1 - error / way if way else 0.0} | values
+    skill = 1 - error / way if way else 0.0
+    return {"correction": (correction / length) ** 0.5, "needed": (way / length) ** 0.5, "skill": skill}
 
 
 @torch.no_grad()
@@ -104,12 +104,13 @@ def probe_statistics(views: Views) -> Statistics:
     for name, value in shown.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"the probe's {name} embeddings are not finite")
-    pairs = Views(shown["query"], shown["positive"], relevant=views.relevant)
-    with torch.autocast(device_type=views.query.device.type, enabled=False):
-        values = _of_side(pairs.query, "query") | _of_side(pairs.positive, "document") | _of_pairs(pairs)
-        values["rank_bound"] = float(min(len(pairs.query) - 1, pairs.query.shape[1]))
+    query, positive = shown["query"], shown["positive"]
+    with torch.autocast(device_type=query.device.type, enabled=False):
+        values = _of_side(query, "query") | _of_side(positive, "document")
+        values |= _of_pairs(query, positive, views.relevant)
+        values["rank_bound"] = float(min(len(query) - 1, query.shape[1]))
         if views.residual is not None and {"predicted", "target"} <= shown.keys():
-            values |= _of_residual(pairs.query, shown["predicted"], shown["target"])
+            values |= _of_residual(query, shown["predicted"], shown["target"])
     return values
 
 
@@ -123,35 +124,28 @@ def _of_geometry(now: Statistics, start: Statistics) -> _Findings:
         extreme = spread < EXTREME_SPREAD or variance < EXTREME_VARIANCE * variance_before
         equal = spread < TOTAL_SPREAD and spread < spread_before / 2
         if extreme or equal or variance < TOTAL_VARIANCE * variance_before:
-            what = (
-                f"all {side} embeddings are nearly the same point (variance {variance:.2g}, {spread:.2g} of the mean "
-                f"squared length; at the start {variance_before:.2g} and {spread_before:.2g})"
-            )
+            left = f"variance {variance:.2g}, {spread:.2g} of the mean squared length"
+            before = f"at the start {variance_before:.2g} and {spread_before:.2g}"
+            what = f"all {side} embeddings are nearly the same point ({left}; {before})"
             return {"total": (1 if extreme else CHECKS, what)}
     for side in SIDES:
-        rank, before = now[f"rank_{side}"], start[f"rank_{side}"]
-        if rank < RANK_LEFT * before or (rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND):
-            what = f"{side} embeddings fill {rank:.1f} dimensions (effective rank; {before:.1f} at the start)"
+        rank, full = now[f"rank_{side}"], start[f"rank_{side}"]
+        if rank < RANK_LEFT * full or (rank < FLAT_RANK and now["rank_bound"] >= LEAST_BOUND):
+            what = f"{side} embeddings fill {rank:.1f} dimensions (effective rank; {full:.1f} at the start)"
             return {"dimensional": (CHECKS, what)}
     return {}
 
 
 def _drift(now: Statistics, start: Statistics) -> _Findings:
-    top1, before, gap = now["top1"], start["top1"], now["gap"]
-    apart = gap > APART and gap > APART * start["gap"]
-    known = before >= LEAST_TOP1
-    if known and top1 < before * (TOP1_LEFT_APART if apart else TOP1_LEFT):
-        what = (
-            f"queries no longer find their documents: {top1:.1%} are nearest to their own ({before:.1%} at the start), "
-            f"gap between the two means {gap:.2g} ({start['gap']:.2g} at the start)"
-        )
-        return {"drift": (CHECKS, what)}
-    if not known and now["accuracy"] < CHANCE:
-        what = (
-            f"queries do not find their documents: {now['accuracy']:.1%} are nearer to their own than to half of the "
-            f"others, which is near chance, and gap between the two means {gap:.2g}"
-        )
-        return {"drift": (PATIENCE, what)}
+    top1, before, gap, accuracy = now["top1"], start["top1"], now["gap"], now["accuracy"]
+    left = TOP1_LEFT_APART if gap > APART * max(1.0, start["gap"]) else TOP1_LEFT
+    means = f"gap between the two means {gap:.2g} ({start['gap']:.2g} at the start)"
+    if before >= LEAST_TOP1 and top1 < before * left:
+        share = f"{top1:.1%} are nearest to their own ({before:.1%} at the start)"
+        return {"drift": (CHECKS, f"queries no longer find their documents: {share}, {means}")}
+    if before < LEAST_TOP1 and accuracy < CHANCE:
+        share = f"{accuracy:.1%} are nearer to their own than to half of the others, which is near chance"
+        return {"drift": (PATIENCE, f"queries do not find their documents: {share}, {means}")}
     return {}
 
 
@@ -161,10 +155,8 @@ def _identity(now: Statistics) -> _Findings:
     correction, needed, skill = now["correction"], now["needed"], now["skill"]
     if correction >= CORRECTION_LEFT * needed or skill >= SKILL_LEFT:
         return {}
-    what = (
-        f"the predictor returns the query: it moves it by {correction:.2g} of its length where {needed:.2g} is "
-        f"needed, and explains {skill:.1%} of the way"
-    )
+    moved = f"it moves it by {correction:.2g} of its length where {needed:.2g} is needed"
+    what = f"the predictor returns the query: {moved}, and explains {skill:.1%} of the way"
     return {"identity": (CHECKS, what)}
 
 
@@ -173,8 +165,7 @@ _REMEDIES = {
     "--learning_rate",
     "dimensional": "raise --lambda_isotropy, lower --learning_rate, or start from the base (--head_init identity)",
     "drift": "raise --lambda_contrastive, lower --learning_rate, or share one head (--system isotropic_gaussian)",
-    "identity": "set --lambda_residual 0, as that penalty is least where nothing is corrected, and raise "
-    "--lambda_predictive",
+    "identity": "set --lambda_residual 0 (that penalty is least without correction) and raise --lambda_predictive",
 }
 
 
@@ -183,8 +174,7 @@ class CollapseMonitor:
     """Compares the statistics of a probe batch with those before training, and names each kind of collapse once.
 
     A kind is named when its condition has held at two checks in a row; total collapse beyond doubt at the first; chance
-    accuracy of heads that start apart after five. Rotation, whitening, growth and the sharpening of contrastive
-    training are no collapse. The fields are what a resumed run needs, as plain JSON values.
+    accuracy of heads that start apart after five. The fields are what a resumed run needs, as plain JSON values.
 
     - ``total``: all embeddings of a side become one point, or shrink to it.
     - ``dimensional``: the effective rank of a side falls below a quarter of the start's, or below 2.
@@ -218,10 +208,8 @@ class CollapseMonitor:
         """Log a probe batch's statistics in evaluation mode; warn of a collapse, or `stop` with an InputError."""
         with evaluating(encoder):
             views = encoder(batch)
-        try:
+        with as_input_error(f"step {place['step']}", "; lower --learning_rate"):
             now = probe_statistics(views)
-        except ValueError as error:
-            raise InputError(f"{error} at step {place['step']}; lower --learning_rate") from error
         found = self.observe(place["step"], now)
         log({"kind": "probe", **place, "figures": now, "model": encoder.diagnostics(views)})
         for kind, message in found.items():

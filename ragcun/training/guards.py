@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -18,11 +17,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ragcun.config import TrainConfig
+from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.base import Rows
 from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.losses.objective import LossOutput
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import PairSource, Rows
 from ragcun.training.checkpoint import Progress
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.step import OVERFLOW, Step
@@ -36,46 +36,36 @@ ECHO = 1.0
 """Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
 
 
-@dataclass(frozen=True)
-class NonFiniteGuard:
-    """Records the steps that were left out, and ends a run that has too many of them."""
+def record_skipped(
+    step: Step, batches: list[Rows], progress: Progress, config: TrainConfig, run: RunFolder, data: PairDataset
+) -> None:
+    """Log a step that was left out and is counted in `progress`.
 
-    run: RunFolder
-    source: PairSource
-    most: int
+    Raises:
+        InputError: there are more than the settings allow; their pairs are in the run folder's ``non_finite.json``.
+    """
+    place, norm = {"epoch": progress.epoch, "step": progress.step}, {"grad_norm": plain(step.norm)}
+    run.log({"kind": "skipped", **place, "cause": step.left_out, **_values(step.outputs[-1]), **norm})
+    if step.left_out == OVERFLOW:
+        logger.info("step %d left out: fp16 overflow, the loss scale is halved", progress.step)
+        return
+    wrong, most = what_is_wrong(step), config.max_skipped if config.on_nan == "skip" else 0
+    found = f"{wrong} at step {progress.step}"
+    if progress.skipped <= most:
+        logger.warning("%s; step left out, %d of at most %d", found, progress.skipped, most)
+        return
+    if run.recorded:
+        shown = [{**_values(o), "pairs": _texts(data, rows)} for o, rows in zip(step.outputs, batches, strict=True)]
+        write_json(run.non_finite, {**place, "wrong": wrong, "source": data.source, **norm, "batches": shown})
+        found += f" (its pairs: {run.non_finite})"
+    before = f"after {most} steps left out, " if most else ""
+    remedy = "continue with --resume and a larger --max_skipped" if most else "leave it out with --on_nan skip"
+    raise InputError(f"{before}{found}; lower --learning_rate or raise --temperature, or {remedy}")
 
-    def record(self, step: Step, batches: list[Rows], progress: Progress) -> None:
-        """Log a step that was left out and is counted in `progress`.
 
-        Raises:
-            InputError: there were too many; the batches are in the run folder's ``non_finite.json``.
-        """
-        row = {"kind": "skipped", "epoch": progress.epoch, "step": progress.step, "cause": step.left_out}
-        self.run.log(row | _values(step.outputs[-1]) | {"grad_norm": plain(step.norm)})
-        if step.left_out == OVERFLOW:
-            logger.info("step %d left out: fp16 overflow, the loss scale is halved", progress.step)
-            return
-        found = f"{what_is_wrong(step)} at step {progress.step}"
-        if progress.skipped <= self.most:
-            logger.warning("%s; step left out, %d of at most %d", found, progress.skipped, self.most)
-            return
-        before = f"after {self.most} steps left out, " if self.most else ""
-        remedy = "continue with --resume and a larger --max_skipped" if self.most else "leave it out with --on_nan skip"
-        where = self._write(step, batches, progress)
-        raise InputError(f"{before}{found}{where}; lower --learning_rate or raise --temperature, or {remedy}")
-
-    def _write(self, step: Step, batches: list[Rows], progress: Progress) -> str:
-        if not self.run.recorded:
-            return ""
-        data = self.source.dataset
-        rows = []
-        for output, batch in zip(step.outputs, batches, strict=True):
-            texts = zip(batch.tolist(), data.rows(batch), strict=True)
-            pairs = [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
-            rows.append({**_values(output), "pairs": pairs})
-        place = {"epoch": progress.epoch, "step": progress.step, "wrong": what_is_wrong(step), "source": data.source}
-        write_json(self.run.non_finite, {**place, "grad_norm": plain(step.norm), "batches": rows})
-        return f" (its pairs: {self.run.non_finite})"
+def _texts(data: PairDataset, rows: Rows) -> list[dict[str, Any]]:
+    texts = zip(rows.tolist(), data.rows(rows), strict=True)
+    return [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]
 
 
 def what_is_wrong(step: Step) -> str:

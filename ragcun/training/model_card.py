@@ -17,29 +17,24 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
-WITH_TEXTS = """Made by ragcun; it loads without it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
+ENCODING = """
 queries = model.encode_query(["a question"])
 documents = model.encode_document(["a document"])
 print(model.similarity(queries, documents))  # minus the Euclidean distance
 ```"""
+WITH_TEXTS = f"""Made by ragcun; it loads without it:
 
-WITH_CHANNEL = """Made by ragcun, which it needs: the vectors of the text model in `dense/`, a folder of
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder"){ENCODING}"""
+WITH_CHANNEL = f"""Made by ragcun, which it needs: the vectors of the text model in `dense/`, a folder of
 sentence-transformers, and of the lexical channel in `lexical/` are joined before the head.
 
 ```python
 import ragcun
 
-model = ragcun.RetrievalEncoder.from_pretrained("path/to/this/folder")
-queries = model.encode_query(["a question"])
-documents = model.encode_document(["a document"])
-print(model.similarity(queries, documents))  # minus the Euclidean distance
-```"""
-
+model = ragcun.RetrievalEncoder.from_pretrained("path/to/this/folder"){ENCODING}"""
 WITH_VECTORS = """It takes vectors of the model that it was trained on:
 
 ```python
@@ -82,9 +77,8 @@ def model_card(
 ) -> str:
     """Return the card of a trained checkpoint; `trained` says what was trained, in a line."""
     length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
-    about = (
-        f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {encoder.dimension} dimensions, {length}."
-    )
+    size = f"{encoder.dimension} dimensions, {length}"
+    about = f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {size}."
     # What the choice of the epoch was based on; these are no test scores.
     score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
     scores = f"""Epoch {result.best_epoch}, chosen by: {result.criterion}.

@@ -84,22 +84,17 @@ class Processes:
         if self.rank > 0:
             torch.manual_seed((seed + self.rank) * 2**20 + step)
 
-    def settings(self) -> dict[str, int]:
-        """Return how many processes there are, where a resumed run has to have as many."""
-        return {"processes": self.count} if self.count > 1 else {}
-
 
 def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
     """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device."""
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    if device is not None and device.startswith("cuda") and cpu:
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if device is not None and device.startswith("cuda") and not gpu:
         raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
-    native = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = choose_precision(precision, not cpu, native)
+    precision = choose_precision(precision, gpu, gpu and torch.cuda.is_bf16_supported(including_emulation=False))
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
+    return Accelerator(mixed_precision=precision, cpu=not gpu, kwargs_handlers=handlers)
 
 
 def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
@@ -118,6 +113,4 @@ def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the CPU on a device; a GPU copies it from pinned memory, while the CPU goes on."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -16,26 +16,25 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from transformers.utils.generic import flatten_dict
 
+from ragcun.config import TrainConfig
+from ragcun.data.overlap import HoldOut, training_documents
+from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.hub import BEST_MODEL
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.model_card import FitResult, model_card
+from ragcun.training.processes import Processes
+from ragcun.training.selection import FinalSelection
 from ragcun.training.setup import TrainingData, model_settings
 from ragcun.training.summary import in_words, trained_parts
-
-if TYPE_CHECKING:
-    from ragcun.config import TrainConfig
-    from ragcun.data.overlap import HoldOut
-    from ragcun.embeddings.base import Base, VectorSource
-    from ragcun.models.encoder import RetrievalEncoder
-    from ragcun.training.processes import Processes
-    from ragcun.training.selection import FinalSelection
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +81,10 @@ class RunFolder:
         return self.path / f"epoch-{epoch}"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append a row to the metrics, and give it to those who follow."""
+        if self.recorded:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         for follower in self.followers:
             follower(row)
 
@@ -110,12 +110,7 @@ class Unrecorded(RunFolder):
     def __init__(self) -> None:
         super().__init__(os.devnull)
         self.rows: list[dict[str, Any]] = []
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Keep a row."""
-        self.rows.append(row)
-        for follower in self.followers:
-            follower(row)
+        self.followers.append(self.rows.append)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -174,20 +169,15 @@ def tracked(name: str, run: RunFolder, settings: Mapping[str, Any], step: int) -
         tracker.finish()
 
 
-def named(row: Mapping[str, Any], name: str = "") -> dict[str, float | str]:
+def named(row: dict[str, Any]) -> dict[str, float | str]:
     """Return the numbers and texts of a row of the metrics by their full names.
 
     >>> named({"kind": "step", "epoch": 1, "step": 10, "total": 2.5, "terms": {"contrastive": 2.0}, "grad_norm": None})
     {'step/total': 2.5, 'step/terms/contrastive': 2.0}
     """
-    name = name or str(row["kind"])
-    flat: dict[str, float | str] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= named(value, f"{name}/{key}")
-        elif key not in PLACES and isinstance(value, (int, float, str)):
-            flat[f"{name}/{key}"] = value
-    return flat
+    measured = {key: value for key, value in row.items() if key not in PLACES}
+    flat = flatten_dict(measured, row["kind"], "/")
+    return {name: value for name, value in flat.items() if isinstance(value, (int, float, str))}
 
 
 @dataclass(frozen=True)
@@ -240,6 +230,6 @@ def make_record(
     fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
     made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
     made_of["trained"] = trained_parts(config, encoder)
-    seen = data.seen(config.documents, config.load_checkpoint)
+    seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
     settings = config.to_dict() | (model_settings(encoder) if config.load_checkpoint else {})
     return RunRecord(run, settings, environment(str(processes.device)) | made_of, seen, data.hold_out)

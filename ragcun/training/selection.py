@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ragcun.data.beir import Collection
-from ragcun.embeddings.base import Base, VectorSource
-from ragcun.errors import InputError
+from ragcun.distance import Distance
+from ragcun.embeddings.base import Base, Rows, VectorSource
+from ragcun.errors import InputError, as_input_error
 from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
 from ragcun.models.cached_encoder import CachedEncoder
@@ -21,8 +22,8 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.metrics import paired_tests
-from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
-from ragcun.training.batches import PairSource, Rows, epoch_batches, make_source
+from ragcun.retrieval.systems import DenseRetriever, Evaluation, evaluate_retriever
+from ragcun.training.batches import PairSource, epoch_batches, make_source
 from ragcun.training.setup import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ MOST_EVALUATIONS = 15
 """Evaluations on held-out data in a run of many epochs."""
 LEVEL = 0.05
 MIXED_VECTORS = 2000
-
-
 Evaluated = tuple[float | None, dict[str, Any]]
 """A score, higher is better, None without held-out data; and what is logged of it."""
 
@@ -53,9 +52,7 @@ class Selection:
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(
-                f"the model cannot be evaluated after epoch {epoch}: {error}; lower --learning_rate"
-            ) from error
+            raise InputError(f"no evaluation after epoch {epoch}: {error}; lower --learning_rate") from error
         if score is not None:
             logger.info("epoch %d: %s %.4f", epoch, self.criterion, abs(score))
         return score, row
@@ -73,26 +70,21 @@ def make_selection(
     if data.dev is not None:
         dev = data.dev
         untouched = _Untouched(base.untouched) if features is None else CachedEncoder(features.untouched)
-        base_score = dev_ndcg(DenseRetriever("untouched base", untouched, base.distance), dev)
 
         def ndcg(encoder: RetrievalEncoder) -> Evaluated:
-            encoding = encoder if features is None else CachedEncoder(features, encoder)
-            score = dev_ndcg(DenseRetriever("model", encoding, "euclidean"), dev)
+            score = _judge(encoder if features is None else CachedEncoder(features, encoder), dev).mean[NDCG]
             return score, {"dev": {NDCG: score}}
 
-        return Selection(f"dev {NDCG}", ndcg, base_score)
+        return Selection(f"dev {NDCG}", ndcg, _judge(untouched, dev, base.distance).mean[NDCG])
     if data.val is not None:
-        source, batches = (
-            make_source(data.val, base, features, device),
-            epoch_batches(len(data.val), batch_size, 0, None),
-        )
+        source = make_source(data.val, base, features, device)
+        batches = epoch_batches(len(data.val), batch_size, 0, None)
         return Selection("validation objective", lambda encoder: mean_loss(encoder, source, batches, objective))
     return Selection()
 
 
-def dev_ndcg(retriever: DenseRetriever, collection: Collection) -> float:
-    """Return the mean NDCG@10 of a retriever."""
-    return evaluate_retriever(retriever, collection, cutoffs=(10,)).mean[NDCG]
+def _judge(encoder: Any, collection: Collection, distance: Distance = "euclidean") -> Evaluation:
+    return evaluate_retriever(DenseRetriever("judged", encoder, distance), collection, cutoffs=(10,))
 
 
 def is_evaluated(epoch: int, epochs: int) -> bool:
@@ -136,10 +128,9 @@ def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource,
     if not isinstance(encoder, ProjectionEncoder):
         raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
     queries, documents = source.sides(MIXED_VECTORS, seed)
-    try:
-        return interpolate_with_base(encoder, share, {"query": queries, "document": documents})
-    except ValueError as error:
-        raise InputError(f"--mix_with_base: {error}") from error
+    with as_input_error("--mix_with_base"):
+        mixed = interpolate_with_base(encoder, share, {"query": queries, "document": documents})
+    return mixed
 
 
 def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> RetrievalEncoder:
@@ -180,18 +171,15 @@ def select_final_model(
         identity = AsymmetricProjectionModel(base, head="linear", normalize_output=scaled)
         encoders["base"] = identity.to(next(trained.parameters()).device).eval()
     sources = {"trained": features, "start": features, "base": features.untouched}
-    results = {
-        name: evaluate_retriever(DenseRetriever(name, CachedEncoder(sources[name], encoder)), collection, cutoffs=(10,))
-        for name, encoder in encoders.items()
-    }
+    judged = {name: _judge(CachedEncoder(sources[name], encoder), collection) for name, encoder in encoders.items()}
     kept, p_values = "trained", {}
     for other in [*encoders][1:]:
-        ours, theirs = results[kept], results[other]
+        ours, theirs = judged[kept], judged[other]
         p = paired_tests(ours.per_query[NDCG], theirs.per_query[NDCG], seed=seed).p_randomisation
         p_values[f"{kept} against {other}"] = p
         if theirs.mean[NDCG] > ours.mean[NDCG] and p < LEVEL:
             kept = other
-    scores = {name: result.mean[NDCG] for name, result in results.items()}
+    scores = {name: result.mean[NDCG] for name, result in judged.items()}
     comparison = FinalSelection(kept, scores, p_values, len(collection.qrels), collection.name)
     logger.info("%s", comparison)
     return encoders[kept], comparison

@@ -13,22 +13,21 @@ from typing import Any
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
-from ragcun.data.overlap import HoldOut, training_documents
+from ragcun.data.overlap import HoldOut
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
-from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase, fit_channel
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.losses.objective import Objective
 from ragcun.losses.transforms import SCALED_BY_ROWS
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import HeadShape, Stackable
+from ragcun.models.heads import HeadShape
 from ragcun.training.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,8 @@ class TrainingData:
     """Training pairs, and what the best epoch is chosen on: validation pairs, or a dev collection, or neither.
 
     ``check`` holds the judged queries by which the trained model is compared with its start and the base, once;
-    ``queries`` has no labels, and a calibrated start takes its shift of queries from it (None: from those of `train`).
+    ``queries`` has no labels, and a calibrated start takes its shift of queries from it (None: from those of `train`);
+    ``vectors`` take the place of a base model's.
     """
 
     train: PairDataset
@@ -55,11 +55,7 @@ class TrainingData:
     check: Collection | None = None
     queries: list[str] | None = None
     hold_out: HoldOut | None = None
-    collections: tuple[Collection, ...] = ()
-
-    def seen(self, documents: str | None, checkpoint: str | None) -> frozenset[str] | None:
-        """Return the hashes of the documents that a model has seen after training, as `training_documents`."""
-        return training_documents(self.train, documents, checkpoint, self.hold_out)
+    vectors: VectorStore | None = None
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of each set; ``texts`` are the documents in no pair, and queries without labels."""
@@ -69,13 +65,6 @@ class TrainingData:
         return found | ({"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()} if texts else {})
 
 
-def resolve_checkpoint(config: TrainConfig) -> TrainConfig:
-    """Return the settings with the folder of the checkpoint that `load_checkpoint` means."""
-    if config.load_checkpoint is None:
-        return config
-    return dataclasses.replace(config, load_checkpoint=model_folder(config.load_checkpoint))
-
-
 def build_data(config: TrainConfig) -> TrainingData:
     """Read all data of a run."""
     dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
@@ -83,14 +72,14 @@ def build_data(config: TrainConfig) -> TrainingData:
         raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
     hold_out = HoldOut(config.hold_out_documents, HOLD_OUT_SEED) if config.hold_out_documents else None
     queries = read_queries(config.queries) if config.queries else None
-    held_out, labelled = None, None
+    held_out, vectors = None, None
     if config.label_free:
         documents = read_documents(str(config.corpus))
         documents = documents if hold_out is None else hold_out.visible_documents(documents)
         made = adaptation_data(documents, str(config.corpus), config.seed)
         train, held_out, queries = made.pairs, made.held_out, queries or made.stand_ins
     else:
-        train, dev, labelled = _labelled(config, dev)
+        train, dev, vectors = _labelled(config, dev)
         train = train if hold_out is None else hold_out.without_hidden(train)
     val = None
     if config.val_data is not None:
@@ -106,27 +95,16 @@ def build_data(config: TrainConfig) -> TrainingData:
     for pairs in (train, val):
         if pairs is not None and len(pairs) < 2 and not (closed_form and pairs is train):
             raise InputError(f"{pairs.source} has {len(pairs)} pair; a batch needs at least 2")
-    never_worse = config.never_worse
-    if never_worse is None:
-        never_worse = config.label_free and not closed_form
+    by_default = config.label_free and not closed_form
+    never_worse = by_default if config.never_worse is None else config.never_worse
     check = (dev or held_out) if never_worse else None
     if never_worse and check is None:
         raise InputError("--never_worse compares on held-out queries; add --dev_beir or --dev_fraction")
-    collections = tuple(each for each in (labelled, dev) if each is not None)
-    return TrainingData(train, val, dev, check, queries, hold_out, collections)
+    return TrainingData(train, val, dev, check, queries, hold_out, vectors)
 
 
-def build_vectors(config: TrainConfig, data: TrainingData) -> VectorStore | None:
-    """Read the vectors that take the place of a base model's; None where there is a base model."""
-    if config.vectors is None:
-        return None
-    if not Path(str(config.train_data)).is_dir():
-        raise InputError("--vectors are known by the ids of a BEIR folder; give one in --train_data")
-    return read_vectors(config.vectors, data.collections, config.normalize_embeddings)
-
-
-def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset, Collection | None, Collection | None]:
-    collection = None
+def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset, Collection | None, VectorStore | None]:
+    vectors = None
     if config.documents is not None:
         train = pairs_from_documents(config.documents, config.pair_method, config.seed)
     elif Path(str(config.train_data)).is_dir():
@@ -134,12 +112,17 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
         train = pairs_from_collection(collection, whole_corpus=True)
+        if config.vectors is not None:
+            named = [collection] if dev is None else [collection, dev]
+            vectors = read_vectors(config.vectors, named, config.normalize_embeddings)
+    elif config.vectors is not None:
+        raise InputError("--vectors are known by the ids of a BEIR folder; give one in --train_data")
     else:
         train = read_pairs(str(config.train_data))
     if config.corpus is not None:
         contents = (document.content for document in read_documents(config.corpus))
         train = PairDataset.from_rows(train.rows(), train.source, filter(None, (*train.documents, *contents)))
-    return train, dev, collection
+    return train, dev, vectors
 
 
 def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None) -> Objective:
@@ -151,26 +134,21 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
     if scaled and config.isotropy_transform is None:
         logger.info("--isotropy %s: rows of length 1 are scaled to length √D for it (sqrt_dim)", config.isotropy)
         config = dataclasses.replace(config, isotropy_transform="sqrt_dim")
-    try:
-        return Objective(config)
-    except ValueError as error:
-        raise InputError(f"objective: {error}") from error
+    with as_input_error("objective"):
+        objective = Objective(config)
+    return objective
 
 
 def build_base(
-    config: TrainConfig,
-    data: TrainingData,
-    vectors: VectorStore | None,
-    processes: Processes,
-    kept: LexicalChannel | None,
+    config: TrainConfig, data: TrainingData, processes: Processes, kept: LexicalChannel | None
 ) -> Base | None:
     """Return the base of given vectors, or a text model with a lexical channel; None where it is the plain text model.
 
     The channel, unless a resumed run has `kept` one, is fitted on the documents of the training data: the corpus, but
     for hidden documents, or those of the pairs.
     """
-    if vectors is not None:
-        return vectors.base
+    if data.vectors is not None:
+        return data.vectors.base
     if not config.lexical:
         if config.lexical_dim is None:
             logger.info("no lexical channel: it goes with a new, frozen and normalised base that reads texts")
@@ -198,10 +176,8 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
     encoder.base.compute_in(config.base_dtype)
     if config.train_side != "both":
-        try:
+        with as_input_error(f"--train_side {config.train_side}"):
             encoder.freeze_side("document" if config.train_side == "query" else "query")
-        except ValueError as error:
-            raise InputError(f"--train_side {config.train_side}: {error}") from error
     if config.gradient_checkpointing and not encoder.base.frozen:
         encoder.base.checkpoint_activations()
     return encoder
@@ -215,10 +191,9 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
             raise InputError(f"{wide}, which --head_init calibrated cannot start; choose identity")
         logger.info("%s: the head starts as the identity, padded with zeros, not as the whitening", wide)
         config.head_init = "identity"
-    try:
-        dim = base.dimension
+    with as_input_error("head"):
+        dim, out = base.dimension, base.dimension if config.output_dim is None else config.output_dim
         shape = (config.head_depth, config.head_expansion, config.activation, config.dropout)
-        out = config.output_dim if config.output_dim is not None else dim
         start = "random" if config.start == "random" else "preserving"
         matrix = config.start == "calibrated" and config.head == "residual"
         head = HeadShape(config.head, dim, out, *shape, matrix_skip=matrix, start=start)
@@ -228,55 +203,43 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
         parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
         normalize = predictor is None if config.normalize_output is None else config.normalize_output
         rest = {"query_embedding": config.query_embedding, "normalize_output": normalize}
-        return system.from_config(base, parts | rest)
-    except ValueError as error:
-        raise InputError(f"head: {error}") from error
+        encoder = system.from_config(base, parts | rest)
+    return encoder
 
 
 def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
     encoder = RetrievalEncoder.from_pretrained(str(config.load_checkpoint), config.device)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in model_settings(encoder).items():
-        asked = getattr(config, name)
-        if name not in (*GROWN, *KEPT) and asked not in (defaults[name], value):
-            raise InputError(
-                f"--{name} {asked} does not fit checkpoint {config.load_checkpoint}, whose {name} is {value}; "
-                "leave it out"
-            )
-    return _changed(encoder, config)
+        given = getattr(config, name)
+        if name not in (*GROWN, *KEPT) and given not in (getattr(TrainConfig, name), value):
+            where = f"checkpoint {config.load_checkpoint}, whose {name} is {value}"
+            raise InputError(f"--{name} {given} does not fit {where}; leave it out")
+    loaded = encoder.to_config()
+    asked = dict(loaded)
+    if config.use_predictor and loaded["predictor"] is None:
+        out, kind = encoder.dimension, config.predictor or encoder.predictor_kind
+        shape = {"kind": kind, "input_dim": out, "output_dim": out, "matrix_skip": False, "start": "preserving"}
+        asked["predictor"] = loaded["head"] | shape
+    if config.query_embedding == "prediction":
+        asked["query_embedding"] = config.query_embedding
+    if asked == loaded:
+        return encoder
+    with as_input_error(f"--load_checkpoint {config.load_checkpoint}"):
+        changed = type(encoder).from_config(encoder.base, asked)
+    changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
+    return changed
 
 
 def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
     """Return what an encoder itself decides of a run's settings, whatever they say, by their names."""
     config, base = encoder.to_config(), encoder.base
-    head, predictor = config["head"], config["predictor"]
+    head, kind = config["head"], (config["predictor"] or {}).get("kind")
     about: dict[str, Any] = {"system": encoder.system, "output_dim": encoder.dimension, "head": head["kind"]}
     about |= {"base_model": base.name} if base.reads_texts else {}
     about |= {"normalize_embeddings": base.normalize, "normalize_output": config.get("normalize_output", False)}
     about |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
-    kind = None if predictor is None else predictor["kind"]
-    grown = (kind is not None, kind, config["query_embedding"])
-    return about | {"dropout": head["dropout"], **dict(zip(GROWN, grown, strict=True))}
-
-
-def _changed(encoder: RetrievalEncoder, config: TrainConfig) -> RetrievalEncoder:
-    loaded = encoder.to_config()
-    asked = dict(loaded)
-    if config.use_predictor and loaded["predictor"] is None:
-        out, kind = encoder.dimension, config.predictor or encoder.predictor_kind
-        shape = dataclasses.replace(HeadShape(**loaded["head"]), kind=kind, input_dim=out, output_dim=out)
-        shape = dataclasses.replace(shape, matrix_skip=False, start="preserving")
-        asked["predictor"] = shape.to_dict()
-    if config.query_embedding == "prediction":
-        asked["query_embedding"] = config.query_embedding
-    if asked == loaded:
-        return encoder
-    try:
-        changed = type(encoder).from_config(encoder.base, asked)
-    except ValueError as error:
-        raise InputError(f"--load_checkpoint {config.load_checkpoint}: {error}") from error
-    changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
-    return changed
+    about |= {"use_predictor": kind is not None, "predictor": kind, "query_embedding": config["query_embedding"]}
+    return about | {"dropout": head["dropout"]}
 
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
@@ -285,10 +248,3 @@ def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None)
         vectors.require_fit(base)
         return vectors
     return vector_source(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
-
-
-def compile_heads(encoder: RetrievalEncoder) -> None:
-    """Compile heads and predictor with torch.compile."""
-    for part in encoder.modules():
-        if isinstance(part, Stackable):
-            part.compile()

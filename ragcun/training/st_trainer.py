@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,17 +115,16 @@ class ObjectiveLoss(nn.Module):
         if not 2 <= len(columns) <= 3:
             raise ValueError(f"the objective takes 2 or 3 columns (query, positive, negative), got {len(columns)}")
         # A model writes into the dictionary that it is given.
-        query, positive, *rest = (self.model(dict(column))["sentence_embedding"] for column in columns)
-        shown = {"query": query, "positive": positive, "negative": rest[0] if rest else None}
+        shown = [self.model(dict(column))["sentence_embedding"] for column in columns]
         if self.predictor is None:
-            return Views(**shown)
+            return Views(*shown)
+        query, target = shown[:2]
         self.predictor.train(self.online.training)
         with torch.autocast(query.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            target = positive
             if self.target is not None:
                 with torch.no_grad():
                     target = self.target(dict(columns[1]))["sentence_embedding"]
-            return Views(**shown, **self.predictor.predict(query), target=target)
+            return replace(Views(*shown), **self.predictor.predict(query), target=target)
 
     @property
     def online(self) -> SentenceTransformer:
@@ -204,8 +203,7 @@ class ObjectiveCallback(TrainerCallback):
                 for tensor in loss.predictor.state_dict().values():
                     dist.broadcast(tensor, 0)
             loss.follow(0.0)
-        self._unhook()
-        if world_size() > 1 and loss.predictor is not None:
+        if world_size() > 1 and loss.predictor is not None and not self._hooks:
             trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
             self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
 
@@ -240,7 +238,8 @@ class ObjectiveCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """End the steps; where the Trainer has loaded the best model, load what belongs to it."""
-        self._unhook()
+        while self._hooks:
+            self._hooks.pop().remove()
         self.loss.step = None
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load(Path(state.best_model_checkpoint), state.best_global_step)
@@ -268,10 +267,6 @@ class ObjectiveCallback(TrainerCallback):
         weights = self.loss.online.named_parameters()
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
-
-    def _unhook(self) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ragcun.batch import PairBatch, Views
+from ragcun.embeddings.base import Rows
 from ragcun.errors import InputError
 from ragcun.losses.gather import average_gradients, sum_over_ranks_
 from ragcun.losses.objective import LossOutput, Objective
-from ragcun.training.batches import PairSource, Rows
+from ragcun.training.batches import PairSource
 
 NOT_FINITE, OVERFLOW = "not finite", "fp16 overflow"
 
@@ -73,7 +74,11 @@ class Step(NamedTuple):
 
 @dataclass
 class Stepper:
-    """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are."""
+    """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are.
+
+    With `cache_size`, gradients are cached, that many pairs at a time; InputError where a row's embedding depends on
+    the others of its chunk.
+    """
 
     accelerator: Accelerator
     model: nn.Module
@@ -84,8 +89,10 @@ class Stepper:
     cache_size: int = 0
 
     def __post_init__(self) -> None:
-        if self.cache_size:
-            require_independent_rows(self.model)
+        for name, module in self.model.named_modules() if self.cache_size else ():
+            if isinstance(module, _BatchNorm) and module.training:
+                what = f"{name} normalises over the batch, which chunks change"
+                raise InputError(f"--grad_cache_size: {what}; leave it out")
 
     def __call__(self, batches: list[Rows], number: int = 0) -> Step:
         """Take optimiser step `number` on batches, each of which is that of all processes together."""
@@ -101,7 +108,8 @@ class Stepper:
             norm = clip_grad_norm_(trained, self.max_grad_norm)
         else:
             norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-        loss, gradient = _not_finite([output.total for output in outputs], norm)
+        wrong = [~torch.stack([output.total for output in outputs]).isfinite().all(), ~norm.isfinite()]
+        loss, gradient = sum_over_ranks_(torch.stack(wrong).float()).bool().tolist()
         if not (loss or gradient):
             optimizer.step()
         left_out = NOT_FINITE if loss or gradient else None
@@ -121,23 +129,13 @@ class Stepper:
         # Gradients are averaged once, after the last batch: a backward pass that has only some of the views' gradients
         # (no loss uses the prediction, say) would leave DistributedDataParallel waiting for the rest.
         with accelerator.no_sync(self.model):
+            parts = self.source.parts(rows, range(rank * chunks, (rank + 1) * chunks), world * chunks)
             if chunks > 1:
-                parts = self.source.parts(rows, range(rank * chunks, (rank + 1) * chunks), world * chunks)
-                return _detached(cached_backward(self.model, parts, lambda v: self.objective(v, number), scaled))
-            part = self.source.batch(rows) if world == 1 else self.source.parts(rows, range(rank, rank + 1), world)[0]
-            output = self.objective(self.model(part), number)
-            scaled(output.total).backward()
-        return _detached(output)
-
-
-def _detached(output: LossOutput) -> LossOutput:
-    return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.terms.items()})
-
-
-def _not_finite(totals: list[Tensor], norm: Tensor) -> tuple[bool, bool]:
-    wrong = torch.stack([~torch.stack(totals).isfinite().all(), ~norm.isfinite()]).float()
-    loss, gradient = sum_over_ranks_(wrong).tolist()
-    return loss > 0, gradient > 0
+                output = cached_backward(self.model, parts, lambda views: self.objective(views, number), scaled)
+            else:
+                output = self.objective(self.model(parts[0]), number)
+                scaled(output.total).backward()
+        return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.terms.items()})
 
 
 def _halved(scaler: torch.amp.GradScaler) -> bool:
@@ -160,13 +158,6 @@ def chunk_count(rows: int, world: int, size: int) -> int:
 # Gradient caching: the gradient of a loss on a large batch in the memory of a small one
 
 
-def require_independent_rows(model: nn.Module) -> None:
-    """Raise InputError if a row's embedding depends on the others of its chunk, by batch normalisation."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            raise InputError(f"--grad_cache_size: {name} normalises over the batch, which chunks change; leave it out")
-
-
 def cached_backward(
     model: nn.Module,
     chunks: Sequence[PairBatch],
@@ -186,12 +177,10 @@ def cached_backward(
         for chunk in chunks:
             states.append(random_states())
             shown = {name: value for name, value in vars(model(chunk)).items() if value is not None}
-            leaves.append(
-                {name: value.detach().requires_grad_(value.is_floating_point()) for name, value in shown.items()}
-            )
-    names = {name: None for each in leaves for name in each}
-    joined = {name: torch.cat([each[name] for each in leaves if name in each]) for name in names}
-    output = loss(Views(**joined))
+            shown = {name: value.detach() for name, value in shown.items()}
+            leaves.append({name: value.requires_grad_(value.is_floating_point()) for name, value in shown.items()})
+    names = dict.fromkeys(name for leaf in leaves for name in leaf)
+    output = loss(Views(**{name: torch.cat([leaf[name] for leaf in leaves if name in leaf]) for name in names}))
     scaled(output.total).backward()
     for chunk, state, leaf in zip(chunks, states, leaves, strict=True):
         set_random_states(state)

@@ -15,24 +15,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.base import Rows
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.averaging import WeightAverage, trained_share
-from ragcun.training.batches import BatchSampler, PairSource, Rows
+from ragcun.models.heads import Stackable
+from ragcun.training.batches import BatchSampler, PairSource
 from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
-from ragcun.training.guards import (
-    ECHO,
-    NonFiniteGuard,
-    StopRequest,
-    TrainingStopped,
-    explaining_memory,
-    require_finite,
-)
+from ragcun.training.guards import ECHO, StopRequest, TrainingStopped, explaining_memory, record_skipped, require_finite
 from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes
 from ragcun.training.run_dir import RunRecord, tracked
 from ragcun.training.selection import Selection, is_better, is_evaluated, mixed_with_base
 from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, warmup_cosine
+from ragcun.training.weights import WeightAverage, trained_share
 
 logger = logging.getLogger(__name__)
 
@@ -56,22 +51,15 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.run = self.record.run
-        most = self.config.max_skipped if self.config.on_nan == "skip" else 0
-        self.guard = NonFiniteGuard(self.run, self.stepper.source, most)
         self.stop = StopRequest(ECHO if self.processes.count > 1 else 0.0)
         self.rates = [group["lr"] for group in self.stepper.optimizer.param_groups]
-
-    def _resume(self) -> None:
-        found = self.checkpoints.load()
-        self.progress = found or self.progress
-        self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
-        if found is not None:
-            self.processes.seed(self.config.seed, found.step)
 
     def train(self) -> RetrievalEncoder:
         """Take all steps, or those after the newest resume point; return the encoder of the best epoch."""
         if self.config.resume:
-            self._resume()
+            self.progress = self.checkpoints.load() or self.progress
+            self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
+            self.processes.seed(self.config.seed, self.progress.step)
         stop, main = self.stop if self.run.recorded else contextlib.nullcontext(), self.processes.main
         tracker = tracked(self.config.tracker if main else "none", self.run, self.config.to_dict(), self.progress.step)
         bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
@@ -165,7 +153,8 @@ class Trainer:
         else:
             progress.overflows += done.left_out == OVERFLOW
             progress.skipped += done.left_out != OVERFLOW
-            self.processes.on_main(lambda: self.guard.record(done, batches, progress))
+            data = self.stepper.source.dataset
+            self.processes.on_main(lambda: record_skipped(done, batches, progress, config, self.run, data))
         return done
 
     def _log_step(self, epoch: int, step: Step, bar: tqdm[Any]) -> None:
@@ -242,13 +231,17 @@ def make_trainer(
 ) -> Trainer:
     """Return the trainer of an encoder that has its initial weights."""
     accelerator, queries = processes.accelerator, len(np.unique(source.dataset.query_ids))
+    for part in encoder.modules() if config.compile else ():
+        if isinstance(part, Stackable):
+            part.compile()
     groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
     model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
     stepper = Stepper(accelerator, model, optimizer, objective, source, config.max_grad_norm, config.grad_cache_size)
     sampler, epochs, total = plan_steps(config, source.dataset, processes)
     average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
     settings = {name: value for name, value in record.settings.items() if name not in NOT_COMPARED}
-    settings |= {"data": record.manifest["data_sha256"]} | processes.settings()
+    settings |= {"data": record.manifest["data_sha256"]}
+    settings |= {"processes": processes.count} if processes.count > 1 else {}  # a resumed run has to have as many
     checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
     processes.seed(config.seed)
     parts = stepper, sampler, epochs, average, selection, total, checkpoints

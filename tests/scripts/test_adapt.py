@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 import ragcun
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.overlap import HoldOut
-from ragcun.training.averaging import share_of_trained
+from ragcun.training.weights import share_of_trained
 from tests.conftest import WORDS
 
 SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)

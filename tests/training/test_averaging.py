@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.training.averaging import FULL_SHARE, HALF_AT, WeightAverage, share_of_trained
+from ragcun.training.weights import FULL_SHARE, HALF_AT, WeightAverage, share_of_trained
 from tests.training.runs import assert_equal
 
 Make = Callable[[], AsymmetricProjectionModel]

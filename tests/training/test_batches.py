@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
-from ragcun.training import initialization
-from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, make_source
-from ragcun.training.initialization import mine
+from ragcun.training import batches as batches_module
+from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, make_source, mine
 
 # Epochs
 
@@ -177,7 +176,7 @@ def test_mined_ranks_are_those_of_all_distances(seed: int, first: int, more: int
     data, vectors = some_pairs(seed, documents), some_vectors(seed, documents)
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
-            patch.setattr(initialization, "BLOCK_ELEMENTS", 5 * documents)
+            patch.setattr(batches_module, "BLOCK_ELEMENTS", 5 * documents)
         mined = mine(*vectors, data, first, first + more)
     assert (mined.shape, mined.dtype) == ((QUERIES, more), np.int64)
     distances = ((vectors[0][:, None].astype(np.float64) - vectors[1][None]) ** 2).sum(2)

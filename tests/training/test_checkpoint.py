@@ -18,8 +18,8 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import description_digest
 from ragcun.models.systems import IsotropicGaussianEncoder
-from ragcun.training.averaging import WeightAverage
 from ragcun.training.checkpoint import CheckpointManager, Progress
+from ragcun.training.weights import WeightAverage
 from tests.training.runs import assert_equal
 
 SETTINGS: dict[str, Any] = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}

@@ -18,11 +18,10 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.whitening import EXPONENT, Calibration
-from ragcun.training.averaging import share_of_trained, trained_share
-from ragcun.training.batches import make_source
-from ragcun.training.initialization import initialize_weights, mine, mine_pools
+from ragcun.training.batches import make_source, mine, mine_pools
 from ragcun.training.selection import mixed_with_base
 from ragcun.training.setup import build_encoder
+from ragcun.training.weights import initialize_weights, share_of_trained, trained_share
 
 Vectors = NDArray[np.float32]
 DIM, QUERIES, DOCUMENTS = 12, 40, 90

@@ -88,11 +88,7 @@ def test_what_has_no_channel_refuses_one(settings: dict[str, Any], changes: dict
     [({"lexical_language": "xx"}, "'xx'"), ({"train_data": "stop.jsonl"}, "none of 4 documents has a word")],
 )
 def test_what_cannot_be_fitted_is_one_sentence(
-    settings: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    fact: str,
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], fact: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_pairs("stop.jsonl", [(f"word{i}", "the and of " + "a " * i, None) for i in range(4)])

@@ -18,9 +18,9 @@ from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.options import read_yaml
-from ragcun.training.averaging import WeightAverage, share_of_trained
 from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
+from ragcun.training.weights import WeightAverage, share_of_trained
 from tests.training.runs import DEFAULTS, PLAIN, Train, assert_equal, assert_same, newest, rows_of, tensors_of
 
 

@@ -250,7 +250,6 @@ def test_alone_each_method_just_calls() -> None:
     assert alone.on_main(lambda: value) is value
     assert alone.main_first(lambda: value) is value
     assert alone.main_only(lambda: value, None) is value
-    assert alone.settings() == {}
     state = torch.get_rng_state()
     alone.seed(3)
     assert torch.equal(torch.get_rng_state(), state)

@@ -23,13 +23,7 @@ from ragcun.losses.objective import Objective
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.training.batches import LivePairs, epoch_batches
-from ragcun.training.selection import (
-    is_better,
-    make_selection,
-    mean_loss,
-    select_final_model,
-    with_weights,
-)
+from ragcun.training.selection import is_better, make_selection, mean_loss, select_final_model, with_weights
 from ragcun.training.setup import TrainingData
 
 DIM, DOCUMENTS, QUERIES = 16, 200, 40

@@ -1,19 +1,57 @@
-"""Averaging: the weights that are evaluated and saved, an average over steps interpolated towards the initial ones."""
+"""Weights that a run starts from (identity, whitening or random) and keeps (averaged, interpolated towards those)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ragcun.config import TrainConfig
+from ragcun.embeddings.base import Vectors
+from ragcun.errors import InputError, as_input_error
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.models.heads import preserving_projection
+from ragcun.models.whitening import EXPONENT, Calibration, calibrate
 from ragcun.tensors import check_fit, contiguous, copy_strictly
+from ragcun.training.batches import PairSource
 
+MOST_VECTORS = 100_000
 FULL_SHARE, HALF_AT = 0.7, 100
 LABEL_FREE_SHARE = 0.25
+
+
+def initialize_weights(
+    config: TrainConfig, encoder: RetrievalEncoder, source: PairSource, queries: Vectors | None = None
+) -> Calibration | None:
+    """Set the heads of a new encoder to the base (identity), to whitening in closed form, or at random.
+
+    The closed form, returned where it is used, takes its shift of queries from the base vectors `queries`; None means
+    the training queries.
+    """
+    if config.load_checkpoint is not None:
+        return None
+    sample = source.sample(config.seed)
+    encoder.start_from(sample)
+    if config.start == "identity" and encoder.to_config()["head"]["kind"] == "mlp":
+        dim, out = sample.shape[1], encoder.dimension
+        weight = preserving_projection(sample, out) if out < dim else torch.eye(out, dim)
+        with as_input_error("--head_init identity", "; choose another --head_init"):
+            encoder.start_as(weight.double().cpu().numpy(), np.zeros(dim))
+    if config.start != "calibrated":
+        return None
+    if not encoder.base.normalize:
+        raise InputError("--head_init calibrated needs base vectors of length 1; leave out --no_normalize_embeddings")
+    own, documents = source.sides(MOST_VECTORS, config.seed)
+    smaller = None if encoder.dimension == documents.shape[1] else encoder.dimension
+    # Where one side alone is trained, queries are shifted and nothing is whitened.
+    asked, exponent = own if queries is None else queries, EXPONENT if config.train_side == "both" else 0.0
+    with as_input_error("--head_init calibrated", "; or choose --head_init identity"):
+        closed = calibrate(documents, asked, exponent, output_dim=smaller, ordered=bool(config.nested_dims))
+        encoder.start_as(closed.weight, closed.query_shift)
+    return closed
 
 
 def share_of_trained(queries: int) -> float:
