@@ -79,7 +79,8 @@ class CheckpointManager:
         point = self.folder / f"{int(there[0].name) + 1 if there else 1:0{DIGITS}d}"
         self._write(point, progress)
         for path in [*[path for path in there if path not in self._damaged][KEPT - 1 :], *self._damaged]:
-            shutil.rmtree(path, ignore_errors=True)
+            gone = path.rename(path.with_name(f".{path.name}.obsolete.tmp"))  # whole or not there, also when killed
+            shutil.rmtree(gone, ignore_errors=True)
         self._damaged = []
         for left in self.folder.glob(".*"):
             remove_leftovers(self.folder / left.name.split(".")[1])

@@ -47,9 +47,7 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
     margin, absolute = config.contrastive in ("margin", "in_batch_margin"), config.isotropy_form == "absolute"
     near_0 = "of rows of length 1 the absolute form is hardly above 0; scale_free is not"
     collapsed = "hardly any effect: rows of length 1 look like a collapse to this loss; leave the transform out"
-    narrow = (
-        "hardly any effect: rows of length 1 have a mean standard deviation below 1/√D; --no_normalize_output frees it"
-    )
+    narrow = "hardly any effect: rows of length 1 deviate by 1/√D at most in the mean; add --no_normalize_output"
     return [
         (LOSS, "contrastive" not in weights, "no effect, since --lambda_contrastive is 0"),
         ("margin", config.contrastive == "infonce", "no effect: InfoNCE has none; --contrastive margin has"),
