@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ragcun.config import Distance
 from ragcun.data.beir import Collection
-from ragcun.distance import Distance
 from ragcun.embeddings.base import Base, Rows, VectorSource
 from ragcun.errors import InputError, as_input_error
 from ragcun.losses.gather import alone

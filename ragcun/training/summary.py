@@ -78,11 +78,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
     return [
         ("head_init", bool(loaded), "no effect: the checkpoint has its weights"),
         (other, True, "no effect: the checkpoint's own stays"),
-        (
-            "head_depth head_expansion activation dropout",
-            linear,
-            "no effect: only --head mlp or residual has hidden layers",
-        ),
+        ("head_depth head_expansion activation dropout", linear, "no effect without --head mlp or residual"),
         (f"use_predictor {PREDICTOR}", idle, "the predictor is not trained, since --lambda_predictive is 0"),
         (PREDICTOR, not predicts, "no effect: there is no predictor"),
         ("ema_decay ema_schedule", not follows or "predictive" not in weights, no_target),
