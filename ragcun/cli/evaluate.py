@@ -37,12 +37,6 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
     resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
     baseline: tuple[str, ...] = flag((), "rivals: bm25, models, results files, TREC runs (.trec); simple: see docs")
     memory: bool = flag(False, "add model and base with documents moved towards training queries, also with --hybrid")
-    feedback: int | None = flag(
-        None, "first documents of the fused ranking that move the query, 0 = off (default: chosen, else 2)", at_least=0
-    )
-    feedback_weight: float | None = flag(
-        None, "how far they move it, 0 to 1 (default: chosen on dev queries, else 0.3)", at_least=0, at_most=1
-    )
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     base_model: str | None = flag(None, "fail unless the checkpoint stands on this base, which it knows itself")
     use_predictor: bool | None = flag(None, "embed queries by the checkpoint's predictor, or not (default: as trained)")
@@ -54,7 +48,7 @@ class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
 
     def __post_init__(self) -> None:
         check_one_of(self, "model_path", "model")
-        self.require_hybrid("feedback", "feedback_weight")
+        self.require_hybrid()
         if SIMPLE in self.baseline or self.memory:
             self.require_embeddings()
         if self.vectors and self.model_path is None:

@@ -72,9 +72,18 @@ class HybridFlags:
     )
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
 
-    def require_hybrid(self, *others: str) -> None:
+    feedback: int | None = flag(
+        None,
+        "first fused documents that move the query, 0 = off (default: evaluate chooses, else 2; search: off)",
+        at_least=0,
+    )
+    feedback_weight: float | None = flag(
+        None, "how far they move it, 0 to 1 (default: evaluate chooses on dev queries, else 0.3)", at_least=0, at_most=1
+    )
+
+    def require_hybrid(self) -> None:
         """Refuse flags of a fusion where nothing is fused."""
-        for name in ("hybrid_weight", "fusion", *others):
+        for name in ("hybrid_weight", "fusion", "feedback", "feedback_weight"):
             if not self.hybrid and getattr(self, name) not in (None, "minmax"):
                 raise InputError(f"--{name} is of --hybrid, which is missing; name what to fuse with, such as bm25")
 

@@ -16,6 +16,7 @@ from ragcun.errors import InputError
 from ragcun.options import check_bounds, check_one_of, flag
 
 if TYPE_CHECKING:
+    from ragcun.data.beir import Qrels
     from ragcun.data.beir_sets import CollectionFolder
     from ragcun.distributed.search import Runner, ShardedSearch
     from ragcun.retrieval.runs import Run
@@ -53,6 +54,10 @@ class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
         check_one_of(self, "workers", "address", needed=False)
         self.require_embeddings()
         self.require_hybrid()
+        if self.feedback_weight is not None and not self.feedback:
+            raise InputError(
+                "--feedback_weight is of --feedback, which is off; say how many documents, or leave it out"
+            )
         if self.gpus_per_task and not (self.workers or self.address):
             raise InputError("--gpus_per_task is of Ray tasks; add --workers or --address, or leave it out")
 
@@ -71,9 +76,9 @@ def run(options: Options) -> str:
             if len(folders) > 1:
                 output = output.with_name(f"{output.stem}.{folder.name.replace('/', '-')}{output.suffix}")
             search = _search(options, folder)
-            rankings, qrels = search_collection(folder, search, runner)
-            if options.hybrid:
-                rankings = _fused(options, folder, rankings)
+            rankings, qrels = (
+                _fused(options, folder, search, runner) if options.hybrid else search_collection(folder, search, runner)
+            )
             write_run(output, rankings, MODEL)
             cutoff = min(10, options.top_k)
             score = mean(evaluate_run(rankings, qrels, (cutoff,)))[f"NDCG@{cutoff}"]
@@ -81,16 +86,21 @@ def run(options: Options) -> str:
     return "\n".join(lines)
 
 
-def _fused(options: Options, folder: CollectionFolder, rankings: Run) -> Run:
-    """Fuse rankings with those of other systems, which search in this process, by the weight given or the fixed one."""
-    from ragcun.retrieval.hybrid import DEPTH, WEIGHT, fuse
+def _fused(options: Options, folder: CollectionFolder, search: ShardedSearch, runner: Runner) -> tuple[Run, Qrels]:
+    """Fuse with the rankings of other systems, which search in this process; what is not given has its fixed value."""
+    from ragcun.distributed.search import ShardedRetriever
+    from ragcun.retrieval.hybrid import HybridRetriever
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    encoding = EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype)
-    depth, collection = max(options.top_k, DEPTH), folder.load()
-    runs = [open_system(each, encoding).retriever.retrieve(collection, depth) for each in options.hybrid]
-    share = WEIGHT if options.hybrid_weight is None else options.hybrid_weight
-    return fuse([rankings, *runs], [1 - share, *[share / len(runs)] * len(runs)], options.fusion, options.top_k, depth)
+    encoding, collection = (
+        EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype),
+        folder.load(),
+    )
+    others = [open_system(each, encoding).retriever for each in options.hybrid]
+    first = ShardedRetriever(search, runner)
+    feedback = (options.feedback, options.feedback_weight) if options.feedback else None
+    hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, feedback=feedback)
+    return hybrid.retrieve(collection, options.top_k), collection.qrels
 
 
 @contextlib.contextmanager
@@ -123,5 +133,6 @@ def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
-    budget, k = options.memory_budget * MIB, max(options.top_k, DEPTH) if options.hybrid else options.top_k
-    return ShardedSearch(work.resolve() / folder.name, model, k=k, memory_budget_bytes=budget, **settings)
+    settings |= {"k": max(options.top_k, DEPTH if options.hybrid else 0)}
+    settings |= {"memory_budget_bytes": options.memory_budget * MIB}
+    return ShardedSearch(work.resolve() / folder.name, model, **settings)

@@ -11,8 +11,8 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ragcun.batch import Role
 from ragcun.config import Distance
-from ragcun.data.beir import Qrels
+from ragcun.data.beir import Collection, Qrels
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.text_base import TextBase
@@ -35,6 +35,7 @@ from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import Run, make_run
 from ragcun.retrieval.search import SearchResult, id_order, top_k
+from ragcun.retrieval.systems import Embedded, once
 
 
 @dataclass(frozen=True)
@@ -141,16 +142,22 @@ def run_here(shards: Sequence[Shard]) -> None:
         shard.run()
 
 
-def search_collection(source: CollectionFolder, search: ShardedSearch, runner: Runner = run_here) -> tuple[Run, Qrels]:
+def search_collection(
+    source: CollectionFolder | Collection,
+    search: ShardedSearch,
+    runner: Runner = run_here,
+    queries: NDArray[np.float32] | None = None,
+) -> tuple[Run, Qrels]:
     """Search a collection in shards, and return its run and judgments; finished shards are not run again.
 
-    The run is the same for any number of shards and any runner; equal scores rank by document id.
+    The run is the same for any number of shards and any runner; equal scores rank by document id. `queries` are vectors
+    to search for, in the order of the collection's; None: those of their texts.
 
     Raises:
         InputError: the input is wrong, another process works in the folder or it holds other vectors, or a task failed.
     """
     with _locked(search.folder):
-        query_ids, document_ids, qrels, shards = _prepare(source, search)
+        query_ids, document_ids, qrels, shards = _prepare(source, search, queries)
         if left := [shard for shard in shards if not shard.is_done]:
             runner(left)
         best, order = SearchResult.empty(len(query_ids), min(search.k + 1, len(document_ids))), id_order(document_ids)
@@ -160,17 +167,64 @@ def search_collection(source: CollectionFolder, search: ShardedSearch, runner: R
         return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
 
 
-def _prepare(source: CollectionFolder, search: ShardedSearch) -> tuple[list[str], list[str], Qrels, list[Shard]]:
-    collection = source.load()
-    opened.cache_clear()
+class ShardRows:
+    """The document vectors of all shards, of which some rows are read."""
+
+    def __init__(self, search: ShardedSearch) -> None:
+        files = sorted(search.folder.glob(f"documents-*-of-{search.shards:05d}.npy"))
+        self.parts = [np.load(file, mmap_mode="r") for file in files]
+
+    def take(self, rows: NDArray[np.int64], axis: int = 0) -> NDArray[np.float32]:
+        """Return some rows, as an array does."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        places = zip(rows, np.searchsorted(ends, rows, side="right"), strict=True)
+        return np.stack([self.parts[shard][row - ends[shard]] for row, shard in places], axis)
+
+
+@dataclass
+class ShardedRetriever:
+    """A search in shards as a system, whose queries `HybridRetriever` can move."""
+
+    sharded: ShardedSearch
+    runner: Runner
+    size: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.sharded.model
+
+    @once
+    def retrieve(self, collection: Collection, k: int) -> Run:
+        """Encode the collection and search."""
+        return search_collection(collection, replace(self.sharded, k=k), self.runner)[0]
+
+    def embedded(self, collection: Collection) -> Embedded:
+        """Return the vectors after `retrieve`."""
+        model, queries = opened(self.sharded), np.load(self.sharded.folder / "queries.npy")
+        return Embedded(queries, ShardRows(self.sharded), self.sharded.distance or model.distance)
+
+    def search(self, collection: Collection, embedded: Embedded, k: int) -> Run:
+        """Search for given vectors of queries."""
+        return search_collection(collection, replace(self.sharded, k=k), self.runner, embedded.queries)[0]
+
+
+def _prepare(
+    source: CollectionFolder | Collection, search: ShardedSearch, queries: NDArray[np.float32] | None
+) -> tuple[list[str], list[str], Qrels, list[Shard]]:
+    collection = source if isinstance(source, Collection) else source.load()
+    if queries is None:
+        opened.cache_clear()
     model = opened(search)
     query_ids, texts = list(collection.queries), list(collection.queries.values())
     document_ids = list(collection.documents)
     with replacing_file(search.folder / "queries.npy") as file, _torch_threads(search.threads):
-        _write_matrix(file, model.encode(texts, "query"), (len(texts), model.dimension))
+        vectors = model.encode(texts, "query") if queries is None else [queries]
+        _write_matrix(file, vectors, (len(texts), model.dimension))
+    moved = [] if queries is None else [file_digest(search.folder / "queries.npy")]
     order, distance = id_order(document_ids), search.distance or model.distance
     settings = {key: getattr(search, key) for key in ("device", "base_dtype", "batch_size", "block_rows", "threads")}
-    searched = {"k": search.k, "distance": distance, "searched_for": _digest([*texts, *document_ids])}
+    searched = {"k": search.k, "distance": distance, "searched_for": _digest([*texts, *document_ids, *moved])}
     documents, shards = iter(collection.documents.values()), []
     for number, (start, stop) in enumerate(cut_shards(len(document_ids), search), start=1):
         texts = [document.content for document in islice(documents, stop - start)]

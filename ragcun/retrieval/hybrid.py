@@ -20,7 +20,7 @@ from ragcun.data.beir import Collection
 from ragcun.errors import InputError
 from ragcun.retrieval.metrics import choose, reason
 from ragcun.retrieval.runs import Run, is_stored
-from ragcun.retrieval.systems import DenseRetriever, Embedded, Retriever, once
+from ragcun.retrieval.systems import Embedded, Retriever, once
 
 logger = logging.getLogger(__name__)
 DEPTH = 100
@@ -161,10 +161,10 @@ class HybridRetriever:
 
     @once
     def _again(self, collection: Collection, k: int, weight: float, documents: int, move: float) -> Run:
-        first = self.parts[0]
-        if not isinstance(first, DenseRetriever):
+        first: Any = self.parts[0]
+        if not hasattr(first, "embedded"):
             raise InputError(f"--feedback moves vectors of queries, and {first.name} has none; leave it out")
-        embedded, fused = first.embedded(collection), self.fused(collection, k, weight)
+        embedded, fused = first.embedded(collection), self.fused(collection, max(k, DEPTH), weight)
         moved = embedded._replace(queries=move_queries(embedded, collection, fused, documents, move))
         return first.search(collection, moved, max(k, DEPTH))
 

@@ -30,14 +30,23 @@ def test_shows_what_an_evaluation_shows(run_script, evaluate, place, checkpoint,
     assert len(list(work.glob("documents-*-of-00003.npy"))) == 3
 
 
-def test_hybrid_search_finds_what_a_hybrid_evaluation_shows(run_script, evaluate, place, checkpoint, tmp_path):
-    run_script("search_corpus", "--model_path", checkpoint, *place, "--hybrid", "bm25", "--top_k", 7)
-    evaluate("--model_path", checkpoint, "--hybrid", "bm25", "--hybrid_weight", 0.3, "--feedback", 0)
-    slug = next(path for path in (tmp_path / "r.runs" / "toy").glob("*best-model-bm25.trec"))
-    ours, theirs = read_run(tmp_path / "run.trec"), read_run(slug)
-    for query, documents in ours.items():
-        assert len(documents) == 7
-        assert list(documents.values()) == pytest.approx(list(theirs[query].values())[:7], abs=1e-5)
+@pytest.mark.parametrize("feedback", [(), ("--feedback", 2, "--feedback_weight", 0.6)])
+def test_hybrid_search_finds_what_a_hybrid_evaluation_shows(
+    run_script, evaluate, place, checkpoint, tmp_path, feedback
+):
+    """Both times that it is run: the second finds vectors of documents there, and other queries' results."""
+    hybrid = ("--model_path", checkpoint, "--hybrid", "bm25", "--hybrid_weight", 0.3)
+    evaluate(*hybrid, *(feedback or ("--feedback", 0)))
+    runs = {path.stem[-8:]: read_run(path) for path in (tmp_path / "r.runs" / "toy").glob("*best-model-bm25*.trec")}
+    theirs = runs["feedback" if feedback else "del-bm25"]
+    assert len(runs) == len({str(run) for run in runs.values()}) == 1 + bool(feedback)
+    for _ in range(2):
+        run_script("search_corpus", *hybrid, *place, "--top_k", 7, "--shards", 3, *feedback)
+        ours = read_run(tmp_path / "run.trec")
+        assert ours.keys() == theirs.keys()
+        for query, documents in ours.items():
+            assert list(documents) == list(theirs[query])[:7]
+            assert list(documents.values()) == pytest.approx(list(theirs[query].values())[:7], abs=1e-5)
 
 
 def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_folder, tmp_path):
@@ -59,6 +68,8 @@ def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_fol
         (("--shards", 0), ("--shards", "at least 1", "0")),
         (("--shards", 9), ("--shards", "8 blocks of 16", "9")),
         (("--gpus_per_task", 1), ("--gpus_per_task", "Ray")),
+        (("--feedback", 2), ("--feedback is of --hybrid",)),
+        (("--hybrid", "bm25", "--feedback_weight", 0.3), ("--feedback_weight is of --feedback",)),
         (("--gpus_per_task", "nan"), ("--gpus_per_task", "at least 0")),
         (("--datasets", "nothing"), ("no collection 'nothing'",)),
         (("--work_dir", __file__), (__file__,)),
