@@ -1,4 +1,4 @@
-"""The founding notes' commands for the isotropic Gaussian encoder, run as they stand there."""
+"""The founding notes' scripts for the isotropic Gaussian encoder; test_founding_notes.py runs their very commands."""
 
 import json
 
@@ -10,73 +10,32 @@ from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import read_json
 
 FOLDER = "by_model/isotropic_gaussian"
-WITHOUT_OURS = {
-    "head": "mlp",
-    "contrastive": "margin",
-    "normalize_output": False,
-    "mined_negatives": 0,
-    "positives_per_query": 0,
-    "trained_share": 1.0,
-    "average_decay": 0.0,
-}
+NOTES = {"lambda_contrastive": 0.0, "lambda_isotropy": 1.5, "lambda_predictive": 1.2, "epochs": 3, "batch_size": 32}
 
 
-@pytest.fixture
-def flags(tiny_bert, tmp_path):
-    """Flags that make a run small and say where it goes."""
-    return ("--base_model", tiny_bert, "--device", "cpu", "--batch_size", 8, "--output_dir", tmp_path / "run")
-
-
-def saved(tmp_path):
-    return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-
-
-def finished(shown, tmp_path, epochs):
-    """Assert that a run ended well, with a predictor that has moved, and return its last epoch's metrics."""
-    assert str(tmp_path / "run" / "best_model") in shown
-    encoder = IsotropicGaussianEncoder.from_pretrained(tmp_path / "run" / "best_model")
-    assert encoder.to_config()["predictor"] is not None
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert max(row["epoch"] for row in rows) == epochs
-    return rows
-
-
-def test_contrastive(run_script, flags, texts, tmp_path):
-    rows = [{"query": " ".join(text.split()[:3]), "positive": text} for text in texts[:40]]
-    (tmp_path / "train.json").write_text(json.dumps(rows))
-    notes = ("--use_predictor", "--freeze_base", "--output_dim", 24, "--epochs", 2)
-    losses = ("--lambda_contrastive", 1.0, "--lambda_isotropy", 1.5, "--lambda_predictive", 1.2)
-    script = f"{FOLDER}/train_contrastive"
-    shown = run_script(script, "--train_data", tmp_path / "train.json", *flags, *notes, *losses)
-    finished(shown, tmp_path, 2)
-    given = saved(tmp_path)
-    run_script(script, "--train_data", tmp_path / "train.json", *flags, "--overwrite")
-    own = saved(tmp_path)
-    assert {name for name in own if own[name] != given[name]} == {"epochs", "output_dim", "overwrite"}
-    assert own["epochs"] == 3
-    assert {name: own[name] for name in WITHOUT_OURS} == WITHOUT_OURS
-
-
-@pytest.mark.parametrize("form", ["objects", "lists"])
-def test_xy_masked(run_script, flags, texts, tmp_path, form):
-    pairs = [(text, " ".join(["[MASK]", *text.split()[1:]])) for text in texts[:40]]
-    rows = [{"x": x, "y": y} for x, y in pairs] if form == "objects" else pairs
-    (tmp_path / "xy.json").write_text(json.dumps(rows))
-    notes = ("--input_xy_pairs", tmp_path / "xy.json", "--use_predictor", "--epochs", 3)
-    finished(run_script(f"{FOLDER}/train_xy_masked", *notes, *flags), tmp_path, 3)
-    settings = saved(tmp_path)
-    assert settings["train_data"] == str(tmp_path / "xy.json")
-    assert (settings["lambda_contrastive"], settings["lambda_predictive"]) == (0.0, 1.2)
-
-
-def test_self_supervised(run_script, flags, texts, tmp_path):
-    documents = [" ".join(texts[i : i + 2]) for i in range(0, 80, 2)]
-    (tmp_path / "documents.json").write_text(json.dumps(documents))
-    notes = ("--documents", tmp_path / "documents.json", "--use_predictor", "--split_method", "prefix_suffix")
-    finished(run_script(f"{FOLDER}/train_self_supervised", *notes, *flags, "--epochs", 1), tmp_path, 1)
-    settings = saved(tmp_path)
-    assert settings["pair_method"] == "prefix_suffix"
-    assert settings["documents"] == str(tmp_path / "documents.json")
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("contrastive", "--train_data FILE", {"train_data": "FILE", **NOTES, "lambda_contrastive": 1.0}),
+        ("xy_masked", "--input_xy_pairs=FILE", {"train_data": "FILE", **NOTES, "pair_method": "mask_mixed"}),
+        ("self_supervised", "--documents FILE", {"documents": "FILE", **NOTES, "pair_method": "half"}),
+        ("self_supervised", "--documents FILE --split_method prefix_suffix", {"pair_method": "prefix_suffix"}),
+    ],
+)
+def test_a_script_has_the_notes_names_and_defaults(run_script, tiny_bert, texts, tmp_path, script, flags, expected):
+    rows = {"contrastive": [{"query": " ".join(text.split()[:3]), "positive": text} for text in texts[:40]]}
+    rows["xy_masked"] = [{"x": text, "y": " ".join(["[MASK]", *text.split()[1:]])} for text in texts[:40]]
+    file, run = tmp_path / "given.json", tmp_path / "run"
+    file.write_text(json.dumps(rows.get(script, [" ".join(texts[i : i + 2]) for i in range(0, 80, 2)])))
+    words = flags.replace("FILE", str(file)).split()
+    small = ("--base_model", tiny_bert, "--device", "cpu", "--output_dir", run)
+    shown = run_script(f"{FOLDER}/train_{script}", *words, *small)
+    assert str(run / "best_model") in shown
+    assert IsotropicGaussianEncoder.from_pretrained(run / "best_model").to_config()["predictor"] is not None
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert {name: str(saved[name]).replace(str(file), "FILE") for name in expected} == {
+        name: str(value) for name, value in expected.items()
+    }
 
 
 def test_evaluation_embeds_queries_with_the_predictor_or_without(

@@ -20,38 +20,31 @@ def flags(tiny_bert, collection_folder, tmp_path):
     return ("--base_model", tiny_bert, "--corpus", collection_folder, "--output_dir", tmp_path / "made")
 
 
-def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, collection_folder, tmp_path):
+@pytest.mark.parametrize("lexical", [0, 8])
+def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, collection_folder, tmp_path, lexical):
+    """Of dense vectors alone, or of dense and lexical ones together."""
+    channel = ("--lexical_dim", lexical, *(("--lexical_weight", 0.25) if lexical else ()))
     asked = "--queries", collection_folder, "--query_split", "train", "--shrinkage", 2
-    shown = run_script("calibrate", *flags, *asked, "--lexical_dim", 0)
+    shown = run_script("calibrate", *flags, *asked, *channel)
     assert len(shown.splitlines()) == 2
     assert "120 of 120 documents" in shown
     assert "30 queries" in shown
     collection = load_collection(collection_folder, "train")
-    base = TextBase.load(tiny_bert, device="cpu")
-    contents, asked = [each.content for each in collection.documents.values()], list(collection.queries.values())
-    vectors = base.encode(contents, "document"), base.encode(asked, "query")
-    expected = calibrate(*vectors, shrinkage=2)
-    encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
-    for model in (encoder, SentenceTransformer(str(tmp_path / "made"), device="cpu")):
-        np.testing.assert_allclose(model.encode_query(asked), expected.embed_queries(vectors[1]), atol=1e-4)
-        np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
-
-
-def test_the_head_whitens_dense_and_lexical_vectors(run_script, flags, tiny_bert, collection_folder, tmp_path):
-    asked = "--queries", collection_folder, "--query_split", "train"
-    run_script("calibrate", *flags, *asked, "--lexical_dim", 8, "--lexical_weight", 0.25)
-    collection = load_collection(collection_folder, "train")
     contents, queries = [each.content for each in collection.documents.values()], list(collection.queries.values())
     encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
-    base = JoinedBase(TextBase.load(tiny_bert, device="cpu"), encoder.base.channel, 0.25)
+    base, models = TextBase.load(tiny_bert, device="cpu"), [encoder]
+    if lexical:
+        base, fitted = JoinedBase(base, encoder.base.channel, 0.25), LexicalChannel.fit(contents, lexical)
+        assert encoder.base.channel.vocabulary.keys() == fitted.vocabulary.keys()
+        assert (encoder.base.channel.documents, encoder.base.channel.dimension) == (120, lexical)
+    else:
+        models.append(SentenceTransformer(str(tmp_path / "made"), device="cpu"))
     assert base.fingerprint() == encoder.base.fingerprint()
-    fitted = LexicalChannel.fit(contents, 8)
-    assert encoder.base.channel.vocabulary.keys() == fitted.vocabulary.keys()
-    assert (encoder.base.channel.documents, encoder.base.channel.dimension) == (120, 8)
     vectors = base.encode(contents, "document"), base.encode(queries, "query")
-    expected = calibrate(*vectors)
-    np.testing.assert_allclose(encoder.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
-    np.testing.assert_allclose(encoder.encode_query(queries), expected.embed_queries(vectors[1]), atol=1e-4)
+    expected = calibrate(*vectors, shrinkage=2)
+    for model in models:
+        np.testing.assert_allclose(model.encode_query(queries), expected.embed_queries(vectors[1]), atol=1e-4)
+        np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
 
 
 def test_the_checkpoint_is_evaluated_beside_its_untouched_base(run_script, evaluate, flags, tiny_bert, tmp_path):
@@ -81,11 +74,9 @@ def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp
     [
         (("--corpus", "nothing.txt"), "no such file"),
         (("--corpus", "same.txt"), "all the same"),
-        (("--corpus", "one.txt"), "at least 2 vectors, got 1"),
         (("--queries", "blank.txt"), "blank.txt"),
         (("--queries", "toy", "--query_split", "trian"), "trian"),
         (("--queries", "one.txt", "--query_split", "train"), "leave the split out"),
-        (("--exponent", "-1"), "exponent must be 0 to 1"),
         (("--output_dim", "17", "--lexical_dim", "0"), "output_dim must be 1 to 16"),
         (("--lexical_language", "xx"), "'xx'"),
         (("--base_model", "./nothing"), "nothing"),

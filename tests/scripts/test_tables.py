@@ -35,19 +35,6 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def fails(fails_clearly, place):
-    """Run a script that has to fail with one sentence and to leave every file as it was; return the sentence."""
-
-    def with_sentence(*arguments):
-        before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
-        sentence = fails_clearly(*arguments)
-        assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-        return sentence
-
-    return with_sentence
-
-
 def test_without_arguments_all_results_are_compared(run_script, place):
     shown = run_script(COMPARE)
     rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("|")]
@@ -62,9 +49,8 @@ def test_the_suffix_chooses_the_format_and_the_flag_overrides_it(run_script, pla
         assert shown == f"table: new/{name}\n"
         assert (place / "new" / name).read_text().startswith(start)
         assert "ours" in (place / "new" / name).read_text()
-    run_script(
-        COMPARE, "results/x.json", "--format", "latex", "--output", "new/t.txt", "--label", "tab:x", "--caption", "A_B"
-    )
+    text = ("--format", "latex", "--output", "new/t.txt", "--label", "tab:x", "--caption", "A_B")
+    run_script(COMPARE, "results/x.json", *text)
     assert "\\caption{A\\_B}\n\\label{tab:x}" in (place / "new/t.txt").read_text()
     printed = run_script(COMPARE, "results/x.json", "--format", "csv", "--metric", "MRR@10")
     assert {row["metric"] for row in csv.DictReader(printed.splitlines())} == {"MRR@10"}
@@ -94,35 +80,41 @@ def test_a_metric_that_a_file_lacks_has_no_table(run_script, place):
     assert "MRR@10" not in (place / "p.md").read_text()
 
 
-def test_wrong_input_is_one_sentence_and_writes_nothing(fails, place):
+def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, place):
     (place / "results" / "bad.json").write_text("{")
-    assert "bad.json, line 1: not valid JSON" in fails(COMPARE)
-    assert "--format" in fails(COMPARE, "results/x.json", "--output", "t.txt")
-    assert ".tex" in fails(PAPER, "--results", "results/x.json", "--output", "t.md")
-    assert "--results" in fails(PAPER)
-
-
-def test_what_an_evaluation_wrote_is_not_replaced(fails, place):
     (place / "results" / "x.md").write_text("report")
-    for output in ("results/x.md", "results/x.json"):
-        sentence = fails(COMPARE, "results/x.json", "--format", "csv", "--output", output)
-        assert f"{output} would replace what ragcun evaluate wrote" in sentence
-    assert "results/x.md would replace" in fails(PAPER, "--results", "results/x.json", "--output", "results/x.tex")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    one = "results/x.json"
+    for command, said in {
+        (COMPARE,): "bad.json, line 1: not valid JSON",
+        (COMPARE, one, "--output", "t.txt"): "--format",
+        (
+            COMPARE,
+            one,
+            "--format",
+            "csv",
+            "--output",
+            "results/x.md",
+        ): "results/x.md would replace what ragcun evaluate",
+        (COMPARE, one, "--format", "csv", "--output", one): "results/x.json would replace what ragcun evaluate",
+        (PAPER, "--results", one, "--output", "results/x.tex"): "results/x.md would replace",
+        (PAPER, "--results", one, "--output", "t.md"): ".tex",
+        (PAPER,): "--results",
+    }.items():
+        assert said in fails_clearly(*command)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
-def test_the_plot_of_sizes_is_written(run_script, place):
+def test_plots_are_written(run_script, fails_clearly, place):
     found = content("checkpoints/x", scifact=0.6)
     for system in (found, found["untouched_base"]):
         system |= {"precision": "float32", "truncate_dim": None, "bytes_per_vector": 1536}
     (place / "results" / "x.json").write_text(json.dumps(found))
-    run_script("plot_sizes", "results/x.json", "--output", "plots/sizes.png")
-    assert (place / "plots" / "sizes.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_plot_of_isotropy_is_written(run_script, fails_clearly, place):
     report = isotropy_report(measured("checkpoints/x", [1.0, 1.0, 1.0], judged=False))
     (place / "isotropy.json").write_text(json.dumps(report))
+    run_script("plot_sizes", "results/x.json", "--output", "plots/sizes.png")
     flags = ("plot_isotropy_ndcg", "--results", "results/x.json", "--isotropy", "isotropy.json", "--output", "p.png")
     run_script(*flags)
-    assert (place / "p.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("plots/sizes.png", "p.png"):
+        assert (place / name).read_bytes().startswith(b"\x89PNG")
     assert "did you mean 'isoscore'" in fails_clearly(*flags, "--measure", "isoscor")
