@@ -31,8 +31,9 @@ class StandIn(BaseHTTPRequestHandler):
                 return self.send_json({"id": name.partition("/")[2], "sha": COMMIT, "siblings": siblings})
             if path.startswith(f"{api}/tree/"):
                 under = folder / path.removeprefix(f"{api}/tree/").partition("/")[2]
-                there = under.rglob("*") if "recursive=true" in query.lower() else under.iterdir()
-                return self.send_json([entry(file, folder) for file in there])
+                there = under.rglob("*") if "recursive=true" in query.lower() else under.glob("*")
+                found = [entry(file, folder) for file in there]
+                return self.send_json(found) if found else self.send(404, error="EntryNotFound")
             if path.startswith(resolve):
                 file = folder / path.removeprefix(resolve).partition("/")[2]
                 return self.send_file(file) if file in files else self.send(404, error="EntryNotFound")

@@ -1,11 +1,8 @@
 """Models by hub name: a server on 127.0.0.1 with the hub's layout, the hub's own cache, and authors' conventions."""
 
-import hashlib
 import json
 import logging
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,58 +21,17 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions, open_system
+from tests.hub import COMMIT, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
 PLAIN, OWN = "intfloat/e5-small-v2", "intfloat/e5-base"
 E5_PROMPTS = ("query: ", "passage: ")
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """A hub that has one model, ``team/tiny``, whose files lie in `folder`."""
-
-    folder: Path
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/team/tiny"):
-            names = [str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file()]
-            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
-            siblings = [{"rfilename": name} for name in names]
-            info = {"id": "team/tiny", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-            self.send(json.dumps(tree if "/tree/" in path else info).encode())
-        elif path.startswith("/team/tiny/resolve/"):
-            file = self.folder / path.removeprefix("/team/tiny/resolve/").split("/", 1)[1]
-            self.send(file.read_bytes() if file.is_file() else b"", None if file.is_file() else "EntryNotFound")
-        else:
-            self.send(b"{}", "RepoNotFound")
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def send(self, content: bytes, error: str | None = None) -> None:
-        self.send_response(404 if error else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        if error:
-            self.send_header("X-Error-Code", error)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def endpoint(tiny_bert):
-    handler = type("Handler", (StandIn,), {"folder": Path(tiny_bert)})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving({"models/team/tiny": Path(tiny_bert)}) as (address, _):
+        yield address
 
 
 def put_into_hub(cache: Path, name: str, folder: Path) -> None:
