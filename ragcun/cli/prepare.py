@@ -62,11 +62,11 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
     pool: str | None = flag(None, "documents for the negatives of --pairs (default: the positives)", metavar="PATH")
 
     def __post_init__(self) -> None:
-        from ragcun.data.pairs import pairs_extension
+        from ragcun.data.pairs import require_json_name
 
         check_one_of(self, "documents", "pairs")
         if self.output is not None:
-            pairs_extension(self.output)
+            require_json_name(self.output)
         documents, pairs, folder, file = self.documents, self.pairs, self.output_dir, self.output
         makes, mines, similar = self.generate_pairs, self.add_negatives, self.near_duplicates
         is_file, is_read = documents and Path(documents).is_file(), pairs and file and file.resolve() == pairs.resolve()

@@ -1,8 +1,4 @@
-"""The sets of BEIR by name (Thakur et al., NeurIPS 2021), the folders that names stand for, and downloading sets.
-
-MS MARCO and the 18 sets that BEIR evaluates without training on them: 19 names. 15 can be downloaded, 4 need an
-agreement with their owners. One of them, CQADupStack, is 12 forums, which count as one set.
-"""
+"""The 19 sets of BEIR by name (Thakur et al., NeurIPS 2021), the folders that names stand for, and downloading sets."""
 
 from __future__ import annotations
 
@@ -35,8 +31,7 @@ logger = logging.getLogger(__name__)
 ALL, QUICK = "all", "quick"
 QUICK_SETS = ("scifact", "nfcorpus", "arguana", "fiqa", "scidocs")
 """Sets that a CPU can do, none of which the models called all-* were trained on."""
-MIRROR = "RAGCUN_BEIR_MIRROR"
-"""Environment variable that names where archives lie, instead of the hub."""
+MIRROR = "RAGCUN_BEIR_MIRROR"  # environment variable that names where archives lie, instead of the hub
 SAFE_URL = re.compile(r"(https://[^/@]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?|file://)(/.*)?")
 """Addresses whose transport keeps others from changing what comes: https, or a server or file of this machine."""
 TIMEOUT = 60.0
@@ -72,10 +67,9 @@ class CollectionFolder:
         """Read it; white space in an id is refused, another number of judged queries than BEIR's is warned of."""
         collection = replace(load_collection(self.path, self.split), name=self.name)
         for file, keys in (("corpus.jsonl", collection.documents), ("queries.jsonl", collection.queries)):
-            for key in keys:
-                if key.split() != [key]:
-                    problem = f"the _id {key!r:.60} has white space, which no run file can hold; rename it"
-                    raise InputError(f"{self.path / file}: {problem}")
+            for key in (key for key in keys if key.split() != [key]):
+                problem = f"the _id {key!r:.60} has white space, which no run file can hold; rename it"
+                raise InputError(f"{self.path / file}: {problem}")
         known, count = SETS.get(self.name), len(collection.qrels)
         if known is not None and self.split == known.split and count != known.queries:
             message = "%s: %d judged queries, BEIR's has %d: do not compare with published figures"

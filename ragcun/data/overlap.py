@@ -1,8 +1,4 @@
-"""Training overlap: which documents a model was trained on (hashes of texts), and which were hidden from training.
-
-Documents are the same where their texts are once white space is collapsed, whatever their ids or collections. A hash is
-16 bytes of BLAKE2b.
-"""
+"""Training overlap: which documents a model was trained on (hashes of texts), and which were hidden from training."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ _HOLD_OUT = {"fraction": float, "seed": int}
 
 
 def text_hash(text: str) -> str:
-    r"""Return the hash of a text with white space collapsed, in hexadecimal.
+    r"""Return the hash of a text with white space collapsed: 16 bytes of BLAKE2b, in hexadecimal.
 
     >>> text_hash(" Heat  flow\n") == text_hash("Heat flow")
     True
@@ -48,10 +44,10 @@ def _normalised(text: str) -> bytes:
 def training_documents(
     train: PairDataset, documents: str | None, checkpoint: str | None, held_out: HoldOut | None = None
 ) -> frozenset[str] | None:
-    """Return the hashes of the documents that a model has seen after training on `train`, None where that is unknown.
+    """Return the hashes of the documents that a model has seen after training, None where that is unknown.
 
-    These are the positives of `train`, the `documents` that pairs were made from (a positive is only a part) but for
-    those in `held_out`, and what the `checkpoint` that training starts from has seen.
+    They are the positives of `train`, the file of `documents` that pairs were made from, but for those `held_out`, and
+    what the `checkpoint` that training starts from has seen.
     """
     before = frozenset[str]() if checkpoint is None else read_seen(checkpoint)
     if before is None:
@@ -90,10 +86,10 @@ def _is_seen(document: Document, seen: frozenset[str]) -> bool:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """The documents hidden from training: a share of all texts, drawn by a hash.
+    """The documents hidden from training: of a larger fraction all that a smaller one with the same seed hides.
 
     A document is hidden where the first 8 bytes of the BLAKE2b hash of its text, keyed with the seed, are below
-    ``fraction · 2^64`` as a big-endian integer. With one seed, what a smaller fraction hides a larger one hides too.
+    ``fraction · 2^64`` as a big-endian integer.
     """
 
     fraction: float
@@ -136,11 +132,11 @@ class HoldOut:
     def hidden_only(self, collection: Collection) -> Collection:
         """Return the hidden documents, the queries that have a relevant one (score above 0) among them, their qrels."""
         documents = {key: value for key, value in collection.documents.items() if self.hides(value.content)}
-        qrels = {}
-        for query, judged in collection.qrels.items():
-            left = {key: score for key, score in judged.items() if key in documents}
-            if any(score > 0 for score in left.values()):
-                qrels[query] = left
+        left = {
+            query: {key: score for key, score in judged.items() if key in documents}
+            for query, judged in collection.qrels.items()
+        }
+        qrels = {query: judged for query, judged in left.items() if max(judged.values(), default=0) > 0}
         queries = {query: text for query, text in collection.queries.items() if query in qrels}
         return replace(collection, documents=documents, queries=queries, qrels=qrels)
 

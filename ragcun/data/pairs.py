@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Row = tuple[str, str, "str | None"]
 SPLITS = ("train", "dev", "test")
-FIELDS = (("query", "positive"), ("y", "x"))
-"""The names that a file may give to a pair's query and positive."""
+FIELDS = (("query", "positive"), ("y", "x"))  # names that a file may give to a pair's query and positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +59,7 @@ class PairDataset:
             raise InputError(f"{source} holds no pairs; give at least one query with its positive")
         table = pd.DataFrame(np.frombuffer(places, dtype=np.int64).reshape(-1, 3))
         distinct = table.drop_duplicates()
-        if len(distinct) < len(table):
-            repeated = len(table) - len(distinct)
+        if repeated := len(table) - len(distinct):
             logger.info("%s: %d repeated pairs left out, %d remain", source, repeated, len(distinct))
         for text in corpus:
             documents.setdefault(text, len(documents))
@@ -131,7 +129,6 @@ def read_pairs(path: str | Path) -> PairDataset:
 
     The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none). Pairs
     may also be objects with `x` and `y` or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
-    Wrong rows raise `InputError`, which names the first of them.
     """
     path = records_file(path)
     if path.is_dir():
@@ -141,22 +138,17 @@ def read_pairs(path: str | Path) -> PairDataset:
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
-    """Write pairs with the fields `query`, `positive` and, where there is one, `negative`.
-
-    The extension decides between JSON lines (.jsonl, .ndjson) and a JSON array with a pair a line (.json).
-    """
-    pairs_extension(path)
+    """Write pairs (`query`, `positive`, perhaps `negative`) as JSON lines (.jsonl, .ndjson) or as an array (.json)."""
+    require_json_name(path)
     rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
     records = ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows)
     write_json_lines(path, records)
 
 
-def pairs_extension(path: str | Path) -> str:
-    """Return the extension of a file that pairs are written to (InputError: it is not one of JSON)."""
-    extension = Path(path).suffix.lower()
-    if extension not in (".jsonl", ".ndjson", ".json"):
+def require_json_name(path: str | Path) -> None:
+    """Refuse a file for pairs whose extension is not one of JSON."""
+    if Path(path).suffix.lower() not in (".jsonl", ".ndjson", ".json"):
         raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
-    return extension
 
 
 def _row(value: Any) -> Row:
@@ -187,8 +179,7 @@ def split_pairs(data: PairDataset, shares: Sequence[float], seed: int) -> dict[s
     """Split pairs so that no query and no positive is in two splits, also but for case and blanks.
 
     Pairs that share one, directly or through others, stay together: such groups are taken in a random order, and go
-    whole to where the share of their first pair lies. Hard negatives are left to `without_leaks`. The result has the
-    rows of `data`, ascending, by split.
+    whole to where the share of their first pair lies. The result has the rows of `data`, ascending, by split.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILES = {"train": "train.json", "dev": "val.json", "test": "test_eval.json"}
-"""The pairs file of each split."""
 STATISTICS = "statistics.json"
 
 Miner = Callable[..., "MinedPairs"]
 """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
-Miners = Mapping[str, Miner]
-"""Each of them by the name of its method; none where pairs get no negatives."""
+Miners = Mapping[str, Miner]  # by the name of the method
 NONE: Miners = MappingProxyType({})
 
 
@@ -59,8 +57,7 @@ def with_negatives(rows: list[Row], source: str, miners: Miners, **mining: Any) 
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    pairs, rows = counts["pairs"], counts["rows"]
-    return f"{pairs} pairs" + (f" in {rows} rows" if rows != pairs else "")
+    return f"{counts['pairs']} pairs" + (f" in {counts['rows']} rows" if counts["rows"] != counts["pairs"] else "")
 
 
 def write_splits(
@@ -158,14 +155,14 @@ def generate_pairs(
     distinct = [document for _, document in sorted({document_digest(item, seed): item for item in read}.items())]
     fresh = distinct
     if near_duplicates is not None:
-        contents = [document.content for document in distinct]
-        fresh = list(compress(distinct, first_of_near_duplicates(contents, near_duplicates, seed).tolist()))
+        kept = first_of_near_duplicates([document.content for document in distinct], near_duplicates, seed)
+        fresh = list(compress(distinct, kept))
     limit = len(fresh) if num_pairs is None else num_pairs
     by_document, counts = _unshared_pairs(fresh, maker, seed, limit)
     drawn = sorted((draw, place) for place, pairs in enumerate(by_document) for draw in range(len(pairs)))[:limit]
-    kept = Counter(place for _, place in drawn)
-    rows: list[list[Row]] = [[(*pair, None) for pair in made[: kept[place]]] for place, made in enumerate(by_document)]
-    logger.info("%d pairs from %d of %d distinct documents", len(drawn), len(kept), len(distinct))
+    taken = Counter(place for _, place in drawn)
+    rows: list[list[Row]] = [[(*pair, None) for pair in made[: taken[place]]] for place, made in enumerate(by_document)]
+    logger.info("%d pairs from %d of %d distinct documents", len(drawn), len(taken), len(distinct))
     if num_pairs is not None and len(drawn) < num_pairs:
         logger.warning("%d pairs were asked for, the documents give %d", num_pairs, len(drawn))
     before = {"repeated": len(read) - len(distinct), "near_duplicates": len(distinct) - len(fresh)}
@@ -195,11 +192,7 @@ def _unshared_pairs(
 def negatives_of_generated(
     made: Mapping[str, Sequence[list[Row]]], source: str, miners: Miners
 ) -> dict[str, SplitPairs]:
-    """Return by split the pairs of `generate_pairs`, with negatives that are positives of other documents of the split.
-
-    Raises:
-        InputError: there are no pairs.
-    """
+    """Return the pairs of `generate_pairs` (InputError: none), with positives of other documents as negatives."""
     if not any(made.values()):
         raise InputError(f"{source}: no document is long enough for a pair; give longer ones or another --method")
     splits = {}

@@ -88,7 +88,7 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
     path = existing_file(path)
     extension = path.suffix.lower()
     if extension in (".jsonl", ".ndjson"):
-        return _json_lines(path)
+        return ((line, _from_json(text)[1]) for line, text in read_lines(path) if text.strip())
     if extension == ".json":
         return _json_array(read_text(path))
     if extension == ".csv":
@@ -135,36 +135,30 @@ def is_encodable(text: str) -> bool:
     return text.isascii() or not _SURROGATE.search(text)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in read_lines(path):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, _not_json(error)
+def _from_json(text: str) -> tuple[int, Any]:
+    """Return the value of a text and the line that it begins on, or a `RecordError` and the line that is wrong."""
+    try:
+        return 1, json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.lineno, RecordError(f"not valid JSON ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        return 1, RecordError(f"not readable as JSON ({error})")
 
 
 def _json_array(text: str) -> Iterator[tuple[int, Any]]:
     if not text.lstrip().startswith("["):
         yield 1, RecordError("expected a JSON array of objects (a file with one object a line is named .jsonl)")
         return
-    try:
-        count = len(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        yield getattr(error, "lineno", 1), _not_json(error)
+    line, values = _from_json(text)
+    if isinstance(values, RecordError):
+        yield line, values
         return
-    decoder, line, counted, at = json.JSONDecoder(), 1, 0, text.index("[") + 1
-    for _ in range(count):
+    decoder, counted, at = json.JSONDecoder(), 0, text.index("[") + 1
+    for _ in values:
         start = _ELEMENT.search(text, at).start()  # type: ignore[union-attr]
         line, counted = line + text.count("\n", counted, start), start
         value, at = decoder.raw_decode(text, start)
         yield line, value
-
-
-def _not_json(error: ValueError | RecursionError) -> RecordError:
-    if isinstance(error, json.JSONDecodeError):
-        return RecordError(f"not valid JSON ({error.msg} at column {error.colno})")
-    return RecordError(f"not readable as JSON ({error})")
 
 
 def _csv(text: str, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int, Any]]:

@@ -25,7 +25,6 @@ MASKS = ("tokens", "spans", "prefix", "suffix", "mixed")
 SPAN_WORDS = 3
 FEWEST_WORDS = 3
 """How many words each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
-
 STAND_INS = 2000  # sentences of a corpus that stand in for queries
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 20, 100_000
@@ -44,26 +43,20 @@ def mask_words(
     which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn anew for each pair. `mask`
     replaces each masked word; a blank one drops the word.
     """
-    parts = re.split(r"(\s+)", document.content.strip())  # words, with the blanks between them
-    words = len(parts) // 2 + 1
-    count = max(1, round(share * words))
-    if words - count < FEWEST_WORDS:
+    words = re.findall(r"(\S+)(\s*)", document.content)  # each with the blanks after it
+    count = max(1, round(share * len(words)))
+    if len(words) - count < FEWEST_WORDS:
         return None
-    for word in masked_positions(method, words, count, rng):
-        if mask.strip():
-            parts[2 * word] = mask
-        else:
-            parts[2 * word : 2 * word + 2] = [""] * len(parts[2 * word : 2 * word + 2])
-    return "".join(parts).strip(), document.content
+    for place in masked_positions(method, len(words), count, rng):
+        words[place] = (mask, words[place][1]) if mask.strip() else ("", "")
+    return "".join(word + blanks for word, blanks in words).strip(), document.content
 
 
 def masked_positions(method: str, words: int, count: int, rng: random.Random) -> set[int]:
     """Return which `count` of `words` words are masked."""
-    method = rng.choice([name for name in MASKS if name != "mixed"]) if method == "mixed" else method
-    if method == "prefix":
-        return set(range(count))
-    if method == "suffix":
-        return set(range(words - count, words))
+    method = rng.choice(MASKS[:-1]) if method == "mixed" else method
+    if method in ("prefix", "suffix"):
+        return set(range(words)[:count] if method == "prefix" else range(words)[-count:])
     return spread(words, count, 1 if method == "tokens" else SPAN_WORDS, rng)
 
 
@@ -136,11 +129,11 @@ PAIR_MAKERS: dict[str, PairMaker] = {
 
 
 def pair_maker(method: str, masked_share: float | None = None, mask: str | None = None) -> PairMaker:
-    """Return a maker by name; `masked_share` and `mask` replace the defaults of one that masks, else InputError."""
+    """Return a maker by name; `masked_share` and `mask` replace the defaults of one that masks (else InputError)."""
     if method not in PAIR_MAKERS:
         there = f"{did_you_mean(method, PAIR_MAKERS)}there is {', '.join(PAIR_MAKERS)}"
         raise InputError(f"unknown method {method!r} to make pairs; {there}")
-    given = {name: value for name, value in (("share", masked_share), ("mask", mask)) if value is not None}
+    given = {name: value for name, value in {"share": masked_share, "mask": mask}.items() if value is not None}
     if given and not method.startswith("mask_"):
         raise InputError(f"method {method!r} masks nothing, so it takes no masked share and no mask; leave them out")
     if masked_share is not None and not 0 < masked_share < 1:
@@ -160,16 +153,14 @@ def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: in
 
 def pairs_from_documents(path: str | Path, method: str, seed: int) -> PairDataset:
     """Read documents (see `read_documents`) and make one training pair of each that is long enough."""
-    maker = pair_maker(method)
-    documents = read_documents(path)
+    maker, documents = pair_maker(method), read_documents(path)
     bar = tqdm(documents, desc="make pairs", unit=" documents", delay=2, leave=False)
-    made = [pairs_of_document(document, maker, seed) for document in bar]
-    if not any(made):
+    rows: list[Row] = [(*pair, None) for document in bar for pair in pairs_of_document(document, maker, seed)]
+    if not rows:
         problem = f"none of its {len(documents)} documents is long enough for pairs by {method!r}"
         raise InputError(f"{path}: {problem}; give longer ones or choose another method")
-    if not all(made):
-        logger.info("%d of %d documents are too short for a pair and left out", made.count([]), len(made))
-    rows = [(*pair, None) for pairs in made for pair in pairs]
+    if short := len(documents) - len(rows):
+        logger.info("%d of %d documents are too short for a pair and left out", short, len(documents))
     return PairDataset.from_rows(rows, source=f"{path} ({method})")
 
 
@@ -199,9 +190,7 @@ def _pair(query: str, positive: str, fewest_query_words: int = FEWEST_WORDS) -> 
 
 def sample_queries(queries: Sequence[str], most: int | None, seed: int) -> list[str]:
     """Return `most` queries drawn at random; all, in their order, where there are no more or `most` is None."""
-    if most is None or len(queries) <= most:
-        return list(queries)
-    return random.Random(seed).sample(queries, most)
+    return list(queries) if most is None or len(queries) <= most else random.Random(seed).sample(queries, most)
 
 
 def sample_documents(documents: Sequence[Document], most: int, seed: int) -> list[Document]:
@@ -210,9 +199,9 @@ def sample_documents(documents: Sequence[Document], most: int, seed: int) -> lis
 
 
 def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) -> list[str]:
-    """Return one sentence of each document (of the title where there is no text), or of a sample of `most`.
+    """Return a sentence of each document (of the title where there is no text), or of a sample of `most` documents.
 
-    Which one is drawn follows from the seed and the document's own text alone.
+    It follows from the seed and the document's own text alone.
     """
     drawn = []
     for document in sample_documents([document for document in documents if document.content], most, seed):
@@ -225,17 +214,15 @@ def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) ->
 class Adaptation:
     """Training pairs, judgments and stand-ins for queries, all made from the documents of one corpus."""
 
-    pairs: PairDataset  # title and one drawn sentence of a document as queries, the whole document as their positive;
-    # none where documents are one sentence without a title
+    pairs: PairDataset  # (title or drawn sentence, document); none where documents are one sentence without a title
     held_out: Collection  # one drawn sentence of each document that makes no pairs, to be found among all documents
     stand_ins: list[str]  # drawn sentences that stand in for queries where there are none
 
 
 def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Adaptation:
-    """Make `Adaptation` from documents; a tenth of them, at most 1,000, is held out of the pairs.
+    """Make `Adaptation` from documents (a sample of 100,000, and 20 at least); a tenth, at most 1,000, is held out.
 
-    The positive is the document as it will be searched, whose vector is computed anyway. What is drawn follows from the
-    seed and a document's own text. Of a larger corpus a sample of 100,000 documents is used; 20 are needed at least.
+    What is drawn follows from the seed and a document's own text.
     """
     filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
     distinct = list({document.content: document for document in filled}.values())
@@ -244,17 +231,16 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
             f"{source} has {len(distinct)} documents with text; adapting to a corpus needs at least {FEWEST_DOCUMENTS}"
         )
     count = min(round(HELD_OUT * len(distinct)), MOST_HELD_OUT)
-    held, kept = distinct[:count], distinct[count:]
     corpus = {str(place): document for place, document in enumerate(distinct)}
-    sentences = sentences_as_queries(held, count, seed)
+    sentences = sentences_as_queries(distinct[:count], count, seed)
     questions = {f"sentence of {place}": sentence for place, sentence in enumerate(sentences)}
     qrels = {f"sentence of {place}": {str(place): 1} for place in range(count)}
     rows: list[Row] = []
-    for document in kept:
+    for document in distinct[count:]:
         queries = dict.fromkeys([document.title.strip(), *sentences_as_queries([document], 1, seed)])
         rows += [(query, document.content, None) for query in queries if query not in ("", document.content)]
     made, contents = f"{source} (titles and sentences)", (document.content for document in distinct)
-    enough = len(rows) > 1  # a batch needs two
-    pairs = PairDataset.from_rows(rows, made, contents) if enough else PairDataset.without_pairs(contents, made)
+    several = len(rows) > 1  # a batch needs two
+    pairs = PairDataset.from_rows(rows, made, contents) if several else PairDataset.without_pairs(contents, made)
     held_out = Collection(f"{source}, held-out sentences", corpus, questions, qrels, "held-out")
     return Adaptation(pairs, held_out, sentences_as_queries(distinct, STAND_INS, seed))

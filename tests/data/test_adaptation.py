@@ -11,24 +11,9 @@ from ragcun.data.beir import Document
 from ragcun.data.synthetic_queries import Adaptation, adaptation_data
 from ragcun.data.texts import split_sentences
 from ragcun.errors import InputError
+from tests.data.test_augment import prose
 
-WORDS = [f"word{i}" for i in range(300)]
-
-
-def made_documents(count: int, titled: bool = True, seed: int = 0) -> list[Document]:
-    """Documents of two to five sentences of distinct random words."""
-    drawn = random.Random(seed)
-
-    def sentence() -> str:
-        return " ".join(drawn.choices(WORDS, k=7)).capitalize() + "."
-
-    return [
-        Document(f"Title {i}" if titled and i % 3 else "", " ".join(sentence() for _ in range(drawn.randint(2, 5))))
-        for i in range(count)
-    ]
-
-
-DOCUMENTS = made_documents(80)
+DOCUMENTS = prose(80)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +23,13 @@ def made() -> Adaptation:
 
 def by_content(documents: list[Document]) -> dict[str, Document]:
     return {document.content: document for document in documents}
+
+
+def queries_of(made: Adaptation) -> dict[str, list[str]]:
+    queries: dict[str, list[str]] = {}
+    for query, positive, _ in made.pairs.rows():
+        queries.setdefault(positive, []).append(query)
+    return queries
 
 
 def held_documents(made: Adaptation) -> set[str]:
@@ -61,11 +53,8 @@ def test_every_document_is_a_candidate_whether_held_out_or_not(made: Adaptation)
 
 
 def test_positives_are_whole_documents_and_queries_their_title_and_a_sentence(made: Adaptation) -> None:
-    documents = by_content(DOCUMENTS)
-    queries: dict[str, list[str]] = {}
-    for query, positive, negative in made.pairs.rows():
-        assert negative is None
-        queries.setdefault(positive, []).append(query)
+    documents, queries = by_content(DOCUMENTS), queries_of(made)
+    assert all(negative is None for _, _, negative in made.pairs.rows())
     assert set(queries) == set(documents) - held_documents(made)
     for content, asked in queries.items():
         document = documents[content]
@@ -111,14 +100,7 @@ def test_the_order_of_documents_and_repeated_ones_do_not_matter(made: Adaptation
 
 
 def test_the_pairs_of_a_document_do_not_depend_on_the_others(made: Adaptation) -> None:
-    others = made_documents(60, seed=8)
-    again = adaptation_data([*DOCUMENTS[:40], *others], "made", seed=3)
-
-    def queries_of(data: Adaptation) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for query, positive, _ in data.pairs.rows():
-            found.setdefault(positive, set()).add(query)
-        return found
+    again = adaptation_data([*DOCUMENTS[:40], *prose(60, seed=8)], "made", seed=3)
 
     first, second = queries_of(made), queries_of(again)
     shared = first.keys() & second.keys()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import io
-import json
 import stat
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from ragcun.data.beir import load_collection
 from ragcun.data.beir_sets import SETS, BeirSet, fetch_set, mirror_url
 from ragcun.errors import InputError
+from tests.data.test_pairs import write_rows
 
 FORUMS = SETS["cqadupstack"].parts
 FILES = {
@@ -47,17 +49,10 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[str]:
-    """The address of a server of the folder ``mirror`` on this machine; /moved leads to another host."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(tmp_path / "mirror"))
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
+    """The address of a server of the folder ``mirror`` on this machine."""
     (tmp_path / "mirror").mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -70,13 +65,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "hub"
     (folder / "qrels").mkdir(parents=True)
-    corpus = [{"_id": f"d{i}", "title": "Ä" * i, "text": f'text "{i}"\n'} for i in range(3)]
-    queries = [{"_id": str(10 * i), "text": f"query {i}"} for i in range(2)]
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "corpus.jsonl", [{"_id": f"d{i}", "title": "Ä" * i, "text": f'text "{i}"\n'} for i in range(3)])
+    write_rows(folder / "queries.jsonl", [{"_id": str(10 * i), "text": f"query {i}"} for i in range(2)])
     for split, query in (("test", "0"), ("train", "10")):
-        row = {"query-id": query, "corpus-id": "d1", "score": 1.0}
-        (folder / "qrels" / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+        write_rows(folder / "qrels" / f"{split}.jsonl", [{"query-id": query, "corpus-id": "d1", "score": 1.0}])
     card = "---\nconfigs:\n"
     for name, files in {"default": "qrels", "corpus": "corpus", "queries": "queries"}.items():
         card += f"- config_name: {name}\n  data_files:\n"
@@ -198,11 +190,8 @@ def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
 def test_an_archive_in_the_folder_is_taken_once_and_left_there(tmp_path: Path) -> None:
     (tmp_path / "toy.zip").write_bytes(content := archive(FILES))
     mirror = "http://127.0.0.1:9"  # nobody answers there
-    threads = [threading.Thread(target=fetch_set, args=(toy(content), tmp_path, mirror)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fetch_set, [toy(content)] * 4, [tmp_path] * 4, [mirror] * 4))
     assert names(tmp_path) == {"toy", "toy.zip"}
 
 

@@ -192,10 +192,6 @@ BLANKS = st.text(" \t\n\r\u00a0\u2003", min_size=1)
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1), min_size=1)
 
 
-def pairs(*rows):
-    return PairDataset.from_rows(rows, source="test")
-
-
 def keep(folder, value):
     (folder / SEEN).parent.mkdir(parents=True, exist_ok=True)
     (folder / SEEN).write_text(json.dumps(value))
@@ -213,7 +209,7 @@ def test_only_the_amount_of_white_space_is_passed_over(held_out, words, data):
 
 
 def test_going_on_keeps_what_was_seen_and_unknown_stays_unknown(tmp_path, caplog):
-    train = pairs(("q", "new", None), ("q", "both", None))
+    train = PairDataset.from_rows([("q", "new", None), ("q", "both", None)], "test")
     before = text_hashes(["old", "both"])
     known = keep(tmp_path / "known", sorted(before))
     assert training_documents(train, None, str(known)) == before | text_hashes(["new"])
