@@ -107,14 +107,14 @@ class ObjectiveConfig:
     isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
     isotropy_form: str = flag("scale_free", "form of the covariance loss", choices="losses.covariance:ISOTROPY_FORMS")
     isotropy_transform: str | None = flag(
-        None, "beforehand (default: sqrt_dim of unit rows for sigreg, vicreg)", choices="losses.transforms:TRANSFORMS"
+        None, "beforehand (default: sqrt_dim of unit rows for sigreg, vicreg)", choices="losses.objective:TRANSFORMS"
     )
     isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
     knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
     temperature: float = flag(0.1, "temperature of InfoNCE")
-    distance: str = flag("euclidean", "distance of InfoNCE", choices=Distance)
+    distance: Distance = flag("euclidean", "distance of InfoNCE", choices=Distance)
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)

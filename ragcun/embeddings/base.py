@@ -73,13 +73,14 @@ class Base(nn.Module, abc.ABC):
         """Return the modules that give `forward`'s vectors, but for their scaling, in a sentence-transformers model."""
         return list(self.text_model.children())
 
-    def plain_model(self, modules: Sequence[nn.Module], distance: Distance) -> SentenceTransformer:
-        """Return a sentence-transformers model of the base's modules, with its prompts, and those that follow."""
+    def plain_model(self, scaled: bool, distance: Distance, modules: Sequence[nn.Module] = ()) -> SentenceTransformer:
+        """Return a model of the base's modules, whose vectors may be `scaled` to length 1, and others after them."""
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Normalize
 
         model = self.text_model
         return SentenceTransformer(
-            modules=[*self.first_modules(), *modules],
+            modules=[*self.first_modules(), *([Normalize()] if scaled else []), *modules],
             similarity_fn_name=distance,
             prompts={name: prompt or "" for name, prompt in model.prompts.items()},
             default_prompt_name=model.default_prompt_name,

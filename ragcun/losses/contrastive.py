@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,12 +25,9 @@ def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> F
     return torch.addmm(norms, x, y.T, alpha=-2).clamp_min(0)
 
 
-def euclidean_pairwise(x: Float[Tensor, "n dim"], y: Float[Tensor, "n dim"], eps: float = 1e-12) -> Float[Tensor, " n"]:
-    """Euclidean distance of row `i` of `x` to row `i` of `y`: √(‖x − y‖² + eps).
-
-    `eps` keeps the gradient finite where the rows are equal.
-    """
-    return ((x - y).square().sum(1) + eps).sqrt()
+def euclidean_pairwise(x: Float[Tensor, "n dim"], y: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    """√(‖x − y‖² + 1e-12) of row `i` of `x` and row `i` of `y`: its gradient is finite where they are equal."""
+    return ((x - y).square().sum(1) + 1e-12).sqrt()
 
 
 _SIMILARITY: dict[str, Callable[[Float[Tensor, "n dim"], Float[Tensor, "m dim"]], Float[Tensor, "n m"]]] = {
@@ -169,7 +165,7 @@ def _cross_entropy(
 
 
 def _infonce(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    options = config.temperature, cast("Distance", config.distance), config.symmetric
+    options = config.temperature, config.distance, config.symmetric
     return info_nce(*_rows(views), *options, views.pool, views.pool_relevant, config.soft_targets)
 
 

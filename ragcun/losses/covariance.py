@@ -23,9 +23,8 @@ VICREG_EPS = 1e-4  # of the paper: keeps the root's gradient finite
 
 
 def _widened(argument: Any) -> Any:
-    if isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16):
-        return argument.float()
-    return argument
+    half = isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16)
+    return argument.float() if half else argument
 
 
 def in_full_precision(function: Callable[_Parameters, Tensor]) -> Callable[_Parameters, Tensor]:
@@ -110,16 +109,6 @@ def covariance_isotropy(z: Float[Tensor, "n dim"], form: str = "scale_free") -> 
     """
     _require_two_rows(z)
     return ISOTROPY_FORMS[form](z)
-
-
-@in_full_precision
-def variance_regularisation(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
-    """Mean over dimensions d of (std_d − 1)², std_d = √(unbiased variance of column d + 1e-12).
-
-    Unlike `variance_hinge` it also shrinks a spread above 1.
-    """
-    _require_two_rows(z)
-    return ((z.var(0) + 1e-12).sqrt() - 1).square().mean()
 
 
 def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:

@@ -137,14 +137,7 @@ class _MeanOverSlices(torch.autograd.Function):
         return slope * (to_mean * scale), None, None, None
 
 
-def random_slices(
-    dim: int,
-    num_slices: int,
-    step: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "dim num_slices"]:
+def random_slices(dim: int, num_slices: int, step: int, seed: int = 0) -> Float[Tensor, "dim num_slices"]:
     """Draw unit vectors in random directions, one per column, from the arguments alone; a column of zeros stays one.
 
     Drawn on the CPU by a generator of their own, so that all ranks and devices see the same directions.
@@ -158,8 +151,7 @@ def random_slices(
     generator = torch.Generator("cpu").manual_seed((seed * 0x9E3779B1 + step) % 2**32)
     directions = torch.randn(dim, num_slices, generator=generator, dtype=torch.float32)
     norms = directions.square().sum(0).sqrt_()  # ten times as fast as norm(dim=0)
-    directions /= norms.clamp_min_(torch.finfo(torch.float32).tiny)
-    return directions.to(device, dtype)
+    return directions.div_(norms.clamp_min_(torch.finfo(torch.float32).tiny))
 
 
 @in_full_precision
@@ -198,7 +190,7 @@ def sigreg(
     """
     if z.dim() != 2 or not z.numel():
         raise ValueError(f"expected a matrix of at least 1 row and 1 column, got shape {tuple(z.shape)}")
-    return mean_epps_pulley(z, random_slices(z.shape[1], num_slices, step, seed, z.device, z.dtype), knots)
+    return mean_epps_pulley(z, random_slices(z.shape[1], num_slices, step, seed).to(z), knots)
 
 
 register_loss("sigreg", lambda z, config, step: sigreg(z, step, config.num_slices, config.knots))

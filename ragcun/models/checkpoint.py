@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from ragcun.embeddings.lexical import LexicalChannel
 
 FORMAT = 2
-READABLE = (1, FORMAT)
-"""Formats that can be read; in the first, `CONFIG` had no checksum of itself."""
+"""In format 1, which is read too, `CONFIG` has no checksum of itself."""
 OWN_SUM = "description_blake2b"
 CONFIG = "ragcun/encoder.json"
 TRAINED = "trained_parameters"
@@ -77,7 +76,7 @@ def read_folder(
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder of ragcun train")
     description = read_json(folder / CONFIG)
-    if description["format"] not in READABLE:
+    if description["format"] not in (1, FORMAT):
         raise InputError(f"{folder} has checkpoint format {description['format']}, this version reads {FORMAT}")
     signed = description["format"] == FORMAT or OWN_SUM in description
     if signed and description[OWN_SUM] != description_digest(description):

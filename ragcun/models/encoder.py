@@ -25,7 +25,6 @@ from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import LEXICAL, TRAINED, read_folder, write_folder
-from ragcun.models.heads import normalize_modules
 from ragcun.tensors import copy_strictly
 
 if TYPE_CHECKING:
@@ -204,8 +203,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """
         # new modules draw weights before they get ours; a saved run is to continue alike
         with torch.random.fork_rng(devices=()):
-            modules = [*normalize_modules(self.base.normalize), *self.export_modules()]
-            return self.base.plain_model(modules, "euclidean")
+            return self.base.plain_model(self.base.normalize, "euclidean", self.export_modules())
 
     def save_pretrained(
         self,
@@ -253,7 +251,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
 def untouched_model(base: Base) -> SentenceTransformer:
     """Return a base as it is without ragcun, with its own normalisation, prompts and distance (InputError: no text)."""
-    return base.plain_model(normalize_modules(base.ends_normalized), base.distance)
+    return base.plain_model(base.ends_normalized, base.distance)
 
 
 def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:

@@ -107,12 +107,13 @@ class Head(Stackable):
     def __init__(self, config: HeadShape) -> None:
         super().__init__()
         self.config = config
-        hidden = round(config.input_dim * config.expansion)
-        widths = [config.input_dim, *[hidden] * (0 if config.kind == "linear" else config.depth - 1)]
+        hidden = [round(config.input_dim * config.expansion)] * (0 if config.kind == "linear" else config.depth - 1)
+        widths = itertools.pairwise([config.input_dim, *hidden, config.output_dim])
+        self.linears = [nn.Linear(before, after) for before, after in widths]
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], config.output_dim))
+        for linear in self.linears[:-1]:
+            layers += [linear, ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers, self.linears[-1])
         self.has_skip = config.kind == "residual"
         self.starts_preserving = config.start == "preserving" and config.kind != "mlp"
         if self.starts_preserving:
@@ -129,11 +130,6 @@ class Head(Stackable):
         if not self.has_skip:
             return change
         return change + (x if self.skip is None else nn.functional.linear(x, self.skip))
-
-    @property
-    def linears(self) -> list[nn.Linear]:
-        """The linear layers of the network."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def stack(self) -> Stack:
         """Return the layers as they compute in evaluation mode."""
@@ -228,13 +224,6 @@ def dense_modules(stack: Stack) -> list[Dense]:
     copies = [(weight.detach().clone(), bias.detach().clone()) for weight, bias in layers]
     after = [*stack.activations, None]
     return [Dense(w.shape[1], len(w), True, activation, w, b) for (w, b), activation in zip(copies, after, strict=True)]
-
-
-def normalize_modules(normalize: bool) -> list[nn.Module]:
-    """Return the modules that scale embeddings to length 1: one or, where that is not asked, none."""
-    from sentence_transformers.base.modules import Normalize
-
-    return [Normalize()] if normalize else []
 
 
 def _carry_skip(stack: Stack, skip: Tensor) -> list[tuple[Tensor, Tensor]]:

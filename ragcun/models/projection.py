@@ -20,7 +20,7 @@ from ragcun.config import HeadConfig
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.heads import Head, HeadShape, Stackable, dense_modules, normalize_modules
+from ragcun.models.heads import Head, HeadShape, Stackable, dense_modules
 
 QUERY_EMBEDDINGS = ("projection", "prediction")
 
@@ -183,8 +183,10 @@ class ProjectionEncoder(RetrievalEncoder):
         return [Router.for_query_document(query, self._dense(self.document_head))]  # type: ignore[arg-type]
 
     def _dense(self, head: Head) -> list[nn.Module]:
-        scales = self.normalize_output and not self._passes_on(head)
-        return [*dense_modules(head.stack()), *normalize_modules(scales)]
+        from sentence_transformers.base.modules import Normalize
+
+        scaling = [Normalize()] if self.normalize_output and not self._passes_on(head) else []
+        return [*dense_modules(head.stack()), *scaling]
 
 
 def interpolate_with_base(
@@ -220,9 +222,7 @@ def interpolate_with_base(
 def _copy_beside_input(head: Head, wider: Head, of_head: float, of_input: float) -> None:
     """Set a wider head so that it computes ``[of_head·head(x), of_input·x]``."""
     stack, last, dim = head.stack(), wider.linears[-1], head.config.input_dim
-    for layer, (weight, bias) in zip(wider.linears[:-1], stack.layers[:-1], strict=True):
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+    wider.layers[:-1].load_state_dict(head.layers[:-1].state_dict())
     weight, bias = stack.layers[-1]
     identity = of_input * torch.eye(dim).to(weight)
     below = identity if wider.skip is None else weight.new_zeros(dim, weight.shape[1])

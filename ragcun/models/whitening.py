@@ -41,10 +41,7 @@ class Calibration:
     def encoder(self, base: Base | str) -> AsymmetricProjectionModel:
         """Return the same maps as an encoder on a base that normalises its vectors; embeddings have length 1."""
         base = TextBase.load(base) if isinstance(base, str) else base
-        output_dim, dim = self.weight.shape
-        if base.dimension != dim:
-            raise ValueError(f"the whitening is of vectors of length {dim}, the base gives {base.dimension}")
-        model = AsymmetricProjectionModel(base, output_dim=output_dim, head="linear", normalize_output=True)
+        model = AsymmetricProjectionModel(base, output_dim=len(self.weight), head="linear", normalize_output=True)
         model.start_as(self.weight, self.query_shift)
         return model.to(base.text_model.device).eval()
 

@@ -24,8 +24,7 @@ from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, as_input_error
-from ragcun.losses.objective import Objective
-from ragcun.losses.transforms import SCALED_BY_ROWS
+from ragcun.losses.objective import SCALED_BY_ROWS, Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.training.processes import Processes

@@ -9,7 +9,7 @@ from typing import Any
 
 from ragcun.config import ObjectiveConfig, OptimizationConfig, TrainConfig
 from ragcun.embeddings.joined import JoinedBase
-from ragcun.losses.transforms import SCALED_BY_ROWS
+from ragcun.losses.objective import SCALED_BY_ROWS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.setup import KEPT, model_settings
 

@@ -16,8 +16,8 @@ from ragcun.losses.covariance import (
     off_diagonal_covariance,
     variance_covariance,
     variance_hinge,
-    variance_regularisation,
 )
+from ragcun.losses.objective import variance_regularisation
 from tests.losses.helpers import normal, rotation
 
 absolute = functools.partial(covariance_isotropy, form="absolute")

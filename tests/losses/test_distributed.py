@@ -15,8 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ragcun.batch import Views
 from ragcun.losses.gather import alone, average_gradients, gather_views, sum_over_ranks_, world_size
-from ragcun.losses.objective import ISOTROPY, Objective
-from ragcun.losses.transforms import TRANSFORMS
+from ragcun.losses.objective import ISOTROPY, TRANSFORMS, Objective
 
 DIM, ROWS, POOL = 5, 11, 3
 SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}

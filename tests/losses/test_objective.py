@@ -8,23 +8,19 @@ import torch
 
 from ragcun.batch import Views
 from ragcun.losses.contrastive import info_nce, margin_loss
-from ragcun.losses.covariance import (
-    covariance_isotropy,
-    global_orthogonal_regularization,
-    variance_covariance,
-    variance_regularisation,
-)
+from ragcun.losses.covariance import covariance_isotropy, global_orthogonal_regularization, variance_covariance
 from ragcun.losses.objective import (
     CONTRASTIVE,
     ISOTROPY,
     TERMS,
+    TRANSFORMS,
     Objective,
     cut_views,
     predictive_error,
     residual_penalty,
+    variance_regularisation,
 )
 from ragcun.losses.sigreg import sigreg
-from ragcun.losses.transforms import TRANSFORMS
 
 DIM = 12
 MASK = torch.tensor([True, True, False, True, False])

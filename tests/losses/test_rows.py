@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ragcun.losses import covariance as moments
+from ragcun.losses.objective import TRANSFORMS, variance_regularisation
 from ragcun.losses.sigreg import KNOTS, sigreg
-from ragcun.losses.transforms import TRANSFORMS
 from tests.losses.helpers import normal
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **TRANSFORMS,
     "scale_free": moments.covariance_isotropy,
     "absolute": functools.partial(moments.covariance_isotropy, form="absolute"),
-    "variance": moments.variance_regularisation,
+    "variance": variance_regularisation,
     "gor": moments.global_orthogonal_regularization,
     "hinge": moments.variance_hinge,
     "off_diagonal": moments.off_diagonal_covariance,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ragcun.losses.covariance import covariance_isotropy, unit_rows
-from ragcun.losses.transforms import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_scale
+from ragcun.losses.objective import TRANSFORMS, sqrt_dim, standardize, standardize_l2, unit_scale
 from tests.losses.helpers import normal, rotation
 
 SHAPES = [(2, 3), (5, 9), (9, 4), (40, 3)]

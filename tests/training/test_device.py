@@ -18,8 +18,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, Objective
-from ragcun.losses.transforms import TRANSFORMS
+from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TRANSFORMS, Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs
