@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ragcun.config import DISTANCES, ObjectiveConfig
 from ragcun.losses import contrastive
-from ragcun.losses.contrastive import margin_loss
+from ragcun.losses.contrastive import euclidean_pairwise, margin_loss, squared_euclidean
 
 info_nce = functools.partial(contrastive.info_nce, soft=False)
 soft_nce = functools.partial(contrastive.info_nce, soft=True)
@@ -208,3 +208,24 @@ def test_autocast_leaves_the_loss_unchanged(loss):
         inside = loss(*rows, MASK, RELEVANT)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, loss(*rows, MASK, RELEVANT))
+
+
+def test_distances_match_cdist_and_have_gradients():
+    x, y = embeddings()[0].requires_grad_(), embeddings(1)[3].requires_grad_()
+    reference = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(squared_euclidean(x, y), reference.square())
+    torch.testing.assert_close(euclidean_pairwise(x[:POOL], y), reference.diagonal())
+    assert torch.autograd.gradcheck(squared_euclidean, (x, y))
+    assert torch.autograd.gradcheck(euclidean_pairwise, (x[:POOL], y))
+
+
+@pytest.mark.parametrize("distance", [euclidean_pairwise, squared_euclidean])
+def test_gradient_of_a_distance_is_finite_between_equal_rows(distance):
+    x = torch.ones(3, 4, requires_grad=True)
+    distance(x, torch.ones(3, 4)).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_rounding_never_makes_a_squared_distance_negative():
+    x = 1e3 + 1e-3 * torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    assert (squared_euclidean(x, x) >= 0).all()

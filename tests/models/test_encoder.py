@@ -54,6 +54,20 @@ def test_encoding_leaves_the_mode_and_ignores_dropout(encoder, texts, mode):
     assert encoder.head.training == mode
 
 
+def test_saving_leaves_the_encoder_as_it_was(base, tmp_path):
+    encoder = moved(IsotropicGaussianEncoder(base))
+    encoder.base.freeze(False, 1)
+    encoder.train()
+    modes = [module.training for module in encoder.modules()]
+    trained = [parameter.requires_grad for parameter in encoder.parameters()]
+    modules = len(base.model)
+    encoder.save_pretrained(tmp_path / "model")
+    assert [module.training for module in encoder.modules()] == modes
+    assert [parameter.requires_grad for parameter in encoder.parameters()] == trained
+    assert len(base.model) == modules
+    assert base.distance == "cosine"
+
+
 def test_embedding_does_not_depend_on_blocks(encoder):
     x = np.random.default_rng(0).standard_normal((BLOCK + 3, 16)).astype(np.float32)
     out = encoder.embed(x, "document")
