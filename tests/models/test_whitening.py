@@ -172,7 +172,7 @@ def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert):
     with pytest.raises(ValueError, match="normalize=True"):
         calibrate(anisotropic(20, 0)).encoder(base)
     with pytest.raises(ValueError, match=r"\(8, 16\) .* got \(8, 8\)"):
-        calibrate(anisotropic(20, 0, dim=8)).encoder(base)
+        calibrate(anisotropic(20, 0, dim=8)).encoder(TextBase.load(tiny_bert, device="cpu"))
 
 
 @pytest.mark.parametrize("system", ["isotropic_gaussian", "asymmetric"])
