@@ -70,10 +70,8 @@ class EmbeddingCache(VectorSource):
 
     def _keys(self, texts: Sequence[str], role: Role) -> list[bytes]:
         prefix = f"{self.base.prompt(role)}\0{role if self.base.routes_roles else ''}\0".encode()
-        return [
-            hashlib.blake2b(prefix + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
-            for text in texts
-        ]
+        whole = (prefix + text.encode("utf-8", "surrogatepass") for text in texts)
+        return [hashlib.blake2b(each, digest_size=KEY_BYTES).digest() for each in whole]
 
     def _encode(self, missing: dict[bytes, str], role: Role) -> None:
         keys, texts = list(missing), list(missing.values())

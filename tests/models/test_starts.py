@@ -1,19 +1,13 @@
-"""Starts of heads and encoders from given matrices, from a whitening, and at random."""
+"""Starts of heads and encoders from given matrices, and at random."""
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.heads import ACTIVATIONS, Head, HeadShape
-from ragcun.models.projection import ProjectionEncoder
-from ragcun.models.systems import MPNetLeJEPAIG
-from ragcun.models.whitening import calibrate
 from tests.models.helpers import exported
 
 DIM = 16
@@ -29,25 +23,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+WEIGHT, SHIFT = normal(DIM, DIM) / DIM**0.5, normal(DIM, seed=1) / 4
+
+
 def unit(rows: int, dim: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(normal(rows, dim, seed=seed), dim=1)
-
-
-@pytest.fixture
-def whitening(tiny_bert, texts):
-    """A whitening of the tiny base whose queries are moved."""
-    base = TextBase.load(tiny_bert, device="cpu")
-    queries = base.encode(texts[200:260], "query") + 3 * base.encode(texts[:1], "query")
-    whitening = calibrate(base.encode(texts[:200], "document"), queries)
-    assert np.linalg.norm(whitening.query_shift) > 0.05
-    return whitening
-
-
-def made(tiny_bert: str, system: str, head: str | HeadShape = "residual") -> ProjectionEncoder:
-    torch.manual_seed(0)
-    encoder = SYSTEMS[system](TextBase.load(tiny_bert, device="cpu"), head=head).eval()  # type: ignore[call-arg]
-    assert isinstance(encoder, ProjectionEncoder)
-    return encoder
 
 
 @pytest.mark.parametrize("out_dim", [5, 12, 20])
@@ -139,52 +119,29 @@ def test_a_random_start_is_that_of_pytorch(kind, out_dim):
     assert all(torch.equal(old, new) for old, new in zip(before, head.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
-def test_separate_heads_start_as_the_whole_whitening(tiny_bert, texts, whitening, head, tmp_path):
-    encoder = made(tiny_bert, "asymmetric", head)
-    encoder.start_as(whitening.weight, whitening.query_shift)
-    vectors = encoder.base.encode(texts[:20], "query")
-    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = (rows - whitening.query_shift) @ whitening.weight.T, rows @ whitening.weight.T
-    encoder.save_pretrained(tmp_path / "model")
-    for model in (encoder, SentenceTransformer(str(tmp_path / "model"), device="cpu")):
-        np.testing.assert_allclose(model.encode_query(texts[:20]), expected[0], atol=5e-6)
-        np.testing.assert_allclose(model.encode_document(texts[:20]), expected[1], atol=5e-6)
-
-
-@pytest.mark.parametrize("system", ["isotropic_gaussian", "jepa", "respred"])
-def test_one_head_starts_as_the_documents_part(tiny_bert, whitening, system):
-    encoder = made(tiny_bert, system)
-    encoder.start_as(whitening.weight, whitening.query_shift)
-    expected = unit(9, DIM) @ torch.from_numpy(whitening.weight).float().T
-    for embed in (encoder.embed_query, encoder.embed_document):
-        torch.testing.assert_close(embed(unit(9, DIM)), expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("system", ["asymmetric", "isotropic_gaussian", "jepa", "respred"])
+def test_encoders_start_as_the_map_of_documents_and_with_two_heads_also_that_of_queries(base, system):
+    encoder = SYSTEMS[system](base).eval()
+    encoder.start_as(WEIGHT, SHIFT)
+    x, shift = unit(9, DIM), SHIFT if system == "asymmetric" else torch.zeros(DIM)
+    torch.testing.assert_close(encoder.embed_query(x), (x - shift) @ WEIGHT.T, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encoder.embed_document(x), x @ WEIGHT.T, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("matrix_skip", [True, False])
-def test_the_target_follows_a_whitened_start(tiny_bert, whitening, matrix_skip):
-    encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=matrix_skip))
-    assert isinstance(encoder, MPNetLeJEPAIG)
-    encoder.start_as(whitening.weight, whitening.query_shift)
+def test_the_target_follows_a_given_start(base, matrix_skip):
+    encoder = SYSTEMS["jepa"](base, head=HeadShape("residual", DIM, DIM, matrix_skip=matrix_skip)).eval()
+    encoder.start_as(WEIGHT, SHIFT)
     torch.testing.assert_close(encoder.target_head(unit(4, DIM)), encoder.head(unit(4, DIM)), rtol=0, atol=0)
     assert not any(weight.requires_grad for weight in encoder.target_head.parameters())
     with torch.no_grad():
         encoder.head.linears[-1].bias.add_(1)
     encoder.after_step(0.5)
-    moved = encoder.target_head(unit(4, DIM)) - unit(4, DIM) @ torch.from_numpy(whitening.weight).float().T
+    moved = encoder.target_head(unit(4, DIM)) - unit(4, DIM) @ WEIGHT.T
     torch.testing.assert_close(moved, torch.full((4, DIM), 0.5), rtol=0, atol=1e-5)
 
 
-def test_a_predictor_has_no_matrix_skip_of_its_own(tiny_bert):
-    encoder = made(tiny_bert, "jepa", HeadShape("residual", DIM, DIM, matrix_skip=True, start="random"))
-    assert encoder.predictor is not None
+def test_a_predictor_has_no_matrix_skip_of_its_own(base):
+    encoder = SYSTEMS["jepa"](base, head=HeadShape("residual", DIM, DIM, matrix_skip=True, start="random")).eval()
     assert torch.equal(encoder.predictor(unit(3, DIM)), unit(3, DIM))
     assert "predictor.skip" not in encoder.state_dict()
-
-
-def test_a_whitened_start_needs_base_vectors_of_length_one(tiny_bert, whitening):
-    base = TextBase.load(tiny_bert, normalize=False, device="cpu")
-    encoder = SYSTEMS["asymmetric"](base)  # type: ignore[call-arg]
-    assert isinstance(encoder, ProjectionEncoder)
-    with pytest.raises(ValueError, match="normalize=True"):
-        encoder.start_as(whitening.weight, whitening.query_shift)
