@@ -19,21 +19,17 @@ from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 
-PROMPTS = {"query": "word1 ", "document": "word2 "}
-
 
 class WatchedBase(TextBase):
     """A base that really encodes, and remembers what it was asked."""
 
+    def __init__(self, folder: str, **options: Any) -> None:
+        super().__init__(SentenceTransformer(folder, device="cpu", **options), "tiny")
+        self.seen: list[str] = []
+
     def encode(self, texts: list[str], *arguments: Any, **options: Any) -> Any:
-        self.__dict__["seen"].extend(texts)
+        self.seen.extend(texts)
         return super().encode(texts, *arguments, **options)
-
-
-def watched(folder: str, **options: Any) -> WatchedBase:
-    base = WatchedBase(SentenceTransformer(folder, device="cpu", **options), "tiny")
-    base.__dict__["seen"] = []
-    return base
 
 
 def encode_in_turns(model: str, folder: Path, texts: list[str], ready: Any) -> None:
@@ -46,12 +42,12 @@ def encode_in_turns(model: str, folder: Path, texts: list[str], ready: Any) -> N
 
 @pytest.fixture
 def base(tiny_bert):
-    return watched(tiny_bert)
+    return WatchedBase(tiny_bert)
 
 
 def test_each_text_is_encoded_once(base, tiny_bert, texts, tmp_path):
     """By instances that were open before and ones opened later alike."""
-    other, later = watched(tiny_bert), watched(tiny_bert)
+    other, later = WatchedBase(tiny_bert), WatchedBase(tiny_bert)
     cache, beside = EmbeddingCache(base, tmp_path), EmbeddingCache(other, tmp_path)
     cache.encode(texts[:20] * 2, "document")
     cache.encode(texts[10:30], "document")
@@ -96,7 +92,7 @@ def test_torn_writes_are_cut_off(base, tiny_bert, texts, tmp_path, file, change)
     path = cache.folder / file
     data = path.read_bytes()
     path.write_bytes(data[:change] if change < 0 else data + b"\xff" * change)
-    later = watched(tiny_bert)
+    later = WatchedBase(tiny_bert)
     expected = TextBase.encode(base, texts[:25], "document")
     np.testing.assert_allclose(EmbeddingCache(later, tmp_path).encode(texts[:25], "document"), expected, atol=1e-6)
     lost = {-3: 1, -64: 1, -130: 3, -5: 1, -KEY_BYTES: 1}.get(change, 0)
@@ -107,7 +103,7 @@ def test_torn_writes_are_cut_off(base, tiny_bert, texts, tmp_path, file, change)
 
 
 def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert, texts, tmp_path):
-    prompted = watched(tiny_bert, prompts=PROMPTS)
+    prompted = WatchedBase(tiny_bert, prompts={"query": "word1 ", "document": "word2 "})
     cache = EmbeddingCache(prompted, tmp_path)
     for role in ("query", "document"):
         np.testing.assert_allclose(cache.encode(texts[:5], role), TextBase.encode(prompted, texts[:5], role), atol=1e-6)
@@ -116,7 +112,7 @@ def test_roles_have_their_own_rows_where_prompts_differ(tiny_bert, texts, tmp_pa
     cache.encode(["word9"], "query")
     cache.encode(["word1 word9"], "document")
     assert len(cache) == 12, "a prompt is no part of the text"
-    plain = EmbeddingCache(watched(tiny_bert), tmp_path / "plain")
+    plain = EmbeddingCache(WatchedBase(tiny_bert), tmp_path / "plain")
     np.testing.assert_array_equal(plain.rows(texts[:5], "query"), plain.rows(texts[:5], "document"))
 
 
@@ -155,7 +151,7 @@ def test_two_processes_write_at_once(tiny_bert, texts, tmp_path):
     encode_in_turns(tiny_bert, tmp_path, texts[:120], ready)
     other.join(120)
     assert other.exitcode == 0
-    base = watched(tiny_bert)
+    base = WatchedBase(tiny_bert)
     cache = EmbeddingCache(base, tmp_path)
     assert len(cache) == 160
     vectors = cache.encode(texts[:160], "document")
@@ -167,8 +163,8 @@ def test_who_needs_the_same_texts_waits_and_gets_the_vectors_of_one_alone(tiny_b
     """The first is in the midst of its blocks when the second comes, which then has nothing to encode."""
     thirties = [range(start, min(start + 30, 160)) for start in range(0, 160, 30)]
     monkeypatch.setattr(cache_module, "blocks", lambda given: thirties if given else [])
-    alone = EmbeddingCache(watched(tiny_bert), tmp_path / "alone", batch_size=7).encode(texts[:160], "document")
-    bases = [watched(tiny_bert), watched(tiny_bert)]
+    alone = EmbeddingCache(WatchedBase(tiny_bert), tmp_path / "alone", batch_size=7).encode(texts[:160], "document")
+    bases = [WatchedBase(tiny_bert), WatchedBase(tiny_bert)]
     first, second = (EmbeddingCache(base, tmp_path / "both", batch_size=7) for base in bases)
     append, midst = first._append, threading.Event()
 
@@ -195,7 +191,7 @@ def test_damaged_keys_cost_an_encoding_and_change_no_vector(base, tiny_bert, tex
         file.seek(4 * KEY_BYTES)
         file.write(bytes(3 * KEY_BYTES))
     for seen in (3, 0):
-        later = watched(tiny_bert)
+        later = WatchedBase(tiny_bert)
         np.testing.assert_allclose(EmbeddingCache(later, tmp_path).encode(texts[:20], "document"), expected, atol=1e-6)
         assert len(later.seen) == seen
 
@@ -206,7 +202,7 @@ def test_a_folder_of_another_base_is_refused(base, tiny_bert, tmp_path, change):
     described = json.loads(path.read_text())
     path.write_text(json.dumps(change and described | change))
     with pytest.raises(InputError, match="is of another base"):
-        EmbeddingCache(watched(tiny_bert), tmp_path)
+        EmbeddingCache(WatchedBase(tiny_bert), tmp_path)
 
 
 def test_files_that_shrink_in_use_are_refused(base, texts, tmp_path):

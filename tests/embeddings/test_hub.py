@@ -14,7 +14,6 @@ from huggingface_hub import constants, hf_api
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.hub import BGE_QUERY, apply_convention, model_folder, resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -118,11 +117,11 @@ def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product
     np.testing.assert_allclose(base.untouched_array(base.encode(TEXTS, "query")), expected, atol=1e-6)
 
 
-def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkpoint(offline, tiny_bert, tmp_path):
+def test_e5_prompts_are_the_text_put_before_by_hand(offline, tiny_bert, tmp_path):
     base, log = offline[0][PLAIN], offline[1]
     assert base.distance == "cosine"
     assert any(line.startswith(f"{PLAIN}: distance cosine; query prompt 'query: '") for line in log)
-    bare, cache = TextBase.load(tiny_bert, device="cpu"), EmbeddingCache(base, tmp_path / "cache")
+    bare = TextBase.load(tiny_bert, device="cpu")
     IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "checkpoint")
     saved = RetrievalEncoder.from_pretrained(tmp_path / "checkpoint", "cpu").base
     for role, prompt in zip(("query", "document"), E5_PROMPTS, strict=True):
@@ -131,9 +130,7 @@ def test_e5_prompts_are_the_text_put_before_by_hand_and_kept_in_cache_and_checkp
         np.testing.assert_allclose(vectors, bare.encode(by_hand, "document"), atol=1e-6)
         assert np.abs(vectors - bare.encode(TEXTS, "document")).max() > 0.01
         assert torch.equal(base.features(TEXTS, role)["input_ids"], bare.features(by_hand, "document")["input_ids"])
-        np.testing.assert_array_equal(cache.encode(TEXTS, role), vectors)
         np.testing.assert_allclose(saved.encode(TEXTS, role), vectors, atol=1e-6)
-    assert len(cache) == 2 * len(TEXTS)
     plain = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
     assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
 

@@ -14,15 +14,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from ragcun.batch import PairBatch
-from ragcun.data.beir import load_collection
 from ragcun.embeddings.cache import EmbeddingCache, JoinedSource
 from ragcun.embeddings.joined import JoinedBase, lexical_weight, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.retrieval.mteb import collection_task, evaluate_task, name_for_mteb
-from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from tests.models.helpers import moved
 
 WEIGHT = 0.3
@@ -44,17 +41,13 @@ def joined(base, texts):
     return JoinedBase(base, LexicalChannel.fit(texts, 8), WEIGHT)
 
 
-def text_model(tiny_bert: str, pooling: str) -> TextBase:
-    """Return the tiny base with prompts, a length limit, and another pooling."""
+def of_pieces(tiny_bert: str, texts: list[str], pooling: str = "mean") -> JoinedBase:
+    """Join a channel of pieces to the tiny base with prompts, a length limit, and another pooling."""
     model = SentenceTransformer(tiny_bert, device="cpu")
     prompts = {"query": "word1 word7 ", "document": "word2 "}
     model = SentenceTransformer(modules=[model[0], Pooling(16, pooling), model[2]], device="cpu", prompts=prompts)
     model.max_seq_length = 9
-    return TextBase(model, "tiny")
-
-
-def of_pieces(tiny_bert: str, texts: list[str], pooling: str = "mean") -> JoinedBase:
-    base = text_model(tiny_bert, pooling)
+    base = TextBase(model, "tiny")
     return JoinedBase(base, LexicalChannel.fit(texts, 6, piece_analyser(base)), WEIGHT)
 
 
@@ -144,20 +137,6 @@ def test_pieces_of_prompts_and_beyond_the_length_limit_are_no_terms(tiny_bert, t
         np.testing.assert_array_equal(whole, cut)
 
 
-def test_mteb_evaluates_the_folder(tiny_bert, collection_folder, tmp_path):
-    pytest.importorskip("mteb")
-    collection = load_collection(collection_folder, "test")
-    contents = [document.content for document in collection.documents.values()]
-    encoder: Any = moved(SYSTEMS["asymmetric"](of_pieces(tiny_bert, contents)))
-    encoder.save_pretrained(tmp_path / "model")
-    here = evaluate_retriever(DenseRetriever("ours", encoder), collection).mean["NDCG@10"]
-    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    name_for_mteb(model, "model")
-    there = evaluate_task(model, collection_task(collection), tmp_path / "cache")["NDCG@10"]
-    assert 0.05 < here < 0.95
-    assert there == pytest.approx(here, abs=1e-3)
-
-
-def test_other_poolings_are_refused(tiny_bert):
+def test_other_poolings_are_refused(tiny_bert, texts):
     with pytest.raises(InputError, match=r"max.*words"):
-        piece_analyser(text_model(tiny_bert, "max"))
+        of_pieces(tiny_bert, texts, "max")

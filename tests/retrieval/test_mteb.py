@@ -21,7 +21,8 @@ from ragcun import (
 )
 from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.hub import MODULES
+from ragcun.embeddings.joined import JoinedBase, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import untouched_model
@@ -34,6 +35,7 @@ SYSTEMS = {
     "one head": (IsotropicGaussianEncoder, 0.05),
     "two heads": (AsymmetricProjectionModel, 0.01),
     "a channel": (AsymmetricProjectionModel, 0.01),
+    "a channel of pieces": (AsymmetricProjectionModel, 0.01),
 }
 """Encoders, and how far their heads are moved."""
 
@@ -42,8 +44,9 @@ def saved(name: str, base: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint whose heads moved away from their start, at random."""
     system, scale = SYSTEMS[name]
     dense = TextBase.load(base, device="cpu")
-    channel = LexicalChannel.fit([f"{one} {other}" for one, other in pairwise(WORDS)], 8)
-    joined = name == "a channel"
+    analyser = piece_analyser(dense) if "pieces" in name else None
+    channel = LexicalChannel.fit([f"{one} {other}" for one, other in pairwise(WORDS)], 8, analyser)
+    joined = "a channel" in name
     encoder = system(JoinedBase(dense, channel, 0.3) if joined else dense, head="linear" if joined else "mlp")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -61,8 +64,8 @@ def ours(folder: Path, collection: Collection) -> dict[str, float]:
 
 def in_mteb(folder: Path, collection: Collection, cache: Path) -> dict[str, float]:
     encoder = RetrievalEncoder.from_pretrained(folder, "cpu")
-    joined = isinstance(encoder.base, JoinedBase)
-    model = encoder.to_sentence_transformer() if joined else SentenceTransformer(str(folder), device="cpu")
+    plain = (folder / MODULES).exists()
+    model = SentenceTransformer(str(folder), device="cpu") if plain else encoder.to_sentence_transformer()
     name_for_mteb(model, str(folder))
     return evaluate_task(model, collection_task(collection), cache)
 
