@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ragcun.config import DISTANCES, Distance
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
     from ragcun.batch import Features, Role
-    from ragcun.config import Distance
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -29,15 +29,14 @@ NO_TEXTS = "heads on vectors alone have no text model; give vectors (--vectors D
 class Base(nn.Module, abc.ABC):
     """Gives the vectors that heads stand on; without a text model, whatever needs one raises InputError.
 
-    Vectors have the length `dimension`; `forward` scales them to length 1 if `normalize`. The untouched base does if
-    `ends_normalized`, and its embeddings are compared by `distance`.
+    Vectors have the length `dimension`; `forward` scales them to length 1 if `normalize`, the untouched base if
+    `ends_normalized`.
     """
 
     name: str
     dimension: int
     normalize: bool
     ends_normalized: bool = False
-    distance: Distance = "cosine"
     reads_texts: ClassVar[bool] = False
 
     @property
@@ -49,6 +48,12 @@ class Base(nn.Module, abc.ABC):
     def text_model(self) -> SentenceTransformer:
         """The sentence-transformers model, without a closing ``Normalize``."""
         raise InputError(NO_TEXTS)
+
+    @property
+    def distance(self) -> Distance:
+        """The distance of the untouched base's embeddings, cosine where it names none that we know."""
+        name = self.text_model.similarity_fn_name if self.reads_texts else None
+        return name if name in DISTANCES else "cosine"
 
     @property
     def routes_roles(self) -> bool:

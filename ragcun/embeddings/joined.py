@@ -66,7 +66,7 @@ class JoinedBase(Base):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
         super().__init__()
         self.dense, self.channel, self.weight, self.normalize = dense, channel, weight, normalize
-        self.name, self.distance, self.dimension = dense.name, dense.distance, dense.dimension + channel.dimension
+        self.name, self.dimension = dense.name, dense.dimension + channel.dimension
 
     @property
     def untouched(self) -> Base:

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.config import DISTANCES
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
@@ -47,8 +46,6 @@ class TextBase(Base):
         self.trained = False
         self.dtype: Dtype = "float32"
         self.ends_normalized = found if ends_normalized is None else ends_normalized
-        if model.similarity_fn_name in DISTANCES:
-            self.distance = model.similarity_fn_name
         dimension = model.get_embedding_dimension()
         if dimension is None:
             raise InputError(f"base model {name!r} does not say how long its vectors are; choose another")
