@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ragcun.data.beir import Collection, Document
 from ragcun.results import Results
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import DenseRetriever, System
@@ -24,6 +25,13 @@ class Random:
         return np.array(rows, dtype=np.float32)
 
     encode_document = encode_query
+
+
+def judged(queries: int, documents: int = 30, name: str = "toy", more: int | None = None) -> Collection:
+    """Return a collection of which query i is answered by document i, and by document i + `more`."""
+    texts = {f"d{i:03}": Document("", f"{name} text {i}") for i in range(documents)}
+    qrels = {f"q{i}": {f"d{each:03}": 1 for each in {i, i + (more or 0)}} for i in range(queries)}
+    return Collection(name, texts, {query: f"{name} {query}" for query in qrels}, qrels, "test")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.runs import read_run
 from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
+from tests.retrieval.conftest import judged
 
 HELD_OUT = HoldOut(0.4, 4)
 SLUGS = ("model", "untouched_base", "bm25")
@@ -31,8 +32,8 @@ def collection(texts):
     documents = {f"d{i}": Document(text.split()[0] if i % 2 else "", text) for i, text in enumerate(texts[:120])}
     queries = {f"q{i}": " ".join(documents[f"d{i}"].text.split()[:3]) for i in range(40)}
     qrels = {key: dict(zip(rng.sample(list(documents), 2), (0, 1), strict=True)) for key in queries}
-    for i, judged in enumerate(qrels.values()):
-        judged[f"d{i}"] = 2
+    for i, grades in enumerate(qrels.values()):
+        grades[f"d{i}"] = 2
     return Collection("toy", documents, queries, qrels, "test")
 
 
@@ -155,14 +156,14 @@ QUERIES = 12
 @pytest.fixture
 def results_with(benchmark, tmp_path):
     """Evaluate a checkpoint that saw the first `seen` queries' documents in training, or has no record of it."""
-    documents = {f"d{i}": Document("", f"text {i}") for i in range(40)}
-    qrels = {f"q{i}": {f"d{i}": 1, f"d{i + 20}": 0} for i in range(QUERIES)}
-    collection = Collection("toy", documents, {query: query for query in qrels}, qrels, "test")
+    collection = judged(QUERIES, 40)
+    for i, grades in enumerate(collection.qrels.values()):
+        grades[f"d{i + 20:03}"] = 0
 
     def run(seen):
         folder = tmp_path / "checkpoint"
         if seen is not None:
-            write_json(folder / SEEN, sorted(text_hashes(f"text {i}" for i in (*range(seen), 25))))
+            write_json(folder / SEEN, sorted(text_hashes(f"toy text {i}" for i in (*range(seen), 25))))
         results = benchmark([collection], str(folder))
         return {slug: system["datasets"]["toy"] for slug, system in systems(results).items()}
 

@@ -16,21 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragcun.data.beir import Collection, Document, write_collection
+from ragcun.data.beir import Collection, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.results import CollectionFacts, Scores
 from ragcun.retrieval.comparison import CollectionScores, average_parts
 from ragcun.retrieval.systems import BM25Retriever, System
+from tests.retrieval.conftest import judged
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
-
-
-def collection(name, queries):
-    documents = {f"d{i}": Document("", f"{name} text {i}") for i in range(30)}
-    qrels = {f"q{i}": {f"d{i}": 1, f"d{i + 9}": 1} for i in range(queries)}
-    return Collection(name, documents, {query: f"{name} {query}" for query in qrels}, qrels, "test")
 
 
 Benchmark = Callable[..., dict[str, Any]]
@@ -38,7 +33,7 @@ Benchmark = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def forums():
-    return [collection(name, size) for name, size in SIZES.items()]
+    return [judged(size, name=name, more=9) for name, size in SIZES.items()]
 
 
 def systems(results):
@@ -46,7 +41,7 @@ def systems(results):
 
 
 def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark, forums):
-    alone = [collection("x", 4), collection("y", 6)]
+    alone = [judged(4, name="x", more=9), judged(6, name="y", more=9)]
     results = benchmark([alone[0], *forums, alone[1]])
     assert list(results["datasets"]) == ["x", *SIZES, "forum", "y"]
     for system in systems(results):
@@ -108,7 +103,7 @@ class Watched(CollectionFolder):
     def load(self):
         gc.collect()
         assert not [name for name, read in READ.items() if read() is not None]
-        read = collection(self.name, 4)
+        read = judged(4, name=self.name, more=9)
         READ[self.name] = weakref.ref(read)
         return read
 
@@ -134,7 +129,7 @@ def folders(tmp_path):
     """Four BEIR folders on disk, two of which are parts of one set."""
     found = []
     for name, size in (("w", 3), ("s/a", 4), ("s/b", 6), ("z", 5)):
-        made = collection(name, size)
+        made = judged(size, name=name, more=9)
         write_collection(tmp_path / "data" / name, made.documents, made.queries, {"test": made.qrels})
         found.append(CollectionFolder(name, tmp_path / "data" / name, "test"))
     return found

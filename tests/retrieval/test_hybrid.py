@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ragcun.data.beir import Collection, Document
+from ragcun.data.beir import Collection
 from ragcun.data.overlap import text_hashes
 from ragcun.errors import InputError
 from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse, move_queries
@@ -18,6 +18,7 @@ from ragcun.retrieval.memory import Labels
 from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import write_run
 from ragcun.retrieval.systems import Embedded, EncodingOptions, open_system
+from tests.retrieval.conftest import judged
 
 
 def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12) -> dict[str, dict[str, float]]:
@@ -87,13 +88,6 @@ def test_two_runs_of_a_thousand_queries_fuse_in_two_seconds():
     assert time.process_time() - start < 2
 
 
-def judged(count: int = 60) -> Collection:
-    """Return a collection of which query i is answered by document i alone."""
-    documents = {f"d{i:03}": Document("", f"text {i}") for i in range(count)}
-    queries = {f"q{i}": f"question {i}" for i in range(count)}
-    return Collection("toy", documents, queries, {f"q{i}": {f"d{i:03}": 1} for i in range(count)}, "test")
-
-
 class Ranker:
     """Ranks the document of a query's number first, or last where it is `wrong`."""
 
@@ -111,17 +105,17 @@ class Ranker:
 
 
 def test_a_weight_is_used_where_held_out_queries_support_it():
-    dev = replace(judged(), split="dev")
+    dev = replace(judged(60, 60), split="dev")
     helped = HybridRetriever((Ranker("bad", True), Ranker("good", False)), dev=lambda _: dev)
-    helped.retrieve(judged(), 10)
+    helped.retrieve(judged(60, 60), 10)
     record = helped.chosen["toy"]["weight"]
     assert record["chosen"] == record["best"] > 0.5
     assert (record["queries"], record["split"], record["without"]) == (60, "dev", 0)
     assert record["p"] < 0.05
     harmed = HybridRetriever((Ranker("good", False), Ranker("bad", True)), dev=lambda _: dev)
-    assert harmed.retrieve(judged(), 10) == harmed.fused(judged(), 10, 0.0)
+    assert harmed.retrieve(judged(60, 60), 10) == harmed.fused(judged(60, 60), 10, 0.0)
     blind = HybridRetriever((Ranker("good", False), Ranker("bad", True)))
-    assert blind.retrieve(judged(), 10) == blind.fused(judged(), 10, WEIGHT)
+    assert blind.retrieve(judged(60, 60), 10) == blind.fused(judged(60, 60), 10, WEIGHT)
 
 
 def test_a_better_mean_that_chance_explains_is_not_used():
@@ -132,7 +126,7 @@ def test_a_better_mean_that_chance_explains_is_not_used():
 
 def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
     """The judgments of query i + 100 are those of query i; q0 is judged in both splits."""
-    collection = judged(100)
+    collection = judged(100, 100)
     folder = tmp_path / "toy"
     (folder / "qrels").mkdir(parents=True)
     rows = "".join(f'{{"_id": "q{i}", "text": "question {i}"}}\n' for i in range(400))
@@ -146,7 +140,7 @@ def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
     assert not dev.qrels.keys() & collection.qrels.keys()
     assert not {text for text, _ in labels.pairs(dev)} & set(dev.queries.values())
     assert labels.dev(collection, None) is None
-    seen = text_hashes(f"text {i}" for i in range(40))
+    seen = text_hashes(f"toy text {i}" for i in range(40))
     left = labels.dev(collection, seen)
     assert left is not None
     assert all(int(document[1:]) >= 40 for judged_ in left.qrels.values() for document in judged_)
@@ -193,7 +187,7 @@ def test_feedback_moves_queries_by_rocchios_formula_and_keeps_their_length():
 
 def test_feedback_is_a_second_search_and_no_more(dense):
     """Without weight it changes nothing; it is recorded, and refused where there are no vectors."""
-    collection, parts = judged(), (dense("x", 1), Ranker("good", False))
+    collection, parts = judged(60, 60), (dense("x", 1), Ranker("good", False))
     plain = HybridRetriever(parts).retrieve(collection, 10)
     still = HybridRetriever(parts, feedback=(2, 0.0)).retrieve(collection, 10)
     assert {query: list(found) for query, found in still.items()} == {q: list(found) for q, found in plain.items()}

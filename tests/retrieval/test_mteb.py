@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 
 from ragcun import (
@@ -29,31 +28,22 @@ from ragcun.models.encoder import untouched_model
 from ragcun.retrieval.mteb import METRICS, collection_task, evaluate_task, find_task, name_for_mteb
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from tests.conftest import WORDS
+from tests.models.helpers import moved
 
 pytest.importorskip("mteb")
-SYSTEMS = {
-    "one head": (IsotropicGaussianEncoder, 0.05),
-    "two heads": (AsymmetricProjectionModel, 0.01),
-    "a channel": (AsymmetricProjectionModel, 0.01),
-    "a channel of pieces": (AsymmetricProjectionModel, 0.01),
-}
+SYSTEMS = {"one head": 0.05, "two heads": 0.01, "a channel": 0.01, "a channel of pieces": 0.01}
 """Encoders, and how far their heads are moved."""
 
 
-def saved(name: str, base: str, folder: Path, seed: int = 0) -> Path:
+def saved(name: str, name_of_base: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint whose heads moved away from their start, at random."""
-    system, scale = SYSTEMS[name]
-    dense = TextBase.load(base, device="cpu")
-    analyser = piece_analyser(dense) if "pieces" in name else None
-    channel = LexicalChannel.fit([f"{one} {other}" for one, other in pairwise(WORDS)], 8, analyser)
-    joined = "a channel" in name
-    encoder = system(JoinedBase(dense, channel, 0.3) if joined else dense, head="linear" if joined else "mlp")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            if parameter.requires_grad:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    encoder.save_pretrained(folder)
+    base, settings = TextBase.load(name_of_base, device="cpu"), {"head": "mlp"}
+    if "a channel" in name:
+        analyser = piece_analyser(base) if "pieces" in name else None
+        channel = LexicalChannel.fit([f"{one} {other}" for one, other in pairwise(WORDS)], 8, analyser)
+        base, settings = JoinedBase(base, channel, 0.3), {"head": "linear"}
+    system = IsotropicGaussianEncoder if name == "one head" else AsymmetricProjectionModel
+    moved(system(base, **settings), SYSTEMS[name], seed).save_pretrained(folder)
     return folder
 
 
@@ -107,7 +97,7 @@ def test_a_checkpoint_scores_in_mteb_what_it_scores_here(system, base_with_promp
 @pytest.mark.parametrize(("distance", "unit"), [("cosine", True), ("dot", False), ("euclidean", True)])
 def test_an_untouched_base_scores_in_mteb_what_it_scores_here(distance, unit, base_with_prompts, collection, tmp_path):
     base = TextBase.load(base_with_prompts, device="cpu")
-    base.model.similarity_fn_name = distance
+    base.distance = distance
     base.ends_normalized = unit
     encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
     here = evaluate_retriever(DenseRetriever("base", encoder, base.distance), collection).mean

@@ -88,14 +88,6 @@ def test_impossible_cuts_are_refused(dim):
         VectorFormat(6, truncate_dim=dim)
 
 
-def test_truncation_matches_sentence_transformers(tiny_bert, texts):
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(tiny_bert, device="cpu")
-    expected = model.encode(texts[:50], truncate_dim=5, normalize_embeddings=True)
-    assert np.allclose(truncate(model.encode(texts[:50]), 5), expected, atol=1e-6)
-
-
 def test_every_distance_ranks_signs_alike():
     queries, documents = drawn(20, 32), restored(drawn(60, 32, seed=1), "binary")
     euclidean = -np.linalg.norm(queries[:, None] - documents[None], axis=2)
