@@ -19,7 +19,6 @@ _Parameters = ParamSpec("_Parameters")
 
 # Spread below this fraction of the largest coordinate's square is what float32 rounding leaves of a constant batch.
 COLLAPSED_VARIANCE = 1e-12
-VICREG_EPS = 1e-4  # of the paper: keeps the root's gradient finite
 
 
 def _widened(argument: Any) -> Any:
@@ -120,10 +119,10 @@ def squared_gram_norm(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
 def variance_hinge(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     """Mean over dimensions d of max(0, 1 − √(var_d + 1e-4)), var_d being the unbiased variance of column d.
 
-    From 0 to 0.99, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2, with γ = 1).
+    From 0 to 0.99, at total collapse, where its gradient vanishes (VICReg, eqs. 1 and 2, with γ = 1 and their ε).
     """
     _require_two_rows(z)
-    return (1 - (z.var(0) + VICREG_EPS).sqrt()).relu().mean()
+    return (1 - (z.var(0) + 1e-4).sqrt()).relu().mean()
 
 
 @in_full_precision

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ragcun.batch import PairBatch, Role, Views
+from ragcun.batch import Role, Views
 from ragcun.data.overlap import HoldOut
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
@@ -47,7 +47,7 @@ def register_system(cls: System) -> System:
 
 
 class RetrievalEncoder(nn.Module, abc.ABC):
-    """A base with trainable parts on top; a subclass says which parts, and turns a `PairBatch` into `Views`.
+    """A base with trainable parts on top; a subclass says which parts, and by `forward` turns `PairBatch` into `Views`.
 
     Embeddings are compared by Euclidean distance. `system` is the name in `SYSTEMS`, `predictor_kind` the default kind.
     """
@@ -59,10 +59,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     def __init__(self, base: Base) -> None:
         super().__init__()
         self.base = base
-
-    @abc.abstractmethod
-    def forward(self, batch: PairBatch) -> Views:
-        """Turn a batch into the embeddings that losses compare."""
 
     @abc.abstractmethod
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:

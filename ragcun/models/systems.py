@@ -106,9 +106,8 @@ class MPNetLeJEPAIG(ProjectionEncoder):
     def train(self, mode: bool = True) -> Self:
         """Set training mode; the target stays in evaluation mode."""
         super().train(mode)
-        for target in (self.target_head, self.target_base):
-            if target is not None:
-                target.eval()
+        for target in filter(None, (self.target_head, self.target_base)):
+            target.eval()
         return self
 
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:

@@ -7,12 +7,13 @@ from numpy.testing import assert_array_equal
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
+from ragcun.batch import PairBatch
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models import cached_encoder
 from ragcun.models import encoder as encoder_module
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
-from ragcun.models.encoder import BLOCK, PairBatch
+from ragcun.models.encoder import BLOCK
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
 from tests.models.helpers import moved

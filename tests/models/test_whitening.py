@@ -7,8 +7,9 @@ from scipy.linalg import fractional_matrix_power
 from sentence_transformers import SentenceTransformer
 
 import ragcun
+from ragcun.batch import PairBatch
 from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import SYSTEMS, PairBatch, RetrievalEncoder
+from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.models.whitening import Calibration, calibrate
 

@@ -18,10 +18,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ragcun.batch import PairBatch
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
-from ragcun.models.encoder import SYSTEMS, PairBatch
+from ragcun.models.encoder import SYSTEMS
 from ragcun.models.heads import HeadShape
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
