@@ -36,8 +36,8 @@ def moments(x: Moments | Rows | ArrayLike) -> Moments:
     return x if isinstance(x, Moments) else grouped_moments(x, groups=1).total
 
 
-def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Rows | ArrayLike], float]:
-    def of_rows(x: Rows | ArrayLike) -> float:
+def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Moments | Rows | ArrayLike], float]:
+    def of_rows(x: Moments | Rows | ArrayLike) -> float:
         return measure(moments(x).covariance_eigenvalues())
 
     of_rows.__doc__ = f"`spectrum.{measure.__name__}` of the covariance's eigenvalues."

@@ -29,8 +29,6 @@ ZERO = 1e-12
 CONSTANT = 1e-4
 """Values whose range is below this share of their mean are drawn as one line: bins would show rounding."""
 REFERENCE: dict[str, Any] = {"color": LIGHT_GREY, "linestyle": (0, (2, 1)), "linewidth": 1.2}
-Outline = tuple[str, Distribution, str, str]
-"""A distribution to draw: its label, what it is, its colour and its line."""
 
 
 class Label(NamedTuple):
@@ -64,22 +62,25 @@ LABELS = {
 
 
 def read_isotropy(path: str | Path) -> IsotropyReport:
-    """Read an ``isotropy.json`` without settings and manifest, or raise InputError that names the file and the key."""
+    """Read an ``isotropy.json`` without settings and manifest.
+
+    Raises:
+        InputError: it is missing, or a part of it is missing or wrong; names the file and the key.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
     data = typed(dict[str, Any], content.get("data"), path, "data")
-    facts = {name: data.get(name) for name in ("name", "n_documents", "n_queries")}
-    report: IsotropyReport = typed(IsotropyReport, {**facts, "systems": content.get("systems")}, path)
+    report: IsotropyReport = typed(IsotropyReport, data | {"systems": content.get("systems")}, path)
     if not report.systems:
         raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
     for number, system in enumerate(report.systems):
-        needed: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("spaces", system.spaces, ("documents",))]
+        lacking = {"spaces": {"documents"} - system.spaces.keys()}
         for name, space in system.spaces.items():
-            needed.append((f"spaces.{name:.60}.distances", space.distances, ("random", "nearest")))
+            lacking[f"spaces.{name:.60}.distances"] = {"random", "nearest"} - space.distances.keys()
         if system.pairs is not None:
-            needed.append(("pairs.distances", system.pairs.distances, ("relevant", "random")))
-        for place, key in ((place, key) for place, found, keys in needed for key in keys if key not in found):
+            lacking["pairs.distances"] = {"relevant", "random"} - system.pairs.distances.keys()
+        for place, key in ((place, key) for place, keys in lacking.items() for key in sorted(keys)):
             raise InputError(f"{path}: systems[{number}].{place} lacks {key!r}; write it again with ragcun isotropy")
     return report
 
@@ -127,10 +128,9 @@ def _number(value: float | None) -> str:
 
 
 def _cell(measure: Measure | None) -> str:
-    if measure is None or measure.value is None:
-        return ABSENT
-    interval = "" if measure.low is None else f" ({_number(measure.low)} … {_number(measure.high)})"
-    return _number(measure.value) + interval
+    if measure is None or measure.value is None or measure.low is None:
+        return _number(None if measure is None else measure.value)
+    return f"{_number(measure.value)} ({_number(measure.low)} … {_number(measure.high)})"
 
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
@@ -161,15 +161,14 @@ def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
 def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
     """Draw the share of rows among the k nearest of at least x others, against x (log axes); its mean is k anywhere."""
     figure, (axes,) = panel_grid(1, 4.0)
-    chosen = _with_looks(systems)
-    for look, system in chosen:
+    for look, system in _with_looks(systems):
         occurrence = system.spaces["documents"].k_occurrence
         by_times = dict(sorted((int(times), rows) for times, rows in occurrence.counts.items()))
         share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence.n
         times = np.array(list(by_times))
         antihubs = f", {by_times.get(0, 0) / occurrence.n:.1%} never"
         _line(axes, times[times > 0], share[times > 0], look, antihubs)
-    for k in sorted({system.spaces["documents"].k_occurrence.k for _, system in chosen}):
+    for k in sorted({system.spaces["documents"].k_occurrence.k for system in systems}):
         axes.axvline(k, **REFERENCE, label=f"mean of all: k = {k}")
     axes.set(xscale="log", yscale="log", xlabel="x: times among the k nearest of others (log scale)")
     axes.set_ylabel("share of documents with x or more (log scale)")
@@ -191,7 +190,8 @@ def histograms_figure(systems: Sequence[SystemReport], of: str) -> Figure:
     return finish(figure)
 
 
-def _outlines(system: SystemReport, of: str) -> list[Outline]:
+def _outlines(system: SystemReport, of: str) -> list[tuple[str, Distribution, str, str]]:
+    # each distribution with its label, colour and line
     if of == "length":
         sides = {"documents": (BLUE, "-"), "queries": (VERMILLION, "--")}
         return [(side, system.spaces[side].norms, *style) for side, style in sides.items() if side in system.spaces]

@@ -64,7 +64,7 @@ def _shortened(name: str) -> str:
     if len(name) <= LONGEST_NAME:
         return name
     end = name[1 - LONGEST_NAME :]
-    whole_parts = end[end.find("/") :] if "/" in end else end
+    whole_parts = end[max(0, end.find("/")) :]
     return f"…{whole_parts if len(whole_parts) > LONGEST_NAME // 2 else end}"
 
 
@@ -132,9 +132,9 @@ def loss_figure(metrics_path: str | Path) -> Figure:
         axes.set(title=title, xlabel="step", ylabel=METRIC if "model" in curves else "loss")
         for label, points in curves.items():
             colour, marker = CURVES[label]
-            if shown := [point for point in points.items() if point[1] is not None]:
+            if shown := {step: value for step, value in points.items() if value is not None}:
                 marker = marker or ("." if len(shown) == 1 else "")
-                axes.plot(*zip(*shown, strict=True), color=colour, marker=marker, label=label, linewidth=1.4)
+                axes.plot([*shown], [*shown.values()], color=colour, marker=marker, label=label, linewidth=1.4)
     if has_dev and base is not None:
         grid[-1].axhline(base, color=GREY, linestyle="--", label="untouched base")
     return finish(figure)

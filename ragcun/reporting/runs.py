@@ -72,7 +72,10 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     """Read run folders of ``ragcun train``, and give each the files about its checkpoint.
 
     Results are all such ``*.json`` in a run's folder, and reports ``isotropy.json`` there, in ``isotropy`` and in
-    folders in it; `results` and `isotropy` are further files, and InputError names one that belongs to no run.
+    folders in it; `results` and `isotropy` are further files.
+
+    Raises:
+        InputError: a run is given twice or is none, or a file is wrong or belongs to no run.
     """
     resolved = [folder.resolve() for folder in folders]
     if twice := [folder for folder in resolved if resolved.count(folder) > 1]:
@@ -84,9 +87,9 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     ]
     found = [path for run in runs for path in sorted(run.folder.glob("*.json")) if path.name not in OUR_FILES]
     for path in _each_once([*(path for path in found if is_results(read_json(path))), *results]):
-        file = Results.read(path)
-        for run in _owners(path, [file.model.name], runs):
-            run.evaluations.append(file)
+        results_file = Results.read(path)
+        for run in _owners(path, [results_file.model.name], runs):
+            run.evaluations.append(results_file)
     places = (f"isotropy/{ISOTROPY}", f"isotropy/*/{ISOTROPY}", ISOTROPY)
     found = [path for run in runs for place in places for path in sorted(run.folder.glob(place)) if path.is_file()]
     for path in _each_once([*found, *isotropy]):
@@ -156,15 +159,18 @@ def visible(text: str) -> str:
 
 def excerpt(text: str, limit: int = LETTERS) -> str:
     """Return the visible start of a text, white space collapsed, cut after `limit` characters with an ellipsis."""
-    start = text[: BLANKS * limit]
-    whole = " ".join(start.split())
-    cut = len(whole) > limit or len(start) < len(text)
-    return visible(whole[:limit].rstrip() + ("…" if cut else ""))
+    whole = " ".join(text[: BLANKS * limit].split())
+    is_cut = len(whole) > limit or len(text) > BLANKS * limit
+    return visible(whole[:limit].rstrip() + ("…" if is_cut else ""))
 
 
-def examples(file: Results, data_dir: Path | None = None) -> list[Examples]:
-    """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name."""
-    return [_of(file, part, data_dir) for name in file.datasets for part in file.parts_of(name)]
+def examples(results: Results, data_dir: Path | None = None) -> list[Examples]:
+    """Choose the examples of each dataset from the run files beside results; None takes the data_dir they name.
+
+    Raises:
+        InputError: a run file is wrong, or of other results.
+    """
+    return [_of(results, part, data_dir) for name in results.datasets for part in results.parts_of(name)]
 
 
 def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[int, int, int]]:
@@ -179,14 +185,14 @@ def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[i
     return list(gained.nlargest(QUERIES).index), list(lost.nsmallest(QUERIES).index), counts
 
 
-def _of(file: Results, name: str, data_dir: Path | None) -> Examples:
-    if file.untouched_base is None:
+def _of(results: Results, name: str, data_dir: Path | None) -> Examples:
+    if results.untouched_base is None:
         return Examples(name, "the results have no untouched base to compare with")
-    folder = runs_folder(file.path) / name
+    folder = runs_folder(results.path) / name
     files = [folder / f"{system}{suffix}" for system in SYSTEMS for suffix in (".per_query.json", ".trec")]
     if absent := [path for path in files if not path.is_file()]:
         return Examples(name, f"there is no {absent[0]}; evaluate again, or bring the folder of runs along")
-    base, model = (per_query(file, name, system) for system in SYSTEMS)
+    base, model = (per_query(results, name, system) for system in SYSTEMS)
     if base.keys() != model.keys():
         raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
     gains, losses, counts = extremes(base, model)
@@ -197,12 +203,12 @@ def _of(file: Results, name: str, data_dir: Path | None) -> Examples:
         return [Example(query, (base[query], model[query]), documents) for query, documents in found.items()]
 
     chosen = {"Largest gains": shown(gains), "Largest losses": shown(losses)}
-    collection, reason = _collection(file, name, data_dir)
+    collection, reason = _collection(results, name, data_dir)
     return Examples(name, None, reason, counts, chosen, collection)
 
 
-def _collection(file: Results, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
-    about, place = file.collections[name], data_dir or file.manifest.get("data_dir")
+def _collection(results: Results, name: str, data_dir: Path | None) -> tuple[Collection | None, str | None]:
+    about, place = results.collections[name], data_dir or results.manifest.get("data_dir")
     if place is None:
         return None, "the results do not say where the collection is; name its folder with --data_dir"
     try:

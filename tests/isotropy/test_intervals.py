@@ -8,14 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, t
 
-from ragcun.isotropy import distribution, measures, spectrum
+from ragcun.isotropy import distribution, measures
 from ragcun.isotropy.intervals import interval
 from ragcun.isotropy.moments import Rows, grouped_moments, random_groups
 from ragcun.isotropy.pairs import random_pairs, squared_gaps
-
-
-def participation_ratio(moments):
-    return spectrum.participation_ratio(moments.covariance_eigenvalues())
 
 
 def test_groups_are_balanced_random_and_no_more_than_rows():
@@ -26,25 +22,16 @@ def test_groups_are_balanced_random_and_no_more_than_rows():
     assert (random_groups(103, 10, seed=0) != random_groups(103, 10, seed=1)).any()
 
 
-def test_interval_of_a_mean_is_that_of_students_test():
+def test_interval_of_a_mean_is_that_of_students_test_and_of_a_difference_adds_variances():
     """Leaving single rows out of a mean gives its usual standard error exactly."""
-    x = np.random.default_rng(0).standard_normal(30)
-    low, high = interval(x.mean(), [np.delete(x, i).mean() for i in range(30)])
-    half = t.ppf(0.975, 29) * x.std(ddof=1) / math.sqrt(30)
-    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half))
-
-
-def test_interval_of_a_difference_of_two_samples_adds_their_variances():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal(25), 3 * rng.standard_normal(40)
-    value = x.mean() - y.mean()
-    low, high = interval(
-        value,
-        [np.delete(x, i).mean() - y.mean() for i in range(25)],
-        [x.mean() - np.delete(y, i).mean() for i in range(40)],
-    )
+    ours, theirs = ([np.delete(each, i).mean() for i in range(len(each))] for each in (x, y))
+    half = t.ppf(0.975, 24) * x.std(ddof=1) / math.sqrt(25)
+    assert interval(x.mean(), ours) == pytest.approx((x.mean() - half, x.mean() + half))
+    value, strata = x.mean() - y.mean(), ([one - y.mean() for one in ours], [x.mean() - one for one in theirs])
     half = t.ppf(0.975, 24) * math.sqrt(x.var(ddof=1) / 25 + y.var(ddof=1) / 40)
-    assert (low, high) == pytest.approx((value - half, value + half))
+    assert interval(value, *strata) == pytest.approx((value - half, value + half))
 
 
 def test_no_interval_where_something_is_undefined():
@@ -63,17 +50,14 @@ def test_intervals_hold_the_expected_value_at_this_number_of_rows(scales, shift)
     interval. The mean standard error is between .8 and 2 true ones, too small never, too large where rows are isotropic
     and the measure is at its extreme: a bootstrap over groups has 2 to 3 times the true one there.
     """
-    draws, low, high = 200, [], []
-    values = []
+    draws, rows = 200, []
     for seed in range(draws):
         x = np.random.default_rng(seed).standard_normal((250, 6)) * scales + shift
         moments = grouped_moments(x, seed=seed)
-        for measure in (participation_ratio, measures.mean_cosine):
-            values.append(measure(moments.total))
-            ends = interval(values[-1], [measure(one) for one in moments.without_each()])
-            low.append(ends[0])
-            high.append(ends[1])
-    found, low, high = (np.reshape(each, (draws, 2)) for each in (values, low, high))
+        for measure in (measures.participation_ratio, measures.mean_cosine):
+            value = measure(moments.total)
+            rows.append((value, *interval(value, [measure(one) for one in moments.without_each()])))
+    found, low, high = np.reshape(rows, (draws, 2, 3)).transpose(2, 0, 1)
     expected, spread = found.mean(axis=0), found.std(axis=0, ddof=1)
     held = ((low <= expected) & (expected <= high)).sum(axis=0)
     assert (held >= binom.ppf(1e-4, draws, 0.95)).all()
@@ -98,17 +82,16 @@ def test_distribution_of_any_values(values):
 def test_equal_values_have_bins_around_them(value):
     found = distribution([value] * 5)
     assert (np.diff(found.edges) > 0).all()
-    assert max(found.counts) == 5
-    assert found.std == 0
+    assert (max(found.counts), found.std) == (5, 0)
     assert found.mean == found.min == found.max == value
 
 
 def test_random_pairs_are_of_different_rows_and_uniform():
     """Each row comes as often as another, up to 5 binomial standard deviations; all pairs come where there are few."""
     left, right = random_pairs(50, 1000, seed=0)
-    assert len(left) == len(right) == 1000
     assert (left != right).all()
     for side in (left, right):
+        assert len(side) == 1000
         assert np.bincount(side, minlength=50).max() < 20 + 5 * np.sqrt(20)
     np.testing.assert_array_equal(random_pairs(50, 1000, seed=0), (left, right))
     assert sorted(zip(*random_pairs(4, 6, seed=0), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
