@@ -39,7 +39,7 @@ def probe(step, **figures):
 
 
 def collapse(step, kind):
-    return {"kind": "collapse", "epoch": 1, "step": step, "collapse": kind, "message": "", "figures": {}}
+    return {"kind": "collapse", "step": step, "collapse": kind}
 
 
 def test_the_loss_figure_holds_the_runs_numbers(tmp_path):
@@ -82,8 +82,7 @@ def test_a_row_without_its_numbers_is_named(tmp_path, draw, row, message):
 def test_ranks_of_both_sides_and_collapses_are_drawn_over_the_steps(tmp_path):
     rows = [STEP, probe(0), probe(10), collapse(10, "dimensional"), probe(20), collapse(20, "drift")]
     figure = rank_figure(write_rows(tmp_path / "m", rows))
-    (axes,) = figure.axes
-    steps = [0, 10, 20]
+    (axes,), steps = figure.axes, [0, 10, 20]
     drawn = [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     assert drawn == [
         ("queries", steps, [90.5, 80.5, 70.5]), ("documents", steps, [100.25, 95.25, 90.25]),

@@ -49,8 +49,8 @@ def test_the_markup_is_whole(page):
     ids = [element.get("id") for element in ids]
     assert len(set(ids)) == len(ids)
     assert len(targets) == 7
-    labels = [element.get("aria-labelledby") for element in page.root.findall(".//*[@aria-labelledby]")]
-    assert {*labels, *(link.get("href")[1:] for link in targets)} <= set(ids)
+    labels = {element.get("aria-labelledby") for element in page.root.findall(".//*[@aria-labelledby]")}
+    assert labels | {link.get("href")[1:] for link in targets} <= set(ids)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
