@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.config import Distance
+from ragcun.errors import InputError
+from ragcun.io import read_json
 from ragcun.isotropy import hubness, measures
 from ragcun.isotropy.intervals import Measure, MeasureSettings, join
 from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, as_rows, grouped_moments, random_groups, sample_rows
 from ragcun.isotropy.pairs import Distribution, PairsReport, distribution, measure_pairs, random_pairs, squared_gaps
 from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
+from ragcun.results import typed
 
 FORMAT = 1
 ONE_LENGTH = 1e-3
@@ -73,6 +77,30 @@ class IsotropyReport:
     systems: list[SystemReport]
     settings: MeasureSettings = field(default_factory=MeasureSettings)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> IsotropyReport:
+        """Read an ``isotropy.json`` without settings and manifest.
+
+        Raises:
+            InputError: it is missing, or a part of it is missing or wrong; names the file and the key.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
+        data = typed(dict[str, Any], content.get("data"), path, "data")
+        report: IsotropyReport = typed(cls, data | {"systems": content.get("systems")}, path)
+        if not report.systems:
+            raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
+        for number, system in enumerate(report.systems):
+            lacking, at = {"spaces": {"documents"} - system.spaces.keys()}, f"{path}: systems[{number}]"
+            for name, space in system.spaces.items():
+                lacking[f"spaces.{name:.60}.distances"] = {"random", "nearest"} - space.distances.keys()
+            if system.pairs is not None:
+                lacking["pairs.distances"] = {"relevant", "random"} - system.pairs.distances.keys()
+            for place, key in ((place, key) for place, keys in lacking.items() for key in sorted(keys)):
+                raise InputError(f"{at}.{place} lacks {key!r}; write it again with ragcun isotropy")
+        return report
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``isotropy.json``."""

@@ -175,8 +175,11 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
             "Isotropy score (1 - standard deviation / mean of the eigenvalues of the covariance) and norms of document "
             f"embeddings: means over {which}, of at most {SAMPLE:,} documents each."
         )
-    if not comparison.bases:
-        return
+    if comparison.bases:
+        yield from _notes_of_tests(comparison)
+
+
+def _notes_of_tests(comparison: Comparison) -> Iterator[str]:
     one, two = LEVELS
     yield (
         f"{BETTER} better, {WORSE} worse than the model's own untouched base at p < {one}; {BETTER * 2}, {WORSE * 2} "

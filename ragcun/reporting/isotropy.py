@@ -1,4 +1,4 @@
-"""Isotropy reports: reading ``isotropy.json``, tables of its measures, and figures with the untouched base first."""
+"""Tables of the measures of isotropy reports, and figures with the untouched base first."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ragcun.errors import InputError
-from ragcun.io import read_json
 from ragcun.isotropy.intervals import Measure
 from ragcun.isotropy.pairs import Distribution
-from ragcun.isotropy.report import FORMAT, IsotropyReport, SystemReport
+from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.reporting import plots
 from ragcun.reporting.plots import BLUE, LIGHT_GREY, VERMILLION, Look, finish, panel_grid
 from ragcun.reporting.tables import ABSENT, Table, markdown_table
-from ragcun.results import typed
 
 SPACES = ("documents", "queries", "together")
 ZERO = 1e-12
@@ -59,30 +56,6 @@ LABELS = {
     "relative_gap": Label("relative gap", "share of variance", "squared, against the summed variances"),
     "alignment": Label("alignment", "mean squared distance", "mean squared distance of relevant pairs"),
 }
-
-
-def read_isotropy(path: str | Path) -> IsotropyReport:
-    """Read an ``isotropy.json`` without settings and manifest.
-
-    Raises:
-        InputError: it is missing, or a part of it is missing or wrong; names the file and the key.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
-    data = typed(dict[str, Any], content.get("data"), path, "data")
-    report: IsotropyReport = typed(IsotropyReport, data | {"systems": content.get("systems")}, path)
-    if not report.systems:
-        raise InputError(f"{path}: systems is empty; write it again with ragcun isotropy")
-    for number, system in enumerate(report.systems):
-        lacking = {"spaces": {"documents"} - system.spaces.keys()}
-        for name, space in system.spaces.items():
-            lacking[f"spaces.{name:.60}.distances"] = {"random", "nearest"} - space.distances.keys()
-        if system.pairs is not None:
-            lacking["pairs.distances"] = {"relevant", "random"} - system.pairs.distances.keys()
-        for place, key in ((place, key) for place, keys in lacking.items() for key in sorted(keys)):
-            raise InputError(f"{path}: systems[{number}].{place} lacks {key!r}; write it again with ragcun isotropy")
-    return report
 
 
 def title_of(system: SystemReport) -> str:
@@ -135,7 +108,7 @@ def _cell(measure: Measure | None) -> str:
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
     """Write each figure of a report as a PNG, and return the files."""
-    systems = read_isotropy(report_path).systems
+    systems = IsotropyReport.read(report_path).systems
     drawn = {Path(output_dir) / f"{name}.png": draw for name, draw in figures_of(systems).items()}
     for path, draw in drawn.items():
         plots.write_png(draw(systems), path)

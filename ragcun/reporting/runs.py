@@ -17,7 +17,6 @@ from ragcun.io import read_json, read_json_lines, read_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.options import read_yaml
 from ragcun.reporting.files import per_query
-from ragcun.reporting.isotropy import read_isotropy
 from ragcun.results import Results, is_results
 from ragcun.retrieval.runs import read_run, runs_folder
 
@@ -93,7 +92,7 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
     places = (f"isotropy/{ISOTROPY}", f"isotropy/*/{ISOTROPY}", ISOTROPY)
     found = [path for run in runs for place in places for path in sorted(run.folder.glob(place)) if path.is_file()]
     for path in _each_once([*found, *isotropy]):
-        report = read_isotropy(path)
+        report = IsotropyReport.read(path)
         for run in _owners(path, [system.model for system in report.systems], runs):
             run.isotropy.append((path, report))
     return runs

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError, did_you_mean
+from ragcun.isotropy.report import IsotropyReport
 from ragcun.reporting.files import check_alike, once
-from ragcun.reporting.isotropy import LABELS, read_isotropy
+from ragcun.reporting.isotropy import LABELS
 from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid
 from ragcun.reporting.tables import results_frame
 from ragcun.results import METRIC, Results
@@ -156,7 +157,7 @@ def _measures(paths: Sequence[str | Path], measure: str, space: str) -> pd.DataF
     names: set[str] = set()
     rows = []
     for path in paths:
-        report = read_isotropy(path)
+        report = IsotropyReport.read(path)
         for system in report.systems:
             measured = system.pairs if space == PAIRS else system.spaces.get(space)
             measures = measured.measures if measured is not None else {}

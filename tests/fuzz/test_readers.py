@@ -21,11 +21,12 @@ from ragcun.data.pairs import FIELDS, read_pairs
 from ragcun.data.records import is_encodable, read_documents
 from ragcun.embeddings.precomputed import open_matrix, read_vectors
 from ragcun.errors import InputError
+from ragcun.isotropy.report import IsotropyReport
 from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.comparison import compare
 from ragcun.reporting.files import read_named
 from ragcun.reporting.formats import csv_comparison, latex_comparison, markdown_comparison
-from ragcun.reporting.isotropy import measure_tables, read_isotropy
+from ragcun.reporting.isotropy import measure_tables
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.tables import metric_tables, results_table, verdicts
 from ragcun.results import Results
@@ -214,7 +215,10 @@ KINDS = {
     "a.yaml": Kind(read_settings, holds(lambda config: config.epochs is None or config.epochs >= 0), YAML, SETTINGS),
     "results.json": Kind(tables, holds(bool), json.dumps(RESULTS).encode(), RESULTS, short=False),
     "isotropy.json": Kind(
-        lambda path: measure_tables(read_isotropy(path).systems), holds(bool), json.dumps(ISOTROPY).encode(), ISOTROPY
+        lambda path: measure_tables(IsotropyReport.read(path).systems),
+        holds(bool),
+        json.dumps(ISOTROPY).encode(),
+        ISOTROPY,
     ),
     "metrics.jsonl": Kind(
         lambda path: (loss_figure(path), rank_figure(path)), holds(bool), lines(METRICS), METRICS, True

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
-from ragcun.reporting.isotropy import FIGURES, LABELS, isotropy_table, measure_tables, plot_isotropy, read_isotropy
+from ragcun.reporting.isotropy import FIGURES, LABELS, isotropy_table, measure_tables, plot_isotropy
 from ragcun.reporting.plots import GREY
 from tests.reporting.conftest import changed, isotropy_report, measured
 
@@ -35,7 +35,7 @@ def systems_of(count):
 
 
 def test_a_report_is_read_as_it_was_measured(write):
-    report = read_isotropy(write("isotropy.json", isotropy_report(*systems_of(4))))
+    report = IsotropyReport.read(write("isotropy.json", isotropy_report(*systems_of(4))))
     assert (report.name, report.n_documents, report.n_queries) == ("scifact", 150, 30)
     assert report.systems == systems_of(4)
 
@@ -71,7 +71,7 @@ def test_tables_hold_every_measure_of_every_system():
 )
 def test_what_is_wrong_is_named_with_its_key(write, path, value, message):
     with pytest.raises(InputError, match=rf"isotropy\.json.*{message}"):
-        read_isotropy(write("isotropy.json", changed(isotropy_report(*systems_of(1)), path, value)))
+        IsotropyReport.read(write("isotropy.json", changed(isotropy_report(*systems_of(1)), path, value)))
 
 
 @functools.cache
