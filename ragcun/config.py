@@ -237,10 +237,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     @property
     def start(self) -> str:
         """Initial head: identity, calibrated (whitening) or random."""
-        if self.head_init is not None:
-            return self.head_init
-        if self.head == "mlp":
-            return "random"
+        if self.head_init is not None or self.head == "mlp":
+            return self.head_init or "random"
         as_it_is = self.untrained or not self.normalize_embeddings or self.train_side == "document"
         return "identity" if as_it_is else "calibrated"
 

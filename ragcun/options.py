@@ -186,12 +186,12 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = 
 def find_config(name: str | Path) -> Path:
     """Return a file of settings: a path, or the name of a packaged one, with or without ``configs/`` and ``.yaml``."""
     packaged = CONFIGS / f"{str(name).removeprefix('configs/').removesuffix('.yaml')}.yaml"
-    if Path(name).is_file() or not packaged.is_file():
-        if Path(name).suffix or Path(name).exists():
-            return Path(name)
-        names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
-        raise InputError(f"{name} is neither a file of settings nor a packaged one: {', '.join(names)}")
-    return packaged
+    if packaged.is_file() and not Path(name).is_file():
+        return packaged
+    if Path(name).suffix or Path(name).exists():
+        return Path(name)
+    names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+    raise InputError(f"{name} is neither a file of settings nor a packaged one: {', '.join(names)}")
 
 
 def read_config(name: str | Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -225,8 +225,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        deep = "nested too deeply" if isinstance(error, RecursionError) else None
-        reason = deep or getattr(error, "problem", None) or "cannot be read"
+        unknown = "nested too deeply" if isinstance(error, RecursionError) else "cannot be read"
+        reason = getattr(error, "problem", None) or unknown
         raise InputError(f"{path}{where}: not valid YAML ({reason}); fix that line") from error
     if values is None:
         return {}

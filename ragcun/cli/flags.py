@@ -67,19 +67,14 @@ class HybridFlags:
 
     title: ClassVar[str] = "hybrid search"
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
-    hybrid_weight: float | None = flag(
-        None, "share of these together (default: chosen on dev queries by evaluate, else 0.3)", at_least=0, at_most=1
-    )
+    hybrid_weight: float | None = flag(None, "their share (default: evaluate chooses, else 0.3)", at_least=0, at_most=1)
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
-
     feedback: int | None = flag(
         None,
-        "first fused documents that move the query, 0 = off (default: evaluate chooses, else 2; search: off)",
+        "first fused documents that move the query; 0: none (default: evaluate chooses or 2; search 0)",
         at_least=0,
     )
-    feedback_weight: float | None = flag(
-        None, "how far they move it, 0 to 1 (default: evaluate chooses on dev queries, else 0.3)", at_least=0, at_most=1
-    )
+    feedback_weight: float | None = flag(None, "how far (default: evaluate chooses, else 0.3)", at_least=0, at_most=1)
 
     def require_hybrid(self) -> None:
         """Refuse flags of a fusion where nothing is fused."""
