@@ -1,4 +1,4 @@
-"""Adapting to a corpus from the command line: without labels, with few, and what the checkpoint then is."""
+"""Adapting to a corpus from the command line: without labels, in closed form, with hidden documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 import ragcun
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.overlap import HoldOut
-from ragcun.training.weights import share_of_trained
 from tests.conftest import WORDS
 
 SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)
@@ -53,17 +52,6 @@ def loaded(run: Path) -> ragcun.AsymmetricProjectionModel:
     return ragcun.RetrievalEncoder.from_pretrained(run / "best_model", "cpu")
 
 
-def heads(run: Path) -> dict[str, np.ndarray]:
-    return {name: value.double().numpy() for name, value in loaded(run).own_state().items()}
-
-
-@pytest.fixture(scope="module")
-def texts_of(corpus) -> tuple[list[str], list[str]]:
-    """Queries and documents."""
-    collection = load_collection(corpus, "test")
-    return list(collection.queries.values()), [document.content for document in collection.documents.values()]
-
-
 def test_a_run_without_labels_says_what_it_kept(train, corpus, caplog):
     caplog.set_level(logging.INFO, logger="ragcun")
     run = train("run", "--corpus", corpus)
@@ -96,40 +84,6 @@ def test_one_sentence_documents_are_adapted_in_closed_form(train, tmp_path, capl
     np.testing.assert_allclose(encoder.encode_query(lines), expected.embed_queries(vectors[1]), atol=1e-4)
     manifest = json.loads((run / "manifest.json").read_text())
     assert (manifest["status"], manifest["result"]["steps"], manifest["never_worse"]) == ("finished", 0, None)
-
-
-def test_queries_given_set_the_shift(train, corpus, texts_of, tiny_bert, tmp_path):
-    """The query head is W(x − g), where g is the shift that `calibrate` gives of the corpus and these queries."""
-    given = [f"word{i} word{i + 1}" for i in range(60)]
-    (tmp_path / "queries.txt").write_text("\n".join(given))
-    trained = "--corpus", corpus, "--never_worse", "False", "--lexical_dim", 0
-    with_file, without = (
-        heads(train(name, *trained, *flags))
-        for name, flags in (("with", ("--queries", tmp_path / "queries.txt")), ("without", ()))
-    )
-    base = ragcun.TextBase.load(tiny_bert, device="cpu")
-    vectors = base.encode(texts_of[1], "document"), base.encode(given, "query")
-    shift = ragcun.calibrate(*vectors).query_shift
-    weight, bias = with_file["head.layers.0.weight"], with_file["head.layers.0.bias"]
-    np.testing.assert_allclose(bias, -weight @ shift, atol=1e-5)
-    assert np.abs(bias).max() > 1e-2
-    assert np.abs(bias - without["head.layers.0.bias"]).max() > 1e-3
-
-
-def test_of_few_labels_little_is_taken(train, corpus, tmp_path):
-    """5 queries: the heads that are kept lie at .7 · 5 / 105 of the way from the start to the trained ones."""
-    collection = load_collection(corpus, "train")
-    rows = [{"query": collection.queries[f"q{i}"], "positive": collection.documents[f"d{i}"].content} for i in range(5)]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = "--train_data", tmp_path / "pairs.jsonl", "--corpus", corpus
-    shares = {"start": ("--trained_share", 0), "trained": ("--trained_share", 1), "kept": ()}
-    found = {name: heads(train(name, *flags, *share)) for name, share in shares.items()}
-    share = share_of_trained(5)
-    assert share == pytest.approx(1 / 30)
-    for name, kept in found["kept"].items():
-        start, trained = found["start"][name], found["trained"][name]
-        np.testing.assert_allclose(kept, (1 - share) * start + share * trained, atol=1e-6)
-    assert max(np.abs(found["trained"][name] - found["start"][name]).max() for name in found["start"]) > 1e-3
 
 
 def test_hidden_documents_are_ranked_apart(train, evaluate, corpus):

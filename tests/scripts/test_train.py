@@ -36,16 +36,6 @@ def test_the_saved_configuration_repeats_the_run(run_script, arguments, tmp_path
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_run_is_not_replaced_unasked_and_a_checkpoint_keeps_its_shape(run_script, fails_clearly, arguments, tmp_path):
-    run_script("train", *arguments)
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert "--overwrite" in fails_clearly("train", *arguments)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    loaded = ("--load_checkpoint", tmp_path / "run" / "best_model", "--output_dir", tmp_path / "c")
-    assert "output_dim is 16" in fails_clearly("train", *arguments, *loaded, "--output_dim", 12)
-    assert not (tmp_path / "c").exists()
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
