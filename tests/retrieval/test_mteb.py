@@ -97,7 +97,7 @@ def test_a_checkpoint_scores_in_mteb_what_it_scores_here(system, base_with_promp
 @pytest.mark.parametrize(("distance", "unit"), [("cosine", True), ("dot", False), ("euclidean", True)])
 def test_an_untouched_base_scores_in_mteb_what_it_scores_here(distance, unit, base_with_prompts, collection, tmp_path):
     base = TextBase.load(base_with_prompts, device="cpu")
-    base.distance = distance
+    base.model.similarity_fn_name = distance
     base.ends_normalized = unit
     encoder = CachedEncoder(EmbeddingCache(base, tmp_path / "vectors"))
     here = evaluate_retriever(DenseRetriever("base", encoder, base.distance), collection).mean
