@@ -49,8 +49,7 @@ def load_collection(
 ) -> Collection:
     """Read a BEIR folder and the judgments of one split of it; `documents` are its corpus where that was read before.
 
-    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them. A missing or wrong file
-    raises `InputError`.
+    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -79,10 +78,7 @@ def judgments_of(folder: Path, split: str) -> Path:
 
 
 def read_queries(path: str | Path, split: str | None = None) -> list[str]:
-    """Read the texts of queries from a file as `read_documents` takes it, or a BEIR folder; blank ones are skipped.
-
-    Of a BEIR folder the queries that `split` judges are read; None reads all.
-    """
+    """Read the non-blank queries of a file (see `read_documents`) or BEIR folder (of one `split`, or None: all)."""
     path = Path(path)
     if split is not None:
         if not path.is_dir():
@@ -96,17 +92,11 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
 
 
 def write_collection(
-    folder: str | Path,
-    documents: Mapping[str, Document],
-    queries: Mapping[str, str],
-    qrels_by_split: Mapping[str, Mapping[str, Mapping[str, int]]],
+    folder: str | Path, documents: Mapping[str, Document], queries: Mapping[str, str], qrels: Mapping[str, Qrels]
 ) -> None:
-    """Write a BEIR folder; it is complete or absent. An earlier one of the same splits is replaced, its pairs/ too.
-
-    Other files in `folder`, which replacing it would lose, raise `InputError`.
-    """
+    """Write a BEIR folder with the `qrels` of each split, whole or absent (InputError: other files would be lost)."""
     folder = Path(folder)
-    ours = {"corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in qrels_by_split)}
+    ours = {"corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in qrels)}
     present = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     others = sorted(path.as_posix() for path in present if path.as_posix() not in ours and path.parts[0] != "pairs")
     if others:
@@ -116,19 +106,16 @@ def write_collection(
         write_json_lines(temporary / "corpus.jsonl", rows)
         write_json_lines(temporary / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
         (temporary / "qrels").mkdir()
-        for split, qrels in qrels_by_split.items():
+        for split, of_split in qrels.items():
             with (temporary / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                 writer.writerow(("query-id", "corpus-id", "score"))
-                for query, judged in qrels.items():
+                for query, judged in of_split.items():
                     writer.writerows((query, key, score) for key, score in judged.items())
 
 
 def pairs_from_collection(collection: Collection, whole_corpus: bool = False) -> PairDataset:
-    """Return every (query, relevant document) of the split as a training pair; relevant means a score above 0.
-
-    With `whole_corpus` the dataset holds the other documents too.
-    """
+    """Return each (query, document with a score above 0) of the split as a pair; `whole_corpus` adds the others."""
     contents = {key: document.content for key, document in collection.documents.items() if document.content}
     rows: list[Row] = []
     for query, text in collection.queries.items():

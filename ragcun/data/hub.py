@@ -99,7 +99,7 @@ def _label(source: Mapping[str, Any]) -> str:
 def is_complete(
     manifest: Path, others: Iterable[Path], settings: Mapping[str, Any], resume: bool, overwrite: bool
 ) -> bool:
-    """Return whether an earlier download is there, whose `manifest` is written last, and `resume` is set.
+    """Return whether an earlier download of the same settings is there to `resume`; `manifest` is its last file.
 
     Raises:
         InputError: without `overwrite`, files of a download are there that was cut off or has other `settings`.
@@ -178,12 +178,11 @@ def read_passages(
     seen: set[bytes] = set()
     with tqdm(total=wanted, desc=str(rows), unit=" passages", delay=2, leave=False) as bar:
         for row in rows:
+            title, text, kept = (row["title"] or "").strip(), row["text"] or "", 0
             counts["rows_read"] += 1
-            title, text = (row["title"] or "").strip(), row["text"] or ""
             if is_list_page(title, text):
                 counts["list_pages"] += 1
                 continue
-            kept = 0
             for passage in split_passages(text, max_length, min_length):
                 key, words = text_key(passage), len(passage.split())
                 if words < min_length or key in seen:

@@ -104,8 +104,8 @@ def gather(
 ) -> Gathered:
     """Read rows until there are `wanted` pairs for training (None: to the end); each pair counts once.
 
-    `hold_out` returns the `text_key` of each query that is held out. What rows offer as negatives is kept unless
-    `keep_offered` is False, which takes a fraction of the memory.
+    `hold_out` returns the `text_key` of each query that is held out. Without `keep_offered`, which saves most of the
+    memory, what rows offer as negatives is not kept.
     """
     counts: Counter[str] = Counter()
     kept: list[Judged] = []
@@ -177,10 +177,10 @@ def write_split_pairs(folder: Path, rows: Iterable[Row], dev: set[bytes], facts:
     made = {folder / f"{name}.jsonl": found for name, found in splits.items() if found}
     for path, found in made.items():
         write_pairs(path, found)
-    shared = {text_key(row[1]) for row in splits["train"]} & {text_key(row[1]) for row in splits["dev"]}
-    statistics: dict[str, Any] = {name: _statistics(found) for name, found in splits.items()}
-    statistics["dev_positives_that_are_train_positives"] = len(shared)
-    write_json(folder / "statistics.json", {**facts, **statistics})
+    train, dev_positives = ({text_key(positive) for _, positive, _ in found} for found in splits.values())
+    statistics = {name: _statistics(found) for name, found in splits.items()}
+    shared = {"dev_positives_that_are_train_positives": len(train & dev_positives)}
+    write_json(folder / "statistics.json", {**facts, **statistics, **shared})
     return {path: len(found) for path, found in made.items()}
 
 

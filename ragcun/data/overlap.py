@@ -24,11 +24,7 @@ _HOLD_OUT = {"fraction": float, "seed": int}
 
 
 def text_hash(text: str) -> str:
-    r"""Return the hash of a text with white space collapsed: 16 bytes of BLAKE2b, in hexadecimal.
-
-    >>> text_hash(" Heat  flow\n") == text_hash("Heat flow")
-    True
-    """
+    """Return the hash of a text with white space collapsed: 16 bytes of BLAKE2b, in hexadecimal."""
     return hashlib.blake2b(_normalised(text), digest_size=16).hexdigest()
 
 
@@ -102,11 +98,7 @@ class HoldOut:
             raise ValueError(f"seed must be a whole number of 64 bits, got {self.seed}")
 
     def hides(self, content: str) -> bool:
-        r"""Return whether a document is hidden, given its content; the amount of white space does not matter.
-
-        >>> HoldOut(0.5, seed=0).hides("Heat  flow\n") == HoldOut(0.5, seed=0).hides("Heat flow")
-        True
-        """
+        """Return whether a document is hidden, given its content; the amount of white space does not matter."""
         digest = hashlib.blake2b(_normalised(content), key=self.seed.to_bytes(8, "big", signed=True)).digest()
         return int.from_bytes(digest[:8], "big") < self.fraction * 2**64
 

@@ -91,10 +91,7 @@ def prepare_python_docs(
     seed: int,
     miners: Miners = NONE,
 ) -> list[str]:
-    """Write the Python documentation as a BEIR folder with the splits train, dev and test, and pairs of two of them.
-
-    Negatives of a split come from its own documents.
-    """
+    """Write the Python documentation as a BEIR folder; the pairs of a split take negatives from its own documents."""
     entries = extract(python_doc_roots(), packages)
     documents, queries, qrels_by_split = build(entries, max_documents, seed, split)
     write_collection(output_dir, documents, queries, qrels_by_split)
@@ -106,10 +103,7 @@ def prepare_python_docs(
 def prepare_held_out(
     folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miners: Miners = NONE
 ) -> list[str]:
-    """Write a BEIR folder whose split dev is held out of one split of another; the other splits are not copied.
-
-    Negatives come from the whole corpus, which all splits share.
-    """
+    """Write a BEIR folder with the queries of a split of another as train and dev, negatives from the whole corpus."""
     if output_dir.resolve() == folder.resolve():
         raise InputError(f"--output_dir {output_dir} is the folder that is read; name another one")
     whole = load_collection(folder, split)

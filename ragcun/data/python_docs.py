@@ -26,12 +26,9 @@ from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SUMMARY_WORDS = range(4, 31)
-"""How many words a summary may have: fewer do not say what is sought, more are no query."""
+SUMMARY_WORDS = range(4, 31)  # fewer do not say what is sought, more are no query
 FEWEST_REST_WORDS = 15
-FILES_PER_PROCESS = 256
-"""How many source files make a further process worth its start."""
-
+FILES_PER_PROCESS = 256  # how many source files make a further process worth its start
 _IS_PUBLIC = re.compile(r"(?!_|(tests?|testing|conftest|test_.*|.*_test)$)").match
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)[.!?]\s+(?=[A-Z`\"'(*])")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -87,8 +84,7 @@ def split_docstring(docstring: str) -> tuple[str, str]:
     ('Return the norm.', 'It is real.\n\nMore.')
     """
     paragraph, _, rest = docstring.strip().partition("\n\n")
-    end = _SENTENCE_END.search(paragraph)
-    if end:
+    if end := _SENTENCE_END.search(paragraph):
         paragraph, rest = paragraph[: end.start() + 1], f"{paragraph[end.end() :]}\n\n{rest}"
     return " ".join(paragraph.split()), rest.strip()
 
@@ -112,9 +108,8 @@ def python_doc_roots() -> list[Path]:
 def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) -> list[DocEntry]:
     """Return the documentation of the public functions, classes and methods under `roots`, by qualified name.
 
-    Test modules, private names, nested functions, sources that do not parse, and very short or long docstrings are left
-    out, and what `distinct` leaves out. Of modules of one name the first root's counts; `packages` are the top-level
-    names to take, None takes all.
+    Tests, private names, nested functions, sources that do not parse and very short or long docstrings are left out. Of
+    modules of one name the first root's counts; `packages` are the top-level names to take, None takes all.
     """
     files = _module_files(roots, packages)
     absent = sorted(set(packages or ()) - {name.partition(".")[0] for name in files})

@@ -99,10 +99,7 @@ def read_records(path: str | Path, columns: Sequence[Sequence[str]] = ()) -> Ite
 def parsed_records(
     path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the line of each record and what `parse` makes of it; a `RecordError` is an `InputError` at the end.
-
-    That names the first wrong record and counts the others.
-    """
+    """Yield the line of each record and what `parse` makes of it; InputError at the end names the first wrong one."""
     first, wrong = "", 0
     for line, value in records:
         try:

@@ -142,10 +142,7 @@ def pair_maker(method: str, masked_share: float | None = None, mask: str | None 
 
 
 def pairs_of_document(document: Document, maker: PairMaker, seed: int, times: int = 1) -> list[Pair]:
-    """Return the distinct pairs that `times` draws make of a document; they follow from the seed and its text alone.
-
-    The first draws are those of a smaller `times`.
-    """
+    """Return the distinct pairs that `times` draws make of a document; more draws of the same seed begin with these."""
     rng = random.Random(document_digest(document, seed))
     drawn = (maker(document, rng) for _ in range(times))
     return list(dict.fromkeys(pair for pair in drawn if pair is not None))
@@ -199,10 +196,7 @@ def sample_documents(documents: Sequence[Document], most: int, seed: int) -> lis
 
 
 def sentences_as_queries(documents: Sequence[Document], most: int, seed: int) -> list[str]:
-    """Return a sentence of each document (of the title where there is no text), or of a sample of `most` documents.
-
-    It follows from the seed and the document's own text alone.
-    """
+    """Return a sentence of each document (of the title where there is no text), or of a sample of `most` documents."""
     drawn = []
     for document in sample_documents([document for document in documents if document.content], most, seed):
         sentences = split_sentences(document.text) or split_sentences(document.title)
@@ -220,10 +214,7 @@ class Adaptation:
 
 
 def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Adaptation:
-    """Make `Adaptation` from documents (a sample of 100,000, and 20 at least); a tenth, at most 1,000, is held out.
-
-    What is drawn follows from the seed and a document's own text.
-    """
+    """Make `Adaptation` from documents (a sample of 100,000, and 20 at least); a tenth, at most 1,000, is held out."""
     filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
     distinct = list({document.content: document for document in filled}.values())
     if len(distinct) < FEWEST_DOCUMENTS:

@@ -36,7 +36,7 @@ SHARES = st.floats(0.01, 0.99)
 
 
 def words(n):
-    return [f"w{i}" for i in range(n)]
+    return " ".join(f"w{i}" for i in range(n))
 
 
 def pairs(document, method, seed=0, times=1):
@@ -174,7 +174,7 @@ def test_the_two_parts_are_the_document_or_its_outer_thirds(document, method, se
 
 @pytest.mark.parametrize("n", range(6, 30))
 def test_where_documents_are_cut(n):
-    document = Document("", " ".join(words(n)))
+    document = Document("", words(n))
     (half,) = pairs(document, "half")
     assert len(half[0].split()) == math.ceil(n / 2)
     cuts = {len(query.split()) for query, _ in pairs(document, "random", times=500)}
@@ -223,7 +223,7 @@ def test_short_documents_make_no_pair_and_only_a_drawn_one_follows_from_the_seed
 
 
 def test_masks_by_name_take_a_share_and_a_mask():
-    document = Document("", " ".join(words(10)))
+    document = Document("", words(10))
     for arguments, masked in (((0.5, "_"), "_ _ _ _ _ w5 w6 w7 w8 w9"), ((None, ""), "w2 w3 w4 w5 w6 w7 w8 w9")):
         assert pairs_of_document(document, pair_maker("mask_prefix", *arguments), 0) == [(masked, document.text)]
 

@@ -21,32 +21,21 @@ def folder(tmp_path):
 
 def test_written_collection_is_read_back(folder):
     collection = load_collection(folder)
-    assert collection.name == "small"
-    assert collection.documents == DOCUMENTS
+    assert (collection.name, collection.documents, collection.qrels) == ("small", DOCUMENTS, QRELS["test"])
     assert list(collection.queries.items()) == [("q2", "second?"), ("q1", "what is first")]
-    assert collection.qrels == QRELS["test"]
     assert [document.content for document in collection.documents.values()] == ["One first text", "second", "Drei"]
     assert load_collection(folder, "dev").queries == {"q3": QUERIES["q3"]}
 
 
-def assert_equals_beir(folder, split):
+@pytest.mark.parametrize(
+    ("name", "split"), [("", "test"), ("", "dev"), ("scifact", "test"), ("nfcorpus", "dev"), ("cranfield", "test")]
+)
+def test_collections_equal_those_of_beirs_loader(request, folder, name, split):
+    folder = request.getfixturevalue("shared_data") / name if name else folder
     corpus, queries, qrels = GenericDataLoader(str(folder)).load(split=split)
     ours = load_collection(folder, split)
-    assert {key: (d.title, d.text) for key, d in ours.documents.items()} == {
-        key: (value["title"] or "", value["text"]) for key, value in corpus.items()
-    }
-    assert ours.queries == queries
-    assert ours.qrels == qrels
-
-
-@pytest.mark.parametrize("split", ["test", "dev"])
-def test_small_collection_equals_beirs_loader(folder, split):
-    assert_equals_beir(folder, split)
-
-
-@pytest.mark.parametrize(("name", "split"), [("scifact", "test"), ("nfcorpus", "dev"), ("cranfield", "test")])
-def test_real_collection_equals_beirs_loader(shared_data, name, split):
-    assert_equals_beir(shared_data / name, split)
+    documents = {key: Document(value["title"] or "", value["text"]) for key, value in corpus.items()}
+    assert (ours.documents, ours.queries, ours.qrels) == (documents, queries, qrels)
 
 
 def test_header_of_qrels_and_title_are_optional(folder):

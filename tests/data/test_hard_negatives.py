@@ -30,9 +30,8 @@ class HashedWords:
 
     def encode_document(self, texts):
         vectors = {word: np.random.default_rng(i).normal(size=6) for i, word in enumerate(WORDS)}
-        return np.array(
-            [sum((vectors.get(word, 0) for word in text.lower().split()), np.zeros(6)) for text in texts], np.float32
-        )
+        words = [[vectors.get(word, np.zeros(6)) for word in text.lower().split()] for text in texts]
+        return np.array([np.sum([np.zeros(6), *found], axis=0) for found in words], np.float32)
 
 
 def some_rows(seed: int, queries: int = 15, documents: int = 60, known: int = 3):
@@ -221,10 +220,8 @@ def test_negatives_that_a_pair_has_stay_and_are_not_mined_again():
 
 @pytest.mark.parametrize("method", MARGINS)
 def test_further_known_answers_are_not_mined_and_the_pool_is_the_positives_where_none_is_given(method):
-    known = [("wing", "WING wave"), ("other", "wing drag")]
-    mined = mine(
-        [("wing", "wing lift", None)], ["wing wave", "wing drag"], known, method=method, per_query=2, margin=OFF
-    )
+    pair, known = ("wing", "wing lift", None), [("wing", "WING wave"), ("other", "wing drag")]
+    mined = mine([pair], ["wing wave", "wing drag"], known, method=method, per_query=2, margin=OFF)
     assert [negative for _, _, negative in mined.rows] == ["wing drag"]
     rows, _ = some_rows(6)
     negatives = {negative for _, _, negative in mine(rows, method=method, per_query=4).rows} - {None}

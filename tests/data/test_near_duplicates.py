@@ -35,16 +35,13 @@ def edited(seed: int, count: int = 40, copies: int = 5) -> list[str]:
 
 def by_loop(texts: list[str], threshold: float) -> list[bool]:
     """What is kept, every pair measured from the words themselves."""
-    runs = []
-    for text in texts:
-        words = text.lower().split()
-        runs.append({tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} if words else set())
-    kept: list[int] = []
-    for i, mine in enumerate(runs):
-        near = (len(mine & runs[j]) / max(1, len(mine | runs[j])) >= threshold for j in kept)
-        if not any(near):
-            kept.append(i)
-    return [i in set(kept) for i in range(len(texts))]
+    kept: list[set[tuple[str, ...]]] = []
+    answers = []
+    for words in (text.lower().split() for text in texts):
+        mine = {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+        answers.append(not any(len(mine & other) / len(mine | other) >= threshold for other in kept))
+        kept += [mine] if answers[-1] else []
+    return answers
 
 
 @pytest.mark.parametrize("size", [(40, 5), (2, 100)])  # few copies of many texts, and buckets that many share
@@ -76,13 +73,6 @@ def test_what_goes_nearly_repeats_what_is_kept_and_exact_copies_always_go(texts,
             assert any(similar)
         elif shingles(text):
             assert text not in earlier
-
-
-def test_case_and_punctuation_do_not_matter_and_order_does():
-    assert shingles("Heat flows; heat flows.") == {"heat flows heat", "flows heat flows"}
-    assert shingles("to go") == {"to go"}
-    assert jaccard(shingles("a b c d"), shingles("d c b a")) == 0
-    assert jaccard(shingles("a b c d"), shingles("a b c e")) == 1 / 3
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])

@@ -62,28 +62,18 @@ def test_what_is_hidden_never_changes(held_out: HoldOut, hidden: str) -> None:
 
 @given(held_out=HOLD_OUTS, texts=st.lists(TEXTS, min_size=1), seed=st.integers(0, 99))
 def test_ids_order_and_other_documents_do_not_matter(held_out: HoldOut, texts: list[str], seed: int) -> None:
-    def collection(some: list[str], prefix: str) -> Collection:
+    def hidden(some: list[str], prefix: str) -> Counter[str]:
         documents = {f"{prefix}{i}": Document("", text) for i, text in enumerate(some)}
-        return Collection("c", documents, {"q": "q"}, {"q": dict.fromkeys(documents, 1)}, "test")
+        collection = Collection("c", documents, {"q": "q"}, {"q": dict.fromkeys(documents, 1)}, "test")
+        return Counter(document.content for document in held_out.hidden_only(collection).documents.values())
 
-    shuffled = random.Random(seed).sample(texts, len(texts))
-    whole, other = (
-        Counter(document.content for document in held_out.hidden_only(some).documents.values())
-        for some in (collection(texts, "a"), collection(shuffled, "b"))
-    )
-    alone = Counter[str]()
-    for text in texts:
-        alone.update(d.content for d in held_out.hidden_only(collection([text], "c")).documents.values())
-    assert whole == other == alone
+    alone = sum((hidden([text], "c") for text in texts), Counter[str]())
+    assert hidden(texts, "a") == hidden(random.Random(seed).sample(texts, len(texts)), "b") == alone
 
 
 @given(held_out=HOLD_OUTS, rows=ROWS)
 def test_pairs_keep_all_but_what_is_hidden(held_out: HoldOut, rows: list[tuple[str, str, str | None]]) -> None:
-    expected = {
-        (query, positive, None if negative and held_out.hides(negative) else negative)
-        for query, positive, negative in rows
-        if not held_out.hides(positive)
-    }
+    expected = {(q, p, None if n and held_out.hides(n) else n) for q, p, n in rows if not held_out.hides(p)}
     pairs = PairDataset.from_rows(rows, "file")
     if not expected:
         with pytest.raises(InputError, match=r"file: the positives of all .* are hidden"):
@@ -208,7 +198,7 @@ def test_only_the_amount_of_white_space_is_passed_over(held_out, words, data):
     assert len(text_hashes(["a b", "ab", "A b", "b a", "\ud800", "\ud801"])) == 6
 
 
-def test_going_on_keeps_what_was_seen_and_unknown_stays_unknown(tmp_path, caplog):
+def test_what_was_seen_stays_seen_and_unknown_stays_unknown(tmp_path, caplog):
     train = PairDataset.from_rows([("q", "new", None), ("q", "both", None)], "test")
     before = text_hashes(["old", "both"])
     known = keep(tmp_path / "known", sorted(before))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.data.beir import Document, write_collection
 from ragcun.data.records import read_documents, read_records
 from ragcun.errors import InputError
 from tests.data.test_pairs import write_rows
@@ -48,11 +48,6 @@ def test_a_beir_folder_gives_its_corpus(tmp_path):
     corpus = {"a": Document("A", "text a"), "b": Document("", "text b"), "empty": Document("", "")}
     write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"a": 1}}})
     assert read_documents(tmp_path / "c") == list(corpus.values())
-
-
-def test_a_real_corpus_is_the_collections(shared_data):
-    corpus = load_collection(shared_data / "scifact").documents.values()
-    assert read_documents(shared_data / "scifact") == [Document(d.title.strip(), d.text.strip()) for d in corpus]
 
 
 @settings(deadline=None, max_examples=50)
