@@ -84,7 +84,7 @@ class Analyser:
             return ["" if word in self.dropped else word for word in words]
         language = LANGUAGES["en" if self.language in BIGRAMS else self.language]
         stop = stop_words(self.language)
-        stems = Stemmer.Stemmer(language).stemWords(list(words))
+        stems = Stemmer.Stemmer(language, 0).stemWords(list(words))  # its cache costs nine times the stemming
         return [
             "" if word in stop or (len(word) == 1 and not _RUNS.match(word)) else stem
             for word, stem in zip(words, stems, strict=True)
