@@ -100,6 +100,11 @@ def interrupted(after: int) -> Iterator[None]:
             yield
 
 
+def cut(path: Path) -> None:
+    """Take the end off a file."""
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 def run_script(script: str | Path, *arguments: object) -> str:
     """Run a Python file in a process of its own; return what it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -117,3 +122,10 @@ def start_ranks(work: Callable[..., None], *arguments: object) -> Any:
         port = free.getsockname()[1]
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return start_processes(work, arguments, nprocs=2, join=False, start_method="fork")
+
+
+def run_ranks(work: Callable[..., None], *arguments: object) -> None:
+    """Let `work(rank, *arguments)` end in two processes."""
+    ranks = start_ranks(work, *arguments)
+    while not ranks.join():
+        pass

@@ -20,7 +20,7 @@ from ragcun.models.checkpoint import description_digest
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.checkpoint import CheckpointManager, Progress
 from ragcun.training.weights import WeightAverage
-from tests.training.runs import assert_equal
+from tests.training.runs import assert_equal, cut
 
 SETTINGS: dict[str, Any] = {"seed": 1, "rate": 1e-5, "data": {"train": "abc"}, "nothing": None}
 PROGRESS = Progress(epoch=2, batches_done=3, step=17, best_score=0.5, best_epoch=1, metric_rows=9, seconds=1.25)
@@ -112,10 +112,6 @@ def test_settings_must_be_the_same(saved: tuple[Path, Run, Tensor], make: Make, 
 def test_a_run_that_averages_otherwise_does_not_load(saved: Any, make: Make, decay: float, share: float) -> None:
     with pytest.raises(InputError, match="is corrupt"):
         make(1, decay, share).manager(saved[0]).load()
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
 
 
 def flip(path: Path) -> None:

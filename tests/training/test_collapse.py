@@ -99,10 +99,7 @@ def test_healthy_courses_are_silent(name):
 COLLAPSING: dict[str, tuple[str, Callable[[float], Views]]] = {
     "to the mean": ("total", both(lambda z, t: z.mean(0) + (z - z.mean(0)) * (1 - t) ** 2)),
     "to the origin": ("total", both(lambda z, t: z * 1e-6**t)),
-    "queries alone, which costs accuracy first": (
-        "drift, total",
-        lambda t: Views(pairs()[0] * (1 - t) + 3 * t, pairs()[1]),
-    ),
+    "queries alone": ("drift, total", lambda t: Views(pairs()[0] * (1 - t) + 3 * t, pairs()[1])),
     "documents alone": ("total", lambda t: Views(pairs()[0], pairs()[1] * (1 - t) + 3 * t)),
     "to a line": ("dimensional", both(towards_line)),
     "to a plane of documents": ("dimensional", lambda t: Views(pairs()[0], shrunk(pairs()[1], 2, t))),
@@ -215,20 +212,6 @@ def test_residual_matches_its_definition():
     assert found["skill"] == pytest.approx(1 - left, rel=1e-5)
     without = Views(views.query, views.positive, predicted=views.predicted, target=views.target)
     assert "skill" not in probe_statistics(without)
-
-
-def test_rank_of_known_spectra():
-    even = torch.cat([torch.eye(6), -torch.eye(6)])
-    found = probe_statistics(Views(even, even * torch.tensor([1.0, 1, 1, 0, 0, 0]) + 7))
-    assert found["rank_query"] == pytest.approx(6)
-    assert found["rank_document"] == pytest.approx(3)
-
-
-def test_unrelated_sides_are_at_chance():
-    n = 400
-    found = probe_statistics(Views(normal(n, 16, 1), normal(n, 16, 2)))
-    assert abs(found["accuracy"] - 0.5) < 5 * 0.5 / math.sqrt(n)
-    assert found["top1"] < 1 / n + 5 * math.sqrt(1 / n / n)
 
 
 def test_figures_ignore_rotation_and_only_variance_knows_scale():

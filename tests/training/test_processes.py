@@ -27,7 +27,16 @@ from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import Selection
 from ragcun.training.trainer import Trainer
-from tests.training.runs import assert_same, before_step, newest, rows_of, run_script, start_ranks, tensors_of
+from tests.training.runs import (
+    assert_same,
+    before_step,
+    newest,
+    rows_of,
+    run_ranks,
+    run_script,
+    start_ranks,
+    tensors_of,
+)
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}
@@ -266,9 +275,7 @@ def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
 
 def main() -> None:
     """Run the jobs; then the failing one, whose processes have a minute to end."""
-    jobs = start_ranks(one_process, sys.argv[1], False)
-    while not jobs.join():
-        pass
+    run_ranks(one_process, sys.argv[1], False)
     processes = start_ranks(one_process, sys.argv[1], True).processes
     until = time.monotonic() + 60
     for process in processes:

@@ -15,7 +15,7 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines
 from ragcun.models.systems import IsotropicGaussianEncoder
-from ragcun.options import from_mapping, read_yaml
+from ragcun.options import from_mapping
 from ragcun.training.loop import fit
 from ragcun.training.model_card import FitResult, model_card, write_scores
 from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment, named, require_tracker
@@ -23,14 +23,9 @@ from ragcun.training.setup import build_data
 from tests.training.runs import Train, interrupted
 
 
-def started(path: Path, settings: dict[str, Any], **how: bool) -> RunFolder:
-    run = RunFolder.create(path, **how)
-    RunRecord(run, settings, {"seed": 1}, None, None).start()
-    return run
-
-
 def test_an_earlier_run_is_kept_until_it_is_overwritten_and_then_nothing_else_goes(tmp_path: Path) -> None:
-    run = started(tmp_path / "run", {"epochs": 3})
+    run = RunFolder.create(tmp_path / "run")
+    RunRecord(run, {"epochs": 3}, {"seed": 1}, None, None).start()
     run.log({"a": 1})
     run.loss_curve.write_bytes(b"x")
     for folder in (run.state, run.best_model, run.epoch_model(2), run.epoch_model(10)):
@@ -61,13 +56,6 @@ def test_metrics_are_lines_that_can_be_cut_also_where_the_last_is_torn(tmp_path:
     run.keep_rows(3)
     run.log({"step": 9})
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [0, 1, 2, 9]
-
-
-def test_configuration_is_taken_again(tmp_path: Path) -> None:
-    config = TrainConfig("daten/ü.jsonl", freeze_early_layers=2, learning_rate=1e-5, mixed_precision="no")
-    run = started(tmp_path / "run", config.to_dict())
-    assert from_mapping(TrainConfig, read_yaml(run.config), "saved") == config
-    assert "ü" in run.config.read_text(encoding="utf-8")
 
 
 def test_environment_says_what_decides_a_result() -> None:
@@ -134,9 +122,8 @@ def test_card_names_a_base_from_the_hub_and_shows_scores_as_they_are_measured(
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     encoder.base.name = "owner/model"
     result = FitResult(tmp_path, 3, criterion, score, None, 10, 1.0)
-    header, body = parts_of(
-        model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result, "a head")
-    )
+    card = model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result, "a head")
+    header, body = parts_of(card)
     assert header["base_model"] == "owner/model"
     assert f"| this model | {shown} |" in body
 

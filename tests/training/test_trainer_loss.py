@@ -27,11 +27,11 @@ from ragcun.models.heads import HeadShape
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay
-from tests.training.runs import assert_equal, run_script, start_ranks
+from tests.training.runs import assert_equal, cut, run_ranks, run_script
 
 DIM = 16
-PREDICTOR = HeadShape("mlp", DIM, DIM)
-STILL = HeadShape("mlp", DIM, DIM, dropout=0.0)
+PREDICTOR = HeadShape("mlp", DIM, DIM, dropout=0.1)
+STILL = HeadShape("mlp", DIM, DIM)
 PAIRWISE = Objective(lambda_contrastive=0.0, lambda_predictive=1.0)
 FULL = Objective(lambda_isotropy=0.5, isotropy="sigreg", num_slices=8, lambda_predictive=2.0, lambda_reg=0.1)
 
@@ -41,10 +41,8 @@ class Recorder(TrainerCallback):
 
     def __init__(self, loss: ObjectiveLoss) -> None:
         self.loss = loss
-        self.online: list[dict[str, Tensor]] = []
-        self.gradients: list[Tensor] = []
-        self.max_grad_norms: list[float] = []
-        self.steps: list[int | None] = []
+        self.online, self.gradients = list[dict[str, Tensor]](), list[Tensor]()
+        self.max_grad_norms, self.steps = list[float](), list[int | None]()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.steps.append(self.loss.step)
@@ -67,10 +65,7 @@ def make_trainer(
     recorder = Recorder(loss)
     arguments = SentenceTransformerTrainingArguments(str(folder), **COMMON | settings)
     callbacks = [loss.callback(), recorder] if with_callback else [recorder]
-    trainer = SentenceTransformerTrainer(
-        loss.online, arguments, train_dataset=rows, eval_dataset=rows, loss=loss, callbacks=callbacks
-    )
-    return trainer, recorder
+    return SentenceTransformerTrainer(loss.online, arguments, rows, rows, loss, callbacks=callbacks), recorder
 
 
 def a_loss(tiny_bert: str, seed: int = 0, objective: Objective = FULL, **settings: Any) -> ObjectiveLoss:
@@ -105,18 +100,16 @@ def test_terms_and_gradients_are_those_of_the_own_loop(tiny_bert, texts, system)
     encoder.train()
     loss.step = 7
     mine = loss(columns)
+    total = sum(mine.values())
     output = objective(encoder(PairBatch(*[dict(column) for column in columns])), 7)
     expected = {name: objective.weights[name] * term for name, term in output.terms.items()}
     torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
-    total = torch.stack(list(mine.values())).sum()
     torch.testing.assert_close(total, output.total, rtol=1e-5, atol=1e-6)
     total.backward()
     output.total.backward()
     own = [*encoder.base.model[0].parameters(), *encoder.predictor.parameters()]
-    for here, there in zip([*model[0].parameters(), *loss.predictor.parameters()], own, strict=True):
-        assert (here.grad is None) == (there.grad is None)
-        if here.grad is not None:
-            torch.testing.assert_close(here.grad, there.grad, rtol=1e-4, atol=1e-6)
+    ours = [weight.grad for weight in (*model[0].parameters(), *loss.predictor.parameters())]
+    torch.testing.assert_close(ours, [weight.grad for weight in own], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("accumulation", "schedule"), [(1, "constant"), (2, "cosine")])
@@ -125,18 +118,16 @@ def test_the_target_follows_once_per_optimiser_step(tiny_bert, texts, tmp_path, 
     expected = {name: weight.detach().double() for name, weight in loss.online.named_parameters()}
     trainer, recorder = make_trainer(loss, texts, tmp_path, gradient_accumulation_steps=accumulation)
     trainer.train()
-    assert len(recorder.online) == 4
     for step, online in enumerate(recorder.online, start=1):
         decay = ema_decay(step, 4, 0.9, schedule)
         expected = {name: decay * value + (1 - decay) * online[name].double() for name, value in expected.items()}
-    for name, weight in loss.target.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-6)
+    target = {name: weight.double() for name, weight in loss.target.named_parameters()}
+    torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-6)
     assert recorder.steps == [1, 2, 3, 4]
     assert not any(module.training for module in loss.target.modules())
 
 
-RUN: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
-RUN["gradient_accumulation_steps"] = 2
+RUN: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -148,19 +139,13 @@ def uninterrupted(tiny_bert, texts, tmp_path_factory) -> tuple[Path, dict[str, T
 
 
 def test_resume_equals_uninterrupted(tiny_bert, texts, tmp_path, uninterrupted):
-    folder, expected = uninterrupted
     loss = a_loss(tiny_bert, seed=1)
-    # Moved, so that the default place does not have it.
-    checkpoint = shutil.copytree(folder / "checkpoint-4", tmp_path / "moved")
+    checkpoint = shutil.copytree(uninterrupted[0] / "checkpoint-4", tmp_path / "moved")  # from the default place
     trainer, recorder = make_trainer(loss, texts, tmp_path / "out", False, **RUN)
     trainer.add_callback(loss.callback(resume_from=checkpoint))
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert recorder.steps == [5, 6]
-    assert_equal(everything(loss), expected)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
+    assert_equal(everything(loss), uninterrupted[1])
 
 
 def of_another_model(path: Path) -> None:
@@ -208,8 +193,7 @@ def test_model_and_predictor_are_clipped_as_one(tiny_bert, texts, tmp_path):
         assert recorder.max_grad_norms == [limit]
     size = sum(weight.numel() for weight in loss.predictor.parameters())
     whole = seen[0.0]
-    assert whole[-size:].norm() > 0.05 * whole.norm()  # neither part is negligible
-    assert whole[:-size].norm() > 0.05 * whole.norm()
+    assert min(whole[-size:].norm(), whole[:-size].norm()) > 0.05 * whole.norm()  # neither part is negligible
     torch.testing.assert_close(seen[1e-3], whole * 1e-3 / whole.norm(), rtol=1e-3, atol=1e-9)
     torch.testing.assert_close(seen[1e6], whole)
 
@@ -217,10 +201,8 @@ def test_model_and_predictor_are_clipped_as_one(tiny_bert, texts, tmp_path):
 def test_the_best_model_comes_back_with_what_belonged_to_it(tiny_bert, texts, tmp_path):
     loss = a_loss(tiny_bert)
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
-    trainer, _ = make_trainer(
-        loss, texts, tmp_path, load_best_model_at_end=True, learning_rate=30.0, optim="sgd", max_grad_norm=0, **settings
-    )
-    trainer.train()
+    settings |= {"load_best_model_at_end": True, "learning_rate": 30.0, "optim": "sgd", "max_grad_norm": 0}
+    (trainer := make_trainer(loss, texts, tmp_path, **settings)[0]).train()
     best = Path(trainer.state.best_model_checkpoint)
     assert best.name != "checkpoint-3"
     assert_equal(loss.owned_state(), load_file(best / STATE_NAME))
@@ -241,9 +223,7 @@ def test_frozen_weights_are_shared_and_not_saved(tiny_bert, texts, tmp_path):
     model[0].requires_grad_(False)
     model.transformers_model.encoder.layer[2].requires_grad_(True)
     loss = ObjectiveLoss(model, FULL, PREDICTOR, 0.5)
-    names = [name for name in loss.owned_state() if name.startswith("target.")]
-    assert names
-    assert all("layer.2." in name for name in names)
+    assert {"layer.2." in name for name in loss.owned_state() if name.startswith("target.")} == {True}
     layer = "encoder.layer.0.attention.self.query.weight"
     own, copied = (dict(part.transformers_model.named_parameters())[layer] for part in (model, loss.target))
     assert own is copied
@@ -291,7 +271,7 @@ def test_wrong_columns_and_weights_in_half_precision_are_refused(tiny_bert, text
 def rank_run(tiny_bert: str, texts: list[str], folder: Path, seed: int, accumulation: int) -> dict[str, Tensor]:
     """Train on terms that see each pair alone, so that ranks and accumulated batches give the same sums."""
     loss = a_loss(tiny_bert, seed, PAIRWISE, predictor=STILL)
-    settings: dict[str, Any] = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.05, "max_steps": 3}
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.05, "max_steps": 3}
     make_trainer(loss, texts, folder, gradient_accumulation_steps=accumulation, **settings)[0].train()
     return contiguous(everything(loss))
 
@@ -304,8 +284,7 @@ def test_two_ranks_stay_together_and_equal_one(tiny_bert, texts, tmp_path):
     assert_equal(first, second)
     alone = rank_run(tiny_bert, texts, tmp_path, seed=0, accumulation=4)
     start = everything(a_loss(tiny_bert, predictor=STILL))
-    for name, tensor in first.items():
-        torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6)
     assert any(not torch.allclose(first[name], start[name], atol=1e-4) for name in start if "predictor" in name)
 
 
@@ -318,6 +297,4 @@ def one_rank(rank: int, tiny_bert: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    ranks = start_ranks(one_rank, *sys.argv[1:])
-    while not ranks.join():
-        pass
+    run_ranks(one_rank, *sys.argv[1:])
