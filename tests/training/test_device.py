@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +16,14 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.losses.objective import CONTRASTIVE, ISOTROPY, TRANSFORMS, Objective
+from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.batches import LivePairs
 from ragcun.training.loop import fit
 from ragcun.training.processes import choose_precision, make_accelerator, to_device
 from ragcun.training.step import NOT_FINITE, OVERFLOW, Step, Stepper
+from tests.training.runs import assert_equal
 
 CPU = torch.device("cpu")
 ROWS = np.arange(8)
@@ -55,41 +54,17 @@ def test_copies_arrive_whole() -> None:
         assert torch.equal(each.cpu(), numbers + i)
 
 
-def views(dtype: torch.dtype) -> Views:
-    """Views as a model gives them under autocast or not: the same numbers, which bfloat16 holds exactly."""
+def test_an_objective_is_that_of_float32_under_autocast() -> None:
+    """Every term, a predictor's among them, bit for bit; tests/losses has each kind of them, and gradients."""
     torch.manual_seed(3)
-    drawn = [torch.randn(24, 8).bfloat16().to(dtype).requires_grad_() for _ in range(4)]
-    query, positive, predicted, residual = drawn
-    return Views(query, positive, predicted=predicted, target=positive, residual=residual)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        *({"isotropy": i, "isotropy_transform": t} for i, t in product(ISOTROPY, TRANSFORMS) if i != "none"),
-        *({"isotropy_form": "absolute", "isotropy_rows": each} for each in ("together", "each")),
-        *({"contrastive": contrastive} for contrastive in CONTRASTIVE),
-        *({"distance": distance, "symmetric": True} for distance in ("euclidean", "cosine", "dot")),
-    ],
-    ids=lambda settings: "-".join(map(str, settings.values())),
-)
-def test_statistics_and_distances_are_those_of_float32_under_autocast(settings: dict[str, Any]) -> None:
-    """Every term and the gradients by its inputs, bit for bit, though products under autocast are bfloat16's."""
-    rest = {"lambda_isotropy": 1.0, "lambda_reg": 1.0, "lambda_predictive": 1.0, "lambda_residual": 1.0}
-    objective = Objective(**rest, **settings, num_slices=16)
-    plain, inside, half = views(torch.float32), views(torch.float32), views(torch.bfloat16)
-    expected = objective(plain, 5)
+    query, positive, predicted, residual = (torch.randn(24, 8) for _ in range(4))
+    views = Views(query, positive, predicted=predicted, target=positive, residual=residual)
+    objective = Objective(lambda_isotropy=1.0, lambda_reg=1.0, lambda_predictive=1.0, lambda_residual=1.0)
+    expected = objective(views, 5).terms
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (plain.query @ plain.query.T).dtype == torch.bfloat16
-        found, widened = objective(inside, 5), objective(half, 5)
-    for name, value in expected.terms.items():
-        assert found.terms[name].dtype == widened.terms[name].dtype == torch.float32
-        assert torch.equal(found.terms[name], value), name
-        assert torch.equal(widened.terms[name], value), name
-    expected.total.backward()
-    found.total.backward()
-    for name in ("query", "positive", "predicted", "residual"):
-        assert torch.equal(getattr(inside, name).grad, getattr(plain, name).grad), name
+        assert (query @ query.T).dtype == torch.bfloat16
+        found = objective(views, 5).terms
+    assert_equal(found, expected)
 
 
 def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tuple[RetrievalEncoder, LivePairs]:

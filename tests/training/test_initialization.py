@@ -16,7 +16,6 @@ from ragcun.embeddings.precomputed import VectorStore
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
-from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.whitening import EXPONENT, Calibration
 from ragcun.training.batches import make_source, mine, mine_pools
 from ragcun.training.selection import mixed_with_base
@@ -48,9 +47,6 @@ class Problem:
         config = TrainConfig(train_data="made", **settings)
         encoder = build_encoder(config, self.store.base)
         return encoder, config, initialize_weights(config, encoder, self.source, queries)
-
-    def mixed(self, encoder: RetrievalEncoder, share: float = 0.3) -> RetrievalEncoder:
-        return mixed_with_base(encoder, share, self.source, 42)
 
     def sides(self, encoder: RetrievalEncoder) -> tuple[Vectors, Vectors]:
         return encoder.embed(self.queries, "query"), encoder.embed(self.documents, "document")
@@ -201,24 +197,17 @@ def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
 
 def test_mixed_distances_lie_between_those_of_heads_and_base(problem: Problem) -> None:
     encoder, _, _ = problem.started(normalize_output=False)
-    final = problem.mixed(encoder)
+    final = mixed_with_base(encoder, 0.3, problem.source, 42)
     assert final.dimension == 2 * DIM
     expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared(problem.base())
     np.testing.assert_allclose(squared(problem.sides(final)), expected, rtol=1e-4)
-    assert problem.mixed(encoder, 0.0) is encoder
-
-
-def test_a_mixture_of_length_1_with_an_identity_is_the_base(problem: Problem) -> None:
-    sides = problem.sides(problem.mixed(problem.started(head_init="identity")[0]))
-    np.testing.assert_allclose(np.linalg.norm(sides[0], axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(squared(sides), squared(problem.base()), rtol=1e-4, atol=1e-5)
+    assert mixed_with_base(encoder, 0.0, problem.source, 42) is encoder
 
 
 def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
     encoder, _, _ = problem.started(system="jepa")
-    assert isinstance(encoder, ProjectionEncoder)
     with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
-        problem.mixed(encoder)
+        mixed_with_base(encoder, 0.3, problem.source, 42)
 
 
 @pytest.mark.parametrize(

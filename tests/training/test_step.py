@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -181,18 +180,6 @@ def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) ->
     Stepper(accelerator, model, optimizer, Objective(), source, 1.0, 0)
     model.inner.eval()
     Stepper(accelerator, model, optimizer, Objective(), source, 1.0, 4)
-
-
-def test_views_with_nothing_to_train_are_left_alone(tiny_bert: str, dataset: PairDataset) -> None:
-    """A masked side (here: no pool in some chunks, no negatives at all) sends nothing backward."""
-    encoder, source = make(tiny_bert, dataset)
-    parts = [replace(part, negative=None, negative_mask=None) for part in source.parts(ROWS, range(13), 13)]
-    assert any(part.pool is None for part in parts)
-    whole = replace(source.batch(ROWS), negative=None, negative_mask=None)
-    Objective()(encoder(whole)).total.backward()
-    expected = gradients(encoder)
-    cached_backward(encoder, parts, Objective())
-    assert_close(gradients(encoder), expected, 1e-10)
 
 
 # Schedules
