@@ -153,9 +153,9 @@ class CachedPairs(PairSource):
     probe_size, sample_size = 256, 20_000
 
     def __init__(
-        self, dataset: PairDataset, base: Base, device: torch.device, vectors: VectorSource, rows: dict[Role, Rows]
+        self, dataset: PairDataset, vectors: VectorSource, device: torch.device, rows: dict[Role, Rows]
     ) -> None:
-        super().__init__(dataset, base, device)
+        super().__init__(dataset, vectors.base, device)
         self.vectors, self.rows = vectors, rows
 
     def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"]:
@@ -211,7 +211,7 @@ def make_source(
     if features is None:
         return LivePairs(dataset, base, device)
     queries, documents = features.rows(dataset.queries, "query"), features.rows(dataset.documents, "document")
-    return CachedPairs(dataset, features.base, device, features, {"query": queries, "document": documents})
+    return CachedPairs(dataset, features, device, {"query": queries, "document": documents})
 
 
 def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource) -> Pools | None:

@@ -21,16 +21,13 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Rows
 from ragcun.errors import InputError
 from ragcun.io import write_json
-from ragcun.losses.objective import LossOutput
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.checkpoint import Progress
 from ragcun.training.run_dir import RunFolder
-from ragcun.training.step import OVERFLOW, Step
+from ragcun.training.step import OVERFLOW, Step, loss_values, plain
 
 logger = logging.getLogger(__name__)
 
-CPU_MESSAGE = "can't allocate memory"
-"""What torch says of a CPU without memory, which has no exception of its own."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 1.0
 """Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
@@ -45,7 +42,7 @@ def record_skipped(
         InputError: there are more than the settings allow; their pairs are in the run folder's ``non_finite.json``.
     """
     place, norm = {"epoch": progress.epoch, "step": progress.step}, {"grad_norm": plain(step.norm)}
-    run.log({"kind": "skipped", **place, "cause": step.left_out, **_values(step.outputs[-1]), **norm})
+    run.log({"kind": "skipped", **place, "cause": step.left_out, **loss_values(step.outputs[-1]), **norm})
     if step.left_out == OVERFLOW:
         logger.info("step %d left out: fp16 overflow, the loss scale is halved", progress.step)
         return
@@ -55,7 +52,7 @@ def record_skipped(
         logger.warning("%s; step left out, %d of at most %d", found, progress.skipped, most)
         return
     if run.recorded:
-        shown = [{**_values(o), "pairs": _texts(data, rows)} for o, rows in zip(step.outputs, batches, strict=True)]
+        shown = [{**loss_values(o), "pairs": _texts(data, rows)} for o, rows in zip(step.outputs, batches, strict=True)]
         write_json(run.non_finite, {**place, "wrong": wrong, "source": data.source, **norm, "batches": shown})
         found += f" (its pairs: {run.non_finite})"
     before = f"after {most} steps left out, " if most else ""
@@ -75,21 +72,6 @@ def what_is_wrong(step: Step) -> str:
             wrong = [f"{name} {plain(value)}" for name, value in output.terms.items() if isinstance(plain(value), str)]
             return f"the loss is {plain(output.total)}" + (f" by {', '.join(wrong)}" if wrong else "")
     return f"the gradient's norm is {plain(step.norm)}"
-
-
-def plain(value: Tensor) -> float | str:
-    """Return a number as JSON can hold it: one that is not finite by its name.
-
-    >>> import torch
-    >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
-    (0.5, 'inf', 'nan')
-    """
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
-
-
-def _values(output: LossOutput) -> dict[str, Any]:
-    return {"total": plain(output.total), "terms": {name: plain(value) for name, value in output.terms.items()}}
 
 
 def require_finite(encoder: RetrievalEncoder, when: str) -> None:
@@ -118,12 +100,11 @@ def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_MESSAGE in str(error)):
+        of_cpu = "can't allocate memory" in str(error)  # for which torch has no exception of its own
+        if not (of_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
             raise
-        raise InputError(
-            f"out of memory at a batch of {pairs} pairs (--batch_size {config.batch_size}); "
-            f"start again with {flags_that_save_memory(config)}"
-        ) from error
+        where = f"out of memory at a batch of {pairs} pairs (--batch_size {config.batch_size})"
+        raise InputError(f"{where}; start again with {flags_that_save_memory(config)}") from error
 
 
 class TrainingStopped(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,9 +134,8 @@ def write_scores(folder: str | Path, scores: str) -> None:
         InputError: the folder has no card, or its card no place for scores.
     """
     path = Path(folder) / "README.md"
-    card = read_text(path)
-    before, begin, rest = card.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    shown = f"{BEGIN}\n{scores.strip()}\n{END}"
+    card, found = re.subn(f"{BEGIN}.*?{END}", lambda _: shown, read_text(path), count=1, flags=re.DOTALL)
+    if not found:
         raise InputError(f"{path} has no scores section; its card was not written by ragcun train")
-    write_text(path, f"{before}{BEGIN}\n{scores.strip()}\n{END}{after}")
+    write_text(path, card)

@@ -76,10 +76,6 @@ class RunFolder:
         folder = self.state / "lexical"
         return LexicalChannel.load(folder) if any(self.state.glob("[0-9]*")) and folder.exists() else None
 
-    def epoch_model(self, epoch: int) -> Path:
-        """Return the folder of an epoch's own checkpoint."""
-        return self.path / f"epoch-{epoch}"
-
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics, and give it to those who follow."""
         if self.recorded:

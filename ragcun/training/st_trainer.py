@@ -145,21 +145,20 @@ class ObjectiveLoss(nn.Module):
             self._followers()
             follow(self.target, self.online, decay)
 
-    def _followers(self) -> list[tuple[str, Tensor, Tensor]]:
+    def _followers(self) -> dict[str, Tensor]:
         if self.target is None:
-            return []
-        pairs = zip(self.target.named_parameters(), self.online.parameters(), strict=True)
-        both = [(name, weight, online) for (name, weight), online in pairs]
-        shared = [name for name, weight, online in both if weight is online and online.requires_grad]
-        if shared:
+            return {}
+        online, weights = dict(self.online.named_parameters()), self.target.named_parameters()
+        followers = {name: weight for name, weight in weights if weight is not online[name]}
+        if shared := [name for name in online if name not in followers and online[name].requires_grad]:
             raise ValueError(f"{shared[0]!r} was frozen when the loss was made and now is not; make the loss later")
-        return [pair for pair in both if pair[1] is not pair[2]]
+        return followers
 
     def owned_state(self) -> dict[str, Tensor]:
         """Return the weights that this loss has beside the model's, by name, as they are, not copies."""
         predictor = {} if self.predictor is None else self.predictor.state_dict()
         owned = {f"predictor.{name}": tensor for name, tensor in predictor.items()}
-        return owned | {f"target.{name}": weight for name, weight, _ in self._followers()}
+        return owned | {f"target.{name}": weight for name, weight in self._followers().items()}
 
     def callback(self, resume_from: str | Path | None = None) -> ObjectiveCallback:
         """Return the callback that belongs in the Trainer's `callbacks`; see `ObjectiveCallback`."""
@@ -250,10 +249,8 @@ class ObjectiveCallback(TrainerCallback):
             return
         path = folder / STATE_NAME
         if not path.is_file():
-            raise InputError(
-                f"{path} is missing: predictor and target cannot be resumed; use a checkpoint that was trained with "
-                "this callback, and if it lies outside output_dir, give loss.callback(resume_from=FOLDER)"
-            )
+            remedy = "use a checkpoint of this callback, outside output_dir with loss.callback(resume_from=FOLDER)"
+            raise InputError(f"{path} is missing: predictor and target cannot be resumed; {remedy}")
         try:
             with safe_open(path, "pt") as file:
                 if file.metadata() != self._about(step):

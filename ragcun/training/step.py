@@ -72,6 +72,22 @@ class Step(NamedTuple):
     left_out: str | None = None
 
 
+def plain(value: Tensor) -> float | str:
+    """Return a number as JSON can hold it: one that is not finite by its name.
+
+    >>> import torch
+    >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
+    (0.5, 'inf', 'nan')
+    """
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def loss_values(output: LossOutput) -> dict[str, Any]:
+    """Return a loss and its terms as JSON can hold them."""
+    return {"total": plain(output.total), "terms": {name: plain(value) for name, value in output.terms.items()}}
+
+
 @dataclass
 class Stepper:
     """Takes optimiser steps; a gradient that is not finite leaves weights and optimiser as they are.

@@ -26,7 +26,7 @@ from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes
 from ragcun.training.run_dir import RunRecord, tracked
 from ragcun.training.selection import Selection, is_better, is_evaluated, mixed_with_base
-from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, warmup_cosine
+from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, loss_values, warmup_cosine
 from ragcun.training.weights import WeightAverage, trained_share
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class Trainer:
         with tracker, logging_redirect_tqdm(), bar:
             if self.progress.step == 0:
                 self.processes.on_main(self._start)
-                self._evaluate(0)
-                self._check_collapse(0)
+                self._evaluate()
+                self._check_collapse()
             with stop:
                 for epoch in range(max(1, self.progress.epoch), self.epochs + 1):
                     self._epoch(epoch, bar)
@@ -106,23 +106,24 @@ class Trainer:
         for index in range(done, len(steps)):
             step = self._scheduled_step(steps[index])
             self.progress.batches_done = index + 1
-            self._log_step(epoch, step, bar)
-            self._check_collapse(epoch)
+            self._log_step(step, bar)
+            self._check_collapse()
             bar.update()
             last = index + 1 == len(steps)
             self._save_and_stop(due=interval > 0 and (index + 1) % interval == 0 and not last)
         self._count_time()
-        self._close_epoch(epoch)
+        self._close_epoch()
 
-    def _close_epoch(self, epoch: int) -> None:
+    def _close_epoch(self) -> None:
+        epoch = self.progress.epoch
         saved = self.config.save_interval > 0 and epoch % self.config.save_interval == 0
         evaluated = is_evaluated(epoch, self.epochs)
         with self.average.applied() if saved or evaluated else contextlib.nullcontext():
             if saved:
-                folder = self.run.epoch_model(epoch)
+                folder = self.run.path / f"epoch-{epoch}"
                 self.processes.on_main(lambda: self.record.save_model(folder, self.encoder, self.result(epoch)))
             if evaluated:
-                self._evaluate(epoch)
+                self._evaluate()
         self.progress.epochs_done = epoch
         self.clock = time.perf_counter()
         self._save_and_stop(due=evaluated)
@@ -157,49 +158,40 @@ class Trainer:
             self.processes.on_main(lambda: record_skipped(done, batches, progress, config, self.run, data))
         return done
 
-    def _log_step(self, epoch: int, step: Step, bar: tqdm[Any]) -> None:
-        number, interval = self.progress.step, self.config.log_interval
-        if step.left_out is not None or not (number % interval == 0 or number == self.total):
+    def _log_step(self, step: Step, bar: tqdm[Any]) -> None:
+        at, output = self.progress, step.outputs[-1]
+        if step.left_out is not None or not (at.step % self.config.log_interval == 0 or at.step == self.total):
             return
-        output = step.outputs[-1]
-        best = self.progress.best_score
-        shown = {} if best is None else {f"best {self.selection.criterion}": f"{abs(best):.4f}"}
+        shown = {} if at.best_score is None else {f"best {self.selection.criterion}": f"{abs(at.best_score):.4f}"}
         bar.set_postfix({"loss": f"{float(output.total):.4f}", **shown}, refresh=False)
-        row = {
-            "kind": "step",
-            "epoch": epoch,
-            "step": number,
-            "total": float(output.total),
-            "terms": {name: float(value) for name, value in output.terms.items()},
-            "learning_rate": {group["name"]: group["lr"] for group in self.stepper.optimizer.param_groups},
-            "grad_norm": float(step.norm) if self.config.max_grad_norm > 0 else None,
-        }
+        rates = {group["name"]: group["lr"] for group in self.stepper.optimizer.param_groups}
+        norm = float(step.norm) if self.config.max_grad_norm > 0 else None
+        row = {"kind": "step", "epoch": at.epoch, "step": at.step, **loss_values(output)}
         if self.processes.main:
-            self.run.log(row)
+            self.run.log(row | {"learning_rate": rates, "grad_norm": norm})
 
-    def _check_collapse(self, epoch: int) -> None:
-        config, step, source = self.config, self.progress.step, self.stepper.source
-        place, checks = {"epoch": epoch, "step": step}, config.collapse_checks
+    def _check_collapse(self) -> None:
+        config, at, source, checks = self.config, self.progress, self.stepper.source, self.config.collapse_checks
 
         def check() -> None:
             batch, stop = source.batch(source.probe(config.seed)), config.on_collapse == "stop"
-            self.progress.collapse.check(self.encoder, batch, place, stop, self.run.log)
+            at.collapse.check(self.encoder, batch, {"epoch": at.epoch, "step": at.step}, stop, self.run.log)
 
-        if checks > 0 and self.total and (step % max(1, self.total // checks) == 0 or step == self.total):
+        if checks > 0 and self.total and (at.step % max(1, self.total // checks) == 0 or at.step == self.total):
             self.processes.on_main(check)
 
-    def _evaluate(self, epoch: int) -> None:
-        score = self.processes.on_main(lambda: self._score(epoch))
+    def _evaluate(self) -> None:
+        score = self.processes.on_main(self._score)
         if is_better(score, self.progress.best_score):
-            self.progress.best_score, self.progress.best_epoch = score, epoch
+            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
             self.average.keep_best(self.encoder)
 
-    def _score(self, epoch: int) -> float | None:
-        require_finite(self.encoder, f"epoch {epoch}")
-        shown = mixed_with_base(self.encoder, self.config.mix_with_base, self.stepper.source, self.config.seed)
-        score, found = self.selection.evaluate(shown, epoch)
-        row = {"kind": "epoch", "epoch": epoch, "step": self.progress.step, "seconds": self.progress.seconds}
-        self.run.log(row | found)
+    def _score(self) -> float | None:
+        at, source = self.progress, self.stepper.source
+        require_finite(self.encoder, f"epoch {at.epoch}")
+        shown = mixed_with_base(self.encoder, self.config.mix_with_base, source, self.config.seed)
+        score, found = self.selection.evaluate(shown, at.epoch)
+        self.run.log({"kind": "epoch", "epoch": at.epoch, "step": at.step, "seconds": at.seconds} | found)
         return score
 
     def _save_state(self) -> None:

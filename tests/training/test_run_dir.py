@@ -28,7 +28,7 @@ def test_an_earlier_run_is_kept_until_it_is_overwritten_and_then_nothing_else_go
     RunRecord(run, {"epochs": 3}, {"seed": 1}, None, None).start()
     run.log({"a": 1})
     run.loss_curve.write_bytes(b"x")
-    for folder in (run.state, run.best_model, run.epoch_model(2), run.epoch_model(10)):
+    for folder in (run.state, run.best_model, run.path / "epoch-2", run.path / "epoch-10"):
         folder.mkdir()
         (folder / "weights").write_text("w")
     (run.path / "epoch-notes.txt").write_text("mine")
