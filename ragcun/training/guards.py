@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 from typing_extensions import Self
 
 from ragcun.config import TrainConfig
