@@ -149,7 +149,7 @@ class ObjectiveLoss(nn.Module):
         if self.target is None:
             return {}
         online, weights = dict(self.online.named_parameters()), self.target.named_parameters()
-        followers = {name: weight for name, weight in weights if weight is not online[name]}
+        followers: dict[str, Tensor] = {name: weight for name, weight in weights if weight is not online[name]}
         if shared := [name for name in online if name not in followers and online[name].requires_grad]:
             raise ValueError(f"{shared[0]!r} was frozen when the loss was made and now is not; make the loss later")
         return followers
