@@ -89,6 +89,12 @@ BENCHMARKS = [
         "What a large contrastive batch costs when the base is trained.",
         ("gradient_cache.py", "--batch_sizes", "64", "256", "--rounds", "2"),
     ),
+    Benchmark(
+        "lexical",
+        "The lexical channel of a million documents",
+        "Synthetic text, half by Zipf's law, half by topics.",
+        ("lexical.py", "--documents", "1000000"),
+    ),
     Benchmark("isotropy", "Isotropy of a million vectors", "All measures, read from disk.", ("isotropy_million.py",)),
     Benchmark("scaling", "How it grows", "", ("scaling.py",), table=True),
 ]
