@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ragcun.errors import InputError
 
 REMEDIES = {
@@ -31,14 +33,19 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def naming_failed_writes(path: str | Path) -> Iterator[None]:
-    """Turn the errors of a full, damaged or read-only disk into an `InputError` about `path`."""
+    """Turn the errors of a full, damaged or read-only disk, safetensors' too, into an `InputError` about `path`."""
     try:
         yield
-    except (OSError, InputError) as error:
+    except (OSError, InputError, SafetensorError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in REMEDIES:
-            raise
-        raise InputError(f"{path} was not written: {os.strerror(cause.errno)}; {REMEDIES[cause.errno]}") from cause
+        found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+        if found:
+            cause = OSError(int(found[1]), os.strerror(int(found[1])))
+        if isinstance(cause, OSError) and cause.errno in REMEDIES:
+            raise InputError(f"{path} was not written: {cause.strerror}; {REMEDIES[cause.errno]}") from cause
+        if found and cause:
+            raise cause from error
+        raise
 
 
 @contextlib.contextmanager

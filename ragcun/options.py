@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib.metadata
 import operator
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ragcun.errors import InputError
+from ragcun.errors import InputError, did_you_mean
 from ragcun.io import read_text
 
 Config = TypeVar("Config")
@@ -160,8 +159,7 @@ def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") 
     settings, converted, where = settings_of(config), {}, f"{source}: " if source else "--"
     for name, value in values.items():
         if name not in settings:
-            near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(name, settings, n=1))
-            raise InputError(f"{where}unknown setting {name!r:.60}{near}")
+            raise InputError(f"{where}unknown setting {name!r:.60}; {did_you_mean(name, settings)}".rstrip("; "))
         try:
             converted[name] = settings[name].convert(value)
         except ValueError as error:

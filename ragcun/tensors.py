@@ -1,15 +1,11 @@
-"""Named tensors: their checksum, loading them strictly, and what writing them to a failing disk raises."""
+"""Named tensors: their checksum, and loading them strictly."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 
@@ -43,15 +39,3 @@ def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
     check_fit(target, source)
     for name, tensor in target.items():
         tensor.copy_(source[name])
-
-
-@contextlib.contextmanager
-def naming_disk_errors() -> Iterator[None]:
-    """Let safetensors' writer raise OSError where the operating system refuses a write, as Python's own files do."""
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ragcun.cli.flags import EncodingFlags
 from ragcun.config import SEED_HELP, LexicalConfig
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.options import flag, flags_of
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def _fitted(options: Options, texts: list[str], queries: list[str]) -> Retrieval
         base = JoinedBase(base, *fit_channel(cache, texts, options))
         cache = JoinedSource(cache, base)
     closed_form = {name: getattr(options, name) for name in CLOSED_FORM}
-    try:
+    with as_input_error(f"cannot calibrate by {options.corpus}"):
         check_settings(**closed_form, dim=base.dimension)  # before texts are encoded
         vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
-        return calibrate(*vectors, **closed_form).encoder(base)
-    except ValueError as error:
-        raise InputError(f"cannot calibrate by {options.corpus}: {error}") from error
+        encoder = calibrate(*vectors, **closed_form).encoder(base)
+    return encoder

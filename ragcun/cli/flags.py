@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES, CACHE_HELP, DEVICE_HELP, Fusion
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.options import flag
 
 if TYPE_CHECKING:
@@ -132,12 +132,10 @@ class MiningFlags:
         from ragcun.retrieval.negatives import MiningSettings, mine_negatives
 
         words, word = {"auto": None, "none": -math.inf}, self.negative_margin.lower()
-        try:
+        with as_input_error("negatives cannot be mined so"):
             margin = words[word] if word in words else float(word)
             chosen: Any = (method, self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
             settings = MiningSettings(*chosen)
-        except ValueError as error:
-            raise InputError(f"negatives cannot be mined so: {error}") from error
         encoder = None
         if method == "dense":
             encoder = CachedEncoder(EmbeddingCache(TextBase.load(self.base_model, device=self.device), self.cache_dir))

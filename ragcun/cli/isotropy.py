@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
 from ragcun.config import SEED_HELP
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
@@ -107,13 +107,10 @@ def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[st
     from ragcun.reporting.isotropy import isotropy_table, plot_isotropy
     from ragcun.training.run_dir import environment
 
-    settings = MeasureSettings(seed=options.seed, k=options.k, sample=options.sample)
-    try:
-        measured = [measure_system(**system, settings=settings) for system in systems]
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"the embeddings of {name} cannot be measured: {error}") from error
+    settings, measured = MeasureSettings(seed=options.seed, k=options.k, sample=options.sample), []
+    for system in systems:
+        with as_input_error(f"the embeddings of {system['model']} cannot be measured"):
+            measured.append(measure_system(**system, settings=settings))
     spaces = measured[0].spaces
     n_queries = spaces["queries"].n if "queries" in spaces else 0
     report = IsotropyReport(name, spaces["documents"].n, n_queries, measured, settings, environment("cpu"))

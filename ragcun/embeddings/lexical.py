@@ -25,7 +25,7 @@ from ragcun.embeddings.analysis import LANGUAGES, Analyser, TermCounter
 from ragcun.embeddings.base import Vectors
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
-from ragcun.tensors import naming_disk_errors, tensors_digest
+from ragcun.tensors import tensors_digest
 
 if TYPE_CHECKING:
     from ragcun.batch import Role
@@ -123,7 +123,7 @@ class LexicalChannel:
 
     def save(self, folder: str | Path) -> None:
         """Write a folder of ``lexical.json`` and ``lexical.safetensors``; it is complete or absent."""
-        with replacing_folder(folder) as temporary, naming_disk_errors():
+        with replacing_folder(folder) as temporary:
             write_json(temporary / CONFIG, {"format": FORMAT, **self._settings()})
             save_file(self._tensors(), temporary / WEIGHTS)
 

@@ -16,7 +16,7 @@ from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
 from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
-from ragcun.tensors import contiguous, naming_disk_errors
+from ragcun.tensors import contiguous
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,7 +45,7 @@ def write_folder(
     channel: LexicalChannel | None = None,
 ) -> None:
     """Write a checkpoint folder with the checksum of every file in it; it is complete or absent."""
-    with replacing_folder(folder) as temporary, naming_disk_errors():
+    with replacing_folder(folder) as temporary:
         if model is not None:
             place = temporary if channel is None or channel.analyser.pieces else temporary / DENSE
             model.save_pretrained(str(place), create_model_card=False)

@@ -18,7 +18,7 @@ from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, remove_leftovers, replacing_folder, write_json
 from ragcun.models.checkpoint import OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors
+from ragcun.tensors import contiguous, copy_strictly
 from ragcun.training.collapse import CollapseMonitor
 from ragcun.training.step import random_states, set_random_states
 from ragcun.training.weights import WeightAverage
@@ -94,7 +94,7 @@ class CheckpointManager:
         tensors |= {"optimizer": moments, "random": random_states()}
         scale = None if self.scaler is None else self.scaler.state_dict()
         rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": self.settings}
-        with replacing_folder(point) as temporary, naming_disk_errors():
+        with replacing_folder(point) as temporary:
             files = {temporary / f"{name}.safetensors": values for name, values in tensors.items()}
             for path, values in files.items():
                 save_file(contiguous(values), path)

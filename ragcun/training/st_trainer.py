@@ -25,7 +25,7 @@ from ragcun.losses.gather import sum_over_ranks_, world_size
 from ragcun.losses.objective import Objective
 from ragcun.models.heads import Head, HeadShape, Stackable
 from ragcun.models.systems import ResidualPredictor, follow, following
-from ragcun.tensors import contiguous, copy_strictly, naming_disk_errors, tensors_digest
+from ragcun.tensors import contiguous, copy_strictly, tensors_digest
 from ragcun.training.step import ema_decay
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class ObjectiveCallback(TrainerCallback):
         """Write what the loss owns into the checkpoint folder; the file is complete or absent."""
         owned = self.loss.owned_state()
         if owned and args.should_save:
-            with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary, naming_disk_errors():
+            with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary:
                 save_file(contiguous(owned), temporary, self._about(state.global_step))
         if world_size() > 1:
             dist.barrier()  # the others may read the file at once
