@@ -97,7 +97,7 @@ def _fused(options: Options, folder: CollectionFolder, search: ShardedSearch, ru
         folder.load(),
     )
     others = [open_system(each, encoding).retriever for each in options.hybrid]
-    first = ShardedRetriever(search, runner)
+    first = ShardedRetriever(search.model, search, runner)
     feedback = (options.feedback, options.feedback_weight) if options.feedback else None
     hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, feedback=feedback)
     return hybrid.retrieve(collection, options.top_k), collection.qrels

@@ -116,10 +116,8 @@ class Shard:
         texts = [row["text"] for _, row in read_json_lines(self.file("texts", "jsonl"))]
         model = opened(self.search)
         if model.fingerprint != self.made_from["model"]:
-            raise InputError(
-                f"the model {self.search.model} on {platform.node()} is not the one that the search was started "
-                "with; bring the same files to every machine"
-            )
+            here = f"the model {self.search.model} on {platform.node()}"
+            raise InputError(f"{here} is not that of the machine that searches; bring the same files to every machine")
         with _writing(self.file("documents", "npy"), self.made_from) as file:
             _write_matrix(file, model.encode(texts, "document"), (len(texts), model.dimension))
         self.file("texts", "jsonl").unlink()
@@ -185,14 +183,10 @@ class ShardRows:
 class ShardedRetriever:
     """A search in shards as a system, whose queries `HybridRetriever` can move."""
 
+    name: str
     sharded: ShardedSearch
     runner: Runner
     size: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Return the model's name."""
-        return self.sharded.model
 
     @once
     def retrieve(self, collection: Collection, k: int) -> Run:

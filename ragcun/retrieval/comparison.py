@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 Remembered = Callable[[Collection], frozenset[str]]
 MODEL, BASE = "model", "untouched_base"
-SPACE_SEED = 0
-"""Which documents of a large collection are measured is the same for all systems and evaluations."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def document_space(retriever: Retriever, collection: Collection) -> DocumentSpac
         return retriever.space(collection.name)
     if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:
         return None
-    rows = sample_rows(len(collection.documents), SAMPLE, SPACE_SEED)
+    rows = sample_rows(len(collection.documents), SAMPLE, seed=0)  # the same rows for all systems and evaluations
     vectors = retriever.documents(collection).take(rows, axis=0).astype(np.float64)
     if retriever.vectors is not None:
         vectors = vectors[:, : retriever.vectors.kept]

@@ -34,6 +34,11 @@ def judged(queries: int, documents: int = 30, name: str = "toy", more: int | Non
     return Collection(name, texts, {query: f"{name} {query}" for query in qrels}, qrels, "test")
 
 
+def systems(results):
+    """Return what a results file holds of each system, by slug."""
+    return {"model": results, "untouched_base": results["untouched_base"], **results["baselines"]}
+
+
 @pytest.fixture
 def dense():
     """Make a retriever of a name and a seed."""

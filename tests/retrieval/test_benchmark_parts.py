@@ -19,7 +19,7 @@ from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.runs import read_run
 from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
-from tests.retrieval.conftest import judged
+from tests.retrieval.conftest import judged, systems
 
 HELD_OUT = HoldOut(0.4, 4)
 SLUGS = ("model", "untouched_base", "bm25")
@@ -62,17 +62,13 @@ def checkpoint(save):
 
 def evaluate(checkpoint, collections, out, baselines=("bm25",)):
     options = EncodingOptions(device="cpu")
-    systems = [open_system(spec, options) for spec in baselines]
-    run_benchmark(open_system(str(checkpoint), options), systems, collections, out, {})
+    others = [open_system(spec, options) for spec in baselines]
+    run_benchmark(open_system(str(checkpoint), options), others, collections, out, {})
     return json.loads(out.read_text())
 
 
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-
-
-def systems(results):
-    return {"model": results, "untouched_base": results["untouched_base"], **results["baselines"]}
 
 
 def blocks(results):

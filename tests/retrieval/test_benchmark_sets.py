@@ -23,7 +23,7 @@ from ragcun.io import write_json
 from ragcun.results import CollectionFacts, Scores
 from ragcun.retrieval.comparison import CollectionScores, average_parts
 from ragcun.retrieval.systems import BM25Retriever, System
-from tests.retrieval.conftest import judged
+from tests.retrieval.conftest import judged, systems
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
 
@@ -36,15 +36,11 @@ def forums():
     return [judged(size, name=name, more=9) for name, size in SIZES.items()]
 
 
-def systems(results):
-    return [results, results["untouched_base"], *results["baselines"].values()]
-
-
 def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark, forums):
     alone = [judged(4, name="x", more=9), judged(6, name="y", more=9)]
     results = benchmark([alone[0], *forums, alone[1]])
     assert list(results["datasets"]) == ["x", *SIZES, "forum", "y"]
-    for system in systems(results):
+    for system in systems(results).values():
         scores = system["datasets"]
         metrics = [name for name in scores["forum"] if "@" in name]
         assert len(metrics) == 21
@@ -150,7 +146,9 @@ def test_finished_sets_are_kept_when_a_later_one_fails_and_resumed(benchmark, fo
     done = ", ".join(name for name in kept if "/" not in name)
     with pytest.raises(InputError, match=rf"corpus\.jsonl, line 30: .*r\.json: {done};.*--resume"):
         benchmark(folders, manifest={"started": "then"})
-    assert all(list(each["datasets"]) == kept for each in systems(json.loads((tmp_path / "r.json").read_text())))
+    assert all(
+        list(each["datasets"]) == kept for each in systems(json.loads((tmp_path / "r.json").read_text())).values()
+    )
     runs = {path: path.stat().st_mtime_ns for name in kept for path in (tmp_path / "r.runs" / name).rglob("*.trec")}
     corpus.write_text(content)
     results = benchmark(folders, resume=True)

@@ -66,14 +66,6 @@ def test_fusion_agrees_with_a_second_implementation(method):
     assert all(backwards[query] == pytest.approx(fused[query], abs=1e-12) for query in fused)
 
 
-@pytest.mark.parametrize("method", ["minmax", "zscore"])
-def test_a_fusion_does_not_depend_on_scale_and_offset(method):
-    runs = [random_run(1), random_run(2)]
-    other = [runs[0], {query: {d: 7 * s - 100 for d, s in found.items()} for query, found in runs[1].items()}]
-    for query, scores in fuse(runs, (0.6, 0.4), method).items():
-        assert fuse(other, (0.6, 0.4), method)[query] == pytest.approx(scores, abs=1e-9)
-
-
 def test_equal_scores_rank_by_id_and_the_rest_is_cut():
     run = {"q": {"c": 2.0, "b": 2.0, "a": 2.0}}
     assert fuse([run], k=2) == {"q": {"a": 1.0, "b": 1.0}}
