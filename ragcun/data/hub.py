@@ -136,11 +136,7 @@ _REFERS = re.compile(r"\s*.*refers? to[ :]*:[^\S\n]*(\n|$)", re.IGNORECASE)
 
 
 def is_list_page(title: str, text: str) -> bool:
-    r"""Say whether an English article only points to others, by its title and the end of its first line.
-
-    >>> is_list_page("List of rivers", ""), is_list_page("Mercury", "Mercury may refer to:\n\nA planet")
-    (True, True)
-    """
+    """Say whether an English article only points to others, by its title and the end of its first line."""
     return bool(_LIST_TITLE.match(title) or _REFERS.match(text))
 
 

@@ -78,11 +78,7 @@ def _entry(name: str, node: _Definition) -> DocEntry | None:
 
 
 def split_docstring(docstring: str) -> tuple[str, str]:
-    r"""Return the summary (the first sentence of the first paragraph, on one line) and the rest of a docstring.
-
-    >>> split_docstring("Return the norm. It is real.\n\nMore.")
-    ('Return the norm.', 'It is real.\n\nMore.')
-    """
+    """Return the summary (the first sentence of the first paragraph, on one line) and the rest of a docstring."""
     paragraph, _, rest = docstring.strip().partition("\n\n")
     if end := _SENTENCE_END.search(paragraph):
         paragraph, rest = paragraph[: end.start() + 1], f"{paragraph[end.end() :]}\n\n{rest}"

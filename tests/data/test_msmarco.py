@@ -87,9 +87,8 @@ def test_triplets_have_one_or_several_negatives(tmp_path, query):
         {query: "q1", "positive": "p1", **{f"negative_{i}": f"n{i}" for i in range(1, 12)}},
         {query: "q1", "positive": "p2", **{f"negative_{i}": "p1" if i == 1 else None for i in range(1, 12)}},
     ]
-    found = keep(write_split(tmp_path / "d", rows))
     in_order = [("q1", "p1", f"n{i}") for i in range(1, 12)]
-    assert found.rows(20) == [*in_order, ("q1", "p2", None)]
+    assert keep(write_split(tmp_path / "d", rows)).rows(20) == [*in_order, ("q1", "p2", None)]
     single = [{query: "q", "positive": "p", "negative": "n"}, {query: "Q ", "positive": "P", "negative": "m"}]
     found = keep(write_split(tmp_path / "s", single))
     assert found.rows(1) == [("q", "p", "n")]
@@ -127,8 +126,11 @@ def test_no_query_is_in_both_files_and_counts_are_those_of_a_recount(tmp_path, h
         assert len(queries[1]) == 25
 
 
-def test_an_earlier_dev_file_goes_where_no_query_is_held_out(tmp_path):
+def test_an_earlier_dev_file_goes_where_no_query_is_held_out_and_some_must_be_left_for_training(tmp_path):
     rows = [("one", "first", None), ("two", "second", None)]
+    with pytest.raises(InputError, match="none of the 2 pairs"):
+        write_split_pairs(tmp_path, rows, {text_key("one"), text_key("two")}, {})
+    assert not list(tmp_path.iterdir())
     assert len(write_split_pairs(tmp_path, rows, {text_key("two")}, {})) == 2
     assert write_split_pairs(tmp_path, rows, set(), {}) == {tmp_path / "train.jsonl": 2}
     assert not (tmp_path / "dev.jsonl").exists()
@@ -201,10 +203,3 @@ def test_damaged_files_are_input_errors(tmp_path):
     first.write_bytes(b"nothing")
     with pytest.raises(InputError, match=f"{folder} train"):
         keep(folder)
-
-
-def test_nothing_left_for_training_is_an_input_error(tmp_path):
-    found = keep(write_split(tmp_path / "d", [passages_row("q", ["*a"])]), hold_out(0, 0.0, 5))
-    with pytest.raises(InputError, match="none of the 1 pairs"):
-        write_split_pairs(tmp_path, found.rows(1), found.dev, {})
-    assert not (tmp_path / "train.jsonl").exists()

@@ -62,9 +62,8 @@ def test_splits_share_no_query_and_no_document(numbers, seed):
     for name, places in splits.items():
         mine = {same(positive) for _, positive, _ in rows[name]}
         others = {same(positive) for other in rows if other != name for _, positive, _ in rows[other]}
-        for old, new in zip(data.rows(places), rows[name], strict=True):
-            assert new[:2] == old[:2]
-            assert new[2] == (None if old[2] and same(old[2]) in others - mine else old[2])
+        for (query, positive, negative), new in zip(data.rows(places), rows[name], strict=True):
+            assert new == (query, positive, None if negative and same(negative) in others - mine else negative)
 
 
 def test_shares_are_met_where_pairs_are_unconnected():
@@ -178,15 +177,10 @@ def miners(**chosen):
 @pytest.mark.parametrize("method", ["random", "bm25"])
 @pytest.mark.parametrize("maker", ["sentence", "half", "mask_spans"])
 def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, method, maker):
-    def source_of(text: str) -> int:
-        return max(range(len(words)), key=lambda place: len(words[place].intersection(text.split())))
-
-    margin = None if method == "random" else -float("inf")
-    add = miners(method=method, per_query=2, margin=margin)
+    add = miners(method=method, per_query=2, margin=None if method == "random" else -float("inf"))
     made, counts = generate_pairs(documents(60, 0), PAIR_MAKERS[maker], 0, SHARES, 150, 0.9)
     splits = negatives_of_generated(made, "made", add)
     write_splits(splits, {"documents": counts}, {"seed": 0}, tmp_path / "out", tmp_path / "all.json")
-    words = [set(document.text.split()) for document in documents(60, 0)]
     rows = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
     statistics = json.loads((tmp_path / "out" / STATISTICS).read_text())
     for name in SPLITS:
@@ -197,9 +191,10 @@ def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, metho
         assert counted["rows"] == len(rows[name])
         assert counted["pairs"] == len({row[:2] for row in rows[name]})
         assert counted["negatives"]["mined"] == len(negatives) > 0
-    for _, positive, negative in itertools.chain.from_iterable(rows.values()):
-        if negative:
-            assert source_of(positive) != source_of(negative)
+    words = [set(document.text.split()) for document in documents(60, 0)]
+    for pair in ([set(text.split()) for text in row[1:]] for each in rows.values() for row in each if row[2]):
+        one, other = (max(range(60), key=lambda place, text=text: len(words[place] & text)) for text in pair)
+        assert one != other
     assert statistics["documents"]["used"] == sum(split["documents"] for split in statistics["splits"].values())
     assert list(read_pairs(tmp_path / "all.json").rows()) == [row for name in SPLITS for row in rows[name]]
     assert statistics["settings"] == {"seed": 0}

@@ -33,11 +33,7 @@ from ragcun.results import Results
 from ragcun.retrieval.runs import read_run, write_run
 from tests.fuzz.hostile import FUZZ, hostile
 
-PAIRS = [
-    {"query": "one", "positive": "a b", "negative": "c"},
-    {"query": "zwei é", "positive": "d"},
-    {"x": "e", "y": "f"},
-]
+PAIRS = [{"query": "one", "positive": "a b", "negative": "c"}, {"query": "é", "positive": "d"}, {"x": "e", "y": "f"}]
 CSV = b'query,positive,negative\none,"a, b",c\nzwei,"d\ne",\n'
 DOCUMENTS = [{"_id": "1", "title": "A", "text": "b c"}, {"text": "d"}, {"title": None, "text": ""}]
 CORPUS = [{"_id": f"d{i}", "title": "", "text": f"text {i}"} for i in range(3)]
@@ -193,8 +189,8 @@ def of_vectors(name: str) -> Kind:
     return Kind(read_vectors_of, vectors_are_finite, VECTORS[name], make=make_vectors, named=1)
 
 
-def of_a_checkpoint(read: Callable[[Path], Any], condition: Callable[[Any], bool], value: Any) -> Kind:
-    return Kind(lambda path: read(path.parents[1]), holds(condition), json.dumps(value).encode(), value)
+def of_json(read: Callable[[Path], Any], condition: Callable[[Any], bool], value: Any, short: bool = True) -> Kind:
+    return Kind(read, holds(condition), json.dumps(value).encode(), value, short=short)
 
 
 KINDS = {
@@ -211,18 +207,17 @@ KINDS = {
     "a.tsv": Kind(read_qrels, qrels_survive, QRELS),
     "a.trec": Kind(read_run, run_survives, RUN),
     "a.yaml": Kind(read_settings, holds(lambda config: config.epochs is None or config.epochs >= 0), YAML, SETTINGS),
-    "results.json": Kind(tables, holds(bool), json.dumps(RESULTS).encode(), RESULTS, short=False),
-    "isotropy.json": Kind(
-        lambda path: measure_tables(IsotropyReport.read(path).systems),
-        holds(bool),
-        json.dumps(ISOTROPY).encode(),
-        ISOTROPY,
-    ),
+    "results.json": of_json(tables, bool, RESULTS, short=False),
+    "isotropy.json": of_json(lambda path: measure_tables(IsotropyReport.read(path).systems), bool, ISOTROPY),
     "metrics.jsonl": Kind(
         lambda path: (loss_figure(path), rank_figure(path)), holds(bool), lines(METRICS), METRICS, True
     ),
-    "ragcun/seen_documents.json": of_a_checkpoint(read_seen, lambda seen: all(len(key) == 32 for key in seen), SEEN),
-    "ragcun/held_out.json": of_a_checkpoint(read_held_out, lambda held_out: 0 < held_out.fraction < 1, HIDDEN),
+    "ragcun/seen_documents.json": of_json(
+        lambda path: read_seen(path.parents[1]), lambda seen: all(len(key) == 32 for key in seen), SEEN
+    ),
+    "ragcun/held_out.json": of_json(
+        lambda path: read_held_out(path.parents[1]), lambda it: 0 < it.fraction < 1, HIDDEN
+    ),
     **{f"vectors/{name}": of_vectors(name) for name in ("documents.txt", "documents.npy", "queries.txt")},
 }
 
