@@ -25,13 +25,6 @@ from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
 """Settings that decide nothing about a model."""
-CAPTIONS = {
-    "spectrum": "Spectrum of the documents' covariance.",
-    "norms": "Lengths of queries and documents.",
-    "distances": "Distances of relevant, random and nearest pairs.",
-    "hubness": "How often a document is among the nearest of others.",
-    "pca": "Queries and their relevant documents on the first two principal axes.",
-}
 
 
 def write_report(
@@ -98,13 +91,13 @@ def score_text(value: object) -> str:
     return f"{abs(value):.4f}" if isinstance(value, (int, float)) else shown(value)
 
 
-def _picture(figure: Figure, caption: str, of: str) -> dict[str, Any]:
+def _picture(figure: Figure, of: str) -> dict[str, Any]:
     figure.set_dpi(144)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     data = base64.b64encode(buffer.getvalue()).decode()
-    return {"data": data, "width": width, "height": height, "alt": f"{caption[:-1]}, of {of}", "caption": caption}
+    return {"data": data, "width": width, "height": height, "of": of}
 
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
@@ -120,16 +113,16 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _curves(run: Run) -> list[dict[str, Any]]:
-    figures = [draw(run.folder / "metrics.jsonl") for draw in (loss_figure, rank_figure) if run.rows.get("step")]
-    captions = ("Loss, its unweighted terms, and scores.", "Effective rank of a fixed batch of training pairs.")
-    return [_picture(figure, caption, run.name) for caption, figure in zip(captions, figures, strict=False) if figure]
+def _curves(run: Run) -> dict[str, dict[str, Any]]:
+    draws = {"loss": loss_figure, "rank": rank_figure} if run.rows.get("step") else {}
+    figures = {name: draw(run.folder / "metrics.jsonl") for name, draw in draws.items()}
+    return {name: _picture(figure, run.name) for name, figure in figures.items() if figure}
 
 
-def _isotropy(report: IsotropyReport, run: Run) -> tuple[list[Table], list[dict[str, Any]]]:
+def _isotropy(report: IsotropyReport, run: Run) -> tuple[list[Table], dict[str, dict[str, Any]]]:
     systems = run.systems_of(report)
-    names, figures = ", ".join(system.model for system in systems), figures_of(systems).items()
-    return measure_tables(systems), [_picture(draw(systems), CAPTIONS[name], names) for name, draw in figures]
+    names = ", ".join(system.model for system in systems)
+    return measure_tables(systems), {name: _picture(draw(systems), names) for name, draw in figures_of(systems).items()}
 
 
 def _comparison(runs: Sequence[Run]) -> list[Table]:
