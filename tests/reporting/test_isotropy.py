@@ -133,7 +133,6 @@ def test_hubness_is_the_share_of_rows_that_occur_so_often_or_oftener():
 @pytest.mark.parametrize(
     ("name", "label", "values_of"),
     [
-        ("norms", "documents", lambda system: system.spaces["documents"].norms),
         ("norms", "queries", lambda system: system.spaces["queries"].norms),
         ("distances", "query to relevant document", lambda system: system.pairs.distances["relevant"]),
         ("distances", "query to random document", lambda system: system.pairs.distances["random"]),

@@ -75,11 +75,8 @@ def test_parts_of_datasets_have_rows_in_a_table_of_their_own(content, tables):
     """A side of one query is shown without a p value, a side without queries not at all."""
     before = tables(content)
     base, bm25 = content["untouched_base"], content["baselines"]["b0"]
-    for each, p, seen, unseen in (
-        (content, None, 0.79, 0.6505),
-        (base, 0.25, 0.6288, 0.6758),
-        (bm25, 0.5, 0.5, 0.6758),
-    ):
+    scores = ((content, None, 0.79, 0.6505), (base, 0.25, 0.6288, 0.6758), (bm25, 0.5, 0.5, 0.6758))
+    for each, p, seen, unseen in scores:
         split(each, "scifact", p, seen=(seen, 1), unseen=(unseen, 104))
     for each, value, p in ((content, 0.7, None), (base, 0.66, 0.03125)):
         split(each, "nfcorpus", p, unseen=(0.3, 323), held_out=(value, 310))

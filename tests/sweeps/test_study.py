@@ -33,10 +33,9 @@ BASE = {"projection_learning_rate": None}
 
 def finish(space, chosen):
     """Finish a trial with a score that is best near a rate of .01, without dropout; depth 4 fails."""
-    if chosen["head_depth"] == 4:
-        return optuna.create_trial(state=TrialState.FAIL, params=chosen, distributions=space.parameters)
     score = -abs(chosen["projection_learning_rate"] - 0.01) - chosen["dropout"]
-    return optuna.create_trial(value=score, params=chosen, distributions=space.parameters)
+    outcome = {"state": TrialState.FAIL} if chosen["head_depth"] == 4 else {"value": score}
+    return optuna.create_trial(params=chosen, distributions=space.parameters, **outcome)
 
 
 def history(space, length):
@@ -98,8 +97,7 @@ def test_the_grid_is_run_once_for_each_seed(write_sweep, runs, tmp_path):
 
 def test_scores_are_those_of_fit(write_sweep, tmp_path):
     path = write_sweep()
-    trial = run(path, tmp_path / "out", trials=1, keep=True)[0]
-    space = read_space(path)
+    (trial,), space = run(path, tmp_path / "out", trials=1, keep=True), read_space(path)
     alone = [fit(space.config(trial.params, seed=seed, output_dir=str(tmp_path / f"{seed}"))) for seed in (1, 2)]
     assert trial.user_attrs["scores"] == [result.score for result in alone]
     assert trial.user_attrs["base_scores"] == [result.base_score for result in alone]
