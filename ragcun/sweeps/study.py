@@ -102,8 +102,10 @@ def propose(space: Space, finished: Sequence[FrozenTrial]) -> dict[str, Any] | N
 def _measure(space: Space, chosen: dict[str, Any], folder: Path) -> FrozenTrial:
     started = time.perf_counter()
     try:
-        places = {seed: str(folder / f"seed-{seed}") for seed in space.seeds}
-        results = [fit(space.config(chosen, seed=s, output_dir=path, overwrite=True)) for s, path in places.items()]
+        results = [
+            fit(space.config(chosen, seed=seed, output_dir=str(folder / f"seed-{seed}"), overwrite=True))
+            for seed in space.seeds
+        ]
         names = ("score", "base_score", "best_epoch")
         figures: dict[str, Any] = {f"{name}s": [getattr(result, name) for result in results] for name in names}
         figures["steps"] = sum(result.steps for result in results)
