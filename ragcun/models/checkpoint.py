@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
+from ragcun.embeddings.base import Base
 from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
+from ragcun.embeddings.joined import JoinedBase, restore_pooling
+from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.embeddings.precomputed import VectorBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.io import file_digest, read_json, replacing_folder, write_json, write_text
+from ragcun.io import file_digest, read_json, write_json
 from ragcun.tensors import contiguous
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-    from ragcun.embeddings.lexical import LexicalChannel
 
 FORMAT = 2
 """In format 1, which is read too, `CONFIG` has no checksum of itself."""
@@ -34,42 +36,22 @@ DENSE, LEXICAL = "dense", "lexical"
 """Where the lexical channel is and, if it is of words, the text model."""
 
 
-def write_folder(
-    folder: str | Path,
-    model: SentenceTransformer | None,
-    parts: Mapping[str, Tensor],
-    description: Mapping[str, Any],
-    card: str,
-    seen: Iterable[str] | None = None,
-    held_out: HoldOut | None = None,
-    channel: LexicalChannel | None = None,
-) -> None:
-    """Write a checkpoint folder with the checksum of every file in it; it is complete or absent."""
-    with replacing_folder(folder) as temporary:
-        if model is not None:
-            place = temporary if channel is None or channel.analyser.pieces else temporary / DENSE
-            model.save_pretrained(str(place), create_model_card=False)
-        if channel is not None:
-            channel.save(temporary / LEXICAL)
-        (temporary / WEIGHTS).parent.mkdir()
-        save_file(contiguous(parts), temporary / WEIGHTS)
-        if seen is not None:
-            write_json(temporary / SEEN, sorted(seen))
-        if held_out is not None:
-            write_json(temporary / HELD_OUT, vars(held_out))
-        whole = {"format": FORMAT, "files_blake2b": file_digests(temporary), **description}
-        write_json(temporary / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
-        write_text(temporary / CARD, card)
+def seal_folder(folder: Path, parts: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write the weights beside the base, and the description with the checksum of every file in the folder."""
+    (folder / WEIGHTS).parent.mkdir(exist_ok=True)
+    save_file(contiguous(parts), folder / WEIGHTS)
+    whole = {"format": FORMAT, "files_blake2b": file_digests(folder), **description}
+    write_json(folder / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
 
 
 def read_folder(
     folder: Path, device: str | None = None
-) -> tuple[dict[str, Any], SentenceTransformer | None, dict[str, Tensor], torch.device]:
-    """Read description, text model (None if heads are on vectors), weights beside the base, and device of a checkpoint.
+) -> tuple[dict[str, Any], Base, dict[str, Tensor], torch.device]:
+    """Read description, base, weights beside the base, and device of a checkpoint.
 
     Raises:
         InputError: the folder is missing, damaged, or holds files that are not its own.
-        KeyError, TypeError, AttributeError, OSError, SafetensorError: it is corrupt.
+        KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError: it is corrupt.
     """
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
@@ -86,12 +68,23 @@ def read_folder(
     for place in ("", f"{DENSE}/"):
         if f"{place}{MODULES}" in description["files_blake2b"]:
             model = load_sentence_transformer(str(folder / place), str(folder), device)
-            return description, model, parts, model.device
-    return description, None, parts, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            return description, _text_base(folder, model, description["base"]), parts, model.device
+    here = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return description, VectorBase(**description["base"]), parts, here
+
+
+def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:
+    if "weight" not in described:
+        return TextBase.from_config(model, described)
+    channel = LexicalChannel.load(folder / LEXICAL)
+    if channel.analyser.pieces:
+        restore_pooling(model)
+    dense = TextBase.from_config(model, described["dense"])
+    return JoinedBase(dense, channel, described["weight"], described["normalize"])
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a path is a folder that `write_folder` wrote, be it damaged."""
+    """Whether a path is a folder that `seal_folder` completed, be it damaged."""
     return any((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
 
 

@@ -15,16 +15,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ragcun.batch import Role, Views
-from ragcun.data.overlap import HoldOut
+from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
 from ragcun.embeddings.base import Base, Vectors
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
 from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.joined import JoinedBase, restore_pooling
-from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.precomputed import VectorBase
-from ragcun.embeddings.text_base import TextBase
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
-from ragcun.models.checkpoint import LEXICAL, TRAINED, read_folder, write_folder
+from ragcun.io import replacing_folder, write_json, write_text
+from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder
 from ragcun.tensors import copy_strictly
 
 if TYPE_CHECKING:
@@ -218,24 +216,30 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         description = {"system": self.system, "dimension": self.dimension}
         description |= {"base": self.base.to_config(), "config": self.to_config()}
         description |= {} if trained is None else {TRAINED: trained}
-        text = card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n"
-        model, channel = None, self.base.channel if isinstance(self.base, JoinedBase) else None
-        if channel is not None and not channel.analyser.pieces:
-            model = untouched_model(self.base.untouched)
-        elif self.base.reads_texts:
-            model = self.to_sentence_transformer()
-        write_folder(folder, model, self.own_state(), description, text, seen, held_out, channel)
+        channel = self.base.channel if isinstance(self.base, JoinedBase) else None
+        with replacing_folder(folder) as temporary:
+            if channel is not None:
+                channel.save(temporary / LEXICAL)
+            if channel is not None and not channel.analyser.pieces:
+                untouched_model(self.base.untouched).save_pretrained(str(temporary / DENSE), create_model_card=False)
+            elif self.base.reads_texts:
+                self.to_sentence_transformer().save_pretrained(str(temporary), create_model_card=False)
+            if seen is not None:
+                write_json(temporary / SEEN, sorted(seen))
+            if held_out is not None:
+                write_json(temporary / HELD_OUT, vars(held_out))
+            seal_folder(temporary, self.own_state(), description)
+            write_text(temporary / CARD, card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
         folder = Path(model_folder(str(folder)))
         try:
-            description, model, parts, to_device = read_folder(folder, device)
-            system, described = SYSTEMS[description["system"]], description["base"]
+            description, base, parts, to_device = read_folder(folder, device)
+            system = SYSTEMS[description["system"]]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")
-            base: Base = VectorBase(**described) if model is None else _text_base(folder, model, described)
             encoder = system.from_config(base, description["config"])
             copy_strictly(encoder.own_state(), parts)
         except InputError:
@@ -248,13 +252,3 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 def untouched_model(base: Base) -> SentenceTransformer:
     """Return a base as it is without ragcun, with its own normalisation, prompts and distance (InputError: no text)."""
     return base.plain_model(base.ends_normalized, base.distance)
-
-
-def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:
-    if "weight" not in described:
-        return TextBase.from_config(model, described)
-    channel = LexicalChannel.load(folder / LEXICAL)
-    if channel.analyser.pieces:
-        restore_pooling(model)
-    dense = TextBase.from_config(model, described["dense"])
-    return JoinedBase(dense, channel, described["weight"], described["normalize"])
