@@ -121,7 +121,7 @@ class ObjectiveConfig:
     stopgrad: bool = flag(True, "no gradient through the predictor's target")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_bounds(type(self), vars(self))
         refuse({f"--temperature must be above 0, got {self.temperature}": not self.temperature > 0})
         for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
             refuse({f"--{name} must be finite, got {getattr(self, name)}": not math.isfinite(getattr(self, name))})

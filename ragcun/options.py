@@ -67,10 +67,10 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     return typing.get_args(choices) or tuple(choices)
 
 
-def check_bounds(options: Any) -> None:
-    """Compare the fields of a dataclass with their bounds, which NaN is not within; `InputError` says which is not."""
-    for name, field in flags_of(type(options)).items():
-        value = getattr(options, name)
+def check_bounds(config: type[Any], values: Mapping[str, Any]) -> None:
+    """Compare values of a dataclass's fields with their bounds, which NaN is not within (`InputError`: one is not)."""
+    for name, field in flags_of(config).items():
+        value = values.get(name)
         for number in value if isinstance(value, tuple) else (value,):
             for relation, bound in field.metadata["bounds"].items():
                 if number is not None and not BOUNDS[relation](number, bound):
@@ -174,11 +174,10 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = 
         if field.default is dataclasses.MISSING and name not in converted:
             raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")
     try:
-        made = config(**converted)
-        check_bounds(made)
+        check_bounds(config, converted)
+        return config(**converted)
     except ValueError as error:
         raise InputError(f"{where}{error}") from error
-    return made
 
 
 def find_config(name: str | Path) -> Path:

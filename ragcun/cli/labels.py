@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.options import check_one_of, flag
 
 
 @dataclass(kw_only=True)
@@ -20,7 +20,6 @@ class MemorizeOptions(EncodingFlags, CollectionFlags, ModelFlags):
     strength: float | None = flag(None, "how far documents move (default: chosen on held-out queries)", at_least=0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "model_path", "model")
         self.require_embeddings()
 
@@ -56,19 +55,13 @@ def memorize(options: MemorizeOptions) -> str:
     return "\n".join([*lines, "Memory of training queries says nothing about documents without them."])
 
 
-@dataclass(kw_only=True)
-class OverlapOptions:
-    """Flags of ``ragcun overlap``."""
-
-    title: ClassVar[str] = "overlap"
-    train: Path = flag(MISSING, "judgments that a system was trained on: query, document and score, or TREC qrels")
-    qrels: Path = flag(MISSING, "judgments to measure by, in the same formats")
-    run: tuple[Path, ...] = flag(MISSING, "TREC runs; the others are tested against the first")
-    output_file: Path = flag(Path("results/overlap.json"), "results, as JSON, and a table beside it", short="output")
-    seed: int = flag(0, "seed of the randomisation test", at_least=0)
-
-
-def overlap(options: OverlapOptions) -> str:
+def overlap(
+    train: Path = flag(MISSING, "judgments that a system was trained on: query, document and score, or TREC qrels"),
+    qrels: Path = flag(MISSING, "judgments to measure by, in the same formats"),
+    run: tuple[Path, ...] = flag(MISSING, "TREC runs; the others are tested against the first"),
+    output_file: Path = flag(Path("results/overlap.json"), "results, as JSON, and a table beside it", short="output"),
+    seed: int = flag(0, "seed of the randomisation test", at_least=0),
+) -> str:
     """Measure runs on the queries with and without a relevant document that training has seen; by ids of documents."""
     from ragcun.data.beir import Collection, Document, read_qrels
     from ragcun.data.overlap import text_hashes
@@ -78,18 +71,15 @@ def overlap(options: OverlapOptions) -> str:
     from ragcun.retrieval.runs import StoredRetriever, read_run
     from ragcun.retrieval.systems import System
 
-    check_bounds(options)
-    qrels, trained = read_qrels(options.qrels), read_qrels(options.train)
-    runs = [documents for path in options.run for documents in read_run(path).values()]
-    names = set().union(*qrels.values(), *runs)
+    judged, trained = read_qrels(qrels), read_qrels(train)
+    runs = [documents for path in run for documents in read_run(path).values()]
+    names = set().union(*judged.values(), *runs)
     documents = {name: Document("", name) for name in sorted(names)}  # a document's text is its id
-    collection = Collection(options.qrels.stem, documents, dict.fromkeys(qrels, ""), qrels, options.qrels.stem)
-    seen = text_hashes(name for judged in trained.values() for name, score in judged.items() if score > 0)
-    first, *others = (System(StoredRetriever(path.stem, path, own_ids=True), "run") for path in options.run)
-    made = {"command": "overlap", **{name: str(getattr(options, name)) for name in ("train", "qrels")}}
-    results = run_benchmark(
-        first, others, [collection], options.output_file, made, seed=options.seed, remembered=lambda _: seen
-    )
-    table, page = results_table(results), options.output_file.with_suffix(".md")
+    collection = Collection(qrels.stem, documents, dict.fromkeys(judged, ""), judged, qrels.stem)
+    seen = text_hashes(name for scores in trained.values() for name, score in scores.items() if score > 0)
+    first, *others = (System(StoredRetriever(path.stem, path, own_ids=True), "run") for path in run)
+    made = {"command": "overlap", "train": str(train), "qrels": str(qrels)}
+    results = run_benchmark(first, others, [collection], output_file, made, seed=seed, remembered=lambda _: seen)
+    table, page = results_table(results), output_file.with_suffix(".md")
     write_text(page, table)
-    return f"{table}\ntable: {page}, figures: {options.output_file}"
+    return f"{table}\ntable: {page}, figures: {output_file}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ragcun.cli.flags import CollectionFlags, ComputeFlags, HybridFlags, ModelFlags
 from ragcun.config import Distance
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, check_one_of, flag
+from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
     from ragcun.data.beir import Qrels
@@ -30,9 +30,7 @@ class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
 
     title: ClassVar[str] = "search"
     datasets: tuple[str, ...] = flag(MISSING, "folders in --data_dir, sets of BEIR, quick, or all")
-    output_file: Path = flag(
-        MISSING, "TREC run to write; of several datasets FILE has their names before its suffix", short="output"
-    )
+    output_file: Path = flag(MISSING, "TREC run to write; of several datasets FILE.NAME.trec", short="output")
     top_k: int = flag(100, "documents per query", at_least=1)
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
     shards: int = flag(1, "parts of the corpus", at_least=1)
@@ -40,24 +38,19 @@ class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
         None, "vectors and results of shards, DIR/NAME each; all machines must see it (default: --output_file + .work)"
     )
     workers: int = flag(0, "Ray processes on this machine; 0 is this process, without Ray", at_least=0)
-    address: str | None = flag(
-        None, "head of a running Ray cluster, or auto on one of its machines", metavar="HOST:PORT"
-    )
+    address: str | None = flag(None, "head of a Ray cluster, or auto on one of its machines", metavar="HOST:PORT")
     gpus_per_task: float = flag(0.0, "GPUs of a Ray task", at_least=0, below=math.inf)
     threads: int = flag(1, "CPU threads of a task, and the CPUs that Ray counts for it", at_least=1)
     memory_budget: int = flag(1024, "working memory of a search, in MiB", at_least=1)
     block_rows: int = flag(1024, "documents encoded apart from all others; shards are whole blocks", at_least=1)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         check_one_of(self, "model_path", "model")
         check_one_of(self, "workers", "address", needed=False)
         self.require_embeddings()
         self.require_hybrid()
         if self.feedback_weight is not None and not self.feedback:
-            raise InputError(
-                "--feedback_weight is of --feedback, which is off; say how many documents, or leave it out"
-            )
+            raise InputError("--feedback_weight is of --feedback, which is off; give that too, or leave it out")
         if self.gpus_per_task and not (self.workers or self.address):
             raise InputError("--gpus_per_task is of Ray tasks; add --workers or --address, or leave it out")
 
@@ -92,10 +85,8 @@ def _fused(options: Options, folder: CollectionFolder, search: ShardedSearch, ru
     from ragcun.retrieval.hybrid import HybridRetriever
     from ragcun.retrieval.systems import EncodingOptions, open_system
 
-    encoding, collection = (
-        EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype),
-        folder.load(),
-    )
+    encoding = EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype)
+    collection = folder.load()
     others = [open_system(each, encoding).retriever for each in options.hybrid]
     first = ShardedRetriever(search.model, search, runner)
     feedback = (options.feedback, options.feedback_weight) if options.feedback else None
@@ -133,6 +124,5 @@ def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
-    settings |= {"k": max(options.top_k, DEPTH if options.hybrid else 0)}
-    settings |= {"memory_budget_bytes": options.memory_budget * MIB}
-    return ShardedSearch(work.resolve() / folder.name, model, **settings)
+    k, budget = max(options.top_k, DEPTH if options.hybrid else 0), options.memory_budget * MIB
+    return ShardedSearch(work.resolve() / folder.name, model, k=k, memory_budget_bytes=budget, **settings)

@@ -15,7 +15,7 @@ from optuna.samplers import BruteForceSampler, RandomSampler, TPESampler
 
 from ragcun.config import ObjectiveConfig, TrainConfig
 from ragcun.errors import InputError
-from ragcun.options import check_bounds, find_config, flag, from_mapping, read_yaml
+from ragcun.options import find_config, flag, from_mapping, read_yaml
 from ragcun.training.setup import build_data, build_encoder
 
 RESERVED = {"output_dir", "resume", "overwrite", "seed"}
@@ -35,7 +35,6 @@ class Settings:
     direction: str = flag("maximise", "the score is higher for better", choices=("maximise",))
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         if self.trials is None and self.sampler != "grid":
             raise ValueError(f"sampler {self.sampler} needs a number of trials; add 'trials: 20'")
 
