@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from numpy.typing import ArrayLike, NDArray
 
@@ -61,30 +60,22 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
     require_tracker(config.tracker)
     if config.load_checkpoint is not None:
         config = replace(config, load_checkpoint=model_folder(config.load_checkpoint))
-    data = build_data(config)
-
-    def open_run() -> RunFolder:
-        resume = config.resume or not PartialState().is_main_process
-        run = RunFolder.create(config.output_dir, resume, config.overwrite)
-        run.followers += callbacks
-        return run
-
-    return fit_encoder(config, data, open_run)[1]
+    data, run = build_data(config), RunFolder(config.output_dir)
+    run.followers += callbacks
+    return fit_encoder(config, data, run)[1]
 
 
-def fit_encoder(
-    config: TrainConfig, data: TrainingData, open_run: Callable[[], RunFolder]
-) -> tuple[RetrievalEncoder, FitResult]:
+def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tuple[RetrievalEncoder, FitResult]:
     """Train an encoder on `data`; return it and the result."""
     config, processes = copy.copy(config), Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
-    kept = RunFolder(config.output_dir).kept_channel() if config.resume else None
+    kept = run.kept_channel() if config.resume else None
     encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)
     objective = build_objective(config, encoder)
     _, epochs, steps = plan_steps(config, data.train, processes)
     processes.on_main(lambda: announce(config, encoder, epochs, steps))
     features = build_features(config, encoder.base, data.vectors)
-    run = processes.main_first(open_run)
+    processes.main_first(lambda: run.claim(config.resume or not processes.main, config.overwrite))
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))
     source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
@@ -189,7 +180,7 @@ def fit_head(
     data = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, chosen)
     run = Unrecorded()
     run.followers += callbacks
-    encoder, result = fit_encoder(chosen, data, lambda: run)
+    encoder, result = fit_encoder(chosen, data, run)
     return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
 
 

@@ -57,14 +57,13 @@ class RunFolder:
         self.state, self.best_model, self.tracking = path / "state", path / BEST_MODEL, path / "tensorboard"
         self.followers: list[Callback] = []
 
-    @classmethod
-    def create(cls, path: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """Make a run's folder, or continue or replace an earlier run; raise InputError if neither is asked for."""
-        run = cls(path)
-        folders = (run.state, run.best_model, *run.path.glob("epoch-[0-9]*"), run.tracking, run.path / "isotropy")
-        files = (run.metrics, run.manifest, run.config, run.loss_curve, run.non_finite, run.path / "report.html")
-        claim_folder(run.path, "run", run.config, (*folders, *files), resume, overwrite)
-        return run
+    def claim(self, resume: bool = False, overwrite: bool = False) -> None:
+        """Make the folder, or continue or replace an earlier run in it; raise InputError if neither is asked for."""
+        if not self.recorded:
+            return
+        folders = (self.state, self.best_model, *self.path.glob("epoch-[0-9]*"), self.tracking, self.path / "isotropy")
+        files = (self.metrics, self.manifest, self.config, self.loss_curve, self.non_finite, self.path / "report.html")
+        claim_folder(self.path, "run", self.config, (*folders, *files), resume, overwrite)
 
     def keep_channel(self, base: Base) -> None:
         """Keep the lexical channel, if the base has one, of a run that begins, beside its resume points."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.training.weights import FULL_SHARE, HALF_AT, WeightAverage, share_of_trained
+from ragcun.training.weights import WeightAverage
 from tests.training.runs import assert_equal
 
 Make = Callable[[], AsymmetricProjectionModel]
@@ -21,16 +19,9 @@ Named = dict[str, Tensor]
 
 
 @pytest.fixture
-def make(tiny_bert: str) -> Make:
+def make(base: TextBase) -> Make:
     """Encoders with two linear heads on a frozen base, alike."""
-    base = TextBase(SentenceTransformer(tiny_bert, device="cpu"), "tiny")
-
-    def encoder() -> AsymmetricProjectionModel:
-        model = AsymmetricProjectionModel(base, head="linear", normalize_output=True)
-        model.freeze_base()
-        return model
-
-    return encoder
+    return lambda: AsymmetricProjectionModel(base, head="linear", normalize_output=True)
 
 
 def trained(encoder: AsymmetricProjectionModel) -> Named:
@@ -121,11 +112,3 @@ def test_the_best_weights_do_not_follow_and_come_back(make: Make) -> None:
     assert_equal(average.best, expected)
     average.restore_best(encoder)
     assert_equal(encoder.trained_state(), expected)
-
-
-def test_the_share_rises_with_the_number_of_queries() -> None:
-    shares = [share_of_trained(queries) for queries in range(5000)]
-    assert shares[0] == 0
-    assert all(earlier < later < FULL_SHARE for earlier, later in pairwise(shares))
-    assert shares[HALF_AT] == pytest.approx(FULL_SHARE / 2)
-    assert share_of_trained(10**9) == pytest.approx(0.7)

@@ -117,6 +117,10 @@ AT_LEAST = {
         ({"average_decay": 1.0}, r"--average_decay must be below 1, got 1\.0"),
         ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
         ({"never_worse": True, "freeze_base": False}, "--never_worse"),
+        *(
+            ({"lexical_dim": 8} | changes, "--lexical_dim needs a new, frozen and normalised base")
+            for changes in ({"freeze_early_layers": 1}, {"load_checkpoint": "x"}, {"normalize_embeddings": False})
+        ),
     ],
 )
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:

@@ -46,9 +46,8 @@ def test_it_trains_as_fit_trains_on_the_texts(collection_folder, tiny_bert, tmp_
     trained = load_head(fit(TrainConfig(lexical_dim=0, **where, **common)).checkpoint, "cpu").encoder.own_state()
     head = fit_head(*texts_and_vectors(collection_folder, tiny_bert), **common)
     torch.testing.assert_close(dict(head.encoder.own_state()), dict(trained), rtol=1e-5, atol=1e-6)
-    losses = [
-        [row["total"] for row in log if row["kind"] == "step"] for log in (rows_of(tmp_path / "run"), head.history)
-    ]
+    logs = rows_of(tmp_path / "run"), head.history
+    losses = [[row["total"] for row in log if row["kind"] == "step"] for log in logs]
     assert losses[0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 

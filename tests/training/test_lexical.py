@@ -75,15 +75,6 @@ def test_a_checkpoint_is_trained_further_on_its_own_channel(train: Train, collec
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"freeze_base": False}, {"load_checkpoint": "x"}, {"normalize_embeddings": False}, {"freeze_early_layers": 1}],
-)
-def test_what_has_no_channel_refuses_one(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="--lexical_dim"):
-        TrainConfig(**settings | changes)
-
-
-@pytest.mark.parametrize(
     ("changes", "fact"),
     [({"lexical_language": "xx"}, "'xx'"), ({"train_data": "stop.jsonl"}, "none of 4 documents has a word")],
 )

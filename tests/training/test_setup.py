@@ -15,7 +15,7 @@ from ragcun.data.pairs import PairDataset, write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS
-from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.loop import fit
 from ragcun.training.setup import TrainingData, build_data, build_encoder, build_objective
 
@@ -78,13 +78,6 @@ def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
     predictor = {"kind": "linear", "input_dim": 10, "output_dim": 10, "start": "preserving", **shape}
     assert encoder.predictor.config.to_dict() == predictor
     assert (encoder.base.normalize, encoder.base.frozen) == (False, True)
-
-
-def test_encoder_of_a_run_without_settings(settings: dict[str, Any]) -> None:
-    encoder = build_encoder(TrainConfig(**settings))
-    assert isinstance(encoder, AsymmetricProjectionModel)
-    assert [head.config.kind for head in (encoder.head, encoder.document_head)] == ["linear", "linear"]
-    assert (encoder.predictor, encoder.base.normalize, encoder.base.frozen) == (None, True, True)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
