@@ -40,10 +40,8 @@ def ray_runner(
         there = ray.cluster_resources()
         for name, needed in (("CPU", cpus), ("GPU", gpus)):
             if there.get(name, 0) < needed:
-                raise InputError(
-                    f"a task takes {needed:g} {name}s (--threads, --gpus_per_task), and Ray has "
-                    f"{there.get(name, 0):g}; ask for fewer, or add machines"
-                )
+                taken = f"a task takes {needed:g} {name}s (--threads, --gpus_per_task)"
+                raise InputError(f"{taken}, and Ray has {there.get(name, 0):g}; ask for fewer, or add machines")
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(Shard.run)
         yield lambda shards: _run(ray, task, shards, retries)
     finally:
@@ -52,8 +50,7 @@ def ray_runner(
 
 
 def _run(ray: Any, task: Any, shards: Sequence[Shard], retries: int) -> None:
-    pending = [task.remote(shard) for shard in shards]
-    errors = ray.exceptions
+    pending, errors = [task.remote(shard) for shard in shards], ray.exceptions
     with tqdm(total=len(shards), desc="shards", unit="shard", delay=2) as bar:
         while pending:
             done, pending = ray.wait(pending, num_returns=1)

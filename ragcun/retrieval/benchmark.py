@@ -63,8 +63,8 @@ def run_benchmark(
     benchmark = _Benchmark(evaluator, model.distance, made, {slug: {} for slug in evaluator.systems}, {}, report)
     if resume and output_file.exists():
         benchmark.restore()
-    for name in dict.fromkeys(map(_set_of, collections)):
-        benchmark.evaluate(name, [each for each in collections if _set_of(each) == name])
+    for name in dict.fromkeys(each.name.split("/")[0] for each in collections):
+        benchmark.evaluate(name, [each for each in collections if each.name.split("/")[0] == name])
     return benchmark.write()
 
 
@@ -162,10 +162,6 @@ def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
         **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }
     return dict(json.loads(json.dumps(settings)))
-
-
-def _set_of(source: Source) -> str:
-    return source.name.partition("/")[0]
 
 
 def _loaded(source: Source) -> Collection:

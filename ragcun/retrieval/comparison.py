@@ -110,10 +110,7 @@ class SystemEvaluator:
 
 
 def document_space(retriever: Retriever, collection: Collection) -> DocumentSpace | None:
-    """Measure the embeddings of the documents, at most `SAMPLE` drawn at random; None of a system without any.
-
-    The isotropy score is `ragcun.isotropy.measures.isotropy_score`.
-    """
+    """Measure the embeddings of the documents, at most `SAMPLE` drawn at random; None of a system without any."""
     if isinstance(retriever, StoredRetriever):
         return retriever.space(collection.name)
     if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:

@@ -110,10 +110,9 @@ class HybridRetriever:
     """The ranking of a first system fused with those of others, which share `weight` equally.
 
     With `feedback`, the number of documents and the weight of `move_queries`, the moved queries search the first
-    system again, and this ranking is fused again. What is None is chosen for each collection by its dev queries, with a
-    paired test against going without; where `dev` has none, it is `WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and
-    `FEEDBACK_WEIGHTS`; of a `trained` system feedback is then off, since it was measured on untouched ones. `chosen`
-    keeps what was chosen and why, by collection.
+    system again, and this ranking is fused again. What is None is chosen for each collection by its dev queries
+    (`choose`); where `dev` has none, it is `WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and `FEEDBACK_WEIGHTS`, but
+    no feedback of a `trained` system, since it was measured on untouched ones. `chosen` keeps what was chosen and why.
     """
 
     parts: tuple[Retriever, ...]

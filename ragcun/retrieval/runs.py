@@ -103,21 +103,17 @@ def read_run(path: str | Path) -> Run:
             continue
         columns = line.split()
         if len(columns) != 6:
-            raise InputError(
-                f"{path}, line {number}: expected the 6 columns 'query Q0 document rank score tag', got {len(columns)}"
-            )
+            expected = "expected the 6 columns 'query Q0 document rank score tag'"
+            raise InputError(f"{path}, line {number}: {expected}, got {len(columns)}")
         query_id, _, document_id, _, text, _ = columns
         documents = run.setdefault(query_id, {})
         if document_id in documents:
-            raise InputError(
-                f"{path}, line {number}: query {query_id!r:.60} has document {document_id!r:.60} twice; delete one"
-            )
+            twice = f"query {query_id!r:.60} has document {document_id!r:.60} twice"
+            raise InputError(f"{path}, line {number}: {twice}; delete one")
         with contextlib.suppress(ValueError):
             documents[document_id] = float(text)
         if not math.isfinite(documents.get(document_id, math.nan)):
-            raise InputError(
-                f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; fix that line"
-            )
+            raise InputError(f"{path}, line {number}: expected a finite score in column 5, got {text!r:.60}; fix it")
     return {query_id: dict(ranked(documents)) for query_id, documents in run.items()}
 
 
@@ -165,9 +161,9 @@ class StoredRetriever:
             raise InputError(f"{self.folder}: {collection.name} has not {lacking} of this run; give a run on it")
         if missing := len(collection.queries) - len(known):
             logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
-        own = {query: set() if self.own_ids else {query} for query in known}
-        kept = {query: {name: run[query][name] for name in run[query] if name not in own[query]} for query in known}
-        return {query: dict(islice(documents.items(), k)) for query, documents in kept.items()}
+        for query in () if self.own_ids else known:
+            known[query].pop(query, None)
+        return {query: dict(islice(documents.items(), k)) for query, documents in known.items()}
 
     def space(self, dataset: str) -> DocumentSpace | None:
         """Read how the embeddings of a dataset's documents lie; None where the earlier evaluation does not say."""

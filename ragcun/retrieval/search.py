@@ -206,10 +206,8 @@ def _read(matrix: Any, start: int, stop: int, name: str) -> NDArray[np.float32]:
         block = np.ascontiguousarray(matrix[start:stop], dtype=np.float32)
         bad = np.flatnonzero(~np.isfinite(_squares(block)))
     if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(block)} rows of {name} are not finite (NaN, infinity, or a squared length beyond "
-            f"float32); the first is row {start + bad[0]}"
-        )
+        bad_rows = f"{len(bad)} of {len(block)} rows of {name} are not finite, or their squared length exceeds float32"
+        raise ValueError(f"{bad_rows}; the first is row {start + bad[0]}")
     return block
 
 

@@ -244,10 +244,7 @@ def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
 
 def _without_vectors(spec: str, options: EncodingOptions) -> System:
     if options.precision != "float32" or options.truncate_dim is not None:
-        raise InputError(
-            f"--precision and --truncate_dim change vectors, and {spec} has none to change; leave them out, or "
-            "evaluate a checkpoint or an embedding model"
-        )
+        raise InputError(f"--precision and --truncate_dim change vectors, and {spec} has none; leave them out")
     if spec == "bm25":
         return System(BM25Retriever(), "bm25")
     if spec.endswith(".trec"):
