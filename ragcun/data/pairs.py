@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from ragcun.data.records import RecordError, parsed_records, read_records, recor
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +81,14 @@ class PairDataset:
 
     def known(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return the matrix of which of some documents is a known positive of which of some queries, both by index."""
-        row, answer = self._answers[queries].nonzero()
+        starts, answers = self._answers
+        counts = starts[queries + 1] - starts[queries]
+        row = np.repeat(np.arange(len(queries)), counts)
+        answer = answers[np.arange(len(row)) + np.repeat(starts[queries] - counts.cumsum() + counts, counts)]
         distinct, column = np.unique(documents, return_inverse=True)
+        place, after = (np.searchsorted(distinct, answer, side) for side in ("left", "right"))
         matrix = np.zeros((len(queries), len(distinct)), dtype=np.bool_)
-        shown = np.isin(answer, distinct)
-        matrix[row[shown], np.searchsorted(distinct, answer[shown])] = True
+        matrix[row[place < after], place[place < after]] = True
         return matrix[:, column]
 
     def sha256(self) -> str:
@@ -107,8 +107,8 @@ class PairDataset:
 
     def answers(self, query: int) -> NDArray[np.int64]:
         """Return the known positives of one query, each once."""
-        starts = self._answers.indptr
-        return self._answers.indices[starts[query] : starts[query + 1]]
+        starts, answers = self._answers
+        return answers[starts[query] : starts[query + 1]]
 
     @functools.cached_property
     def all_distinct(self) -> bool:
@@ -116,12 +116,11 @@ class PairDataset:
         return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)
 
     @functools.cached_property
-    def _answers(self) -> csr_array:
-        """The matrix of which document is a known positive of which query, documents ascending in each row."""
-        from scipy.sparse import csr_array
-
-        pairs = (np.ones(len(self), dtype=np.bool_), (self.query_ids, self.positive_ids))
-        return csr_array(pairs, shape=(len(self.queries), len(self.documents)))
+    def _answers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``answers[starts[q] : starts[q + 1]]`` are the known positives of query `q`, each once."""
+        keys = np.unique(self.query_ids * len(self.documents) + self.positive_ids)
+        starts = np.searchsorted(keys, np.arange(len(self.queries) + 1) * len(self.documents))
+        return starts, keys % len(self.documents)
 
 
 def read_pairs(path: str | Path) -> PairDataset:
