@@ -8,7 +8,6 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
-import torch
 
 from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import SEEN, HoldOut, text_hashes
@@ -19,6 +18,7 @@ from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.runs import read_run
 from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
+from tests.models.helpers import moved
 from tests.retrieval.conftest import judged, systems
 
 HELD_OUT = HoldOut(0.4, 4)
@@ -42,12 +42,7 @@ def save(tiny_bert, tmp_path_factory):
     """Save an encoder whose head has moved away from the identity."""
 
     def save(held_out, seen=frozenset()):
-        torch.manual_seed(0)
-        encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in encoder.head.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        encoder = moved(IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu")), 0.3)
         folder = tmp_path_factory.mktemp("held") / "model"
         encoder.save_pretrained(folder, seen=seen, held_out=held_out)
         return folder
