@@ -99,9 +99,8 @@ def test_steps_that_are_skipped_move_nothing_and_are_counted(
         same = all(torch.equal(one, other) for one, other in zip(states[step - 1], states[step], strict=True))
         assert same == (step in {5, 9, 10}), step
     skipped, taken = (rows_of(tmp_path / "run", kind) for kind in ("skipped", "step"))
-    assert [(row["step"], row["cause"], row["total"]) for row in skipped] == [
-        (step, "not finite", "nan") for step in (5, 9, 10)
-    ]
+    assert [row["step"] for row in skipped] == [5, 9, 10]
+    assert {(row["cause"], row["total"]) for row in skipped} == {("not finite", "nan")}
     assert [row["step"] for row in taken] == [1, 2, 3, 4, 6, 7, 8, 11, 12]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["result"]["skipped"] == 3
