@@ -35,14 +35,11 @@ UNSAFE = re.compile(
 def test_no_source_runs_or_unpacks_what_comes_from_outside() -> None:
     sources = [path for folder in ("ragcun", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     assert [str(path) for path in sources if UNSAFE.search(path.read_text(encoding="utf-8"))] == []
-
-
-def test_the_rule_finds_what_it_looks_for_and_nothing_else() -> None:
     unsafe = ["import pickle", "from joblib import x", "torch.load(p)", "x = eval(t)", "run(c, shell=flag)"]
     unsafe += ["os.system(c)", "z.extractall(f)", "S(n, trust_remote_code=True)", "np.load(p, allow_pickle=True)"]
     unsafe += ["f(weights_only=no)"]
     safe = ["model.eval()", "run(['git'], shell=False)", "yaml.safe_load(x)", "np.load(x, allow_pickle=False)"]
-    assert [line for line in unsafe + safe if UNSAFE.search(line)] == unsafe
+    assert [line for line in unsafe + safe if UNSAFE.search(line)] == unsafe, "the rule finds these and nothing else"
 
 
 @pytest.fixture(scope="module")

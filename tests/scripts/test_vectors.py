@@ -7,10 +7,8 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
-from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
 from ragcun.data.overlap import text_hash
-from ragcun.errors import InputError
 
 IDENTITY = ("--head_init", "identity")
 
@@ -104,20 +102,6 @@ def test_documents_stay_the_bases_where_queries_are_trained(run_script, argument
     np.testing.assert_allclose(untouched, expected, atol=1e-6)
     assert not np.allclose(exported.encode_query(texts), published.encode_query(texts), atol=1e-3)
     np.testing.assert_allclose(encoder.encode_query(texts), exported.encode_query(texts), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"base_model": "other"}, "--vectors and --base_model both"),
-        ({"freeze_base": False}, "cannot be trained"),
-        ({"corpus": "corpus.jsonl"}, "no vectors for --corpus"),
-        ({"val_data": "val.jsonl"}, "no vectors for --val_data"),
-    ],
-)
-def test_what_does_not_go_with_vectors_is_said(settings, message):
-    with pytest.raises(InputError, match=message):
-        TrainConfig(train_data="toy", vectors="vectors", **settings)
 
 
 def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arguments, vectors, tiny_bert, tmp_path):

@@ -121,6 +121,10 @@ AT_LEAST = {
             ({"lexical_dim": 8} | changes, "--lexical_dim needs a new, frozen and normalised base")
             for changes in ({"freeze_early_layers": 1}, {"load_checkpoint": "x"}, {"normalize_embeddings": False})
         ),
+        ({"vectors": "v", "base_model": "other"}, "--vectors and --base_model both"),
+        ({"vectors": "v", "freeze_base": False}, "cannot be trained"),
+        ({"vectors": "v", "corpus": "corpus.jsonl"}, "no vectors for --corpus"),
+        ({"vectors": "v", "val_data": "val.jsonl"}, "no vectors for --val_data"),
     ],
 )
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
