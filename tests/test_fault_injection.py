@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from ragcun import io as atomic
-from ragcun.cli.parser import run_script
-from ragcun.data.beir import Document, load_collection, write_collection
+from ragcun.data.beir import Document, write_collection
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -242,31 +241,6 @@ def test_a_cache_whose_writing_fails_keeps_its_rows(
 
     assert fail_at_each_call(tmp_path, encode, check, error) >= 6
     np.testing.assert_allclose(EmbeddingCache(base, tmp_path).encode(texts[:12], "document"), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("error", [FULL, DAMAGED])
-def test_a_script_on_a_failing_disk_ends_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["tool.py"])
-
-    def main() -> None:
-        make_collection(tmp_path / "toy", "new")
-        with (tmp_path / "log").open("a") as file:
-            file.write("a row that no writer of files.py stands behind")
-
-    for at in range(1, MOST_CALLS):
-        with failing_disk(tmp_path, at, error) as disk, contextlib.suppress(SystemExit):
-            run_script(main)
-        said = capsys.readouterr().err
-        if not disk.failed:
-            break
-        assert said.startswith("tool.py: error: ")
-        assert said.endswith(f"{os.strerror(error)}; {REMEDIES[error]}\n")
-        assert said.count("\n") == 1
-    assert said == ""
-    assert load_collection(tmp_path / "toy").queries == {"q": "new"}
-    assert at > 20
 
 
 @pytest.mark.slow

@@ -95,14 +95,15 @@ def test_what_the_hub_has_not_is_one_sentence(hub, tmp_path):
 
 
 @pytest.fixture
-def marco(run_script, data_sets, tmp_path):
+def source(data_sets):
+    """Flags that name the folder of MS MARCO."""
+    return ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir")
+
+
+@pytest.fixture
+def marco(run_script, source, tmp_path):
     """Run download_msmarco.py on the folder of MS MARCO."""
-
-    def run(output, *flags):
-        where = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / output)
-        return run_script("download_msmarco", *where, *flags)
-
-    return run
+    return lambda output, *flags: run_script("download_msmarco", *source, tmp_path / output, *flags)
 
 
 @pytest.mark.parametrize("negatives", ["bm25", "given", "random", "none", "dense"])
@@ -128,10 +129,10 @@ def test_pairs_and_their_negatives(marco, tmp_path, tiny_bert, negatives):
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted([*manifest["files"], "manifest.json"])
 
 
-def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_clearly, data_sets, tmp_path):
+def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source, fails_clearly, data_sets, tmp_path):
     marco("m")
     before = contents(tmp_path / "m", ())
-    where = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
+    where = (*source, tmp_path / "m")
     assert "is there already" in fails_clearly("download_msmarco", *where)
     assert "nothing to do" in marco("m", "--resume")
     assert "seed 0, now it is 1" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
@@ -145,7 +146,7 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_c
     assert "train.jsonl" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("mine")
-    assert "is there already" in fails_clearly("download_msmarco", *where[:-1], tmp_path / "own", "--resume")
+    assert "is there already" in fails_clearly("download_msmarco", *source, tmp_path / "own", "--resume")
     assert (tmp_path / "own" / "train.jsonl").read_text() == "mine"
 
 
@@ -160,8 +161,8 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, fails_c
         ("wiki", ("--max_length", 900, "--min_length", 800), "has no passages of 800 words"),
     ],
 )
-def test_wrong_settings_are_one_sentence(fails_clearly, data_sets, tmp_path, script, flags, part):
-    marco = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
+def test_wrong_settings_are_one_sentence(fails_clearly, source, data_sets, tmp_path, script, flags, part):
     wiki = ("--source", data_sets / "wiki", "--output", tmp_path / "w.jsonl")
-    assert part in fails_clearly(f"download_{script}", *(marco if script == "msmarco" else wiki), *flags)
+    where = (*source, tmp_path / "m") if script == "msmarco" else wiki
+    assert part in fails_clearly(f"download_{script}", *where, *flags)
     assert not list(tmp_path.rglob("*.jsonl"))
