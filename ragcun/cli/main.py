@@ -67,6 +67,8 @@ def script(name: str, defaults: Mapping[str, Any] = NOTHING, aliases: Mapping[st
     """Run a command as a script under another name, with defaults and other names of flags (`aliases`) of its own."""
     known = {f"--{alias}": f"--{flag}" for alias, flag in aliases.items()}
     words = [word.partition("=") for word in sys.argv[1:]]
+    for flag in known.keys() & {flag for flag, *_ in words}:
+        sys.stderr.write(f"{flag} is now called {known[flag]}\n")
     _run(name, ["".join((known.get(flag, flag), *value)) for flag, *value in words], Path(sys.argv[0]).name, defaults)
 
 

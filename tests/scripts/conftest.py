@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
-def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run_any(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run ``scripts/<name>.py`` with arguments; return exit code, stdout and stderr."""
 
     def run(name: str, *arguments: object) -> tuple[int, str, str]:
@@ -37,11 +37,11 @@ def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture
-def run_script(_run: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+def run_script(run_any: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Run a script that has to succeed; return what it prints."""
 
     def run(name: str, *arguments: object) -> str:
-        code, out, err = _run(name, *arguments)
+        code, out, err = run_any(name, *arguments)
         assert code == 0, err
         return out
 
@@ -49,11 +49,11 @@ def run_script(_run: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def fails_clearly(_run: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+def fails_clearly(run_any: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Run a script that has to fail: exit code 2, one sentence as the last line of stderr; return that sentence."""
 
     def run(name: str, *arguments: object) -> str:
-        code, out, err = _run(name, *arguments)
+        code, out, err = run_any(name, *arguments)
         last = err.strip().splitlines()[-1]
         assert code == 2, out + err
         assert "Traceback" not in err
