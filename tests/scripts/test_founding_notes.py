@@ -135,7 +135,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, texts: list[str], collection
 
 @pytest.fixture
 def command(
-    _run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run_any: Run, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Callable[[str], str]:
     """Run a command in the folder; return all that it prints."""
     monkeypatch.chdir(place)
@@ -150,7 +150,7 @@ def command(
             arguments += MPNET.split()
         caplog.clear()
         with caplog.at_level(logging.INFO, "ragcun"):
-            code, out, err = _run(name, *arguments)
+            code, out, err = run_any(name, *arguments)
         assert code == 0, f"{words}\n{out}{err}"
         return "\n".join([*(record.getMessage() for record in caplog.records), out])
 
