@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import skew
 from tqdm.auto import tqdm
 
-from ragcun.isotropy.moments import MEMORY_BUDGET_BYTES, squared_norms, unit_rows
+from ragcun.isotropy.moments import MeasureSettings, squared_norms, unit_rows
 from ragcun.isotropy.spectrum import UndefinedMeasure, defined
 
 ARRAYS_AT_ONCE = 16
@@ -17,7 +17,7 @@ PAIRS_AT_ONCE = 4096
 
 
 def nearest_rows(
-    x: NDArray[np.float64], k: int, memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+    x: NDArray[np.float64], k: int, memory_budget_bytes: int = MeasureSettings.memory_budget_bytes
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the `k` nearest other rows of every row by Euclidean distance, exactly, equals in the order of rows.
 
@@ -47,17 +47,14 @@ def nearest_rows(
         limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + slack[rows]
         local, candidate = np.nonzero(rough <= limit[:, None])
         pairs, place = np.unique(same[rows[local]] * n + same[candidate], return_inverse=True)
-        exact = _exact(x, first_of[pairs // n], first_of[pairs % n])[place]
+        ours, theirs = first_of[pairs // n], first_of[pairs % n]
+        parts = [slice(first, first + PAIRS_AT_ONCE) for first in range(0, len(pairs), PAIRS_AT_ONCE)]
+        exact = np.concatenate([np.square(x[ours[part]] - x[theirs[part]]).sum(axis=1) for part in parts])[place]
         order = np.lexsort((candidate, exact, local))
         firsts = np.searchsorted(local, np.arange(len(rows)))
         chosen = order[firsts[:, None] + np.arange(k)]
         found[rows], distances[rows] = candidate[chosen], np.sqrt(exact[chosen])
     return found, distances
-
-
-def _exact(x: NDArray[np.float64], rows: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-    parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(rows), PAIRS_AT_ONCE)]
-    return np.concatenate([np.square(x[rows[part]] - x[candidates[part]]).sum(axis=1) for part in parts])
 
 
 def k_occurrence(neighbours: NDArray[np.int64]) -> NDArray[np.int64]:

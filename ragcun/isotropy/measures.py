@@ -15,15 +15,13 @@ from scipy.special import hyp0f1, logsumexp
 from tqdm.auto import tqdm
 
 from ragcun.isotropy import hubness, spectrum
-from ragcun.isotropy.intervals import SAMPLE, K
 from ragcun.isotropy.moments import (
-    GROUPS,
-    MEMORY_BUDGET_BYTES,
+    GroupedMoments,
+    MeasureSettings,
     Moments,
     Rows,
     as_rows,
     grouped_moments,
-    sample_rows,
     squared_norms,
     unit_rows,
 )
@@ -33,7 +31,7 @@ NUM_SLICES = 256
 
 def moments(x: Moments | Rows | ArrayLike) -> Moments:
     """Moments of all rows of a matrix; moments stay as they are."""
-    return x if isinstance(x, Moments) else grouped_moments(x, groups=1).total
+    return x if isinstance(x, Moments) else grouped_moments(x, MeasureSettings(groups=1)).total
 
 
 def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Moments | Rows | ArrayLike], float]:
@@ -79,20 +77,20 @@ def partition(x: Rows | ArrayLike) -> float:
 
     Source: Mu and Viswanath 2018, arXiv:1702.01417, equation 3; opposite axes are ours.
     """
-    rows = as_rows(x)
-    return partition_ratio(log_partition(rows, moments(rows), np.zeros(len(rows), dtype=np.int64)))
+    found = grouped_moments(x, MeasureSettings(groups=1))
+    return partition_ratio(log_partition(found, np.zeros(len(found.norms), dtype=np.int64)))
 
 
 def log_partition(
-    rows: Rows, of_all: Moments, group_of: NDArray[np.int64], memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+    moments: GroupedMoments, group_of: NDArray[np.int64], budget: int = MeasureSettings.memory_budget_bytes
 ) -> NDArray[np.float64]:
     """Log of Z(c) = Σ exp(x·c) over the rows of each group, for the eigenvectors c of XᵀX of all rows, and each −c.
 
     Shapes: group_of (n,) with groups 0…G − 1, returns (G, 2·dim).
     """
-    axes = np.linalg.eigh(of_all.second)[1]
+    axes, rows = np.linalg.eigh(moments.total.second)[1], moments.rows
     found = np.full((int(group_of.max()) + 1, 2 * rows.dim), -np.inf)
-    for start, block in rows.blocks(memory_budget_bytes, "partition"):
+    for start, block in rows.blocks(budget, "partition"):
         groups = group_of[start : start + len(block)]
         for group in np.unique(groups):
             projected = block[groups == group] @ axes
@@ -107,13 +105,13 @@ def partition_ratio(log_sums: NDArray[np.float64]) -> float:
     return float(np.exp(total.min() - total.max()))
 
 
-def uniformity(x: Rows | ArrayLike, t: float = 2, sample: int = SAMPLE, seed: int = 0) -> float:
+def uniformity(x: Rows | ArrayLike, t: float = 2, sample: int = MeasureSettings.sample, seed: int = 0) -> float:
     """Uniformity log E exp(−t‖û − v̂‖²) over pairs of different rows, scaled to length 1: 0 for a collapse, −4 is good.
 
     Source: Wang and Isola 2020, arXiv:2005.10242, equation 2.
     """
-    rows = _sample(x, sample, seed)
-    return log_mean_kernel(float(kernel_sums(rows, np.arange(len(rows)) % GROUPS, t).sum()), len(rows))
+    rows = as_rows(x).sample(sample, seed)
+    return log_mean_kernel(float(kernel_sums(rows, np.arange(len(rows)) % MeasureSettings.groups, t).sum()), len(rows))
 
 
 def kernel_sums(x: NDArray[np.float64], group_of: NDArray[np.int64], t: float) -> NDArray[np.float64]:
@@ -164,9 +162,11 @@ def alignment(q: ArrayLike, p: ArrayLike, alpha: float = 2) -> float:
     return float((squared_norms(unit_rows(left) - unit_rows(right)) ** (alpha / 2)).mean())
 
 
-def sigreg(x: Rows | ArrayLike, num_slices: int = NUM_SLICES, sample: int = SAMPLE, seed: int = 0) -> float:
+def sigreg(
+    x: Rows | ArrayLike, num_slices: int = NUM_SLICES, sample: int = MeasureSettings.sample, seed: int = 0
+) -> float:
     """SIGReg over the number of rows, centred and scaled: `sigreg_statistic`."""
-    return sigreg_statistic(_sample(x, sample, seed), num_slices, seed)
+    return sigreg_statistic(as_rows(x).sample(sample, seed), num_slices, seed)
 
 
 def sigreg_statistic(x: NDArray[np.float64], num_slices: int = NUM_SLICES, seed: int = 0) -> float:
@@ -204,13 +204,17 @@ def isotropic_sigreg(n: int, dim: int) -> float:
     return float((weights * (1 - np.exp(-(t**2)) * (1 + t**2 + t**4 / (2 * dim)))).sum() / n)
 
 
-def k_occurrence(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> NDArray[np.int64]:
+def k_occurrence(
+    x: Rows | ArrayLike, k: int = MeasureSettings.k, sample: int = MeasureSettings.sample, seed: int = 0
+) -> NDArray[np.int64]:
     """N_k of every row ``(n,)``: among the `k` nearest of how many other rows it is; equals in the order of rows."""
-    return hubness.k_occurrence(hubness.nearest_rows(_sample(x, sample, seed), k)[0])
+    return hubness.k_occurrence(hubness.nearest_rows(as_rows(x).sample(sample, seed), k)[0])
 
 
 def _of_neighbours(measure: Callable[[NDArray[np.int64]], float]) -> Callable[..., float]:
-    def of_rows(x: Rows | ArrayLike, k: int = K, sample: int = SAMPLE, seed: int = 0) -> float:
+    def of_rows(
+        x: Rows | ArrayLike, k: int = MeasureSettings.k, sample: int = MeasureSettings.sample, seed: int = 0
+    ) -> float:
         return measure(k_occurrence(x, k, sample, seed))
 
     of_rows.__doc__ = f"`hubness.{measure.__name__}` of `k_occurrence`."
@@ -220,8 +224,3 @@ def _of_neighbours(measure: Callable[[NDArray[np.int64]], float]) -> Callable[..
 hubness_skewness = _of_neighbours(hubness.hubness_skewness)
 robin_hood = _of_neighbours(hubness.robin_hood)
 antihub_share = _of_neighbours(hubness.antihub_share)
-
-
-def _sample(x: Rows | ArrayLike, size: int, seed: int) -> NDArray[np.float64]:
-    rows = as_rows(x)
-    return rows.take(sample_rows(len(rows), size, seed))

@@ -1,4 +1,4 @@
-"""Rows of matrices, possibly on disk, and their first and second moments by group, in one pass and bounded memory."""
+"""Rows of matrices, possibly on disk, their moments by random group in one pass, and how both are measured."""
 
 from __future__ import annotations
 
@@ -13,11 +13,24 @@ from tqdm.auto import tqdm
 
 from ragcun.isotropy.spectrum import eigenvalues
 
-MEMORY_BUDGET_BYTES = 1 << 30
 BLOCKS_AT_ONCE = 8
-ROWS_AT_ONCE = 1024
 LARGEST_BLOCK_BYTES = 1 << 25
-GROUPS, LEAST_GROUPS = 50, 10
+PAIRS_AT_ONCE = 8192
+LEAST_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How a matrix is measured."""
+
+    seed: int = 0  # of all that is drawn
+    groups: int = 50  # random groups of rows that are left out in turn for an interval
+    k: int = 10  # of k-occurrence
+    sample: int = 20_000  # rows at most where all pairs of rows are compared, and pairs for a distribution of distances
+    memory_budget_bytes: int = 1 << 30  # bound on working memory, beside the sample itself
+
+
+DEFAULTS = MeasureSettings()
 
 
 class Rows:
@@ -46,16 +59,14 @@ class Rows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def blocks(
-        self, memory_budget_bytes: int = MEMORY_BUDGET_BYTES, title: str | None = None
-    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    def blocks(self, memory_budget_bytes: int, title: str) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield the row at which a block starts, and the block ``(rows, dim)``, of 32 MiB at most."""
         size = max(1, min(memory_budget_bytes // BLOCKS_AT_ONCE, LARGEST_BLOCK_BYTES) // (8 * self.dim))
         with tqdm(total=len(self), desc=title, unit="row", delay=2, leave=False) as progress:
             for (name, part), end in zip(self.parts.items(), self.ends, strict=True):
                 for start in range(0, len(part), size):
                     block = np.array(part[start : start + size], dtype=np.float64)
-                    _release(part)
+                    release_pages(part)
                     _check_finite(block, np.arange(start, start + len(block)), name)
                     yield int(end) - len(part) + start, block
                     progress.update(len(block))
@@ -63,16 +74,17 @@ class Rows:
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return a copy of these rows ``(len(rows), dim)``."""
         out = np.empty((len(rows), self.dim))
-        part_of = np.searchsorted(self.ends, rows, side="right")
-        for index, (name, part) in enumerate(self.parts.items()):
-            places = np.flatnonzero(part_of == index)
-            for start in range(0, len(places), ROWS_AT_ONCE):
-                here = places[start : start + ROWS_AT_ONCE]
-                local = rows[here] - (self.ends[index] - len(part))
-                out[here] = part[local]
-                _release(part)
-                _check_finite(out[here], local, name)
+        for (name, part), end in zip(self.parts.items(), self.ends, strict=True):
+            here = np.flatnonzero((rows >= end - len(part)) & (rows < end))
+            local = rows[here] - (end - len(part))
+            out[here] = part[local]
+            release_pages(part)
+            _check_finite(out[here], local, name)
         return out
+
+    def sample(self, size: int, seed: int) -> NDArray[np.float64]:
+        """Return a copy of `sample_rows`."""
+        return self.take(sample_rows(len(self), size, seed))
 
 
 def _check_finite(block: NDArray[np.float64], rows: NDArray[np.int64], name: str) -> None:
@@ -82,10 +94,12 @@ def _check_finite(block: NDArray[np.float64], rows: NDArray[np.int64], name: str
         raise ValueError(f"{name}: row {row} is not finite (NaN, infinity, or a squared length beyond float64)")
 
 
-def _release(part: NDArray[np.generic]) -> None:
-    mapped = getattr(part, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and getattr(part, "mode", None) in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+def release_pages(matrix: object) -> None:
+    """Tell the system that what was read of a memory map is not needed in memory; private changes (mode c) stay."""
+    while isinstance(matrix, np.ndarray) and getattr(matrix, "mode", None) != "c":
+        matrix = matrix.base
+    if isinstance(matrix, mmap.mmap) and hasattr(matrix, "madvise"):
+        matrix.madvise(mmap.MADV_DONTNEED)
 
 
 def as_rows(x: Rows | ArrayLike) -> Rows:
@@ -115,6 +129,18 @@ def unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = x / np.where(largest == 0, 1, largest)
     norms = np.sqrt(squared_norms(scaled))[:, None]
     return scaled / np.where(norms == 0, 1, norms)
+
+
+def squared_gaps(
+    x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64], unit: bool = False
+) -> NDArray[np.float64]:
+    """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
+    found = np.empty(len(left))
+    for start in range(0, len(left), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        ours, theirs = x.take(left[part]), y.take(right[part])
+        found[part] = squared_norms(unit_rows(ours) - unit_rows(theirs) if unit else ours - theirs)
+    return found
 
 
 @dataclass(frozen=True)
@@ -159,8 +185,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class GroupedMoments:
-    """Moments of disjoint random groups of rows, of all rows (`total`), and the rows' Euclidean norms ``(n,)``."""
+    """Rows, the moments of disjoint random groups of them and of all (`total`), and their Euclidean norms ``(n,)``."""
 
+    rows: Rows
     groups: tuple[Moments, ...]
     total: Moments
     norms: NDArray[np.float64]
@@ -172,28 +199,27 @@ class GroupedMoments:
 
     def stacked(self, other: GroupedMoments) -> GroupedMoments:
         """Return the moments of these rows with those of `other` below them; a group takes a group of each."""
+        rows = Rows({**self.rows.parts, **other.rows.parts})
         long, short = sorted((self.groups, other.groups), key=len, reverse=True)
         joined = (*map(Moments.plus, long, short), *long[len(short) :])
-        return GroupedMoments(joined, self.total.plus(other.total), np.concatenate([self.norms, other.norms]))
+        return GroupedMoments(rows, joined, self.total.plus(other.total), np.concatenate([self.norms, other.norms]))
 
 
-def grouped_moments(
-    x: Rows | ArrayLike, groups: int = GROUPS, seed: int = 0, memory_budget_bytes: int = MEMORY_BUDGET_BYTES
-) -> GroupedMoments:
+def grouped_moments(x: Rows | ArrayLike, settings: MeasureSettings = DEFAULTS) -> GroupedMoments:
     """Moments of the rows of `x` in random groups whose sizes differ by at most 1, in one pass.
 
     Products are taken of rows minus the first row, so that a large common vector costs no digits and equal rows have a
-    scatter of exactly 0. There are fewer groups than `groups`, but at least 10, where their moments would take more
-    than half the budget.
+    scatter of exactly 0. There are fewer groups than set, but at least 10, where their moments would take over half
+    the budget.
     """
     rows = as_rows(x)
-    affordable = max(LEAST_GROUPS, memory_budget_bytes // (16 * rows.dim**2))
-    group_of = random_groups(len(rows), min(groups, affordable), seed)
+    affordable = max(LEAST_GROUPS, settings.memory_budget_bytes // (16 * rows.dim**2))
+    group_of = random_groups(len(rows), min(settings.groups, affordable), settings.seed)
     number, dim = int(group_of.max()) + 1, rows.dim
     nonzero, firsts, directions = np.zeros(number, dtype=np.int64), np.zeros((number, dim)), np.zeros((number, dim))
     products = np.zeros((number, dim, dim))
     norms, shift = np.empty(len(rows)), rows.take(np.array([0]))[0]
-    for start, block in rows.blocks(memory_budget_bytes, "moments"):
+    for start, block in rows.blocks(settings.memory_budget_bytes, "moments"):
         lengths, here = np.sqrt(squared_norms(block)), group_of[start : start + len(block)]
         norms[start : start + len(block)] = lengths
         for group in np.unique(here):
@@ -208,4 +234,4 @@ def grouped_moments(
         mean, scatter = firsts[group] / count, products[group]
         scatter -= count * np.outer(mean, mean)
         parts.append(Moments(count, shift + mean, scatter, directions[group], int(nonzero[group])))
-    return GroupedMoments(tuple(parts), reduce(Moments.plus, parts), norms)
+    return GroupedMoments(rows, tuple(parts), reduce(Moments.plus, parts), norms)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragcun.isotropy.intervals import Measure, MeasureSettings, interval, join
-from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, random_groups, squared_norms, unit_rows
+from ragcun.isotropy.moments import GroupedMoments, MeasureSettings, Moments, Rows, random_groups, squared_gaps
+from ragcun.isotropy.spectrum import Measure, interval, join
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 40
 LEAST_RELATIVE_WIDTH = 1e-6
-PAIRS_AT_ONCE = 8192
 SHOWN_QUERIES = 60
 SHOWN_DOCUMENTS = 3
 Pairs = NDArray[np.int64]
@@ -64,16 +63,9 @@ def random_pairs(n: int, size: int, seed: int) -> tuple[NDArray[np.int64], NDArr
     return left, (left + generator.integers(1, n, size)) % n
 
 
-def squared_gaps(
-    x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64], unit: bool = False
-) -> NDArray[np.float64]:
-    """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
-    found = np.empty(len(left))
-    for start in range(0, len(left), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        ours, theirs = x.take(left[part]), y.take(right[part])
-        found[part] = squared_norms(unit_rows(ours) - unit_rows(theirs) if unit else ours - theirs)
-    return found
+def distances_of(x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64]) -> Distribution:
+    """Describe the Euclidean distances of rows `left` of `x` to rows `right` of `y`."""
+    return distribution(np.sqrt(squared_gaps(x, y, left, right)))
 
 
 @dataclass(frozen=True)
@@ -113,12 +105,7 @@ def gaps(queries: Moments, documents: Moments) -> dict[str, float | None]:
 
 
 def measure_pairs(
-    queries: Rows,
-    documents: Rows,
-    pairs: ArrayLike,
-    of_queries: GroupedMoments,
-    of_documents: GroupedMoments,
-    settings: MeasureSettings,
+    queries: GroupedMoments, documents: GroupedMoments, pairs: ArrayLike, settings: MeasureSettings
 ) -> PairsReport:
     """Measure queries against documents and against those relevant to them.
 
@@ -128,20 +115,19 @@ def measure_pairs(
     Raises:
         ValueError: no pairs, another shape, or a row that is not there.
     """
-    relevant = _checked(pairs, len(queries), len(documents))
+    q, d = queries.rows, documents.rows
+    relevant = _checked(pairs, len(q), len(d))
     generator = np.random.default_rng(settings.seed)
-    size = min(settings.sample, len(queries) * len(documents))
-    drawn = np.stack([generator.integers(0, len(rows), size) for rows in (queries, documents)])
-    distances = {
-        name: distribution(np.sqrt(squared_gaps(queries, documents, *rows)))
-        for name, rows in (("relevant", relevant.T), ("random", drawn))
-    }
-    left_queries = [gaps(one, of_documents.total) for one in of_queries.without_each()]
-    left_documents = [gaps(of_queries.total, one) for one in of_documents.without_each()]
-    whole = gaps(of_queries.total, of_documents.total)
-    measures = join(whole, [left_queries, left_documents], len(queries) + len(documents), {})
-    measures["alignment"] = _alignment(queries, documents, relevant, settings)
-    return PairsReport(measures, distances, _plane(queries, documents, relevant, of_documents.total, generator))
+    size = min(settings.sample, len(q) * len(d))
+    drawn = np.stack([generator.integers(0, len(rows), size) for rows in (q, d)])
+    places = {"relevant": relevant.T, "random": drawn}
+    distances = {name: distances_of(q, d, *rows) for name, rows in places.items()}
+    left_queries = [gaps(one, documents.total) for one in queries.without_each()]
+    left_documents = [gaps(queries.total, one) for one in documents.without_each()]
+    whole = gaps(queries.total, documents.total)
+    measures = join(whole, [left_queries, left_documents], len(q) + len(d), {})
+    measures["alignment"] = _alignment(q, d, relevant, settings)
+    return PairsReport(measures, distances, _plane(q, d, relevant, documents.total, generator))
 
 
 def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:

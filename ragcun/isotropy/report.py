@@ -15,10 +15,17 @@ from ragcun.config import Distance
 from ragcun.errors import InputError
 from ragcun.io import read_json
 from ragcun.isotropy import hubness, measures
-from ragcun.isotropy.intervals import Measure, MeasureSettings, join
-from ragcun.isotropy.moments import GroupedMoments, Moments, Rows, as_rows, grouped_moments, random_groups, sample_rows
-from ragcun.isotropy.pairs import Distribution, PairsReport, distribution, measure_pairs, random_pairs, squared_gaps
-from ragcun.isotropy.spectrum import defined, isotropic_spectrum, spectrum_measures
+from ragcun.isotropy.moments import (
+    DEFAULTS,
+    GroupedMoments,
+    MeasureSettings,
+    Moments,
+    Rows,
+    grouped_moments,
+    random_groups,
+)
+from ragcun.isotropy.pairs import Distribution, PairsReport, distances_of, distribution, measure_pairs, random_pairs
+from ragcun.isotropy.spectrum import Measure, defined, isotropic_spectrum, join, spectrum_measures
 from ragcun.results import typed
 
 FORMAT = 1
@@ -122,7 +129,7 @@ def measure_system(
     *,
     untouched: bool = False,
     distance: Distance = "euclidean",
-    settings: MeasureSettings | None = None,
+    settings: MeasureSettings = DEFAULTS,
 ) -> SystemReport:
     """Measure the embeddings of one system: of documents, of queries, of both together, and of judged pairs.
 
@@ -134,28 +141,20 @@ def measure_system(
         ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries, or
             pairs of rows that are not there.
     """
-    settings, d = settings or MeasureSettings(), Rows({"documents": documents})
-    of_documents = _moments(d, settings)
-    spaces, judged = {"documents": measure_space(d, settings, of_documents)}, None
+    of_documents = grouped_moments(Rows({"documents": documents}), settings)
+    spaces, judged = {"documents": measure_space(of_documents, settings)}, None
     if queries is not None:
-        q, together = Rows({"queries": queries}), Rows({"queries": queries, "documents": documents})
-        of_queries = _moments(q, settings)
-        spaces["queries"] = measure_space(q, settings, of_queries)
-        spaces["together"] = measure_space(together, settings, of_queries.stacked(of_documents))
+        of_queries = grouped_moments(Rows({"queries": queries}), settings)
+        together = of_queries.stacked(of_documents)
+        spaces |= {"queries": measure_space(of_queries, settings), "together": measure_space(together, settings)}
         if pairs is not None:
-            judged = measure_pairs(q, d, pairs, of_queries, of_documents, settings)
+            judged = measure_pairs(of_queries, of_documents, pairs, settings)
     elif pairs is not None:
         raise ValueError("pairs are given without queries")
     return SystemReport(model, untouched, distance, spaces, judged)
 
 
-def _moments(rows: Rows, settings: MeasureSettings) -> GroupedMoments:
-    return grouped_moments(rows, settings.groups, settings.seed, settings.memory_budget_bytes)
-
-
-def measure_space(
-    x: Rows | ArrayLike, settings: MeasureSettings | None = None, moments: GroupedMoments | None = None
-) -> SpaceReport:
+def measure_space(x: GroupedMoments | ArrayLike, settings: MeasureSettings = DEFAULTS) -> SpaceReport:
     """Measure a matrix of embeddings ``(n, dim)``, possibly on disk, in bounded memory.
 
     Moments and the partition function take all rows; uniformity, SIGReg, hubness and distances a sample of them, drawn
@@ -165,16 +164,15 @@ def measure_space(
     Raises:
         ValueError: not a matrix of at least 2 rows of real numbers, or a row is not finite.
     """
-    rows, settings = as_rows(x), settings or MeasureSettings()
-    moments = moments or _moments(rows, settings)
-    sample = rows.take(sample_rows(len(rows), settings.sample, settings.seed))
+    moments = x if isinstance(x, GroupedMoments) else grouped_moments(x, settings)
+    sample = moments.rows.sample(settings.sample, settings.seed)
     found, occurrence, nearest = _neighbour_measures(sample, settings)
-    found |= _moment_measures(moments, settings) | _direction_measures(sample, settings)
-    found |= _partition(rows, moments.total, settings)
-    all_rows, pairs = Rows({"the sample": sample}), random_pairs(len(sample), settings.sample, settings.seed)
-    distances = {"random": distribution(np.sqrt(squared_gaps(all_rows, all_rows, *pairs))), "nearest": nearest}
-    ordered, spectrum = {name: found[name] for name in NAMES}, moments.total.covariance_eigenvalues().tolist()
-    return SpaceReport(len(rows), rows.dim, ordered, spectrum, distribution(moments.norms), distances, occurrence)
+    found |= _moment_measures(moments, settings) | _direction_measures(sample, settings) | _partition(moments, settings)
+    rows, pairs = Rows({"the sample": sample}), random_pairs(len(sample), settings.sample, settings.seed)
+    distances = {"random": distances_of(rows, rows, *pairs), "nearest": nearest}
+    (n, dim), ordered = (moments.total.count, moments.rows.dim), {name: found[name] for name in NAMES}
+    spectrum = moments.total.covariance_eigenvalues().tolist()
+    return SpaceReport(n, dim, ordered, spectrum, distribution(moments.norms), distances, occurrence)
 
 
 def _moment_measures(moments: GroupedMoments, settings: MeasureSettings) -> dict[str, Measure]:
@@ -187,11 +185,11 @@ def _moment_measures(moments: GroupedMoments, settings: MeasureSettings) -> dict
     return join(values(moments.total), [list(map(values, moments.without_each()))], n, isotropic)
 
 
-def _partition(rows: Rows, moments: Moments, settings: MeasureSettings) -> dict[str, Measure]:
-    group_of = random_groups(len(rows), settings.groups, settings.seed)
-    sums = measures.log_partition(rows, moments, group_of, settings.memory_budget_bytes)
+def _partition(moments: GroupedMoments, settings: MeasureSettings) -> dict[str, Measure]:
+    group_of = random_groups(len(moments.rows), settings.groups, settings.seed)
+    sums = measures.log_partition(moments, group_of, settings.memory_budget_bytes)
     left = [{"partition": measures.partition_ratio(np.delete(sums, group, axis=0))} for group in range(len(sums))]
-    return join({"partition": measures.partition_ratio(sums)}, [left], len(rows), {})
+    return join({"partition": measures.partition_ratio(sums)}, [left], len(moments.rows), {})
 
 
 def _direction_measures(sample: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Measure]:

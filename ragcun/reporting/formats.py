@@ -168,12 +168,12 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
     if len(shared) < every:
         yield f"{ABSENT}: not evaluated."
     if comparison.metric == METRIC and {*SPACE} & {*comparison.embeddings}:
-        from ragcun.isotropy.intervals import SAMPLE
+        from ragcun.isotropy.moments import MeasureSettings
 
         which = ", ".join(shared or comparison.queries)
         yield (
             "Isotropy score (1 - standard deviation / mean of the eigenvalues of the covariance) and norms of document "
-            f"embeddings: means over {which}, of at most {SAMPLE:,} documents each."
+            f"embeddings: means over {which}, of at most {MeasureSettings.sample:,} documents each."
         )
     if comparison.bases:
         yield from _notes_of_tests(comparison)

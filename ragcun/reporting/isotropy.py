@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ragcun.isotropy.intervals import Measure
 from ragcun.isotropy.pairs import Distribution
 from ragcun.isotropy.report import IsotropyReport, SystemReport
+from ragcun.isotropy.spectrum import Measure
 from ragcun.reporting import plots
 from ragcun.reporting.plots import BLUE, LIGHT_GREY, VERMILLION, Look, finish, panel_grid
 from ragcun.reporting.tables import ABSENT, Table, markdown_table

@@ -15,9 +15,8 @@ import numpy as np
 from ragcun.data.beir import Collection
 from ragcun.data.overlap import HoldOut, seen_queries
 from ragcun.io import write_json
-from ragcun.isotropy.intervals import SAMPLE
 from ragcun.isotropy.measures import isotropy_score
-from ragcun.isotropy.moments import sample_rows
+from ragcun.isotropy.moments import MeasureSettings, sample_rows
 from ragcun.isotropy.spectrum import UndefinedMeasure
 from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
@@ -110,12 +109,14 @@ class SystemEvaluator:
 
 
 def document_space(retriever: Retriever, collection: Collection) -> DocumentSpace | None:
-    """Measure the embeddings of the documents, at most `SAMPLE` drawn at random; None of a system without any."""
+    """Measure a random sample of the embeddings of the documents; None of a system without any."""
     if isinstance(retriever, StoredRetriever):
         return retriever.space(collection.name)
     if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:
         return None
-    rows = sample_rows(len(collection.documents), SAMPLE, seed=0)  # the same rows for all systems and evaluations
+    rows = sample_rows(
+        len(collection.documents), MeasureSettings.sample, seed=0
+    )  # the same rows for all systems and evaluations
     vectors = retriever.documents(collection).take(rows, axis=0).astype(np.float64)
     if retriever.vectors is not None:
         vectors = vectors[:, : retriever.vectors.kept]

@@ -7,7 +7,6 @@ blocks. Where float32 rounding may hide a document (many equal ones), all docume
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.config import DISTANCES, Distance
+from ragcun.isotropy.moments import release_pages
 
 Engine = Literal["auto", "faiss", "torch"]
 FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -92,7 +92,7 @@ def top_k(
             for first in range(0, len(queries), query_rows):
                 part = slice(first, first + query_rows)
                 block.search(query_vectors[part], find, SearchResult(best.scores[part], best.indices[part]), threads)
-            _release(documents)
+            release_pages(documents)
     return best
 
 
@@ -209,13 +209,6 @@ def _read(matrix: Any, start: int, stop: int, name: str) -> NDArray[np.float32]:
         bad_rows = f"{len(bad)} of {len(block)} rows of {name} are not finite, or their squared length exceeds float32"
         raise ValueError(f"{bad_rows}; the first is row {start + bad[0]}")
     return block
-
-
-def _release(matrix: object) -> None:
-    while isinstance(matrix, np.ndarray) and getattr(matrix, "mode", None) != "c":
-        matrix = matrix.base
-    if isinstance(matrix, mmap.mmap) and hasattr(matrix, "madvise"):
-        matrix.madvise(mmap.MADV_DONTNEED)
 
 
 def _squares(vectors: NDArray[Any]) -> NDArray[Any]:

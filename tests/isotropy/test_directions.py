@@ -15,7 +15,7 @@ from ragcun.isotropy.measures import (
     partition_ratio,
     sigreg_statistic,
 )
-from ragcun.isotropy.moments import as_rows, random_groups
+from ragcun.isotropy.moments import grouped_moments, random_groups
 from ragcun.losses.sigreg import sigreg
 
 
@@ -81,9 +81,9 @@ def test_alignment_by_a_loop():
 @pytest.mark.parametrize("groups", [1, 8])
 def test_partition_by_its_definition_whatever_blocks_and_groups(budget, groups):
     x = random_rows(80)
-    of_all, group_of = measures.moments(x), random_groups(len(x), groups, seed=2)
-    axes = np.linalg.eigh(of_all.second)[1]
-    sums = log_partition(as_rows(x), of_all, group_of, budget)
+    of_all, group_of = grouped_moments(x), random_groups(len(x), groups, seed=2)
+    axes = np.linalg.eigh(of_all.total.second)[1]
+    sums = log_partition(of_all, group_of, budget)
     assert sums.shape == (groups, 10)
     for group in range(groups):
         both = np.concatenate([x[group_of == group] @ axes, -x[group_of == group] @ axes], axis=1)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, t
 
-from ragcun.isotropy import distribution, measures
-from ragcun.isotropy.intervals import interval
-from ragcun.isotropy.moments import Rows, grouped_moments, random_groups
-from ragcun.isotropy.pairs import random_pairs, squared_gaps
+from ragcun.isotropy import MeasureSettings, distribution, measures
+from ragcun.isotropy.moments import Rows, grouped_moments, random_groups, squared_gaps
+from ragcun.isotropy.pairs import random_pairs
+from ragcun.isotropy.spectrum import interval
 
 
 def test_groups_are_balanced_random_and_no_more_than_rows():
@@ -53,7 +53,7 @@ def test_intervals_hold_the_expected_value_at_this_number_of_rows(scales, shift)
     draws, rows = 200, []
     for seed in range(draws):
         x = np.random.default_rng(seed).standard_normal((250, 6)) * scales + shift
-        moments = grouped_moments(x, seed=seed)
+        moments = grouped_moments(x, MeasureSettings(seed=seed))
         for measure in (measures.participation_ratio, measures.mean_cosine):
             value = measure(moments.total)
             rows.append((value, *interval(value, [measure(one) for one in moments.without_each()])))

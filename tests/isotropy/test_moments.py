@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ragcun.isotropy.moments import Moments, Rows, grouped_moments, random_groups, sample_rows, unit_rows
+from ragcun.isotropy.moments import (
+    MeasureSettings,
+    Moments,
+    Rows,
+    grouped_moments,
+    random_groups,
+    sample_rows,
+    unit_rows,
+)
 
 
 def random_rows(n=200, dim=7, seed=0, shift=0.0):
@@ -32,7 +40,7 @@ def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget)
     x = random_rows(n, dim, seed=n, shift=5)
     x[0] = 0
     parts = Rows({"a": x[: n // 2], "b": x[n // 2 :]})
-    found = grouped_moments(parts, groups, seed=1, memory_budget_bytes=budget)
+    found = grouped_moments(parts, MeasureSettings(groups=groups, seed=1, memory_budget_bytes=budget))
     check_moments(found.total, x)
     assert sum(group.count for group in found.groups) == n
     assert_allclose(found.norms, np.linalg.norm(x, axis=1), rtol=1e-14)
@@ -41,7 +49,7 @@ def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget)
 def test_a_group_left_out_leaves_the_moments_of_the_other_rows():
     x = random_rows(shift=100)
     group_of = random_groups(len(x), 9, seed=4)
-    left = grouped_moments(x, 9, seed=4).without_each()
+    left = grouped_moments(x, MeasureSettings(groups=9, seed=4)).without_each()
     assert len(left) == 9
     for group, moments in enumerate(left):
         check_moments(moments, x[group_of != group])
@@ -76,7 +84,7 @@ def test_memory_map_gives_the_same_as_an_array(tmp_path, dtype):
         mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
         if mode == "c":
             mapped[3] = x[3] = 7
-        found = grouped_moments(mapped[2:], memory_budget_bytes=2000).total
+        found = grouped_moments(mapped[2:], MeasureSettings(memory_budget_bytes=2000)).total
         check_moments(found, x[2:].astype(np.float64))
 
 
@@ -86,7 +94,7 @@ def test_working_memory_stays_within_the_budget(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     grouped_moments(mapped[:50])
     tracemalloc.start()
-    found = grouped_moments(mapped, memory_budget_bytes=budget)
+    found = grouped_moments(mapped, MeasureSettings(memory_budget_bytes=budget))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < budget + 3 * found.norms.nbytes
@@ -94,8 +102,8 @@ def test_working_memory_stays_within_the_budget(tmp_path):
 
 
 def test_few_groups_where_their_moments_would_not_fit():
-    assert len(grouped_moments(random_rows(), memory_budget_bytes=16 * 7**2 * 20).groups) == 20
-    assert len(grouped_moments(random_rows(), memory_budget_bytes=1).groups) == 10
+    assert len(grouped_moments(random_rows(), MeasureSettings(memory_budget_bytes=16 * 7**2 * 20)).groups) == 20
+    assert len(grouped_moments(random_rows(), MeasureSettings(memory_budget_bytes=1)).groups) == 10
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
@@ -104,7 +112,7 @@ def test_a_row_that_is_not_finite_is_named(bad, budget):
     x = random_rows()
     x[17, 3] = bad
     with pytest.raises(ValueError, match="queries: row 17 is not finite"):
-        grouped_moments(Rows({"documents": random_rows(50), "queries": x}), memory_budget_bytes=budget)
+        grouped_moments(Rows({"documents": random_rows(50), "queries": x}), MeasureSettings(memory_budget_bytes=budget))
     with pytest.raises(ValueError, match="row 17 is not finite"):
         Rows({"x": x}).take(np.array([5, 17]))
 

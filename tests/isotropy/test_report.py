@@ -8,10 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ragcun.isotropy import IsotropyReport, MeasureSettings, measure_space, measure_system, measures
-from ragcun.isotropy.intervals import interval
 from ragcun.isotropy.moments import grouped_moments, random_groups
 from ragcun.isotropy.pairs import principal_plane
 from ragcun.isotropy.report import NAMES
+from ragcun.isotropy.spectrum import interval
 
 SMALL = MeasureSettings(sample=60, k=5)
 

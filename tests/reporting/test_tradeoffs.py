@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.isotropy.intervals import Measure
+from ragcun.isotropy.spectrum import Measure
 from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points, size_figure, size_points
 from tests.reporting.conftest import isotropy_report, measured, results, system

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ragcun.config import DISTANCES
-from ragcun.retrieval.search import SearchResult, _release, top_k
+from ragcun.isotropy.moments import release_pages
+from ragcun.retrieval.search import SearchResult, top_k
 
 ENGINES = ("faiss", "torch")
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
@@ -158,14 +159,14 @@ def test_pages_of_a_memory_map_are_given_back(tmp_path, mode):
     before = resident_bytes()
     assert mapped[100:].sum() > 0
     with_pages = resident_bytes()
-    _release(mapped[100:])
+    release_pages(mapped[100:])
     assert with_pages - before > mapped.nbytes / 2
     assert resident_bytes() - before < mapped.nbytes / 4
     assert mapped[5, 5] == 1
 
     private = np.load(tmp_path / "rows.npy", mmap_mode="c")
     private[7] = 3
-    _release(private[5:])
+    release_pages(private[5:])
     assert (private[7] == 3).all(), "changes to a private memory map stay"
 
 
