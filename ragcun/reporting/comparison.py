@@ -1,17 +1,25 @@
-"""Several evaluations in one comparison: untouched bases, baselines and models on every dataset."""
+"""Several evaluations, read by name, in one comparison: untouched bases, baselines and models on every dataset."""
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 import pandas as pd
 
 from ragcun.errors import InputError
-from ragcun.reporting.files import NamedResults, check_alike, once, p_by_query
-from ragcun.reporting.tables import EMPTY, results_frame
-from ragcun.results import METRIC, Results
+from ragcun.io import read_json
+from ragcun.reporting.tables import EMPTY, SAME, check_alike, once, results_frame
+from ragcun.results import METRIC, Results, is_results, typed
+from ragcun.retrieval.runs import runs_folder
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("base", "baseline", "model")
 LEVELS = (0.05, 0.01)
@@ -20,6 +28,49 @@ BM25, UNTOUCHED = "bm25", " (untouched)"
 STORED = re.compile(r"--model[ =](?:(?! --).)*\.json(?: |$)")
 """In the command of an evaluation: the model was the rankings of an earlier one."""
 TESTED = ["base", "difference", "p", "seen"]
+
+
+class NamedResults(NamedTuple):
+    """The results of one row, several where seeds are averaged, and the row's name; None keeps the model's."""
+
+    files: tuple[Results, ...]
+    name: str | None = None
+
+
+def read_named(spec: str) -> NamedResults:
+    """Read ``FILE``, ``NAME=FILE`` or ``NAME=FILE,FILE,…``, the last for several seeds of one system.
+
+    Raises:
+        InputError: another form, a file given twice, or one that is missing or wrong.
+    """
+    if Path(spec).exists():
+        return NamedResults((Results.read(spec),))
+    name, is_named, listed = spec.partition("=") if "=" in spec else ("", "", spec)
+    paths = [path.strip() for path in listed.split(",")]
+    if len(paths) > 1 and not is_named:
+        raise InputError(f"{spec}: several files of one system need a name; write NAME={spec}")
+    if (is_named and not name.strip()) or not all(paths):
+        raise InputError(f"{spec!r} is not of the form NAME=FILE or NAME=FILE,FILE; give a name and files")
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError(f"{spec}: a file is given twice, and would count as two seeds; leave one out")
+    return NamedResults(tuple(map(Results.read, paths)), " ".join(name.split()) or None)
+
+
+def results_in(folder: str | Path) -> list[NamedResults]:
+    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line.
+
+    Raises:
+        InputError: there are none, or one is wrong.
+    """
+    found = []
+    for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*/*.json"))):
+        if is_results(read_json(path)):
+            found.append(NamedResults((Results.read(path),)))
+        else:
+            logger.info("%s is not a results file of ragcun evaluate; skipped", path)
+    if not found:
+        raise InputError(f"no results files in {folder}; name some, or write them with ragcun evaluate")
+    return found
 
 
 @dataclass(frozen=True)
@@ -157,3 +208,38 @@ def _average(values: pd.DataFrame) -> dict[str, object]:
         seeds = pd.Series([values.groupby("dataset")["value"].mean().mean()])
     about = {"system": values["system"].iloc[0], "kind": values["kind"].iloc[0], "marks": 0, "seen": 0}
     return {**about, "value": seeds.mean(), "sd": seeds.std(), "seeds": len(seeds)}
+
+
+def per_query(results: Results, dataset: str, slug: str, metric: str = METRIC) -> dict[str, float]:
+    """Read a metric by query of ``model`` or ``untouched_base`` beside the results.
+
+    Raises:
+        InputError: the file is wrong or lacks the metric, or its mean is not that of the results.
+    """
+    path = runs_folder(results.path) / dataset / f"{slug}.per_query.json"
+    values: dict[str, float] = typed(dict[str, dict[str, float]], read_json(path), path).get(metric, {})
+    mean = getattr(results, slug).datasets[dataset].metrics.get(metric, math.nan)
+    if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
+        raise InputError(f"{path} is not of {results.path}: its mean {metric} is another one; evaluate again")
+    return values
+
+
+def p_by_query(results: Results, dataset: str, metric: str) -> float:
+    """Return the two-sided p value of the paired randomisation test of the model against its untouched base.
+
+    NaN where nothing can be tested: one query, no base, or no per-query files.
+
+    Raises:
+        InputError: the per-query files are of other results, or of different queries.
+    """
+    base, slugs, folder = results.untouched_base, ("model", "untouched_base"), runs_folder(results.path) / dataset
+    are_there = all((folder / f"{slug}.per_query.json").is_file() for slug in slugs)
+    if base is None or base.datasets[dataset].n_queries == 1 or not are_there:
+        return math.nan
+    from ragcun.retrieval.metrics import paired_tests
+
+    ours, theirs = (per_query(results, dataset, slug, metric) for slug in slugs)
+    try:
+        return paired_tests(ours, theirs, seed=int(results.manifest.get("seed", 0))).p_randomisation
+    except ValueError as error:
+        raise InputError(f"{folder}: {metric} of model and untouched base: {error}; evaluate again") from error

@@ -11,9 +11,8 @@ import pandas as pd
 
 from ragcun.errors import InputError
 from ragcun.io import write_text
-from ragcun.reporting.comparison import LEVELS, Comparison, compare
-from ragcun.reporting.files import NamedResults, read_named, results_in, shared_metrics
-from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table
+from ragcun.reporting.comparison import LEVELS, Comparison, NamedResults, compare, read_named, results_in
+from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table, shared_metrics
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)

@@ -16,14 +16,13 @@ from ragcun.errors import InputError
 from ragcun.io import read_json, read_json_lines, read_text
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.options import read_yaml
-from ragcun.reporting.files import per_query
+from ragcun.reporting.comparison import per_query
 from ragcun.results import Results, is_results
 from ragcun.retrieval.runs import read_run, runs_folder
 
 logger = logging.getLogger(__name__)
 
 ISOTROPY = "isotropy.json"
-OUR_FILES = frozenset(("manifest.json", ISOTROPY))
 QUERIES, DOCUMENTS, LETTERS = 5, 3, 300
 BLANKS = 64
 """Of a text, this many times the limit is looked at: enough where it has no more white space than that."""
@@ -84,8 +83,8 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
         _read_run(folder, path.name if names.count(path.name) == 1 else str(folder))
         for folder, path in zip(folders, resolved, strict=True)
     ]
-    found = [path for run in runs for path in sorted(run.folder.glob("*.json")) if path.name not in OUR_FILES]
-    for path in _each_once([*(path for path in found if is_results(read_json(path))), *results]):
+    found = [path for run in runs for path in sorted(run.folder.glob("*.json")) if is_results(read_json(path))]
+    for path in _each_once([*found, *results]):
         results_file = Results.read(path)
         for run in _owners(path, [results_file.model.name], runs):
             run.evaluations.append(results_file)

@@ -1,16 +1,19 @@
-"""The scores of an evaluation as one frame, its verdicts against the untouched base, and its tables."""
+"""The scores of evaluations as one frame, where they agree, verdicts against the untouched base, and tables."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from ragcun.errors import InputError
 from ragcun.results import METRIC, PARTS, Part, Results, Scores
 
 ABSENT = "–"
@@ -29,6 +32,9 @@ PLACE = ["dataset", "part"]
 NONE = Scores({}, 0)
 SPACE, TRAINED = ("isotropy score", "mean norm", "norm deviation"), "trained parameters"
 EMPTY = dict.fromkeys((*SPACE, TRAINED), np.nan)
+SAME = 1e-6
+"""How far two values of one system may differ and still be the same."""
+FACTS = ("split", "queries", "documents", "sha256")
 
 
 class Table(NamedTuple):
@@ -84,6 +90,43 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
 def _difference(difference: float, p: float) -> str:
     tested = "" if pd.isna(p) else " (<0.0001)" if p < 0.0001 else f" ({p:.4f})"
     return ABSENT if pd.isna(difference) else f"{difference:+.4f}{tested}"
+
+
+def shared_metrics(files: Sequence[Results]) -> list[str]:
+    """Return the metrics that every system of every file has on each of its datasets."""
+    scores = [each for file in files for _, system in file.systems for each in system.datasets.values()]
+    return [name for name in scores[0].metrics if all(name in each.metrics for each in scores)] if scores else []
+
+
+def check_alike(files: Sequence[Results], metric: str = METRIC) -> None:
+    """Raise InputError where collections of one name differ between files, or a file lacks a metric."""
+    known: dict[tuple[str, str], tuple[object, Path]] = {}
+    for file, fact in itertools.product(files, FACTS):
+        for name, about in file.collections.items():
+            if (value := getattr(about, fact)) is None:
+                continue
+            first, path = known.setdefault((name, fact), (value, file.path))
+            if first != value:
+                raise InputError(
+                    f"{path} and {file.path} are of different versions of {name}: {fact} is {first} in the first and "
+                    f"{value} in the second; evaluate both on the same data"
+                )
+    for file in files:
+        if metric not in shared_metrics([file]):
+            shared = ", ".join(shared_metrics(files)) or "none"
+            raise InputError(f"{file.path} lacks {metric}; choose one that all files have: {shared}")
+
+
+def once(values: pd.DataFrame, keys: list[str], column: str, what: str, remedy: str = "leave one out") -> pd.DataFrame:
+    """Keep one value of each key, or raise InputError where two files disagree; each has a path, system and dataset."""
+    first = values.groupby(keys, sort=False, dropna=False)[[column, "path"]].transform("first")
+    apart = (values[column] - first[column]).abs() > SAME * first[column].abs().clip(lower=1)
+    for place, other in values[apart].iterrows():
+        raise InputError(
+            f"{first.loc[place, 'path']} and {other['path']} disagree on {what} of {other['system']} on "
+            f"{other['dataset']} ({first.loc[place, column]:.6g} and {other[column]:.6g}); {remedy}"
+        )
+    return values.drop_duplicates(keys)
 
 
 def verdicts(results: Results) -> pd.DataFrame:

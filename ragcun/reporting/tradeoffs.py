@@ -15,10 +15,9 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from ragcun.errors import InputError, did_you_mean
 from ragcun.isotropy.report import IsotropyReport
-from ragcun.reporting.files import check_alike, once
 from ragcun.reporting.isotropy import LABELS
 from ragcun.reporting.plots import GREY, Look, finish, looks, panel_grid
-from ragcun.reporting.tables import results_frame
+from ragcun.reporting.tables import check_alike, once, results_frame
 from ragcun.results import METRIC, Results
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,7 @@ from ragcun.embeddings.precomputed import open_matrix, read_vectors
 from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
 from ragcun.options import from_mapping, read_yaml
-from ragcun.reporting.comparison import compare
-from ragcun.reporting.files import read_named
+from ragcun.reporting.comparison import compare, read_named
 from ragcun.reporting.formats import csv_comparison, latex_comparison, markdown_comparison
 from ragcun.reporting.isotropy import measure_tables
 from ragcun.reporting.plots import loss_figure, rank_figure

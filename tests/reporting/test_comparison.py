@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.reporting.comparison import compare
-from ragcun.reporting.files import read_named
+from ragcun.reporting.comparison import compare, read_named
 from ragcun.reporting.formats import markdown_comparison, notes_of
 from tests.reporting.conftest import BASE, results, system
 

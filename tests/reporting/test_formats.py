@@ -14,9 +14,9 @@ import subprocess
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.reporting.comparison import compare
-from ragcun.reporting.files import check_alike, p_by_query, read_named, results_in
+from ragcun.reporting.comparison import compare, p_by_query, read_named, results_in
 from ragcun.reporting.formats import csv_comparison, escape, latex_comparison, markdown_comparison
+from ragcun.reporting.tables import check_alike
 from ragcun.results import Results
 from ragcun.retrieval.metrics import paired_tests
 from tests.reporting.conftest import results, system
