@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,6 @@ from ragcun.isotropy.moments import release_pages
 
 Engine = Literal["auto", "faiss", "torch"]
 FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-NO_ROW = np.iinfo(np.int64).max
 MARGIN = 16
 """Candidates beyond k, so that float32 rounding does not decide which documents are scored."""
 CHUNK = 1 << 16
@@ -40,20 +39,14 @@ class SearchResult:
     @classmethod
     def empty(cls, queries: int, k: int) -> SearchResult:
         """Return the result before any document is searched: scores of −∞."""
-        return cls(np.full((queries, k), -np.inf, dtype=np.float32), np.full((queries, k), NO_ROW, dtype=np.int64))
+        return cls(np.full((queries, k), -np.inf, dtype=np.float32), np.zeros((queries, k), dtype=np.int64))
 
     def update(self, more: SearchResult, order: NDArray[np.int64] | None) -> None:
         """Merge in further documents by (score descending, rank in `order`, or row, ascending)."""
         scores = np.concatenate([self.scores, more.scores], axis=1)
         indices = np.concatenate([self.indices, more.indices], axis=1)
-        ranks = np.argsort(-scores, axis=1, kind="stable")
-        by_score = np.take_along_axis(scores, ranks, axis=1)
-        tied = ((by_score[:, 1:] == by_score[:, :-1]) & (by_score[:, 1:] > -np.inf)).any(axis=1)
-        places = indices[tied]
-        if order is not None:
-            places = np.where(places == NO_ROW, NO_ROW, order[np.minimum(places, len(order) - 1)])
-        ranks[tied] = np.lexsort((places, -scores[tied]))
-        ranks = ranks[:, : self.scores.shape[1]]
+        places = indices if order is None else order[indices]
+        ranks = np.lexsort((places, -scores))[:, : self.scores.shape[1]]
         self.scores[:] = np.take_along_axis(scores, ranks, axis=1)
         self.indices[:] = np.take_along_axis(indices, ranks, axis=1)
 
@@ -110,10 +103,6 @@ class _Block:
     distance: Distance
     order: NDArray[np.int64] | None
 
-    @cached_property
-    def longest(self) -> float:
-        return float(np.sqrt(_squares(self.vectors).max()))
-
     def search(
         self, queries: NDArray[np.float32], find: FindCandidates, best: SearchResult, threads: ThreadPoolExecutor
     ) -> None:
@@ -135,8 +124,8 @@ class _Block:
     ) -> NDArray[np.bool_]:
         # whether a document scored below the last candidate in float32 may reach the k-th best; the rounding error of
         # inner products of length d is taken as √d·2⁻²² of the vectors' lengths
-        lengths = np.sqrt(_squares(queries.astype(np.float64)))
-        scale = {"euclidean": (lengths + self.longest) ** 2, "dot": lengths * self.longest, "cosine": 1.0}
+        lengths, longest = np.sqrt(_squares(queries.astype(np.float64))), float(np.sqrt(_squares(self.vectors).max()))
+        scale = {"euclidean": (lengths + longest) ** 2, "dot": lengths * longest, "cosine": 1.0}
         tolerance = 2.0**-22 * np.sqrt(queries.shape[1]) * scale[self.distance]
         if self.distance == "euclidean":
             last, kth = -np.square(last), -np.square(kth)
@@ -169,9 +158,7 @@ def id_order(ids: Sequence[str]) -> NDArray[np.int64]:
     >>> id_order(["b", "c", "a"]).tolist()
     [1, 2, 0]
     """
-    places = np.empty(len(ids), dtype=np.int64)
-    places[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return places
+    return np.argsort(sorted(range(len(ids)), key=ids.__getitem__))
 
 
 def _candidates(
