@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,14 +55,21 @@ class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
 
 
 def run(options: Options) -> str:
-    """Search collections in shards, write a run file of each, and return their NDCG and where the files are."""
-    from ragcun.distributed.search import search_collection
+    """Search collections in shards, write a run file of each, and return their NDCG and where the files are.
+
+    Ray is connected first, so that nothing is read where it cannot be; what it prints of dead workers goes to stderr.
+    """
+    from ragcun.distributed.ray import ray_runner
+    from ragcun.distributed.search import run_here, search_collection
     from ragcun.retrieval.comparison import MODEL
     from ragcun.retrieval.metrics import evaluate_run, mean
     from ragcun.retrieval.runs import write_run
 
     folders, lines = options.collections(), []
-    with _runner(options) as runner:
+    tasks = (options.workers, options.address, options.threads, options.gpus_per_task)
+    on_ray = options.workers or options.address
+    runners = ray_runner(*tasks) if on_ray else contextlib.nullcontext(run_here)
+    with contextlib.redirect_stdout(sys.stderr), runners as runner:
         for folder in folders:
             output = options.output_file
             if len(folders) > 1:
@@ -92,25 +98,6 @@ def _fused(options: Options, folder: CollectionFolder, search: ShardedSearch, ru
     feedback = (options.feedback, options.feedback_weight) if options.feedback else None
     hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, feedback=feedback)
     return hybrid.retrieve(collection, options.top_k), collection.qrels
-
-
-@contextlib.contextmanager
-def _runner(options: Options) -> Iterator[Runner]:
-    """Give what runs tasks; Ray is connected first, so that nothing is read where it cannot be.
-
-    Ray prints on stdout what it has to say of dead workers; that is sent to stderr.
-    """
-    from ragcun.distributed.ray import ray_runner
-    from ragcun.distributed.search import run_here
-
-    if not (options.workers or options.address):
-        yield run_here
-        return
-    with (
-        contextlib.redirect_stdout(sys.stderr),
-        ray_runner(options.workers, options.address, options.threads, options.gpus_per_task) as runner,
-    ):
-        yield runner
 
 
 def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:

@@ -210,17 +210,13 @@ class AppendedQueries(Remembering, BM25Retriever):
     name: str = "bm25 (memory)"
     fingerprint: str = f"{BM25Retriever.fingerprint} appended"
 
-    def texts(self, collection: Collection) -> dict[str, str]:
-        """Return the texts of documents that are indexed."""
-        return self.appended(collection, self.strength(collection))
-
     def search_with(self, collection: Collection, strength: float) -> Run:
         """Rank among the texts with queries appended or without."""
-        return BM25(self.appended(collection, strength)).run(collection.queries, 10)
+        return BM25(self.texts(collection, strength)).run(collection.queries, 10)
 
-    def appended(self, collection: Collection, strength: float) -> dict[str, str]:
-        """Append where the strength is 1."""
-        texts = super().texts(collection)
+    def texts(self, collection: Collection, strength: float | None = None) -> dict[str, str]:
+        """Return the texts that are indexed; queries are appended where the strength (None: as chosen) is 1."""
+        texts, strength = super().texts(collection), self.strength(collection) if strength is None else strength
         for query, document in self.labels.pairs(collection) if strength else ():
             texts[document] += f" {query}"
         return texts

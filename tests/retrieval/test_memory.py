@@ -71,7 +71,7 @@ def test_memory_knows_training_queries_alone(labelled, dense):
     asked = {name for _, name in pairs}
     changed = {name for name, is_moved in zip(collection.documents, moved, strict=True) if is_moved}
     assert asked - {"d13"} <= changed <= asked  # the query of d13 is its text
-    texts = AppendedQueries(labels=labels).appended(collection, 1.0)
+    texts = AppendedQueries(labels=labels).texts(collection, 1.0)
     assert {name for name, text in texts.items() if text != collection.documents[name].content} == asked
     assert len(labels.seen(collection)) == len(asked)
 
