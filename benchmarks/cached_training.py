@@ -78,18 +78,17 @@ def main() -> None:
     from ragcun.config import TrainConfig
     from ragcun.data.pairs import write_pairs
     from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.training.batches import BatchSampler, CachedPairs, make_source
+    from ragcun.training.batches import BatchSampler, PairSource
     from ragcun.training.loop import fit
     from ragcun.training.processes import make_accelerator
     from ragcun.training.setup import build_data, build_encoder, build_objective
     from ragcun.training.step import Stepper
 
-    class EncodingPairs(CachedPairs):
+    class EncodingPairs(PairSource):
         """The same pairs, every batch encoded anew by the frozen base."""
 
         def _inputs(self, texts, role):
-            named = self.dataset.queries if role == "query" else self.dataset.documents
-            return torch.from_numpy(self.base.encode([named[i] for i in texts], role))
+            return torch.from_numpy(self.base.encode([self.texts[role][i] for i in texts], role))
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"
@@ -116,10 +115,8 @@ def main() -> None:
         config = TrainConfig(**settings, mined_negatives=0)
         accelerator, encoder, data = make_accelerator(config.device), build_encoder(config), build_data(config).train
         device = accelerator.device
-        cached = make_source(data, encoder.to(device).base, EmbeddingCache(encoder.base), device)
-        if not isinstance(cached, CachedPairs):
-            raise TypeError(f"batches are to come from cached vectors, not from {type(cached).__name__}")
-        live = EncodingPairs(data, encoder.base, device, cached.vectors, cached.rows)
+        cached = PairSource(data, encoder.to(device).base, device, EmbeddingCache(encoder.base))
+        live = EncodingPairs(data, encoder.base, device)
         encoder.start_from(cached.sample(0))
         groups = encoder.parameter_groups(0.0, config.rates, config.weight_decay)
         model, optimizer = accelerator.prepare(encoder.train(), torch.optim.AdamW(groups, fused=True))

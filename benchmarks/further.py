@@ -25,7 +25,7 @@ from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.projection import interpolate_with_base
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.systems import BM25Retriever, DenseRetriever
-from ragcun.training.batches import make_source, mine_pools
+from ragcun.training.batches import PairSource, mine_pools
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import RunRecord, Unrecorded
 from ragcun.training.selection import Selection, with_weights
@@ -122,7 +122,7 @@ class Data:
             more, taught = (distilled, self.teacher(*asked)) if asked else (between_crops, self.crops)
             objective = functools.partial(with_term, objective, weight, encoder, seed, more, taught)
         processes = Processes(make_accelerator(config.device))
-        source = make_source(data, encoder.to(processes.device).base, self.store, processes.device)
+        source = PairSource(data, encoder.to(processes.device).base, processes.device, self.store)
         queries = self.store.encode(self.made.stand_ins, "query") if free else None
         closed = initialize_weights(config, encoder, source, queries)
         source.pools = mine_pools(config, encoder, source)

@@ -24,7 +24,7 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     from ragcun.config import TrainConfig
     from ragcun.data.pairs import PairDataset
     from ragcun.losses.objective import Objective
-    from ragcun.training.batches import LivePairs
+    from ragcun.training.batches import PairSource
     from ragcun.training.processes import make_accelerator
     from ragcun.training.setup import build_encoder
     from ragcun.training.step import Stepper
@@ -37,7 +37,7 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     random = np.random.default_rng(0)
     sides = [[" ".join(random.choice(known, count)) for _ in range(pairs)] for count in words]
     dataset = PairDataset.from_rows([(query, positive, None) for query, positive in zip(*sides, strict=True)], "made")
-    source = LivePairs(dataset, encoder.base, accelerator.device)
+    source = PairSource(dataset, encoder.base, accelerator.device)
     groups = encoder.parameter_groups(1e-5, config.rates)
     model, optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups, fused=True))
     objective = Objective(lambda_isotropy=1.0, isotropy="sigreg", temperature=0.1)

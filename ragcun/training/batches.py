@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,27 +90,43 @@ class Pools:
         return np.setdiff1d(documents[documents != NOTHING], data.positive_ids[rows])
 
 
-class PairSource(abc.ABC):
-    """Where a batch's inputs come from."""
+class PairSource:
+    """Where a batch's inputs come from: `vectors` that a frozen base encoded once, or tokens for a base in training."""
 
-    probe_size: int
-    sample_size: int
-
-    def __init__(self, dataset: PairDataset, base: Base, device: torch.device) -> None:
-        self.dataset, self.base, self.device = dataset, base, device
+    def __init__(
+        self, dataset: PairDataset, base: Base, device: torch.device, vectors: VectorSource | None = None
+    ) -> None:
+        self.dataset, self.base, self.device, self.vectors = dataset, base, device, vectors
+        self.texts: dict[Role, Sequence[str]] = {"query": dataset.queries, "document": dataset.documents}
+        self.rows = {
+            role: np.arange(len(texts)) if vectors is None else vectors.rows(texts, role)
+            for role, texts in self.texts.items()
+        }
+        self.probe_size, self.sample_size = (128, 2_000) if vectors is None else (256, 20_000)
         self.pools: Pools | None = None
 
-    @abc.abstractmethod
-    def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
-        """Return what the base is given of some queries or documents of the dataset."""
-
-    @abc.abstractmethod
     def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
-        """Return the base's pooled vectors of all queries and all documents, or of a sample of `most` of each."""
+        """Return the base's pooled vectors of all queries and all documents, or of a sample of `most` of each.
 
-    @abc.abstractmethod
+        A sample of texts that have to be encoded has 1,000 of each at most.
+        """
+        rows, random = self.rows, np.random.default_rng(seed)
+        if most is not None:
+            most = most if self.vectors is not None else min(most, self.sample_size // 2)
+            rows = {role: np.sort(random.permutation(side)[:most]) for role, side in rows.items()}
+        if self.vectors is not None:
+            return self.vectors[rows["query"]], self.vectors[rows["document"]]
+        queries, documents = ([self.texts[role][i] for i in side] for role, side in rows.items())
+        return self.base.encode(queries, "query"), self.base.encode(documents, "document")
+
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
-        """Return what the head sees of a sample of the dataset's texts, queries and documents."""
+        """Return what the head sees, before training, of a sample of up to `sample_size` queries and documents."""
+        if self.vectors is None:
+            vectors = np.concatenate(self.sides(self.sample_size // 2, seed))
+        else:
+            rows = np.random.default_rng(seed).permutation(np.concatenate([*self.rows.values()]))
+            vectors = self.vectors[np.sort(rows[: self.sample_size])]
+        return self.base(to_device(torch.from_numpy(vectors), self.device))
 
     def probe(self, seed: int) -> Rows:
         """Return the pairs by which a run is checked for collapse, the same at every call."""
@@ -143,75 +159,15 @@ class PairSource(abc.ABC):
             pool_relevant=self._mask(data.known(queries, drawn)) if len(drawn) else None,
         )
 
-    def _mask(self, mask: NDArray[np.bool_]) -> Bool[Tensor, "rows ..."]:
-        return to_device(torch.from_numpy(mask), self.device)
-
-
-class CachedPairs(PairSource):
-    """Pairs whose texts a frozen base encoded once; a batch is gathered from memory-mapped vectors."""
-
-    probe_size, sample_size = 256, 20_000
-
-    def __init__(
-        self, dataset: PairDataset, vectors: VectorSource, device: torch.device, rows: dict[Role, Rows]
-    ) -> None:
-        super().__init__(dataset, vectors.base, device)
-        self.vectors, self.rows = vectors, rows
-
-    def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"]:
-        return self._gather(self.rows[role][texts])
-
-    def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
-        """Return the cached vectors."""
-        queries, documents = self.rows["query"], self.rows["document"]
-        if most is not None:
-            random = np.random.default_rng(seed)
-            queries, documents = (np.sort(random.permutation(side)[:most]) for side in (queries, documents))
-        return self.vectors[queries], self.vectors[documents]
-
-    def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
-        """Return what the head sees of up to 20,000 texts."""
-        rows = np.concatenate([self.rows["query"], self.rows["document"]])
-        return self.base(self._gather(np.sort(np.random.default_rng(seed).permutation(rows)[: self.sample_size])))
-
-    def _gather(self, rows: Rows) -> Float[Tensor, "n base_dim"]:
-        return to_device(torch.from_numpy(self.vectors[rows]), self.device)
-
-
-class LivePairs(PairSource):
-    """Pairs whose texts go through a base that is being trained; a batch holds tokens."""
-
-    probe_size, sample_size = 128, 2_000
-
-    def _inputs(self, texts: Rows, role: Role) -> Features:
-        named = self.dataset.queries if role == "query" else self.dataset.documents
-        features = self.base.features([named[i] for i in texts], role)
+    def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
+        if self.vectors is not None:
+            return to_device(torch.from_numpy(self.vectors[self.rows[role][texts]]), self.device)
+        features = self.base.features([self.texts[role][i] for i in texts], role)
         sent = {name: to_device(value, self.device) for name, value in features.items() if isinstance(value, Tensor)}
         return {**features, **sent}
 
-    def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
-        """Encode the texts; of a sample no more than 1,000 of each."""
-        sides = self.dataset.queries, self.dataset.documents
-        if most is not None:
-            random, most = np.random.default_rng(seed), min(most, self.sample_size // 2)
-            queries, documents = ([side[i] for i in np.sort(random.permutation(len(side))[:most])] for side in sides)
-            sides = queries, documents
-        return self.base.encode(sides[0], "query"), self.base.encode(sides[1], "document")
-
-    def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
-        """Return what the head sees, before training, of up to 1,000 queries and 1,000 documents."""
-        vectors = np.concatenate(self.sides(self.sample_size // 2, seed))
-        return self.base(torch.from_numpy(vectors).to(self.device))
-
-
-def make_source(
-    dataset: PairDataset, base: Base, features: VectorSource | None, device: torch.device
-) -> CachedPairs | LivePairs:
-    """Return cached pairs, encoding what is missing, where there are features (a frozen base); else live pairs."""
-    if features is None:
-        return LivePairs(dataset, base, device)
-    queries, documents = features.rows(dataset.queries, "query"), features.rows(dataset.documents, "document")
-    return CachedPairs(dataset, features, device, {"query": queries, "document": documents})
+    def _mask(self, mask: NDArray[np.bool_]) -> Bool[Tensor, "rows ..."]:
+        return to_device(torch.from_numpy(mask), self.device)
 
 
 def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSource) -> Pools | None:

@@ -21,7 +21,7 @@ from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.training.batches import make_source, mine_pools
+from ragcun.training.batches import PairSource, mine_pools
 from ragcun.training.model_card import WITH_VECTORS, FitResult, model_card
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, Unrecorded, make_record, require_tracker
@@ -78,7 +78,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     processes.main_first(lambda: run.claim(config.resume or not processes.main, config.overwrite))
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))
-    source = processes.main_first(lambda: make_source(data.train, encoder.base, features, processes.device))
+    source = processes.main_first(lambda: PairSource(data.train, encoder.base, processes.device, features))
     judge = partial(make_selection, data, encoder.base, features, objective, config.batch_size, processes.device)
     selection = processes.main_only(judge, Selection())
     queries = None

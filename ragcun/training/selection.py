@@ -23,7 +23,7 @@ from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import DenseRetriever, Evaluation, evaluate_retriever
-from ragcun.training.batches import PairSource, epoch_batches, make_source
+from ragcun.training.batches import PairSource, epoch_batches
 from ragcun.training.setup import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def make_selection(
 
         return Selection(f"dev {NDCG}", ndcg, _judge(untouched, dev, base.distance).mean[NDCG])
     if data.val is not None:
-        source = make_source(data.val, base, features, device)
+        source = PairSource(data.val, base, device, features)
         batches = epoch_batches(len(data.val), batch_size, 0, None)
         return Selection("validation objective", lambda encoder: mean_loss(encoder, source, batches, objective))
     return Selection()

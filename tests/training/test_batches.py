@@ -17,7 +17,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.training import batches as batches_module
-from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, make_source, mine
+from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine
 
 # Epochs
 
@@ -87,7 +87,7 @@ def dataset(texts: list[str]) -> PairDataset:
 @pytest.fixture(params=["cached", "live"])
 def source(request: pytest.FixtureRequest, base: TextBase, dataset: PairDataset, tmp_path: Path) -> PairSource:
     cache = EmbeddingCache(base, tmp_path) if request.param == "cached" else None
-    return make_source(dataset, base, cache, torch.device("cpu"))
+    return PairSource(dataset, base, torch.device("cpu"), cache)
 
 
 @pytest.fixture

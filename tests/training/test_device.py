@@ -19,7 +19,7 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
-from ragcun.training.batches import LivePairs
+from ragcun.training.batches import PairSource
 from ragcun.training.loop import fit
 from ragcun.training.processes import choose_precision, make_accelerator, to_device
 from ragcun.training.step import NOT_FINITE, OVERFLOW, Step, Stepper
@@ -63,7 +63,7 @@ def test_an_objective_is_that_of_float32_under_autocast() -> None:
     assert_equal(found, expected)
 
 
-def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tuple[RetrievalEncoder, LivePairs]:
+def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tuple[RetrievalEncoder, PairSource]:
     """Return an encoder with a trained base, and pairs."""
     torch.manual_seed(0)
     base: Base = TextBase.load(tiny_bert, device="cpu")
@@ -72,7 +72,7 @@ def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tu
     if checkpointing:
         base.checkpoint_activations()
     data = PairDataset.from_rows([(texts[i], texts[50 + i], None) for i in range(8)], "made")
-    return encoder.train(), LivePairs(data, base, CPU)
+    return encoder.train(), PairSource(data, base, CPU)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_bert: str, texts: list[str]) -> None:

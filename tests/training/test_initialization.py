@@ -17,7 +17,7 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration
-from ragcun.training.batches import make_source, mine, mine_pools
+from ragcun.training.batches import PairSource, mine, mine_pools
 from ragcun.training.selection import mixed_with_base
 from ragcun.training.setup import build_encoder
 from ragcun.training.weights import initialize_weights, share_of_trained, trained_share
@@ -38,7 +38,7 @@ class Problem:
         names = [f"d{i}" for i in range(DOCUMENTS)], [f"q{i}" for i in range(QUERIES)]
         self.store = VectorStore([(names[0], self.documents)], [(names[1], self.queries)], normalize)
         self.data = PairDataset.from_rows([(q, f"d{i}", None) for i, q in enumerate(names[1])], "made", names[0])
-        self.source = make_source(self.data, self.store.base, self.store, torch.device("cpu"))
+        self.source = PairSource(self.data, self.store.base, torch.device("cpu"), self.store)
 
     def started(
         self, queries: Vectors | None = None, **settings: Any
@@ -160,7 +160,7 @@ def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> N
     with pytest.raises(InputError, match="--no_normalize_embeddings"):
         Problem(normalize=False).started(normalize_embeddings=False, head_init="calibrated")
     one = PairDataset.from_rows([("q0", "d0", None), ("q1", "d0", None)], "made")
-    problem.source = make_source(one, problem.store.base, problem.store, torch.device("cpu"))
+    problem.source = PairSource(one, problem.store.base, torch.device("cpu"), problem.store)
     with pytest.raises(InputError, match=r"--head_init calibrated: .*at least 2 vectors, got 1; .*identity"):
         problem.started()
 

@@ -20,7 +20,7 @@ from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset, write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.training.batches import BatchSampler, CachedPairs
+from ragcun.training.batches import BatchSampler, PairSource
 from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, Processes
@@ -104,7 +104,7 @@ class StoppedError(Exception):
 
 def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
     """Make something go wrong in one process or both."""
-    real, wrong = CachedPairs._inputs, {"nan": range(100), "nan once": [3]}.get(fault or "", [])
+    real, wrong = PairSource._inputs, {"nan": range(100), "nan once": [3]}.get(fault or "", [])
     factor = [1.0]
 
     def before(trainer: Trainer) -> None:
@@ -119,7 +119,7 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
         raise StoppedError
 
     before_step(patch, before)
-    patch.setattr(CachedPairs, "_inputs", lambda self, texts, role: real(self, texts, role) * factor[0])
+    patch.setattr(PairSource, "_inputs", lambda self, texts, role: real(self, texts, role) * factor[0])
     if fault == "main":
         patch.setattr(Selection, "evaluate", unexpected)
     for name in ("log", "keep_rows") if rank > 0 else ():

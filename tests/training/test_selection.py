@@ -24,7 +24,7 @@ from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
-from ragcun.training.batches import LivePairs, epoch_batches
+from ragcun.training.batches import PairSource, epoch_batches
 from ragcun.training.selection import is_better, make_selection, mean_loss, select_final_model, with_weights
 from ragcun.training.setup import TrainingData
 
@@ -74,7 +74,7 @@ def test_objective_selection_averages_over_pairs_without_dropout(
     encoder: IsotropicGaussianEncoder, collection: Collection
 ) -> None:
     pairs = pairs_from_collection(collection)
-    source = LivePairs(pairs, encoder.base, torch.device("cpu"))
+    source = PairSource(pairs, encoder.base, torch.device("cpu"))
     objective = Objective(lambda_isotropy=0.5)
     batches = epoch_batches(len(pairs), 7, 0, None)
     encoder.train()

@@ -19,7 +19,7 @@ from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.batches import NOTHING, LivePairs, Pools
+from ragcun.training.batches import NOTHING, PairSource, Pools
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder
 from ragcun.training.step import Stepper, cached_backward, chunk_count, ema_decay, warmup_cosine
@@ -45,12 +45,12 @@ def dataset(texts: list[str]) -> PairDataset:
     return PairDataset.from_rows([*rows, (texts[4], texts[190], None)], "made", texts[150:160])
 
 
-def make(tiny_bert: str, dataset: PairDataset, **changes: Any) -> tuple[RetrievalEncoder, LivePairs]:
+def make(tiny_bert: str, dataset: PairDataset, **changes: Any) -> tuple[RetrievalEncoder, PairSource]:
     """Return an encoder whose base is trained, and its pairs, with a pool of mined negatives."""
     settings = {"train_data": "x", "base_model": tiny_bert, "device": "cpu", "freeze_base": False, "dropout": 0.0}
     torch.manual_seed(0)
     encoder = build_encoder(TrainConfig(**settings | changes)).train()
-    source = LivePairs(dataset, encoder.base, torch.device("cpu"))
+    source = PairSource(dataset, encoder.base, torch.device("cpu"))
     mined = np.random.default_rng(0).integers(len(dataset.documents) - 10, len(dataset.documents), (12, 3))
     mined[0] = NOTHING
     source.pools = Pools(mined, 2, 0)
