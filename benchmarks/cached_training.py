@@ -118,7 +118,7 @@ def main() -> None:
         cached = PairSource(data, encoder.to(device).base, device, EmbeddingCache(encoder.base))
         live = EncodingPairs(data, encoder.base, device)
         encoder.start_from(cached.sample(0))
-        groups = encoder.parameter_groups(0.0, config.rates, config.weight_decay)
+        groups = encoder.parameter_groups(config.rates, config.weight_decay)
         model, optimizer = accelerator.prepare(encoder.train(), torch.optim.AdamW(groups, fused=True))
         stepper = Stepper(accelerator, model, optimizer, build_objective(config), cached, config.max_grad_norm)
         steps = itertools.cycle(BatchSampler(data, config.batch_size, 1, 1, 1, config.seed).steps(1))

@@ -30,7 +30,7 @@ from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import RunRecord, Unrecorded
 from ragcun.training.selection import Selection, with_weights
 from ragcun.training.setup import build_encoder, build_objective
-from ragcun.training.trainer import make_trainer
+from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 
 SETS, REGIMES, SEEDS = ("scifact", "nfcorpus", "cranfield", "nq-qed"), ("corpus", "hidden"), (1, 2, 3)
@@ -129,7 +129,7 @@ class Data:
         if free and not term:
             self.start = {name: value.clone() for name, value in encoder.own_state().items()}
         record = RunRecord(Unrecorded(), config.to_dict(), {"data_sha256": {}}, None, None)
-        trained = make_trainer(config, record, processes, encoder, objective, source, Selection()).train()
+        trained = Trainer(config, record, processes, encoder, objective, source, Selection()).train()
         if free:
             trained.shift_queries(torch.from_numpy(closed.query_shift))
         return trained.eval()

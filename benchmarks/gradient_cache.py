@@ -38,7 +38,7 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     sides = [[" ".join(random.choice(known, count)) for _ in range(pairs)] for count in words]
     dataset = PairDataset.from_rows([(query, positive, None) for query, positive in zip(*sides, strict=True)], "made")
     source = PairSource(dataset, encoder.base, accelerator.device)
-    groups = encoder.parameter_groups(1e-5, config.rates)
+    groups = encoder.parameter_groups(config.rates)
     model, optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups, fused=True))
     objective = Objective(lambda_isotropy=1.0, isotropy="sigreg", temperature=0.1)
     return Stepper(accelerator, model, optimizer, objective, source, 1.0, size)

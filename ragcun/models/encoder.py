@@ -118,17 +118,14 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Return statistics of a batch that belong to this system alone, for the log."""
         return {}
 
-    def parameter_groups(
-        self, base_rate: float, rates: dict[str, float], weight_decay: float = 0.0
-    ) -> list[dict[str, Any]]:
+    def parameter_groups(self, rates: dict[str, float], weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimiser groups of the trainable parameters, by name; only matrices get weight decay."""
         groups = []
         for name, module in {"base": self.base, **self.parts()}.items():
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            rate = base_rate if name == "base" else rates[name]
             for decay, matrices in ((weight_decay, True), (0.0, False)):
                 if members := [parameter for parameter in trained if (parameter.ndim >= 2) == matrices]:
-                    groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": name})
+                    groups.append({"params": members, "lr": rates[name], "weight_decay": decay, "name": name})
         if not groups:
             raise ValueError("nothing to train: base, head and predictor are all frozen")
         return groups

@@ -35,7 +35,7 @@ from ragcun.training.selection import (
 )
 from ragcun.training.setup import TrainingData, build_base, build_data, build_encoder, build_features, build_objective
 from ragcun.training.summary import announce, in_words, trained_parts
-from ragcun.training.trainer import make_trainer, plan_steps
+from ragcun.training.trainer import Trainer, plan_steps
 from ragcun.training.weights import initialize_weights
 
 Pairs = Iterable[tuple[int, int]]
@@ -88,7 +88,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
     initial = {name: value.clone() for name, value in encoder.own_state().items()}
     record = make_record(config, run, data, processes, encoder, features)
-    trainer = make_trainer(config, record, processes, encoder, objective, source, selection)
+    trainer = Trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
     if closed is not None and config.label_free and config.head == "linear":
         # Without labels the shift of queries is the closed form's, since the training queries are not like real ones.

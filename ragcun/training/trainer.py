@@ -34,28 +34,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Trainer:
-    """Everything that one run's steps need."""
+    """Trains an encoder that has its initial weights."""
 
     config: TrainConfig
     record: RunRecord
     processes: Processes
     encoder: RetrievalEncoder
-    stepper: Stepper
-    sampler: BatchSampler
-    epochs: int
-    average: WeightAverage
+    objective: Objective
+    source: PairSource
     selection: Selection
-    total: int
-    checkpoints: CheckpointManager
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         self.run = self.record.run
         self.stop = StopRequest(ECHO if self.processes.count > 1 else 0.0)
-        self.rates = [group["lr"] for group in self.stepper.optimizer.param_groups]
 
     def train(self) -> RetrievalEncoder:
         """Take all steps, or those after the newest resume point; return the encoder of the best epoch."""
+        self._prepare()
         if self.config.resume:
             self.progress = self.checkpoints.load() or self.progress
             self.processes.on_main(lambda: self.run.keep_rows(self.progress.metric_rows))
@@ -83,9 +79,26 @@ class Trainer:
         chosen = self.run.best_model, epoch, selection.criterion, score, selection.base_score
         return FitResult(*chosen, at.step, at.seconds, None, at.skipped, at.overflows)
 
-    def step(self, batches: list[Rows]) -> Step:
-        """Take one optimiser step on some batches."""
-        return self.stepper(batches, self.progress.step)
+    def _prepare(self) -> None:
+        config, encoder, accelerator, source = self.config, self.encoder, self.processes.accelerator, self.source
+        for part in encoder.modules() if config.compile else ():
+            if isinstance(part, Stackable):
+                part.compile()
+        groups = encoder.parameter_groups(config.rates, config.weight_decay)
+        self.rates = [group["lr"] for group in groups]
+        model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
+        most = config.max_grad_norm, config.grad_cache_size
+        self.stepper = Stepper(accelerator, model, optimizer, self.objective, source, *most)
+        self.sampler, self.epochs, self.total = plan_steps(config, source.dataset, self.processes)
+        share = trained_share(config, encoder, len(np.unique(source.dataset.query_ids)))
+        self.average = WeightAverage(encoder, config.average_decay, share)
+        settings = {name: value for name, value in self.record.settings.items() if name not in NOT_COMPARED}
+        settings |= {"data": self.record.manifest["data_sha256"]}
+        # a resumed run has to have as many
+        settings |= {"processes": self.processes.count} if self.processes.count > 1 else {}
+        parts = encoder, optimizer, self.average, accelerator.scaler
+        self.checkpoints = CheckpointManager(self.run.state, settings, *parts)
+        self.processes.seed(config.seed)
 
     def _start(self) -> None:
         self.record.start()
@@ -147,14 +160,14 @@ class Trainer:
             group["lr"] = rate * factor
         progress.step += 1
         with explaining_memory(config, max(map(len, batches))):
-            done = self.step(batches)
+            done = self.stepper(batches, progress.step)
         if done.left_out is None:
             self.encoder.after_step(ema_decay(progress.step, self.total, config.ema_decay, config.ema_schedule))
             self.average.update(progress.step)
         else:
             progress.overflows += done.left_out == OVERFLOW
             progress.skipped += done.left_out != OVERFLOW
-            data = self.stepper.source.dataset
+            data = self.source.dataset
             self.processes.on_main(lambda: record_skipped(done, batches, progress, config, self.run, data))
         return done
 
@@ -171,7 +184,7 @@ class Trainer:
             self.run.log(row | {"learning_rate": rates, "grad_norm": norm})
 
     def _check_collapse(self) -> None:
-        config, at, source, checks = self.config, self.progress, self.stepper.source, self.config.collapse_checks
+        config, at, source, checks = self.config, self.progress, self.source, self.config.collapse_checks
 
         def check() -> None:
             batch, stop = source.batch(source.probe(config.seed)), config.on_collapse == "stop"
@@ -187,9 +200,9 @@ class Trainer:
             self.average.keep_best(self.encoder)
 
     def _score(self) -> float | None:
-        at, source = self.progress, self.stepper.source
+        at = self.progress
         require_finite(self.encoder, f"epoch {at.epoch}")
-        shown = mixed_with_base(self.encoder, self.config.mix_with_base, source, self.config.seed)
+        shown = mixed_with_base(self.encoder, self.config.mix_with_base, self.source, self.config.seed)
         score, found = self.selection.evaluate(shown, at.epoch)
         self.run.log({"kind": "epoch", "epoch": at.epoch, "step": at.step, "seconds": at.seconds} | found)
         return score
@@ -210,31 +223,3 @@ def plan_steps(config: TrainConfig, dataset: PairDataset, processes: Processes) 
     steps = len(sampler.steps(1))
     epochs = config.epochs or max(1, round(config.steps / steps))
     return sampler, epochs, epochs * steps
-
-
-def make_trainer(
-    config: TrainConfig,
-    record: RunRecord,
-    processes: Processes,
-    encoder: RetrievalEncoder,
-    objective: Objective,
-    source: PairSource,
-    selection: Selection,
-) -> Trainer:
-    """Return the trainer of an encoder that has its initial weights."""
-    accelerator, queries = processes.accelerator, len(np.unique(source.dataset.query_ids))
-    for part in encoder.modules() if config.compile else ():
-        if isinstance(part, Stackable):
-            part.compile()
-    groups = encoder.parameter_groups(config.rates["base"], config.rates, config.weight_decay)
-    model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
-    stepper = Stepper(accelerator, model, optimizer, objective, source, config.max_grad_norm, config.grad_cache_size)
-    sampler, epochs, total = plan_steps(config, source.dataset, processes)
-    average = WeightAverage(encoder, config.average_decay, trained_share(config, encoder, queries))
-    settings = {name: value for name, value in record.settings.items() if name not in NOT_COMPARED}
-    settings |= {"data": record.manifest["data_sha256"]}
-    settings |= {"processes": processes.count} if processes.count > 1 else {}  # a resumed run has to have as many
-    checkpoints = CheckpointManager(record.run.state, settings, encoder, optimizer, average, accelerator.scaler)
-    processes.seed(config.seed)
-    parts = stepper, sampler, epochs, average, selection, total, checkpoints
-    return Trainer(config, record, processes, encoder, *parts)

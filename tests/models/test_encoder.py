@@ -98,7 +98,7 @@ def test_tokens_and_vectors_give_the_same_views(encoder, texts):
 
 def test_parameter_groups_have_their_rates_and_spare_biases(encoder):
     encoder.base.freeze(False)
-    groups = encoder.parameter_groups(1e-5, {"head": 1e-3, "predictor": 1e-2, "base": 9.0}, weight_decay=0.1)
+    groups = encoder.parameter_groups({"base": 1e-5, "head": 1e-3, "predictor": 1e-2}, weight_decay=0.1)
     assert {group["name"]: group["lr"] for group in groups} == {"base": 1e-5, "head": 1e-3, "predictor": 1e-2}
     for group in groups:
         assert group["weight_decay"] == (0.1 if group["params"][0].ndim >= 2 else 0.0)
@@ -110,14 +110,14 @@ def test_parameter_groups_have_their_rates_and_spare_biases(encoder):
 
 
 def test_frozen_parameters_are_in_no_group(encoder):
-    rates = {"head": 1e-3, "predictor": 1e-3}
-    assert {group["name"] for group in encoder.parameter_groups(1.0, rates)} == {"head", "predictor"}
+    rates = {"base": 1.0, "head": 1e-3, "predictor": 1e-3}
+    assert {group["name"] for group in encoder.parameter_groups(rates)} == {"head", "predictor"}
     encoder.base.freeze(False, 2)
-    grouped = {id(p) for group in encoder.parameter_groups(1.0, rates) for p in group["params"]}
+    grouped = {id(p) for group in encoder.parameter_groups(rates) for p in group["params"]}
     assert grouped == {id(parameter) for parameter in encoder.parameters() if parameter.requires_grad}
     encoder.requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        encoder.parameter_groups(1.0, rates)
+        encoder.parameter_groups(rates)
 
 
 def test_trained_state_holds_what_training_changes(encoder):

@@ -41,7 +41,7 @@ def move(encoder: RetrievalEncoder, seed: int = 0) -> None:
     """Change every trained weight, as a step would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for group in encoder.parameter_groups(1.0, {"head": 1.0, "predictor": 1.0}):
+        for group in encoder.parameter_groups({"base": 1.0, "head": 1.0, "predictor": 1.0}):
             for parameter in group["params"]:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
@@ -128,7 +128,7 @@ class TestJepa:
         assert torch.equal(views.target, again.target)  # dropout off
         assert not torch.equal(views.query, again.query)  # dropout on
         (views.predicted - views.target).square().sum().backward()
-        trained = {id(p) for g in encoder.parameter_groups(1.0, {"head": 1, "predictor": 1}) for p in g["params"]}
+        trained = {id(p) for g in encoder.parameter_groups({"base": 1, "head": 1, "predictor": 1}) for p in g["params"]}
         targets = [encoder.target_head, *([] if frozen else [encoder.target_base])]
         for parameter in (parameter for target in targets for parameter in target.parameters()):
             assert parameter.grad is None
@@ -202,7 +202,7 @@ class TestAsymmetric:
         encoder(a_batch()).query.sum().backward()
         assert all(parameter.grad is not None for parameter in encoder.head.parameters())
         assert all(parameter.grad is None for parameter in encoder.document_head.parameters())
-        groups = encoder.parameter_groups(0.0, {"head": 1.0})
+        groups = encoder.parameter_groups({"head": 1.0})
         count = sum(parameter.numel() for group in groups for parameter in group["params"])
         assert count == 2 * sum(parameter.numel() for parameter in encoder.head.parameters())
 

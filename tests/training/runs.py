@@ -19,7 +19,7 @@ from torch.multiprocessing import start_processes
 
 from ragcun.config import TrainConfig
 from ragcun.training.model_card import FitResult
-from ragcun.training.trainer import Trainer
+from ragcun.training.step import Stepper
 
 Train = Callable[..., FitResult]
 PLAIN: dict[str, Any] = {
@@ -75,23 +75,23 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert rows_of(first) == rows_of(second)
 
 
-def before_step(patch: pytest.MonkeyPatch, work: Callable[[Trainer], object]) -> None:
-    """Do something before each optimiser step is computed, whose number is `Trainer.progress.step`."""
-    real = Trainer.step
+def before_step(patch: pytest.MonkeyPatch, work: Callable[[int], object]) -> None:
+    """Do something, given its number, before each optimiser step is computed."""
+    real = Stepper.__call__
 
-    def step(self: Trainer, batches: Any) -> Any:
-        work(self)
-        return real(self, batches)
+    def step(self: Stepper, batches: Any, number: int) -> Any:
+        work(number)
+        return real(self, batches, number)
 
-    patch.setattr(Trainer, "step", step)
+    patch.setattr(Stepper, "__call__", step)
 
 
 @contextmanager
 def interrupted(after: int) -> Iterator[None]:
     """Stop training within it, as by Ctrl-C, after this many steps."""
 
-    def stop(trainer: Trainer) -> None:
-        if trainer.progress.step == after + 1:
+    def stop(step: int) -> None:
+        if step == after + 1:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:

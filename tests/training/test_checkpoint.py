@@ -58,7 +58,7 @@ def make(tiny_bert: str) -> Make:
         base = TextBase.load(tiny_bert, device="cpu")
         base.freeze(False, 2)
         encoder = IsotropicGaussianEncoder(base, output_dim=6, head="residual", use_predictor=True)
-        groups = encoder.parameter_groups(1e-4, {"head": 1e-3, "predictor": 1e-2}, 0.1)
+        groups = encoder.parameter_groups({"base": 1e-4, "head": 1e-3, "predictor": 1e-2}, 0.1)
         made = Run(encoder, torch.optim.AdamW(groups), WeightAverage(encoder, decay, share))
         for step in (1, 2):
             made.step(step)

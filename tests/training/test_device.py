@@ -103,7 +103,7 @@ def scaled(tiny_bert: str, texts: list[str], scale: float) -> tuple[RetrievalEnc
     accelerator = make_accelerator("cpu")
     if scale:
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    groups = encoder.parameter_groups(1e-3, {"head": 1e-3, "predictor": 1e-3})
+    groups = encoder.parameter_groups({"base": 1e-3, "head": 1e-3, "predictor": 1e-3})
     model, optimizer = accelerator.prepare(encoder, torch.optim.AdamW(groups, fused=True))
     objective = Objective(lambda_isotropy=1.0, lambda_predictive=1.0)
     return encoder, Stepper(accelerator, model, optimizer, objective, source, 1.0)

@@ -26,7 +26,6 @@ from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, Processes
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import Selection
-from ragcun.training.trainer import Trainer
 from tests.training.runs import (
     assert_same,
     before_step,
@@ -107,8 +106,7 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
     real, wrong = PairSource._inputs, {"nan": range(100), "nan once": [3]}.get(fault or "", [])
     factor = [1.0]
 
-    def before(trainer: Trainer) -> None:
-        step = trainer.progress.step
+    def before(step: int) -> None:
         factor[0] = torch.nan if rank == 1 and step in wrong else 1.0
         if fault == "stop" and step == 6:
             raise StoppedError

@@ -22,7 +22,6 @@ from ragcun.errors import InputError
 from ragcun.training.guards import StopRequest, TrainingStopped
 from ragcun.training.loop import fit_head
 from ragcun.training.selection import Selection
-from ragcun.training.trainer import Trainer
 from tests.training.runs import (
     DEFAULTS,
     PLAIN,
@@ -61,8 +60,8 @@ def signalled(patch: pytest.MonkeyPatch, at: int, *numbers: signal.Signals) -> N
     """Send this process signals while optimiser step `at` is being computed, once."""
     left = list(numbers)
 
-    def send(trainer: Trainer) -> None:
-        while trainer.progress.step == at and left:
+    def send(step: int) -> None:
+        while step == at and left:
             os.kill(os.getpid(), left.pop(0))
 
     before_step(patch, send)
