@@ -65,7 +65,7 @@ def run(options: Options) -> str:
     about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
 towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
     settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
-    page = card(output.name, encoder, about, "Not evaluated yet.", settings)
+    page = card(output.name, encoder, about, settings)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
 

@@ -22,7 +22,7 @@ from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.batches import PairSource, mine_pools
-from ragcun.training.model_card import WITH_VECTORS, FitResult, model_card
+from ragcun.training.model_card import TEMPLATE, FitResult, model_card
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, Unrecorded, make_record, require_tracker
 from ragcun.training.selection import (
@@ -133,7 +133,7 @@ class FittedHead:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
-        card, parameters = f"# {Path(folder).name}\n\n{WITH_VECTORS}\n", None
+        card, parameters = f"# {Path(folder).name}\n\n{TEMPLATE.module.with_vectors}\n", None
         if self.result is not None and self.config is not None:
             trained = trained_parts(self.config, self.encoder)
             parameters = trained["parameters"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from jinja2 import Template
 
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
@@ -17,35 +18,7 @@ if TYPE_CHECKING:
     from ragcun.models.encoder import RetrievalEncoder
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
-
-ENCODING = """
-queries = model.encode_query(["a question"])
-documents = model.encode_document(["a document"])
-print(model.similarity(queries, documents))  # minus the Euclidean distance
-```"""
-WITH_TEXTS = f"""Made by ragcun; it loads without it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder"){ENCODING}"""
-WITH_CHANNEL = f"""Made by ragcun, which it needs: the vectors of the text model in `dense/`, a folder of
-sentence-transformers, and of the lexical channel in `lexical/` are joined before the head.
-
-```python
-import ragcun
-
-model = ragcun.RetrievalEncoder.from_pretrained("path/to/this/folder"){ENCODING}"""
-WITH_VECTORS = """It takes vectors of the model that it was trained on:
-
-```python
-import ragcun
-
-head = ragcun.load_head("path/to/this/folder")
-queries = head.embed_queries(query_vectors)
-documents = head.embed_documents(document_vectors)
-print(head.encoder.similarity(queries, documents))  # minus the Euclidean distance
-```"""
+TEMPLATE = Template(read_text(Path(__file__).with_name("card.md.j2")), trim_blocks=True, keep_trailing_newline=True)
 
 
 @dataclass(frozen=True)
@@ -80,51 +53,34 @@ def model_card(
     length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
     size = f"{encoder.dimension} dimensions, {length}"
     about = f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {size}."
-    # What the choice of the epoch was based on; these are no test scores.
-    score, base = ("–" if value is None else f"{abs(value):.4f}" for value in (result.score, result.base_score))
-    scores = f"""Epoch {result.best_epoch}, chosen by: {result.criterion}.
-
-| system | {result.criterion} |
-|---|--:|
-| untouched base | {base} |
-| this model | {score} |"""
-    compared = f"\nTrained: {trained}.\n" + (f"\n{result.comparison}.\n" if result.comparison else "")
-    return card(f"{folder.parent.name}/{folder.name}", encoder, about, scores, settings, compared)
+    return card(f"{folder.parent.name}/{folder.name}", encoder, about, settings, result, trained)
 
 
 def card(
-    title: str, encoder: RetrievalEncoder, about: str, scores: str, settings: dict[str, Any], compared: str = ""
+    title: str,
+    encoder: RetrievalEncoder,
+    about: str,
+    settings: dict[str, Any],
+    result: FitResult | None = None,
+    trained: str = "",
 ) -> str:
-    """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores."""
+    """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores.
+
+    These are at first what the choice of the epoch was based on, no test scores.
+    """
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
-    header = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": tags}
-    usage = WITH_TEXTS if encoder.base.reads_texts else WITH_VECTORS
+    usage = "texts" if encoder.base.reads_texts else "vectors"
     if isinstance(encoder.base, JoinedBase):
-        usage = WITH_TEXTS if encoder.base.channel.analyser.pieces else WITH_CHANNEL
+        usage = "texts" if encoder.base.channel.analyser.pieces else "channel"
         about += f" Its base has a lexical channel: {encoder.base.channel}."
-    if usage is not WITH_TEXTS:
-        header = {"library_name": "ragcun", "pipeline_tag": "sentence-similarity", "tags": tags[1:]}
+    library, tags = (tags[0], tags) if usage == "texts" else ("ragcun", tags[1:])
+    header = {"library_name": library, "pipeline_tag": "sentence-similarity", "tags": tags}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
         header["base_model"] = encoder.base.name
-    dump = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False)}---
-
-# {title}
-
-{about} Embeddings are compared by Euclidean distance. {usage}
-
-## Scores
-
-{BEGIN}
-{scores}
-{END}
-{compared}
-## Configuration
-
-```yaml
-{dump}```
-"""
+    dumped = {"header": header, "settings": settings}
+    shown = {name: yaml.safe_dump(each, sort_keys=False, allow_unicode=True) for name, each in dumped.items()}
+    about_run = {"result": result, "trained": trained}
+    return TEMPLATE.render(shown, title=title, about=about, usage=usage, begin=BEGIN, end=END, **about_run)
 
 
 def write_scores(folder: str | Path, scores: str) -> None:
