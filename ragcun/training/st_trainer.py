@@ -16,7 +16,6 @@ from torch import distributed as dist
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
-from typing_extensions import Self
 
 from ragcun.batch import Features, Views
 from ragcun.errors import InputError
@@ -123,20 +122,13 @@ class ObjectiveLoss(nn.Module):
         with torch.autocast(query.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             if self.target is not None:
                 with torch.no_grad():
-                    target = self.target(dict(columns[1]))["sentence_embedding"]
+                    target = self.target.eval()(dict(columns[1]))["sentence_embedding"]
             return replace(Views(*shown), **self.predictor.predict(query), target=target)
 
     @property
     def online(self) -> SentenceTransformer:
         """The model that is trained, without what the Trainer wraps it in."""
         return extract_model_from_parallel(self.model, keep_torch_compile=False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode; the target stays in evaluation mode."""
-        super().train(mode)
-        if self.target is not None:
-            self.target.eval()
-        return self
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:

@@ -15,7 +15,7 @@ from ragcun.errors import InputError, as_input_error
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration, calibrate
-from ragcun.tensors import check_fit, contiguous, copy_strictly
+from ragcun.tensors import contiguous, copy_strictly
 from ragcun.training.batches import PairSource
 
 MOST_VECTORS = 100_000
@@ -130,9 +130,6 @@ class WeightAverage:
         parts = {"initial": self.initial, "average": self.average, "best": self.best}
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state`."""
-        check_fit(self.state(), state)
-        for name, value in self.state().items():
-            value.copy_(state[name])
+        copy_strictly(self.state(), state)

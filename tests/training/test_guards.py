@@ -18,7 +18,7 @@ from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import loss_figure, write_png
 from ragcun.training.guards import explaining_memory, flags_that_save_memory, what_is_wrong
-from ragcun.training.step import Step
+from ragcun.training.step import Step, Stepper
 from ragcun.training.trainer import Trainer
 from tests.training.runs import Train, assert_equal, newest, rows_of
 
@@ -35,20 +35,20 @@ def all_finite(path: Path) -> bool:
 
 def poisoned(patch: pytest.MonkeyPatch, steps: set[int], value: float = math.nan) -> None:
     """Make a weight of the head non-finite for these steps."""
-    real = Trainer.step
+    real = Stepper.__call__
 
-    def step(self: Trainer, batches: Any) -> Step:
-        if self.progress.step not in steps:
-            return real(self, batches)
-        weight = next(self.encoder.head.parameters()).data.view(-1)
+    def step(self: Stepper, batches: Any, number: int) -> Step:
+        if number not in steps:
+            return real(self, batches, number)
+        weight = next(self.model.head.parameters()).data.view(-1)
         before = weight[0].clone()
         weight[0] = value
-        done = real(self, batches)
+        done = real(self, batches, number)
         assert not weight[0].isfinite()
         weight[0] = before
         return done
 
-    patch.setattr(Trainer, "step", step)
+    patch.setattr(Stepper, "__call__", step)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
