@@ -117,7 +117,8 @@ def faulty(fault: str | None, rank: int, patch: pytest.MonkeyPatch) -> None:
         raise StoppedError
 
     before_step(patch, before)
-    patch.setattr(PairSource, "_inputs", lambda self, texts, role: real(self, texts, role) * factor[0])
+    if wrong:
+        patch.setattr(PairSource, "_inputs", lambda self, texts, role: real(self, texts, role) * factor[0])
     if fault == "main":
         patch.setattr(Selection, "evaluate", unexpected)
     for name in ("log", "keep_rows") if rank > 0 else ():
