@@ -78,7 +78,7 @@ def main() -> None:
     from ragcun.config import TrainConfig
     from ragcun.data.pairs import write_pairs
     from ragcun.embeddings.cache import EmbeddingCache
-    from ragcun.training.batches import BatchSampler, PairSource
+    from ragcun.training.batches import PairSource, epoch_steps
     from ragcun.training.loop import fit
     from ragcun.training.processes import make_accelerator
     from ragcun.training.setup import build_data, build_encoder, build_objective
@@ -121,7 +121,7 @@ def main() -> None:
         groups = encoder.parameter_groups(config.rates, config.weight_decay)
         model, optimizer = accelerator.prepare(encoder.train(), torch.optim.AdamW(groups, fused=True))
         stepper = Stepper(accelerator, model, optimizer, build_objective(config), cached, config.max_grad_norm)
-        steps = itertools.cycle(BatchSampler(data, config.batch_size, 1, 1, 1, config.seed).steps(1))
+        steps = itertools.cycle(epoch_steps(config, data, 1, 1))
         ratios, per_step = [], []
         for _ in range(ROUNDS):
             times = []

@@ -27,7 +27,7 @@ from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.systems import BM25Retriever, DenseRetriever
 from ragcun.training.batches import PairSource, mine_pools
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import RunRecord, Unrecorded
+from ragcun.training.run_dir import RunFolder, RunRecord
 from ragcun.training.selection import Selection, with_weights
 from ragcun.training.setup import build_encoder, build_objective
 from ragcun.training.trainer import Trainer
@@ -128,7 +128,7 @@ class Data:
         source.pools = mine_pools(config, encoder, source)
         if free and not term:
             self.start = {name: value.clone() for name, value in encoder.own_state().items()}
-        record = RunRecord(Unrecorded(), config.to_dict(), {"data_sha256": {}}, None, None)
+        record = RunRecord(RunFolder(None), config.to_dict(), {"data_sha256": {}}, None, None)
         trained = Trainer(config, record, processes, encoder, objective, source, Selection()).train()
         if free:
             trained.shift_queries(torch.from_numpy(closed.query_shift))

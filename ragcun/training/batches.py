@@ -48,25 +48,23 @@ def epoch_batches(pairs: int, batch_size: int, seed: int, epoch: int | None) -> 
     return np.array_split(order, max(1, min(-(-pairs // batch_size), pairs // 2)))
 
 
-@dataclass(frozen=True)
-class BatchSampler:
-    """The optimiser steps of each epoch."""
+def epoch_steps(config: TrainConfig, dataset: PairDataset, processes: int, epoch: int) -> list[list[Rows]]:
+    """Return an epoch's optimiser steps, each a list of batches of all processes together."""
+    pairs = epoch_pairs(dataset, config.positives_per_query, config.seed, epoch)
+    batches = epoch_batches(len(pairs), config.batch_size * processes, config.seed, epoch)
+    if len(batches[-1]) < processes:
+        raise InputError(f"{len(pairs)} training pairs are too few for {processes} processes; start fewer")
+    accumulated = config.gradient_accumulation_steps
+    return [[pairs[rows] for rows in batches[i : i + accumulated]] for i in range(0, len(batches), accumulated)]
 
-    dataset: PairDataset
-    batch_size: int
-    processes: int
-    accumulation: int
-    per_query: int
-    seed: int
 
-    def steps(self, epoch: int) -> list[list[Rows]]:
-        """Return an epoch's optimiser steps, each a list of batches of all processes together."""
-        pairs = epoch_pairs(self.dataset, self.per_query, self.seed, epoch)
-        batches = epoch_batches(len(pairs), self.batch_size, self.seed, epoch)
-        if len(batches[-1]) < self.processes:
-            raise InputError(f"{len(pairs)} training pairs are too few for {self.processes} processes; start fewer")
-        starts = range(0, len(batches), self.accumulation)
-        return [[pairs[rows] for rows in batches[start : start + self.accumulation]] for start in starts]
+def plan_steps(config: TrainConfig, dataset: PairDataset, processes: int) -> tuple[int, int]:
+    """Return how many epochs and optimiser steps a run has."""
+    if not len(dataset):
+        return 0, 0
+    steps = len(epoch_steps(config, dataset, processes, 1))
+    epochs = config.epochs or max(1, round(config.steps / steps))
+    return epochs, epochs * steps
 
 
 @dataclass(frozen=True)

@@ -175,11 +175,6 @@ class CollapseMonitor:
 
     A kind is named when its condition has held at two checks in a row; total collapse beyond doubt at the first; chance
     accuracy of heads that start apart after five. The fields are what a resumed run needs, as plain JSON values.
-
-    - ``total``: all embeddings of a side become one point, or shrink to it.
-    - ``dimensional``: the effective rank of a side falls below a quarter of the start's, or below 2.
-    - ``drift``: queries no longer find their documents.
-    - ``identity``: a residual predictor returns its query although the target is elsewhere.
     """
 
     start: Statistics | None = None

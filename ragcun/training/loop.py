@@ -21,10 +21,10 @@ from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.training.batches import PairSource, mine_pools
+from ragcun.training.batches import PairSource, mine_pools, plan_steps
 from ragcun.training.model_card import TEMPLATE, FitResult, model_card
 from ragcun.training.processes import Processes, make_accelerator
-from ragcun.training.run_dir import Callback, RunFolder, Unrecorded, make_record, require_tracker
+from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
 from ragcun.training.selection import (
     FinalSelection,
     Selection,
@@ -35,7 +35,7 @@ from ragcun.training.selection import (
 )
 from ragcun.training.setup import TrainingData, build_base, build_data, build_encoder, build_features, build_objective
 from ragcun.training.summary import announce, in_words, trained_parts
-from ragcun.training.trainer import Trainer, plan_steps
+from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 
 Pairs = Iterable[tuple[int, int]]
@@ -72,7 +72,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     kept = run.kept_channel() if config.resume else None
     encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)
     objective = build_objective(config, encoder)
-    _, epochs, steps = plan_steps(config, data.train, processes)
+    epochs, steps = plan_steps(config, data.train, processes.count)
     processes.on_main(lambda: announce(config, encoder, epochs, steps))
     features = build_features(config, encoder.base, data.vectors)
     processes.main_first(lambda: run.claim(config.resume or not processes.main, config.overwrite))
@@ -178,10 +178,10 @@ def fit_head(
     if chosen.never_worse and dev_pairs is None:
         raise ValueError("never_worse compares on held-out queries; give dev_pairs")
     data = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, chosen)
-    run = Unrecorded()
-    run.followers += callbacks
+    run, history = RunFolder(None), list[dict[str, Any]]()
+    run.followers += [history.append, *callbacks]
     encoder, result = fit_encoder(chosen, data, run)
-    return FittedHead(cast("ProjectionEncoder", encoder.eval()), run.rows, result, chosen)
+    return FittedHead(cast("ProjectionEncoder", encoder.eval()), history, result, chosen)
 
 
 def _on_vectors(

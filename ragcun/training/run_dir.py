@@ -45,13 +45,11 @@ PLACES = ("kind", "step", "epoch")  # of a row of the metrics, not measured ther
 
 
 class RunFolder:
-    """The files of a run."""
+    """The files of a run; without a path nothing is written, and only those who follow get its rows."""
 
-    recorded = True
-    """Whether anything is written to disk."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path = Path(path)
+    def __init__(self, path: str | Path | None) -> None:
+        self.recorded = path is not None
+        self.path = path = Path(path or os.devnull)
         self.config, self.manifest, self.metrics = path / "config.yaml", path / "manifest.json", path / "metrics.jsonl"
         self.loss_curve, self.non_finite = path / "loss_curve.png", path / "non_finite.json"
         self.state, self.best_model, self.tracking = path / "state", path / BEST_MODEL, path / "tensorboard"
@@ -95,17 +93,6 @@ class RunFolder:
         """Drop all rows of the metrics after the first `count`."""
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if self.metrics.exists() else []
         write_text(self.metrics, "".join(lines[:count]))
-
-
-class Unrecorded(RunFolder):
-    """A run that leaves nothing on disk; `rows` is what would be its metrics."""
-
-    recorded = False
-
-    def __init__(self) -> None:
-        super().__init__(os.devnull)
-        self.rows: list[dict[str, Any]] = []
-        self.followers.append(self.rows.append)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -14,12 +14,11 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Rows
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import Stackable
-from ragcun.training.batches import BatchSampler, PairSource
+from ragcun.training.batches import PairSource, epoch_steps, plan_steps
 from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
 from ragcun.training.guards import ECHO, StopRequest, TrainingStopped, explaining_memory, record_skipped, require_finite
 from ragcun.training.model_card import FitResult
@@ -89,7 +88,7 @@ class Trainer:
         model, optimizer = accelerator.prepare(encoder, AdamW(groups, fused=True))
         most = config.max_grad_norm, config.grad_cache_size
         self.stepper = Stepper(accelerator, model, optimizer, self.objective, source, *most)
-        self.sampler, self.epochs, self.total = plan_steps(config, source.dataset, self.processes)
+        self.epochs, self.total = plan_steps(config, source.dataset, self.processes.count)
         share = trained_share(config, encoder, len(np.unique(source.dataset.query_ids)))
         self.average = WeightAverage(encoder, config.average_decay, share)
         settings = {name: value for name, value in self.record.settings.items() if name not in NOT_COMPARED}
@@ -110,7 +109,7 @@ class Trainer:
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         if self.progress.epochs_done >= epoch:
             return
-        steps = self.sampler.steps(epoch)
+        steps = epoch_steps(self.config, self.source.dataset, self.processes.count, epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         self.progress.epoch, interval = epoch, self.config.state_interval
         bar.set_description(f"training, epoch {epoch}/{self.epochs}", refresh=False)
@@ -212,14 +211,3 @@ class Trainer:
             require_finite(self.encoder, f"step {self.progress.step}")
             self.progress.metric_rows = self.run.count_rows()
             self.checkpoints.save(self.progress)
-
-
-def plan_steps(config: TrainConfig, dataset: PairDataset, processes: Processes) -> tuple[BatchSampler, int, int]:
-    """Return what draws the batches, and how many epochs and steps there are."""
-    size, accumulation = config.batch_size * processes.count, config.gradient_accumulation_steps
-    sampler = BatchSampler(dataset, size, processes.count, accumulation, config.positives_per_query, config.seed)
-    if not len(dataset):
-        return sampler, 0, 0
-    steps = len(sampler.steps(1))
-    epochs = config.epochs or max(1, round(config.steps / steps))
-    return sampler, epochs, epochs * steps

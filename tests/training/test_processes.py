@@ -20,7 +20,7 @@ from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset, write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.training.batches import BatchSampler, PairSource
+from ragcun.training.batches import PairSource, epoch_steps
 from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, Processes
@@ -267,9 +267,10 @@ def test_alone_each_method_just_calls() -> None:
 
 def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
     data = PairDataset.from_rows([(texts[i], texts[100 + i], None) for i in range(3)], "made")
-    assert [len(batch) for step in BatchSampler(data, 12, 3, 1, 1, 0).steps(1) for batch in step] == [3]
+    config = TrainConfig("t", batch_size=4)
+    assert [len(batch) for step in epoch_steps(config, data, 3, 1) for batch in step] == [3]
     with pytest.raises(InputError, match="3 training pairs are too few for 4 processes"):
-        BatchSampler(data, 16, 4, 1, 1, 0).steps(1)
+        epoch_steps(config, data, 4, 1)
 
 
 def main() -> None:
