@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ragcun.retrieval.memory import move_documents as move_documents
     from ragcun.retrieval.search import top_k as top_k
     from ragcun.training.loop import FittedHead as FittedHead, fit as fit, fit_head as fit_head, load_head as load_head
-    from ragcun.training.model_card import FitResult as FitResult
+    from ragcun.training.summary import FitResult as FitResult
     from ragcun.training.st_trainer import ObjectiveLoss as ObjectiveLoss
 
 _HOME = {

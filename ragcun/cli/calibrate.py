@@ -47,7 +47,7 @@ def run(options: Options) -> str:
     from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
     from ragcun.models.checkpoint import is_checkpoint
-    from ragcun.training.model_card import card
+    from ragcun.training.summary import card
 
     output = options.output_dir
     if output.is_dir() and any(output.iterdir()) and not is_checkpoint(output):

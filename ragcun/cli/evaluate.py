@@ -61,8 +61,8 @@ def run(options: Options) -> str:
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.runs import runs_folder
-    from ragcun.training.model_card import write_scores
     from ragcun.training.run_dir import environment
+    from ragcun.training.summary import write_scores
 
     folders = options.collections()
     model, baselines, labels = _open(options, folders)

@@ -22,7 +22,6 @@ from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.batches import PairSource, mine_pools, plan_steps
-from ragcun.training.model_card import TEMPLATE, FitResult, model_card
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
 from ragcun.training.selection import (
@@ -34,7 +33,7 @@ from ragcun.training.selection import (
     with_weights,
 )
 from ragcun.training.setup import TrainingData, build_base, build_data, build_encoder, build_features, build_objective
-from ragcun.training.summary import announce, in_words, trained_parts
+from ragcun.training.summary import TEMPLATE, FitResult, announce, in_words, model_card, trained_parts
 from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 

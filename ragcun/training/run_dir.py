@@ -30,11 +30,10 @@ from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.model_card import FitResult, model_card
 from ragcun.training.processes import Processes
 from ragcun.training.selection import FinalSelection
 from ragcun.training.setup import TrainingData, model_settings
-from ragcun.training.summary import in_words, trained_parts
+from ragcun.training.summary import FitResult, in_words, model_card, trained_parts
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from ragcun.models.heads import Stackable
 from ragcun.training.batches import PairSource, epoch_steps, plan_steps
 from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
 from ragcun.training.guards import ECHO, StopRequest, TrainingStopped, explaining_memory, record_skipped, require_finite
-from ragcun.training.model_card import FitResult
 from ragcun.training.processes import Processes
 from ragcun.training.run_dir import RunRecord, tracked
 from ragcun.training.selection import Selection, is_better, is_evaluated, mixed_with_base
 from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, loss_values, warmup_cosine
+from ragcun.training.summary import FitResult
 from ragcun.training.weights import WeightAverage, trained_share
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
 from ragcun.training.loop import fit
-from ragcun.training.model_card import FitResult
+from ragcun.training.summary import FitResult
 from tests.training.runs import Train
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, equal
 from torch.multiprocessing import start_processes
 
 from ragcun.config import TrainConfig
-from ragcun.training.model_card import FitResult
 from ragcun.training.step import Stepper
+from ragcun.training.summary import FitResult
 
 Train = Callable[..., FitResult]
 PLAIN: dict[str, Any] = {

@@ -17,9 +17,9 @@ from ragcun.io import read_json_lines
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping
 from ragcun.training.loop import fit
-from ragcun.training.model_card import FitResult, model_card, write_scores
 from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment, named, require_tracker
 from ragcun.training.setup import build_data
+from ragcun.training.summary import FitResult, model_card, write_scores
 from tests.training.runs import Train, interrupted
 
 
