@@ -24,27 +24,21 @@ logger = logging.getLogger(__name__)
 Statistics = dict[str, float]
 SIDES = ("query", "document")
 
-# total: a text base with a strong common direction has a spread of .05 to .5, so .001 is no base's own geometry; half
-# of the start is asked for as well, in case one is. Pulling raw vectors of length 10 or 20 to unit variance changes the
-# variance by a factor of 100 to 400 at most, so 10,000 (lengths / 100) is no regularisation.
+# total: no base's own geometry (a strong common direction leaves a spread of .05 to .5), and no regularisation, which
+# changes the variance of raw vectors of length 10 or 20 by a factor of 400 at most; at a single check: no fluctuation
 TOTAL_SPREAD, TOTAL_VARIANCE = 1e-3, 1e-4
-# total at a single check: five orders of magnitude are no fluctuation.
 EXTREME_SPREAD, EXTREME_VARIANCE = 1e-5, 1e-8
-# dimensional: healthy training costs a small part of the effective rank; runs that fell below a quarter of it also
-# found fewer held-out documents. Less than 2 is at most a plane, unless there are fewer than 8 dimensions to show.
+# dimensional: runs that fell below a quarter of their effective rank also found fewer held-out documents. Less than 2
+# is at most a plane, unless there are fewer than 8 dimensions to show.
 RANK_LEFT, FLAT_RANK, LEAST_BOUND = 0.25, 2.0, 8
-# drift: training raises the accuracy on its own pairs; half of the start's is a loss of meaning. Where the means of the
-# two sides are more than twice the spread apart, a loss of a fifth is enough. A start below LEAST_TOP1 (random heads)
+# drift: training raises the accuracy on its own pairs; half of the start's is a loss of meaning, a fifth less is one
+# where the means of the two sides are more than twice the spread apart. Random heads start below LEAST_TOP1, which
 # cannot be halved; there, accuracy near chance (.5) is named, after PATIENCE checks as it needs time to rise.
-TOP1_LEFT, TOP1_LEFT_APART, LEAST_TOP1 = 0.5, 0.8, 0.1
-APART = 4.0
-CHANCE = 0.6
-PATIENCE = 5
-# identity: a correction of 5 % of the way, explaining 2 % of it, is nothing; working predictors do several times as
-# much. Judged where the way, squared, is at least 1 % of the queries' variance, as else there is nothing to predict.
+TOP1_LEFT, TOP1_LEFT_APART, LEAST_TOP1, APART, CHANCE, PATIENCE = 0.5, 0.8, 0.1, 4.0, 0.6, 5
+# identity: working predictors do several times as much as 5 % of the way, explaining 2 % of it. Judged where the way,
+# squared, is at least 1 % of the queries' variance, as else there is nothing to predict.
 CORRECTION_LEFT, SKILL_LEFT, WORTH_PREDICTING = 0.05, 0.02, 0.01
-# A condition must hold at this many checks in a row before it is named.
-CHECKS = 2
+CHECKS = 2  # in a row at which a condition must hold before it is named
 
 
 def _of_side(z: Float[Tensor, "n dim"], side: str) -> Statistics:
