@@ -13,12 +13,10 @@ from typing import Any, Literal, cast
 from ragcun.errors import InputError
 from ragcun.io import read_json, write_json
 
-METRIC = "NDCG@10"
-"""The metric that is tested and that every system has on every dataset."""
+METRIC = "NDCG@10"  # the metric that is tested and that every system has on every dataset
 Part = Literal["seen", "unseen", "held_out"]
 PARTS: tuple[Part, ...] = ("seen", "unseen", "held_out")
-LARGEST_COUNT, LARGEST_NUMBER = 1 << 63, 1e300
-"""What int64 holds, and what the limits of a plot's axis hold."""
+LARGEST_COUNT, LARGEST_NUMBER = 1 << 63, 1e300  # what int64 holds, and what the limits of a plot's axis hold
 EXPECTED = {float: "a finite number", int: "a count", str: "a text", dict: "an object", list: "a list"}
 
 

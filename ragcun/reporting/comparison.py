@@ -22,11 +22,9 @@ from ragcun.retrieval.runs import runs_folder
 logger = logging.getLogger(__name__)
 
 KINDS = ("base", "baseline", "model")
-LEVELS = (0.05, 0.01)
-"""A p value below the first earns one mark, below the second two."""
+LEVELS = (0.05, 0.01)  # a p value below the first earns one mark, below the second two
 BM25, UNTOUCHED = "bm25", " (untouched)"
-STORED = re.compile(r"--model[ =](?:(?! --).)*\.json(?: |$)")
-"""In the command of an evaluation: the model was the rankings of an earlier one."""
+STORED = re.compile(r"--model[ =](?:(?! --).)*\.json(?: |$)")  # the model was the rankings of an earlier evaluation
 TESTED = ["base", "difference", "p", "seen"]
 
 

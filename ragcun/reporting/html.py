@@ -17,14 +17,12 @@ from matplotlib.figure import Figure
 import ragcun
 from ragcun.errors import InputError
 from ragcun.io import write_text
-from ragcun.isotropy.report import IsotropyReport
 from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, examples, excerpt, gather, visible
 from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_tables, verdicts
 
-UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")
-"""Settings that decide nothing about a model."""
+UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")  # settings that decide nothing about a model
 
 
 def write_report(
@@ -102,27 +100,23 @@ def _picture(figure: Figure, of: str) -> dict[str, Any]:
 
 def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     places = [data_dir, *(file.manifest.get("data_dir") for file in run.evaluations)]
+    draws = {"loss": loss_figure, "rank": rank_figure} if run.rows.get("step") else {}
+    curves = {name: draw(run.folder / "metrics.jsonl") for name, draw in draws.items()}
+    isotropy = []
+    for path, report in run.isotropy:
+        systems = run.systems_of(report)
+        names = ", ".join(system.model for system in systems)
+        pictures = {name: _picture(draw(systems), names) for name, draw in figures_of(systems).items()}
+        isotropy.append((path, report, measure_tables(systems), pictures))
     return {
         "run": run,
         "anchor": f"run-{number}",
         "data_dir": next(filter(None, places), "data"),
-        "curves": _curves(run),
+        "curves": {name: _picture(figure, run.name) for name, figure in curves.items() if figure},
         "evaluations": [(file, list(verdicts(file).itertuples()), metric_tables(file)) for file in run.evaluations],
         "examples": [(file.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
-        "isotropy": [(path, report, *_isotropy(report, run)) for path, report in run.isotropy],
+        "isotropy": isotropy,
     }
-
-
-def _curves(run: Run) -> dict[str, dict[str, Any]]:
-    draws = {"loss": loss_figure, "rank": rank_figure} if run.rows.get("step") else {}
-    figures = {name: draw(run.folder / "metrics.jsonl") for name, draw in draws.items()}
-    return {name: _picture(figure, run.name) for name, figure in figures.items() if figure}
-
-
-def _isotropy(report: IsotropyReport, run: Run) -> tuple[list[Table], dict[str, dict[str, Any]]]:
-    systems = run.systems_of(report)
-    names = ", ".join(system.model for system in systems)
-    return measure_tables(systems), {name: _picture(draw(systems), names) for name, draw in figures_of(systems).items()}
 
 
 def _comparison(runs: Sequence[Run]) -> list[Table]:

@@ -21,10 +21,8 @@ from ragcun.reporting.plots import BLUE, LIGHT_GREY, VERMILLION, Look, finish, p
 from ragcun.reporting.tables import ABSENT, Table, markdown_table
 
 SPACES = ("documents", "queries", "together")
-ZERO = 1e-12
-"""An eigenvalue below this share of the mean is what rounding leaves of 0; a log axis has no place for it."""
-CONSTANT = 1e-4
-"""Values whose range is below this share of their mean are drawn as one line: bins would show rounding."""
+ZERO = 1e-12  # an eigenvalue below this share of the mean is what rounding leaves of 0; a log axis has no place for it
+CONSTANT = 1e-4  # values whose range is below this share of their mean are drawn as one line: bins would show rounding
 REFERENCE: dict[str, Any] = {"color": LIGHT_GREY, "linestyle": (0, (2, 1)), "linewidth": 1.2}
 
 
@@ -125,7 +123,8 @@ def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
         shown = eigenvalues > ZERO * mean
         scaled = np.where(shown, eigenvalues, np.nan) / (mean or 1.0)
         zeros = f", {(~shown).sum()} of {len(shown)} are 0" if not shown.all() else ""
-        _line(axes, np.arange(1, len(scaled) + 1), scaled, look, zeros)
+        index, label = np.arange(1, len(scaled) + 1), f"{look.name}{zeros}"
+        axes.plot(index, scaled, label=label, color=look.colour, linestyle=look.line, linewidth=1.6)
     axes.set_yscale("log")
     axes.set(xlabel="index of the eigenvalue (dimension), documents", ylabel="eigenvalue / mean eigenvalue (log scale)")
     return finish(figure)
@@ -139,8 +138,10 @@ def hubness_figure(systems: Sequence[SystemReport]) -> Figure:
         by_times = dict(sorted((int(times), rows) for times, rows in occurrence.counts.items()))
         share = np.cumsum(list(by_times.values())[::-1])[::-1] / occurrence.n
         times = np.array(list(by_times))
-        antihubs = f", {by_times.get(0, 0) / occurrence.n:.1%} never"
-        _line(axes, times[times > 0], share[times > 0], look, antihubs)
+        label = f"{look.name}, {by_times.get(0, 0) / occurrence.n:.1%} never"
+        axes.plot(
+            times[times > 0], share[times > 0], label=label, color=look.colour, linestyle=look.line, linewidth=1.6
+        )
     for k in sorted({system.spaces["documents"].k_occurrence.k for system in systems}):
         axes.axvline(k, **REFERENCE, label=f"mean of all: k = {k}")
     axes.set(xscale="log", yscale="log", xlabel="x: times among the k nearest of others (log scale)")
@@ -215,10 +216,6 @@ def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[
     """Return the figures that can be drawn of systems; pca needs judged queries."""
     judged = any(system.pairs is not None for system in systems)
     return {name: draw for name, draw in FIGURES.items() if judged or name != "pca"}
-
-
-def _line(axes: Axes, x: Any, y: Any, look: Look, note: str) -> None:
-    axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.6, label=f"{look.name}{note}")
 
 
 def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemReport]]:

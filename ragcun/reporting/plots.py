@@ -27,13 +27,10 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "#E69F00", "#56B4E9")
 GREY, LIGHT_GREY = "#555555", "#999999"
 LINES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MOST = math.lcm(len(COLOURS), len(LINES))
-"""Systems that differ from each other in colour or line; each differs from the next in both."""
+MOST = math.lcm(len(COLOURS), len(LINES))  # systems that differ in colour or line, and from the next in both
 LONGEST_NAME, TITLE_CHARACTERS = 39, 39
-PRINTED_WIDTH = 6.8
-"""Inches between the margins of an A4 page: figures are not shrunk in print, and their letters keep their size."""
-LEGEND_CHARACTERS, LEGEND_LINE = 90, 0.19
-"""Characters that fit beside each other in a legend, and the inches that one of its lines takes."""
+PRINTED_WIDTH = 6.8  # inches between the margins of A4: figures are not shrunk in print, and letters keep their size
+LEGEND_CHARACTERS, LEGEND_LINE = 90, 0.19  # characters beside each other in a legend, and inches that a line takes
 CURVES = {"training": (BLUE, ""), "validation": (VERMILLION, "o"), "model": (GREEN, "s")}
 
 

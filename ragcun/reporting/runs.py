@@ -24,13 +24,9 @@ logger = logging.getLogger(__name__)
 
 ISOTROPY = "isotropy.json"
 QUERIES, DOCUMENTS, LETTERS = 5, 3, 300
-BLANKS = 64
-"""Of a text, this many times the limit is looked at: enough where it has no more white space than that."""
-KEPT = frozenset("\n\t\u200c\u200d\u00ad")
-"""Line feed, tab, the joiners that scripts and emoji need, and the soft hyphen."""
-HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Categories of Unicode: controls, formats (bidirectional ones among them), lone surrogates, separators."""
-Scores = Mapping[str, float]
+BLANKS = 64  # of a text, this many times the limit is looked at: enough where it has no more white space than that
+KEPT = frozenset("\n\t\u200c\u200d\u00ad")  # line feed, tab, joiners that scripts and emoji need, soft hyphen
+HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # controls, formats (bidirectional too), lone surrogates, separators
 SYSTEMS = ("untouched_base", "model")
 
 
@@ -171,7 +167,9 @@ def examples(results: Results, data_dir: Path | None = None) -> list[Examples]:
     return [_of(results, part, data_dir) for name in results.datasets for part in results.parts_of(name)]
 
 
-def extremes(base: Scores, model: Scores) -> tuple[list[str], list[str], tuple[int, int, int]]:
+def extremes(
+    base: Mapping[str, float], model: Mapping[str, float]
+) -> tuple[list[str], list[str], tuple[int, int, int]]:
     """Return the queries of the 5 largest gains and losses, and how many are better, worse and the same.
 
     >>> extremes({"a": 0.5, "b": 0.5, "c": 1.0}, {"a": 1.0, "b": 0.5, "c": 0.0})

@@ -32,8 +32,7 @@ PLACE = ["dataset", "part"]
 NONE = Scores({}, 0)
 SPACE, TRAINED = ("isotropy score", "mean norm", "norm deviation"), "trained parameters"
 EMPTY = dict.fromkeys((*SPACE, TRAINED), np.nan)
-SAME = 1e-6
-"""How far two values of one system may differ and still be the same."""
+SAME = 1e-6  # how far two values of one system may differ and still be the same
 FACTS = ("split", "queries", "documents", "sha256")
 
 

@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 MARKERS = {"float32": "o", "int8": "s", "binary": "^"}
 PAIRS = "pairs"
 MEASURED = ["model", "system", "dataset", "value", "low", "high", "untouched", "path"]
-LEAST, WIDE = 4, 100.0
-"""Points that a rank correlation needs; the factor between positive values from which their axis is logarithmic."""
+LEAST, WIDE = 4, 100.0  # points a rank correlation needs; factor between values from which their axis is logarithmic
 
 
 def _scores(paths: Sequence[str | Path]) -> pd.DataFrame:
