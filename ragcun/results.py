@@ -68,10 +68,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """One system on every dataset: its name, how its vectors are stored (None: it has none), scores and averages.
-
-    `trained_parameters` is the number of weights that training changed; None where that is unknown.
-    """
+    """One system on every dataset: its name, how its vectors are stored (None: it has none), scores and averages."""
 
     name: str = field(metadata={"key": "model"})
     datasets: dict[str, Scores]
@@ -79,7 +76,7 @@ class SystemScores:
     precision: str | None = None
     truncate_dim: int | None = None
     bytes_per_vector: int | None = None
-    trained_parameters: int | None = None
+    trained_parameters: int | None = None  # weights that training changed; None: unknown
 
     @property
     def title(self) -> str:
@@ -103,8 +100,7 @@ class CollectionFacts:
 class Results:
     """An evaluated model, its untouched base (None: it is one, or has none), baselines by slug, and the datasets.
 
-    `distance` is by which the model compares vectors, or ``bm25``; `manifest` is what else was recorded; `path` is the
-    file that they were read from.
+    `distance` is by which the model compares vectors, or ``bm25``; `manifest` is what else was recorded.
     """
 
     model: SystemScores
@@ -113,7 +109,7 @@ class Results:
     baselines: dict[str, SystemScores]
     collections: dict[str, CollectionFacts]
     manifest: Mapping[str, Any]
-    path: Path = field(default=Path(), compare=False, repr=False)
+    path: Path = field(default=Path(), compare=False, repr=False)  # of the file that they were read from
 
     @property
     def systems(self) -> list[tuple[str, SystemScores]]:
@@ -174,8 +170,7 @@ class Results:
         for name in {**datasets, **self.collections}:
             if not is_dataset_name(name):
                 yield f"{name!r:.60} is not the name of a dataset"
-        for name in (name for name in datasets if name not in self.collections):
-            yield f"manifest.collections lacks {name!r:.60}"
+        yield from (f"manifest.collections lacks {name!r:.60}" for name in datasets if name not in self.collections)
         for name, facts in self.collections.items():
             if facts.part_of is not None and facts.part_of not in datasets:
                 yield f"manifest.collections.{name:.60}.part_of is {facts.part_of!r:.60}, which is not evaluated"
@@ -186,8 +181,7 @@ class Results:
                 yield f"datasets of {title:.60} holds {name!r:.60}, on which the model was not evaluated"
         if base is None:
             return
-        for name in (name for name in datasets if name not in base.datasets):
-            yield f"untouched_base.datasets lacks {name!r:.60}"
+        yield from (f"untouched_base.datasets lacks {name!r:.60}" for name in datasets if name not in base.datasets)
         for name, whole in base.datasets.items():
             for part in (None, *PARTS):
                 scores = whole.part(part)
@@ -212,9 +206,8 @@ def is_dataset_name(name: str) -> bool:
 def typed(hint: Any, value: Any, path: str | Path, key: str = "") -> Any:
     """Return a value of a JSON file as a dataclass, scalar, list, dict with string keys, or union of one with None.
 
-    Whole numbers are counts, from 0 to 2⁶³; other numbers are finite, and at most 1e300 in size. Unknown keys of an
-    object are passed over. A dataclass's field may say its ``key``, or that it is ``inline``: a dict of those keys
-    beside it that hold an ``@``. `path` and `key`, the value's place in the file, are for the message.
+    Whole numbers are counts, from 0 to 2⁶³; other numbers are finite. Unknown keys of an object are passed over. A
+    field may say its ``key``, or that it is ``inline``: a dict of the keys beside it that hold an ``@``.
 
     Raises:
         InputError: the value is of another type, or an object lacks a key.

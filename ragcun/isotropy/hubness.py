@@ -65,10 +65,7 @@ def k_occurrence(neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
 def k_occurrences_without(
     neighbours: NDArray[np.int64], k: int, group_of: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """N_k of the rows that remain when a group of rows is left out, for each group, from more than k neighbours.
-
-    The list is empty where a row has fewer than k neighbours left.
-    """
+    """N_k of the rows that remain when a group is left out, for each group; none where a row has under k neighbours."""
     found = []
     for group in range(group_of.max() + 1):
         kept = group_of != group

@@ -165,11 +165,6 @@ class Moments:
         )
 
     @property
-    def variance(self) -> float:
-        """Return the total variance, the trace of the covariance."""
-        return float(self.scatter.trace()) / (self.count - 1)
-
-    @property
     def second(self) -> NDArray[np.float64]:
         """Return XᵀX ``(dim, dim)``, not centred."""
         return self.scatter + self.count * np.outer(self.mean, self.mean)

@@ -39,8 +39,7 @@ class Distribution:
 def distribution(values: ArrayLike) -> Distribution:
     """Describe at least one finite value ``(n,)``; bins go from the smallest to the largest.
 
-    Where those differ by less than a millionth of their size, the bins reach 5 % of it to either side, and 0.5 around
-    0, so that edges always increase.
+    Around (nearly) equal values they reach 5 % of their size to either side, and 0.5 around 0, so that edges increase.
     """
     array = np.asarray(values, dtype=np.float64)
     low, high = float(array.min()), float(array.max())
@@ -95,22 +94,18 @@ class PairsReport:
 
 
 def gaps(queries: Moments, documents: Moments) -> dict[str, float | None]:
-    """Distance of the means, ‖mean q − mean d‖, and its square over the sum of the two total variances.
-
-    The second is None where neither side has any variance.
-    """
+    """‖mean q − mean d‖, and its square over the sum of the total variances (None where that is 0)."""
     gap = float(np.linalg.norm(queries.mean - documents.mean))
-    within = queries.variance + documents.variance
+    within = sum(float(side.scatter.trace()) / (side.count - 1) for side in (queries, documents))
     return {"gap": gap, "relative_gap": gap**2 / within if within else None}
 
 
 def measure_pairs(
     queries: GroupedMoments, documents: GroupedMoments, pairs: ArrayLike, settings: MeasureSettings
 ) -> PairsReport:
-    """Measure queries against documents and against those relevant to them.
+    """Measure queries against documents and those relevant to them: `pairs` (m, 2) of a query's and a document's row.
 
-    The interval of the gaps leaves out groups of queries and of documents, that of alignment groups of queries. `pairs`
-    (m, 2) are row of a query, row of a document relevant to it.
+    The interval of the gaps leaves out groups of queries and of documents, that of alignment groups of queries.
 
     Raises:
         ValueError: no pairs, another shape, or a row that is not there.
@@ -166,10 +161,7 @@ def _plane(queries: Rows, documents: Rows, pairs: Pairs, moments: Moments, gener
 
 
 def principal_plane(moments: Moments) -> tuple[NDArray[np.float64], list[float]]:
-    """Return the two axes of largest variance ``(dim, 2)``, and the share of the variance along each.
-
-    The largest component of an axis is positive. With one dimension the second axis is 0.
-    """
+    """Return the two axes of largest variance ``(dim, 2)``, largest component positive, and its share along each."""
     values, vectors = np.linalg.eigh(moments.scatter)
     axes, along = np.zeros((len(values), 2)), np.zeros(2)
     count = min(2, len(values))

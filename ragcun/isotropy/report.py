@@ -133,9 +133,8 @@ def measure_system(
 ) -> SystemReport:
     """Measure the embeddings of one system: of documents, of queries, of both together, and of judged pairs.
 
-    Shapes: documents (d, dim), queries (q, dim), possibly memory maps, which are read in blocks and never copied whole;
-    pairs (m, 2), row of a query and row of a document relevant to it. `untouched` and `distance` are for the record:
-    all distances here are Euclidean.
+    Shapes: documents (d, dim), queries (q, dim), possibly memory maps, read in blocks; pairs (m, 2), row of a query and
+    row of a document relevant to it. `untouched` and `distance` are for the record: distances here are Euclidean.
 
     Raises:
         ValueError: not matrices of one width and at least 2 rows of finite real numbers each, pairs without queries, or
@@ -157,9 +156,8 @@ def measure_system(
 def measure_space(x: GroupedMoments | ArrayLike, settings: MeasureSettings = DEFAULTS) -> SpaceReport:
     """Measure a matrix of embeddings ``(n, dim)``, possibly on disk, in bounded memory.
 
-    Moments and the partition function take all rows; uniformity, SIGReg, hubness and distances a sample of them, drawn
-    without replacement. The partition function's `isotropic` is None, since it depends on the scale, and its interval
-    keeps the axes of all rows.
+    Moments and the partition function take all rows, what compares pairs of rows a sample of them. The partition
+    function's `isotropic` is None, since it depends on the scale, and its interval keeps the axes of all rows.
 
     Raises:
         ValueError: not a matrix of at least 2 rows of real numbers, or a row is not finite.

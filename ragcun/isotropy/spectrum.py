@@ -28,10 +28,7 @@ class UndefinedMeasure(ValueError):  # noqa: N818 - a property of the data, not 
 
 
 def eigenvalues(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Eigenvalues of a positive semidefinite matrix ``(dim, dim)``, descending.
-
-    Those below dim·2⁻⁵²·λ₁, which rounding leaves of 0, are 0.
-    """
+    """Eigenvalues of a positive semidefinite matrix ``(dim, dim)``, descending; 0 below dim·2⁻⁵²·λ₁, of rounding."""
     values = np.linalg.eigvalsh(symmetric)[::-1]
     least = len(values) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
     return np.where(values > least, values, 0.0)
@@ -151,9 +148,8 @@ def isotropic_spectrum(n: int, dim: int, seed: int = 0, draws: int = DRAWS) -> d
 def wishart_eigenvalues(freedom: int, dim: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Draw the eigenvalues of XᵀX, X ~ N(0, I) with `freedom` rows and `dim` columns: (dim,), descending.
 
-    By Bartlett's decomposition (1933): XᵀX is distributed as LLᵀ, L lower triangular with standard normal entries and,
-    on its diagonal, roots of χ² with freedom, freedom − 1, … degrees; with fewer rows than dimensions XXᵀ is drawn,
-    which has the same eigenvalues but for zeros.
+    By Bartlett's decomposition (1933) XᵀX is distributed as LLᵀ, L lower triangular, normal, with roots of χ² on its
+    diagonal; with fewer rows than dimensions XXᵀ is drawn, which has the same eigenvalues but for zeros.
     """
     small, large = sorted((freedom, dim))
     factor = np.tril(generator.standard_normal((small, small)), -1)
@@ -184,16 +180,13 @@ def _checked(values: ArrayLike, undefined: str = "") -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measured value (None where undefined), its 95 % `interval`, and what as many rows of N(0, I) give.
-
-    `n` is the number of rows, or pairs. Ends are None where there is no interval, `isotropic` where it says nothing.
-    """
+    """A measured value, None where undefined."""
 
     value: float | None
-    low: float | None
+    low: float | None  # ends of the 95 % `interval`, where there is one
     high: float | None
-    n: int
-    isotropic: float | None
+    n: int  # rows, or pairs
+    isotropic: float | None  # what as many rows of N(0, I) give; None where that says nothing
 
 
 def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -202,8 +195,7 @@ def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[floa
     value ± t·se with se² = (G − 1)/G · Σ_g (v_g − v̄)², the delete-group jackknife (Efron and Stein 1981; Shao and Wu
     1989), and t of Student's law with G − 1 degrees of freedom. The se² of strata that were sampled apart, as queries
     and documents, add up, and the fewest groups give t. It is not cut to the range of the measure; (None, None) where a
-    value is undefined, or a stratum has fewer than 2 groups. A bootstrap's resamples hold only 63 % distinct rows, on
-    whose number these measures depend.
+    value is undefined, or a stratum has fewer than 2 groups.
     """
     left = [[one for one in values if one is not None] for values in strata]
     groups = min(map(len, left))

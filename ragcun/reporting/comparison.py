@@ -55,11 +55,7 @@ def read_named(spec: str) -> NamedResults:
 
 
 def results_in(folder: str | Path) -> list[NamedResults]:
-    """Read all results files of a folder and of those in it, by name; other JSON files are skipped with a line.
-
-    Raises:
-        InputError: there are none, or one is wrong.
-    """
+    """Read all results files of a folder and of those in it, by name; InputError: there are none, or one is wrong."""
     found = []
     for path in sorted((*Path(folder).glob("*.json"), *Path(folder).glob("*/*.json"))):
         if is_results(read_json(path)):
@@ -73,30 +69,25 @@ def results_in(folder: str | Path) -> list[NamedResults]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems × datasets: the untouched base of each model, the queries of each dataset, and a cell for each pair.
+    """Systems × datasets.
 
-    `columns` are the datasets and the average over `averaged`, those of all systems. A row of `cells` has system, kind,
-    dataset, queries, value (mean over seeds), sd (sample standard deviation), seeds, p (against the untouched base; the
-    largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for worse), seen (queries with a
-    relevant document that was a training positive) and best (of its dataset, at four decimals). `embeddings` has, for
-    each system, the means over `averaged` (else its own datasets) of what is known of its document embeddings, and the
-    number of trained parameters.
+    A row of `cells` has system, kind, dataset, queries, value (mean over seeds), sd (sample standard deviation), seeds,
+    p (against the untouched base; the largest of the seeds), marks (1 or 2 for better at p < .05 or .01, negative for
+    worse), seen (queries with a training positive) and best (of its dataset, at four decimals). `embeddings` has each
+    system's means over `averaged` (else its own datasets) of what is known of its documents' embeddings, and `TRAINED`.
     """
 
     metric: str
     cells: pd.DataFrame
-    queries: dict[str, int]
-    averaged: list[str]
-    bases: dict[str, str]
-    columns: list[str]
+    queries: dict[str, int]  # of each dataset
+    averaged: list[str]  # datasets that all systems have
+    bases: dict[str, str]  # the untouched base of each model
+    columns: list[str]  # datasets and their average
     embeddings: pd.DataFrame
 
 
 def compare(entries: Sequence[NamedResults], metric: str = METRIC) -> Comparison:
     """Put evaluations beside each other: each untouched base once, each baseline once, each model.
-
-    A model is marked where the paired randomisation test against its own untouched base says so for every seed and in
-    one direction, not corrected for the number of tests.
 
     Raises:
         InputError: no file, no untouched base, a missing metric, or collections or systems of one name that differ.

@@ -34,8 +34,8 @@ def write_report(
 ) -> Path:
     """Write one HTML page about run folders and return its path; the same files give the same bytes.
 
-    `output` None writes ``report.html`` into the folder of a single run; `results` and `isotropy` are further files;
-    `data_dir` holds the collections (None: the folder that results name).
+    `output` None writes ``report.html`` into a single run; `results` and `isotropy` are further files; `data_dir` holds
+    the collections (None: the folder that results name).
 
     Raises:
         InputError: a file is missing or wrong, belongs to no run, or `output` is needed and not there.

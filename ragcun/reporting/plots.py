@@ -22,8 +22,7 @@ Points = dict[int, float | None]
 Values = dict[str, float | None]
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "#E69F00", "#56B4E9")
-"""Of Okabe and Ito's palette, which colour-blind readers tell apart; grey is the untouched base."""
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "#E69F00", "#56B4E9")  # Okabe and Ito's, told apart by the colour-blind
 GREY, LIGHT_GREY = "#555555", "#999999"
 LINES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

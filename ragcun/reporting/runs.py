@@ -130,15 +130,12 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The examples of one dataset: largest gains and losses, and how many queries are better, worse and the same.
-
-    `missing` says why there are none, `without_texts` why there is no `collection` for their texts and judgments.
-    """
+    """The examples of one dataset: largest gains and losses, by title."""
 
     dataset: str
-    missing: str | None = None
-    without_texts: str | None = None
-    counts: tuple[int, int, int] = (0, 0, 0)
+    missing: str | None = None  # why there are none
+    without_texts: str | None = None  # why there is no `collection` for their texts and judgments
+    counts: tuple[int, int, int] = (0, 0, 0)  # of queries that are better, worse and the same
     chosen: Mapping[str, list[Example]] = {}
     collection: Collection | None = None
 

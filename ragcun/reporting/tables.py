@@ -48,11 +48,10 @@ class Table(NamedTuple):
 def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
     """Return a row for each system on each dataset and on each part of it that has queries, in the order of `systems`.
 
-    Columns: system (its title), name, kind (base, baseline or model), precision, truncate_dim, size (bytes of a
-    vector), dataset, part (empty for the whole; seen and unseen only where both have queries), member (of a set such as
-    CQADupStack), queries, documents, seen (queries), each metric, `SPACE` and `TRAINED`; `difference`, the model's
-    `metric` minus the system's, in the model's rows minus the untouched base's; its p of the two-sided paired
-    randomisation test of NDCG@10; against, both as text; and verdict, at level .05.
+    Beside the fields of `Results`: kind (base, baseline or model), size (bytes of a vector), part (empty for the whole;
+    seen and unseen only where both have queries), member (of a set such as CQADupStack), `difference` (the model's
+    `metric` minus the system's, in the model's rows minus the untouched base's), p (of NDCG@10), against (both as
+    text), and verdict, at level .05.
     """
     places: list[tuple[str, Part | None]] = []
     for dataset, whole in results.model.datasets.items():
