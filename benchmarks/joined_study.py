@@ -1,10 +1,11 @@
 """Heads on joined vectors [dense ; √a · lexical]: which settings are best on dev queries, and the test figures.
 
-Each line of ``--plan`` (JSON lines) names a training: ``{"model", "set", "regime", "on", "fold", "seed", "lexical",
-"settings"}``, all but `set` optional. Its figures are appended to ``--output``; what is there already is left out, and
-``--part 1/2`` takes a share; a file of results is a plan too.
+Each line of ``--plan`` (JSON lines) names a training: ``{"model", "set", "regime", "on", "fold", "seed", "draw",
+"lexical", "settings"}``, all but `set` optional. Its figures are appended to ``--output``; what is there already is
+left out, and ``--part 1/2`` takes a share; a file of results is a plan too.
 ``on`` is dev (SciFact: a fifth of the training queries; NFCorpus: its dev split) or test.
-Regimes: labels; hidden (half of the documents unknown to channel and head, then ranked alone); free (no labels).
+Regimes: labels; hidden (half of the documents, by ``draw``, unknown to channel and head, then ranked alone); free (no
+labels).
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def cache_of(model: str, dtype: str) -> ragcun.EmbeddingCache:
 class Data:
     """A collection with its dense vectors; its lexical ones by setting."""
 
-    def __init__(self, folder: Path, model: str, dtype: str, most: int) -> None:
+    def __init__(self, folder: Path, model: str, dtype: str, most: int, draw: int) -> None:
         self.cache, self.name = cache_of(model, dtype), folder.name
         self.splits = {name: ragcun.load_collection(folder, name) for name in SPLITS[folder.name]}
         documents = next(iter(self.splits.values())).documents
         self.items = list(documents.values())
         self.texts, self.column = [d.content for d in self.items], {key: n for n, key in enumerate(documents)}
-        hidden = HoldOut(0.5, 0).visible_documents(self.items)
+        hidden = HoldOut(0.5, draw).visible_documents(self.items)
         visible = {id(document) for document in hidden}
         self.hidden = np.array([id(document) not in visible for document in self.items])
         self.documents = self.cache.encode(self.texts, "document")
@@ -209,16 +210,16 @@ def main() -> None:
         for line in map(json.loads, file.read_text().splitlines()):
             done.add(key(line))
     output = flags.output.with_stem(f"{flags.output.stem}-{share}") if shares > 1 else flags.output
-    data: dict[tuple[str, str], Data] = {}
+    data: dict[tuple[str, str, int], Data] = {}
     task_of = functools.lru_cache(maxsize=4)(lambda place, text: Task(json.loads(text), data[place]))
     with output.open("a") as file:
         for row in rows[share - 1 :: shares]:
             if key(row) in done:
                 continue
-            place = row["model"], row["set"]
+            place = row["model"], row["set"], row.get("draw", 0)
             if place not in data:
                 dtype = "auto" if row["set"] in ("nq-qed", "cranfield") and row["model"] == "minilm" else "float32"
-                data[place] = Data(flags.data_dir / row["set"], row["model"], dtype, 1000)
+                data[place] = Data(flags.data_dir / row["set"], row["model"], dtype, 1000, place[2])
             file.write(
                 json.dumps(measure(row, task_of(place, json.dumps({k: row[k] for k in PLACE if k in row})))) + "\n"
             )
@@ -226,7 +227,7 @@ def main() -> None:
 
 
 DEFAULTS = {"model": "minilm", "on": "dev", "regime": "labels", "fold": 0}
-KEYS = ("model", "set", "regime", "on", "fold", "seed", "lexical", "settings")
+KEYS = ("model", "set", "regime", "on", "fold", "seed", "draw", "lexical", "settings")
 PLACE = ("regime", "on", "fold", "lexical")
 
 
