@@ -154,15 +154,22 @@ def search_collection(
     Raises:
         InputError: the input is wrong, another process works in the folder or it holds other vectors, or a task failed.
     """
-    with _locked(search.folder):
-        query_ids, document_ids, qrels, shards = _prepare(source, search, queries)
-        if left := [shard for shard in shards if not shard.is_done]:
-            runner(left)
-        best, order = SearchResult.empty(len(query_ids), min(search.k + 1, len(document_ids))), id_order(document_ids)
-        for shard in shards:
-            with np.load(shard.file("result", "npz")) as part:
-                best.update(SearchResult(part["scores"], part["indices"]), order)
-        return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
+    (folder := search.folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            query_ids, document_ids, qrels, shards = _prepare(source, search, queries)
+            if left := [shard for shard in shards if not shard.is_done]:
+                runner(left)
+            for stale in folder.glob(".*.tmp"):
+                stale.unlink(missing_ok=True)
+            order, k = id_order(document_ids), min(search.k + 1, len(document_ids))
+            best = SearchResult.empty(len(query_ids), k)
+            for shard in shards:
+                with np.load(shard.file("result", "npz")) as part:
+                    best.update(SearchResult(part["scores"], part["indices"]), order)
+            return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
+    except Timeout as error:
+        raise InputError(f"another process works in {folder}; wait for it, or name another --work_dir") from error
 
 
 class ShardRows:
@@ -270,18 +277,6 @@ def _write_matrix(file: Path, blocks: Iterable[NDArray[np.float32]], shape: tupl
         matrix[start : start + len(block)] = block
         start += len(block)
     matrix.flush()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-            for stale in folder.glob(".*.tmp"):
-                stale.unlink(missing_ok=True)
-    except Timeout as error:
-        raise InputError(f"another process works in {folder}; wait for it, or name another --work_dir") from error
 
 
 @contextlib.contextmanager

@@ -79,12 +79,6 @@ class VectorFormat:
         """Return the distance that is searched by: signs (±1) by dot product, which ranks them as any other does."""
         return "dot" if self.precision == "binary" else distance
 
-    def prepared(
-        self, queries: NDArray[np.float32], documents: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return queries and documents as they are compared: both truncated, documents `restored`."""
-        return truncate(queries, self.kept), restored(truncate(documents, self.kept), self.precision)
-
     def record(self) -> dict[str, Any]:
         """Return what results keep: precision, truncate_dim (None where nothing is cut) and bytes_per_vector.
 

@@ -30,7 +30,7 @@ from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
 from ragcun.retrieval.bm25 import BM25, K1, B
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
-from ragcun.retrieval.quantization import VectorFormat
+from ragcun.retrieval.quantization import VectorFormat, restored, truncate
 from ragcun.retrieval.runs import Run, StoredRetriever, make_run, runs_folder
 from ragcun.retrieval.search import id_order, top_k
 
@@ -108,9 +108,10 @@ class DenseRetriever:
         """Encode a collection, or its queries where `documents` are given, into what is compared."""
         documents = self.documents(collection) if documents is None else documents
         queries = self.encoder.encode_query(list(collection.queries.values()))
-        if self.vectors is None or self.vectors.is_full:
+        if (stored := self.vectors) is None or stored.is_full:
             return Embedded(queries, documents, self.distance)
-        return Embedded(*self.vectors.prepared(queries, documents[:]), self.vectors.compared(self.distance))
+        small = restored(truncate(documents[:], stored.kept), stored.precision)
+        return Embedded(truncate(queries, stored.kept), small, stored.compared(self.distance))
 
     @once
     def documents(self, collection: Collection) -> Any:

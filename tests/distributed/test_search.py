@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcun import IsotropicGaussianEncoder, TextBase
@@ -17,7 +17,6 @@ from ragcun.distributed.search import ShardedSearch, cut_shards, run_here, searc
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
-from ragcun.retrieval.search import SearchResult, top_k
 from ragcun.retrieval.systems import EncodingOptions, open_system
 
 
@@ -65,30 +64,6 @@ def test_the_number_of_shards_changes_no_bit(toy, search_in, checkpoint, joined,
     assert runs[0] == runs[1] == runs[2]
     assert made[0].shape == (120, 16 if kind == "untouched" else 4)
     assert all((made[0] == other).all() for other in made)
-
-
-@settings(deadline=None)
-@given(
-    counts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
-    k=st.integers(1, 12),
-    values=st.integers(1, 4),
-    seed=st.integers(0, 99),
-)
-def test_merged_shards_are_the_search_of_the_whole(counts, k, values, seed):
-    """Few different vectors, so that most scores are equal; ties rank by a random order, also beyond a shard's end."""
-    generator = np.random.default_rng(seed)
-    documents = generator.integers(0, values, (sum(counts), 2)).astype(np.float32)
-    queries = generator.integers(0, values, (4, 2)).astype(np.float32)
-    order = generator.permutation(len(documents))
-    merged, start = SearchResult.empty(4, min(k, len(documents))), 0
-    for count in counts:
-        rows = slice(start, start + count)
-        found = top_k(queries, documents[rows], k, order=order[rows])
-        merged.update(SearchResult(found.scores, found.indices + start), order)
-        start += count
-    whole = top_k(queries, documents, k, order=order)
-    np.testing.assert_array_equal(merged.indices, whole.indices)
-    np.testing.assert_array_equal(merged.scores, whole.scores)
 
 
 def test_scores_are_those_of_the_search_without_shards(toy, search_in, checkpoint, tmp_path):
