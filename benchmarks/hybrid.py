@@ -39,7 +39,7 @@ def measure(collection: ragcun.Collection, encoder: CachedEncoder) -> None:
     )
     print(f"{embedded.documents.nbytes / len(embedded.documents):,.0f}, BM25 {size / len(embedded.documents):,.0f}")
     first = timed("dense search", count, lambda: dense.search(collection, embedded, 100))
-    words = timed("bm25", count, lambda: index.run(collection.queries))
+    words = timed("bm25", count, lambda: index.run(collection.queries, own_ids=collection.own_ids))
     fused = timed("fusion", count, lambda: fuse([first, words], (0.7, 0.3)))
     moved = timed("feedback: move queries", count, lambda: move_queries(embedded, collection, fused, 2, 0.3))
     again = embedded._replace(queries=moved)

@@ -115,7 +115,7 @@ class Set:
         if binary:
             found = restored(found, "binary")
         result = top_k(queries[kept], found, 11, "dot" if binary else "euclidean")
-        run = make_run(list(test.queries), list(test.documents), result.scores, result.indices, 10)
+        run = make_run(list(test.queries), list(test.documents), result.scores, result.indices, 10, test.own_ids)
         values = evaluate_run(run, test.qrels, (10,))["NDCG@10"]
         unseen = [value for query, value in values.items() if query in self.unseen]
         return {"all": mean({"NDCG@10": values})["NDCG@10"], "unseen": statistics.fmean(unseen) if unseen else None}

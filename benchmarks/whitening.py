@@ -30,7 +30,9 @@ def measure(folder: Path, cache) -> dict:
         fitted = ragcun.calibrate(documents, exponent=exponent)
         embedded = fitted.embed_documents(documents)
         found = top_k(fitted.embed_queries(queries), embedded, 11)
-        run = make_run(list(collection.queries), list(collection.documents), found.scores, found.indices, 10)
+        run = make_run(
+            list(collection.queries), list(collection.documents), found.scores, found.indices, 10, collection.own_ids
+        )
         values = evaluate_run(run, collection.qrels, (10,))["NDCG@10"]
         base = base or values
         point = {"exponent": exponent, "NDCG@10": sum(values.values()) / len(values)}

@@ -36,7 +36,7 @@ class Scores:
     `mean_difference` is the evaluated model's NDCG@10 minus this system's, with the two-sided p values of the paired
     randomisation test and the paired t-test; None where not tested. `seen` and `unseen` are the queries with and
     without a relevant document among the model's training positives; `held_out` ranks documents hidden from training
-    alone. `space` is of a system that embeds documents.
+    alone. `note` is what makes the scores doubtful. `space` is of a system that embeds documents.
 
     Raises:
         ValueError: NDCG@10 is missing although there are queries, or a p value is no probability.
@@ -52,6 +52,7 @@ class Scores:
     unseen: Scores | None = None
     held_out: Scores | None = None
     space: DocumentSpace | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         if METRIC not in self.metrics and (self.metrics or self.n_queries != 0):
@@ -94,6 +95,7 @@ class CollectionFacts:
     split: str = "test"
     sha256: str | None = None
     part_of: str | None = None
+    notes: list[str] | None = None  # `Collection.notes`
 
 
 @dataclass(frozen=True)

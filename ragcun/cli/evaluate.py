@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import CollectionFlags, EncodingFlags, HybridFlags, ModelFlags
+from ragcun.cli.flags import EncodingFlags, HybridFlags, ModelFlags, RankedFlags
 from ragcun.config import DEVICE_HELP, Distance, Precision
 from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag
@@ -29,7 +29,7 @@ SIMPLE = "simple"
 
 
 @dataclass(kw_only=True)
-class Options(EncodingFlags, HybridFlags, CollectionFlags, ModelFlags):
+class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
     """Flags of ``ragcun evaluate``."""
 
     title: ClassVar[str] = "evaluation"
@@ -158,7 +158,7 @@ def _choices(results: Results) -> str:
 
 
 @dataclass(kw_only=True)
-class MtebOptions(CollectionFlags, ModelFlags):
+class MtebOptions(RankedFlags, ModelFlags):
     """Flags of ``ragcun mteb``."""
 
     title: ClassVar[str] = "evaluation"
@@ -172,6 +172,8 @@ class MtebOptions(CollectionFlags, ModelFlags):
     def __post_init__(self) -> None:
         check_one_of(self, "model_path", "model")
         check_one_of(self, "tasks", "datasets")
+        if self.tasks and self.drop_own_ids:
+            raise InputError("--drop_own_ids is of --datasets: each task of mteb has its own rule; leave it out")
         self.require_embeddings()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES, CACHE_HELP, DEVICE_HELP, Fusion
@@ -59,6 +59,18 @@ class CollectionFlags(SetFlags):
         from ragcun.data.beir_sets import find_sets
 
         return find_sets(self.data_dir, self.datasets, self.split, self.download or bool(self.mirror), self.mirror)
+
+
+@dataclass
+class RankedFlags(CollectionFlags):
+    """Collections whose documents are ranked."""
+
+    title: ClassVar[str] = "data"
+    drop_own_ids: bool = flag(False, "do not rank a document of the query's id, even if it is not the query (as BEIR)")
+
+    def collections(self) -> list[CollectionFolder]:
+        """Return where the collections lie, each with the rule for documents of a query's id."""
+        return [replace(each, drop_own_ids=self.drop_own_ids) for each in super().collections()]
 
 
 @dataclass

@@ -77,7 +77,7 @@ def overlap(
     documents = {name: Document("", name) for name in sorted(names)}  # a document's text is its id
     collection = Collection(qrels.stem, documents, dict.fromkeys(judged, ""), judged, qrels.stem)
     seen = text_hashes(name for scores in trained.values() for name, score in scores.items() if score > 0)
-    first, *others = (System(StoredRetriever(path.stem, path, own_ids=True), "run") for path in run)
+    first, *others = (System(StoredRetriever(path.stem, path), "run") for path in run)
     made = {"command": "overlap", "train": str(train), "qrels": str(qrels)}
     results = run_benchmark(first, others, [collection], output_file, made, seed=seed, remembered=lambda _: seen)
     table, page = results_table(results), output_file.with_suffix(".md")

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.cli.flags import CollectionFlags, ComputeFlags, HybridFlags, ModelFlags
+from ragcun.cli.flags import ComputeFlags, HybridFlags, ModelFlags, RankedFlags
 from ragcun.config import Distance
 from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 @dataclass(kw_only=True)
-class Options(ComputeFlags, HybridFlags, CollectionFlags, ModelFlags):
+class Options(ComputeFlags, HybridFlags, RankedFlags, ModelFlags):
     """Flags of ``ragcun search``."""
 
     title: ClassVar[str] = "search"

@@ -6,8 +6,10 @@ import csv
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,53 @@ from tqdm.auto import tqdm
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import Document as Document
 from ragcun.data.records import RecordError, document_of, parsed_records, read_documents, read_records, text_field
+from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import read_lines, replacing_folder, write_json_lines
 
 logger = logging.getLogger(__name__)
 
 Qrels = dict[str, dict[str, int]]
+MOST_GRADE = 1000  # trec_eval takes memory in proportion to a grade
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A corpus with the judged queries of one split: documents, query texts and relevance scores by id."""
+    """A corpus with the judged queries of one split: documents, query texts and relevance scores by id.
+
+    Where `drop_own_ids`, a document with a query's id is not ranked for that query, whatever their texts.
+    """
 
     name: str
     documents: dict[str, Document]
     queries: dict[str, str]
     qrels: Qrels
     split: str
+    drop_own_ids: bool = False
+
+    @cached_property
+    def own_ids(self) -> frozenset[str]:
+        """The queries that are documents: the one of the query's id has its text too (as in ArguAna and Quora)."""
+        shared = self.queries.keys() & self.documents.keys()
+        return frozenset(shared if self.drop_own_ids else filter(self._is_document, shared))
+
+    def _is_document(self, query: str) -> bool:
+        document = self.documents[query]
+        return text_key(self.queries[query]) in map(text_key, (document.text, document.content))
+
+    def notes(self) -> list[str]:
+        """Return what is to know of its figures: judged documents that cannot be found, and ids in two roles."""
+        judged = set().union(*self.qrels.values())
+        lost = sum(self.qrels[query].get(query, 0) > 0 for query in self.own_ids)
+        ranked = len(self.queries.keys() & self.documents.keys()) - len(self.own_ids)
+        without = sum(max(judgments.values(), default=0) < 1 for judgments in self.qrels.values())
+        counts = {
+            "judged documents are not in the corpus; they count as not found": len(judged - self.documents.keys()),
+            "relevant documents are the query itself, by their id, and left out; they count as not found": lost,
+            "documents have a query's id but another text, and are ranked; --drop_own_ids leaves them out": ranked,
+            "judged queries have no relevant document; they score 0": without,
+        }
+        return [f"{count} {what}" for what, count in counts.items() if count]
 
     def sha256(self) -> str:
         """Return the SHA-256 of documents, queries and judgments in order, in hexadecimal."""
@@ -45,11 +77,15 @@ class Collection:
 
 
 def load_collection(
-    folder: str | Path, split: str = "test", documents: dict[str, Document] | None = None
+    folder: str | Path,
+    split: str = "test",
+    documents: dict[str, Document] | None = None,
+    drop_own_ids: bool = False,
 ) -> Collection:
     """Read a BEIR folder and the judgments of one split of it; `documents` are its corpus where that was read before.
 
-    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them.
+    Judged documents that the corpus lacks stay in the qrels, as in BEIR; a warning counts them. A corpus without any
+    relevant document is refused.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,13 +95,18 @@ def load_collection(
     queries = {key: query.text for key, query in asked if key in qrels and query.text.strip()}
     for query in sorted(qrels.keys() - queries.keys()):
         raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
-    documents = dict(_texts(folder / "corpus.jsonl", "documents")) if documents is None else documents
+    corpus = folder / "corpus.jsonl"
+    documents = dict(_texts(corpus, "documents")) if documents is None else documents
     if not documents:
-        raise InputError(f"{folder / 'corpus.jsonl'}: holds no documents")
-    if absent := set().union(*qrels.values()) - documents.keys():
-        message = "%s: %d judged documents are not in the corpus; they count as not found"
-        logger.warning(message, qrels_file, len(absent))
-    return Collection(folder.resolve().name, documents, queries, qrels, split)
+        raise InputError(f"{corpus}: holds no documents")
+    relevant = [key for judged in qrels.values() for key, score in judged.items() if score > 0]
+    if not any(key in documents for key in relevant):
+        example = f"relevant is {relevant[0]!r:.60}, there is {next(iter(documents))!r:.60}" if relevant else "none is"
+        raise InputError(f"{qrels_file}: no relevant document is in {corpus}: {example}; give both the same ids")
+    collection = Collection(folder.resolve().name, documents, queries, qrels, split, drop_own_ids)
+    for note in collection.notes():
+        logger.warning("%s: %s", qrels_file, note)
+    return collection
 
 
 def judgments_of(folder: Path, split: str) -> Path:
@@ -166,6 +207,17 @@ def _identified(record: Any) -> tuple[str, Document]:
     return key, document_of(record)
 
 
+def grade(score: Any, name: str = "the score") -> int:
+    """Return a grade of relevance, such as ``"1.0"``, as a whole number (ValueError: it is none of at most 1,000)."""
+    try:
+        value = float(score)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not abs(value) <= MOST_GRADE or value != int(value):
+        raise ValueError(f"{name} must be a whole number of at most {MOST_GRADE}, got {score!r:.60}")
+    return int(value)
+
+
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgments: query-id, corpus-id and score between tabs, with or without a header line, or TREC's 4 columns.
 
@@ -187,9 +239,9 @@ def read_qrels(path: str | Path) -> Qrels:
         if not query.strip() or not document.strip():
             raise InputError(f"{path}, line {line}: an id is empty; correct or delete that line")
         try:
-            qrels.setdefault(query, {})[document] = int(score)
+            qrels.setdefault(query, {})[document] = grade(score)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: the score must be a whole number, got {score!r:.60}") from error
+            raise InputError(f"{path}, line {line}: {error}; correct or delete that line") from error
     if not qrels:
         raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
     return qrels

@@ -62,10 +62,11 @@ class CollectionFolder:
     name: str
     path: Path
     split: str
+    drop_own_ids: bool = False
 
     def load(self) -> Collection:
         """Read it; white space in an id is refused, another number of judged queries than BEIR's is warned of."""
-        collection = replace(load_collection(self.path, self.split), name=self.name)
+        collection = replace(load_collection(self.path, self.split, None, self.drop_own_ids), name=self.name)
         for file, keys in (("corpus.jsonl", collection.documents), ("queries.jsonl", collection.queries)):
             for key in (key for key in keys if key.split() != [key]):
                 problem = f"the _id {key!r:.60} has white space, which no run file can hold; rename it"

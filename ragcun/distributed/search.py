@@ -157,7 +157,7 @@ def search_collection(
     (folder := search.folder).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            query_ids, document_ids, qrels, shards = _prepare(source, search, queries)
+            query_ids, document_ids, own_ids, qrels, shards = _prepare(source, search, queries)
             if left := [shard for shard in shards if not shard.is_done]:
                 runner(left)
             for stale in folder.glob(".*.tmp"):
@@ -167,7 +167,7 @@ def search_collection(
             for shard in shards:
                 with np.load(shard.file("result", "npz")) as part:
                     best.update(SearchResult(part["scores"], part["indices"]), order)
-            return make_run(query_ids, document_ids, best.scores, best.indices, search.k), qrels
+            return make_run(query_ids, document_ids, best.scores, best.indices, search.k, own_ids), qrels
     except Timeout as error:
         raise InputError(f"another process works in {folder}; wait for it, or name another --work_dir") from error
 
@@ -212,7 +212,7 @@ class ShardedRetriever:
 
 def _prepare(
     source: CollectionFolder | Collection, search: ShardedSearch, queries: NDArray[np.float32] | None
-) -> tuple[list[str], list[str], Qrels, list[Shard]]:
+) -> tuple[list[str], list[str], frozenset[str], Qrels, list[Shard]]:
     collection = source if isinstance(source, Collection) else source.load()
     if queries is None:
         opened.cache_clear()
@@ -241,7 +241,7 @@ def _prepare(
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)
-    return query_ids, document_ids, collection.qrels, shards
+    return query_ids, document_ids, collection.own_ids, collection.qrels, shards
 
 
 def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:

@@ -188,7 +188,14 @@ def results_table(results: Results) -> str:
             difference = [rows["against"].iloc[-1]] if has_base else []
             parts.append([title, f"{rows['queries'].iloc[0]:,}", *marked(rows[METRIC]), *difference])
     header = ("part", "queries", *titles, *([DIFFERENCE] if has_base else []))
-    return f"{whole}\n{markdown_table(header, parts)}" if parts else whole
+    notes = [f"- {name}: {note}\n" for name in results.collections for note in notes_of(results, name)]
+    return "\n".join([whole, *([markdown_table(header, parts)] if parts else []), *(["".join(notes)] if notes else [])])
+
+
+def notes_of(results: Results, dataset: str) -> list[str]:
+    """Return what is to know of the figures on a dataset, and of single systems on it."""
+    scores = [(title, system.datasets.get(dataset, NONE).note) for title, system in results.systems]
+    return [*(results.collections[dataset].notes or ()), *(f"{title}: {note}" for title, note in scores if note)]
 
 
 def metric_tables(results: Results) -> list[Table]:
@@ -204,7 +211,8 @@ def metric_tables(results: Results) -> list[Table]:
                 columns["this model − it (p)"] = [*rows["against"].iloc[:-1], ABSENT]
         columns |= _sizes(results)
         among = "" if pd.isna(model["documents"]) else f"; {model['documents']:,} documents are ranked"
-        caption = f"{dataset}: {TITLES[part]}, n = {model['queries']:,}{among}"
+        notes = "".join(f"; {note}" for note in notes_of(results, str(dataset)))
+        caption = f"{dataset}: {TITLES[part]}, n = {model['queries']:,}{among}{notes}"
         tables.append(Table(caption, list(columns), list(zip(*columns.values(), strict=True))))
     return tables
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import bm25s
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.embeddings.analysis import Analyser
-from ragcun.retrieval.runs import Run, ranking
+from ragcun.retrieval.runs import Run, without_own
 
 K1 = 0.9
 B = 0.4
@@ -27,29 +27,26 @@ class BM25:
     """
 
     def __init__(self, documents: Mapping[str, str]) -> None:
-        self.document_ids, texts = list(documents), list(documents.values())
-        self.tokenize = Analyser.of(texts)
+        self.document_ids = sorted(documents)
+        self.tokenize = Analyser.of(texts := [documents[key] for key in self.document_ids])
         tokens = self.tokenize(texts)
         self._index = None
         if any(tokens):
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
             self._index.index(tokens, show_progress=False)
 
-    def run(self, queries: Mapping[str, str], k: int = 100) -> Run:
-        """Rank the documents that share a word with a query, by (score descending, order of the documents).
-
-        A document whose id is the query's own is left out, as BEIR does.
-        """
+    def run(self, queries: Mapping[str, str], k: int = 100, own_ids: Set[str] = frozenset()) -> Run:
+        """Rank the documents that share a word with a query, by (score descending, id); see `without_own`."""
         run: Run = {}
         query_tokens = self.tokenize(queries.values())
         for query_id, tokens in tqdm(zip(queries, query_tokens, strict=True), "BM25", len(queries), delay=2):
             scores = self.scores(tokens)
             rows = best_rows(scores, k + 1)
-            run[query_id] = ranking(query_id, self.document_ids, scores[rows].tolist(), rows.tolist(), k)
-        return run
+            run[query_id] = dict(zip(map(self.document_ids.__getitem__, rows), scores[rows].tolist(), strict=True))
+        return without_own(run, own_ids, k)
 
     def scores(self, tokens: list[str]) -> NDArray[np.float32]:
-        """Return the score of every document, in their order, for the terms of a query."""
+        """Return the score of every document, in the order of `document_ids`, for the terms of a query."""
         known = self._index.get_tokens_ids(tokens) if self._index is not None else []
         if self._index is None or not known:
             return np.zeros(len(self.document_ids), dtype=np.float32)

@@ -56,13 +56,14 @@ class SystemEvaluator:
 
     def evaluate(self, collection: Collection) -> CollectionScores:
         """Evaluate every system on a collection; write run files and per-query values."""
-        per_query, seen, scores = self._per_query(collection, self.systems), None, {}
+        (per_query, notes), seen, scores = self._per_query(collection, self.systems), None, {}
         if self.seen is not None:
             more = frozenset() if self.remembered is None else self.remembered(collection)
             seen = seen_queries(collection, self.seen | more)
         held_out = self._held_out(collection)
         for slug, retriever in self.systems.items():
-            parts: dict[str, Any] = {"held_out": held_out.get(slug), "space": document_space(retriever, collection)}
+            parts: dict[str, Any] = {"held_out": held_out.get(slug), "note": notes.get(slug)}
+            parts["space"] = document_space(retriever, collection)
             if seen is not None:
                 parts["seen"] = self._scores(per_query, slug, seen)
                 parts["unseen"] = self._scores(per_query, slug, per_query[MODEL][METRIC].keys() - seen)
@@ -82,20 +83,24 @@ class SystemEvaluator:
         }
         if not hidden.qrels:
             return dict.fromkeys(systems, Scores({}, n_queries=0))
-        per_query = self._per_query(hidden, systems, ".held_out")
+        per_query, _ = self._per_query(hidden, systems, ".held_out")
         queries, count = per_query[MODEL][METRIC].keys(), len(hidden.documents)
         return {slug: replace(self._scores(per_query, slug, queries), n_documents=count) for slug in systems}
 
     def _per_query(
         self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
-    ) -> dict[str, PerQuery]:
-        folder, per_query = runs_folder(self.output_file) / collection.name, {}
+    ) -> tuple[dict[str, PerQuery], dict[str, str]]:
+        folder, per_query, notes = runs_folder(self.output_file) / collection.name, {}, {}
         for slug, retriever in systems.items():
             evaluation = evaluate_retriever(retriever, collection)
             write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
             write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
             per_query[slug] = evaluation.per_query
-        return per_query
+            empty, asked = sum(not evaluation.run.get(query) for query in collection.qrels), len(collection.qrels)
+            if empty > asked / 2:
+                notes[slug] = f"nothing is found for {empty} of {asked} queries"
+                logger.warning("%s, %s: %s", collection.name, retriever.name, notes[slug])
+        return per_query, notes
 
     def _scores(self, per_query: Mapping[str, PerQuery], slug: str, queries: Set[str] | None = None) -> Scores:
         ours, theirs = (
@@ -130,7 +135,8 @@ def document_space(retriever: Retriever, collection: Collection) -> DocumentSpac
 
 def facts_of(collection: Collection) -> CollectionFacts:
     """Return what distinguishes a collection."""
-    return CollectionFacts(len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
+    about = (len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
+    return CollectionFacts(*about, notes=collection.notes() or None)
 
 
 def _tests(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:

@@ -134,8 +134,8 @@ class Labels:
         folder = self.folders.get(collection.name)
         if folder is None or collection.split == split or not (folder / "qrels" / f"{split}.tsv").is_file():
             return None
-        found = replace(load_collection(folder, split, collection.documents), name=collection.name)
-        return _only(found, found.qrels.keys() - collection.qrels.keys(), fewest)
+        found = load_collection(folder, split, collection.documents, collection.drop_own_ids)
+        return _only(replace(found, name=collection.name), found.qrels.keys() - collection.qrels.keys(), fewest)
 
 
 def _only(collection: Collection, queries: set[str], fewest: int) -> Collection | None:
@@ -212,7 +212,7 @@ class AppendedQueries(Remembering, BM25Retriever):
 
     def search_with(self, collection: Collection, strength: float) -> Run:
         """Rank among the texts with queries appended or without."""
-        return BM25(self.texts(collection, strength)).run(collection.queries, 10)
+        return BM25(self.texts(collection, strength)).run(collection.queries, 10, collection.own_ids)
 
     def texts(self, collection: Collection, strength: float | None = None) -> dict[str, str]:
         """Return the texts that are indexed; queries are appended where the strength (None: as chosen) is 1."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytrec_eval
 from scipy.stats import permutation_test, ttest_rel
 
+from ragcun.data.beir import Qrels, grade
 from ragcun.results import METRIC
 from ragcun.retrieval.runs import Run, check_finite, ranked
 
@@ -24,7 +25,7 @@ TREC_MEASURES = {"NDCG": "ndcg_cut", "MAP": "map_cut", "Recall": "recall", "P": 
 
 
 def evaluate_run(
-    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]], cutoffs: Sequence[int] = CUTOFFS
+    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, float]], cutoffs: Sequence[int] = CUTOFFS
 ) -> PerQuery:
     """Measure every judged query: ``{metric: {query id: value}}`` for NDCG, MAP, Recall and P at each cut-off, and MRR.
 
@@ -33,11 +34,15 @@ def evaluate_run(
     a relevant document; unjudged queries are ignored. Documents rank by (score descending, order in the run).
 
     Raises:
-        ValueError: no query is judged, a cut-off is below 1, or a score is not finite.
+        ValueError: no query is judged, or none of those in the run; a cut-off is below 1; a score is not finite; or a
+            grade is not a whole number of at most 1,000.
     """
-    judged = {query: dict(judgments) for query, judgments in qrels.items() if judgments}
+    judged = {query: judgments for query, judgments in whole_grades(qrels).items() if judgments}
     if not judged:
         raise ValueError(f"qrels hold no judgment (of {len(qrels)} queries); nothing can be measured")
+    if run and not run.keys() & judged.keys():
+        one, other = next(iter(run)), next(iter(judged))
+        raise ValueError(f"no query of the run, such as {one!r:.60}, is judged; qrels have {other!r:.60} and others")
     if not cutoffs or min(cutoffs) < 1:
         raise ValueError(f"cut-offs must be at least 1, got {list(cutoffs)}")
     check_finite(run)
@@ -57,6 +62,14 @@ def evaluate_run(
     return {
         name: {query: measured[query][trec] if query in measured else 0.0 for query in judged}
         for name, trec in names.items()
+    }
+
+
+def whole_grades(qrels: Mapping[str, Mapping[str, float]]) -> Qrels:
+    """Return judgments with grades as int (ValueError: one is not a whole number of at most 1,000)."""
+    return {
+        query: {key: grade(score, f"query {query!r}: the grade of {key!r}") for key, score in judgments.items()}
+        for query, judgments in qrels.items()
     }
 
 

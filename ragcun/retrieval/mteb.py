@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ragcun.data.beir import Collection
 from ragcun.embeddings.text_base import model_digest
 from ragcun.errors import InputError
+from ragcun.retrieval.metrics import whole_grades
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -64,16 +65,21 @@ def find_task(name: str, split: str | None = None) -> AbsTask:
 
 
 def collection_task(collection: Collection) -> AbsTask:
-    """Turn a collection into a task of mteb, without documents of a query's own id, as BEIR has it.
+    """Turn a collection into a task of mteb, which ranks what `Collection.own_ids` leaves.
 
-    Its name ends in a digest of documents, queries and judgments, so that scores cached for another collection of the
-    name are not used. mteb requires a language and is told English.
+    mteb leaves out all documents of the query's id, so that a query gets another id where its document is to be ranked.
+    The name ends in a digest of documents, queries, judgments and such ids, so that scores cached for another
+    collection of the name are not used. mteb requires a language and is told English.
     """
     from datasets import Dataset
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
     digest, split, documents = collection.sha256(), str(collection.split), collection.documents
+    others = collection.queries.keys() & documents.keys() - collection.own_ids
+    names = {key: f"query {key}" if key in others else key for key in collection.queries}
+    if others:
+        digest = hashlib.sha256(json.dumps([digest, sorted(others)]).encode()).hexdigest()
 
     class CollectionTask(AbsTaskRetrieval):
         """The collection."""
@@ -94,8 +100,8 @@ def collection_task(collection: Collection) -> AbsTask:
     corpus = ({"id": key, "title": document.title, "text": document.text} for key, document in documents.items())
     data = {
         "corpus": Dataset.from_list(list(corpus)),
-        "queries": Dataset.from_list([{"id": key, "text": text} for key, text in collection.queries.items()]),
-        "relevant_docs": {query: dict(judged) for query, judged in collection.qrels.items()},
+        "queries": Dataset.from_list([{"id": names[key], "text": text} for key, text in collection.queries.items()]),
+        "relevant_docs": {names[key]: judged for key, judged in whole_grades(collection.qrels).items()},
         "top_ranked": None,
     }
     task: Any = CollectionTask()

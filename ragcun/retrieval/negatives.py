@@ -177,7 +177,7 @@ def _bm25_rankings(task: _Task, last: int) -> Iterator[Ranking]:
     """Rank by BM25 among all documents; those that share no word with a query are no candidates."""
     from ragcun.retrieval import bm25
 
-    index = bm25.BM25({str(row): text for row, text in enumerate(task.data.documents)})
+    index = bm25.BM25({f"{row:09}": text for row, text in enumerate(task.data.documents)})  # by row
     for query, words in enumerate(tqdm(index.tokenize(task.data.queries), "BM25 negatives", delay=2, leave=False)):
         scores = index.scores(words)
         in_pool = scores[task.pool]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,22 +24,25 @@ Run = dict[str, dict[str, float]]
 """``{query id: {document id: score}}``; a query's documents are in the order of their rank."""
 
 
-def ranking(query: str, document_ids: Sequence[str], scores: list[float], rows: list[int], k: int) -> dict[str, float]:
-    """Return the first `k` documents, given corpus rows from best to worst, but one of the query's own id.
-
-    BEIR leaves that out too, since ArguAna and Quora hold their queries among their documents.
-    """
-    found = {document_ids[row]: score for row, score in zip(rows, scores, strict=True)}
-    found.pop(query, None)
-    return dict(islice(found.items(), k))
+def without_own(run: Run, own_ids: Set[str], k: int) -> Run:
+    """Return the first `k` documents of each query, without the one of its id where it is in `own_ids`."""
+    return {
+        query: dict(islice(((key, score) for key, score in found.items() if key != query or key not in own_ids), k))
+        for query, found in run.items()
+    }
 
 
 def make_run(
-    query_ids: Sequence[str], document_ids: Sequence[str], scores: NDArray[Any], indices: NDArray[Any], k: int
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    scores: NDArray[Any],
+    indices: NDArray[Any],
+    k: int,
+    own_ids: Set[str] = frozenset(),
 ) -> Run:
-    """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run; see `ranking`.
+    """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run; see `without_own`.
 
-    Search for ``k + 1`` so that `k` remain where a query is a document.
+    Search for ``k + 1`` so that `k` remain where a query is a document (`Collection.own_ids`).
 
     Raises:
         ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
@@ -49,9 +52,12 @@ def make_run(
     if len(set(query_ids)) != len(query_ids):
         raise ValueError(f"{len(query_ids)} query ids, of which {len(set(query_ids))} differ")
     rows = zip(query_ids, scores.tolist(), indices.tolist(), strict=True)
-    run = {query: ranking(query, document_ids, of_query, places, k) for query, of_query, places in rows}
+    run = {
+        query: dict(zip(map(document_ids.__getitem__, places), of_query, strict=True))
+        for query, of_query, places in rows
+    }
     check_finite(run)
-    return run
+    return without_own(run, own_ids, k)
 
 
 def ranked(documents: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -134,7 +140,6 @@ class StoredRetriever:
     name: str
     folder: Path  # or file
     size: Mapping[str, Any] = field(default_factory=dict)
-    own_ids: bool = False  # whether a file's documents of the query's own id are kept
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +157,7 @@ class StoredRetriever:
             InputError: a file ranks a document that the collection lacks, or has none of its queries.
         """
         if not self.folder.is_file():
-            return read_run(self.folder / collection.name / "model.trec")
+            return without_own(read_run(self.folder / collection.name / "model.trec"), collection.own_ids, k)
         run = read_run(self.folder)
         known = {query: run[query] for query in collection.queries if query in run}
         unknown = sorted(set().union(*known.values()) - collection.documents.keys())
@@ -161,9 +166,7 @@ class StoredRetriever:
             raise InputError(f"{self.folder}: {collection.name} has not {lacking} of this run; give a run on it")
         if missing := len(collection.queries) - len(known):
             logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
-        for query in () if self.own_ids else known:
-            known[query].pop(query, None)
-        return {query: dict(islice(documents.items(), k)) for query, documents in known.items()}
+        return without_own(known, collection.own_ids, k)
 
     def space(self, dataset: str) -> DocumentSpace | None:
         """Read how the embeddings of a dataset's documents lie; None where the earlier evaluation does not say."""

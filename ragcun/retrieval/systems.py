@@ -65,7 +65,7 @@ class Retriever(Protocol):
         """The `VectorFormat.record` of its document vectors; empty where there are none or nothing is known."""
 
     def retrieve(self, collection: Collection, k: int) -> Run:
-        """Return up to `k` documents a query, without a document of the query's own id (as BEIR does)."""
+        """Return up to `k` documents a query, without the query itself (`Collection.own_ids`)."""
 
 
 class Embedded(NamedTuple):
@@ -124,7 +124,7 @@ class DenseRetriever:
         """Search among embedded documents."""
         ids = list(collection.documents)
         found = top_k(*embedded[:2], k + 1, embedded.distance, order=id_order(ids))
-        return make_run(list(collection.queries), ids, found.scores, found.indices, k)
+        return make_run(list(collection.queries), ids, found.scores, found.indices, k, collection.own_ids)
 
 
 @dataclass
@@ -138,7 +138,7 @@ class BM25Retriever:
     @once
     def retrieve(self, collection: Collection, k: int) -> Run:
         """Rank by BM25."""
-        return BM25(self.texts(collection)).run(collection.queries, k)
+        return BM25(self.texts(collection)).run(collection.queries, k, collection.own_ids)
 
     def texts(self, collection: Collection) -> dict[str, str]:
         """Return the texts of documents that are indexed."""

@@ -47,11 +47,12 @@ def test_header_of_qrels_and_title_are_optional(folder):
 
 
 def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog):
-    (folder / "qrels" / "test.tsv").write_text("q1\tgone\t1\nq2\tgone\t1\nq2\tlost\t1\n")
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tgone\t1\nq2\tgone\t1\nq2\tlost\t1\n")
     with caplog.at_level(logging.WARNING):
         collection = load_collection(folder)
     assert "2 judged documents are not in the corpus" in caplog.text
-    assert collection.qrels == {"q1": {"gone": 1}, "q2": {"gone": 1, "lost": 1}}
+    assert collection.qrels == {"q1": {"d1": 1, "gone": 1}, "q2": {"gone": 1, "lost": 1}}
+    assert collection.notes() == ["2 judged documents are not in the corpus; they count as not found"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,9 @@ def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog
         ("corpus.jsonl", '{"_id": "d1", "text": "\\ud800"}\n', "line 1: .*unpaired surrogate"),
         ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n{"_id"', "line 2: not valid JSON"),
         ("corpus.jsonl", "", "holds no documents"),
+        ("corpus.jsonl", '{"_id": "D1", "text": "a"}\n', "test.tsv: no relevant .*corpus.* 'd1', .* 'D1'"),
+        ("qrels/test.tsv", "q1\tx1\t1\nq2\td1\t0\n", "test.tsv: no relevant .*corpus.* 'x1', .* 'd1'"),
+        ("qrels/test.tsv", "q1\td1\t0\nq2\td1\t-1\n", "test.tsv: no relevant .* none"),
     ],
 )
 def test_wrong_folder_is_refused_with_its_place(folder, file, content, message):
@@ -96,7 +100,7 @@ def test_writing_never_loses_files_of_another_kind(folder):
 
 
 def test_collection_without_relevant_documents_makes_no_pairs(folder):
-    (folder / "qrels" / "test.tsv").write_text("q1\td1\t0\nq2\tgone\t1\n")
+    write_collection(folder, {**DOCUMENTS, "d4": Document("", "")}, QUERIES, {**QRELS, "test": {"q1": {"d4": 1}}})
     with pytest.raises(InputError, match="small/test holds no pairs"):
         pairs_from_collection(load_collection(folder))
 

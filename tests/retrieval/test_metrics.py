@@ -114,11 +114,35 @@ def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
         ({"q": {"a": 1.0}}, {"q": {}}, (10,), "no judgment"),
         ({"q": {"a": 1.0}}, {"q": {"a": 1}}, (0,), "at least 1"),
         ({"q": {"a": math.nan}}, {"q": {"a": 1}}, (10,), "not a finite number"),
+        ({1: {"a": 1.0}}, {"1": {"a": 1}}, (10,), "no query of the run, such as 1, is judged; qrels have '1'"),
+        *(
+            ({"q": {"a": 1.0}}, {"p": {"a": 1}, "q": {"b": grade}}, (10,), f"query 'q': the grade of 'b' .* {words}")
+            for grade, words in [
+                (1_700_000_000_000, "1700000000000"),
+                (10**20, "1000000"),
+                (-(2**31), "-2147483648"),
+                (1001, "1001"),
+                (0.5, "0.5"),
+                (math.nan, "nan"),
+                (math.inf, "inf"),
+                ("high", "'high'"),
+                (None, "None"),
+            ]
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(run, qrels, cutoffs, facts):
     with pytest.raises(ValueError, match=facts):
         evaluate_run(run, qrels, cutoffs)
+
+
+def test_grades_are_whole_numbers_of_any_type():
+    """Negative ones are not relevant, and those at the bound are measured."""
+    run, exact = {"q": {"a": 2.0, "b": 1.0, "c": 0.5}}, {"q": {"a": -2, "b": 2, "c": 1000}}
+    other = {"q": {"a": np.float64(-2), "b": 2.0, "c": np.int64(1000)}}
+    found = evaluate_run(run, other)
+    assert found == evaluate_run(run, exact)
+    assert (found["P@1"]["q"], found["P@3"]["q"]) == (0.0, pytest.approx(2 / 3))
 
 
 def scores(values):

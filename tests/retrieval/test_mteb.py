@@ -64,15 +64,19 @@ def in_mteb(folder: Path, collection: Collection, cache: Path) -> dict[str, floa
 def collection(collection_folder) -> Collection:
     """The toy collection with titles, graded judgments, and every query as a document of its own id.
 
-    Only where such documents are left out can a relevant one be first.
+    Only where such documents are left out can a relevant one be first; but half of the ids are of other texts, which
+    are relevant.
     """
     toy = load_collection(collection_folder, "test")
     names = list(toy.documents)
     documents = {key: Document(each.text.split()[0], each.text) for key, each in toy.documents.items()}
     documents |= {query: Document("", text) for query, text in toy.queries.items()}
+    others = list(toy.queries)[::2]
+    documents |= {query: Document("", f"{toy.queries[query]} and more") for query in others}
     qrels = {
         query: judged | {names[row]: 2, names[row + 1]: 0} for row, (query, judged) in enumerate(toy.qrels.items())
     }
+    qrels |= {query: {**qrels[query], query: 1} for query in others}
     return replace(toy, documents=documents, qrels=qrels)
 
 

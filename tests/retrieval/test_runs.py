@@ -27,10 +27,10 @@ def test_file_has_the_six_columns_of_trec(tmp_path):
     assert (tmp_path / "r").read_text() == ("q1 Q0 a 1 2.0 ragcun\nq1 Q0 b 2 0.5 ragcun\nq1 Q0 c 3 0.5 ragcun\n")
 
 
-def test_identical_id_is_dropped_before_the_cut():
+def test_a_query_that_is_a_document_is_left_out_before_the_cut():
     scores, indices = np.array([[3.0, 2.0, 1.0]], np.float32), np.array([[1, 0, 2]])
-    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2) == {"b": {"a": 2.0, "c": 1.0}}
-    assert make_run(["x"], ["a", "b", "c"], scores, indices, 2) == {"x": {"b": 3.0, "a": 2.0}}
+    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2, {"b"}) == {"b": {"a": 2.0, "c": 1.0}}
+    assert make_run(["b"], ["a", "b", "c"], scores, indices, 2, {"a"}) == {"b": {"b": 3.0, "a": 2.0}}
 
 
 def test_wrong_results_are_refused():
