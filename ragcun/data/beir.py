@@ -53,26 +53,32 @@ class Collection:
         document = self.documents[query]
         return text_key(self.queries[query]) in map(text_key, (document.text, document.content))
 
+    @property
+    def shared_ids(self) -> list[str]:
+        """The other queries whose id is that of a document, which is ranked."""
+        return sorted((self.queries.keys() & self.documents.keys()) - self.own_ids)
+
     def notes(self) -> list[str]:
         """Return what is to know of its figures: judged documents that cannot be found, and ids in two roles."""
         judged = set().union(*self.qrels.values())
         lost = sum(self.qrels[query].get(query, 0) > 0 for query in self.own_ids)
-        ranked = len(self.queries.keys() & self.documents.keys()) - len(self.own_ids)
         without = sum(max(judgments.values(), default=0) < 1 for judgments in self.qrels.values())
         counts = {
             "judged documents are not in the corpus; they count as not found": len(judged - self.documents.keys()),
             "relevant documents are the query itself, by their id, and left out; they count as not found": lost,
-            "documents have a query's id but another text, and are ranked; --drop_own_ids leaves them out": ranked,
+            "documents have a query's id but another text, and are ranked; --drop_own_ids leaves them out": len(
+                self.shared_ids
+            ),
             "judged queries have no relevant document; they score 0": without,
         }
         return [f"{count} {what}" for what, count in counts.items() if count]
 
     def sha256(self) -> str:
-        """Return the SHA-256 of documents, queries and judgments in order, in hexadecimal."""
+        """Return the SHA-256 of documents, queries, judgments and `shared_ids`, if any, in hexadecimal."""
         digest = hashlib.sha256()
         for key, document in self.documents.items():
             digest.update(json.dumps([key, document.title, document.text]).encode())
-        digest.update(json.dumps([self.queries, self.qrels]).encode())
+        digest.update(json.dumps([self.queries, self.qrels, *filter(None, [self.shared_ids])]).encode())
         return digest.hexdigest()
 
 

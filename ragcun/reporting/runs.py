@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,7 +209,7 @@ def _collection(results: Results, name: str, data_dir: Path | None) -> tuple[Col
     except InputError as error:
         logger.warning("%s: texts are not shown: %s", name, error)
         return None, f"{error}; name the folder of collections with --data_dir"
-    if collection.sha256() != about.sha256:
+    if about.sha256 not in (collection.sha256(), replace(collection, drop_own_ids=True).sha256()):
         logger.warning("%s: texts are not shown: %s has changed since the evaluation", name, Path(place) / name)
         return None, f"the collection in {Path(place) / name} is not the one that was evaluated"
     return collection, None

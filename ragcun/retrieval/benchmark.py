@@ -141,7 +141,7 @@ class _Benchmark:
     def _require_unchanged(self, source: Source) -> None:
         before = asdict(self.collections.get(source.name, CollectionFacts(0, 0)))
         for fact, value in asdict(facts_of(_loaded(source))).items():
-            if fact != "part_of" and before[fact] != value:
+            if fact not in ("part_of", "notes") and before[fact] != value:
                 raise InputError(
                     f"{source.name} is not what {self.evaluator.output_file} has scores of: {fact} is "
                     f"{before[fact]!r} there and {value!r} now; restore that collection, or evaluate without --resume"

@@ -76,10 +76,7 @@ def collection_task(collection: Collection) -> AbsTask:
     from mteb.abstasks.task_metadata import TaskMetadata
 
     digest, split, documents = collection.sha256(), str(collection.split), collection.documents
-    others = collection.queries.keys() & documents.keys() - collection.own_ids
-    names = {key: f"query {key}" if key in others else key for key in collection.queries}
-    if others:
-        digest = hashlib.sha256(json.dumps([digest, sorted(others)]).encode()).hexdigest()
+    names = {key: key for key in collection.queries} | {key: f"query {key}" for key in collection.shared_ids}
 
     class CollectionTask(AbsTaskRetrieval):
         """The collection."""

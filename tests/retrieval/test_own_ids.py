@@ -61,6 +61,7 @@ def test_judged_documents_that_this_costs_and_those_that_are_ranked_are_counted(
     assert ranked.startswith("2 documents have a query's id but another text")
     assert [note[:2] for note in replace(collection, drop_own_ids=True).notes()] == ["4 "]
     assert replace(collection, queries={"q": "red"}, qrels={"q": {"1": 1}}).notes() == []
+    assert collection.sha256() != replace(collection, drop_own_ids=True).sha256()  # whose figures are others
 
 
 def test_the_rule_is_read_with_the_collection(tmp_path):
