@@ -103,13 +103,6 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         elif self.target_base is None:
             self.target_base = following(self.base)
 
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode; the target stays in evaluation mode."""
-        super().train(mode)
-        for target in filter(None, (self.target_head, self.target_base)):
-            target.eval()
-        return self
-
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start the head as its kind does, and the target as the head."""
         super().start_from(vectors)
@@ -122,8 +115,9 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
     def forward(self, batch: PairBatch) -> Views:
         """Project online, predict from the query, and let the target embed the positive."""
-        with torch.no_grad():
-            target = self.target_head((self.target_base or self.base)(batch.positive))
+        with torch.no_grad():  # the target is in evaluation mode also while the rest is trained
+            base = self.base if self.target_base is None else self.target_base.eval()
+            target = self.target_head.eval()(base(batch.positive))
         return replace(super().forward(batch), target=target)
 
     def after_step(self, decay: float) -> None:

@@ -104,10 +104,7 @@ class PairSource:
         self.pools: Pools | None = None
 
     def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
-        """Return the base's pooled vectors of all queries and all documents, or of a sample of `most` of each.
-
-        A sample of texts that have to be encoded has 1,000 of each at most.
-        """
+        """Return the base's pooled vectors of queries and documents: of all, or of `most` (1,000 if live) of each."""
         rows, random = self.rows, np.random.default_rng(seed)
         if most is not None:
             most = most if self.vectors is not None else min(most, self.sample_size // 2)

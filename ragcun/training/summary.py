@@ -188,10 +188,7 @@ def card(
     result: FitResult | None = None,
     trained: str = "",
 ) -> str:
-    """Return the card of a checkpoint as Markdown with a YAML header; `write_scores` replaces the scores.
-
-    These are at first what the choice of the epoch was based on, no test scores.
-    """
+    """Return a checkpoint's card in Markdown; `write_scores` puts test scores where the choice of the epoch stands."""
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     usage = "texts" if encoder.base.reads_texts else "vectors"
     if isinstance(encoder.base, JoinedBase):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ragcun.losses import covariance as moments
-from ragcun.losses.objective import TRANSFORMS, variance_regularisation
+from ragcun.losses.objective import TRANSFORMS, predictive_error, residual_penalty, variance_regularisation
 from ragcun.losses.sigreg import KNOTS, sigreg
 from tests.losses.helpers import normal
 
@@ -20,9 +20,11 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "hinge": moments.variance_hinge,
     "off_diagonal": moments.off_diagonal_covariance,
     "vicreg": moments.variance_covariance,
+    "residual": residual_penalty,
+    "predictive": lambda z: predictive_error(z, z.flip(1), stop_gradient=False),
     **{f"sigreg {knots}": functools.partial(sigreg, step=1, num_slices=4, knots=knots) for knots in KNOTS},
 }
-TAKE_ONE_ROW = ("none", "sqrt_dim", *(name for name in FUNCTIONS if name.startswith("sigreg")))
+TAKE_ONE_ROW = ["none", "sqrt_dim", "residual", "predictive", *(name for name in FUNCTIONS if "sigreg" in name)]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

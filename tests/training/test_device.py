@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragcun.batch import Views
 from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Base
@@ -23,7 +22,6 @@ from ragcun.training.batches import PairSource
 from ragcun.training.loop import fit
 from ragcun.training.processes import choose_precision, make_accelerator, to_device
 from ragcun.training.step import NOT_FINITE, OVERFLOW, Step, Stepper
-from tests.training.runs import assert_equal
 
 CPU = torch.device("cpu")
 ROWS = np.arange(8)
@@ -48,19 +46,6 @@ def test_copies_arrive_whole() -> None:
     sent = [to_device(numbers + i, torch.device("cuda")) for i in range(8)]
     for i, each in enumerate(sent):
         assert torch.equal(each.cpu(), numbers + i)
-
-
-def test_an_objective_is_that_of_float32_under_autocast() -> None:
-    """Every term, a predictor's among them, bit for bit; tests/losses has each kind of them, and gradients."""
-    torch.manual_seed(3)
-    query, positive, predicted, residual = (torch.randn(24, 8) for _ in range(4))
-    views = Views(query, positive, predicted=predicted, target=positive, residual=residual)
-    objective = Objective(lambda_isotropy=1.0, lambda_reg=1.0, lambda_predictive=1.0, lambda_residual=1.0)
-    expected = objective(views, 5).terms
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (query @ query.T).dtype == torch.bfloat16
-        found = objective(views, 5).terms
-    assert_equal(found, expected)
 
 
 def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tuple[RetrievalEncoder, PairSource]:

@@ -53,12 +53,9 @@ def test_it_trains_as_fit_trains_on_the_texts(collection_folder, tiny_bert, tmp_
 
 
 @pytest.mark.parametrize("settings", [{}, {"output_dim": 14}, {"output_dim": 20, "head_init": "identity"}])
-def test_the_loss_falls_and_queries_find_their_documents(problem, settings):
+def test_queries_find_their_documents(problem, settings):
     queries, documents, pairs = problem
-    head = fit_head(*problem, **QUICK | {"steps": 60, "log_interval": 1, "trained_share": 1.0} | settings)
-    losses = [row["total"] for row in head.history if row["kind"] == "step"]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert head.result.steps == len(losses) >= 60
+    head = fit_head(*problem, **QUICK | {"steps": 60, "trained_share": 1.0} | settings)
     found = head.encoder.similarity(head.embed_queries(queries), head.embed_documents(documents)).argmax(1)
     before = torch.cdist(torch.from_numpy(queries), torch.from_numpy(documents)).argmin(1)
     right = torch.arange(len(pairs))

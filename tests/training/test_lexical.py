@@ -74,15 +74,11 @@ def test_a_checkpoint_is_trained_further_on_its_own_channel(train: Train, collec
     assert joined(again).fingerprint() == joined(first).fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("changes", "fact"),
-    [({"lexical_language": "xx"}, "'xx'"), ({"train_data": "stop.jsonl"}, "none of 4 documents has a word")],
-)
 def test_what_cannot_be_fitted_is_one_sentence(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], fact: str
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_pairs("stop.jsonl", [(f"word{i}", "the and of " + "a " * i, None) for i in range(4)])
-    with pytest.raises(InputError, match=fact):
-        fit(TrainConfig(**settings | changes))
+    with pytest.raises(InputError, match="none of 4 documents has a word"):
+        fit(TrainConfig(**settings | {"train_data": "stop.jsonl"}))
     assert not (tmp_path / "checkpoints").exists()

@@ -128,30 +128,18 @@ def test_what_is_saved_is_the_average_and_training_does_not_notice(
 def test_the_target_follows_every_optimiser_step_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
 ) -> None:
-    """The target's final weights are the moving average over the online weights after each optimiser step."""
-    decays, online, initial = [], [], []
-    follow = MPNetLeJEPAIG.after_step
-
-    def flat(module: torch.nn.Module) -> torch.Tensor:
-        return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    """`tests/models` has what a target's step is."""
+    decays, follow = list[float](), MPNetLeJEPAIG.after_step
 
     def watched(encoder: MPNetLeJEPAIG, decay: float) -> None:
         decays.append(decay)
-        initial.append(flat(encoder.target_head))
-        online.append(flat(encoder.head))
         follow(encoder, decay)
 
     monkeypatch.setattr(MPNetLeJEPAIG, "after_step", watched)
     settings = {"ema_decay": 0.8, "ema_schedule": schedule, "gradient_accumulation_steps": accumulated}
-    result = train(system="jepa", lambda_predictive=1.0, lambda_contrastive=0.0, learning_rate=1e-2, **settings)
+    result = train(system="jepa", lambda_predictive=1.0, **settings)
     assert result.steps == 3 * math.ceil(4 / accumulated)
     assert decays == [ema_decay(step, result.steps, 0.8, schedule) for step in range(1, result.steps + 1)]
-    expected = initial[0]
-    for decay, weights in zip(decays, online, strict=True):
-        expected = decay * expected + (1 - decay) * weights
-    found = flat(RetrievalEncoder.from_pretrained(result.checkpoint).target_head)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(found, online[-1])
 
 
 STAYS = ("embeddings.", "layer.0.", "layer.1.", "pooler", "key.bias")
