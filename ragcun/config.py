@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from ragcun.options import check_bounds, check_one_of, flag, refuse
+from ragcun.options import check_one_of, flag, refuse, settle
 
 TermKind = Literal["words", "pieces"]
 Distance = Literal["euclidean", "cosine", "dot"]
@@ -121,7 +121,7 @@ class ObjectiveConfig:
     stopgrad: bool = flag(True, "no gradient through the predictor's target")
 
     def __post_init__(self) -> None:
-        check_bounds(type(self), vars(self))
+        settle(self)
         refuse({f"--temperature must be above 0, got {self.temperature}": not self.temperature > 0})
         for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
             refuse({f"--{name} must be finite, got {getattr(self, name)}": not math.isfinite(getattr(self, name))})
@@ -204,10 +204,10 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     """What the command line names, if only to repeat a default; `parse_config` sets it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.freeze_base = self.freeze_early_layers == 0 if self.freeze_base is None else self.freeze_base
         for pair in (("train_data", "documents"), ("dev_fraction", "dev_beir"), ("resume", "overwrite")):
             check_one_of(self, *pair, needed=False)
-        super().__post_init__()
         trained, (first, last) = not self.freeze_base, self.mined_ranks
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
         narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical

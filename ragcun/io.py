@@ -186,7 +186,16 @@ def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _json_bytes(value: Any, indent: int | None = None) -> bytes:
     # an unpaired surrogate (of a file's name, say) is written as JSON escapes it
-    return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="backslashreplace")
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain).encode(errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)  # of numpy, or a path
+
+
+def as_json(value: Any) -> Any:
+    """Return `value` as it is read once it is written: paths as text, numbers of numpy as Python's."""
+    return json.loads(_json_bytes(value))
 
 
 def read_json(path: str | Path) -> Any:

@@ -108,7 +108,8 @@ class Setting:
     off: Any
 
     def convert(self, value: Any) -> Any:
-        """Turn a flag's or YAML value into the field's type, or raise ``ValueError``."""
+        """Turn a flag's, YAML or Python value into the field's type, or raise ``ValueError``."""
+        value = value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
         if self.count is not None:
             values = value if isinstance(value, (list, tuple)) else str(value).split()
             if self.bare is not None and (not values or str(values[0]).lower() == "true"):
@@ -165,6 +166,13 @@ def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") 
         except ValueError as error:
             raise InputError(f"{where}{name} = {value!r:.60} is not possible: {error}") from error
     return converted
+
+
+def settle(config: Any) -> None:
+    """Convert a configuration's fields in place, and compare them with their bounds (`InputError`: one is wrong)."""
+    converted = convert_all(type(config), {name: getattr(config, name) for name in flags_of(type(config))})
+    check_bounds(type(config), converted)
+    vars(config).update(converted)
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = "") -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragcun.config import DISTANCES, Distance
+from ragcun.data.records import is_encodable
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +24,27 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+ROLES = ("query", "document")
 NO_TEXTS = "heads on vectors alone have no text model; give vectors (--vectors DIR, or load_head(folder).embed_queries)"
+
+
+def check_role(role: str) -> None:
+    """Raise ValueError unless a role is known."""
+    if role not in ROLES:
+        raise ValueError(f"role must be {' or '.join(ROLES)}, got {role!r:.60}")
+
+
+def as_texts(texts: Iterable[str], role: str) -> list[str]:
+    """Return texts as a list; TypeError names what is no text, ValueError an unknown role."""
+    check_role(role)
+    unordered = isinstance(texts, (str, bytes, Mapping, set, frozenset)) or getattr(texts, "ndim", 1) != 1
+    if unordered or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list, or another series, of str, got {type(texts).__name__}")
+    several = list(texts)
+    for number, text in enumerate(several):
+        if not (isinstance(text, str) and is_encodable(text)):
+            raise TypeError(f"texts must be str of Unicode, number {number} (from 0) is {text!r:.60}; leave it out")
+    return several
 
 
 class Base(nn.Module, abc.ABC):
@@ -155,4 +176,4 @@ class VectorSource(abc.ABC):
 
     def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``."""
-        return self[self.rows(texts, role)]
+        return self[self.rows(as_texts(texts, role), role)]

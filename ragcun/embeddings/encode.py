@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -50,8 +51,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def pack(lengths: Sequence[int] | Rows, budget: int, most: int) -> list[Rows]:
     """Group places by length, longest first: ``longest · rows ≤ budget`` (or one row) and ``rows ≤ most``."""
-    if budget < 1 or most < 1:
-        raise ValueError(f"a batch needs at least 1 token and 1 row, got {budget} and {most}")
     sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     groups, start = [], 0
@@ -74,6 +73,8 @@ def batches(
 
     With a padding mask, a batch has at most `budget` tokens, padding included.
     """
+    if not isinstance(most, Integral) or most < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {most!r:.60}")
     for block in blocks(texts):
         features = preprocess([texts[i] for i in block])
         if _is_rectangular(features, len(block)):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ragcun.batch import Features, Role
 from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.analysis import Analyser
-from ragcun.embeddings.base import Base, Vectors, VectorSource
+from ragcun.embeddings.base import ROLES, Base, Vectors, VectorSource, as_texts
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
@@ -37,7 +37,6 @@ WEIGHED = 10_000
 """Documents, evenly spaced, whose dense vectors choose the weight."""
 LEXICAL = "lexical"
 POOLED = ("mean", "cls")
-ROLES = ["query", "document"]
 ALL_TOKENS = 1e9  # more than a text has: all of them become one
 
 
@@ -65,7 +64,7 @@ class JoinedBase(Base):
         if not (weight > 0 and math.isfinite(weight)):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
         super().__init__()
-        self.dense, self.channel, self.weight, self.normalize = dense, channel, weight, normalize
+        self.dense, self.channel, self.weight, self.normalize = dense, channel, float(weight), normalize
         self.name, self.dimension = dense.name, dense.dimension + channel.dimension
 
     @property
@@ -92,6 +91,7 @@ class JoinedBase(Base):
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
     ) -> Vectors:
         """Encode texts into joined vectors ``(len(texts), dimension)``, without gradient."""
+        texts = as_texts(texts, role)
         return self.join(self.dense.encode(texts, role, batch_size, progress), self.lexical(texts, role))
 
     def first_modules(self) -> list[nn.Module]:
@@ -220,10 +220,10 @@ def joined_modules(dense: Base, channel: LexicalChannel, weight: float) -> list[
     ]
     if model[1].pooling_mode == "cls":
         others = [piece for piece in numbers if piece != model.tokenizer.cls_token]
-        modules.append(MultiVectorMask(others, skiplist_tasks=ROLES))
+        modules.append(MultiVectorMask(others, skiplist_tasks=list(ROLES)))
     return [
         *modules,
-        HierarchicalTokenPooling(ALL_TOKENS, num_protected_tokens=0, normalize_embeddings=True, tasks=ROLES),
+        HierarchicalTokenPooling(ALL_TOKENS, num_protected_tokens=0, normalize_embeddings=True, tasks=list(ROLES)),
         Pooling(dense.dimension, ("mean", "cls")),
     ]
 

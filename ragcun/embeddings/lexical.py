@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.analysis import LANGUAGES, Analyser, TermCounter
-from ragcun.embeddings.base import Vectors
+from ragcun.embeddings.base import Vectors, as_texts
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
 from ragcun.tensors import tensors_digest
@@ -83,7 +83,7 @@ class LexicalChannel:
         """
         if dim < 1 or not math.isfinite(power):
             raise ValueError(f"dim must be at least 1 and power finite, got {dim} and {power}")
-        analyser = analyser or Analyser.of(texts)
+        dim, power, analyser = int(dim), float(power), analyser or Analyser.of(texts)
         matrix, vocabulary = _count_terms(texts, analyser)
         frequency = np.bincount(matrix.indices, minlength=len(vocabulary))
         idf = np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
@@ -108,7 +108,7 @@ class LexicalChannel:
 
     def encode(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the vectors of texts ``(len(texts), dimension)``, of length 1 or 0; documents need not be known."""
-        counter = TermCounter(self.analyser, self.vocabulary)
+        texts, counter = as_texts(texts, role), TermCounter(self.analyser, self.vocabulary)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         for rows in _blocks(len(texts), "lexical vectors"):
             weights = counter.count(texts[rows])

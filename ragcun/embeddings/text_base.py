@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.embeddings.base import Base, Vectors
+from ragcun.embeddings.base import Base, Vectors, as_texts
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
 from ragcun.errors import InputError
@@ -52,8 +53,9 @@ class TextBase(Base):
         self.dimension = int(dimension)
 
     @classmethod
-    def load(cls, name: str, normalize: bool = True, device: str | None = None) -> TextBase:
+    def load(cls, name: str | Path, normalize: bool = True, device: str | None = None) -> TextBase:
         """Load a model by hub name, folder, ``minilm`` (packaged) or ``contriever``; InputError if that fails."""
+        name = os.fspath(name)
         path = resolve_model(name)
         model = load_sentence_transformer(path, name, device)
         if not Path(path).is_dir():
@@ -89,6 +91,7 @@ class TextBase(Base):
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
     ) -> Vectors:
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
+        texts = as_texts(texts, role)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         budget = token_budget(self.model.device)
         with evaluating(self.model):

@@ -20,7 +20,6 @@ from ragcun.config import ObjectiveConfig
 from ragcun.losses import CONTRASTIVE, ISOTROPY
 from ragcun.losses.covariance import COLLAPSED_VARIANCE, _require_two_rows, _scaled, in_full_precision, unit_rows
 from ragcun.losses.gather import gather_views, world_size
-from ragcun.options import choices_of, flags_of
 
 UNIT_TOLERANCE = 1e-3
 # Bounds the gradient of a column of little variance, as a head that pads with zeros has, to 100 times the usual.
@@ -140,10 +139,6 @@ class Objective:
         if config is not None and settings:
             raise ValueError(f"config and {', '.join(settings)} are given; put them into the config")
         self.config = config or ObjectiveConfig(**settings)
-        for name, field in flags_of(ObjectiveConfig).items():
-            value, known = getattr(self.config, name), choices_of(field)
-            if known and value is not None and value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.weights = self.config.weights
         if not self.weights:
             raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")

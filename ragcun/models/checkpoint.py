@@ -19,7 +19,7 @@ from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.io import file_digest, read_json, write_json
+from ragcun.io import as_json, file_digest, read_json, write_json
 from ragcun.tensors import contiguous
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def seal_folder(folder: Path, parts: Mapping[str, Tensor], description: Mapping[
     """Write the weights beside the base, and the description with the checksum of every file in the folder."""
     (folder / WEIGHTS).parent.mkdir(exist_ok=True)
     save_file(contiguous(parts), folder / WEIGHTS)
-    whole = {"format": FORMAT, "files_blake2b": file_digests(folder), **description}
+    whole = as_json({"format": FORMAT, "files_blake2b": file_digests(folder), **description})
     write_json(folder / CONFIG, {**whole, OWN_SUM: description_digest(whole)})
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ragcun.batch import Role, Views
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
-from ragcun.embeddings.base import Base, Vectors
+from ragcun.embeddings.base import Base, Vectors, as_texts, check_role
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
@@ -56,6 +56,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     def __init__(self, base: Base) -> None:
         super().__init__()
+        if not isinstance(base, Base):
+            raise TypeError(f"a base is a TextBase, or a model's name or folder, got {type(base).__name__}")
         self.base = base
 
     @abc.abstractmethod
@@ -151,9 +153,9 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
         `batch_size` is a maximum, smaller for long texts. The encoder moves to `device` unless that is None.
         """
+        several = as_texts([texts] if isinstance(texts, str) else texts, role)
         if device is not None:
             self.to(device)
-        several = [texts] if isinstance(texts, str) else list(texts)
         with progress_bar(several, role, disable=not show_progress_bar) as progress:
             vectors = self.base.encode(several, role, batch_size, progress)
         embeddings = self.embed(vectors, role)
@@ -163,13 +165,14 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @torch.no_grad()
     def embed(self, vectors: Vectors, role: Role) -> Vectors:
         """Map the base's pooled vectors (as cached) to embeddings in evaluation mode, block by block."""
+        check_role(role)
         to_embedding = self.embed_query if role == "query" else self.embed_document
-        device = next(self.parameters()).device
+        *_, weight = self.parameters()  # of a head: the base's come first, and may have another dtype
         out = np.empty((len(vectors), self.dimension), dtype=np.float32)
         with evaluating(self):
             for start in range(0, len(vectors), BLOCK):
-                block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + BLOCK])).to(device)
-                out[start : start + BLOCK] = to_embedding(self.base(block)).float().cpu().numpy()
+                block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + BLOCK])).to(weight.device)
+                out[start : start + BLOCK] = to_embedding(self.base(block).to(weight.dtype)).float().cpu().numpy()
         return out
 
     @staticmethod

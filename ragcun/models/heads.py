@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -45,6 +46,11 @@ class HeadShape:
     start: str = "preserving"
 
     def __post_init__(self) -> None:
+        for name in ("input_dim", "output_dim", "depth", "expansion", "dropout"):
+            value, whole = getattr(self, name), name not in ("expansion", "dropout")
+            if not isinstance(value, Real) or isinstance(value, bool) or (whole and value % 1):
+                raise ValueError(f"head {name} must be a {'whole ' if whole else ''}number, got {value!r:.60}")
+            object.__setattr__(self, name, int(float(value)) if whole else float(value))
         for setting, known in (("kind", HEADS), ("activation", ACTIVATIONS), ("start", STARTS)):
             if (value := getattr(self, setting)) not in known:
                 raise ValueError(f"head {setting} must be one of {', '.join(known)}, got {value!r}")

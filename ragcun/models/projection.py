@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class ProjectionEncoder(RetrievalEncoder):
 
     def __init__(
         self,
-        base: Base | str = "minilm",
+        base: Base | str | Path = "minilm",
         output_dim: int | None = None,
         head: str | HeadShape = HeadConfig.head,
         use_predictor: bool | None = None,
@@ -50,9 +51,13 @@ class ProjectionEncoder(RetrievalEncoder):
         query_embedding: str = HeadConfig.query_embedding,
         normalize_output: bool = False,
     ) -> None:
-        super().__init__(TextBase.load(base) if isinstance(base, str) else base)
+        super().__init__(TextBase.load(base) if isinstance(base, (str, Path)) else base)
         dim = self.base.dimension
         shape = HeadShape(head, dim, dim if output_dim is None else output_dim) if isinstance(head, str) else head
+        if not isinstance(shape, HeadShape):
+            raise TypeError(f"head must be the name of a kind or a HeadShape, got {head!r:.60}")
+        if not {use_predictor, normalize_output} <= {True, False, None}:
+            raise ValueError(f"must be True or False: {use_predictor=!r:.60}, {normalize_output=!r:.60}")
         if shape.input_dim != dim:
             raise ValueError(f"the head takes vectors of length {shape.input_dim}, the base gives {dim}")
         predicts = self.always_predicts if use_predictor is None else use_predictor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ class Calibration:
         """Map base vectors ``(n, dim)``, of any length, to embeddings ``(n, output_dim)`` of length 1."""
         return _unit_rows((_unit_rows(_as_matrix(vectors, "vectors")) - self.query_shift) @ self.weight.T)
 
-    def encoder(self, base: Base | str) -> AsymmetricProjectionModel:
+    def encoder(self, base: Base | str | Path) -> AsymmetricProjectionModel:
         """Return the same maps as an encoder on a base that normalises its vectors; embeddings have length 1."""
-        base = TextBase.load(base) if isinstance(base, str) else base
+        base = TextBase.load(base) if isinstance(base, (str, Path)) else base
         model = AsymmetricProjectionModel(base, output_dim=len(self.weight), head="linear", normalize_output=True)
         model.start_as(self.weight, self.query_shift)
         return model.to(base.text_model.device).eval()

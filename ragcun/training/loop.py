@@ -21,6 +21,7 @@ from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.options import settle
 from ragcun.training.batches import PairSource, mine_pools, plan_steps
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
@@ -66,7 +67,9 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
 
 def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tuple[RetrievalEncoder, FitResult]:
     """Train an encoder on `data`; return it and the result."""
-    config, processes = copy.copy(config), Processes(make_accelerator(config.device, config.mixed_precision))
+    config = copy.copy(config)
+    settle(config)
+    processes = Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
     kept = run.kept_channel() if config.resume else None
     encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)

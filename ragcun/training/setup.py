@@ -163,8 +163,6 @@ def build_base(
 
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
     """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base."""
-    if config.system not in SYSTEMS:
-        raise InputError(f"--system must be one of {', '.join(SYSTEMS)}, got {config.system!r}")
     encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config, base)
     if any(size >= encoder.dimension for size in config.nested_dims):
         raise InputError(f"--nested_dims must be below {encoder.dimension}, the length of the embeddings; leave it out")

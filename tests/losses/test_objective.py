@@ -113,10 +113,10 @@ def test_a_term_without_its_view_is_refused(views, term, missing):
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"nested_dims": (4, 0)}, "at least 1, got 0"),
         ({"margin": -1.0}, "margin must be at least 0, got -1.0"),
-        ({"contrastive": "triplet"}, "contrastive must be one of infonce, .*got 'triplet'"),
-        ({"isotropy": "covarience"}, "isotropy must be one of .*covariance, .*got 'covarience'"),
-        ({"isotropy_form": "seeds"}, "isotropy_form must be one of scale_free, absolute, got 'seeds'"),
-        ({"distance": "manhattan"}, "distance must be one of euclidean, cosine, dot, got 'manhattan'"),
+        ({"contrastive": "triplet"}, "contrastive = 'triplet' .*must be one of infonce, "),
+        ({"isotropy": "covarience"}, "isotropy = 'covarience' .*must be one of .*covariance, "),
+        ({"isotropy_form": "seeds"}, "isotropy_form = 'seeds' .*must be one of scale_free, absolute"),
+        ({"distance": "manhattan"}, "distance = 'manhattan' .*must be one of euclidean, cosine, dot"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

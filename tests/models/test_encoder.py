@@ -1,6 +1,9 @@
 """What every encoder shares: encoding, distances, parameter groups."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -8,13 +11,16 @@ from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
 from ragcun.batch import PairBatch
-from ragcun.embeddings.cache import EmbeddingCache
+from ragcun.embeddings.cache import EmbeddingCache, vector_source
+from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models import cached_encoder
 from ragcun.models import encoder as encoder_module
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
-from ragcun.models.encoder import BLOCK
-from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.models.encoder import BLOCK, SYSTEMS, RetrievalEncoder
+from ragcun.models.heads import HEADS, HeadShape
+from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
 from tests.models.helpers import moved
 
@@ -43,6 +49,74 @@ def test_text_and_list_array_and_tensor(encoder, texts):
     np.testing.assert_array_equal(tensor.numpy(), many)
     np.testing.assert_allclose(encoder.encode(texts[:7], batch_size=2, device="cpu"), many, atol=1e-6)
     assert encoder.encode_query([]).shape == encoder.encode_query([], convert_to_tensor=True).shape == (0, 10)
+
+
+SERIES = (tuple, np.array, pd.Series, pd.Index, iter, lambda texts: dict.fromkeys(texts).keys())
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_any_series_of_texts_is_encoded_an_empty_text_too(encoder, texts, series):
+    several = [*texts[:3], ""]
+    np.testing.assert_array_equal(encoder.encode_query(series(several)), encoder.encode_query(several))
+    assert encoder.encode_query(np.str_("")).shape == (10,)
+
+
+NO_TEXTS = [
+    None,
+    5,
+    float("nan"),
+    b"word1",
+    {"q1": "word1"},
+    {"word1"},
+    Path("word1"),
+    pd.DataFrame({"text": ["word1"]}),
+]
+NO_TEXTS += [[None], ["word1", float("nan")], pd.Series(["word1", None]), [5], [["word1"]], [b"word1"], ["\ud800"]]
+
+
+@pytest.mark.parametrize("wrong", NO_TEXTS, ids=lambda wrong: f"{wrong!r:.20}")
+def test_what_is_no_text_is_refused_by_every_encoder_and_base(base, encoder, tmp_path, wrong):
+    joined = JoinedBase(base, LexicalChannel.fit(["word1 word2", "word3"], 2), 0.3)
+    bases = base, joined, joined.channel, EmbeddingCache(base, tmp_path), vector_source(joined, tmp_path)
+    for encode in (encoder.encode, *(each.encode for each in bases), IsotropicGaussianEncoder(joined).encode):
+        with pytest.raises(TypeError, match=r"texts must be .*(got|number \d)"):
+            encode(wrong, role="query")
+        for role in ("queries", "Query", "passage", None):
+            with pytest.raises(ValueError, match=f"role must be query or document, got {role!r}"):
+                encode(["word1"], role=role)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None, "8"])
+def test_a_batch_size_that_is_no_count_is_named(encoder, size):
+    for texts in (["word1"], []):
+        with pytest.raises(ValueError, match=f"batch_size must be .*, got {size!r}"):
+            encoder.encode_query(texts, batch_size=size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("head", HEADS)
+def test_an_encoder_of_another_dtype_gives_float32_and_is_saved(base, texts, tmp_path, head, dtype):
+    encoder = moved(AsymmetricProjectionModel(base, head=head))
+    exact = encoder.encode_query(texts[:9])
+    near = encoder.to(dtype).encode_query(texts[:9])
+    assert near.dtype == np.float32
+    # a chain of some ten roundings of numbers below 1, each by half a unit in the last place
+    np.testing.assert_allclose(near, exact, atol=max(10 * torch.finfo(dtype).eps, 1e-6))
+    encoder.save_pretrained(tmp_path / "model")
+    loaded = RetrievalEncoder.from_pretrained(tmp_path / "model", "cpu").encode_query(texts[:9])
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode_query(texts[:9])
+    for each in (loaded, plain):
+        np.testing.assert_allclose(each, exact, atol=max(10 * torch.finfo(dtype).eps, 1e-6))
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values())
+def test_paths_and_numbers_of_numpy_can_be_saved(tiny_bert, tmp_path, system):
+    shape = HeadShape("mlp", np.int64(16), np.int16(8), np.int64(3), np.float32(1.5), dropout=np.float32(0.5))
+    encoder = system(Path(tiny_bert), head=shape, normalize_output=np.bool_(False))
+    encoder.save_pretrained(tmp_path / "model")
+    loaded = RetrievalEncoder.from_pretrained(tmp_path / "model", "cpu")
+    assert loaded.to_config() == encoder.to_config()
+    np.testing.assert_array_equal(loaded.encode("word1"), encoder.cpu().encode("word1"))
 
 
 @pytest.mark.parametrize("mode", [True, False])

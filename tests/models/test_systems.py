@@ -83,6 +83,10 @@ def test_the_prediction_can_be_the_query_embedding(tiny_bert, system):
         ("asymmetric", {"use_predictor": True, "normalize_output": True}, "does not go with a predictor"),
         ("respred", {"predictor": "residual"}, "not 'residual'"),
         ("jepa", {"head": HeadShape("linear", 5, 5)}, "length 5, the base gives 16"),
+        ("asymmetric", {"output_dim": 2.5}, r"head output_dim must be a whole number, got 2\.5"),
+        ("asymmetric", {"output_dim": float("nan")}, "must be a whole number, got nan"),
+        ("jepa", {"output_dim": "8"}, "must be a whole number, got '8'"),
+        ("asymmetric", {"use_predictor": "no"}, "use_predictor='no'"),
     ],
 )
 def test_impossible_settings(tiny_bert, system, settings, message):

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -103,6 +104,11 @@ AT_LEAST = {
         ),
         ({"train_data": None}, "--train_data is missing"),
         ({"train_data": ""}, "--train_data is missing"),
+        ({"train_data": {"query": "positive"}}, "--train_data = .* must be one text"),
+        ({"epochs": np.float32(2.5)}, r"--epochs = .*2\.5.* must be a whole number"),
+        ({"batch_size": None}, "--batch_size = None .* a value is needed"),
+        ({"learning_rate": "fast"}, "--learning_rate = 'fast' .* must be a number"),
+        ({"system": "nothing"}, "--system = 'nothing' .* must be one of "),
         ({"freeze_base": False, "base_dtype": "auto"}, "--base_dtype is for a frozen base"),
         ({"freeze_early_layers": 1, "base_dtype": "bfloat16"}, "--base_dtype is for a frozen base"),
         ({"max_grad_norm": float("nan")}, "at least 0, got nan"),
