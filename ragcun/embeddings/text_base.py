@@ -49,10 +49,8 @@ class TextBase(Base):
         if found:
             del model[-1]
         if model.similarity_fn_name not in DISTANCES:
-            known = f"one of {', '.join(DISTANCES)} as similarity_fn_name in config_sentence_transformers.json"
-            raise InputError(
-                f"base model {name!r} compares by {model.similarity_fn_name}, which is not done; set {known}"
-            )
+            known = f"set similarity_fn_name in config_sentence_transformers.json to one of {', '.join(DISTANCES)}"
+            raise InputError(f"base model {name!r} compares by {model.similarity_fn_name}, unknown here; {known}")
         self.model, self.name, self.normalize = model.float(), name, normalize
         self.trained = False
         self.dtype: Dtype = "float32"
@@ -115,14 +113,12 @@ class TextBase(Base):
         """Tokenise texts; InputError if nearly all words of `SEVERAL` texts or more are unknown."""
         features, tokenizer = super().features(texts, role), self.model.tokenizer
         unknown = getattr(tokenizer, "unk_token_id", None)
-        if len(texts) >= SEVERAL and unknown is not None and "attention_mask" in features:
+        if len(texts) >= SEVERAL and unknown not in (None, tokenizer.eos_token_id) and "attention_mask" in features:
             words = int(features["attention_mask"].sum()) - len(texts) * tokenizer.num_special_tokens_to_add()
             missed = int(((features["input_ids"] == unknown) & (features["attention_mask"] > 0)).sum())
-            if missed > MOST * max(words, 1):
-                known = f"{missed} of {words} words or pieces of {len(texts)} {role} texts"
-                raise InputError(
-                    f"{self.name}: its tokenizer knows none of {known}; check its files, or choose another"
-                )
+            if missed > MOST * words:
+                known = f"{missed} of the {words} tokens of {len(texts)} {role} texts are unknown to its tokenizer"
+                raise InputError(f"{self.name}: {known}; check the tokenizer's files, or choose another base")
         return features
 
     @torch.no_grad()
