@@ -112,8 +112,8 @@ class TextBase(Base):
     def features(self, texts: list[str], role: Role) -> Features:
         """Tokenise texts; InputError if nearly all words of `SEVERAL` texts or more are unknown."""
         features, tokenizer = super().features(texts, role), self.model.tokenizer
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        if len(texts) >= SEVERAL and unknown not in (None, tokenizer.eos_token_id) and "attention_mask" in features:
+        unknown, end = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("unk", "eos"))
+        if len(texts) >= SEVERAL and unknown not in (None, end) and "attention_mask" in features:
             words = int(features["attention_mask"].sum()) - len(texts) * tokenizer.num_special_tokens_to_add()
             missed = int(((features["input_ids"] == unknown) & (features["attention_mask"] > 0)).sum())
             if missed > MOST * words:
