@@ -215,9 +215,8 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
 
 def _texts(path: Path, unit: str, names: Sequence[str]) -> Iterator[tuple[str, Document]]:
     lines: dict[str, int] = {}
-    records = read_records(path, lambda _: None)
-    bar = tqdm(records, desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
-    for line, (key, document) in parsed_records(path, bar, lambda record: _identified(record, names)):
+    records = tqdm(read_records(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
+    for line, (key, document) in parsed_records(path, records, lambda record: _identified(record, names)):
         if key in lines:
             raise InputError(f"{path}, line {line}: _id {key!r} is that of line {lines[key]}; keep one of them")
         lines[key] = line
@@ -269,7 +268,7 @@ def read_qrels(path: str | Path) -> Qrels:
             if not query.strip() or not document.strip():
                 raise RecordError("an id is empty")
             qrels.setdefault(query, {})[document] = grade(score)
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise InputError(f"{path}, line {line}: {error}; correct or delete that line") from error
     if not qrels:
         raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
@@ -278,15 +277,12 @@ def read_qrels(path: str | Path) -> Qrels:
 
 def _columns(line: str) -> list[str]:
     tabs = next(csv.reader([line], delimiter="\t")) if '"' in line else line.split("\t")
-    if len(tabs) > 1:
-        return tabs
-    blanks = line.split()
-    return blanks if len(blanks) > 1 else next(csv.reader([line]))
+    return tabs if len(tabs) > 1 else line.split() if len(line.split()) > 1 else line.split(",")
 
 
 def _places(fields: list[str]) -> tuple[list[int], bool]:
     """Return where query, document and score are, by the first line, and whether that is a header."""
-    if any(field.strip().lstrip("+-")[:1].isdigit() for field in fields[-1:]):
+    if fields[-1].strip().lstrip("+-")[:1].isdigit():
         if len(fields) == 4 and (fields[1].isdigit() or fields[1] == "Q0"):
             return [0, 2, 3], False
         if len(fields) == 3:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, product, repeat
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -160,23 +160,14 @@ def require_json_name(path: str | Path) -> None:
         raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
 
 
-class _Fields(NamedTuple):
-    """The names that a record gives to its fields, and those that are not read."""
-
-    query: str
-    positive: str
-    negatives: list[str]
-    label: str | None
-    others: set[str]
-
-
 @functools.lru_cache(maxsize=1000)
-def _fields(*names: str) -> _Fields:
+def _fields(*names: str) -> tuple[str, str, list[str], str | None, set[str]]:
+    """Return the names of query, positive, negatives and label in a record, and those of fields that are not read."""
     masked = not set(QUERY) & set(names) and {"x", "y"} & set(names)
     query, positive = (named(names, each) for each in ((("y",), ("x",)) if masked else (QUERY, POSITIVE)))
     negatives = list(filter(NEGATIVE.fullmatch, names))
     label = next((name for name in LABEL if name in names), None)
-    return _Fields(query, positive, negatives, label, {*names} - {query, positive, *negatives, label})
+    return query, positive, negatives, label, {*names} - {query, positive, *negatives, label}
 
 
 def _record(value: Any) -> Record:
@@ -184,21 +175,20 @@ def _record(value: Any) -> Record:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
         raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
-    fields = _fields(*value)
-    query, positives = text_field(value, fields.query), _texts(value, fields.positive)
-    for name, text in ((fields.query, query.strip()), (fields.positive, positives)):
-        if not text:
-            raise RecordError(f'field "{name}" is empty')
-    negatives = [text for name in fields.negatives for text in _texts(value, name)]
+    query_name, positive_name, negative_names, label_name, others = _fields(*value)
+    query, positives = text_field(value, query_name), _texts(value, positive_name)
+    if not query.strip() or not positives:
+        raise RecordError(f'field "{positive_name if query.strip() else query_name}" is empty')
+    negatives = [text for name in negative_names for text in _texts(value, name)]
     if negatives and {text.strip() for text in negatives} & {text.strip() for text in positives}:
         raise RecordError("positive and negative are the same text")
     label = None
-    if fields.label is not None:
-        label = LABELS.get(str(value[fields.label]).strip().lower())
+    if label_name is not None:
+        label = LABELS.get(str(value[label_name]).strip().lower())
         if label is None or (negatives and not label):
-            expected = f'field "{fields.label}" must be 1 (an answer) or 0 (none, and no negatives beside it)'
-            raise RecordError(f"{expected}, got {value[fields.label]!r:.40}; other scores cannot be trained on")
-    return query, positives, negatives, label, fields.others
+            expected = f'field "{label_name}" must be 1 (an answer) or 0 (none, and no negatives beside it)'
+            raise RecordError(f"{expected}, got {value[label_name]!r:.40}; other scores cannot be trained on")
+    return query, positives, negatives, label, others
 
 
 def _texts(record: Mapping[str, Any], name: str) -> list[str]:

@@ -98,13 +98,18 @@ def document_of(value: Any, names: Sequence[str] = TEXT) -> Document:
 
 def named(there: Collection[str], names: Sequence[str]) -> str:
     """Return the first of the names of a field that is there (RecordError: none; it lists the fields that are)."""
-    for name in names:
-        if name in there:
-            return name
+    found = next((name for name in names if name in there), None)
+    if found is None:
+        raise RecordError(_missing(tuple(names), *there))
+    return found
+
+
+@functools.lru_cache(maxsize=100)
+def _missing(names: tuple[str, ...], *there: str) -> str:
     near = "".join(did_you_mean(name, names) for name in there)
     others = f" (also read: {', '.join(names[1:])})" if len(names) > 1 else ""
     fields = ", ".join(f"{name!r:.40}" for name in there) or "none"
-    raise RecordError(f'field "{names[0]}" is missing{others}; there is {fields}; {near}'.rstrip("; "))
+    return f'field "{names[0]}" is missing{others}; there is {fields}; {near}'.rstrip("; ")
 
 
 def records_file(path: str | Path) -> Path:
@@ -123,7 +128,7 @@ def extension(path: Path) -> str:
 
 
 def read_records(
-    path: str | Path, check: Callable[[Collection[str]], object], formats: Sequence[str] = FORMATS
+    path: str | Path, check: Callable[[Collection[str]], object] = set, formats: Sequence[str] = FORMATS
 ) -> Iterator[tuple[int, Any]]:
     """Yield ``(line, value)`` of every record of a file of JSON, a table with a header or parquet (row for line).
 
@@ -165,7 +170,7 @@ def parsed_records(
 
 def text_field(record: Mapping[str, Any], field: str) -> str:
     """Return a field that must be text (RecordError: it is missing, of another type, or no Unicode)."""
-    text = record[named(record, (field,))]
+    text = record[field] if field in record else record[named(record, (field,))]
     if not isinstance(text, str):
         raise RecordError(f'field "{field}" must be text, got {"null" if text is None else type(text).__name__}')
     if not is_encodable(text):
@@ -207,14 +212,13 @@ def _json_array(text: str) -> Iterator[tuple[int, Any]]:
 def _table(text: str, check: Callable[[Collection[str]], object]) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(_LONGEST_CSV_FIELD)
     first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
     bare = first.count("\t") == 1 and _begins_with_id(first)
+    delimiter = "\t" if bare else max(",;\t", key=first.count)
     quoting: Any = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
     reader = csv.reader(io.StringIO(text), strict=True, delimiter=delimiter, quoting=quoting)
     names = ["_id", "text"] if bare else []
     line = following = 1
     try:
-        check(names) if bare else None
         for fields in reader:
             line, following = following, reader.line_num + 1
             if fields and not names:
@@ -225,8 +229,8 @@ def _table(text: str, check: Callable[[Collection[str]], object]) -> Iterator[tu
                 yield line, RecordError("expected an id, a tab and a text, as in line 1")
             elif fields:
                 yield line, dict(zip(names, fields, strict=False))
-        if not names:
-            _column_names([], check)
+        if bare or not names:
+            check(names)
     except RecordError as error:
         yield line, error
     except csv.Error as error:

@@ -209,7 +209,7 @@ def test_documents_are_read_from_a_folder_of_texts_and_from_a_table_of_ids(tmp_p
         (tmp_path / "notes" / name).write_text(text)
     assert read_documents(tmp_path / "notes") == [Document("", "# Two\n\nlines"), Document("", "three")]
     assert "1 other files are not read" in caplog.text
-    (tmp_path / "q.tsv").write_text('1000\t"what" is it\n1001\tand, why\n')
-    assert read_queries(tmp_path / "q.tsv") == ['"what" is it', "and, why"]
+    (tmp_path / "q.tsv").write_text('1000\t"what", then, is it\n1001\tand, why\n')
+    assert read_queries(tmp_path / "q.tsv") == ['"what", then, is it', "and, why"]
     pd.DataFrame({"title": ["A", None], "text": ["b", "c"], "id": [1, 2]}).to_parquet(tmp_path / "d.parquet")
     assert read_documents(tmp_path / "d.parquet") == [Document("A", "b"), Document("", "c")]
