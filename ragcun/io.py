@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import errno
@@ -32,7 +33,7 @@ REMEDIES = {
 LEFT_AFTER = 60.0
 """Seconds after which a temporary that no process holds counts as left by a killed process."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-GZIP = b"\x1f\x8b"
+GZIP, UTF16_MARKS = b"\x1f\x8b", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextlib.contextmanager
@@ -233,7 +234,9 @@ def open_text(path: str | Path) -> Iterator[io.TextIOWrapper]:
     with path.open("rb") as packed:
         unpacked = gzip.GzipFile(fileobj=packed) if packed.peek(2)[:2] == GZIP else packed
         try:
-            with io.TextIOWrapper(unpacked, json.detect_encoding(unpacked.peek(4)[:4])) as file:
+            start = unpacked.peek(4)[:4]
+            wide = start[:2] in UTF16_MARKS or (start[::2], start[1::2]).count(b"\0\0") == 1
+            with io.TextIOWrapper(unpacked, json.detect_encoding(start) if wide else "utf-8-sig") as file:
                 yield file
         except UnicodeDecodeError as error:
             where = f"(byte {error.start}: {error.reason})"

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 Qrels = dict[str, dict[str, int]]
 MOST_GRADE = 1000  # trec_eval takes memory in proportion to a grade
-RUN_ID = re.compile(r"(?!\0)\S([^\t\r\n]*\S)?")
+RUN_ID = re.compile(r"\S([^\t\r\n]*\S)?")
 """The ids that a run file can hold."""
 QRELS_COLUMNS = (
     ("query-id", "qid", "query", "topic", "topic-id"),
