@@ -5,7 +5,7 @@ import logging
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 
-from ragcun.data.beir import Document, hold_out_queries, load_collection, write_collection
+from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
 from ragcun.errors import InputError
 
 DOCUMENTS = {"d1": Document("One", "first text"), "d2": Document("", "second"), 'd"3': Document("Drei", "")}
