@@ -79,7 +79,7 @@ FORMS = {
     "ids with blanks": Form("a q {q}\tmy file {d}\t{s}", document=named("_id", "my file "), query=named("_id", "a q ")),
     "UTF-16": Form(encode=lambda text: text.encode("utf-16")),
     "Windows": Form(encode=lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()),
-    "gzip": Form(encode=lambda text: gzip.compress(text.encode())),
+    "gzip": Form(encode=lambda text: gzip.compress(text.encode(), mtime=0)),
 }  # fmt: skip
 
 
@@ -189,10 +189,10 @@ TABLE = 'query{0}positive{0}negative\nq{0}"a, b; c"{0}n\nr{0}d{0}\n'
         ("p.csv", TABLE.format(";").encode("utf-8-sig")),
         ("p.csv", TABLE.format("\t").encode("utf-16")),
         ("p.tsv", TABLE.format("\t").replace("query", "Anchor").replace("negative", "Neg").encode("utf-16-le")),
-        ("p.tsv.gz", gzip.compress(TABLE.format("\t").encode())),
+        ("p.tsv.gz", gzip.compress(TABLE.format("\t").encode(), mtime=0)),
         (
             "p.jsonl.gz",
-            gzip.compress(b'{"query": "q", "answer": "a, b; c", "neg": "n"}\n{"question": "r", "pos": "d"}\n'),
+            gzip.compress(b'{"query": "q", "answer": "a, b; c", "neg": "n"}\n{"question": "r", "pos": "d"}\n', mtime=0),
         ),
     ],
 )
