@@ -106,6 +106,13 @@ def test_collection_without_relevant_documents_makes_no_pairs(folder):
         pairs_from_collection(load_collection(folder))
 
 
+@pytest.mark.parametrize("judged", ["q1\td1\t0\nq2\tgone\t1\n", "q1\tgone\t1\n", "q1\td1\t0\n"])
+def test_a_collection_without_relevant_documents_is_refused(folder, judged):
+    (folder / "qrels" / "test.tsv").write_text(judged)
+    with pytest.raises(InputError, match=r"test.tsv: no relevant document is in .*corpus.jsonl: .*(gone'.*d1'|none)"):
+        load_collection(folder)
+
+
 @pytest.fixture
 def forty(tmp_path):
     queries = {f"q{i}": f"Text {i // 2}" if i % 2 else f" text {i // 2}" for i in range(40)}
