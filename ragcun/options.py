@@ -118,7 +118,7 @@ class Setting:
                 raise ValueError(f"{self.count} values are needed")
             return tuple(map(self._convert_one, values))
         word = str(value).lower()
-        if self.optional and word in ("none", "null"):
+        if self.optional and (value is None or (word in ("none", "null") and word not in choices_of(self.field))):
             return None
         if value is None:
             raise ValueError("a value is needed")

@@ -119,19 +119,12 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     require_inside(folder, digests)
     for name, digest in digests.items():
         if not (folder / name).is_file():
-            raise InputError(f"checkpoint {folder} lacks {name}; {_remedy(folder, name)}")
+            raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
         if file_digest(folder / name) != digest:
-            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; {_remedy(folder, name)}")
+            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; copy the checkpoint again")
     read = {"", *(name.rpartition("/")[0].partition("/")[0] for name in digests)}
     for name in _files(folder):
         path = PurePosixPath(name)
         known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
         if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
-            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or {_remedy(folder, name)}")
-
-
-def _remedy(folder: Path, name: str) -> str:
-    if name.startswith(("ragcun/", f"{LEXICAL}/")):
-        return "copy the checkpoint again"
-    plain = f"if sentence-transformers saved over it, delete {folder / 'ragcun'} and evaluate {folder} as a plain model"
-    return f"{plain} (--model); if not, copy the checkpoint again"
+            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or copy it again")

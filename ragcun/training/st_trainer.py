@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
 STATE_NAME = "loss_state.safetensors"
-HALF = {torch.bfloat16, torch.float16}
 
 
 class ObjectiveLoss(nn.Module):
@@ -87,9 +86,6 @@ class ObjectiveLoss(nn.Module):
         dim, shape = self.model.get_embedding_dimension(), None if predictor is None else predictor.config
         if shape is not None and (shape.input_dim, shape.output_dim) != (dim, dim):
             raise ValueError(f"the predictor must map {dim} to {dim}, got {shape.input_dim} to {shape.output_dim}")
-        if narrow := {weight.dtype for weight in self.model.parameters() if weight.requires_grad} & HALF:
-            how = "load it with model_kwargs={'dtype': 'float32'}, and train with bf16=True where that is to be fast"
-            raise ValueError(f"the trained weights are {narrow.pop()}, in which small steps are lost; {how}")
         if self.ema_decay is None:
             return
         if not 0 <= self.ema_decay <= 1:
@@ -97,6 +93,8 @@ class ObjectiveLoss(nn.Module):
         ema_decay(0, 1, self.ema_decay, self.ema_schedule)
         if predictor is None:
             raise ValueError("ema_decay needs a predictor: without one, nothing is compared with the target")
+        if any(p.requires_grad and p.dtype != torch.float32 for p in self.model.parameters()):
+            raise ValueError("an EMA target needs trained weights in float32; load the model so, and train with bf16")
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Return λ·term of each active term by its name; their sum is the objective's total.
@@ -115,7 +113,8 @@ class ObjectiveLoss(nn.Module):
         """Embed the two or three tokenised columns, predict from the query, and let the target embed the positive."""
         if not 2 <= len(columns) <= 3:
             raise ValueError(f"the objective takes 2 or 3 columns (query, positive, negative), got {len(columns)}")
-        shown = [_embed(self.model, column) for column in columns]
+        # A model writes into the dictionary that it is given.
+        shown = [self.model(dict(column))["sentence_embedding"] for column in columns]
         if self.predictor is None:
             return Views(*shown)
         query, target = shown[:2]
@@ -123,7 +122,7 @@ class ObjectiveLoss(nn.Module):
         with torch.autocast(query.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             if self.target is not None:
                 with torch.no_grad():
-                    target = _embed(self.target.eval(), columns[1])
+                    target = self.target.eval()(dict(columns[1]))["sentence_embedding"]
             return replace(Views(*shown), **self.predictor.predict(query), target=target)
 
     @property
@@ -257,12 +256,6 @@ class ObjectiveCallback(TrainerCallback):
         weights = self.loss.online.named_parameters()
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
-
-
-def _embed(model: nn.Module, column: Features) -> Tensor:
-    # a model writes into the dictionary that it is given; a frozen one may be of half precision
-    vectors: Tensor = model(dict(column))["sentence_embedding"]
-    return vectors.float() if vectors.dtype in HALF else vectors
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
