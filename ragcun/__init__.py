@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ragcun.retrieval.hybrid import fuse as fuse
     from ragcun.retrieval.memory import move_documents as move_documents
     from ragcun.retrieval.search import top_k as top_k
-    from ragcun.training.loop import FittedHead as FittedHead, fit as fit, fit_head as fit_head, load_head as load_head
+    from ragcun.training.fit_head import FittedHead as FittedHead, fit_head as fit_head, load_head as load_head
+    from ragcun.training.loop import fit as fit
     from ragcun.training.summary import FitResult as FitResult
     from ragcun.training.st_trainer import ObjectiveLoss as ObjectiveLoss
 
