@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Template
 
 from ragcun.errors import InputError
-from ragcun.io import write_text
+from ragcun.io import read_text, write_text
 from ragcun.reporting.comparison import LEVELS, Comparison, NamedResults, compare, read_named, results_in
 from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table, shared_metrics
 from ragcun.results import METRIC
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 BETTER, WORSE = "↑", "↓"
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
+NOTES = Template(
+    read_text(Path(__file__).with_name("templates") / "notes.md.j2"),
+    finalize=lambda value: " ".join(str(value).split()),  # a blank line ends a note
+)
 FURTHER = ("MRR@10", "Recall@100", "MAP@100")
 RESULTS = "results"
 CSV_COLUMNS = ["system", "kind", "metric", "dataset", "queries", "value", "sd", "seeds", "p", "marks"]
@@ -88,7 +93,7 @@ def markdown_comparison(comparison: Comparison) -> str:
     """Lay out a comparison as a Markdown table, the best value of a column in bold, and its notes."""
     table, counts = _texts(comparison, BOLD), comparison.queries
     header = [f"{name} ({counts[name]:,} queries)" if name in counts else name for name in table]
-    notes = "".join(f"- {' '.join(note.split())}\n" for note in notes_of(comparison))
+    notes = "".join(f"- {note}\n" for note in notes_of(comparison))
     return f"{markdown_table(['system', *header], table.reset_index().to_numpy().tolist())}\n{notes}"
 
 
@@ -154,50 +159,23 @@ def escape(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def notes_of(comparison: Comparison) -> Iterator[str]:
+def notes_of(comparison: Comparison) -> list[str]:
     """Say in sentences what the table shows, over which queries, and what its marks mean."""
-    counted = ", ".join(f"{name} {count:,}" for name, count in comparison.queries.items())
-    yield f"{comparison.metric}, best of a column in bold. Queries: {counted}."
-    every, shared = len(comparison.queries), comparison.averaged
-    if len(shared) > 1:
-        which = f"{', '.join(shared)} ({len(shared)} of {every})"
-        yield f"Average over the datasets that all rows have, each of equal weight: {which}."
-    elif every > 1:
-        yield f"No average: all rows share {f'only {shared[0]}' if shared else 'no dataset'}."
-    if len(shared) < every:
-        yield f"{ABSENT}: not evaluated."
+    sample, cells = None, comparison.cells
     if comparison.metric == METRIC and {*SPACE} & {*comparison.embeddings}:
         from ragcun.isotropy.moments import MeasureSettings
 
-        which = ", ".join(shared or comparison.queries)
-        yield (
-            "Isotropy score (1 - standard deviation / mean of the eigenvalues of the covariance) and norms of document "
-            f"embeddings: means over {which}, of at most {MeasureSettings.sample:,} documents each."
-        )
-    if comparison.bases:
-        yield from _notes_of_tests(comparison)
-
-
-def _notes_of_tests(comparison: Comparison) -> Iterator[str]:
-    one, two = LEVELS
-    yield (
-        f"{BETTER} better, {WORSE} worse than the model's own untouched base at p < {one}; {BETTER * 2}, {WORSE * 2} "
-        f"at p < {two}: two-sided paired randomisation test over queries, not corrected for the number of tests."
-    )
-    if len(set(comparison.bases.values())) > 1:
-        yield f"Tested against: {'; '.join(f'{model} against {base}' for model, base in comparison.bases.items())}."
-    models = comparison.cells[(comparison.cells["kind"] == "model") & comparison.cells["queries"].notna()]
-    if untested := [f"{cell.system} on {cell.dataset}" for cell in models[models["p"].isna()].itertuples()]:
-        yield f"Not tested: {', '.join(untested)}."
-    seen = models[models["seen"] > 0].itertuples()
-    if counts := [f"{cell.system} on {cell.dataset} {cell.seen:,} of {cell.queries:,}" for cell in seen]:
-        yield f"Queries with a relevant document that was a training positive: {'; '.join(counts)}."
-    if models["seeds"].max() > 1:
-        counts = []
-        for title, cells in models.groupby("system", sort=False)[["seeds", "dataset"]]:
-            parts = [f"{seeds} on {dataset}" for seeds, dataset in cells.to_numpy()]
-            counts.append(f"{title} {cells['seeds'].iloc[0] if cells['seeds'].nunique() == 1 else ', '.join(parts)}")
-        yield (
-            f"Mean ± sample standard deviation over seeds ({'; '.join(counts)}); marked where every seed by itself is "
-            "significant in that direction."
-        )
+        sample = MeasureSettings.sample
+    models = cells[(cells["kind"] == "model") & cells["queries"].notna()]
+    untested = [f"{cell.system} on {cell.dataset}" for cell in models[models["p"].isna()].itertuples()]
+    seen = [
+        f"{cell.system} on {cell.dataset} {cell.seen:,} of {cell.queries:,}"
+        for cell in models[models["seen"] > 0].itertuples()
+    ]
+    seeds = []
+    for title, rows in models.groupby("system", sort=False) if models["seeds"].max() > 1 else ():
+        parts = [f"{count} on {dataset}" for count, dataset in zip(rows["seeds"], rows["dataset"], strict=True)]
+        seeds.append(f"{title} {rows['seeds'].iloc[0] if rows['seeds'].nunique() == 1 else ', '.join(parts)}")
+    found = {"sample": sample, "levels": LEVELS, "untested": untested, "seen": seen, "seeds": seeds}
+    notes = NOTES.render(vars(comparison), **found).split("\n\n")
+    return [" ".join(note.split()) for note in notes if note.strip()]
