@@ -19,17 +19,20 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from jinja2 import Template
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from ragcun.errors import InputError
+from ragcun.io import read_text
 from ragcun.reporting.tables import ABSENT, markdown_table
 from ragcun.sweeps.space import SAMPLERS, Space
 from ragcun.training.loop import fit
 
 logger = logging.getLogger(__name__)
 SWEEP = "sweep"
+REPORT = Template(read_text(Path(__file__).with_name("report.md.j2")), trim_blocks=True, keep_trailing_newline=True)
 DRAWS = 100  # of configurations that were tried already, before the space counts as exhausted
 
 
@@ -170,24 +173,11 @@ def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
 
 def markdown(figures: dict[str, Any]) -> str:
     """Render `summarise` as Markdown."""
-    rows, best, shares = figures["rows"], figures["best"], figures["importance"] or {}
-    header = ["trial", *rows[0]["parameters"], figures["criterion"], "base", "difference", "best epoch"]
-    text = f"""\
-# Sweep {figures["study"]}
-
-{figures["trials"]} configurations ({figures["failed"]} failed), sampler {figures["sampler"]}, \
-seeds {", ".join(map(str, figures["seeds"]))}, {figures["seconds"]:.0f} s. Means over seeds ± standard deviation; \
-differences from the untouched base are taken seed by seed; epoch 0 is the model before training.
-"""
-    if best:
-        advice = "Measure it once on test queries: the score by which it was chosen is too high."
-        text += f"\n## Best trial\n\n{advice}\n\n```\n{best['command']}\n```\n"
-    text += f"\n## Trials\n\n{markdown_table(header, map(_cells, rows))}"
-    if shares:
-        cells = [[name, f"{share:.3f}"] for name, share in shares.items()]
-        text += f"\n## Importance of the parameters\n\n{markdown_table(['parameter', 'share of variance'], cells)}"
-    failed = "".join(f"- {row['trial']}: {row['message']}\n" for row in rows if row["message"])
-    return text + (f"\n## Failed trials\n\n{failed}" if failed else "")
+    header = ["trial", *figures["rows"][0]["parameters"], figures["criterion"], "base", "difference", "best epoch"]
+    table = markdown_table(header, map(_cells, figures["rows"]))
+    shares = [[name, f"{share:.3f}"] for name, share in (figures["importance"] or {}).items()]
+    importances = markdown_table(["parameter", "share of variance"], shares) if shares else ""
+    return REPORT.render(figures, table=table, importances=importances)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
