@@ -8,6 +8,7 @@ rows of finite real numbers, and `UndefinedMeasure`, a ValueError too, where its
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,20 +35,35 @@ def moments(x: Moments | Rows | ArrayLike) -> Moments:
     return x if isinstance(x, Moments) else grouped_moments(x, MeasureSettings(groups=1)).total
 
 
-def _of_covariance(measure: Callable[[ArrayLike], float]) -> Callable[[Moments | Rows | ArrayLike], float]:
-    def of_rows(x: Moments | Rows | ArrayLike) -> float:
-        return measure(moments(x).covariance_eigenvalues())
+def covariance_eigenvalues(x: Rows | ArrayLike) -> NDArray[np.float64]:
+    """Eigenvalues of the unbiased covariance ``(dim,)``, descending."""
+    return moments(x).covariance_eigenvalues()
 
-    of_rows.__doc__ = f"`spectrum.{measure.__name__}` of the covariance's eigenvalues."
+
+def k_occurrence(
+    x: Rows | ArrayLike, k: int = MeasureSettings.k, sample: int = MeasureSettings.sample, seed: int = 0
+) -> NDArray[np.int64]:
+    """N_k of every row ``(n,)``: among the `k` nearest of how many other rows it is; equals in the order of rows."""
+    return hubness.k_occurrence(hubness.nearest_rows(as_rows(x).sample(sample, seed), k)[0])
+
+
+def _of(values: Callable[..., NDArray[Any]], measure: Callable[[NDArray[Any]], float]) -> Callable[..., float]:
+    def of_rows(x: Moments | Rows | ArrayLike, *args: int, **settings: int) -> float:
+        return measure(values(x, *args, **settings))
+
+    of_rows.__doc__ = f"`{measure.__module__}.{measure.__name__}` of `{values.__name__}`, which takes the arguments."
     return of_rows
 
 
-isotropy_score = _of_covariance(spectrum.isotropy_score)
-isoscore = _of_covariance(spectrum.isoscore)
-participation_ratio = _of_covariance(spectrum.participation_ratio)
-effective_rank = _of_covariance(spectrum.effective_rank)
-condition_number = _of_covariance(spectrum.condition_number)
-alpha_req = _of_covariance(spectrum.alpha_req)
+isotropy_score = _of(covariance_eigenvalues, spectrum.isotropy_score)
+isoscore = _of(covariance_eigenvalues, spectrum.isoscore)
+participation_ratio = _of(covariance_eigenvalues, spectrum.participation_ratio)
+effective_rank = _of(covariance_eigenvalues, spectrum.effective_rank)
+condition_number = _of(covariance_eigenvalues, spectrum.condition_number)
+alpha_req = _of(covariance_eigenvalues, spectrum.alpha_req)
+hubness_skewness = _of(k_occurrence, hubness.hubness_skewness)
+robin_hood = _of(k_occurrence, hubness.robin_hood)
+antihub_share = _of(k_occurrence, hubness.antihub_share)
 
 
 def rankme(x: Rows | ArrayLike, eps: float = 1e-7) -> float:
@@ -202,25 +218,3 @@ def isotropic_sigreg(n: int, dim: int) -> float:
     weights = 2 * step * np.exp(-(t**2) / 2)
     weights[-1] /= 2
     return float((weights * (1 - np.exp(-(t**2)) * (1 + t**2 + t**4 / (2 * dim)))).sum() / n)
-
-
-def k_occurrence(
-    x: Rows | ArrayLike, k: int = MeasureSettings.k, sample: int = MeasureSettings.sample, seed: int = 0
-) -> NDArray[np.int64]:
-    """N_k of every row ``(n,)``: among the `k` nearest of how many other rows it is; equals in the order of rows."""
-    return hubness.k_occurrence(hubness.nearest_rows(as_rows(x).sample(sample, seed), k)[0])
-
-
-def _of_neighbours(measure: Callable[[NDArray[np.int64]], float]) -> Callable[..., float]:
-    def of_rows(
-        x: Rows | ArrayLike, k: int = MeasureSettings.k, sample: int = MeasureSettings.sample, seed: int = 0
-    ) -> float:
-        return measure(k_occurrence(x, k, sample, seed))
-
-    of_rows.__doc__ = f"`hubness.{measure.__name__}` of `k_occurrence`."
-    return of_rows
-
-
-hubness_skewness = _of_neighbours(hubness.hubness_skewness)
-robin_hood = _of_neighbours(hubness.robin_hood)
-antihub_share = _of_neighbours(hubness.antihub_share)

@@ -64,8 +64,8 @@ def participation_ratio(eigenvalues: ArrayLike) -> float:
     return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0
 
 
-def entropy_rank(weights: ArrayLike) -> float:
-    """Exponential of the entropy of weights over their sum, exp(−Σ p log p), 1 to their number; 0 where all are 0.
+def entropy_rank(weights: ArrayLike, eps: float = 0) -> float:
+    """Return exp(−Σ p log p), p being weights over their sum, plus `eps`: 1 to their number; 0 where all are 0.
 
     >>> round(entropy_rank([2.0, 2.0, 0.0]), 6)
     2.0
@@ -73,7 +73,8 @@ def entropy_rank(weights: ArrayLike) -> float:
     values = _checked(weights)
     if not values.any():
         return 0.0
-    shares = values[values > 0] / values.sum()
+    shares = values / values.sum() + eps
+    shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
@@ -83,16 +84,12 @@ def effective_rank(eigenvalues: ArrayLike) -> float:
 
 
 def rankme(second_eigenvalues: ArrayLike, n: int, eps: float = 1e-7) -> float:
-    """RankMe: exp(−Σ p log p) with p = σ/Σσ + eps over the min(n, d) singular values σ of the matrix, not centred.
+    """RankMe: `entropy_rank`, with `eps`, of the min(n, d) singular values of the matrix, not centred.
 
     From n, the rows of X, and the eigenvalues of XᵀX (dim,); 0 for a matrix of zeros. Source: Garrido et al. 2023,
     arXiv:2210.02885, equations 1 and 2.
     """
-    values = np.sqrt(np.sort(_checked(second_eigenvalues))[::-1][:n])
-    if not values.any():
-        return 0.0
-    shares = values / values.sum() + eps
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    return entropy_rank(np.sqrt(np.sort(_checked(second_eigenvalues))[::-1][:n]), eps)
 
 
 def stable_rank(second_eigenvalues: ArrayLike) -> float:

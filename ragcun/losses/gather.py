@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -14,23 +11,12 @@ from torch import distributed as dist
 
 from ragcun.batch import Views
 
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 ROWWISE = ("query", "positive", "predicted", "target", "residual")  # all ranks show them or none
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 outside a distributed run and within `alone`."""
-    return 1 if _ALONE.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Compute on this rank's tensors alone, as if it were the only one: nothing is sent."""
-    token = _ALONE.set(True)
-    try:
-        yield
-    finally:
-        _ALONE.reset(token)
+    """Return the number of ranks, 1 outside a distributed run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks_(x: Tensor) -> Tensor:
@@ -50,40 +36,33 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         torch._foreach_div_(gradients, world)
 
 
-class _Gather(torch.autograd.Function):
-    """The rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
+def _gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
+    """Return the rows of all ranks, in their order and `counts`, with gradient; every rank has to call.
 
     Every rank is to compute the same value from them. The gradient by its own rows is multiplied by the number of
     ranks: the mean over ranks that DistributedDataParallel takes is then that of one process with all rows.
     """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
-        rank = dist.get_rank()
-        ctx.own, ctx.ranks = slice(sum(counts[:rank]), sum(counts[: rank + 1])), len(counts)
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, to_all: Tensor) -> tuple[Tensor, None]:
-        return to_all[ctx.own] * ctx.ranks, None
-
-
-_gather_rows: Callable[[Tensor, list[int]], Tensor] = _Gather.apply
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    gathered = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    if rows.requires_grad and torch.is_grad_enabled():
+        own = rows.clone()
+        own.register_hook(lambda gradient: gradient * len(counts))
+        gathered[dist.get_rank()] = own
+    return torch.cat(gathered)
 
 
 def gather_views(views: Views) -> Views:
-    """Return the views of all ranks as one batch, with gradient as of `_Gather`; every rank has to call.
+    """Return the views of all ranks as one batch, with gradient as of `_gather_rows`; every rank has to call.
 
     A rank has any number of rows and pool documents. `relevant` and `pool_relevant` have a row for each of its queries
     and a column for each positive, or pool document, of all ranks in their order, or of its own alone.
     """
     batch, pool, device = len(views.query), 0 if views.pool is None else len(views.pool), views.query.device
     shows = [view is not None for view in (views.negative, views.relevant, views.pool_relevant)]
-    table = [torch.empty(5, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
+    table = [torch.empty(5, dtype=torch.long, device=device) for _ in range(world_size())]
     dist.all_gather(table, torch.tensor([batch, pool, *shows], device=device))
     rows, pools, *shown = torch.stack(table).T.tolist()
     negative, relevant, pool_relevant = map(any, shown)

@@ -143,13 +143,13 @@ class Objective:
         if not self.weights:
             raise ValueError(f"no loss is active; raise one of {', '.join(f'lambda_{name}' for name in TERMS)} above 0")
 
-    def __call__(self, views: Views, step: int = 0) -> LossOutput:
+    def __call__(self, views: Views, step: int = 0, alone: bool = False) -> LossOutput:
         """Compute the active terms on one batch; what is random in them is drawn from `step` alone.
 
-        In a distributed run every rank has to call; the batch is that of all ranks together (`gather_views`), or within
-        `alone` this rank's own. ValueError if an active term needs a view that the model does not give.
+        In a distributed run the batch is that of all ranks together (`gather_views`), which all have to call, or this
+        rank's own with `alone`. ValueError if an active term needs a view that the model does not give.
         """
-        shown = gather_views(views) if world_size() > 1 else views
+        shown = views if alone or world_size() == 1 else gather_views(views)
         terms = {name: TERMS[name](self.config, shown, step) for name in self.weights}
         return LossOutput(torch.stack([self.weights[name] * term for name, term in terms.items()]).sum(), terms)
 

@@ -15,7 +15,6 @@ from ragcun.config import Distance
 from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base, Rows, VectorSource
 from ragcun.errors import InputError, as_input_error
-from ragcun.losses.gather import alone
 from ragcun.losses.objective import Objective
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder
@@ -104,8 +103,7 @@ def mean_loss(
     encoder.eval()
     pairs, sums = 0, dict[str, float]()
     for rows in batches:
-        with alone():
-            output = objective(encoder(source.batch(rows)))
+        output = objective(encoder(source.batch(rows)), alone=True)
         pairs += len(rows)
         for name, value in {"total": output.total, **output.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(rows)

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ragcun.batch import Views
-from ragcun.losses.gather import alone, average_gradients, gather_views, sum_over_ranks_, world_size
+from ragcun.losses.gather import average_gradients, gather_views, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, TRANSFORMS, Objective
 
 DIM, ROWS, POOL = 5, 11, 3
@@ -115,9 +115,7 @@ def one_rank(rank: int, folder: Path) -> None:
 def helpers(rank: int) -> dict[str, Tensor]:
     """Return what the functions beneath give on one of two ranks."""
     found = {"world": torch.tensor(world_size()), "sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
-    with alone():
-        found |= {"alone": torch.tensor(world_size()), "alone sum": sum_over_ranks_(torch.tensor([rank + 1.0]))}
-        found["alone loss"] = ISOTROPY_ALONE(Tiny()(share_of(rank, "even"))).total.detach()
+    found["alone"] = ISOTROPY_ALONE(Tiny()(share_of(rank, "even")), alone=True).total.detach()
     weight, frozen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([rank, 4.0])
     average_gradients([weight, frozen])
@@ -178,15 +176,14 @@ def test_sums_means_masks_and_what_is_computed_alone(ranks):
     expected = torch.eye(5, dtype=torch.bool)
     expected[0, 1] = True
     for number, rank in enumerate(ranks):
-        assert (rank["world"], rank["alone"]) == (2, 1)
-        assert (rank["sum"], rank["alone sum"]) == (3, number + 1)
+        assert (rank["world"], rank["sum"]) == (2, 3)
         own = ISOTROPY_ALONE(Tiny()(share_of(number, "even"))).total.detach()
-        torch.testing.assert_close(rank["alone loss"], own)
+        torch.testing.assert_close(rank["alone"], own)
         assert rank["average"].tolist() == [0.5, 4.0]
         assert rank["none"]
         assert rank["joined"].flatten().tolist() == [0, 1, 10, 11, 12]
         assert torch.equal(rank["joined relevant"], expected)
-    assert not torch.allclose(ranks[0]["alone loss"], ranks[1]["alone loss"])
+    assert not torch.allclose(ranks[0]["alone"], ranks[1]["alone"])
 
 
 def test_one_process_is_a_world_of_its_own():
