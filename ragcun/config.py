@@ -98,11 +98,11 @@ class ObjectiveConfig:
     """What is minimised: loss weights λ, and the losses they weigh."""
 
     title: ClassVar[str] = "objective"
-    lambda_contrastive: float = flag(1.0, "weight of the contrastive loss", at_least=0)
-    lambda_isotropy: float = flag(0.0, "weight of the isotropy loss", at_least=0)
-    lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0)
-    lambda_predictive: float = flag(0.0, "weight of the predictive loss (needs a predictor)", at_least=0)
-    lambda_residual: float = flag(0.0, "weight of the squared length of respred's correction", at_least=0)
+    lambda_contrastive: float = flag(1.0, "weight of the contrastive loss", at_least=0, below=math.inf)
+    lambda_isotropy: float = flag(0.0, "weight of the isotropy loss", at_least=0, below=math.inf)
+    lambda_reg: float = flag(0.0, "weight of the variance regularization (std - 1)^2", at_least=0, below=math.inf)
+    lambda_predictive: float = flag(0.0, "weight of the predictive loss; needs a predictor", at_least=0, below=math.inf)
+    lambda_residual: float = flag(0.0, "weight of the squared norm of respred's correction", at_least=0, below=math.inf)
     contrastive: str = flag("infonce", "contrastive loss", choices="losses.objective:CONTRASTIVE")
     isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
     isotropy_form: str = flag("scale_free", "form of the covariance loss", choices="losses.covariance:ISOTROPY_FORMS")
@@ -112,8 +112,8 @@ class ObjectiveConfig:
     isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
     knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
-    margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0)
-    temperature: float = flag(0.1, "temperature of InfoNCE")
+    margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0, below=math.inf)
+    temperature: float = flag(0.1, "temperature of InfoNCE", above=0, below=math.inf)
     distance: Distance = flag("euclidean", "distance of InfoNCE", choices=Distance)
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
@@ -122,9 +122,6 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         settle(self)
-        refuse({f"--temperature must be above 0, got {self.temperature}": not self.temperature > 0})
-        for name in ("temperature", "margin", *(f"lambda_{term}" for term in WEIGHTS)):
-            refuse({f"--{name} must be finite, got {getattr(self, name)}": not math.isfinite(getattr(self, name))})
 
     @property
     def weights(self) -> dict[str, float]:
@@ -199,7 +196,6 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     ``freeze_base`` is False or ``freeze_early_layers`` asks for a part of it only.
     """
 
-    title: ClassVar[str] = ""
     given: ClassVar[frozenset[str]] = frozenset()
     """What the command line names, if only to repeat a default; `parse_config` sets it."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-import operator
 import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).with_name("configs")
 """The configurations that ``--config`` knows by name: notes, strategies/smart_hybrid, ..."""
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "one text", Path: "one path"}
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "at_most": operator.le, "below": operator.lt}
+BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": ge, "at_most": le, "above": gt, "below": lt}
 
 
 def flag(
@@ -67,16 +67,6 @@ def choices_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     return typing.get_args(choices) or tuple(choices)
 
 
-def check_bounds(config: type[Any], values: Mapping[str, Any]) -> None:
-    """Compare values of a dataclass's fields with their bounds, which NaN is not within (`InputError`: one is not)."""
-    for name, field in flags_of(config).items():
-        value = values.get(name)
-        for number in value if isinstance(value, tuple) else (value,):
-            for relation, bound in field.metadata["bounds"].items():
-                if number is not None and not BOUNDS[relation](number, bound):
-                    raise InputError(f"--{name} must be {relation.replace('_', ' ')} {bound}, got {number}")
-
-
 def check_one_of(options: Any, *names: str, needed: bool = True) -> None:
     """Refuse, by `InputError`, fields that exclude each other and, where one is needed, that all are missing."""
     given = [f"--{name}" for name in names if getattr(options, name)]
@@ -108,7 +98,7 @@ class Setting:
     off: Any
 
     def convert(self, value: Any) -> Any:
-        """Turn a flag's, YAML or Python value into the field's type, or raise ``ValueError``."""
+        """Turn a flag's, YAML or Python value into the field's type, within its bounds, or raise ``ValueError``."""
         value = value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
         if self.count is not None:
             values = value if isinstance(value, (list, tuple)) else str(value).split()
@@ -126,7 +116,7 @@ class Setting:
         return self._convert_one(value if switched is None else switched)
 
     def _convert_one(self, value: Any) -> Any:
-        kind, choices = self.kind, choices_of(self.field)
+        kind = self.kind
         whole = not isinstance(value, float) or value.is_integer()
         try:
             if kind is bool:
@@ -137,8 +127,12 @@ class Setting:
                 made = kind(str(value) if kind is Path else value)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"must be {KINDS[kind]}") from error
-        if choices and made not in choices:
+        # the default is not looked up, as choices may be in modules that take seconds to import
+        if made != self.field.default and (choices := choices_of(self.field)) and made not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
+        for relation, bound in self.field.metadata["bounds"].items():
+            if not BOUNDS[relation](made, bound):  # NaN is not within any
+                raise ValueError(f"must be {relation.replace('_', ' ')} {bound}")
         return made
 
 
@@ -156,7 +150,7 @@ def settings_of(config: type[Any]) -> dict[str, Setting]:
 
 
 def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """Convert values into the types of their fields; `InputError` names one that is unknown or does not fit."""
+    """Convert values into the types of their fields; `InputError` names one that is unknown, or not possible."""
     settings, converted, where = settings_of(config), {}, f"{source}: " if source else "--"
     for name, value in values.items():
         if name not in settings:
@@ -169,10 +163,8 @@ def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") 
 
 
 def settle(config: Any) -> None:
-    """Convert a configuration's fields in place, and compare them with their bounds (`InputError`: one is wrong)."""
-    converted = convert_all(type(config), {name: getattr(config, name) for name in flags_of(type(config))})
-    check_bounds(type(config), converted)
-    vars(config).update(converted)
+    """Convert a configuration's fields in place (`InputError`: one is not possible)."""
+    vars(config).update(convert_all(type(config), {name: getattr(config, name) for name in flags_of(type(config))}))
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = "") -> Config:
@@ -182,7 +174,6 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = 
         if field.default is dataclasses.MISSING and name not in converted:
             raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")
     try:
-        check_bounds(config, converted)
         return config(**converted)
     except ValueError as error:
         raise InputError(f"{where}{error}") from error

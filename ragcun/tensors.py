@@ -23,19 +23,18 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless `source` has the names and shapes of `target`."""
+@torch.no_grad()
+def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy every tensor of `source` into the one of the same name in `target`.
+
+    Raises:
+        ValueError: names or shapes differ; then nothing is copied.
+    """
     if target.keys() != source.keys():
         odd = sorted(target.keys() ^ source.keys())
         raise ValueError(f"{len(odd)} weights are missing or unknown, first {odd[0]!r}")
     for name, tensor in target.items():
         if tensor.shape != source[name].shape:
             raise ValueError(f"{name} has shape {tuple(source[name].shape)}, expected {tuple(tensor.shape)}")
-
-
-@torch.no_grad()
-def copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy every tensor of `source` into the one of the same name in `target`, or none if `check_fit` raises."""
-    check_fit(target, source)
     for name, tensor in target.items():
         tensor.copy_(source[name])

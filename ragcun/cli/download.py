@@ -70,7 +70,6 @@ class MsmarcoOptions(MiningFlags, HubFlags):
 class WikiOptions(HubFlags):
     """Flags of ``ragcun download wikipedia``."""
 
-    title: ClassVar[str] = "data"
     output: Path = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)

@@ -50,7 +50,6 @@ class SetFlags:
 class CollectionFlags(SetFlags):
     """Collections that a command reads, downloaded where that is asked for."""
 
-    title: ClassVar[str] = "data"
     split: str | None = flag(None, "qrels to use (default: test; dev of msmarco, as in BEIR)")
     download: bool = flag(False, "download sets that are not in --data_dir; with all, every downloadable set")
 
@@ -65,7 +64,6 @@ class CollectionFlags(SetFlags):
 class RankedFlags(CollectionFlags):
     """Collections whose documents are ranked."""
 
-    title: ClassVar[str] = "data"
     drop_own_ids: bool = flag(False, "do not rank a document of the query's id, even if it is not the query (as BEIR)")
 
     def collections(self) -> list[CollectionFolder]:
@@ -109,7 +107,6 @@ class ComputeFlags:
 class EncodingFlags(ComputeFlags):
     """How texts become vectors, and where these are cached."""
 
-    title: ClassVar[str] = "encoding"
     cache_dir: str | None = flag(None, CACHE_HELP)
 
     def encoding(self) -> EncodingOptions:

@@ -83,7 +83,7 @@ def _add_flags(parser: ArgumentParser, config: type[Any], defaults: Mapping[str,
     settings = settings_of(config)
     groups: dict[str, Any] = {"": parser}
     for part in reversed(config.__mro__):
-        title = vars(part).get("title", "")
+        title = getattr(part, "title", "")
         for name in [name for name in vars(part).get("__annotations__", {}) if name in settings]:
             groups[title] = groups.get(title) or parser.add_argument_group(title)
             setting = settings.pop(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.data.records import read_documents
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -147,9 +147,8 @@ def read_held_out(checkpoint: str | Path) -> HoldOut | None:
     if not path.exists():
         return None
     values = read_json(path)
-    try:
+    with as_input_error(str(path), "; copy the checkpoint again"):
         if not isinstance(values, dict) or {key: type(values[key]) for key in values} != _HOLD_OUT:
             raise ValueError(f"expected a fraction and a whole-numbered seed, got {values!r:.80}")
-        return HoldOut(**values)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; copy the checkpoint again") from error
+        hidden = HoldOut(**values)
+    return hidden

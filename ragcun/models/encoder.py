@@ -23,6 +23,7 @@ from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
 from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder
+from ragcun.options import load_plugins
 from ragcun.tensors import copy_strictly
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
         """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
+        load_plugins()
         folder = Path(model_folder(str(folder)))
         try:
             description, base, parts, to_device = read_folder(folder, device)

@@ -98,7 +98,7 @@ AT_LEAST = {
     ("changes", "message"),
     [
         *(
-            ({name: least - 1}, f"--{name} must be at least {least}, got {least - 1}")
+            ({name: least - 1}, f"--{name} = {least - 1} is not possible: must be at least {least}")
             for least, names in AT_LEAST.items()
             for name in names.split()
         ),
@@ -111,16 +111,16 @@ AT_LEAST = {
         ({"system": "nothing"}, "--system = 'nothing' .* must be one of "),
         ({"freeze_base": False, "base_dtype": "auto"}, "--base_dtype is for a frozen base"),
         ({"freeze_early_layers": 1, "base_dtype": "bfloat16"}, "--base_dtype is for a frozen base"),
-        ({"max_grad_norm": float("nan")}, "at least 0, got nan"),
+        ({"max_grad_norm": float("nan")}, "= nan .* must be at least 0"),
         ({"learning_rate": float("nan")}, "at least 0"),
         ({"dev_fraction": 1.0}, "below 1"),
         ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
         ({"documents": "x"}, "one of them"),
-        ({"ema_decay": 1.5}, "at most 1, got 1.5"),
+        ({"ema_decay": 1.5}, r"= 1\.5 .* must be at most 1"),
         ({"resume": True, "overwrite": True}, "contradict"),
         ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
-        ({"trained_share": 1.5}, r"--trained_share must be at most 1, got 1\.5"),
-        ({"average_decay": 1.0}, r"--average_decay must be below 1, got 1\.0"),
+        ({"trained_share": 1.5}, r"--trained_share = 1\.5 .* must be at most 1"),
+        ({"average_decay": 1.0}, r"--average_decay = 1\.0 .* must be below 1"),
         ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
         ({"never_worse": True, "freeze_base": False}, "--never_worse"),
         *(

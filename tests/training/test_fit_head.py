@@ -144,7 +144,7 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
         ({"freeze_base": False}, "cannot be trained"),
         ({"never_worse": True}, "give dev_pairs"),
         ({"output_dim": 0}, "output_dim"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps = 0 .* must be at least 1"),
     ],
 )
 def test_what_is_not_possible_is_said(problem, change, message):
