@@ -1,4 +1,4 @@
-"""``ragcun train``, whose flags are `ragcun.config.TrainConfig`, and ``ragcun sweep``: many such runs."""
+"""What makes checkpoints: ``ragcun train`` and ``sweep``, many such runs; ``calibrate`` makes them without training."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import importlib.util
 import logging
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ragcun.config import TrainConfig
-from ragcun.errors import InputError
-from ragcun.options import check_one_of, flag
+from ragcun.cli.flags import EncodingFlags
+from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
+from ragcun.errors import InputError, as_input_error
+from ragcun.options import check_one_of, flag, flags_of
+
+if TYPE_CHECKING:
+    from ragcun.models.encoder import RetrievalEncoder
 
 RECIPE = (
     "recipe: ragcun's own, the best we measured (closed-form whitening, linear heads, InfoNCE, mined negatives); "
     "the founding notes' recipe is --config notes"
 )
+CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
+"""Flags that are settings of `ragcun.calibrate`."""
 logger = logging.getLogger(__name__)
 
 
@@ -91,3 +97,76 @@ def sweep(options: SweepOptions) -> str:
         raise InputError(f"all {figures['trials']} trials failed, the first one because: {why}")
     write_text(settings, yaml.safe_dump(best["settings"], sort_keys=False, allow_unicode=True))
     return f"{markdown(figures)}\nreport: {report}, settings: {settings}"
+
+
+@dataclass(kw_only=True)
+class CalibrateOptions(LexicalConfig, EncodingFlags):
+    """Flags of ``ragcun calibrate``."""
+
+    title: ClassVar[str] = "whitening"
+    base_model: str = flag("minilm", "hub name, folder or minilm")
+    corpus: str = flag(MISSING, "documents: BEIR folder, .txt (one a line), .json, .jsonl or .csv", metavar="PATH")
+    queries: str | None = flag(None, "unlabelled queries, likewise (default: sentences of --corpus)", metavar="PATH")
+    query_split: str | None = flag(None, "only queries that this split of the BEIR folder in --queries judges")
+    output_dir: Path = flag(MISSING, "checkpoint folder to write")
+    max_queries: int | None = flag(None, "queries at most, a sample (default: all; 2,000 sentences)", at_least=1)
+    exponent: float = flag(0.15, "0 moves queries alone, 0.5 whitens")
+    eps: float = flag(1e-3, "added to each variance")
+    shrinkage: float = flag(5.0, "weight, in queries, of no gap between queries and documents")
+    output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
+    max_documents: int = flag(100_000, "draw a sample of this many documents from a larger corpus", at_least=2)
+    seed: int = flag(0, SEED_HELP, at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.query_split and not self.queries:
+            raise InputError("--query_split is of a BEIR folder in --queries, which is missing; name one")
+
+
+def calibrate(options: CalibrateOptions) -> str:
+    """Fit a head to a corpus in closed form, write it as a checkpoint, and return a summary of two lines."""
+    from ragcun.data.beir import read_queries
+    from ragcun.data.records import read_documents
+    from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries
+    from ragcun.models.checkpoint import is_checkpoint
+    from ragcun.training.summary import card
+
+    output = options.output_dir
+    if output.is_dir() and any(output.iterdir()) and not is_checkpoint(output):
+        raise InputError(f"--output_dir {output} holds files that would be lost; name a new or an empty folder")
+    documents = [document for document in read_documents(options.corpus) if document.content]
+    texts = [document.content for document in sample_documents(documents, options.max_documents, options.seed)]
+    if options.queries:
+        queries = sample_queries(read_queries(options.queries, options.query_split), options.max_queries, options.seed)
+        source = f"queries of {options.queries}"
+    else:
+        queries = sentences_as_queries(documents, options.max_queries or STAND_INS, options.seed)
+        source = "sentences of the corpus that stand in for queries"
+    encoder = _fitted(options, texts, queries)
+    fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
+    about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
+towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
+    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
+    page = card(output.name, encoder, about, settings)
+    encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
+    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
+
+
+def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> RetrievalEncoder:
+    from ragcun.embeddings.base import Base
+    from ragcun.embeddings.cache import JoinedSource, vector_source
+    from ragcun.embeddings.joined import JoinedBase, fit_channel
+    from ragcun.embeddings.text_base import TextBase
+    from ragcun.models.whitening import calibrate, check_settings
+
+    base: Base = TextBase.load(options.base_model, device=options.device)
+    base.compute_in(options.base_dtype)
+    cache = vector_source(base, options.cache_dir, options.batch_size)
+    if options.lexical_dim != 0:
+        base = JoinedBase(base, *fit_channel(cache, texts, options))
+        cache = JoinedSource(cache, base)
+    closed_form = {name: getattr(options, name) for name in CLOSED_FORM}
+    with as_input_error(f"cannot calibrate by {options.corpus}"):
+        check_settings(**closed_form, dim=base.dimension)  # before texts are encoded
+        vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
+        encoder = calibrate(*vectors, **closed_form).encoder(base)
+    return encoder
