@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from ragcun.config import DISTANCES, Distance
 from ragcun.isotropy.moments import release_pages
 
-Engine = Literal["auto", "faiss", "torch"]
 FindCandidates = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+ON_FAISS = ("cpu",)
+"""Kinds of devices on which faiss selects candidates; on others torch does."""
 MARGIN = 16
 """Candidates beyond k, so that float32 rounding does not decide which documents are scored."""
 CHUNK = 1 << 16
@@ -58,7 +59,6 @@ def top_k(
     distance: Distance = "euclidean",
     memory_budget_bytes: int = 1 << 30,
     device: str | None = None,
-    engine: Engine = "auto",
     order: NDArray[np.int64] | None = None,
 ) -> SearchResult:
     """Find the `k` best documents of every query, exactly, ranked by (score descending, `order` ascending).
@@ -67,21 +67,22 @@ def top_k(
     q·x / (‖q‖‖x‖), which is 0 where either vector is 0; computed in float64 and rounded to float32. `documents` is an
     array, a memory map, or anything that gives rows when sliced; read as float32, one block at a time. The budget
     bounds working memory beside arguments and result, on the host and on the device each. `device` None is CUDA where
-    there is such a device; engine ``auto`` is faiss on the CPU and torch elsewhere. `order` is that of documents of
-    equal score, as `id_order` gives it; None: their rows. Shapes: queries (q, dim), documents (n, dim), order (n,).
+    there is such a device, else the CPU. `order` is that of documents of equal score, as `id_order` gives it; None:
+    their rows. Shapes: queries (q, dim), documents (n, dim), order (n,).
 
     Raises:
         ValueError: an argument is out of range, or a row is not finite or its squared length exceeds float32.
     """
     _check(queries, documents, k, distance, memory_budget_bytes, order)
-    engine, device = _choose_engine(engine, device)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_faiss = torch.device(device).type in ON_FAISS
     best = SearchResult.empty(len(queries), min(k, documents.shape[0]))
-    document_rows, query_rows = _block_rows(engine, documents.shape, best.scores.shape[1], memory_budget_bytes)
+    document_rows, query_rows = _block_rows(on_faiss, documents.shape, best.scores.shape[1], memory_budget_bytes)
     query_vectors = _read(queries, 0, len(queries), "queries")
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for start in tqdm(range(0, documents.shape[0], document_rows), desc="search", unit="block", delay=2):
             block = _Block(start, _read(documents, start, start + document_rows, "documents"), distance, order)
-            find = _candidates(block.vectors, distance, best.scores.shape[1] + MARGIN, engine, device)
+            find = _candidates(block.vectors, distance, best.scores.shape[1] + MARGIN, None if on_faiss else device)
             for first in range(0, len(queries), query_rows):
                 part = slice(first, first + query_rows)
                 block.search(query_vectors[part], find, SearchResult(best.scores[part], best.indices[part]), threads)
@@ -89,10 +90,10 @@ def top_k(
     return best
 
 
-def _block_rows(engine: Engine, shape: tuple[int, int], k: int, budget: int) -> tuple[int, int]:
+def _block_rows(on_faiss: bool, shape: tuple[int, int], k: int, budget: int) -> tuple[int, int]:
     n, dim = shape
-    documents = min(n, max(1, budget // ((16 if engine == "faiss" else 32) * dim)))
-    query_bytes = 4 * (50 * (k + MARGIN) if engine == "faiss" else 12 * documents)
+    documents = min(n, max(1, budget // ((16 if on_faiss else 32) * dim)))
+    query_bytes = 4 * (50 * (k + MARGIN) if on_faiss else 12 * documents)
     return documents, max(1, budget // query_bytes)
 
 
@@ -161,12 +162,10 @@ def id_order(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.argsort(sorted(range(len(ids)), key=ids.__getitem__))
 
 
-def _candidates(
-    documents: NDArray[np.float32], distance: Distance, count: int, engine: Engine, device: str
-) -> FindCandidates:
+def _candidates(documents: NDArray[np.float32], distance: Distance, count: int, device: str | None) -> FindCandidates:
     is_euclidean, count = distance == "euclidean", min(count, len(documents))
     documents = _unit(documents) if distance == "cosine" else documents
-    if engine == "faiss":
+    if device is None:
         import faiss
 
         metric = faiss.METRIC_L2 if is_euclidean else faiss.METRIC_INNER_PRODUCT
@@ -205,15 +204,6 @@ def _squares(vectors: NDArray[Any]) -> NDArray[Any]:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.sqrt(_squares(vectors))
     return np.asarray(vectors / np.where(norms > 0, norms, 1)[:, None], dtype=np.float32)
-
-
-def _choose_engine(engine: Engine, device: str | None) -> tuple[Engine, str]:
-    if device is None:
-        device = "cuda" if engine != "faiss" and torch.cuda.is_available() else "cpu"
-    on_cpu = torch.device(device).type == "cpu"
-    if engine == "faiss" and not on_cpu:
-        raise ValueError(f"engine 'faiss' does not run on device {device!r}; take 'torch'")
-    return ("faiss" if on_cpu else "torch") if engine == "auto" else engine, device
 
 
 def _check(
