@@ -33,6 +33,8 @@ LANGUAGES = {
     "none": "none",
 }  # fmt: skip
 """Languages with a Snowball stemmer; four that are read as character bigrams; and words as they stand."""
+K1, B = 0.9, 0.4
+"""Saturation of a term's frequency and normalisation of a text's length, in BM25 and in a term's weight."""
 BIGRAMS = ("zh", "ja", "ko", "th")
 SCRIPTS = {
     "ARABIC": "ar", "ARMENIAN": "hy", "CYRILLIC": "ru", "DEVANAGARI": "hi", "GREEK": "el", "HEBREW": "yi",

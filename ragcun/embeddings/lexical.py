@@ -21,7 +21,7 @@ from sklearn.utils.extmath import randomized_svd
 from tqdm.auto import tqdm
 
 from ragcun.config import LEXICAL_DIM
-from ragcun.embeddings.analysis import LANGUAGES, Analyser, TermCounter
+from ragcun.embeddings.analysis import K1, LANGUAGES, Analyser, B, TermCounter
 from ragcun.embeddings.base import Vectors, as_texts
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-K1, B = 0.9, 0.4
 BLOCK = 16384
 """Texts whose terms are counted, or that are projected, at a time."""
 SVD_SAMPLE = 100_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -15,6 +14,7 @@ from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.data.overlap import read_held_out, read_seen
 from ragcun.errors import InputError
+from ragcun.io import as_json
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
 from ragcun.retrieval.comparison import BASE, MODEL, Remembered, SystemEvaluator, average_parts, facts_of
@@ -151,7 +151,7 @@ class _Benchmark:
 def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
     # all that determines scores beside the collections; a system by its fingerprint, or name
     systems, held_out = evaluator.systems, evaluator.held_out
-    settings = {
+    settings: dict[str, Any] = {
         "model": systems[MODEL].name,
         "distance": distance,
         "vectors": dict(systems[MODEL].size),
@@ -161,7 +161,7 @@ def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
         "held_out": held_out and vars(held_out),
         **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }
-    return dict(json.loads(json.dumps(settings)))
+    return as_json(settings)
 
 
 def _loaded(source: Source) -> Collection:

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ragcun.embeddings.analysis import Analyser
+from ragcun.embeddings.analysis import K1, Analyser, B
 from ragcun.retrieval.runs import Run, without_own
-
-K1 = 0.9
-B = 0.4
 
 
 class BM25:

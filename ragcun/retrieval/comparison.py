@@ -17,7 +17,7 @@ from ragcun.data.overlap import HoldOut, seen_queries
 from ragcun.io import write_json
 from ragcun.isotropy.measures import isotropy_score
 from ragcun.isotropy.moments import MeasureSettings, sample_rows
-from ragcun.isotropy.spectrum import UndefinedMeasure
+from ragcun.isotropy.spectrum import defined
 from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
 from ragcun.retrieval.runs import StoredRetriever, is_stored, parts_of, runs_folder, write_run
@@ -119,18 +119,13 @@ def document_space(retriever: Retriever, collection: Collection) -> DocumentSpac
         return retriever.space(collection.name)
     if not isinstance(retriever, DenseRetriever) or len(collection.documents) < 2:
         return None
-    rows = sample_rows(
-        len(collection.documents), MeasureSettings.sample, seed=0
-    )  # the same rows for all systems and evaluations
+    # the same rows for all systems and evaluations
+    rows = sample_rows(len(collection.documents), MeasureSettings.sample, seed=0)
     vectors = retriever.documents(collection).take(rows, axis=0).astype(np.float64)
     if retriever.vectors is not None:
         vectors = vectors[:, : retriever.vectors.kept]
     norms = np.linalg.norm(vectors, axis=1)
-    try:
-        score = isotropy_score(vectors)
-    except UndefinedMeasure:
-        score = None
-    return DocumentSpace(score, float(norms.mean()), float(norms.std()))
+    return DocumentSpace(defined(isotropy_score, vectors), float(norms.mean()), float(norms.std()))
 
 
 def facts_of(collection: Collection) -> CollectionFacts:

@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 
 from ragcun.config import Distance, Precision
 from ragcun.data.beir import Collection
+from ragcun.embeddings.analysis import K1, B
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.io import existing_file, file_digest
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
-from ragcun.retrieval.bm25 import BM25, K1, B
+from ragcun.retrieval.bm25 import BM25
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat, restored, truncate
 from ragcun.retrieval.runs import Run, StoredRetriever, make_run, runs_folder
@@ -212,10 +213,8 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
         return System(model, compared)
     base, cache = base.untouched, cache.untouched
     if isinstance(base, TextBase) and base.trained:
-        try:
+        with as_input_error("this checkpoint's base was trained and cannot be shown untouched"):
             base = TextBase.load(base.name, device=options.device)
-        except InputError as error:
-            raise InputError(f"this checkpoint's base was trained and cannot be shown untouched: {error}") from error
         cache = _vectors(base, options)
     small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
     untouched, reduced = (
