@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 MOST = 1500
 
@@ -26,6 +27,18 @@ class InputError(ValueError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'NEAREST'? `` with the known name nearest to `name`, or nothing."""
     return "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, list(known), n=1))
+
+
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any], place: str, remedy: str) -> None:
+    """Check that an earlier record has the values that are asked for now.
+
+    >>> require_same({"seed": 0}, {"seed": 5}, "r.json is of another evaluation", "name another file")
+    Traceback (most recent call last):
+    ragcun.errors.InputError: r.json is of another evaluation: seed is 0 there and 5 now; name another file
+    """
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(f"{place}: {name} is {before.get(name)!r} there and {value!r} now; {remedy}")
 
 
 @contextmanager

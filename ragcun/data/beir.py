@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,11 @@ class Collection:
             "judged queries have no relevant document; they score 0": without,
         }
         return [f"{count} {what}" for what, count in counts.items() if count]
+
+    def of_queries(self, keys: Set[str]) -> Collection:
+        """Return the whole corpus with some of the queries."""
+        queries = {key: text for key, text in self.queries.items() if key in keys}
+        return replace(self, queries=queries, qrels={key: judged for key, judged in self.qrels.items() if key in keys})
 
     def sha256(self) -> str:
         """Return the SHA-256 of documents, queries, judgments and `shared_ids`, if any, in hexadecimal."""
@@ -187,9 +192,8 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
     held = {texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]}
 
     def side(split: str, is_held: bool) -> Collection:
-        queries = {key: text for key, text in collection.queries.items() if (text_of[key] in held) == is_held}
-        qrels = {key: judged for key, judged in collection.qrels.items() if key in queries}
-        return replace(collection, queries=queries, qrels=qrels, split=split)
+        keys = {key for key, text in text_of.items() if (text in held) == is_held}
+        return replace(collection.of_queries(keys), split=split)
 
     return side(collection.split, False), side(f"{collection.split}-held-out", True)
 

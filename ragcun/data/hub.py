@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ragcun.data.texts import split_sentences, text_key
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_same
 from ragcun.io import file_digest, read_json, replacing_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
@@ -110,11 +110,8 @@ def is_complete(
     before = read_json(manifest) if resume and manifest.exists() else None
     if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
         raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
-    for name, value in json.loads(json.dumps(settings)).items():
-        other = before["settings"].get(name)
-        if other != value:
-            problem = f"{manifest} is of a download with {name} {other!r}, now it is {value!r}"
-            raise InputError(f"{problem}; give the same settings, another output, or --overwrite")
+    place, remedy = f"{manifest} is of another download", "give the same settings, another output, or --overwrite"
+    require_same(before["settings"], json.loads(json.dumps(settings)), place, remedy)
     for path, facts in ((manifest.parent / name, facts) for name, facts in before["files"].items()):
         if not path.exists() or path.stat().st_size != facts["bytes"]:
             raise InputError(f"{path} has not the size that {manifest.name} says; give --overwrite")

@@ -29,7 +29,7 @@ from ragcun.data.beir import Collection, Qrels
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_same
 from ragcun.io import file_digest, read_json, read_json_lines, replacing_file, write_json, write_json_lines
 from ragcun.models.checkpoint import CONFIG, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
@@ -231,13 +231,8 @@ def _prepare(
         texts = [document.content for document in islice(documents, stop - start)]
         record = {"model": model.fingerprint, "texts": _digest(texts), "rows": len(texts), **settings}
         shard = Shard(number, search, start, order[start:stop], record, searched)
-        before = _record(shard.file("documents", "npy")) or record
-        for key, value in record.items():
-            if before.get(key) != value:
-                raise InputError(
-                    f"{shard.file('documents', 'npy')} was made from something else: {key} is {before.get(key)!r} "
-                    f"there and {value!r} now; name another --work_dir, or delete that folder"
-                )
+        vectors_file, remedy = shard.file("documents", "npy"), "name another --work_dir, or delete that folder"
+        require_same(_record(vectors_file) or record, record, f"{vectors_file} was made from something else", remedy)
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.data.overlap import read_held_out, read_seen
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_same
 from ragcun.io import as_json
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
@@ -83,12 +83,8 @@ class _Benchmark:
         before = earlier.manifest.get("settings")
         if not isinstance(before, dict):
             raise InputError(f"{path} has no settings and cannot be resumed; leave out --resume, or name another file")
-        for key in {**before, **settings}:
-            if before.get(key) != settings.get(key):
-                raise InputError(
-                    f"{path} is of another evaluation: {key} is {before.get(key)!r} there and {settings.get(key)!r} "
-                    "now; evaluate as it was, or name another --output_file"
-                )
+        place, remedy = f"{path} is of another evaluation", "evaluate as it was, or name another --output_file"
+        require_same(before, {**dict.fromkeys(before), **settings}, place, remedy)
         systems = {MODEL: earlier.model, BASE: earlier.untouched_base, **earlier.baselines}
         for slug, scores in self.scores.items():
             if (system := systems.get(slug)) is not None:
@@ -139,13 +135,10 @@ class _Benchmark:
         return SystemScores(retriever.name, datasets, average, **retriever.size, trained_parameters=trained)
 
     def _require_unchanged(self, source: Source) -> None:
-        before = asdict(self.collections.get(source.name, CollectionFacts(0, 0)))
-        for fact, value in asdict(facts_of(_loaded(source))).items():
-            if fact not in ("part_of", "notes") and before[fact] != value:
-                raise InputError(
-                    f"{source.name} is not what {self.evaluator.output_file} has scores of: {fact} is "
-                    f"{before[fact]!r} there and {value!r} now; restore that collection, or evaluate without --resume"
-                )
+        before = self.collections.get(source.name, CollectionFacts(0, 0))
+        now = replace(facts_of(_loaded(source)), part_of=before.part_of, notes=before.notes)
+        place = f"{source.name} is not what {self.evaluator.output_file} has scores of"
+        require_same(vars(before), vars(now), place, "restore that collection, or evaluate without --resume")
 
 
 def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:

@@ -112,7 +112,8 @@ class Labels:
         if seen is None or training is None or len(training.qrels) * HELD_OUT < FEWEST:
             return None
         dev = hold_out_queries(training, min(HELD_OUT, MOST / len(training.qrels)), seed=0)[1]
-        return _only(dev, dev.qrels.keys() - seen_queries(dev, seen), FEWEST) if seen else dev
+        unseen = dev.of_queries(dev.qrels.keys() - seen_queries(dev, seen)) if seen else dev
+        return unseen if not seen or len(unseen.qrels) >= FEWEST else None
 
     def pairs(self, collection: Collection) -> list[tuple[str, str]]:
         """Return the texts of training queries, without those of `collection`, and the ids of their documents."""
@@ -135,16 +136,8 @@ class Labels:
         if folder is None or collection.split == split or not (folder / "qrels" / f"{split}.tsv").is_file():
             return None
         found = load_collection(folder, split, collection.documents, collection.drop_own_ids)
-        return _only(replace(found, name=collection.name), found.qrels.keys() - collection.qrels.keys(), fewest)
-
-
-def _only(collection: Collection, queries: set[str], fewest: int) -> Collection | None:
-    """Return a collection with some of its queries, or None where these are too few."""
-    if len(queries) < fewest:
-        return None
-    texts = {query: text for query, text in collection.queries.items() if query in queries}
-    qrels = {query: judged for query, judged in collection.qrels.items() if query in queries}
-    return replace(collection, queries=texts, qrels=qrels)
+        others = replace(found, name=collection.name).of_queries(found.qrels.keys() - collection.qrels.keys())
+        return others if len(others.qrels) >= fewest else None
 
 
 @dataclass

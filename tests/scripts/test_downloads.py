@@ -135,7 +135,7 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source,
     where = (*source, tmp_path / "m")
     assert "is there already" in fails_clearly("download_msmarco", *where)
     assert "nothing to do" in marco("m", "--resume")
-    assert "seed 0, now it is 1" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
+    assert "seed is 0 there and 1 now" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
     failed = fails_clearly("download_msmarco", *where[2:], "--source", data_sets / "wiki", "--overwrite")
     assert str(data_sets / "wiki") in failed
     assert contents(tmp_path / "m", ()) == before
