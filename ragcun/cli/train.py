@@ -146,7 +146,7 @@ def calibrate(options: CalibrateOptions) -> str:
     about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
 towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
     settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
-    page = card(output.name, encoder, about, settings)
+    page = card(output.name, encoder, settings, about=about)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
 

@@ -18,7 +18,7 @@ from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
 from ragcun.training.run_dir import Callback, RunFolder
 from ragcun.training.setup import TrainingData
-from ragcun.training.summary import TEMPLATE, FitResult, in_words, model_card, trained_parts
+from ragcun.training.summary import TEMPLATE, FitResult, card, in_words, trained_parts
 
 Pairs = Iterable[tuple[int, int]]
 IN_MEMORY = "vectors in memory"
@@ -55,12 +55,14 @@ class FittedHead:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
-        card, parameters = f"# {Path(folder).name}\n\n{TEMPLATE.module.with_vectors}\n", None
+        folder, parameters = Path(folder), None
+        page = f"# {folder.name}\n\n{TEMPLATE.module.with_vectors}\n"
         if self.result is not None and self.config is not None:
             trained = trained_parts(self.config, self.encoder)
             parameters = trained["parameters"]
-            card = model_card(Path(folder), self.encoder, self.config.to_dict(), self.result, in_words(trained))
-        self.encoder.save_pretrained(folder, card, trained=parameters)
+            title, settings = f"{folder.parent.name}/{folder.name}", self.config.to_dict()
+            page = card(title, self.encoder, settings, self.result, in_words(trained))
+        self.encoder.save_pretrained(folder, page, trained=parameters)
 
 
 def load_head(folder: str | Path, device: str | None = None) -> FittedHead:

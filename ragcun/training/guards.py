@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -114,7 +114,7 @@ class TrainingStopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume continues from there")
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """Notes, while it is entered, a SIGTERM or SIGINT instead of ending the process; a second SIGINT ends it at once.
 
     The earlier handlers are put back on leaving. A signal that is ignored stays so. Outside the main thread, where
@@ -122,22 +122,17 @@ class StopRequest:
     """
 
     def __init__(self, echo: float = 0.0) -> None:
+        super().__init__()
         self.received, self.echo = 0, echo
         self._since = 0.0
-        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 before = signal.getsignal(number)
                 if before is not signal.SIG_IGN and before is not None:  # None: set by other than Python
-                    self._before[number] = signal.signal(number, self._note)
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.received:

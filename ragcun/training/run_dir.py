@@ -33,7 +33,7 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.processes import Processes
 from ragcun.training.selection import FinalSelection
 from ragcun.training.setup import TrainingData, model_settings
-from ragcun.training.summary import FitResult, in_words, model_card, trained_parts
+from ragcun.training.summary import FitResult, card, in_words, trained_parts
 
 logger = logging.getLogger(__name__)
 
@@ -180,10 +180,11 @@ class RunRecord:
     def save_model(self, folder: Path, encoder: RetrievalEncoder, result: FitResult, trained: bool = True) -> None:
         """Write a checkpoint folder with its model card, of trained weights or of the initial ones."""
         if self.run.recorded:
-            card = model_card(folder, encoder, self.settings, result, in_words(self.manifest["trained"]))
+            title = f"{folder.parent.name}/{folder.name}"
+            page = card(title, encoder, self.settings, result, in_words(self.manifest["trained"]))
             fresh = not trained and self.settings["load_checkpoint"] is None
             seen, parameters = frozenset() if fresh else self.seen, self.manifest["trained"]["parameters"]
-            encoder.save_pretrained(folder, card, seen, self.hold_out, parameters)
+            encoder.save_pretrained(folder, page, seen, self.hold_out, parameters)
 
     def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: FinalSelection | None) -> FitResult:
         """Write the final checkpoint and the manifest; return the result with the comparison."""

@@ -24,6 +24,7 @@ from ragcun.losses.gather import sum_over_ranks_, world_size
 from ragcun.losses.objective import Objective
 from ragcun.models.heads import Head, HeadShape, Stackable
 from ragcun.models.systems import ResidualPredictor, follow, following
+from ragcun.options import refuse
 from ragcun.tensors import contiguous, copy_strictly, tensors_digest
 from ragcun.training.step import ema_decay
 
@@ -76,25 +77,24 @@ class ObjectiveLoss(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
 
     def _check(self) -> None:
-        weights, predictor = self.objective.weights, self.predictor
-        if "predictive" in weights and predictor is None:
-            raise ValueError("lambda_predictive needs a predictor; give one or set it to 0")
-        if "predictive" not in weights and predictor is not None:
-            raise ValueError("a predictor needs lambda_predictive above 0; raise it or leave the predictor out")
-        if "residual" in weights and not isinstance(predictor, ResidualPredictor):
-            raise ValueError("lambda_residual needs a ResidualPredictor as the predictor; give one or set it to 0")
-        dim, shape = self.model.get_embedding_dimension(), None if predictor is None else predictor.config
-        if shape is not None and (shape.input_dim, shape.output_dim) != (dim, dim):
-            raise ValueError(f"the predictor must map {dim} to {dim}, got {shape.input_dim} to {shape.output_dim}")
-        if self.ema_decay is None:
-            return
-        if not 0 <= self.ema_decay <= 1:
-            raise ValueError(f"ema_decay must be 0 to 1, got {self.ema_decay}")
-        ema_decay(0, 1, self.ema_decay, self.ema_schedule)
-        if predictor is None:
-            raise ValueError("ema_decay needs a predictor: without one, nothing is compared with the target")
-        if any(p.requires_grad and p.dtype != torch.float32 for p in self.model.parameters()):
-            raise ValueError("an EMA target needs trained weights in float32; load the model so, and train with bf16")
+        weights, predictor, decay = self.objective.weights, self.predictor, self.ema_decay
+        follows, dim = decay is not None, self.model.get_embedding_dimension()
+        maps = "" if predictor is None else f"{predictor.config.input_dim} to {predictor.config.output_dim}"
+        unfit = "residual" in weights and not isinstance(predictor, ResidualPredictor)
+        half = any(weight.requires_grad and weight.dtype != torch.float32 for weight in self.model.parameters())
+        idle = "a predictor needs lambda_predictive above 0; raise it or leave the predictor out"
+        mistakes = {
+            "lambda_predictive needs a predictor; give one or set it to 0": "predictive" in weights and not maps,
+            idle: "predictive" not in weights and maps,
+            "lambda_residual needs a ResidualPredictor as the predictor; give one or set it to 0": unfit,
+            f"the predictor must map {dim} to {dim}, got {maps}": maps and maps != f"{dim} to {dim}",
+            f"ema_decay must be 0 to 1, got {decay}": decay is not None and not 0 <= decay <= 1,
+            "ema_decay needs a predictor: without one, nothing is compared with the target": follows and not maps,
+            "an EMA target needs trained weights in float32; load the model so, and train with bf16": follows and half,
+        }
+        refuse(mistakes)
+        if decay is not None:
+            ema_decay(0, 1, decay, self.ema_schedule)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Return λ·term of each active term by its name; their sum is the objective's total.
@@ -187,16 +187,15 @@ class ObjectiveCallback(TrainerCallback):
             raise InputError("ObjectiveLoss needs whole weights on every rank; train without fsdp and deepspeed")
         loss = self.loss
         loss.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        if world_size() > 1 and loss.predictor is not None and not self._hooks:
+            for tensor in loss.predictor.state_dict().values():  # by now the model's weights are those of rank 0
+                dist.broadcast(tensor, 0)
+            trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
+            self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
         if state.global_step > 0:
             self._load(Path(self.resume_from or _checkpoint(args, state)), state.global_step)
         else:
-            if world_size() > 1 and loss.predictor is not None:  # by now the model's weights are those of rank 0
-                for tensor in loss.predictor.state_dict().values():
-                    dist.broadcast(tensor, 0)
             loss.follow(0.0)
-        if world_size() > 1 and loss.predictor is not None and not self._hooks:
-            trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
-            self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Tell the loss the number of the step, and set the Trainer's clipping aside where it is too narrow."""

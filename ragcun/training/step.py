@@ -192,8 +192,7 @@ def cached_backward(
     with torch.no_grad():
         for chunk in chunks:
             states.append(random_states())
-            shown = {name: value for name, value in vars(model(chunk)).items() if value is not None}
-            shown = {name: value.detach() for name, value in shown.items()}
+            shown = {name: value.detach() for name, value in vars(model(chunk)).items() if value is not None}
             leaves.append({name: value.requires_grad_(value.is_floating_point()) for name, value in shown.items()})
     names = dict.fromkeys(name for leaf in leaves for name in leaf)
     output = loss(Views(**{name: torch.cat([leaf[name] for leaf in leaves if name in leaf]) for name in names}))

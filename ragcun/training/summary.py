@@ -170,25 +170,21 @@ class FitResult:
     overflows: int = 0
 
 
-def model_card(
-    folder: Path, encoder: RetrievalEncoder, settings: dict[str, Any], result: FitResult, trained: str
-) -> str:
-    """Return the card of a trained checkpoint; `trained` says what was trained, in a line."""
-    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
-    size = f"{encoder.dimension} dimensions, {length}"
-    about = f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {size}."
-    return card(f"{folder.parent.name}/{folder.name}", encoder, about, settings, result, trained)
-
-
 def card(
     title: str,
     encoder: RetrievalEncoder,
-    about: str,
     settings: dict[str, Any],
     result: FitResult | None = None,
     trained: str = "",
+    about: str = "",
 ) -> str:
-    """Return a checkpoint's card in Markdown; `write_scores` puts test scores where the choice of the epoch stands."""
+    """Return a checkpoint's card in Markdown; `write_scores` puts test scores where the choice of the epoch stands.
+
+    `trained` says what was trained, in a line; `about` takes the place of system, base and size.
+    """
+    length = "length 1" if encoder.to_config().get("normalize_output") else "unnormalised"
+    size = f"{encoder.dimension} dimensions, {length}"
+    about = about or f"A `{encoder.system}` retrieval encoder on `{encoder.base.name}`: {size}."
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     usage = "texts" if encoder.base.reads_texts else "vectors"
     if isinstance(encoder.base, JoinedBase):
@@ -200,8 +196,8 @@ def card(
         header["base_model"] = encoder.base.name
     dumped = {"header": header, "settings": settings}
     shown = {name: yaml.safe_dump(each, sort_keys=False, allow_unicode=True) for name, each in dumped.items()}
-    about_run = {"result": result, "trained": trained}
-    return TEMPLATE.render(shown, title=title, about=about, usage=usage, begin=BEGIN, end=END, **about_run)
+    facts = {"title": title, "about": about, "usage": usage, "result": result, "trained": trained}
+    return TEMPLATE.render(shown | facts, begin=BEGIN, end=END)
 
 
 def write_scores(folder: str | Path, scores: str) -> None:

@@ -64,7 +64,7 @@ class Trainer:
                 self._evaluate()
                 self._check_collapse()
             with stop:
-                for epoch in range(max(1, self.progress.epoch), self.epochs + 1):
+                for epoch in range(self.progress.epochs_done + 1, self.epochs + 1):
                     self._epoch(epoch, bar)
         self.encoder = self.stepper.accelerator.unwrap_model(self.stepper.model, keep_fp32_wrapper=False)
         self.average.restore_best(self.encoder)
@@ -107,8 +107,6 @@ class Trainer:
             logger.info("untouched base: %s %.4f", self.selection.criterion, base_score)
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
-        if self.progress.epochs_done >= epoch:
-            return
         steps = epoch_steps(self.config, self.source.dataset, self.processes.count, epoch)
         done = self.progress.batches_done if self.progress.epoch == epoch else 0
         self.progress.epoch, interval = epoch, self.config.state_interval

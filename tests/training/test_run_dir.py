@@ -19,7 +19,7 @@ from ragcun.options import from_mapping
 from ragcun.training.loop import fit
 from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment, named, require_tracker
 from ragcun.training.setup import build_data
-from ragcun.training.summary import FitResult, model_card, write_scores
+from ragcun.training.summary import FitResult, card, write_scores
 from tests.training.runs import Train, interrupted
 
 
@@ -122,8 +122,7 @@ def test_card_names_a_base_from_the_hub_and_shows_scores_as_they_are_measured(
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     encoder.base.name = "owner/model"
     result = FitResult(tmp_path, 3, criterion, score, None, 10, 1.0)
-    card = model_card(tmp_path / "run" / "best_model", encoder, TrainConfig("t").to_dict(), result, "a head")
-    header, body = parts_of(card)
+    header, body = parts_of(card("run/best_model", encoder, TrainConfig("t").to_dict(), result, "a head"))
     assert header["base_model"] == "owner/model"
     assert f"| this model | {shown} |" in body
 
