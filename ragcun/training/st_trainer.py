@@ -35,16 +35,21 @@ if TYPE_CHECKING:
 STATE_NAME = "loss_state.safetensors"
 
 
-class ObjectiveLoss(nn.Module):
+class ObjectiveLoss(nn.Module, TrainerCallback):
     """An `Objective` on the columns (query, positive[, negative]) of a `SentenceTransformerTrainer`.
 
     The loss may own a predictor, trained to predict the positive's embedding from the query's, and an EMA target, a
     copy of the model that gives what is predicted. Frozen weights are shared with it, not copied, so freeze before
-    making the loss. The Trainer neither saves nor clips nor averages over ranks what a loss owns; the callback does,
-    and a training step without it is refused::
+    making the loss. The Trainer neither saves nor clips nor averages over ranks what a loss owns; the loss does, as the
+    Trainer's callback, and a training step without it is refused::
 
         loss = ObjectiveLoss(model, Objective(lambda_isotropy=0.1))
         SentenceTransformerTrainer(model, args, train_dataset, loss=loss, callbacks=[loss.callback()]).train()
+
+    Checkpoint folders get ``loss_state.safetensors``: predictor, target, step and a digest of the model's trained
+    weights, which a resumed run loads, strictly. The target follows the model after every optimiser step that was
+    taken. The gradients of model and predictor are clipped to `max_grad_norm` as one vector (`grad_norm` in the log is
+    the model's alone), and the predictor's is averaged over ranks.
 
     Args:
         model: the model to train.
@@ -75,6 +80,9 @@ class ObjectiveLoss(nn.Module):
         self.target = None if ema_decay is None else following(model, share_frozen=True)
         self.step: int | None = None
         self.autocast_dtype: torch.dtype | None = None
+        self.resume_from: str | Path | None = None
+        self._max_grad_norm = 0.0
+        self._hooks: list[RemovableHandle] = []
 
     def _check(self) -> None:
         weights, predictor, decay = self.objective.weights, self.predictor, self.ema_decay
@@ -152,9 +160,13 @@ class ObjectiveLoss(nn.Module):
         owned = {f"predictor.{name}": tensor for name, tensor in predictor.items()}
         return owned | {f"target.{name}": weight for name, weight in self._followers().items()}
 
-    def callback(self, resume_from: str | Path | None = None) -> ObjectiveCallback:
-        """Return the callback that belongs in the Trainer's `callbacks`; see `ObjectiveCallback`."""
-        return ObjectiveCallback(self, resume_from)
+    def callback(self, resume_from: str | Path | None = None) -> TrainerCallback:
+        """Return this loss, which belongs in the `callbacks` of one Trainer.
+
+        A resumed run reads the checkpoint folder `resume_from`; None means ``checkpoint-N`` in its output folder.
+        """
+        self.resume_from = resume_from
+        return self
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings, for the model card."""
@@ -162,64 +174,44 @@ class ObjectiveLoss(nn.Module):
         own = {"predictor": predictor, "ema_decay": self.ema_decay, "ema_schedule": self.ema_schedule}
         return asdict(self.objective.config) | own
 
-
-class ObjectiveCallback(TrainerCallback):
-    """Lets a Trainer treat what an `ObjectiveLoss` owns as it treats the model; made by `ObjectiveLoss.callback`.
-
-    Checkpoint folders get ``loss_state.safetensors``: predictor, target, step and a digest of the model's trained
-    weights, which a resumed run loads, strictly. The target follows the model after every optimiser step that was
-    taken. The gradients of model and predictor are clipped to `max_grad_norm` as one vector (`grad_norm` in the log is
-    the model's alone), and the predictor's is averaged over ranks.
-
-    Args:
-        loss: the loss; one for each Trainer.
-        resume_from: the checkpoint folder to resume from; None means ``checkpoint-N`` in the Trainer's output folder.
-    """
-
-    def __init__(self, loss: ObjectiveLoss, resume_from: str | Path | None = None) -> None:
-        self.loss, self.resume_from = loss, resume_from
-        self._max_grad_norm = 0.0
-        self._hooks: list[RemovableHandle] = []
-
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Load what the loss owns, or start it alike on all ranks; refuse sharded weights."""
         if args.fsdp or args.deepspeed:
             raise InputError("ObjectiveLoss needs whole weights on every rank; train without fsdp and deepspeed")
-        loss = self.loss
-        loss.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        if world_size() > 1 and loss.predictor is not None and not self._hooks:
-            for tensor in loss.predictor.state_dict().values():  # by now the model's weights are those of rank 0
+        self.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        if world_size() > 1 and self.predictor is not None and not self._hooks:
+            for tensor in self.predictor.state_dict().values():  # by now the model's weights are those of rank 0
                 dist.broadcast(tensor, 0)
-            trained = [weight for weight in loss.predictor.parameters() if weight.requires_grad]
+            trained = [weight for weight in self.predictor.parameters() if weight.requires_grad]
             self._hooks = [weight.register_post_accumulate_grad_hook(_average_gradient) for weight in trained]
         if state.global_step > 0:
             self._load(Path(self.resume_from or _checkpoint(args, state)), state.global_step)
         else:
-            loss.follow(0.0)
+            self.follow(0.0)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Tell the loss the number of the step, and set the Trainer's clipping aside where it is too narrow."""
         # The Trainer clips the model's gradient alone, before `on_pre_optimizer_step`. With fp16 gradients are unscaled
         # by then, because it measures their norm even where it does not clip.
-        self.loss.step = state.global_step + 1
-        if self.loss.predictor is not None and args.max_grad_norm > 0:
+        self.step = state.global_step + 1
+        if self.predictor is not None and args.max_grad_norm > 0:
             self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Clip the gradient of model and predictor together."""
         if self._max_grad_norm > 0:
             args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, 0.0
-            clip_grad_norm_(self.loss.parameters(), args.max_grad_norm)
+            clip_grad_norm_(self.parameters(), args.max_grad_norm)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Let the target follow, unless an overflow under fp16 made the optimiser leave this step out."""
-        if self.loss.ema_decay is not None and not others["optimizer"].step_was_skipped:
-            decay = ema_decay(state.global_step, state.max_steps, self.loss.ema_decay, self.loss.ema_schedule)
-            self.loss.follow(decay)
+        if self.ema_decay is not None and not others["optimizer"].step_was_skipped:
+            decay = ema_decay(state.global_step, state.max_steps, self.ema_decay, self.ema_schedule)
+            self.follow(decay)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Write what the loss owns into the checkpoint folder; the file is complete or absent."""
-        owned = self.loss.owned_state()
+        owned = self.owned_state()
         if owned and args.should_save:
             with replacing_file(_checkpoint(args, state) / STATE_NAME) as temporary:
                 save_file(contiguous(owned), temporary, self._about(state.global_step))
@@ -230,12 +222,12 @@ class ObjectiveCallback(TrainerCallback):
         """End the steps; where the Trainer has loaded the best model, load what belongs to it."""
         while self._hooks:
             self._hooks.pop().remove()
-        self.loss.step = None
+        self.step = None
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load(Path(state.best_model_checkpoint), state.best_global_step)
 
     def _load(self, folder: Path, step: int | None) -> None:
-        owned = self.loss.owned_state()
+        owned = self.owned_state()
         if not owned:
             return
         path = folder / STATE_NAME
@@ -249,10 +241,10 @@ class ObjectiveCallback(TrainerCallback):
             copy_strictly(owned, load_file(path))
         except (ValueError, OSError, SafetensorError) as error:
             raise InputError(f"{path} does not fit this loss ({error}); resume with the same settings") from error
-        self.loss.follow(1.0)  # leaves weights alone, takes the model's buffers
+        self.follow(1.0)  # leaves weights alone, takes the model's buffers
 
     def _about(self, step: int | None) -> dict[str, str]:
-        weights = self.loss.online.named_parameters()
+        weights = self.online.named_parameters()
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
 
