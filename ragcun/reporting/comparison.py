@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.io import read_json
 from ragcun.reporting.tables import EMPTY, SAME, check_alike, once, results_frame
 from ragcun.results import METRIC, Results, is_results, typed
@@ -228,7 +228,5 @@ def p_by_query(results: Results, dataset: str, metric: str) -> float:
     from ragcun.retrieval.metrics import paired_tests
 
     ours, theirs = (per_query(results, dataset, slug, metric) for slug in slugs)
-    try:
+    with as_input_error(f"{folder}: {metric} of model and untouched base", "; evaluate again"):
         return paired_tests(ours, theirs, seed=int(results.manifest.get("seed", 0))).p_randomisation
-    except ValueError as error:
-        raise InputError(f"{folder}: {metric} of model and untouched base: {error}; evaluate again") from error

@@ -106,7 +106,7 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
     for path, report in run.isotropy:
         systems = run.systems_of(report)
         names = ", ".join(system.model for system in systems)
-        pictures = {name: _picture(draw(systems), names) for name, draw in figures_of(systems).items()}
+        pictures = {name: _picture(figure, names) for name, figure in figures_of(systems).items()}
         isotropy.append((path, report, measure_tables(systems), pictures))
     return {
         "run": run,

@@ -99,18 +99,18 @@ def _number(value: float | None) -> str:
 
 
 def _cell(measure: Measure | None) -> str:
-    if measure is None or measure.value is None or measure.low is None:
-        return _number(None if measure is None else measure.value)
-    return f"{_number(measure.value)} ({_number(measure.low)} … {_number(measure.high)})"
+    if measure is None or measure.value is None:
+        return ABSENT
+    ends = "" if measure.low is None else f" ({_number(measure.low)} … {_number(measure.high)})"
+    return f"{_number(measure.value)}{ends}"
 
 
 def plot_isotropy(report_path: str | Path, output_dir: str | Path) -> list[Path]:
     """Write each figure of a report as a PNG, and return the files."""
-    systems = IsotropyReport.read(report_path).systems
-    drawn = {Path(output_dir) / f"{name}.png": draw for name, draw in figures_of(systems).items()}
-    for path, draw in drawn.items():
-        plots.write_png(draw(systems), path)
-    return list(drawn)
+    drawn = figures_of(IsotropyReport.read(report_path).systems)
+    for name, figure in drawn.items():
+        plots.write_png(figure, Path(output_dir) / f"{name}.png")
+    return [Path(output_dir) / f"{name}.png" for name in drawn]
 
 
 def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
@@ -125,8 +125,8 @@ def spectrum_figure(systems: Sequence[SystemReport]) -> Figure:
         zeros = f", {(~shown).sum()} of {len(shown)} are 0" if not shown.all() else ""
         index, label = np.arange(1, len(scaled) + 1), f"{look.name}{zeros}"
         axes.plot(index, scaled, label=label, color=look.colour, linestyle=look.line, linewidth=1.6)
-    axes.set_yscale("log")
-    axes.set(xlabel="index of the eigenvalue (dimension), documents", ylabel="eigenvalue / mean eigenvalue (log scale)")
+    axes.set(yscale="log", xlabel="index of the eigenvalue (dimension), documents")
+    axes.set_ylabel("eigenvalue / mean eigenvalue (log scale)")
     return finish(figure)
 
 
@@ -212,10 +212,10 @@ FIGURES: dict[str, Callable[[Sequence[SystemReport]], Figure]] = {
 }  # fmt: skip
 
 
-def figures_of(systems: Sequence[SystemReport]) -> dict[str, Callable[[Sequence[SystemReport]], Figure]]:
-    """Return the figures that can be drawn of systems; pca needs judged queries."""
+def figures_of(systems: Sequence[SystemReport]) -> dict[str, Figure]:
+    """Draw each figure that can be drawn of systems; pca needs judged queries."""
     judged = any(system.pairs is not None for system in systems)
-    return {name: draw for name, draw in FIGURES.items() if judged or name != "pca"}
+    return {name: draw(systems) for name, draw in FIGURES.items() if judged or name != "pca"}
 
 
 def _with_looks(systems: Sequence[SystemReport]) -> list[tuple[Look, SystemReport]]:

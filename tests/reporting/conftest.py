@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ragcun.isotropy import MeasureSettings
 from ragcun.isotropy.report import IsotropyReport, SystemReport, measure_system
@@ -73,6 +74,16 @@ def isotropy_report(*systems: SystemReport, data: str = "scifact") -> dict[str, 
     """Return the content of an ``isotropy.json``."""
     n_queries = 0 if systems[0].pairs is None else 30
     return json.loads(json.dumps(IsotropyReport(data, 150, n_queries, list(systems)).to_dict()))
+
+
+def cells_of(table: str) -> list[list[str]]:
+    """Return the cells of a Markdown table, its rule included."""
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+
+
+def legend_of(figure: Figure) -> list[str]:
+    """Return the texts of a figure's legend."""
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def changed(content: dict[str, Any], path: Sequence[Any], value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ragcun.reporting.formats import csv_comparison, escape, latex_comparison, m
 from ragcun.reporting.tables import check_alike
 from ragcun.results import Results
 from ragcun.retrieval.metrics import paired_tests
-from tests.reporting.conftest import results, system
+from tests.reporting.conftest import cells_of, results, system
 
 NASTY = r"a_b & 50% #1 $x$ {y} ~/z^2 \input{q} <p|q> [n]*"
 
@@ -126,7 +126,7 @@ def comparison(write):
 
 def test_markdown_holds_values_deviations_marks_and_notes(comparison):
     table, notes = markdown_comparison(comparison()).split("\n\n")
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    rows = cells_of(table)
     assert rows[0] == ["system", "scifact (300 queries)", "nfcorpus (323 queries)"]
     assert rows[2:] == [
         ["minilm (untouched)", "0.6450", "**0.3160**"],
@@ -144,7 +144,7 @@ def test_embeddings_have_columns_beside_ndcg(write):
             scores["space"] = {"isotropy_score": score + place, "mean_norm": 2.0 + place, "norm_deviation": 0.125}
     comparison = compare([read_named(write("a.json", content))])
     table, notes = markdown_comparison(comparison).split("\n\n")
-    rows = [[cell.strip() for cell in line.strip("|\n").split(" | ")][4:] for line in table.splitlines()]
+    rows = [row[4:] for row in cells_of(table)]
     assert rows[0] == ["isotropy score", "mean norm", "norm deviation", "trained parameters"]
     assert rows[2:] == [["-0.7500", "2.5000", "0.1250", "–"], ["1.0000", "2.5000", "0.1250", "147,840"]]
     assert "scifact, nfcorpus" in notes.partition("Isotropy score")[2]

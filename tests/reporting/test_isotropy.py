@@ -15,7 +15,7 @@ from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
 from ragcun.reporting.isotropy import FIGURES, LABELS, isotropy_table, measure_tables, plot_isotropy
 from ragcun.reporting.plots import GREY
-from tests.reporting.conftest import changed, isotropy_report, measured
+from tests.reporting.conftest import changed, isotropy_report, legend_of, measured
 
 DOCUMENTS = ("systems", 0, "spaces", "documents")
 K = 5
@@ -61,12 +61,10 @@ def test_tables_hold_every_measure_of_every_system():
     [
         (["format"], 2, "not an isotropy report of format 1"),
         (["systems"], [], "systems is empty"),
-        (["systems", 0, "model"], ..., r"systems\[0\] lacks 'model'"),
         (DOCUMENTS, ..., r"systems\[0\]\.spaces lacks 'documents'"),
         ((*DOCUMENTS, "distances", "nearest"), ..., r"documents\.distances lacks 'nearest'"),
         ((*DOCUMENTS, "norms", "counts", 0), ..., r"documents\.norms has 41 edges for 39 counts"),
         (["systems", 0, "pairs", "pca", "links", 0], [0, 999], "pca links a row that is not there"),
-        ((*DOCUMENTS, "spectrum"), [1.0, float("nan")], r"documents\.spectrum\[1\] is nan"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_key(write, path, value, message):
@@ -92,11 +90,6 @@ def lines_of(axes):
 def starting_with(named, start):
     (label,) = [label for label in named if label.startswith(start)]
     return named[label]
-
-
-def legend_of(figure):
-    (legend,) = figure.legends
-    return [text.get_text() for text in legend.get_texts()]
 
 
 def test_spectra_are_the_reports_over_their_mean_without_zeros():

@@ -12,6 +12,7 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.reporting.plots import LONGEST_NAME, MOST, looks, loss_figure, rank_figure
+from tests.reporting.conftest import legend_of
 
 STEP = {"kind": "step", "step": 1, "total": 1.0}
 
@@ -52,8 +53,7 @@ def test_the_loss_figure_holds_the_runs_numbers(tmp_path):
     assert list(total.get_ydata()) == [row["total"] for row in steps]
     assert list(term.get_ydata()) == [row["terms"]["sigreg"] for row in steps]
     assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[0.65, 0.655], [0.645, 0.645]]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["training", "validation", "model", "untouched base"]
+    assert legend_of(figure) == ["training", "validation", "model", "untouched base"]
     (axes,) = loss_figure(write_rows(tmp_path / "m", metrics(scores=False, terms=()))).axes
     assert [line.get_label() for line in axes.lines] == ["training"]
 
@@ -92,7 +92,7 @@ def test_ranks_of_both_sides_and_collapses_are_drawn_over_the_steps(tmp_path):
     assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 5
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "effective rank (dimensions)")
     assert axes.get_ylim()[0] == 0
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [label for label, _, _ in drawn]
+    assert legend_of(figure) == [label for label, _, _ in drawn]
     assert rank_figure(write_rows(tmp_path / "m", [STEP])) is None
 
 

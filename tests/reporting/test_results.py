@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ragcun.errors import InputError
-from ragcun.results import Results, Scores
+from ragcun.results import Results
 from tests.reporting.conftest import about, changed, results, system
 
 
@@ -80,6 +80,7 @@ def test_what_is_read_is_written_again(content, read, tmp_path):
         ("untouched_base/datasets/scifact", ..., "untouched_base.datasets lacks 'scifact'"),
         ("untouched_base/datasets/scifact/p_randomisation", ..., "untouched_base.datasets.scifact lacks 'p_randomi"),
         ("untouched_base/datasets/scifact/unseen/p_randomisation", ..., "scifact.unseen lacks 'p_randomisation'"),
+        ("untouched_base/datasets/scifact/p_t", 2, "datasets.scifact p_t is 2"),
         ("baselines/bm25/datasets/scifact", 3, "baselines.bm25.datasets.scifact is 3"),
         ("manifest/collections", ..., "manifest.collections lacks 'scifact'"),
         ("manifest/collections/scifact/part_of", "x", "manifest.collections.scifact.part_of is 'x'"),
@@ -97,8 +98,3 @@ def test_a_dataset_stays_within_its_folder_and_other_files_are_no_results(read, 
             read(content)
     with pytest.raises(InputError, match="not the name of a dataset"):
         read(results("m", {name: 0.5}, collections={name: about("scifact")}))
-
-
-def test_scores_are_checked_where_they_are_made():
-    with pytest.raises(ValueError, match="p_t is 2"):
-        Scores({"NDCG@10": 0.5}, p_t=2)

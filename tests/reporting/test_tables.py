@@ -6,7 +6,7 @@ import pytest
 
 from ragcun.reporting.tables import markdown_table, results_table
 from ragcun.results import Results
-from tests.reporting.conftest import results, system
+from tests.reporting.conftest import cells_of, results, system
 
 
 @pytest.fixture
@@ -25,11 +25,7 @@ def tables(write):
     """Lay out content; return each table as lists of cells."""
 
     def of(content):
-        text = results_table(Results.read(write("r.json", content)))
-        return [
-            [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
-            for table in text.split("\n\n")
-        ]
+        return [cells_of(table) for table in results_table(Results.read(write("r.json", content))).split("\n\n")]
 
     return of
 

@@ -12,7 +12,7 @@ from ragcun.errors import InputError
 from ragcun.isotropy.spectrum import Measure
 from ragcun.reporting.plots import GREY
 from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points, size_figure, size_points
-from tests.reporting.conftest import isotropy_report, measured, results, system
+from tests.reporting.conftest import isotropy_report, legend_of, measured, results, system
 
 BASE = {"scifact": 0.64, "nfcorpus": 0.31}
 
@@ -51,8 +51,7 @@ def test_a_models_line_joins_the_best_for_so_many_bytes_and_the_base_is_a_star(s
     for axes in figure.axes:
         assert (axes.get_xscale(), axes.get_ylabel()) == ("log", "NDCG@10")
         assert [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()] == ["48", "512", "1536"]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(labels) == ["binary", "float32", "head", "int8", "minilm", "minilm (untouched)"]
+    assert sorted(legend_of(figure)) == ["binary", "float32", "head", "int8", "minilm", "minilm (untouched)"]
     scifact = figure.axes[0]
     assert lines(scifact, "head") == [([48, 1536], [0.66, 0.70])]
     assert any(list(line.get_xydata()[0]) == [512, 0.60] for line in scifact.lines if line.get_marker() == "o")
@@ -149,7 +148,7 @@ def test_each_system_is_a_point_of_its_own_look_in_every_panel(files):
     assert second == {"a": (0.4, 0.33, *first["a"][2:])}
     assert len({place[2] for place in first.values()}) == len({place[3] for place in first.values()}) == 3
     assert first["minilm (untouched)"][2:] == (GREY, "*")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["minilm (untouched)", "a", "b"]
+    assert legend_of(figure) == ["minilm (untouched)", "a", "b"]
     assert (scifact.get_xlabel(), scifact.get_ylabel()) == ("IsoScore (0 to 1)", "NDCG@10")
     dashed = [
         [line.get_xydata().tolist() for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes
