@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ragcun.data.beir import Collection
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.io import existing_file, read_lines
 
 if TYPE_CHECKING:
@@ -150,10 +150,8 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
 
 def _read(path: Path, texts: Mapping[str, str], collection: str) -> Named:
     ids, matrix = _read_ids(path.with_suffix(".txt")), open_matrix(path.with_suffix(".npy"))
-    try:
+    with as_input_error(f"{path}.npy", "; write the file again, with numpy.save"):
         vectors = check_vectors(matrix, "vectors")
-    except ValueError as error:
-        raise _no_matrix(path.with_suffix(".npy"), error) from error
     if len(ids) != len(vectors):
         raise InputError(f"{path}.txt has {len(ids)} ids, {path}.npy has {len(vectors)} rows; they must be as many")
     absent = sorted(texts.keys() - set(ids))
@@ -182,9 +180,5 @@ def open_matrix(path: str | Path) -> NDArray[Any]:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
-        raise _no_matrix(path, error) from error
-
-
-def _no_matrix(path: str | Path, error: Exception) -> InputError:
-    why = " ".join(str(error).split())[:200]
-    return InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save")
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save") from error

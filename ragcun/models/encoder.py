@@ -48,12 +48,15 @@ def register_system(cls: System) -> System:
 class RetrievalEncoder(nn.Module, abc.ABC):
     """A base with trainable parts on top; a subclass says which parts, and by `forward` turns `PairBatch` into `Views`.
 
-    Embeddings are compared by Euclidean distance. `system` is the name in `SYSTEMS`, `predictor_kind` the default kind.
+    Embeddings, of length `dimension`, are compared by Euclidean distance. `system` is the name in `SYSTEMS`,
+    `predictor_kind` the default kind, `shows` which optional fields of `Views` are filled: predicted, residual.
     """
 
     system: ClassVar[str]
     always_predicts: ClassVar[bool] = False
     predictor_kind: ClassVar[str] = "residual"
+    dimension: int
+    shows: frozenset[str]
 
     def __init__(self, base: Base) -> None:
         super().__init__()
@@ -68,16 +71,6 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def embed_document(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Map what `Base.forward` gives for documents to embeddings."""
-
-    @property
-    @abc.abstractmethod
-    def dimension(self) -> int:
-        """Length of the embeddings."""
-
-    @property
-    @abc.abstractmethod
-    def shows(self) -> frozenset[str]:
-        """Names of the optional fields of `Views` that this encoder fills: predicted, residual."""
 
     @abc.abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:

@@ -72,23 +72,19 @@ class ProjectionEncoder(RetrievalEncoder):
         self.query_embedding = query_embedding
         self.normalize_output = normalize_output
         self.head = Head(shape)
+        self.dimension = shape.output_dim
         self.predictor: Stackable | None = None
         if predicts:
             kind = self.predictor_kind if predictor is None else predictor
             if isinstance(kind, str):
                 kind = replace(shape, kind=kind, matrix_skip=False, start="preserving")
-            out = shape.output_dim
-            self.predictor = self.predictor_class(replace(kind, input_dim=out, output_dim=out))
+            self.predictor = self.predictor_class(replace(kind, input_dim=self.dimension, output_dim=self.dimension))
+        self.shows = frozenset() if self.predictor is None else self.predictor.shows
 
     @property
     def document_head(self) -> Head:
         """The head of documents: here that of queries."""
         return self.head
-
-    @property
-    def dimension(self) -> int:
-        """Length of the embeddings."""
-        return self.head.config.output_dim
 
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project; where `query_embedding` says so, predict the document's embedding from that."""
@@ -135,11 +131,6 @@ class ProjectionEncoder(RetrievalEncoder):
         if self.predictor is None:
             return Views(**shown)
         return Views(**shown, **self.predictor.predict(shown["query"]), target=shown["positive"])
-
-    @property
-    def shows(self) -> frozenset[str]:
-        """Names of the optional fields of `Views` that this encoder fills."""
-        return frozenset() if self.predictor is None else self.predictor.shows
 
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start heads that cut dimensions as the projection that preserves these vectors best."""
