@@ -201,15 +201,6 @@ def test_wrong_shapes_are_refused(loss):
         info_nce(query, positive, pool=pool[:, :2])
 
 
-@BOTH
-def test_autocast_leaves_the_loss_unchanged(loss):
-    rows = [row.float() for row in embeddings()[:3]]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = loss(*rows, MASK, RELEVANT)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, loss(*rows, MASK, RELEVANT))
-
-
 def test_distances_match_cdist_and_have_gradients():
     x, y = embeddings()[0].requires_grad_(), embeddings(1)[3].requires_grad_()
     reference = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

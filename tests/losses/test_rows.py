@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ragcun.losses import covariance as moments
+from ragcun.losses.contrastive import info_nce, margin_loss
 from ragcun.losses.objective import TRANSFORMS, predictive_error, residual_penalty, variance_regularisation
 from ragcun.losses.sigreg import KNOTS, sigreg
 from tests.losses.helpers import normal
@@ -22,6 +23,8 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "vicreg": moments.variance_covariance,
     "residual": residual_penalty,
     "predictive": lambda z: predictive_error(z, z.flip(1), stop_gradient=False),
+    "margin": lambda z: margin_loss(z, z.flip(1)),
+    "infonce": lambda z: info_nce(z, z.flip(1)),
     **{f"sigreg {knots}": functools.partial(sigreg, step=1, num_slices=4, knots=knots) for knots in KNOTS},
 }
 TAKE_ONE_ROW = ["none", "sqrt_dim", "residual", "predictive", *(name for name in FUNCTIONS if "sigreg" in name)]

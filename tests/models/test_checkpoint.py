@@ -35,6 +35,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "linear": {"head": "linear", "output_dim": 20},
     "mlp": {"head": HeadShape("mlp", 16, 10, depth=3, activation="silu")},
     "tanh": {"head": HeadShape("residual", 16, 12, depth=4, activation="tanh")},
+    "length 1": {"head": "mlp", "output_dim": 7, "normalize_output": True},
     "raw": {"head": "residual", "use_predictor": True},
     "prediction": {"head": "residual", "use_predictor": True, "query_embedding": "prediction"},
     "jepa": {"system": "jepa", "output_dim": 9, "head": "residual"},
@@ -226,8 +227,6 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "another file beside": lambda folder: (folder / "adapter_config.json").write_text("{}"),
     "another file of ours": lambda folder: (folder / "ragcun" / "more").write_text("{}"),
     "no longer a model": lambda folder: [path.unlink() for path in folder.glob("*.json")],
-    "another system": _edit(lambda config: config.update(system="jepa"), sign=False),
-    "no files": _edit(lambda config: config.update(files_blake2b={}), sign=False),
 }
 
 

@@ -21,11 +21,6 @@ def vectors_of(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, dim, generator=generator) * scales @ mixing + 3
 
 
-def squared_gaps(vectors: torch.Tensor) -> float:
-    """Sum the squared distances of all pairs in float64."""
-    return float((pdist(vectors.double().numpy()) ** 2).sum())
-
-
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -51,17 +46,11 @@ def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
 @pytest.mark.parametrize("out_dim", [1, 5, 11])
-def test_fewer_dimensions_keep_most_of_the_distances(kind, out_dim):
+def test_fewer_dimensions_start_as_the_projection_that_keeps_most_of_the_distances(kind, out_dim):
     x = vectors_of(120, 12)
     head = Head(HeadShape(kind, 12, out_dim)).eval()
     head.start_from(x)
-    with torch.no_grad():
-        kept = squared_gaps(head(x))
-    assert kept <= squared_gaps(x) * (1 + 1e-6)
-    generator = torch.Generator().manual_seed(1)
-    others = [torch.linalg.qr(torch.randn(12, out_dim, generator=generator)).Q for _ in range(50)]
-    others.append(torch.eye(12, out_dim))
-    assert kept >= max(squared_gaps(x @ other) for other in others) * (1 - 1e-6)
+    torch.testing.assert_close(head(x), x @ preserving_projection(x, out_dim).T)
 
 
 def test_projection_spans_the_leading_singular_vectors():

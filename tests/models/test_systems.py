@@ -47,9 +47,11 @@ def move(encoder: RetrievalEncoder, seed: int = 0) -> None:
 
 
 @pytest.mark.parametrize("negatives", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_views_are_the_embeddings_that_retrieval_compares(tiny_bert, system, negatives):
-    encoder = SYSTEMS[system](base(tiny_bert), output_dim=10, head="mlp").eval()
+def test_views_are_the_embeddings_that_retrieval_compares(tiny_bert, system, unit, negatives):
+    unit = unit and not SYSTEMS[system].always_predicts
+    encoder = SYSTEMS[system](base(tiny_bert), output_dim=10, head="mlp", normalize_output=unit).eval()
     move(encoder)
     batch = a_batch(negatives)
     views = encoder(batch)
@@ -58,6 +60,8 @@ def test_views_are_the_embeddings_that_retrieval_compares(tiny_bert, system, neg
     assert (views.negative is not None) == negatives
     if negatives:
         torch.testing.assert_close(views.negative, encoder.embed_document(encoder.base(batch.negative)))
+    for rows in (views.query, views.positive):
+        assert torch.allclose(rows.norm(dim=1), torch.ones(6)) == unit
     assert views.relevant is batch.relevant
     assert views.negative_mask is batch.negative_mask
     assert {name for name in ("predicted", "residual") if getattr(views, name) is not None} == encoder.shows
