@@ -15,14 +15,13 @@ import pandas as pd
 
 from ragcun.errors import InputError, as_input_error
 from ragcun.io import read_json
-from ragcun.reporting.tables import EMPTY, SAME, check_alike, once, results_frame
+from ragcun.reporting.tables import EMPTY, LEVELS, SAME, check_alike, once, results_frame
 from ragcun.results import METRIC, Results, is_results, typed
 from ragcun.retrieval.runs import runs_folder
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("base", "baseline", "model")
-LEVELS = (0.05, 0.01)  # a p value below the first earns one mark, below the second two
 BM25, UNTOUCHED = "bm25", " (untouched)"
 STORED = re.compile(r"--model[ =](?:(?! --).)*\.json(?: |$)")  # the model was the rankings of an earlier evaluation
 TESTED = ["base", "difference", "p", "seen"]

@@ -12,13 +12,12 @@ from jinja2 import Template
 
 from ragcun.errors import InputError
 from ragcun.io import read_text, write_text
-from ragcun.reporting.comparison import LEVELS, Comparison, NamedResults, compare, read_named, results_in
-from ragcun.reporting.tables import ABSENT, BOLD, SPACE, TRAINED, markdown_table, shared_metrics
+from ragcun.reporting.comparison import Comparison, NamedResults, compare, read_named, results_in
+from ragcun.reporting.tables import ABSENT, BOLD, LEVELS, SPACE, TRAINED, markdown_table, shared_metrics
 from ragcun.results import METRIC
 
 logger = logging.getLogger(__name__)
 
-BETTER, WORSE = "↑", "↓"
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
 NOTES = Template(
     read_text(Path(__file__).with_name("templates") / "notes.md.j2"),
@@ -143,7 +142,7 @@ def _texts(comparison: Comparison, best: str, write: Callable[[str], str] = str)
     """
     cells, texts = comparison.cells, []
     for cell in cells.itertuples():
-        marks = (BETTER if cell.marks > 0 else WORSE) * abs(cell.marks)
+        marks = "↑" * cell.marks or "↓" * -cell.marks
         text = f"{cell.value:.4f}{'' if pd.isna(cell.sd) else f' ± {cell.sd:.4f}'}{f' ({marks})' if marks else ''}"
         texts.append((best if cell.best else "{}").format(write(text)))
     table = cells.assign(text=texts).pivot(index="system", columns="dataset", values="text")

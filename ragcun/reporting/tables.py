@@ -21,7 +21,7 @@ NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
 DIFFERENCE = "Δ vs base (p)"
 BOLD, STRONG = "**{}**", Markup("<strong>{}</strong>")
 METRICS = (METRIC, "MRR@10", "MAP@100", "Recall@100", "P@10")
-LEVEL = 0.05
+LEVELS = (0.05, 0.01)  # a p value below the first earns one mark, below the second two
 TITLES = {
     "": "all judged queries",
     "seen": "queries with a relevant document that was a training positive (seen)",
@@ -51,7 +51,7 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
     Beside the fields of `Results`: kind (base, baseline or model), size (bytes of a vector), part (empty for the whole;
     seen and unseen only where both have queries), member (of a set such as CQADupStack), `difference` (the model's
     `metric` minus the system's, in the model's rows minus the untouched base's), p (of NDCG@10), against (both as
-    text), and verdict, at level .05.
+    text), and verdict, at the first of `LEVELS`.
     """
     places: list[tuple[str, Part | None]] = []
     for dataset, whole in results.model.datasets.items():
@@ -80,7 +80,7 @@ def results_frame(results: Results, metric: str = METRIC) -> pd.DataFrame:
     p[-1], difference[-1] = (p[0], difference[0]) if results.untouched_base else (np.nan, np.nan)
     frame["p"], frame["difference"] = p.ravel(), difference.ravel()
     frame["against"] = [_difference(*values) for values in zip(frame["difference"], frame["p"], strict=True)]
-    same = (frame["p"] >= LEVEL) | (frame["difference"] == 0)
+    same = (frame["p"] >= LEVELS[0]) | (frame["difference"] == 0)
     words = ["not tested", "not distinguishable", "better"]
     return frame.assign(verdict=np.select([frame["p"].isna(), same, frame["difference"] > 0], words, "worse"))
 

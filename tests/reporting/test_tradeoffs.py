@@ -61,18 +61,16 @@ def test_a_models_line_joins_the_best_for_so_many_bytes_and_the_base_is_a_star(s
     assert [line.get_color() for line in scifact.lines if list(line.get_ydata()) == [0.64, 0.64]] == [GREY]
 
 
-def test_sizes_that_contradict_each_other_are_refused(write, several):
+def test_sizes_that_are_missing_or_contradict_each_other_are_named(write, several):
     assert len(size_points([*several, several[0]])) == len(size_points(several)) == 10
-    other = write("other.json", sized(results("head", {"scifact": 0.71}, base=None)))
-    with pytest.raises(InputError, match=r"full\.json and .*other\.json disagree on NDCG@10 of head on scifact"):
-        size_points([*several, other])
-
-
-def test_results_that_do_not_say_sizes_are_named(write):
-    odd = sized(results("head", BASE, base=None)) | {"precision": "int4"}
-    for content, message in ((results("head", BASE), "not say how large .* of minilm"), (odd, "'int4' of head")):
-        with pytest.raises(InputError, match=rf"r\.json.* {message}"):
-            size_points([write("r.json", content)])
+    alone = sized(results("head", {"scifact": 0.71}, base=None))
+    for content, message in (
+        (alone, r"full\.json and .*r\.json disagree on NDCG@10 of head on scifact"),
+        (results("head", BASE), r"r\.json .*not say how large .* of minilm"),
+        (alone | {"precision": "int4"}, r"r\.json.* 'int4' of head"),
+    ):
+        with pytest.raises(InputError, match=message):
+            size_points([*several, write("r.json", content)])
 
 
 def embedded(name, untouched=False, **values):

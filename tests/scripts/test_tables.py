@@ -88,15 +88,8 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, place):
     for command, said in {
         (COMPARE,): "bad.json, line 1: not valid JSON",
         (COMPARE, one, "--output", "t.txt"): "--format",
-        (
-            COMPARE,
-            one,
-            "--format",
-            "csv",
-            "--output",
-            "results/x.md",
-        ): "results/x.md would replace what ragcun evaluate",
-        (COMPARE, one, "--format", "csv", "--output", one): "results/x.json would replace what ragcun evaluate",
+        (COMPARE, one, "--format", "csv", "--output", "results/x.md"): "results/x.md would replace what ragcun",
+        (COMPARE, one, "--format", "csv", "--output", one): "results/x.json would replace what ragcun",
         (PAPER, "--results", one, "--output", "results/x.tex"): "results/x.md would replace",
         (PAPER, "--results", one, "--output", "t.md"): ".tex",
         (PAPER,): "--results",
