@@ -30,8 +30,8 @@ def run(options: TrainConfig) -> str:
     from accelerate import PartialState
 
     from ragcun.reporting.plots import loss_figure, write_png
-    from ragcun.training.guards import TrainingStopped
     from ragcun.training.loop import fit
+    from ragcun.training.processes import TrainingStopped
     from ragcun.training.run_dir import RunFolder
 
     if "config" not in options.given:

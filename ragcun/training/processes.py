@@ -1,10 +1,15 @@
-"""The processes of one run: the main one decides and writes files, the others wait for what it decided."""
+"""The processes of a run: what the main one decides, their device and memory, and the signals that end them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +18,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch import distributed as dist
+from typing_extensions import Self
 
+from ragcun.config import TrainConfig
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +29,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 LONGEST_WAIT = timedelta(days=7)
 FAILED = "the main process failed; its own message says why"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO = 1.0
+"""Seconds within which a launcher may pass on a Ctrl-C that its processes have had from the terminal already."""
 
 
 class Processes:
@@ -114,3 +124,65 @@ def choose_precision(asked: str, gpu: bool, native_bf16: bool) -> str:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the CPU on a device; a GPU copies it from pinned memory, while the CPU goes on."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def flags_that_save_memory(config: TrainConfig) -> str:
+    """Name the flags that make a step smaller, those first that change the result least."""
+    half = max(2, config.batch_size // 2)
+    flags = []
+    if not config.freeze_base:
+        flags += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+        flags += ["a smaller --grad_cache_size" if config.grad_cache_size else f"--grad_cache_size {half}"]
+    flags += ["--mixed_precision auto"] if config.mixed_precision == "no" and torch.cuda.is_available() else []
+    flags += ["a smaller --num_slices"] if config.isotropy == "sigreg" and config.lambda_isotropy else []
+    flags += ["a smaller --mined_negatives"] if config.mines else []
+    accumulation = f"--gradient_accumulation_steps {2 * config.gradient_accumulation_steps}"
+    return ", or ".join([*flags, f"--batch_size {half} with {accumulation}"])
+
+
+@contextmanager
+def explaining_memory(config: TrainConfig, pairs: int) -> Iterator[None]:
+    """Turn a lack of memory for a batch of `pairs` pairs into an InputError that names flags."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        of_cpu = "can't allocate memory" in str(error)  # for which torch has no exception of its own
+        if not (of_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
+            raise
+        where = f"out of memory at a batch of {pairs} pairs (--batch_size {config.batch_size})"
+        raise InputError(f"{where}; start again with {flags_that_save_memory(config)}") from error
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal ended training after a step, and the resume point of that step is on disk."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; --resume continues from there")
+
+
+class StopRequest(ExitStack):
+    """Notes, while it is entered, a SIGTERM or SIGINT instead of ending the process; a second SIGINT ends it at once.
+
+    The earlier handlers are put back on leaving. A signal that is ignored stays so. Outside the main thread, where
+    Python allows no handlers, nothing is noted.
+    """
+
+    def __init__(self, echo: float = 0.0) -> None:
+        super().__init__()
+        self.received, self.echo = 0, echo
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN and before is not None:  # None: set by other than Python
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since >= self.echo:
+            raise KeyboardInterrupt

@@ -60,6 +60,17 @@ EMA_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+def plain(value: Tensor) -> float | str:
+    """Return a number as JSON can hold it: one that is not finite by its name.
+
+    >>> import torch
+    >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
+    (0.5, 'inf', 'nan')
+    """
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
 class Step(NamedTuple):
     """The outcome of an optimiser step: its batches' losses, without a graph, and the gradient's norm before clipping.
 
@@ -71,16 +82,14 @@ class Step(NamedTuple):
     norm: Tensor
     left_out: str | None = None
 
-
-def plain(value: Tensor) -> float | str:
-    """Return a number as JSON can hold it: one that is not finite by its name.
-
-    >>> import torch
-    >>> plain(torch.tensor(0.5)), plain(torch.tensor(torch.inf)), plain(torch.tensor(torch.nan))
-    (0.5, 'inf', 'nan')
-    """
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
+    def cause(self) -> str:
+        """Say which loss, by which of its terms, or else that the gradient is not finite."""
+        for output in self.outputs:
+            if not math.isfinite(float(output.total)):
+                values = {name: float(value) for name, value in output.terms.items()}
+                wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+                return f"the loss is {float(output.total)}" + (f" by {', '.join(wrong)}" if wrong else "")
+        return f"the gradient's norm is {float(self.norm)}"
 
 
 def loss_values(output: LossOutput) -> dict[str, Any]:

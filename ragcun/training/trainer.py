@@ -14,17 +14,19 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ragcun.config import TrainConfig
+from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Rows
+from ragcun.errors import InputError
+from ragcun.io import write_json
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import Stackable
 from ragcun.training.batches import PairSource, epoch_steps, plan_steps
 from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
-from ragcun.training.guards import ECHO, StopRequest, TrainingStopped, explaining_memory, record_skipped, require_finite
-from ragcun.training.processes import Processes
+from ragcun.training.processes import ECHO, Processes, StopRequest, TrainingStopped, explaining_memory
 from ragcun.training.run_dir import RunRecord, tracked
 from ragcun.training.selection import Selection, is_better, is_evaluated, mixed_with_base
-from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, loss_values, warmup_cosine
+from ragcun.training.step import OVERFLOW, Step, Stepper, ema_decay, loss_values, plain, warmup_cosine
 from ragcun.training.summary import FitResult
 from ragcun.training.weights import WeightAverage, trained_share
 
@@ -164,9 +166,34 @@ class Trainer:
         else:
             progress.overflows += done.left_out == OVERFLOW
             progress.skipped += done.left_out != OVERFLOW
-            data = self.source.dataset
-            self.processes.on_main(lambda: record_skipped(done, batches, progress, config, self.run, data))
+            self.processes.on_main(lambda: self._report_left_out(done, batches))
         return done
+
+    def _report_left_out(self, step: Step, batches: list[Rows]) -> None:
+        """Log a step that was left out and is counted.
+
+        Raises:
+            InputError: there are more than the settings allow; their pairs are in the run folder's ``non_finite.json``.
+        """
+        config, at, run, data = self.config, self.progress, self.run, self.source.dataset
+        place, norm = {"epoch": at.epoch, "step": at.step}, {"grad_norm": plain(step.norm)}
+        run.log({"kind": "skipped", **place, "cause": step.left_out, **loss_values(step.outputs[-1]), **norm})
+        if step.left_out == OVERFLOW:
+            logger.info("step %d left out: fp16 overflow, the loss scale is halved", at.step)
+            return
+        cause, most = step.cause(), config.max_skipped if config.on_nan == "skip" else 0
+        found = f"{cause} at step {at.step}"
+        if at.skipped <= most:
+            logger.warning("%s; step left out, %d of at most %d", found, at.skipped, most)
+            return
+        if run.recorded:
+            losses = zip(step.outputs, batches, strict=True)
+            shown = [{**loss_values(output), "pairs": _texts(data, rows)} for output, rows in losses]
+            write_json(run.non_finite, {**place, "wrong": cause, "source": data.source, **norm, "batches": shown})
+            found += f" (its pairs: {run.non_finite})"
+        before = f"after {most} steps left out, " if most else ""
+        remedy = "continue with --resume and a larger --max_skipped" if most else "leave it out with --on_nan skip"
+        raise InputError(f"{before}{found}; lower --learning_rate or raise --temperature, or {remedy}")
 
     def _log_step(self, step: Step, bar: tqdm[Any]) -> None:
         at, output = self.progress, step.outputs[-1]
@@ -198,14 +225,23 @@ class Trainer:
 
     def _score(self) -> float | None:
         at = self.progress
-        require_finite(self.encoder, f"epoch {at.epoch}")
+        self._require_finite_weights(f"epoch {at.epoch}")
         shown = mixed_with_base(self.encoder, self.config.mix_with_base, self.source, self.config.seed)
         score, found = self.selection.evaluate(shown, at.epoch)
         self.run.log({"kind": "epoch", "epoch": at.epoch, "step": at.step, "seconds": at.seconds} | found)
         return score
 
+    def _require_finite_weights(self, when: str) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in self.encoder.trained_state().values()):
+            raise InputError(f"weights are not finite after {when}; lower --learning_rate")
+
     def _save_state(self) -> None:
         if self.run.recorded:
-            require_finite(self.encoder, f"step {self.progress.step}")
+            self._require_finite_weights(f"step {self.progress.step}")
             self.progress.metric_rows = self.run.count_rows()
             self.checkpoints.save(self.progress)
+
+
+def _texts(data: PairDataset, rows: Rows) -> list[dict[str, Any]]:
+    texts = zip(rows.tolist(), data.rows(rows), strict=True)
+    return [{"pair": row, "query": q, "positive": p, "negative": n} for row, (q, p, n) in texts]

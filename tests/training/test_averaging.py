@@ -93,14 +93,6 @@ def test_applied_shows_the_averaged_weights_and_restores_bit_for_bit(
     assert_equal(average.state(), state)
 
 
-def test_a_state_of_another_run_is_refused(make: Make) -> None:
-    average = WeightAverage(make(), 0.9, 0.5)
-    with pytest.raises(ValueError, match="missing or unknown"):
-        average.load(WeightAverage(make(), 0.0, 0.5).state())
-    with pytest.raises(ValueError, match="shape"):
-        average.load({name: value.flatten() for name, value in average.state().items()})
-
-
 def test_the_best_weights_do_not_follow_and_come_back(make: Make) -> None:
     encoder = make()
     average = WeightAverage(encoder, 0.9, 0.5)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import Tensor
 
 from ragcun.batch import Views
@@ -160,46 +161,36 @@ def made(n: int, dim: int) -> Views:
     return Views(query, positive, relevant=relevant, predicted=predicted, target=positive + 0.1, residual=query)
 
 
-def variance_by_loop(rows: Tensor) -> float:
-    return sum(float((row - rows.mean(0)).square().sum()) for row in rows) / (len(rows) - 1)
-
-
 @pytest.mark.parametrize(("n", "dim"), [(2, 3), (6, 10), (10, 10), (30, 4)])
-def test_sides_match_a_loop(n, dim):
+def test_sides_match_their_definitions(n, dim):
     views = made(n, dim)
     found = probe_statistics(views)
     for side, z in (("query", views.query.double()), ("document", views.positive.double())):
-        variance = variance_by_loop(z)
-        cosines = [float(torch.cosine_similarity(z[i], z[j], dim=0)) for i in range(n) for j in range(n) if i != j]
-        spectrum = torch.linalg.eigvalsh(torch.cov(z.T)).clamp_min(1e-300)
+        cosines = torch.cosine_similarity(z[:, None], z[None], dim=2)[~torch.eye(n, dtype=torch.bool)]
+        variance, spectrum = float(z.var(0).sum()), torch.linalg.eigvalsh(torch.cov(z.T)).clamp_min(0)
         expected = {
             "variance": variance,
-            "spread": variance * n / float(z.square().sum()),
-            "rank": math.exp(-sum(share * math.log(share) for share in (spectrum / spectrum.sum()).tolist())),
-            "mean_cosine": sum(cosines) / len(cosines),
+            "spread": variance / float(z.square().sum(1).mean()),
+            "rank": math.exp(entropy(spectrum)),
+            "mean_cosine": float(cosines.mean()),
         }
         assert {name: found[f"{name}_{side}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert found["rank_bound"] == min(n - 1, dim)
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_pairs_match_a_loop(known):
+def test_pairs_match_all_distances(known):
     views = made(20, 6)
     queries, documents = views.query.double(), views.positive.double()
-    nearer, others = [0] * 20, [0] * 20
-    for i in range(20):
-        own = (queries[i] - documents[i]).square().sum()
-        for j in set(range(20)) - {i}:
-            if not (known and views.relevant[i, j]):
-                others[i] += 1
-                nearer[i] += bool((queries[i] - documents[j]).square().sum() <= own)
-    shown = Views(views.query, views.positive, relevant=views.relevant if known else None)
-    found = probe_statistics(shown)
-    assert found["top1"] == pytest.approx(nearer.count(0) / 20)
-    assert found["accuracy"] == pytest.approx(sum(n < m / 2 for n, m in zip(nearer, others, strict=True)) / 20)
-    between = (queries.mean(0) - documents.mean(0)).square().sum()
-    within = variance_by_loop(queries) + variance_by_loop(documents)
-    assert found["gap"] == pytest.approx(float(between) / within, rel=1e-4)
+    distances, others = torch.cdist(queries, documents), ~torch.eye(20, dtype=torch.bool)
+    if known:
+        others &= ~views.relevant
+    nearer = ((distances <= distances.diag()[:, None]) & others).sum(1)
+    found = probe_statistics(Views(views.query, views.positive, relevant=views.relevant if known else None))
+    assert found["top1"] == pytest.approx(float((nearer == 0).double().mean()))
+    assert found["accuracy"] == pytest.approx(float((nearer < others.sum(1) / 2).double().mean()))
+    between, within = (queries.mean(0) - documents.mean(0)).square().sum(), (queries.var(0) + documents.var(0)).sum()
+    assert found["gap"] == pytest.approx(float(between / within), rel=1e-4)
 
 
 def test_residual_matches_its_definition():

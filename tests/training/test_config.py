@@ -21,19 +21,12 @@ from ragcun.training.step import EMA_SCHEDULES
 
 COMMON = "--train_data T --val_data V --base_model B --output_dir O"
 FOUNDING: list[tuple[str, str]] = [
-    (
-        "--freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 --lambda_reg 0.0 --margin 0.1 "
-        "--projection_learning_rate 5e-4 --epochs 2",
-        "train_data: T, freeze_base: true, lambda_reg: 0.0, projection_learning_rate: 5.0e-4, epochs: 2",
-    ),
     ("--no_normalize_embeddings", "normalize_embeddings: false, freeze_base: true"),
     ("--freeze_base False --base_learning_rate 1e-5", "freeze_base: false, freeze_early_layers: 0"),
     (
         "--freeze_early_layers --mixed_precision --log_interval 100 --save_interval 1",
         "freeze_early_layers: 4, freeze_base: false, mixed_precision: auto, save_interval: 1",
     ),
-    ("--gradient_checkpointing --compile --warmup_steps 1000", "gradient_checkpointing: true, compile: true"),
-    ("--load_checkpoint X/best_model --learning_rate 1e-5", "load_checkpoint: X/best_model, learning_rate: 1.0e-5"),
     ("--use_predictor --lambda_predictive 1.2 --lambda_contrastive 0", "use_predictor: true, lambda_contrastive: 0.0"),
     ("--no_freeze_base", "freeze_base: false, freeze_early_layers: 0, mixed_precision: 'no'"),
     ("--freeze_early_layers 2 --mixed_precision bf16", "freeze_early_layers: 2, mixed_precision: bf16"),
@@ -41,7 +34,7 @@ FOUNDING: list[tuple[str, str]] = [
     ("--freeze_base --freeze_early_layers", "freeze_base: true, freeze_early_layers: 4"),
     ("--freeze_base False --freeze_early_layers", "freeze_base: false, freeze_early_layers: 4"),
 ]
-"""Flags of the founding notes' commands and others that freeze or round, and what they set."""
+"""Flags of the founding notes' commands that freeze, round or have a value by default, and what they set."""
 
 
 @pytest.mark.parametrize(("line", "expected"), FOUNDING)
@@ -85,24 +78,9 @@ def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> N
     assert parse_config(TrainConfig, "Train.", ["--config", str(tmp_path / "c.yaml")]) == by_flags
 
 
-AT_LEAST = {
-    1: "epochs steps gradient_accumulation_steps log_interval num_slices",
-    2: "batch_size",
-    0: "save_interval state_interval max_grad_norm weight_decay seed warmup_steps freeze_early_layers collapse_checks "
-    "mined_negatives mined_first learning_rate base_learning_rate projection_learning_rate predictor_learning_rate "
-    "positives_per_query",
-}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(
-            ({name: least - 1}, f"--{name} = {least - 1} is not possible: must be at least {least}")
-            for least, names in AT_LEAST.items()
-            for name in names.split()
-        ),
-        ({"train_data": None}, "--train_data is missing"),
         ({"train_data": ""}, "--train_data is missing"),
         ({"train_data": {"query": "positive"}}, "--train_data = .* must be one text"),
         ({"epochs": np.float32(2.5)}, r"--epochs = .*2\.5.* must be a whole number"),
@@ -112,14 +90,11 @@ AT_LEAST = {
         ({"freeze_base": False, "base_dtype": "auto"}, "--base_dtype is for a frozen base"),
         ({"freeze_early_layers": 1, "base_dtype": "bfloat16"}, "--base_dtype is for a frozen base"),
         ({"max_grad_norm": float("nan")}, "= nan .* must be at least 0"),
-        ({"learning_rate": float("nan")}, "at least 0"),
-        ({"dev_fraction": 1.0}, "below 1"),
         ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
         ({"documents": "x"}, "one of them"),
         ({"ema_decay": 1.5}, r"= 1\.5 .* must be at most 1"),
         ({"resume": True, "overwrite": True}, "contradict"),
         ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
-        ({"trained_share": 1.5}, r"--trained_share = 1\.5 .* must be at most 1"),
         ({"average_decay": 1.0}, r"--average_decay = 1\.0 .* must be below 1"),
         ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
         ({"never_worse": True, "freeze_base": False}, "--never_worse"),

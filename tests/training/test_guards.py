@@ -17,7 +17,7 @@ from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.errors import InputError
 from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import loss_figure, write_png
-from ragcun.training.guards import explaining_memory, flags_that_save_memory, what_is_wrong
+from ragcun.training.processes import explaining_memory, flags_that_save_memory
 from ragcun.training.step import Step, Stepper
 from ragcun.training.trainer import Trainer
 from tests.training.runs import Train, assert_equal, newest, rows_of
@@ -146,10 +146,10 @@ def step_of(total: float, terms: dict[str, float], norm: float = math.nan) -> St
 
 def test_what_is_wrong_is_named() -> None:
     nan, inf = math.nan, math.inf
-    assert what_is_wrong(step_of(nan, {"a": 1.0, "b": nan})) == "the loss is nan by b nan"
-    assert what_is_wrong(step_of(inf, {"a": -inf, "b": inf})) == "the loss is inf by a -inf, b inf"
-    assert what_is_wrong(step_of(inf, {"a": 3e38, "b": 3e38})) == "the loss is inf"
-    assert what_is_wrong(step_of(2.0, {"a": 2.0}, inf)) == "the gradient's norm is inf"
+    assert step_of(nan, {"a": 1.0, "b": nan}).cause() == "the loss is nan by b nan"
+    assert step_of(inf, {"a": -inf, "b": inf}).cause() == "the loss is inf by a -inf, b inf"
+    assert step_of(inf, {"a": 3e38, "b": 3e38}).cause() == "the loss is inf"
+    assert step_of(2.0, {"a": 2.0}, inf).cause() == "the gradient's norm is inf"
 
 
 # Memory

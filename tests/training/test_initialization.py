@@ -190,20 +190,6 @@ def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
     assert (pools.mined == mine(*problem.base(), problem.data, 2, 9)).mean() < 0.9
 
 
-def squared(sides: tuple[Vectors, Vectors]) -> NDArray[np.float64]:
-    queries, documents = (side.astype(np.float64) for side in sides)
-    return ((queries[:, None] - documents[None]) ** 2).sum(2)
-
-
-def test_mixed_distances_lie_between_those_of_heads_and_base(problem: Problem) -> None:
-    encoder, _, _ = problem.started(normalize_output=False)
-    final = mixed_with_base(encoder, 0.3, problem.source, 42)
-    assert final.dimension == 2 * DIM
-    expected = 0.7 * squared(problem.sides(encoder)) + 0.3 * squared(problem.base())
-    np.testing.assert_allclose(squared(problem.sides(final)), expected, rtol=1e-4)
-    assert mixed_with_base(encoder, 0.0, problem.source, 42) is encoder
-
-
 def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
     encoder, _, _ = problem.started(system="jepa")
     with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):

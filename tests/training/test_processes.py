@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ragcun.config import TrainConfig
@@ -21,9 +20,8 @@ from ragcun.data.pairs import PairDataset, write_pairs
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.training.batches import PairSource, epoch_steps
-from ragcun.training.guards import TrainingStopped
 from ragcun.training.loop import fit
-from ragcun.training.processes import FAILED, Processes
+from ragcun.training.processes import FAILED, TrainingStopped
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import Selection
 from tests.training.runs import (
@@ -251,18 +249,6 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None
 
 
 # One process
-
-
-def test_alone_each_method_just_calls() -> None:
-    alone, value = Processes(Accelerator(cpu=True)), object()
-    assert alone.on_main(lambda: value) is value
-    assert alone.main_first(lambda: value) is value
-    assert alone.main_only(lambda: value, None) is value
-    state = torch.get_rng_state()
-    alone.seed(3)
-    assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(InputError, match="--epochs"):
-        alone.on_main(lambda: TrainConfig("wrong", epochs=0))
 
 
 def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:

@@ -20,7 +20,7 @@ from ragcun.config import TrainConfig
 from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
 from ragcun.training.fit_head import fit_head
-from ragcun.training.guards import StopRequest, TrainingStopped
+from ragcun.training.processes import StopRequest, TrainingStopped
 from ragcun.training.selection import Selection
 from tests.training.runs import (
     DEFAULTS,

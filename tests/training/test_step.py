@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,20 +113,6 @@ def joined(shown: Sequence[Views]) -> Views:
     return Views(**{name: torch.cat(values) for name, values in parts.items()})
 
 
-def test_parts_are_the_batch(tiny_bert: str, dataset: PairDataset) -> None:
-    """Joined, the parts' masks are the batch's, also in several processes; each draws the same pool."""
-    _, source = make(tiny_bert, dataset)
-    whole, parts = source.batch(ROWS), source.parts(ROWS, range(6), 6)
-    assert [len(part.query["input_ids"]) for part in parts] == [3, 2, 2, 2, 2, 2]
-    for name in ("negative_mask", "relevant", "pool_relevant"):
-        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-    assert whole.relevant[4, 12]
-    others = source.parts(ROWS, range(2, 4), 6)
-    assert torch.equal(others[1].positive["input_ids"], parts[3].positive["input_ids"])
-    pool = sum(len(part.pool["input_ids"]) for part in parts if part.pool is not None)
-    assert pool == whole.pool_relevant.shape[1] > 0
-
-
 def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert: str, dataset: PairDataset) -> None:
     encoder, source = make(tiny_bert, dataset)
     seen: list[tuple[bool, int]] = []
@@ -183,12 +168,6 @@ def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) ->
 
 
 # Schedules
-
-
-def test_warmup_and_cosine_in_closed_form() -> None:
-    quarter = math.sqrt(0.125)
-    expected = {0: 0.1, 4: 0.5, 9: 1, 10: 1, 35: 0.5 + quarter, 60: 0.5, 85: 0.5 - quarter, 110: 0, 209: 0}
-    assert {step: warmup_cosine(step, 110, 10) for step in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @given(total=st.integers(1, 500), warmup=st.integers(0, 600))
