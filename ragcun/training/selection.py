@@ -46,12 +46,8 @@ class Selection:
 
     def evaluate(self, encoder: RetrievalEncoder, epoch: int) -> Evaluated:
         """Evaluate an encoder after an epoch."""
-        try:
+        with as_input_error(f"no evaluation after epoch {epoch}", "; lower --learning_rate"):
             score, row = self.score(encoder)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"no evaluation after epoch {epoch}: {error}; lower --learning_rate") from error
         if score is not None:
             logger.info("epoch %d: %s %.4f", epoch, self.criterion, abs(score))
         return score, row

@@ -129,13 +129,8 @@ def test_the_target_follows_every_optimiser_step_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
 ) -> None:
     """`tests/models` has what a target's step is."""
-    decays, follow = list[float](), MPNetLeJEPAIG.after_step
-
-    def watched(encoder: MPNetLeJEPAIG, decay: float) -> None:
-        decays.append(decay)
-        follow(encoder, decay)
-
-    monkeypatch.setattr(MPNetLeJEPAIG, "after_step", watched)
+    decays = list[float]()
+    monkeypatch.setattr(MPNetLeJEPAIG, "after_step", lambda encoder, decay: decays.append(decay))
     settings = {"ema_decay": 0.8, "ema_schedule": schedule, "gradient_accumulation_steps": accumulated}
     result = train(system="jepa", lambda_predictive=1.0, **settings)
     assert result.steps == 3 * math.ceil(4 / accumulated)
