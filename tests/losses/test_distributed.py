@@ -155,21 +155,6 @@ def test_two_ranks_equal_one_with_all_rows(ranks, name):
         torch.testing.assert_close(rank[f"{split}/{name}/{key}"], expected[key], rtol=1e-9, atol=1e-11)
 
 
-def test_shares_alone_would_not_do():
-    """The mean over ranks of each one's own loss is another loss, so the comparison above can fail."""
-    whole = {name: outcome(Tiny(), inputs(), objective)["total"] for name, objective in OBJECTIVES.items()}
-    for name, objective in OBJECTIVES.items():
-        parts = [outcome(Tiny(), share_without_others(rank), objective)["total"] for rank in (0, 1)]
-        assert not torch.allclose(torch.stack(parts).mean(), whole[name], rtol=1e-6), name
-
-
-def share_without_others(rank: int) -> dict[str, Tensor]:
-    shown = share_of(rank, "uneven")
-    start = 0 if rank == 0 else SPLITS["uneven"][0]
-    shown["relevant"] = shown["relevant"][:, start : start + len(shown["query"])]
-    return {name: value for name, value in shown.items() if "pool" not in name}
-
-
 @pytest.mark.slow
 def test_sums_means_masks_and_what_is_computed_alone(ranks):
     """A mask of a rank's own columns says nothing of the others; gradients are averaged where there are any."""
