@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,12 @@ class InputError(ValueError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'NEAREST'? `` with the known name nearest to `name`, or nothing."""
     return "".join(f"did you mean {near!r}? " for near in difflib.get_close_matches(name, list(known), n=1))
+
+
+def require_package(name: str, extra: str) -> None:
+    """Check that a package is installed that only an extra of ragcun asks for."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"the package {name} is not installed; install it with: pip install 'ragcun[{extra}]'")
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], place: str, remedy: str) -> None:

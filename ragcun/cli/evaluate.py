@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import EncodingFlags, HybridFlags, ModelFlags, RankedFlags
 from ragcun.config import DEVICE_HELP, Distance, Precision
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_package
 from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ def run_mteb(options: MtebOptions) -> str:
     import importlib.metadata
 
     from ragcun.io import write_json, write_text
-    from ragcun.retrieval.mteb import evaluate_task, require_mteb
+    from ragcun.retrieval.mteb import evaluate_task
     from ragcun.training.run_dir import environment
 
-    require_mteb()
+    require_package("mteb", "mteb")
     logging.getLogger("mteb").setLevel(logging.WARNING)
     models = _models(options)
     scores: dict[str, dict[str, Any]] = {title: {} for title in models}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ragcun.cli.flags import EncodingFlags
 from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
-from ragcun.errors import InputError, as_input_error
+from ragcun.errors import InputError, as_input_error, require_package
 from ragcun.options import check_one_of, flag, flags_of
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ class SweepOptions:
 
 def sweep(options: SweepOptions) -> str:
     """Run a sweep, or what is left of it, write its report and best settings, and return a summary."""
-    if importlib.util.find_spec("optuna") is None:
-        raise InputError("sweeps need the package optuna: pip install 'ragcun[sweeps]'")
+    require_package("optuna", "sweeps")
     import yaml
 
     from ragcun.io import claim_folder, write_json, write_text

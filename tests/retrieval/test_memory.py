@@ -7,11 +7,7 @@ import pytest
 
 from ragcun import load_collection
 from ragcun.retrieval.memory import AppendedQueries, Labels, MovedDocuments, choose_strength, move_documents
-from tests.retrieval.conftest import Random
-
-
-def unit(vector):
-    return vector / np.linalg.norm(vector)
+from tests.retrieval.conftest import Random, unit
 
 
 def test_moved_documents_follow_the_closed_form_and_others_stay():

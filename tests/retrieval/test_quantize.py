@@ -7,7 +7,6 @@ import pytest
 from sentence_transformers.util import quantize_embeddings
 
 from ragcun.errors import InputError
-from ragcun.results import SystemScores
 from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, restored, truncate
 
 
@@ -100,5 +99,3 @@ def test_a_format_says_what_is_stored():
     assert VectorFormat(8).is_full
     assert VectorFormat(8, "float32", 8).is_full
     assert not any(form.is_full for form in (cut, VectorFormat(8, "int8"), VectorFormat(8, "float32", 7)))
-    title = SystemScores("base", {}, {}, **cut.record()).title
-    assert title == "base, 100 dimensions, binary"

@@ -22,11 +22,7 @@ def test_shows_what_an_evaluation_shows(run_script, evaluate, place, checkpoint,
     score = results["datasets"]["toy"]["NDCG@10"]
     work = tmp_path / "run.trec.work" / "toy"
     assert shown == f"toy: NDCG@10 {score:.4f}; run file: {tmp_path / 'run.trec'}, vectors: {work}\n"
-    ours, theirs = (read_run(file) for file in (tmp_path / "run.trec", tmp_path / "r.runs" / "toy" / "model.trec"))
-    assert ours.keys() == theirs.keys()
-    assert {len(documents) for documents in ours.values()} == {100}
-    for query, documents in ours.items():
-        assert max(documents.values()) == pytest.approx(max(theirs[query].values()), abs=1e-5)
+    assert {len(documents) for documents in read_run(tmp_path / "run.trec").values()} == {100}
     assert len(list(work.glob("documents-*-of-00003.npy"))) == 3
 
 
