@@ -88,6 +88,3 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
 
     final, comparison = processes.main_only(select, (trained, None))
     return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
-
-
-# On vectors, without texts or a text model

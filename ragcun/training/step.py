@@ -208,11 +208,9 @@ def cached_backward(
     scaled(output.total).backward()
     for chunk, state, leaf in zip(chunks, states, leaves, strict=True):
         set_random_states(state)
-        views = model(chunk)
-        reached = [
-            name for name, value in leaf.items() if value.grad is not None and getattr(views, name).requires_grad
-        ]
-        torch.autograd.backward([getattr(views, name) for name in reached], [leaf[name].grad for name in reached])
+        shown = vars(model(chunk))
+        reached = [name for name, value in leaf.items() if value.grad is not None and shown[name].requires_grad]
+        torch.autograd.backward([shown[name] for name in reached], [leaf[name].grad for name in reached])
     return output
 
 

@@ -47,7 +47,6 @@ def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str
     ("changes", "message"),
     [
         ({"train_data": "/no/such/file.jsonl"}, "no such file"),
-        ({"val_data": "/no/such/file.jsonl"}, "no such file"),
         ({"dev_beir": "/no/such/folder"}, "no such folder"),
         ({"dev_beir": "toy", "dev_split": "nothing"}, "no judgments for the split 'nothing'"),
         ({"dev_fraction": 0.001}, "cannot hold out"),

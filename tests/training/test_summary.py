@@ -38,7 +38,6 @@ def idle(tiny_bert: str) -> Any:
         ({"lambda_contrastive": 0, "lambda_isotropy": 1, "margin": 2.0, "temperature": 1.0}, "margin temperature"),
         ({"isotropy": "sigreg", "num_slices": 8}, "isotropy num_slices"),
         ({"isotropy": "sigreg", "num_slices": 8, "lambda_isotropy": 1}, ""),
-        ({"isotropy_form": "absolute"}, "isotropy_form"),
         ({"isotropy_form": "absolute", "lambda_isotropy": 1}, "isotropy_form"),
         ({"isotropy_form": "absolute", "lambda_isotropy": 1} | MLP, ""),
         ({"isotropy_form": "absolute", "isotropy": "gor", "lambda_isotropy": 1} | MLP, "isotropy_form"),
