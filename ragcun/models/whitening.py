@@ -11,7 +11,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.embeddings.base import Base
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models.heads import principal_axes
 from ragcun.models.systems import AsymmetricProjectionModel
 
@@ -41,10 +40,9 @@ class Calibration:
 
     def encoder(self, base: Base | str | Path) -> AsymmetricProjectionModel:
         """Return the same maps as an encoder on a base that normalises its vectors; embeddings have length 1."""
-        base = TextBase.load(base) if isinstance(base, (str, Path)) else base
         model = AsymmetricProjectionModel(base, output_dim=len(self.weight), head="linear", normalize_output=True)
         model.start_as(self.weight, self.query_shift)
-        return model.to(base.text_model.device).eval()
+        return model.to(model.base.text_model.device).eval()
 
 
 def calibrate(

