@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +31,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Cache of base vectors for this session; RAGCUN_TEST_CACHE keeps one between sessions."""
     kept = os.environ.get("RAGCUN_TEST_CACHE")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("cache")
-    before = os.environ.get("RAGCUN_CACHE")
-    os.environ["RAGCUN_CACHE"] = str(folder)
-    yield folder
-    os.environ.pop("RAGCUN_CACHE")
-    if before is not None:
-        os.environ["RAGCUN_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGCUN_CACHE", str(folder))
+        yield folder
 
 
-def save_tiny_bert(folder: Path, layers: int = 3) -> str:
+def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS) -> str:
     """Write a sentence-transformers model into a folder: a random BERT (16 dimensions), mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -49,19 +46,12 @@ def save_tiny_bert(folder: Path, layers: int = 3) -> str:
 
     bert = folder.with_name(f"{folder.name}-bert")
     bert.mkdir(parents=True)
-    (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
     BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS) + 5,
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    sizes = {"vocab_size": len(words) + 5, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
+    depth = {"num_hidden_layers": layers, "num_attention_heads": 2}
+    config = BertConfig(**sizes, **depth, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     BertModel(config).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=32)
     model = SentenceTransformer(modules=[transformer, Pooling(16), Normalize()], device="cpu")

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1, whose repositories are folders."""
+"""A hub on 127.0.0.1, whose repositories are folders, and files as its data sets have them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -85,3 +89,14 @@ def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]
     yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()
     server.server_close()
+
+
+def write_split(folder: Path, rows: Sequence[dict[str, Any]], n_files: int = 1, split: str = "train") -> Path:
+    """Write rows into parquet files named as the hub names them, in small row groups; return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = pa.Table.from_pylist(rows).schema
+    for place in range(n_files):
+        part = rows[len(rows) * place // n_files : len(rows) * (place + 1) // n_files]
+        path = folder / f"{split}-{place:05d}-of-{n_files:05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(part, schema), path, row_group_size=4)
+    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -25,15 +26,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """Folder with the files of the page; what they register is forgotten afterwards."""
-    losses, systems = dict(ISOTROPY), dict(SYSTEMS)
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(), re.S)
     assert len(blocks) == 2
     for name, code in blocks:
         (tmp_path / name).write_text(code)
-    yield tmp_path
-    for registry, before in ((ISOTROPY, losses), (SYSTEMS, systems)):
-        registry.clear()
-        registry.update(before)
+    with mock.patch.dict(ISOTROPY), mock.patch.dict(SYSTEMS):
+        yield tmp_path
 
 
 def train(folder: Path, collection: Path, base: str, *flags: str) -> TrainConfig:

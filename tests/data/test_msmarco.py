@@ -15,7 +15,7 @@ from ragcun.data.msmarco import gather, held_out_queries, write_split_pairs
 from ragcun.data.pairs import read_pairs
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
-from tests.parquet import write_split
+from tests.hub import write_split
 
 
 def passages_row(query, passages):

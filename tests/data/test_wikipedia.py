@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ragcun.data.hub import is_list_page, open_rows, read_passages, split_passages, write_passages
 from ragcun.data.records import read_documents
 from ragcun.errors import InputError
-from tests.parquet import write_split
+from tests.hub import write_split
 
 WORDS = st.sampled_from(["heat", "flows.", "Why?", "Dr.", "Über", "3.5", "(so)", "e.g.", "naïve!", "東京"])
 TEXTS = st.lists(st.tuples(WORDS, st.sampled_from([" ", " ", " ", "\n", "\n\n", "  "])), max_size=80).map(

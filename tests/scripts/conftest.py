@@ -14,7 +14,7 @@ import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import read_json
-from tests.parquet import write_split
+from tests.hub import write_split
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 
+from ragcun.io import read_json
+
 IDS = [
     "../../x", "/etc/passwd", "a/b", "..", ".", "C:\\x", "<script>alert(1)</script>", "\"><img/src=x/onerror=alert(1)>",
     "d\u202egnp.exe", "=1+1", "|cell|", "{{7*7}}", "{%raw%}", "%s%n", "$(touch${IFS}x)", "`id`", "é", "日本", "\x00",
@@ -65,14 +67,19 @@ def test_a_hostile_corpus_does_nothing(run_script, evaluate, tiny_bert, tmp_path
     flags = ("--base_model", tiny_bert, "--device", "cpu", "--epochs", 1, "--batch_size", 8, "--output_dir", run)
     run_script("train", "--train_data", place, *flags)
     collections, model = ("--datasets", place.name, "--data_dir", place.parent), ("--model_path", run / "best_model")
-    evaluate(*model, *collections, "--baseline", "bm25", output=run / "results.json")
+    results, _ = evaluate(*model, *collections, "--baseline", "bm25", output=run / "results.json")
     run_script("compute_isotropy", *model, *collections, "--device", "cpu", "--k", 3, "--output_dir", run / "isotropy")
-    run_script("report", run)
+    assert run_script("report", run) == f"report: {run / 'report.html'}\n"
     page = (run / "report.html").read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(page)
     assert tags.found == []
     assert "&lt;b&gt;toy" in page
+    systems = (results, results["untouched_base"], results["baselines"]["bm25"])
+    figures = [f"{system['datasets'][place.name]['NDCG@10']:.4f}" for system in systems]
+    digests = read_json(run / "manifest.json")["data_sha256"].values()
+    assert [shown for shown in (*figures, *digests, "Against the untouched base") if shown not in page] == []
+    assert page.count("data:image/png;base64,") > 2
     assert not {"\u202e", "\u2066", "\x00", "\u200b"} & set(page)
     assert "49 word2" not in page
     assert everything_outside(tmp_path, tmp_path / "work") == before

@@ -94,7 +94,6 @@ def test_wrong_flags_are_refused(fails_clearly, tiny_bert, tmp_path):
         ("--embeddings", tmp_path / "no.npy"): "not a .npy file",
         ("--embeddings", tmp_path / "pickled.npy"): "not a .npy file",
         ("--embeddings", tmp_path / "v.npy", "--query_embeddings", tmp_path / "q.npy"): "3",
-        ("--embeddings", tmp_path / "v.npy", "--k", 0): "--k",
         ("--model", tiny_bert, "--datasets", "toy", "--query_embeddings", "q.npy"): "--embeddings",
     }
     for flags, message in cases.items():

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import runpy
-import shutil
 import string
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.conftest import save_tiny_bert
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ("baseline", "isotropy", "frozen")
@@ -28,17 +29,11 @@ def run(script: str, *options: object, **environment: str) -> subprocess.Complet
 
 
 @pytest.fixture(scope="module")
-def base(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny BERT with letters as its vocabulary, which tell documents of Python apart."""
-    from transformers import BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("base")
-    shutil.copytree(tiny_bert, folder, dirs_exist_ok=True)
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with letters as its vocabulary, which tell documents of Python apart."""
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "words.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab=str(folder / "words.txt"), model_max_length=32).save_pretrained(folder)
-    return str(folder)
+    words = [*letters, *(f"##{letter}" for letter in letters)]
+    return save_tiny_bert(tmp_path_factory.mktemp("base") / "model", words=words)
 
 
 @pytest.fixture(scope="module")

@@ -61,12 +61,10 @@ def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_fol
 @pytest.mark.parametrize(
     ("flags", "facts"),
     [
-        (("--shards", 0), ("--shards", "at least 1", "0")),
         (("--shards", 9), ("--shards", "8 blocks of 16", "9")),
         (("--gpus_per_task", 1), ("--gpus_per_task", "Ray")),
         (("--feedback", 2), ("--feedback is of --hybrid",)),
         (("--hybrid", "bm25", "--feedback_weight", 0.3), ("--feedback_weight is of --feedback",)),
-        (("--gpus_per_task", "nan"), ("--gpus_per_task", "at least 0")),
         (("--datasets", "nothing"), ("no collection 'nothing'",)),
         (("--work_dir", __file__), (__file__,)),
     ],
