@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,7 @@ from ragcun.io import read_json_lines
 from ragcun.losses import ISOTROPY
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.options import load_plugins
 from ragcun.training.loop import fit
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -52,8 +54,16 @@ def test_an_own_loss_is_trained(files: Path, collection_folder: Path, tiny_bert:
     assert float(ISOTROPY["log_determinant"](z * torch.tensor([1.0, 1.0, 1.0, 9.0]), ObjectiveConfig(), 0)) > 0.1
 
 
-def test_an_own_system_is_trained_and_loaded(files: Path, collection_folder: Path, tiny_bert: str) -> None:
+def test_an_own_system_is_trained_and_loaded(
+    files: Path, collection_folder: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an installed package has it, and nothing else has loaded that."""
     train(files, collection_folder, tiny_bert, "--plugins", str(files / "my_system.py"), "--system", "noisy_queries")
+    del SYSTEMS["noisy_queries"]
+    load_plugins.cache_clear()
+    monkeypatch.syspath_prepend(files)
+    entry = importlib.metadata.EntryPoint("mine", "my_system", "ragcun.plugins")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
     encoder = RetrievalEncoder.from_pretrained(files / "run" / "best_model")
     assert (encoder.system, encoder.to_config()["noise"]) == ("noisy_queries", 0.1)
 

@@ -35,12 +35,11 @@ class ArgumentParser(argparse.ArgumentParser):
 def parse_config(
     config: type[Config],
     description: str | None,
-    arguments: Sequence[str] | None = None,
+    words: Sequence[str],
     program: str | None = None,
     defaults: Mapping[str, Any] = NOTHING,
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     plugins = ArgumentParser(add_help=False, prog=program, allow_abbrev=False)
     plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
     for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
