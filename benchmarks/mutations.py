@@ -1,4 +1,4 @@
-"""Damage every file of a checkpoint in every way and count what loading says; see docs/reliability.md."""
+"""Damage every file of a checkpoint in every way and count what loading says; see docs/troubleshooting.md."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ragcun.models.projection import ProjectionEncoder
 from ragcun.options import load_plugins
 from ragcun.training.loop import fit
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[1] / "docs" / "tutorial-loss.md"
 
 
 @pytest.fixture

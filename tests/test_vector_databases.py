@@ -1,4 +1,4 @@
-"""The code of docs/vector-databases.md, run as it stands: the databases find what `top_k` finds."""
+"""The code of docs/vectors.md, run as it stands: the databases find what `top_k` finds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, TextBase, load_co
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "vector-databases.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "vectors.md"
 FOLDERS = {"encode": "checkpoints/mine/best_model", "A lexical channel": "checkpoints/words/best_model"}
 """Checkpoints by the section that encodes with them."""
 
 
 def blocks() -> dict[str, str]:
     """Return the code of each section of the page, by its title; that before the first one is called encode."""
-    first, *rest = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    databases = PAGE.read_text(encoding="utf-8").partition("## Vector databases")[2]
+    first, *rest = re.split(r"^### (.+)$", databases, flags=re.MULTILINE)
     sections = {"encode": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
     code = {title: re.findall(r"(?ms)^```python\n(.*?)^```$", text) for title, text in sections.items()}
     return {title: "\n".join(parts) for title, parts in code.items() if parts}
