@@ -14,7 +14,7 @@ CALIBRATED := checkpoints/quickstart-calibrated
 # (tests/test_security.py refuses shell=True).
 NOT_ASKED := B101,B311,B404,B603,B607
 
-.PHONY: quickstart publication test check audit fuzz fix bench clean
+.PHONY: quickstart publication test check docs audit fuzz fix bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "                  (days on a T4, and a network; SMOKE=1: a hundred documents, minutes on a CPU)"
 	@echo "make test         run the tests"
 	@echo "make check        ruff, mypy, bandit and pip-audit (needs a network; OFFLINE=1 leaves it out)"
+	@echo "make docs         build the documentation into build/site"
 	@echo "make audit        known vulnerabilities of what is installed (needs a network)"
 	@echo "make fuzz         10,000 hostile inputs for every reader"
 	@echo "make fix          let ruff fix what it can"
@@ -31,7 +32,7 @@ help:
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[offline,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[offline,dev,docs]"
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -58,6 +59,9 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/bandit -q -r ragcun scripts --skip $(NOT_ASKED)
 	$(if $(OFFLINE),,$(MAKE) audit)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Needs a network: it asks for the known vulnerabilities of what is installed.
 audit: $(VENV)/.installed
