@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.checkpoint import checkpoint
 
 from ragcun.batch import PairBatch, Views
 from ragcun.embeddings.base import Rows
@@ -129,10 +130,7 @@ class Stepper:
         average_gradients(trained)
         if scaler is not None:
             scaler.unscale_(optimizer)
-        if self.max_grad_norm > 0:
-            norm = clip_grad_norm_(trained, self.max_grad_norm)
-        else:
-            norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        norm = clip_grad_norm_(trained, self.max_grad_norm or math.inf)
         wrong = [~torch.stack([output.total for output in outputs]).isfinite().all(), ~norm.isfinite()]
         loss, gradient = sum_over_ranks_(torch.stack(wrong).float()).bool().tolist()
         if not (loss or gradient):
@@ -146,20 +144,15 @@ class Stepper:
     def _add_gradient(self, rows: Rows, number: int, batches: int) -> LossOutput:
         accelerator = self.accelerator
         world, rank, scaler = accelerator.num_processes, accelerator.process_index, accelerator.scaler
-
-        def scaled(total: Tensor) -> Tensor:
-            return total / batches if scaler is None else scaler.scale(total / batches)
-
         chunks = chunk_count(len(rows), world, self.cache_size)
         # Gradients are averaged once, after the last batch: a backward pass that has only some of the views' gradients
         # (no loss uses the prediction, say) would leave DistributedDataParallel waiting for the rest.
         with accelerator.no_sync(self.model):
             parts = self.source.parts(rows, range(rank * chunks, (rank + 1) * chunks), world * chunks)
-            if chunks > 1:
-                output = cached_backward(self.model, parts, lambda views: self.objective(views, number), scaled)
-            else:
-                output = self.objective(self.model(parts[0]), number)
-                scaled(output.total).backward()
+            views = cached_views(self.model, parts) if chunks > 1 else self.model(parts[0])
+            output = self.objective(views, number)
+            total = output.total / batches
+            (total if scaler is None else scaler.scale(total)).backward()
         return LossOutput(output.total.detach(), {name: value.detach() for name, value in output.terms.items()})
 
 
@@ -183,35 +176,16 @@ def chunk_count(rows: int, world: int, size: int) -> int:
 # Gradient caching: the gradient of a loss on a large batch in the memory of a small one
 
 
-def cached_backward(
-    model: nn.Module,
-    chunks: Sequence[PairBatch],
-    loss: Callable[[Views], LossOutput],
-    scaled: Callable[[Tensor], Tensor] = lambda total: total,
-) -> LossOutput:
-    """Add the gradient of the loss of all chunks together to that of the model's weights; return the loss.
+def cached_views(model: nn.Module, chunks: Sequence[PairBatch]) -> Views:
+    """Return the views of all chunks; in the backward pass each chunk is embedded again, with the same random numbers.
 
-    Each chunk is embedded without a graph; the loss of all embeddings gives its gradient by them, g; then each chunk is
-    embedded again, with a graph and the same random numbers, and Σ ⟨g, embeddings⟩ goes backward. The memory is that of
-    one chunk's graph and of all embeddings; the cost is one more forward pass.
+    The memory is that of one chunk's graph and of all embeddings; the cost is one more forward pass.
 
     Source: Gao et al. 2021, arXiv:2101.06983, section 3.
     """
-    states, leaves = list[dict[str, Tensor]](), list[dict[str, Tensor]]()
-    with torch.no_grad():
-        for chunk in chunks:
-            states.append(random_states())
-            shown = {name: value.detach() for name, value in vars(model(chunk)).items() if value is not None}
-            leaves.append({name: value.requires_grad_(value.is_floating_point()) for name, value in shown.items()})
-    names = dict.fromkeys(name for leaf in leaves for name in leaf)
-    output = loss(Views(**{name: torch.cat([leaf[name] for leaf in leaves if name in leaf]) for name in names}))
-    scaled(output.total).backward()
-    for chunk, state, leaf in zip(chunks, states, leaves, strict=True):
-        set_random_states(state)
-        shown = vars(model(chunk))
-        reached = [name for name, value in leaf.items() if value.grad is not None and shown[name].requires_grad]
-        torch.autograd.backward([shown[name] for name in reached], [leaf[name].grad for name in reached])
-    return output
+    shown = [vars(checkpoint(model, chunk, use_reentrant=False)) for chunk in chunks]
+    parts = {name: [part for views in shown if (part := views[name]) is not None] for name in shown[0]}
+    return Views(**{name: torch.cat(values) for name, values in parts.items() if values})
 
 
 def random_states() -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import NOTHING, PairSource, Pools
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder
-from ragcun.training.step import Stepper, cached_backward, chunk_count, ema_decay, warmup_cosine
+from ragcun.training.step import Stepper, cached_views, chunk_count, ema_decay, warmup_cosine
 
 ROWS = np.arange(13)
 PREDICTIVE: dict[str, Any] = {"lambda_predictive": 0.5, "lambda_isotropy": 0.5}
@@ -83,7 +83,8 @@ def test_gradients_are_those_of_the_plain_step(tiny_bert: str, dataset: PairData
     expected = gradients(encoder)
     for chunks in (1, 2, 5, 13):
         parts = source.parts(ROWS, range(chunks), chunks)
-        output = cached_backward(encoder, parts, lambda views: objective(views, 5))
+        output = objective(cached_views(encoder, parts), 5)
+        output.total.backward()
         torch.testing.assert_close(output.total, plain.total, rtol=1e-10, atol=0)
         assert output.terms.keys() == plain.terms.keys()
         assert_close(gradients(encoder), expected, 1e-10)
@@ -97,11 +98,11 @@ def test_both_passes_draw_the_same_random_numbers(tiny_bert: str, dataset: PairD
     objective(joined([encoder(part) for part in parts])).total.backward()
     expected, after = gradients(encoder), torch.get_rng_state()
     torch.manual_seed(3)
-    cached_backward(encoder, parts, objective)
+    objective(cached_views(encoder, parts)).total.backward()
     assert torch.equal(torch.get_rng_state(), after)
     assert_close(gradients(encoder), expected, 1e-10)
     torch.manual_seed(4)
-    cached_backward(encoder, parts, objective)
+    objective(cached_views(encoder, parts)).total.backward()
     with pytest.raises(AssertionError):
         assert_close(gradients(encoder), expected, 1e-3)
 
@@ -115,10 +116,14 @@ def joined(shown: Sequence[Views]) -> Views:
 
 def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert: str, dataset: PairDataset) -> None:
     encoder, source = make(tiny_bert, dataset)
-    seen: list[tuple[bool, int]] = []
-    encoder.register_forward_hook(lambda _, given, shown: seen.append((shown.query.requires_grad, len(shown.query))))
-    cached_backward(encoder, source.parts(ROWS, range(4), 4), Objective())
-    assert seen == [(graph, rows) for graph in (False, True) for rows in (4, 3, 3, 3)]
+    seen: list[int] = []
+    encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0].query["input_ids"])))
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        views = cached_views(encoder, source.parts(ROWS, range(4), 4))
+    assert sum(tensor.numel() for tensor in saved) <= 4 * views.query.numel()
+    Objective()(views).total.backward()
+    assert sorted(seen) == sorted((4, 3, 3, 3) * 2)
 
 
 @pytest.mark.parametrize(("size", "chunks"), [(0, 1), (13, 1), (12, 2), (4, 4), (1, 13)])
