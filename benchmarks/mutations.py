@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 def tiny_checkpoint(folder: Path, seed: int) -> None:
     """Write a checkpoint of a random BERT of 16 dimensions with a random head."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import BertConfig, BertModel, BertTokenizerFast
 

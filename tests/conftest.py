@@ -40,14 +40,14 @@ def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS) 
     """Write a sentence-transformers model into a folder: a random BERT (16 dimensions), mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     bert = folder.with_name(f"{folder.name}-bert")
     bert.mkdir(parents=True)
     (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    BertTokenizerFast(vocab=str(bert / "vocab.txt"), model_max_length=32).save_pretrained(bert)
+    BertTokenizerFast.from_pretrained(bert, model_max_length=32).save_pretrained(bert)
     torch.manual_seed(0)
     sizes = {"vocab_size": len(words) + 5, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
     depth = {"num_hidden_layers": layers, "num_attention_heads": 2}

@@ -19,7 +19,7 @@ from ragcun.options import Setting, choices_of, convert_all, flags_of, from_mapp
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-NOISY = ("httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
+NOISY = ("httpx", "httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
 METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE"}
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 

@@ -26,13 +26,13 @@ FORMAT = 2
 @contextlib.contextmanager
 def naming_hub_errors(problem: str, advice: str) -> Iterator[None]:
     """Turn what `datasets` and the hub's client raise for absent, damaged or unreachable data into an `InputError`."""
-    import httpx2
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
     from pyarrow import ArrowException  # type: ignore[import-untyped]
 
     try:
         yield
-    except (OSError, ValueError, ArrowException, DatasetsError, httpx2.HTTPError) as error:
+    except (OSError, ValueError, ArrowException, DatasetsError, *HfHubHTTPError.__bases__) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"{problem} ({reason}); {advice}") from error
 

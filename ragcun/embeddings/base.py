@@ -102,7 +102,7 @@ class Base(nn.Module, abc.ABC):
     def plain_model(self, scaled: bool, distance: Distance, modules: Sequence[nn.Module] = ()) -> SentenceTransformer:
         """Return a model of the base's modules, whose vectors may be `scaled` to length 1, and others after them."""
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Normalize
+        from sentence_transformers.sentence_transformer.modules import Normalize
 
         model = self.text_model
         return SentenceTransformer(

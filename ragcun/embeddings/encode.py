@@ -117,5 +117,9 @@ def resolve_dtype(asked: str, device: torch.device) -> Dtype:
 
 
 def bfloat16_features() -> list[str]:
-    """Return the names of this processor's instructions for products of bfloat16 matrices; it may have none."""
-    return [name for name in BFLOAT16_FEATURES if torch.cpu.get_capabilities().get(name, False)]
+    """Return the names of this processor's instructions for products of bfloat16 matrices; it may have none.
+
+    A torch that cannot tell (before 2.10) counts as none.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return [name for name in BFLOAT16_FEATURES if capabilities.get(name, False)]

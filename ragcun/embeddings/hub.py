@@ -84,7 +84,6 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
 
 
 def _require_on_hub(name: str) -> None:
-    import httpx2
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -96,7 +95,7 @@ def _require_on_hub(name: str) -> None:
         snapshot_download(hub_name, allow_patterns=["config.json"])  # nosec B615
     except HFValidationError as error:
         raise InputError(f"{name!r} is neither a folder nor a hub name; {HINT}") from error
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+    except (*HfHubHTTPError.__bases__, OSError) as error:  # the HTTPError of the client's own HTTP library
         if isinstance(error, HfHubHTTPError) and error.response is not None:
             status = error.response.status_code
             raise InputError(f"the model hub does not give {hub_name!r} ({status}); {HINT}") from error

@@ -179,7 +179,7 @@ class ProjectionEncoder(RetrievalEncoder):
         return [Router.for_query_document(query, self._dense(self.document_head))]  # type: ignore[arg-type]
 
     def _dense(self, head: Head) -> list[nn.Module]:
-        from sentence_transformers.base.modules import Normalize
+        from sentence_transformers.sentence_transformer.modules import Normalize
 
         scaling = [Normalize()] if self.normalize_output and not self._passes_on(head) else []
         return [*dense_modules(head.stack()), *scaling]
