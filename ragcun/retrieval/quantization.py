@@ -43,11 +43,10 @@ def restored(documents: NDArray[np.float32], precision: Precision) -> NDArray[np
         raise ValueError(f"documents to quantise must be finite and at least 1, got shape {documents.shape}")
     if precision == "binary":
         return np.where(documents > 0, np.float32(1), np.float32(-1))
-    from sentence_transformers.util import quantize_embeddings
-
     low, high = documents.min(axis=0), documents.max(axis=0)
-    codes = np.asarray(quantize_embeddings(documents, precision, ranges=np.stack([low, high])))
-    return low + (codes.astype(np.float32) + np.float32(128.5)) * ((high - low) / np.float32(255))
+    step = (high - low) / np.float32(255)
+    codes = np.floor((documents - low) / np.where(step == 0, np.float32(1), step)).clip(0, 255)
+    return low + (codes + np.float32(0.5)) * step
 
 
 @dataclass(frozen=True)
