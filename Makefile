@@ -1,7 +1,11 @@
 # Two commands do all set-up: `make quickstart` and `make test`. Both create the environment in $(VENV).
 PYTHON ?= python3
-VENV ?= .venv
-# Installed first and alone, so that an index or folder with CPU wheels can serve it: make TORCH="torch==2.13.0 --index-url …"
+# PYTHON=python3.13 has an environment of its own; VENV_FLAGS=--system-site-packages takes a torch that is there already.
+VENV ?= .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
+VENV_FLAGS ?=
+MIN_PYTHON ?= python3.10
+MIN_VENV ?= .venv-min
+# Installed where there is no torch, first and alone, so that an index or folder with CPU wheels can serve it: make TORCH="torch==2.13.0 --index-url …"
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 # Processes that run the tests, with one thread each.
@@ -14,14 +18,15 @@ CALIBRATED := checkpoints/quickstart-calibrated
 # (tests/test_security.py refuses shell=True).
 NOT_ASKED := B101,B311,B404,B603,B607
 
-.PHONY: quickstart publication test check docs audit fuzz fix bench clean
+.PHONY: quickstart publication test test-min check docs audit fuzz fix bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   train a head on real text and compare it with the untouched base and BM25"
 	@echo "make publication  train the three publication experiments, evaluate them on BEIR, write the tables"
 	@echo "                  (days on a T4, and a network; SMOKE=1: a hundred documents, minutes on a CPU)"
-	@echo "make test         run the tests"
+	@echo "make test         run the tests (PYTHON=python3.13: with another Python)"
+	@echo "make test-min     run the fast tests with the oldest supported versions (requirements-min.txt, Python 3.10)"
 	@echo "make check        ruff, mypy, bandit and pip-audit (needs a network; OFFLINE=1 leaves it out)"
 	@echo "make docs         build the documentation into build/site"
 	@echo "make audit        known vulnerabilities of what is installed (needs a network)"
@@ -30,9 +35,9 @@ help:
 	@echo "make bench        run the benchmarks and write docs/performance.md (DATA=FOLDER of collections)"
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[offline,dev,docs]"
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(BIN)/python -c "import torch" 2> /dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -52,6 +57,15 @@ publication: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+
+$(MIN_VENV)/.installed: pyproject.toml requirements-min.txt
+	$(MIN_PYTHON) -m venv $(MIN_VENV)
+	$(MIN_VENV)/bin/python -m pip install --quiet --requirement requirements-min.txt
+	$(MIN_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+test-min: $(MIN_VENV)/.installed
+	OMP_NUM_THREADS=1 $(MIN_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -78,4 +92,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/performance.py $(if $(DATA),--data_dir $(DATA))
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MIN_VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -38,8 +38,7 @@ class Outcome(NamedTuple):
 def tiny_checkpoint(folder: Path, seed: int) -> None:
     """Write a checkpoint of a random BERT of 16 dimensions with a random head."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     torch.manual_seed(seed)
@@ -47,7 +46,7 @@ def tiny_checkpoint(folder: Path, seed: int) -> None:
         vocabulary = Path(place) / "vocab.txt"
         words = [f"word{i}" for i in range(20 + seed)]
         vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-        BertTokenizerFast(vocab=str(vocabulary), model_max_length=32 - seed).save_pretrained(place)
+        BertTokenizerFast.from_pretrained(place, model_max_length=32 - seed).save_pretrained(place)
         config = BertConfig(
             vocab_size=len(words) + 5,
             hidden_size=16,

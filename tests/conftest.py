@@ -40,8 +40,7 @@ def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS) 
     """Write a sentence-transformers model into a folder: a random BERT (16 dimensions), mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     bert = folder.with_name(f"{folder.name}-bert")

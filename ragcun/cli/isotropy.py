@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
 from ragcun.config import SEED_HELP
-from ragcun.errors import InputError, as_input_error
+from ragcun.errors import InputError, as_input_error, require_package
 from ragcun.options import check_one_of, flag
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
 
 def run(options: Options) -> str:
     """Measure a model beside its untouched base, and return the tables and where report and pictures are."""
+    require_package("matplotlib", "report")
     from ragcun.embeddings.precomputed import open_matrix
     from ragcun.retrieval.systems import open_system
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING
 
+from ragcun.errors import require_package
 from ragcun.options import flag
 
 RESULTS = "results of evaluate, each FILE, NAME=FILE, or NAME=FILE,FILE,… for seeds"
@@ -45,6 +46,7 @@ def sizes(
     output: str = flag(MISSING, "plot to write, as PNG", metavar="FILE"),
 ) -> str:
     """Plot NDCG@10 against the bytes of a stored vector, and return where the plot is."""
+    require_package("matplotlib", "report")
     from ragcun.reporting.plots import write_png
     from ragcun.reporting.tradeoffs import size_figure, size_points
 
@@ -60,6 +62,7 @@ def tradeoff(
     space: str = flag("documents", "embeddings that the measure is of", choices=SPACES),
 ) -> str:
     """Plot NDCG@10 against a measure of isotropy, and return where the plot is."""
+    require_package("matplotlib", "report")
     from ragcun.reporting.plots import write_png
     from ragcun.reporting.tradeoffs import isotropy_ndcg_figure, isotropy_points
 
@@ -76,6 +79,7 @@ def report(
     output: str | None = flag(None, "page to write (default: RUN_DIR/report.html of one run)", metavar="FILE"),
 ) -> str:
     """Write one self-contained HTML page about training runs, and return where it is."""
+    require_package("matplotlib", "report")
     from ragcun.reporting.html import write_report
 
     return f"report: {write_report(runs, output, results, isotropy, data_dir)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ def run(options: TrainConfig) -> str:
     """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does."""
     from accelerate import PartialState
 
-    from ragcun.reporting.plots import loss_figure, write_png
     from ragcun.training.loop import fit
     from ragcun.training.processes import TrainingStopped
     from ragcun.training.run_dir import RunFolder
@@ -43,7 +43,11 @@ def run(options: TrainConfig) -> str:
     if not PartialState().is_main_process:
         return ""
     folder = RunFolder(options.output_dir)
-    if result.steps:
+    if not importlib.util.find_spec("matplotlib"):
+        logger.info("no loss curve is drawn without matplotlib: pip install 'ragcun[report]'")
+    elif result.steps:
+        from ragcun.reporting.plots import loss_figure, write_png
+
         write_png(loss_figure(folder.metrics), folder.loss_curve)
     score = "" if result.score is None else f" {abs(result.score):.4f}"
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.beir import Collection, judgments_of, load_collection
 from ragcun.data.hub import naming_hub_errors
-from ragcun.errors import InputError, did_you_mean
+from ragcun.errors import InputError, did_you_mean, require_package
 from ragcun.io import file_digest, read_json, replacing_file, replacing_folder
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def fetch_set(beir_set: BeirSet, data_dir: Path, mirror: str | None = None) -> N
 
 def _write_collection_of_hub(repository: str, commit: str, folder: Path, split: str) -> None:
     """Write a collection of mteb's layout: a subset each for corpus, queries and the judgments of all splits."""
+    require_package("datasets", "data")
     from datasets import Features, Value
 
     logger.info("downloading %s from the hub", repository)

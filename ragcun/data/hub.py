@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ragcun.data.texts import split_sentences, text_key
-from ragcun.errors import InputError, require_same
+from ragcun.errors import InputError, require_package, require_same
 from ragcun.io import file_digest, read_json, replacing_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def open_rows(
     `subset` is a configuration or a subfolder, None where there is only one. The revision (commit, branch or tag; None
     takes the newest) is pinned to its commit. A seed shuffles the order of the split's files.
     """
+    require_package("datasets", "data")
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
@@ -60,8 +62,10 @@ def open_rows(
             source["revision"] = HfApi().dataset_info(name, revision=revision, timeout=10).sha
             place = {"name": subset, "revision": source["revision"]}
         rows = load_dataset(name, split=split, streaming=True, **place)  # nosec B615
-    # a buffer of one row of one file: files are shuffled, the rows of a file are not
-    return RowStream(rows if seed is None else rows.shuffle(seed, buffer_size=1, max_buffer_input_shards=1), source)
+    if seed is not None:  # a buffer of one row of one file: files are shuffled, the rows of a file are not
+        known = inspect.signature(rows.shuffle).parameters  # datasets before 5 reads one file at a time anyway
+        rows = rows.shuffle(seed, buffer_size=1, **{name: 1 for name in known if name == "max_buffer_input_shards"})
+    return RowStream(rows, source)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ragcun.errors import require_package
+
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
 MOST_MISSED = 1e-4  # probability that a pair of texts exactly at the threshold is overlooked, at most
@@ -65,6 +67,7 @@ def first_of_near_duplicates(texts: Sequence[str], threshold: float, seed: int =
     Near duplicates have a Jaccard similarity of their `shingles` of at least `threshold` (above 0, at most 1). MinHash
     (Broder, 1997; datasketch) finds candidates, which are then measured exactly. A text without words is kept.
     """
+    require_package("datasketch", "data")
     from datasketch import MinHash, MinHashLSH
 
     empty = MinHash(PERMUTATIONS, seed, hashfunc=zlib.crc32)

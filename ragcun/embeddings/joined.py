@@ -201,9 +201,8 @@ def joined_modules(dense: Base, channel: LexicalChannel, weight: float) -> list[
     Pieces that are in the text, times their idf, are projected to the lexical vector, which waits as that of the first
     token; one cluster of all tokens, which is their mean scaled to length 1, is the dense vector.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize
     from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
     model = dense.text_model
