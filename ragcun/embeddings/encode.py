@@ -121,5 +121,6 @@ def bfloat16_features() -> list[str]:
 
     A torch that cannot tell (before 2.10) counts as none.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return [name for name in BFLOAT16_FEATURES if capabilities.get(name, False)]
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return []
+    return [name for name in BFLOAT16_FEATURES if torch.cpu.get_capabilities().get(name, False)]

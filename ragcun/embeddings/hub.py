@@ -87,6 +87,7 @@ def _require_on_hub(name: str) -> None:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    http_errors: Any = HfHubHTTPError.__bases__  # those of the HTTP library that the client uses
     hub_name = name if "/" in name else f"sentence-transformers/{name}"
     try:
         with contextlib.suppress(LocalEntryNotFoundError):
@@ -95,7 +96,7 @@ def _require_on_hub(name: str) -> None:
         snapshot_download(hub_name, allow_patterns=["config.json"])  # nosec B615
     except HFValidationError as error:
         raise InputError(f"{name!r} is neither a folder nor a hub name; {HINT}") from error
-    except (*HfHubHTTPError.__bases__, OSError) as error:  # the HTTPError of the client's own HTTP library
+    except (*http_errors, OSError) as error:
         if isinstance(error, HfHubHTTPError) and error.response is not None:
             status = error.response.status_code
             raise InputError(f"the model hub does not give {hub_name!r} ({status}); {HINT}") from error
