@@ -28,7 +28,7 @@ class DataConfig:
     """Where training pairs and held-out data come from."""
 
     title: ClassVar[str] = "data"
-    train_data: str | None = flag(None, "pairs file (.json, .jsonl, .csv), or BEIR folder with training qrels")
+    train_data: str | None = flag(None, "pairs file (.jsonl, .csv …), or BEIR folder with training qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
     corpus: str | None = flag(None, "adapt to these documents: they give negatives, and pairs", metavar="PATH")
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
@@ -208,7 +208,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
         narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical
         mistakes = {
-            "--train_data is missing: give a pairs file (.json, .jsonl, .csv), a BEIR folder, or --corpus": not pairs,
+            "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
             "--never_worse compares heads on one frozen base; leave it out": trained and self.never_worse,

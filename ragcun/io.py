@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import errno
 import fcntl
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ REMEDIES = {
 LEFT_AFTER = 60.0
 """Seconds after which a temporary that no process holds counts as left by a killed process."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+GZIP, UTF16_MARKS = b"\x1f\x8b", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextlib.contextmanager
@@ -222,23 +227,40 @@ def _parsed(text: str, path: str, first: int) -> Any:
         raise InputError(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', other)}); fix it") from error
 
 
+@contextlib.contextmanager
+def open_text(path: str | Path) -> Iterator[io.TextIOWrapper]:
+    """Open a text file of UTF-8, or of UTF-16 or -32 as its first bytes show it; one of gzip is unpacked."""
+    path = existing_file(path)
+    with path.open("rb") as packed:
+        unpacked = gzip.GzipFile(fileobj=packed) if packed.peek(2)[:2] == GZIP else packed
+        try:
+            start = unpacked.peek(4)[:4]
+            wide = start[:2] in UTF16_MARKS or (start[::2], start[1::2]).count(b"\0\0") == 1
+            with io.TextIOWrapper(unpacked, json.detect_encoding(start) if wide else "utf-8-sig") as file:
+                yield file
+        except UnicodeDecodeError as error:
+            where = f"(byte {error.start}: {error.reason})"
+            raise InputError(f"{path}: not {error.encoding.upper()} text {where}; convert it to UTF-8") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} cannot be unpacked ({error}); copy it again") from error
+
+
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line without its end)`` of a UTF-8 text file, a byte-order mark removed."""
+    """Yield ``(line number, line without its end)`` of a text file, see `open_text`."""
     number = 0
-    with existing_file(path).open(encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         try:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}, after line {number}: not UTF-8 text ({error.reason}); convert it") from error
+            what = f"not {error.encoding.upper()} text ({error.reason})"
+            raise InputError(f"{path}, after line {number}: {what}; convert it to UTF-8") from error
 
 
 def read_text(path: str | Path) -> str:
-    """Read a whole UTF-8 text file, a byte-order mark removed."""
-    try:
-        return existing_file(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason}); convert it") from error
+    """Read a whole text file, see `open_text`."""
+    with open_text(path) as file:
+        return file.read()
 
 
 def existing_file(path: str | Path) -> Path:

@@ -116,7 +116,7 @@ def lines(path: Path) -> object:
         (lines, b'{"a": 1}\n[1]\n', "line 2: .* object, got list"),
         (lines, b'{"a": 1}\r\n{"b": 2\r\n', "line 2: not valid JSON"),
         (lines, b'{"a": 1}\n{"a": "\xff"}\n', "after line [01]: not UTF-8"),
-        (lines, b"\xff\xfe{\x00}\x00", "after line 0: not UTF-8"),
+        (lines, b"\xff\xfe{\x00}", "after line 0: not UTF-16"),
         (lines, b"[" * 100_000, "nested too deeply"),
         (lines, b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
         (read_json, b'{"a": 1,\n"b" 2}', "line 2: not valid JSON"),

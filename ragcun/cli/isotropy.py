@@ -24,7 +24,7 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     embeddings: str | None = flag(None, "instead of a model: .npy of documents' embeddings (n, dim)", metavar="FILE")
     query_embeddings: str | None = flag(None, ".npy of embeddings of queries, with --embeddings", metavar="FILE")
     datasets: tuple[str, ...] = flag((), "folders in --data_dir, sets of BEIR, quick, or all")
-    texts: str | None = flag(None, "instead: documents, .txt (one a line), .json, .jsonl, .csv", metavar="FILE")
+    texts: str | None = flag(None, "instead: documents, .txt (one a line), .jsonl, .csv …", metavar="FILE")
     output_dir: Path = flag(
         Path("results/isotropy"), "folder of isotropy.json, isotropy.md and plots; of several datasets, DIR/NAME each"
     )

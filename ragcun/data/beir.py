@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Set
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,19 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.records import (
+    ID,
+    QUERY_TEXT,
+    TEXT,
+    RecordError,
+    document_of,
+    named,
+    parsed_records,
+    read_documents,
+    read_records,
+    text_field,
+)
 from ragcun.data.records import Document as Document
-from ragcun.data.records import RecordError, document_of, parsed_records, read_documents, read_records, text_field
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import read_lines, replacing_folder, write_json_lines
@@ -27,6 +39,13 @@ logger = logging.getLogger(__name__)
 
 Qrels = dict[str, dict[str, int]]
 MOST_GRADE = 1000  # trec_eval takes memory in proportion to a grade
+RUN_ID = re.compile(r"\S([^\t\r\n]*\S)?")
+"""The ids that a run file can hold."""
+QRELS_COLUMNS = (
+    ("query-id", "qid", "query", "topic", "topic-id"),
+    ("corpus-id", "docid", "doc-id", "did", "pid", "document-id", "passage-id", "docno"),
+    ("score", "relevance", "rel", "label", "grade", "judgment"),
+)  # names that headers give to query, document and grade, ours first; an underscore counts as a hyphen
 
 
 @dataclass(frozen=True)
@@ -102,12 +121,12 @@ def load_collection(
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}; name a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
     qrels = read_qrels(qrels_file := judgments_of(folder, split))
-    asked = _texts(folder / "queries.jsonl", "queries")
+    asked = _texts(folder / "queries.jsonl", "queries", QUERY_TEXT)
     queries = {key: query.text for key, query in asked if key in qrels and query.text.strip()}
     for query in sorted(qrels.keys() - queries.keys()):
         raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
     corpus = folder / "corpus.jsonl"
-    documents = dict(_texts(corpus, "documents")) if documents is None else documents
+    documents = dict(_texts(corpus, "documents", TEXT)) if documents is None else documents
     if not documents:
         raise InputError(f"{corpus}: holds no documents")
     relevant = [key for judged in qrels.values() for key, score in judged.items() if score > 0]
@@ -137,7 +156,7 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
             raise InputError(f"{path} is no BEIR folder, so it has no split {split!r}; leave the split out")
         return list(load_collection(path, split).queries.values())
     file = path / "queries.jsonl" if path.is_dir() else path
-    queries = [document.content for document in read_documents(file) if document.content]
+    queries = [document.content for document in read_documents(file, QUERY_TEXT) if document.content]
     if not queries:
         raise InputError(f"{file} holds no queries; give at least one")
     return queries
@@ -198,23 +217,24 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
     return side(collection.split, False), side(f"{collection.split}-held-out", True)
 
 
-def _texts(path: Path, unit: str) -> Iterator[tuple[str, Document]]:
+def _texts(path: Path, unit: str, names: Sequence[str]) -> Iterator[tuple[str, Document]]:
     lines: dict[str, int] = {}
     records = tqdm(read_records(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
-    for line, (key, document) in parsed_records(path, records, _identified):
+    for line, (key, document) in parsed_records(path, records, lambda record: _identified(record, names)):
         if key in lines:
             raise InputError(f"{path}, line {line}: _id {key!r} is that of line {lines[key]}; keep one of them")
         lines[key] = line
         yield key, document
 
 
-def _identified(record: Any) -> tuple[str, Document]:
+def _identified(record: Any, names: Sequence[str]) -> tuple[str, Document]:
     if not isinstance(record, dict):
         raise RecordError(f"expected a JSON object, got {type(record).__name__}")
-    key = text_field(record, "_id")
+    name = named(record, ID)
+    key = str(record[name]) if type(record[name]) is int else text_field(record, name)
     if not key.strip():
-        raise RecordError("the _id is empty")
-    return key, document_of(record)
+        raise RecordError(f"the {name} is empty")
+    return key, document_of(record, names)
 
 
 def grade(score: Any, name: str = "the score") -> int:
@@ -229,29 +249,48 @@ def grade(score: Any, name: str = "the score") -> int:
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Read judgments: query-id, corpus-id and score between tabs, with or without a header line, or TREC's 4 columns.
+    """Read judgments: query, document and score between tabs (or else blanks or commas), or TREC's 4 columns.
 
-    Where a pair is judged twice the last judgment holds, as in BEIR. A wrong line raises `InputError`, which names it.
+    A header may name the columns in any order; without one they are in this order. Where a pair is judged twice the
+    last judgment holds, as in BEIR. A wrong line raises `InputError`, which names it.
     """
     qrels: Qrels = {}
+    places: list[int] = []
     for line, text in read_lines(path):
-        fields = next(csv.reader([text], delimiter="\t")) if '"' in text else text.split("\t")
-        is_header = line == 1 and len(fields) == 3 and not any(map(str.isdigit, fields[2]))
-        if is_header or not text.strip():
+        if not text.strip():
             continue
-        if len(fields) != 3 and len(trec := text.split()) == 4:
-            fields = [trec[0], *trec[2:]]
-        if len(fields) != 3:
-            raise InputError(
-                f"{path}, line {line}: expected query-id, corpus-id and score between tabs, got {len(fields)} columns"
-            )
-        query, document, score = fields
-        if not query.strip() or not document.strip():
-            raise InputError(f"{path}, line {line}: an id is empty; correct or delete that line")
         try:
+            fields = _columns(text)
+            if not places:
+                places, is_header = _places(fields)
+                width = len(fields)
+                if is_header:
+                    continue
+            if len(fields) != width:
+                raise RecordError(f"{len(fields)} columns where the first line has {width}")
+            query, document, score = (fields[place] for place in places)
+            if not query.strip() or not document.strip():
+                raise RecordError("an id is empty")
             qrels.setdefault(query, {})[document] = grade(score)
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise InputError(f"{path}, line {line}: {error}; correct or delete that line") from error
     if not qrels:
         raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
     return qrels
+
+
+def _columns(line: str) -> list[str]:
+    tabs = next(csv.reader([line], delimiter="\t")) if '"' in line else line.split("\t")
+    return tabs if len(tabs) > 1 else line.split() if len(line.split()) > 1 else line.split(",")
+
+
+def _places(fields: list[str]) -> tuple[list[int], bool]:
+    """Return where query, document and score are, by the first line, and whether that is a header."""
+    if fields[-1].strip().lstrip("+-")[:1].isdigit():
+        if len(fields) == 4 and (fields[1].isdigit() or fields[1] == "Q0"):
+            return [0, 2, 3], False
+        if len(fields) == 3:
+            return [0, 1, 2], False
+        raise RecordError(f"expected query-id, corpus-id and score between tabs, got {len(fields)} columns")
+    names = [field.strip().lower().replace("_", "-") for field in fields]
+    return [names.index(named(names, each)) for each in QRELS_COLUMNS], True

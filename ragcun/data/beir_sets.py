@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ragcun.data.beir import Collection, judgments_of, load_collection
+from ragcun.data.beir import RUN_ID, Collection, judgments_of, load_collection
 from ragcun.data.hub import naming_hub_errors
 from ragcun.errors import InputError, did_you_mean, require_package
 from ragcun.io import file_digest, read_json, replacing_file, replacing_folder
@@ -65,12 +65,12 @@ class CollectionFolder:
     drop_own_ids: bool = False
 
     def load(self) -> Collection:
-        """Read it; white space in an id is refused, another number of judged queries than BEIR's is warned of."""
+        """Read it; refuse an id that no run file can hold, and warn of another number of judged queries than BEIR's."""
         collection = replace(load_collection(self.path, self.split, None, self.drop_own_ids), name=self.name)
         for file, keys in (("corpus.jsonl", collection.documents), ("queries.jsonl", collection.queries)):
-            for key in (key for key in keys if key.split() != [key]):
-                problem = f"the _id {key!r:.60} has white space, which no run file can hold; rename it"
-                raise InputError(f"{self.path / file}: {problem}")
+            for key in (key for key in keys if not RUN_ID.fullmatch(key)):
+                problem = "has a tab, a line break or blanks around it, which no run file can hold; rename it"
+                raise InputError(f"{self.path / file}: the _id {key!r:.60} {problem}")
         known, count = SETS.get(self.name), len(collection.qrels)
         if known is not None and self.split == known.split and count != known.queries:
             message = "%s: %d judged queries, BEIR's has %d: do not compare with published figures"

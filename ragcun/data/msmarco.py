@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ragcun.data.hub import RowStream
-from ragcun.data.pairs import Row, write_pairs
+from ragcun.data.pairs import NEGATIVE, POSITIVE, QUERY, Row, write_pairs
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json
@@ -26,9 +25,7 @@ SOURCES = {
     "triplets": ("sentence-transformers/msmarco-msmarco-distilbert-base-tas-b", "triplet"),
 }
 """The data sets that have a short name here, with the subset that is taken."""
-QUERY_COLUMNS, POSITIVE_COLUMNS = ("query", "anchor"), ("positive", "pos")
 EXPECTED = "query and passages (is_selected, passage_text), or query (anchor), positive and negative (negative_1, …)"
-_NEGATIVE = re.compile(r"negative(_\d+)?|neg")
 
 
 class Judged(NamedTuple):
@@ -42,9 +39,9 @@ class Judged(NamedTuple):
 def judged_rows(rows: RowStream) -> Iterator[Judged]:
     """Yield the rows of either layout; passages that are not selected are candidates that nobody judged."""
     columns = rows.columns
-    query = next((name for name in QUERY_COLUMNS if name in columns), None)
-    positive = next((name for name in POSITIVE_COLUMNS if name in columns), None)
-    negatives = sorted(filter(_NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
+    query = next((name for name in QUERY if name in columns), None)
+    positive = next((name for name in POSITIVE if name in columns), None)
+    negatives = sorted(filter(NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
     if query is None or (positive is None and "passages" not in columns):
         raise rows.wrong_columns(EXPECTED)
     for row in rows:

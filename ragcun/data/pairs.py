@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice, product, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ragcun.data.records import RecordError, parsed_records, read_records, records_file, text_field
+from ragcun.data.records import RecordError, named, parsed_records, read_records, records_file, text_field
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines
@@ -24,8 +26,14 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Row = tuple[str, str, "str | None"]
+Record = tuple[str, list[str], list[str], "bool | None", set[str]]  # query, positives, negatives, label, unread fields
 SPLITS = ("train", "dev", "test")
-FIELDS = (("query", "positive"), ("y", "x"))  # names that a file may give to a pair's query and positive
+QUERY = ("query", "anchor", "question")  # names that a file may give to a field, ours first
+POSITIVE = ("positive", "positives", "pos", "passage", "document", "answer", "text")
+NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?([_-]?\d+)?")
+LABEL = ("label", "labels", "score", "scores", "relevance")
+NO_NEGATIVE: Sequence[Any] = (None,)
+LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +132,18 @@ class PairDataset:
 
 
 def read_pairs(path: str | Path) -> PairDataset:
-    """Read training pairs from a JSON array (.json), JSON lines (.jsonl, .ndjson) or CSV with a header (.csv).
+    """Read training pairs from JSON (.json, .jsonl, .ndjson), a table with a header (.csv, .tsv) or .parquet, also .gz.
 
-    The fields are `query`, `positive` and, optional, `negative` (absent, null or blank where a pair has none). Pairs
-    may also be objects with `x` and `y` or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
+    The fields are `query`, `positive` and, optional, `negative` (also `negative_1` …; absent, null or blank: none), or
+    other names of `QUERY`, `POSITIVE` and `NEGATIVE`. Lists are several texts; each negative makes a row of its own.
+    With a `label`, 0 makes the positive a negative of its query's answers. Pairs may also be objects with `x` and `y`
+    or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
     """
     path = records_file(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
-    rows = (row for _, row in parsed_records(path, read_records(path, FIELDS), _row))
-    return PairDataset.from_rows(rows, source=str(path))
+    records = (record for _, record in parsed_records(path, read_records(path, lambda names: _fields(*names)), _record))
+    return PairDataset.from_rows(_rows(records, str(path)), source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
@@ -150,20 +160,63 @@ def require_json_name(path: str | Path) -> None:
         raise InputError(f"{path}: pairs are written as JSON; name the file .jsonl or .json")
 
 
-def _row(value: Any) -> Row:
+@functools.lru_cache(maxsize=1000)
+def _fields(*names: str) -> tuple[str, str, list[str], str | None, set[str]]:
+    """Return the names of query, positive, negatives and label in a record, and those of fields that are not read."""
+    masked = not set(QUERY) & set(names) and {"x", "y"} & set(names)
+    query, positive = (named(names, each) for each in ((("y",), ("x",)) if masked else (QUERY, POSITIVE)))
+    negatives = list(filter(NEGATIVE.fullmatch, names))
+    label = next((name for name in LABEL if name in names), None)
+    return query, positive, negatives, label, {*names} - {query, positive, *negatives, label}
+
+
+def _record(value: Any) -> Record:
     if isinstance(value, list) and len(value) == 2:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
         raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
-    names = next((names for names in FIELDS if any(name in value for name in names)), FIELDS[0])
-    for name in names:
-        if not text_field(value, name).strip():
-            raise RecordError(f'field "{name}" is empty')
-    query, positive = (value[name] for name in names)
-    negative = "" if value.get("negative") is None else text_field(value, "negative")
-    if negative.strip() == positive.strip():
+    query_name, positive_name, negative_names, label_name, others = _fields(*value)
+    query, positives = text_field(value, query_name), _texts(value, positive_name)
+    if not query.strip() or not positives:
+        raise RecordError(f'field "{positive_name if query.strip() else query_name}" is empty')
+    negatives = [text for name in negative_names for text in _texts(value, name)]
+    if negatives and {text.strip() for text in negatives} & {text.strip() for text in positives}:
         raise RecordError("positive and negative are the same text")
-    return query, positive, negative if negative.strip() else None
+    label = None
+    if label_name is not None:
+        label = LABELS.get(str(value[label_name]).strip().lower())
+        if label is None or (negatives and not label):
+            expected = f'field "{label_name}" must be 1 (an answer) or 0 (none, and no negatives beside it)'
+            raise RecordError(f"{expected}, got {value[label_name]!r:.40}; other scores cannot be trained on")
+    return query, positives, negatives, label, others
+
+
+def _texts(record: Mapping[str, Any], name: str) -> list[str]:
+    """Return the texts of a field, which holds one or a list of them, without null and blank ones."""
+    values = record[name] if isinstance(record[name], list) else [record[name]]
+    return [text for value in values if value is not None and (text := text_field({name: value}, name)).strip()]
+
+
+def _rows(records: Iterable[Record], source: str) -> Iterator[Row]:
+    """Yield a row for each positive and negative of a record, then those of labelled ones, together by their query."""
+    labelled: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    others: set[str] = set()
+    for query, positives, negatives, label, unread in records:
+        others |= unread
+        if label is None or negatives:
+            yield from product([query], positives, negatives or NO_NEGATIVE)
+        else:
+            labelled.setdefault(query, ({}, {}))[not label].update(dict.fromkeys(positives))
+    left_out = 0
+    for query, (answers, wrong) in labelled.items():
+        rejected = [text for text in wrong if answers and text not in answers]
+        left_out += len(wrong) - len(rejected)
+        count = max(len(answers), len(rejected))
+        yield from islice(zip(repeat(query), cycle(answers), cycle(rejected or NO_NEGATIVE), strict=False), count)
+    if left_out:
+        logger.info("%s: %d texts labelled 0 left out: their query has no answer, or they are one", source, left_out)
+    if others:
+        logger.info("%s: columns that are not read: %s", source, ", ".join(f"{name!a:.40}" for name in sorted(others)))
 
 
 def split_by_shares(items: Sequence[Item], shares: Sequence[float]) -> dict[str, Sequence[Item]]:

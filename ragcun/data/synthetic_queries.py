@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import read_documents
-from ragcun.data.texts import sentence_spans, split_sentences
+from ragcun.data.texts import WORDS, sentence_spans, split_sentences
 from ragcun.errors import InputError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MASKS = ("tokens", "spans", "prefix", "suffix", "mixed")
 SPAN_WORDS = 3
 FEWEST_WORDS = 3
-"""How many words each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
+"""How many `WORDS` each side of a pair must have (unmasked ones, where words are masked); a title may have fewer."""
 STAND_INS = 2000  # sentences of a corpus that stand in for queries
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 20, 100_000
@@ -43,7 +43,7 @@ def mask_words(
     which may meet), the ``prefix``, the ``suffix``, or ``mixed``: one of these, drawn anew for each pair. `mask`
     replaces each masked word; a blank one drops the word.
     """
-    words = re.findall(r"(\S+)(\s*)", document.content)  # each with the blanks after it
+    words = re.findall(rf"({WORDS})(\s*)", document.content)  # each with the blanks after it
     count = max(1, round(share * len(words)))
     if len(words) - count < FEWEST_WORDS:
         return None
@@ -167,7 +167,7 @@ def document_digest(document: Document, seed: int) -> bytes:
 
 
 def _starts(document: Document) -> list[int]:
-    return [match.start() for match in re.finditer(r"\S+", document.content)]
+    return [match.start() for match in re.finditer(WORDS, document.content)]
 
 
 def _cut(document: Document, starts: list[int], at: int) -> Pair | None:
@@ -181,7 +181,8 @@ def _without(document: Document, span: tuple[int, int]) -> Pair | None:
 
 
 def _pair(query: str, positive: str, fewest_query_words: int = FEWEST_WORDS) -> Pair | None:
-    long_enough = len(query.split()) >= fewest_query_words and len(positive.split()) >= FEWEST_WORDS
+    query_words, positive_words = (len(re.findall(WORDS, text)) for text in (query, positive))
+    long_enough = query_words >= fewest_query_words and positive_words >= FEWEST_WORDS
     return (query.strip(), positive.strip()) if long_enough else None
 
 

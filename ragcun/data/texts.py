@@ -18,7 +18,13 @@ SHINGLE_WORDS = 3
 PERMUTATIONS = 128
 MOST_MISSED = 1e-4  # probability that a pair of texts exactly at the threshold is overlooked, at most
 
-_WORD = re.compile(r"\w+")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Characters of the scripts without blanks (Thai, Lao, Burmese, Khmer, Chinese, Japanese), as a class in a pattern."""
+_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3\u3099\u309a"
+WORDS = rf"[{UNSPACED}][{_MARKS}]*(?:[{UNSPACED}][{_MARKS}]*)?|[^\s{UNSPACED}]+"
+"""Pattern of a word: what blanks separate, or two characters of a script without blanks."""
+
+_WORD = re.compile(rf"[{UNSPACED}][{_MARKS}]*|[^\W{UNSPACED}]+")
 # words after which a full stop ends no sentence, and ends none where a digit follows
 _NEVER_LAST = re.compile(
     "al|approx|ca|capt|cf|chap|col|cp|dept|dr|ed|eds|eg|eq|eqs|esp|etc|fig|figs|gen|gov|hon|ie|inc|incl|jr|lt|ltd|max|"

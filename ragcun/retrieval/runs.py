@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ragcun.data.beir import Collection
+from ragcun.data.beir import RUN_ID, Collection
 from ragcun.errors import InputError
 from ragcun.io import file_digest, read_json, read_lines, write_text
 from ragcun.results import DocumentSpace, Results
@@ -80,10 +80,11 @@ def check_finite(run: Mapping[str, Mapping[str, float]]) -> None:
 def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
     """Write a TREC run file, ``query Q0 document rank score tag``, by (score descending, order in the run).
 
-    Scores are written so that reading gives the same float. The format has no place for a query without documents.
+    Scores are written so that reading gives the same float. The format has no place for a query without documents. Tabs
+    are between the columns where an id has blanks.
 
     Raises:
-        InputError: an id or the tag is empty or contains white space.
+        InputError: an id or the tag is empty, has blanks around it, or contains a tab or a line break.
         ValueError: a score is NaN or infinite.
     """
     check_finite(run)
@@ -93,7 +94,8 @@ def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str
         _check_word(query_id, "query id", path)
         for rank, (document_id, score) in enumerate(ranked(documents), start=1):
             _check_word(document_id, "document id", path)
-            lines.append(f"{query_id} Q0 {document_id} {rank} {float(score)!r} {tag}\n")
+            words = (query_id, "Q0", document_id, str(rank), repr(float(score)), tag)
+            lines.append(("\t" if len(" ".join(words).split()) > len(words) else " ").join(words) + "\n")
     write_text(path, "".join(lines))
 
 
@@ -107,11 +109,13 @@ def read_run(path: str | Path) -> Run:
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        columns = line.split()
+        columns = [*map(str.strip, line.split("\t"))] if line.count("\t") == 5 else line.split()
         if len(columns) != 6:
             expected = "expected the 6 columns 'query Q0 document rank score tag'"
             raise InputError(f"{path}, line {number}: {expected}, got {len(columns)}")
         query_id, _, document_id, _, text, _ = columns
+        for what, key in (("query id", query_id), ("document id", document_id)):
+            _check_word(key, what, f"{path}, line {number}")
         documents = run.setdefault(query_id, {})
         if document_id in documents:
             twice = f"query {query_id!r:.60} has document {document_id!r:.60} twice"
@@ -124,8 +128,8 @@ def read_run(path: str | Path) -> Run:
 
 
 def _check_word(word: str, what: str, path: str | Path) -> None:
-    if len(word.split()) != 1 or word != word.strip():
-        raise InputError(f"{path}: the {what} {word!r} is empty or has white space, which a TREC run cannot hold")
+    if not RUN_ID.fullmatch(word):
+        raise InputError(f"{path}: the {what} {word!r} is empty, or has blanks around it, a tab or a line break")
 
 
 def runs_folder(output_file: Path) -> Path:

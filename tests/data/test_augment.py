@@ -24,12 +24,13 @@ from ragcun.data.synthetic_queries import (
     pairs_of_document,
     spread,
 )
-from ragcun.data.texts import sentence_spans, split_sentences
+from ragcun.data.texts import UNSPACED, WORDS, first_of_near_duplicates, sentence_spans, split_sentences
 from ragcun.errors import InputError
 
 TEXT = st.text(st.sampled_from("ab. !?Z\n\u3000é。1") | st.characters(), max_size=120) | st.lists(
     st.sampled_from(["word", "Dr.", "e.g.", "End.", "日本。", "3.5"]) | st.text(min_size=1, max_size=5), max_size=40
 ).flatmap(lambda words: st.sampled_from([" ", "  ", "\n", " \u2003"]).map(lambda blank: blank.join(words)))
+SPACED = TEXT.map(lambda text: re.sub(f"[{UNSPACED}]", "x", text))
 DOCUMENT = st.builds(Document, st.text(max_size=8), TEXT)
 MASK_METHODS = st.sampled_from(MASKS)
 SHARES = st.floats(0.01, 0.99)
@@ -99,7 +100,7 @@ def masked(text, method, share, seed, mask):
     return pair and pair[0]
 
 
-@given(text=TEXT, method=MASK_METHODS, share=SHARES, seed=st.integers(0, 99), blank=st.sampled_from(["", " "]))
+@given(text=SPACED, method=MASK_METHODS, share=SHARES, seed=st.integers(0, 99), blank=st.sampled_from(["", " "]))
 def test_exactly_the_share_is_masked_and_the_rest_is_as_it_was(text, method, share, seed, blank):
     assume("#" not in text)
     after = masked(text, method, share, seed, "#")
@@ -167,9 +168,9 @@ def test_the_two_parts_are_the_document_or_its_outer_thirds(document, method, se
         assert content.startswith(query)
         assert content.endswith(positive)
         if method == "prefix_suffix":
-            assert len(query.split()) == len(positive.split()) == len(content.split()) // 3
+            assert len(re.findall(WORDS, query)) == len(re.findall(WORDS, positive))
         else:
-            assert content[len(query) : len(content) - len(positive)].isspace()
+            assert not content[len(query) : len(content) - len(positive)].strip()
 
 
 @pytest.mark.parametrize("n", range(6, 30))
@@ -198,6 +199,35 @@ def test_title_and_sentences():
     assert pairs(repeated, "sentence", times=50) == [unique]
 
 
+UNSPACED_TEXTS = {
+    "Chinese": ("怎样清洗水壶？", "先用湿布擦净水壶。再放在阴凉处晾干！最后用软刷把它擦亮。"),
+    "Japanese": ("やかんを洗う", "湿った布でやかんを拭きます。日陰で乾かします。最後に柔らかいブラシで磨きます。"),
+    "Thai": ("ทำความสะอาดกาน้ำ", "ใช้ผ้าชื้นเช็ดกาน้ำให้สะอาด\n\nผึ่งให้แห้งในที่ร่ม\n\nแล้วขัดด้วยแปรงขนนุ่ม"),
+}
+
+
+@pytest.mark.parametrize("method", PAIR_MAKERS)
+@pytest.mark.parametrize("language", UNSPACED_TEXTS)
+def test_scripts_without_blanks_make_the_same_pairs(language, method):
+    document = Document(*UNSPACED_TEXTS[language])
+    made = pairs(document, method)
+    assert made
+    marks = "\u0e31\u0e34\u0e35\u0e36\u0e37\u0e38\u0e39\u0e48\u0e49"
+    assert not any(text.startswith(tuple(marks)) for pair in made for text in pair)
+    if method == "half":
+        query, positive = made[0]
+        assert "".join(query.split() + positive.split()) == "".join(document.content.split())
+        assert abs(len(query) - len(positive)) < 0.2 * len(document.text)
+    if method.startswith("mask"):
+        assert "[MASK]" in made[0][0]
+
+
+def test_near_duplicates_are_found_in_scripts_without_blanks():
+    text = UNSPACED_TEXTS["Chinese"][1] * 3
+    texts = [text, text.replace("软刷", "毛刷", 1), UNSPACED_TEXTS["Japanese"][1]]
+    assert first_of_near_duplicates(texts, 0.8).tolist() == [True, False, True]
+
+
 # what all methods share
 
 
@@ -205,14 +235,16 @@ def test_title_and_sentences():
 @given(document=DOCUMENT, method=st.sampled_from(sorted(PAIR_MAKERS)), seed=st.integers(0, 99))
 def test_no_text_is_ever_short(document, method, seed):
     for query, positive in pairs(document, method, seed, 2):
-        assert len(query.split()) >= (1 if method == "title_body" else FEWEST_WORDS)
-        assert len(positive.split()) >= FEWEST_WORDS
+        assert len(re.findall(WORDS, query.replace("[MASK]", " [MASK] "))) >= (
+            1 if method == "title_body" else FEWEST_WORDS
+        )
+        assert len(re.findall(WORDS, positive)) >= FEWEST_WORDS
         assert (query, positive) == (query.strip(), positive.strip())
 
 
 @pytest.mark.parametrize("method", PAIR_MAKERS)
 def test_short_documents_make_no_pair_and_only_a_drawn_one_follows_from_the_seed(method):
-    short = [Document("", text) for text in ("", "a", "Two words.", "字" * 99)] + [Document("Title", "")]
+    short = [Document("", text) for text in ("", "a", "Two words.", "字" * 4)] + [Document("Title", "")]
     assert not any(pairs(document, method) for document in short)
     first, again, other = ([pairs(document, method, seed) for document in prose(40)] for seed in (1, 1, 2))
     assert first == again

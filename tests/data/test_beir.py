@@ -62,14 +62,15 @@ def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog
         ("queries.jsonl", None, "no such file: .*queries.jsonl"),
         ("qrels/test.tsv", None, r"no judgments for the split 'test'.*there is dev"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
-        ("qrels/test.tsv", "q1\td1\t1\nq1 d1 1\n", "test.tsv, line 2: expected query-id.*got 1 columns"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1 d1\n", "test.tsv, line 2: 2 columns where the first line has 3"),
+        ("qrels/test.tsv", "q1\td1\n", "test.tsv, line 1: field .query-id. is missing.*there is 'q1', 'd1'"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tone\n", "test.tsv, line 2: the score .* got 'one'"),
         ("qrels/test.tsv", "q1\td1\t1.5\n", "test.tsv, line 1: the score .* got '1.5'"),
         ("qrels/test.tsv", "q9\td1\t1\n", "query 'q9' has no text"),
         ("queries.jsonl", '{"_id": "q1", "text": " "}\n{"_id": "q2", "text": "t"}\n', "query 'q1' has no text"),
         ("queries.jsonl", '{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}\n', "line 2: _id 'q1' .* line 1"),
         ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n\n{"_id": "d1", "text": "b"}\n', "line 3: _id 'd1' .* line 1"),
-        ("corpus.jsonl", '{"_id": 1, "text": "a"}\n', 'line 1: field "_id" must be text, got int'),
+        ("corpus.jsonl", '{"_id": 1.5, "text": "a"}\n', 'line 1: field "_id" must be text, got float'),
         ("corpus.jsonl", '{"_id": "d1"}\n', 'line 1: field "text" is missing'),
         ("corpus.jsonl", '{"_id": "d1", "text": "a", "title": 7}\n', 'line 1: field "title" must be text, got int'),
         ("corpus.jsonl", '{"_id": "d1", "text": "\\ud800"}\n', "line 1: .*unpaired surrogate"),
@@ -103,6 +104,13 @@ def test_collection_without_relevant_documents_makes_no_pairs(folder):
     write_collection(folder, {**DOCUMENTS, "d4": Document("", "")}, QUERIES, {**QRELS, "test": {"q1": {"d4": 1}}})
     with pytest.raises(InputError, match="small/test holds no pairs"):
         pairs_from_collection(load_collection(folder))
+
+
+@pytest.mark.parametrize("judged", ["q1\td1\t0\nq2\tgone\t1\n", "q1\tgone\t1\n", "q1\td1\t0\n"])
+def test_a_collection_without_relevant_documents_is_refused(folder, judged):
+    (folder / "qrels" / "test.tsv").write_text(judged)
+    with pytest.raises(InputError, match=r"test.tsv: no relevant document is in .*corpus.jsonl: .*(gone'.*d1'|none)"):
+        load_collection(folder)
 
 
 @pytest.fixture

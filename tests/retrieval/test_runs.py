@@ -46,11 +46,11 @@ def test_wrong_results_are_refused():
 @pytest.mark.parametrize(
     ("query", "document", "score", "tag", "facts"),
     [
-        ("q 1", "a", 1.0, "t", "white space"),
-        ("q", "a\tb", 1.0, "t", "white space"),
-        ("q", "", 1.0, "t", "white space"),
-        ("q", "a ", 1.0, "t", "white space"),
-        ("q", "a", 1.0, "my run", "white space"),
+        ("q\n1", "a", 1.0, "t", "a tab or a line break"),
+        ("q", "a\tb", 1.0, "t", "a tab or a line break"),
+        ("q", "", 1.0, "t", "a tab or a line break"),
+        ("q", "a ", 1.0, "t", "a tab or a line break"),
+        ("q", "a", 1.0, "my run ", "a tab or a line break"),
         ("q", "a", np.nan, "t", "not a finite number"),
     ],
 )
