@@ -28,7 +28,7 @@ class DataConfig:
     """Where training pairs and held-out data come from."""
 
     title: ClassVar[str] = "data"
-    train_data: str | None = flag(None, "pairs file (.jsonl, .csv …), or BEIR folder with training qrels")
+    train_data: str | None = flag(None, "pairs (.jsonl, .csv …, or owner/name on the hub), or BEIR folder with qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
     corpus: str | None = flag(None, "adapt to these documents: they give negatives, and pairs", metavar="PATH")
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")

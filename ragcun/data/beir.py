@@ -20,10 +20,12 @@ from tqdm.auto import tqdm
 from ragcun.data.pairs import PairDataset, Row
 from ragcun.data.records import (
     ID,
+    QRELS,
     QUERY_TEXT,
     TEXT,
     RecordError,
     document_of,
+    folded,
     named,
     parsed_records,
     read_documents,
@@ -41,11 +43,6 @@ Qrels = dict[str, dict[str, int]]
 MOST_GRADE = 1000  # trec_eval takes memory in proportion to a grade
 RUN_ID = re.compile(r"\S([^\t\r\n]*\S)?")
 """The ids that a run file can hold."""
-QRELS_COLUMNS = (
-    ("query-id", "qid", "query", "topic", "topic-id"),
-    ("corpus-id", "docid", "doc-id", "did", "pid", "document-id", "passage-id", "docno"),
-    ("score", "relevance", "rel", "label", "grade", "judgment"),
-)  # names that headers give to query, document and grade, ours first; an underscore counts as a hyphen
 
 
 @dataclass(frozen=True)
@@ -280,8 +277,9 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def _columns(line: str) -> list[str]:
-    tabs = next(csv.reader([line], delimiter="\t")) if '"' in line else line.split("\t")
-    return tabs if len(tabs) > 1 else line.split() if len(line.split()) > 1 else line.split(",")
+    if "\t" not in line and len(words := line.split()) > 1:
+        return words
+    return next(csv.reader([line], delimiter=next(filter(line.__contains__, "\t;"), ",")))
 
 
 def _places(fields: list[str]) -> tuple[list[int], bool]:
@@ -292,5 +290,5 @@ def _places(fields: list[str]) -> tuple[list[int], bool]:
         if len(fields) == 3:
             return [0, 1, 2], False
         raise RecordError(f"expected query-id, corpus-id and score between tabs, got {len(fields)} columns")
-    names = [field.strip().lower().replace("_", "-") for field in fields]
-    return [names.index(named(names, each)) for each in QRELS_COLUMNS], True
+    names = [folded(field) for field in fields]
+    return [names.index(named(names, each)) for each in QRELS], True

@@ -54,7 +54,7 @@ def open_rows(
     source = {"name": name, "subset": subset, "split": split, "revision": revision}
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise InputError(f"no such folder: {name}; give owner/name on the hub, or a folder of .parquet or .jsonl files")
-    advice = "check the name, --subset, --split, --revision and the connection"
+    advice = "check the name (a file, a folder, or owner/name), subset, split, revision and connection"
     with naming_hub_errors(f"cannot open {_label(source)}", advice):
         if folder.is_dir():
             place = {"data_dir" if subset and (folder / subset).is_dir() else "name": subset}

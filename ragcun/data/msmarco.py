@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ragcun.data.hub import RowStream
-from ragcun.data.pairs import NEGATIVE, POSITIVE, QUERY, Row, write_pairs
+from ragcun.data.pairs import Row, write_pairs
+from ragcun.data.records import NEGATIVE, POSITIVE, QUERY
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json

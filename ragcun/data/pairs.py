@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ragcun.data.records import RecordError, named, parsed_records, read_records, records_file, text_field
+from ragcun.data.records import (
+    LABEL,
+    NEGATIVE,
+    POSITIVE,
+    QUERY,
+    RecordError,
+    is_collection,
+    named,
+    parsed_records,
+    read_records,
+    records_file,
+    text_field,
+    text_fields,
+)
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines
@@ -28,10 +40,6 @@ Item = TypeVar("Item")
 Row = tuple[str, str, "str | None"]
 Record = tuple[str, list[str], list[str], "bool | None", set[str]]  # query, positives, negatives, label, unread fields
 SPLITS = ("train", "dev", "test")
-QUERY = ("query", "anchor", "question")  # names that a file may give to a field, ours first
-POSITIVE = ("positive", "positives", "pos", "passage", "document", "answer", "text")
-NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?([_-]?\d+)?")
-LABEL = ("label", "labels", "score", "scores", "relevance")
 NO_NEGATIVE: Sequence[Any] = (None,)
 LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
@@ -119,6 +127,12 @@ class PairDataset:
         return answers[starts[query] : starts[query + 1]]
 
     @functools.cached_property
+    def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """A number for each query and for each document; texts that are the same but for case and blanks share one."""
+        classes = text_classes([*self.queries, *self.documents])
+        return classes[: len(self.queries)], classes[len(self.queries) :]
+
+    @functools.cached_property
     def all_distinct(self) -> bool:
         """Whether no query and no positive is in two pairs."""
         return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)
@@ -140,9 +154,9 @@ def read_pairs(path: str | Path) -> PairDataset:
     or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
     """
     path = records_file(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file of pairs; a BEIR folder is read by load_collection")
-    records = (record for _, record in parsed_records(path, read_records(path, lambda names: _fields(*names)), _record))
+    if is_collection(path):
+        raise InputError(f"{path} is a BEIR folder, not a file of pairs; it is read by load_collection")
+    records = (record for _, record in parsed_records(path, read_records(path), _record))
     return PairDataset.from_rows(_rows(records, str(path)), source=str(path))
 
 
@@ -166,7 +180,7 @@ def _fields(*names: str) -> tuple[str, str, list[str], str | None, set[str]]:
     masked = not set(QUERY) & set(names) and {"x", "y"} & set(names)
     query, positive = (named(names, each) for each in ((("y",), ("x",)) if masked else (QUERY, POSITIVE)))
     negatives = list(filter(NEGATIVE.fullmatch, names))
-    label = next((name for name in LABEL if name in names), None)
+    label = next(filter(LABEL.fullmatch, names), None)
     return query, positive, negatives, label, {*names} - {query, positive, *negatives, label}
 
 
@@ -176,10 +190,10 @@ def _record(value: Any) -> Record:
     if not isinstance(value, dict):
         raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
     query_name, positive_name, negative_names, label_name, others = _fields(*value)
-    query, positives = text_field(value, query_name), _texts(value, positive_name)
+    query, positives = text_field(value, query_name), text_fields(value, positive_name)
     if not query.strip() or not positives:
         raise RecordError(f'field "{positive_name if query.strip() else query_name}" is empty')
-    negatives = [text for name in negative_names for text in _texts(value, name)]
+    negatives = [text for name in negative_names for text in text_fields(value, name)]
     if negatives and {text.strip() for text in negatives} & {text.strip() for text in positives}:
         raise RecordError("positive and negative are the same text")
     label = None
@@ -189,12 +203,6 @@ def _record(value: Any) -> Record:
             expected = f'field "{label_name}" must be 1 (an answer) or 0 (none, and no negatives beside it)'
             raise RecordError(f"{expected}, got {value[label_name]!r:.40}; other scores cannot be trained on")
     return query, positives, negatives, label, others
-
-
-def _texts(record: Mapping[str, Any], name: str) -> list[str]:
-    """Return the texts of a field, which holds one or a list of them, without null and blank ones."""
-    values = record[name] if isinstance(record[name], list) else [record[name]]
-    return [text for value in values if value is not None and (text := text_field({name: value}, name)).strip()]
 
 
 def _rows(records: Iterable[Record], source: str) -> Iterator[Row]:

@@ -125,8 +125,11 @@ def prepare_collection(folder: Path, split: str, miners: Miners, whole_corpus: b
 
     Documents that other splits judge relevant are candidates too: to spare them would tell training which they are.
     """
-    pairs = pairs_from_collection(load_collection(folder, split), whole_corpus)
-    return with_negatives(list(pairs.rows()), pairs.source, miners, pool=pairs.documents if whole_corpus else None)
+    collection = load_collection(folder, split)
+    pairs = pairs_from_collection(collection, whole_corpus)
+    pool = pairs.documents if whole_corpus else None
+    own = ((collection.queries[key], collection.documents[key].content) for key in collection.own_ids)
+    return with_negatives(list(pairs.rows()), pairs.source, miners, pool=pool, known=own)
 
 
 def generate_pairs(

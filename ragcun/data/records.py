@@ -1,4 +1,4 @@
-"""Records of JSON files, tables and text files, each with the line it starts on, and documents read from them."""
+"""Records of JSON files, tables, text files and data sets of the hub, and documents read from them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ragcun.data.hub import open_rows
 from ragcun.errors import InputError, did_you_mean
 from ragcun.io import existing_file, read_lines, read_text
 
@@ -22,9 +23,32 @@ _LONGEST_CSV_FIELD = 1 << 30
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ELEMENT = re.compile(r"[^\s,]")
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-ID = ("_id", "id", "docid", "doc_id", "pid", "query_id", "qid")  # names that files give to a field, ours first
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]*){0,2}")  # owner/name, perhaps :subset, perhaps :split
+_LIST = re.compile(r"\[\s*([\"']).*\1\s*\]", re.DOTALL)
+
+# the names that files give to a field (see `folded`), ours first
+ID = ("_id", "id", "docid", "doc_id", "pid", "docno", "corpus_id", "query_id", "qid")
 TEXT = ("text", "contents", "content", "passage", "document")
 QUERY_TEXT = ("text", "query", "question")
+QUERY = ("query", "anchor", "question")
+POSITIVE = (
+    "positive",
+    "positives",
+    "pos",
+    "positive_passages",
+    "positive_ctxs",
+    "passage",
+    "document",
+    "answer",
+    "text",
+)
+NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+|_(passage|text|document|doc|ctx|answer)s?)?")
+LABEL = re.compile(r"((is|gold)_)?(label|(similarity_)?score|similarity|relevan(ce|t)|rel|selected|grade|target)s?")
+QRELS = (
+    ("query_id", "qid", "query", "topic", "topic_id"),
+    ("corpus_id", "docid", "doc_id", "did", "pid", "document_id", "passage_id", "docno"),
+    ("score", "relevance", "rel", "label", "grade", "judgment"),
+)
 
 
 class RecordError(ValueError):
@@ -48,38 +72,40 @@ def read_documents(path: str | Path, names: Sequence[str] = TEXT) -> list[Docume
     """Read documents, in the order of the file, as its extension says; one may be empty, as in BEIR.
 
     - ``.txt``: one document a line; blank lines are skipped.
-    - a file of records (see `read_records`): a text, under one of `names`, and perhaps a `title`, or a string each.
     - a folder: the ``corpus.jsonl`` in it, as in BEIR, or else each ``.txt`` and ``.md`` file as a document.
+    - anything else: records (see `read_records`) of a text, under one of `names`, and perhaps a `title`, or strings.
     """
     path = records_file(path)
     path = path / "corpus.jsonl" if (path / "corpus.jsonl").is_file() else path
-    parse = functools.partial(document_of, names=names)
-    if path.is_dir() or extension(path) == ".txt":
-        records = _text_files(path) if path.is_dir() else _text_lines(path)
-    else:
-        records = read_records(path, functools.partial(named, names=names), (".txt", *FORMATS))
-    read = (document for _, document in parsed_records(path, records, parse))
+    records: Iterable[tuple[int, Any]] = _text_files(path)
+    if not records:
+        records = _text_lines(path) if extension(path) == ".txt" else read_records(path, (".txt", *FORMATS))
+    read = (document for _, document in parsed_records(path, records, functools.partial(document_of, names=names)))
     documents = [Document(document.title.strip(), document.text.strip()) for document in read]
     if not documents:
         raise InputError(f"{path} holds no documents; give at least one")
     return documents
 
 
-def _text_files(folder: Path) -> Iterator[tuple[int, str]]:
+def _text_files(folder: Path) -> list[tuple[int, str]]:
+    """Return the texts of a folder's .txt and .md files, none where it has files of records or is no folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if any(path.suffix.lower() in (".jsonl", ".parquet") for path in files):
+        return []
+    is_hidden = re.compile(r"(.*/)?\.").match
     texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
-    if not texts:
-        raise InputError(f"{folder} is a folder without corpus.jsonl, .txt or .md files; name a file of documents")
-    message = "%s: each of %d text files is a document; %d other files are not read"
-    logger.info(message, folder, len(texts), len(files) - len(texts))
-    return ((1, text) for text in map(read_text, texts) if text.strip())
+    texts = [path for path in texts if not is_hidden(path.relative_to(folder).as_posix())]
+    if texts:
+        message = "%s: each of %d text files is a document; %d other files are not read"
+        logger.info(message, folder, len(texts), len(files) - len(texts))
+    return [(1, text) for text in map(read_text, texts) if text.strip()]
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _text_lines(path: Path) -> list[tuple[int, str]]:
     lines = [(line, text) for line, text in read_lines(path) if text.strip()]
     if lines and all(_begins_with_id(text) for _, text in lines):
         raise InputError(f"{path}: each line has an id and a tab before the text; name the file .tsv")
-    return iter(lines)
+    return lines
 
 
 def _begins_with_id(line: str) -> bool:
@@ -112,6 +138,12 @@ def _missing(names: tuple[str, ...], *there: str) -> str:
     return f'field "{names[0]}" is missing{others}; there is {fields}; {near}'.rstrip("; ")
 
 
+@functools.lru_cache(maxsize=10_000)
+def folded(name: str) -> str:
+    """Return the name of a field in lower case, with underscores for blanks and hyphens."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
 def records_file(path: str | Path) -> Path:
     """Return a file of records, the ``.jsonl`` in place of a ``.json`` that is not there, or the other way round."""
     path = Path(path)
@@ -122,27 +154,35 @@ def records_file(path: str | Path) -> Path:
     return other
 
 
+def is_collection(path: str | Path) -> bool:
+    """Return whether a path is a BEIR folder, perhaps an incomplete one."""
+    return any((Path(path) / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels"))
+
+
 def extension(path: Path) -> str:
     """Return the extension of a file in lower case, without the ``.gz`` of one that is compressed."""
     return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
-def read_records(
-    path: str | Path, check: Callable[[Collection[str]], object] = set, formats: Sequence[str] = FORMATS
-) -> Iterator[tuple[int, Any]]:
+def read_records(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[tuple[int, Any]]:
     """Yield ``(line, value)`` of every record of a file of JSON, a table with a header or parquet (row for line).
 
-    A record that cannot be parsed comes as a `RecordError`. `check` raises one where a table lacks a column. A table's
-    columns stand between commas, semicolons or tabs; without a header they are an id, a tab and a text.
+    A record that cannot be parsed comes as a `RecordError`. A table's columns stand between commas, semicolons, tabs or
+    bars; without a header they are an id, a tab and a text. A folder, or ``owner/name:subset:split`` with no folder of
+    the owner, is a data set as the hub has them; its split is train, unless named.
     """
+    path, kind = Path(path), extension(Path(path))
+    is_of_hub = _HUB_NAME.fullmatch(str(path)) and kind not in formats and not path.parent.exists()
+    if path.is_dir() or is_of_hub:
+        name, subset, split, *_ = *(str(path).split(":") if is_of_hub else [str(path)]), "", ""
+        return enumerate(open_rows(name, subset or None, split or "train"), start=1)
     path = existing_file(path)
-    kind = extension(path)
     if kind in (".jsonl", ".ndjson"):
         return ((line, _from_json(text)[1]) for line, text in read_lines(path) if text.strip())
     if kind == ".json":
         return _json_array(read_text(path))
     if kind in (".csv", ".tsv"):
-        return _table(read_text(path), check)
+        return _table(read_text(path))
     if kind == ".parquet":
         return _parquet(path)
     remedy = f"convert it to one of {', '.join(formats)}, or unpack it (.gz is read)"
@@ -152,13 +192,17 @@ def read_records(
 def parsed_records(
     path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the line of each record and what `parse` makes of it; InputError at the end names the first wrong one."""
+    """Yield the line of each record and what `parse` makes of it, names of fields `folded`.
+
+    An `InputError` at the end names the first wrong one, and counts the others.
+    """
     first, wrong = "", 0
     for line, value in records:
         try:
             if isinstance(value, RecordError):
                 raise value
-            parsed = parse(value)
+            is_object = isinstance(value, dict)
+            parsed = parse({folded(name): field for name, field in value.items()} if is_object else value)
         except RecordError as error:  # noqa: PERF203
             first, wrong = first or f"line {line}: {error}", wrong + 1
         else:
@@ -169,13 +213,28 @@ def parsed_records(
 
 
 def text_field(record: Mapping[str, Any], field: str) -> str:
-    """Return a field that must be text (RecordError: it is missing, of another type, or no Unicode)."""
-    text = record[field] if field in record else record[named(record, (field,))]
+    """Return a field that must be text (RecordError: it is of another type, or no Unicode)."""
+    text = record[field]
     if not isinstance(text, str):
         raise RecordError(f'field "{field}" must be text, got {"null" if text is None else type(text).__name__}')
     if not is_encodable(text):
         raise RecordError(f'field "{field}" holds an unpaired surrogate, which is not text')
     return text
+
+
+def text_fields(record: Mapping[str, Any], field: str) -> list[str]:
+    """Return the texts of a field, which holds one, a `Document` or a list of these, without null and blank ones."""
+    values = record[field] if isinstance(record[field], list) else [record[field]]
+    if field.endswith("s") and isinstance(record[field], str) and _LIST.fullmatch(record[field]):
+        raise RecordError(f'field "{field}" is a list in quotes; give a column for each text, or JSON lines with lists')
+    texts = (
+        document_of({folded(name): each for name, each in value.items()}).content
+        if isinstance(value, dict)
+        else text_field({field: value}, field)
+        for value in values
+        if value is not None
+    )
+    return [text for text in texts if text.strip()]
 
 
 def is_encodable(text: str) -> bool:
@@ -209,41 +268,32 @@ def _json_array(text: str) -> Iterator[tuple[int, Any]]:
         yield line, value
 
 
-def _table(text: str, check: Callable[[Collection[str]], object]) -> Iterator[tuple[int, Any]]:
+def _table(text: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(_LONGEST_CSV_FIELD)
     first = text.lstrip().partition("\n")[0]
     bare = first.count("\t") == 1 and _begins_with_id(first)
-    delimiter = "\t" if bare else max(",;\t", key=first.count)
-    quoting: Any = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text), strict=True, delimiter=delimiter, quoting=quoting)
+    delimiter, quoting = ("\t", csv.QUOTE_NONE) if bare else (max(",;\t|", key=first.count), csv.QUOTE_MINIMAL)
+    reader = csv.reader(io.StringIO(text), strict=True, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
     names = ["_id", "text"] if bare else []
     line = following = 1
     try:
         for fields in reader:
             line, following = following, reader.line_num + 1
-            if fields and not names:
-                names = _column_names(fields, check)
+            if not fields or fields[0] == "sep=":  # which Excel reads
+                continue
+            if not names:
+                names = [folded(name) for name in fields]
+                if repeated := [name for name in names if name and names.count(name) > 1]:
+                    yield line, RecordError(f'the header names the column "{repeated[0]}" more than once')
+                    return
             elif len(fields) > len(names):
                 yield line, RecordError(f"{len(fields)} columns where the header names {len(names)}")
             elif bare and not _begins_with_id("\t".join(fields)):
                 yield line, RecordError("expected an id, a tab and a text, as in line 1")
-            elif fields:
+            else:
                 yield line, dict(zip(names, fields, strict=False))
-        if bare or not names:
-            check(names)
-    except RecordError as error:
-        yield line, error
     except csv.Error as error:
         yield following, RecordError(f"not valid CSV ({error})")
-
-
-def _column_names(header: list[str], check: Callable[[Collection[str]], object]) -> list[str]:
-    names = [name.strip().lower() for name in header]
-    repeated = next((name for name in names if name and names.count(name) > 1), None)
-    if repeated is not None:
-        raise RecordError(f'the header names the column "{repeated}" more than once')
-    check(names)
-    return names
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

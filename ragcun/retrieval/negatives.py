@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
-from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +78,9 @@ class MiningReport:
     asked: int  # negatives per pair, times pairs
     mined: int
     known_positives: int  # candidates of a query that are known to answer it
-    duplicates: int  # … that repeat an answer but for case and blanks, or answer a query that differs in these
+    duplicates: (
+        int  # … that repeat an answer or the query but for case and blanks, or answer a query that differs in these
+    )
     given: int  # … that a pair of the query has as a negative already
     candidates: int  # candidates of pairs at the ranks asked for, without those
     margin: int  # of these, left out because they score too near the pair's positive
@@ -113,7 +114,7 @@ def mine_negatives(
 ) -> MinedPairs:
     """Return all pairs with hard negatives, a row for each, and how many candidates each guard dropped.
 
-    No negative is a known answer of its query, nor the same as one but for case and blanks; none scores above the
+    No negative is the query, a known answer of it, or the same as these but for case and blanks; none scores above the
     margin's threshold (see `MiningSettings`). Negatives that the pairs of `rows` have stay, and are not mined again;
     `source` names them in messages. `pool` are texts that may be negatives (None: the positives of all pairs), `known`
     further ``(query, text)`` of which the text must not be one. The method `dense` ranks by the cosine of `encoder`.
@@ -151,14 +152,14 @@ class _Task:
         self.data = data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in known)))
         row_of = {text: row for row, text in enumerate(data.documents)}
         query_of = {text: query for query, text in enumerate(data.queries)}
-        document_class, query_class = text_classes(data.documents).tolist(), text_classes(data.queries).tolist()
+        query_class, document_class = (classes.tolist() for classes in data.classes)
         candidates = np.unique(data.positive_ids).tolist() if listed is None else [row_of[text] for text in listed]
         member = {document_class[row]: row for row in reversed(candidates)}  # class → its first document in the pool
         self.pool = np.array(list(dict.fromkeys(member[document_class[row]] for row in candidates)))
         self.repeated = len(candidates) - len(self.pool)
         answers = list(zip(data.query_ids.tolist(), data.positive_ids.tolist(), strict=True))
         answers += [(query_of[query], row_of[text]) for query, text in known if query in query_of]
-        alike: defaultdict[int, set[int]] = defaultdict(set)
+        alike = defaultdict(set, {each: {member[each]} for each in query_class if each in member})  # documents to bar
         for query, row in answers:
             if document_class[row] in member:
                 alike[query_class[query]].add(member[document_class[row]])

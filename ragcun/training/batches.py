@@ -179,16 +179,18 @@ def mine(queries: Vectors, documents: Vectors, data: PairDataset, first: int, la
     """Return the documents at ranks `first` to `last` − 1 of each query by Euclidean distance, without its positives.
 
     Given embeddings of ``data.queries`` and ``data.documents``, these are indices ``(queries, last − first)`` into the
-    latter, `NOTHING` where a query has fewer. The nearest documents (ranks from 0) may be unlabelled answers.
+    latter, `NOTHING` where a query has fewer. The nearest documents (ranks from 0) may be unlabelled answers. Documents
+    with the text of the query are left out.
     """
     mined = np.full((len(queries), last - first), NOTHING, dtype=np.int64)
-    corpus = torch.from_numpy(documents)
+    corpus, (query_class, document_class) = torch.from_numpy(documents), data.classes
     half_squares = corpus.square().sum(1) / 2
     block = max(1, BLOCK_ELEMENTS // max(1, len(documents)))
     for start in tqdm(range(0, len(queries), block), desc="mining negatives", unit="block", delay=2, leave=False):
         nearness = torch.from_numpy(queries[start : start + block]) @ corpus.T - half_squares
         positives = data.known(np.arange(start, start + len(nearness)), np.arange(len(documents)))
-        best = nearness.masked_fill_(torch.from_numpy(positives), -torch.inf).topk(min(last, len(documents)), dim=1)
+        barred = positives | np.equal.outer(query_class[start : start + block], document_class)
+        best = nearness.masked_fill_(torch.from_numpy(barred), -torch.inf).topk(min(last, len(documents)), dim=1)
         ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()
         mined[start : start + block, : ranked.shape[1]] = ranked
     return mined

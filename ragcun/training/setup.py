@@ -8,14 +8,19 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ragcun.config import TrainConfig
-from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
+from ragcun.data.beir import (
+    Collection,
+    hold_out_queries,
+    load_collection,
+    pairs_from_collection,
+    read_queries,
+)
 from ragcun.data.overlap import HoldOut
 from ragcun.data.pairs import PairDataset, read_pairs
-from ragcun.data.records import read_documents
+from ragcun.data.records import is_collection, read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
@@ -67,7 +72,7 @@ class TrainingData:
 def build_data(config: TrainConfig) -> TrainingData:
     """Read all data of a run."""
     dev = load_collection(config.dev_beir, config.dev_split) if config.dev_beir else None
-    if config.dev_fraction and not Path(config.train_data or "").is_dir():
+    if config.dev_fraction and not (config.train_data and is_collection(config.train_data)):
         raise InputError("--dev_fraction holds out queries of a BEIR folder in --train_data; use --dev_beir")
     hold_out = HoldOut(config.hold_out_documents, HOLD_OUT_SEED) if config.hold_out_documents else None
     queries = read_queries(config.queries) if config.queries else None
@@ -82,8 +87,8 @@ def build_data(config: TrainConfig) -> TrainingData:
         train = train if hold_out is None else hold_out.without_hidden(train)
     val = None
     if config.val_data is not None:
-        folder = Path(config.val_data).is_dir()
-        val = pairs_from_collection(load_collection(config.val_data, "dev")) if folder else read_pairs(config.val_data)
+        judged = is_collection(config.val_data)
+        val = pairs_from_collection(load_collection(config.val_data, "dev")) if judged else read_pairs(config.val_data)
     closed_form = config.untrained or (config.label_free and not len(train) and config.start == "calibrated")
     if config.untrained:
         logger.info("%s: adapted by its words, nothing is trained; --trained_share .25 trains", config.corpus)
@@ -106,7 +111,7 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
     vectors = None
     if config.documents is not None:
         train = pairs_from_documents(config.documents, config.pair_method, config.seed)
-    elif Path(str(config.train_data)).is_dir():
+    elif is_collection(str(config.train_data)):
         collection = load_collection(str(config.train_data), "train")
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)

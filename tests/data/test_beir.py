@@ -63,7 +63,7 @@ def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog
         ("qrels/test.tsv", None, r"no judgments for the split 'test'.*there is dev"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
         ("qrels/test.tsv", "q1\td1\t1\nq1 d1\n", "test.tsv, line 2: 2 columns where the first line has 3"),
-        ("qrels/test.tsv", "q1\td1\n", "test.tsv, line 1: field .query-id. is missing.*there is 'q1', 'd1'"),
+        ("qrels/test.tsv", "q1\td1\n", "test.tsv, line 1: field .query_id. is missing.*there is 'q1', 'd1'"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tone\n", "test.tsv, line 2: the score .* got 'one'"),
         ("qrels/test.tsv", "q1\td1\t1.5\n", "test.tsv, line 1: the score .* got '1.5'"),
         ("qrels/test.tsv", "q9\td1\t1\n", "query 'q9' has no text"),

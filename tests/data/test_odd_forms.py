@@ -18,6 +18,7 @@ from ragcun.data.records import read_documents
 from ragcun.errors import InputError
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run, write_run
+from tests.parquet import write_split
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "ledge"]
 TEXTS = {i: " ".join(WORDS[(i * step) % 12] for step in range(1, 6)) for i in range(120)}
@@ -63,6 +64,7 @@ FORMS = {
     "TREC, blanks": Form("q{q} Q0  d{d} {s}", ""),
     "TREC with a header": Form("q{q}\t0\td{d}\t{s}", "query_id\titer\tdoc_id\trelevance"),
     "blanks": Form("q{q} d{d} {s}", "qid did rel"),
+    "semicolons": Form("'q{q}';'d{d}';{s}".replace("'", '"'), "query-id;corpus-id;score"),
     "commas": Form("q{q},d{d},{s}", "query-id,corpus-id,score"),
     "grades as 1.0": Form("q{q}\td{d}\t{s}.0"),
     "the document first": Form("d{d}\tq{q}\t{s}", "corpus-id\tquery-id\tscore"),
@@ -73,6 +75,7 @@ FORMS = {
     ),
     "id": Form(document=named("id", "d"), query=named("id", "q")),
     "docid and query_id": Form(document=named("docid", "d"), query=named("query_id", "q")),
+    "capitals": Form(document=named("ID", "d"), query=lambda i, x: {"Query-ID": f"q{i}", "Text": x}),
     "contents": Form(document=under("contents", "d"), query=under("query", "q")),
     "passage": Form(document=under("passage", "d"), query=under("question", "q")),
     "a title": Form(document=lambda i, x: {"_id": f"d{i}", "title": x.split()[0], "text": x.split(" ", 1)[1]}),
@@ -157,8 +160,12 @@ ROWS = {
     "hard_negatives": ([{"question": "q", "answer": ANSWER, "hard_negatives": [WRONG, ALSO]}], NEGATIVES),
     "a list in negative": ([{"question": "q", "passage": ANSWER, "negative": [WRONG, ALSO]}], NEGATIVES),
     "several positives": ([{"query": "q", "pos": [ANSWER, ALSO], "neg": [WRONG]}], TWO),
+    "passages of objects": (
+        [{"query": "q", "positive_passages": [{"docid": 1, "title": ANSWER, "text": ""}], "Negative Passages": [
+            {"docid": 2, "text": text} for text in (WRONG, ALSO)]}], NEGATIVES),
     "labels": ([{"query": "q", **row} for row in LABELLED], NEGATIVES),
     "scores": ([{"query": "q", "pos": row["text"], "score": float(row["label"])} for row in LABELLED], NEGATIVES),
+    "is_relevant": ([{"query": "q", "Pos": x["text"], "is_relevant": x["label"]} for x in LABELLED], NEGATIVES),
     "two answers": ([{"query": "q", "document": x, "label": x != WRONG} for x in (ANSWER, WRONG, ALSO)], TWO),
     "a label 0 without an answer": (
         [{"query": "q", "text": ANSWER}, {"query": "r", "text": WRONG, "label": 0}], [("q", ANSWER, None)]
@@ -187,6 +194,7 @@ TABLE = 'query{0}positive{0}negative\nq{0}"a, b; c"{0}n\nr{0}d{0}\n'
     [
         ("p.csv", TABLE.format(",").encode()),
         ("p.csv", TABLE.format(";").encode("utf-8-sig")),
+        ("p.csv", b"sep=|\n" + TABLE.format("|").encode()),
         ("p.csv", TABLE.format("\t").encode("utf-16")),
         ("p.tsv", TABLE.format("\t").replace("query", "Anchor").replace("negative", "Neg").encode("utf-16-le")),
         ("p.tsv.gz", gzip.compress(TABLE.format("\t").encode(), mtime=0)),
@@ -201,14 +209,23 @@ def test_tables_are_read_whatever_stands_between_columns_and_encodes_them(name, 
     assert list(read_pairs(tmp_path / name).rows()) == [("q", "a, b; c", "n"), ("r", "d", None)]
 
 
+def test_a_folder_with_the_layout_of_the_hub_gives_a_split_as_pairs_and_as_documents(tmp_path):
+    rows = [{"anchor": f"q{i}", "text": f"d{i}", "negatives": ["n"] * (i % 2)} for i in range(9)]
+    for split, some in (("train", rows[:6]), ("dev", rows[6:])):
+        write_split(tmp_path / "d" / "data", some, split=split)
+    (tmp_path / "d" / "README.md").write_text("A card, no document.")
+    assert list(read_pairs(tmp_path / "d").rows()) == [(f"q{i}", f"d{i}", "n" if i % 2 else None) for i in range(6)]
+    assert [document.text for document in read_documents(tmp_path / "d")] == [f"d{i}" for i in range(6)]
+
+
 def test_documents_are_read_from_a_folder_of_texts_and_from_a_table_of_ids(tmp_path, caplog):
     caplog.set_level("INFO")
     (tmp_path / "notes" / "deep").mkdir(parents=True)
-    files = {"b.md": "# Two\n\nlines", "deep/a.txt": "three", "empty.txt": " \n", "x.pdf": "%PDF"}
+    files = {"b.md": "# Two\n\nlines", "deep/a.txt": "three", "empty.txt": " \n", "x.pdf": "%PDF", ".c.txt": "c"}
     for name, text in files.items():
         (tmp_path / "notes" / name).write_text(text)
     assert read_documents(tmp_path / "notes") == [Document("", "# Two\n\nlines"), Document("", "three")]
-    assert "1 other files are not read" in caplog.text
+    assert "2 other files are not read" in caplog.text
     (tmp_path / "q.tsv").write_text('1000\t"what", then, is it\n1001\tand, why\n')
     assert read_queries(tmp_path / "q.tsv") == ['"what", then, is it', "and, why"]
     pd.DataFrame({"title": ["A", None], "text": ["b", "c"], "id": [1, 2]}).to_parquet(tmp_path / "d.parquet")

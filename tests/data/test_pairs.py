@@ -100,6 +100,7 @@ def test_wrong_row_is_named_with_its_line_and_others_are_counted(tmp_path, exten
         ({"query": "q", "text": "p", "label": -1}, '"label" must be 1 .* got -1'),
         ({"query": "q", "text": "p", "label": None}, '"label" must be 1 .* got None'),
         ({"query": "q", "text": "p", "label": 0, "negative": "n"}, "no negatives beside it"),
+        ({"query": "q", "pos": "p", "negs": "['n', 'o']"}, '"negs" is a list in quotes'),
         ({"anchr": "q", "positive": "p"}, "'anchr', 'positive'; did you mean 'anchor'"),
         ({"query": "q\ud800", "positive": "p"}, "unpaired surrogate"),
         (["x", "y", "z"], "got list"),
@@ -130,16 +131,10 @@ def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, p
         ("p.json", '[{"query": "q", "positive": "p"}]\n]', 2, "not valid JSON"),
         ("p.json", '{"query": "q", "positive": "p"}', 1, "expected a JSON array"),
         ("p.json", "", 1, "expected a JSON array"),
-        (
-            "p.csv",
-            "frage,positive\na,b\n",
-            1,
-            "\"query\" is missing (also read: anchor, question); there is 'frage', 'p",
-        ),
-        ("p.csv", "x,positive\na,b\n", 1, "\"y\" is missing; there is 'x', 'positive'"),
-        ("p.csv", "query positive\na b\n", 1, "there is 'query positive'"),
+        ("p.csv", "frage,positive\na,b\n", 2, "\"query\" is missing (also read: anchor, question); there is 'frage'"),
+        ("p.csv", "x,positive\na,b\n", 2, "\"y\" is missing; there is 'x', 'positive'"),
+        ("p.csv", "query positive\na b\n", 2, "there is 'query positive'"),
         ("p.csv", "query,positive,query\na,b,c\n", 1, 'the column "query" more than once'),
-        ("p.csv", "", 1, "there is none"),
         ("p.csv", "query,positive\na,b\n\na,b,c\n", 4, "3 columns where the header names 2"),
         ("p.csv", 'query,positive\n"two\nlines",b\na\n', 4, '"positive" is missing'),
         ("p.csv", 'query,positive\na,b\n"open,b\n', 3, "not valid CSV"),
@@ -154,8 +149,9 @@ def test_broken_file_is_named_with_its_line(tmp_path, name, content, line, probl
 
 
 def test_a_folder_and_another_format_are_refused(tmp_path):
+    (tmp_path / "c" / "qrels").mkdir(parents=True)
     with pytest.raises(InputError, match="BEIR"):
-        read_pairs(tmp_path)
+        read_pairs(tmp_path / "c")
     (tmp_path / "p.txt").write_text("q\tp")
     with pytest.raises(InputError, match=r"unknown extension '.txt'"):
         read_pairs(tmp_path / "p.txt")
