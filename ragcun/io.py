@@ -227,40 +227,31 @@ def _parsed(text: str, path: str, first: int) -> Any:
         raise InputError(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', other)}); fix it") from error
 
 
-@contextlib.contextmanager
-def open_text(path: str | Path) -> Iterator[io.TextIOWrapper]:
-    """Open a text file of UTF-8, or of UTF-16 or -32 as its first bytes show it; one of gzip is unpacked."""
-    path = existing_file(path)
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield ``(line number, line without its end)`` of a text file, see `read_text`."""
+    return ((number, line.rstrip("\r\n")) for number, line in _lines(path))
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file of UTF-8, or of UTF-16 or -32 as its first bytes show it, unpacked where it is one of gzip."""
+    return "".join(line for _, line in _lines(path))
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    path, number = existing_file(path), 0
     with path.open("rb") as packed:
         unpacked = gzip.GzipFile(fileobj=packed) if packed.peek(2)[:2] == GZIP else packed
         try:
             start = unpacked.peek(4)[:4]
             wide = start[:2] in UTF16_MARKS or (start[::2], start[1::2]).count(b"\0\0") == 1
-            with io.TextIOWrapper(unpacked, json.detect_encoding(start) if wide else "utf-8-sig") as file:
-                yield file
-        except UnicodeDecodeError as error:
-            where = f"(byte {error.start}: {error.reason})"
-            raise InputError(f"{path}: not {error.encoding.upper()} text {where}; convert it to UTF-8") from error
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path} cannot be unpacked ({error}); copy it again") from error
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line without its end)`` of a text file, see `open_text`."""
-    number = 0
-    with open_text(path) as file:
-        try:
+            file = io.TextIOWrapper(unpacked, json.detect_encoding(start) if wide else "utf-8-sig")
             for number, line in enumerate(file, start=1):
-                yield number, line.rstrip("\r\n")
+                yield number, line
         except UnicodeDecodeError as error:
             what = f"not {error.encoding.upper()} text ({error.reason})"
             raise InputError(f"{path}, after line {number}: {what}; convert it to UTF-8") from error
-
-
-def read_text(path: str | Path) -> str:
-    """Read a whole text file, see `open_text`."""
-    with open_text(path) as file:
-        return file.read()
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} cannot be unpacked ({error}); copy it again") from error
 
 
 def existing_file(path: str | Path) -> Path:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
-from ragcun.data.records import (
-    ID,
-    QRELS,
-    QUERY_TEXT,
-    TEXT,
-    RecordError,
-    document_of,
-    folded,
-    named,
-    parsed_records,
-    read_documents,
-    read_records,
-    text_field,
-)
 from ragcun.data.records import Document as Document
+from ragcun.data.records import RecordError, document_of, folded, named, parsed_records, read_documents, text_field
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import read_lines, replacing_folder, write_json_lines
@@ -118,12 +105,12 @@ def load_collection(
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}; name a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
     qrels = read_qrels(qrels_file := judgments_of(folder, split))
-    asked = _texts(folder / "queries.jsonl", "queries", QUERY_TEXT)
+    asked = _texts(folder / "queries.jsonl", "queries")
     queries = {key: query.text for key, query in asked if key in qrels and query.text.strip()}
     for query in sorted(qrels.keys() - queries.keys()):
         raise InputError(f"{qrels_file}: query {query!r} has no text in {folder / 'queries.jsonl'}; add it there")
     corpus = folder / "corpus.jsonl"
-    documents = dict(_texts(corpus, "documents", TEXT)) if documents is None else documents
+    documents = dict(_texts(corpus, "documents")) if documents is None else documents
     if not documents:
         raise InputError(f"{corpus}: holds no documents")
     relevant = [key for judged in qrels.values() for key, score in judged.items() if score > 0]
@@ -153,7 +140,7 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
             raise InputError(f"{path} is no BEIR folder, so it has no split {split!r}; leave the split out")
         return list(load_collection(path, split).queries.values())
     file = path / "queries.jsonl" if path.is_dir() else path
-    queries = [document.content for document in read_documents(file, QUERY_TEXT) if document.content]
+    queries = [document.content for document in read_documents(file, "queries") if document.content]
     if not queries:
         raise InputError(f"{file} holds no queries; give at least one")
     return queries
@@ -214,24 +201,23 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
     return side(collection.split, False), side(f"{collection.split}-held-out", True)
 
 
-def _texts(path: Path, unit: str, names: Sequence[str]) -> Iterator[tuple[str, Document]]:
+def _texts(path: Path, of: str) -> Iterator[tuple[str, Document]]:
     lines: dict[str, int] = {}
-    records = tqdm(read_records(path), desc=f"read {path.name}", unit=f" {unit}", delay=2, leave=False)
-    for line, (key, document) in parsed_records(path, records, lambda record: _identified(record, names)):
+    for line, (key, document) in parsed_records(path, functools.partial(_identified, of=of)):
         if key in lines:
             raise InputError(f"{path}, line {line}: _id {key!r} is that of line {lines[key]}; keep one of them")
         lines[key] = line
         yield key, document
 
 
-def _identified(record: Any, names: Sequence[str]) -> tuple[str, Document]:
+def _identified(record: Any, of: str) -> tuple[str, Document]:
     if not isinstance(record, dict):
         raise RecordError(f"expected a JSON object, got {type(record).__name__}")
-    name = named(record, ID)
+    name = named(record, "_id")
     key = str(record[name]) if type(record[name]) is int else text_field(record, name)
     if not key.strip():
         raise RecordError(f"the {name} is empty")
-    return key, document_of(record, names)
+    return key, document_of(record, of)
 
 
 def grade(score: Any, name: str = "the score") -> int:
@@ -259,10 +245,9 @@ def read_qrels(path: str | Path) -> Qrels:
         try:
             fields = _columns(text)
             if not places:
-                places, is_header = _places(fields)
-                width = len(fields)
-                if is_header:
-                    continue
+                places, width = _places(fields), len(fields)
+                if not any(map(str.isdigit, fields[places[-1]])):
+                    continue  # a header
             if len(fields) != width:
                 raise RecordError(f"{len(fields)} columns where the first line has {width}")
             query, document, score = (fields[place] for place in places)
@@ -282,13 +267,13 @@ def _columns(line: str) -> list[str]:
     return next(csv.reader([line], delimiter=next(filter(line.__contains__, "\t;"), ",")))
 
 
-def _places(fields: list[str]) -> tuple[list[int], bool]:
-    """Return where query, document and score are, by the first line, and whether that is a header."""
-    if fields[-1].strip().lstrip("+-")[:1].isdigit():
-        if len(fields) == 4 and (fields[1].isdigit() or fields[1] == "Q0"):
-            return [0, 2, 3], False
-        if len(fields) == 3:
-            return [0, 1, 2], False
-        raise RecordError(f"expected query-id, corpus-id and score between tabs, got {len(fields)} columns")
+def _places(fields: list[str]) -> list[int]:
+    """Return where query, document and score are, given the first line."""
     names = [folded(field) for field in fields]
-    return [names.index(named(names, each)) for each in QRELS], True
+    if not fields[-1].strip().lstrip("+-")[:1].isdigit():
+        return [names.index(named(names, each)) for each in ("query-id", "corpus-id", "score")]
+    if len(fields) == 4 and (fields[1].isdigit() or fields[1] == "Q0"):
+        return [0, 2, 3]
+    if len(fields) != 3:
+        raise RecordError(f"expected query-id, corpus-id and score between tabs, got {len(fields)} columns")
+    return [0, 1, 2]

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.hub import RowStream
 from ragcun.data.pairs import Row, write_pairs
-from ragcun.data.records import NEGATIVE, POSITIVE, QUERY
+from ragcun.data.records import NAMES, NEGATIVE
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json
@@ -40,8 +40,7 @@ class Judged(NamedTuple):
 def judged_rows(rows: RowStream) -> Iterator[Judged]:
     """Yield the rows of either layout; passages that are not selected are candidates that nobody judged."""
     columns = rows.columns
-    query = next((name for name in QUERY if name in columns), None)
-    positive = next((name for name in POSITIVE if name in columns), None)
+    query, positive = (next((name for name in NAMES[each] if name in columns), None) for each in ("query", "positive"))
     negatives = sorted(filter(NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
     if query is None or (positive is None and "passages" not in columns):
         raise rows.wrong_columns(EXPECTED)

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 
 from ragcun.data.records import (
     LABEL,
+    NAMES,
     NEGATIVE,
-    POSITIVE,
-    QUERY,
     RecordError,
-    is_collection,
     named,
     parsed_records,
-    read_records,
     records_file,
     text_field,
     text_fields,
@@ -146,18 +143,15 @@ class PairDataset:
 
 
 def read_pairs(path: str | Path) -> PairDataset:
-    """Read training pairs from JSON (.json, .jsonl, .ndjson), a table with a header (.csv, .tsv) or .parquet, also .gz.
+    """Read training pairs from a file of records (see `read_records`), or a data set of the hub, owner/name.
 
     The fields are `query`, `positive` and, optional, `negative` (also `negative_1` …; absent, null or blank: none), or
-    other names of `QUERY`, `POSITIVE` and `NEGATIVE`. Lists are several texts; each negative makes a row of its own.
-    With a `label`, 0 makes the positive a negative of its query's answers. Pairs may also be objects with `x` and `y`
-    or lists ``[x, y]``: y is what masking left of x, so x is the positive of y.
+    others of `NAMES` and `NEGATIVE`. Lists are several texts; each negative makes a row of its own. With a `label`, 0
+    makes the positive a negative of its query's answers. Pairs may also be objects with `x` and `y` or lists
+    ``[x, y]``: y is what masking left of x, so x is the positive of y.
     """
     path = records_file(path)
-    if is_collection(path):
-        raise InputError(f"{path} is a BEIR folder, not a file of pairs; it is read by load_collection")
-    records = (record for _, record in parsed_records(path, read_records(path), _record))
-    return PairDataset.from_rows(_rows(records, str(path)), source=str(path))
+    return PairDataset.from_rows(_rows(parsed_records(path, _record), str(path)), source=str(path))
 
 
 def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
@@ -177,8 +171,8 @@ def require_json_name(path: str | Path) -> None:
 @functools.lru_cache(maxsize=1000)
 def _fields(*names: str) -> tuple[str, str, list[str], str | None, set[str]]:
     """Return the names of query, positive, negatives and label in a record, and those of fields that are not read."""
-    masked = not set(QUERY) & set(names) and {"x", "y"} & set(names)
-    query, positive = (named(names, each) for each in ((("y",), ("x",)) if masked else (QUERY, POSITIVE)))
+    masked = not {*NAMES["query"]} & {*names} and {"x", "y"} & {*names}
+    query, positive = (named(names, each) for each in ("yx" if masked else ("query", "positive")))
     negatives = list(filter(NEGATIVE.fullmatch, names))
     label = next(filter(LABEL.fullmatch, names), None)
     return query, positive, negatives, label, {*names} - {query, positive, *negatives, label}
@@ -205,11 +199,11 @@ def _record(value: Any) -> Record:
     return query, positives, negatives, label, others
 
 
-def _rows(records: Iterable[Record], source: str) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[int, Record]], source: str) -> Iterator[Row]:
     """Yield a row for each positive and negative of a record, then those of labelled ones, together by their query."""
     labelled: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     others: set[str] = set()
-    for query, positives, negatives, label, unread in records:
+    for _, (query, positives, negatives, label, unread) in records:
         others |= unread
         if label is None or negatives:
             yield from product([query], positives, negatives or NO_NEGATIVE)

@@ -8,10 +8,12 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
 
 from ragcun.data.hub import open_rows
 from ragcun.errors import InputError, did_you_mean
@@ -26,29 +28,22 @@ FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]*){0,2}")  # owner/name, perhaps :subset, perhaps :split
 _LIST = re.compile(r"\[\s*([\"']).*\1\s*\]", re.DOTALL)
 
-# the names that files give to a field (see `folded`), ours first
-ID = ("_id", "id", "docid", "doc_id", "pid", "docno", "corpus_id", "query_id", "qid")
-TEXT = ("text", "contents", "content", "passage", "document")
-QUERY_TEXT = ("text", "query", "question")
-QUERY = ("query", "anchor", "question")
-POSITIVE = (
-    "positive",
-    "positives",
-    "pos",
-    "positive_passages",
-    "positive_ctxs",
-    "passage",
-    "document",
-    "answer",
-    "text",
-)
+_NAMES = {
+    "_id": "_id id docid doc_id pid docno corpus_id query_id qid",
+    "documents": "text contents content passage document",
+    "queries": "text query question",
+    "query": "query anchor question",
+    "positive": "positive positives pos positive_passages positive_ctxs passage document answer text",
+    "y": "y",
+    "x": "x",
+    "query-id": "query_id qid query topic topic_id",
+    "corpus-id": "corpus_id docid doc_id did pid document_id passage_id docno",
+    "score": "score relevance rel label grade judgment",
+}
+NAMES = {field: names.split() for field, names in _NAMES.items()}
+"""The names, `folded`, that files give to a field, ours first."""
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+|_(passage|text|document|doc|ctx|answer)s?)?")
 LABEL = re.compile(r"((is|gold)_)?(label|(similarity_)?score|similarity|relevan(ce|t)|rel|selected|grade|target)s?")
-QRELS = (
-    ("query_id", "qid", "query", "topic", "topic_id"),
-    ("corpus_id", "docid", "doc_id", "did", "pid", "document_id", "passage_id", "docno"),
-    ("score", "relevance", "rel", "label", "grade", "judgment"),
-)
 
 
 class RecordError(ValueError):
@@ -68,27 +63,24 @@ class Document:
         return f"{self.title} {self.text}".strip()
 
 
-def read_documents(path: str | Path, names: Sequence[str] = TEXT) -> list[Document]:
+def read_documents(path: str | Path, of: str = "documents") -> list[Document]:
     """Read documents, in the order of the file, as its extension says; one may be empty, as in BEIR.
 
     - ``.txt``: one document a line; blank lines are skipped.
     - a folder: the ``corpus.jsonl`` in it, as in BEIR, or else each ``.txt`` and ``.md`` file as a document.
-    - anything else: records (see `read_records`) of a text, under one of `names`, and perhaps a `title`, or strings.
+    - anything else: records (see `read_records`), strings or a text (named as `NAMES` of `of`) and perhaps a `title`.
     """
     path = records_file(path)
     path = path / "corpus.jsonl" if (path / "corpus.jsonl").is_file() else path
-    records: Iterable[tuple[int, Any]] = _text_files(path)
-    if not records:
-        records = _text_lines(path) if extension(path) == ".txt" else read_records(path, (".txt", *FORMATS))
-    read = (document for _, document in parsed_records(path, records, functools.partial(document_of, names=names)))
-    documents = [Document(document.title.strip(), document.text.strip()) for document in read]
+    read = parsed_records(path, functools.partial(document_of, of=of), (".txt", *FORMATS))
+    documents = [Document(document.title.strip(), document.text.strip()) for _, document in read]
     if not documents:
         raise InputError(f"{path} holds no documents; give at least one")
     return documents
 
 
 def _text_files(folder: Path) -> list[tuple[int, str]]:
-    """Return the texts of a folder's .txt and .md files, none where it has files of records or is no folder."""
+    """Return the texts of a folder's .txt and .md files, none where it has files of records."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     if any(path.suffix.lower() in (".jsonl", ".parquet") for path in files):
         return []
@@ -113,29 +105,30 @@ def _begins_with_id(line: str) -> bool:
     return bool(tab) and len(cell.split()) == 1 and any(map(str.isdigit, cell))
 
 
-def document_of(value: Any, names: Sequence[str] = TEXT) -> Document:
+def document_of(value: Any, of: str = "documents") -> Document:
     """Return the document that a record is: a string, or an object with a text and perhaps a title (or RecordError)."""
-    record = {names[0]: value} if isinstance(value, str) else value
+    record = {"text": value} if isinstance(value, str) else value
     if not isinstance(record, dict):
-        raise RecordError(f'expected a string or an object with the field "{names[0]}", got {type(value).__name__}')
-    text = text_field(record, named(record, names))
+        raise RecordError(f'expected a string or an object with the field "text", got {type(value).__name__}')
+    text = text_field(record, named(record, of))
     return Document("" if record.get("title") is None else text_field(record, "title"), text)
 
 
-def named(there: Collection[str], names: Sequence[str]) -> str:
-    """Return the first of the names of a field that is there (RecordError: none; it lists the fields that are)."""
-    found = next((name for name in names if name in there), None)
+def named(there: Collection[str], field: str) -> str:
+    """Return the first of the `NAMES` of a field that is there (RecordError: none; it lists the fields that are)."""
+    found = next((name for name in NAMES[field] if name in there), None)
     if found is None:
-        raise RecordError(_missing(tuple(names), *there))
+        raise RecordError(_missing(field, *there))
     return found
 
 
 @functools.lru_cache(maxsize=100)
-def _missing(names: tuple[str, ...], *there: str) -> str:
-    near = "".join(did_you_mean(name, names) for name in there)
-    others = f" (also read: {', '.join(names[1:])})" if len(names) > 1 else ""
-    fields = ", ".join(f"{name!r:.40}" for name in there) or "none"
-    return f'field "{names[0]}" is missing{others}; there is {fields}; {near}'.rstrip("; ")
+def _missing(field: str, *there: str) -> str:
+    name, *others = NAMES[field]
+    near = "".join(did_you_mean(each, NAMES[field]) for each in there)
+    also = f" (also read: {', '.join(others)})" if others else ""
+    fields = ", ".join(f"{each!r:.40}" for each in there) or "none"
+    return f'field "{name}" is missing{also}; there is {fields}; {near}'.rstrip("; ")
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -172,11 +165,17 @@ def read_records(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator
     the owner, is a data set as the hub has them; its split is train, unless named.
     """
     path, kind = Path(path), extension(Path(path))
+    if is_collection(path):
+        raise InputError(f"{path} is a BEIR folder, where a file is expected; ragcun.load_collection reads it")
+    if ".txt" in formats and path.is_dir() and (texts := _text_files(path)):
+        return iter(texts)
     is_of_hub = _HUB_NAME.fullmatch(str(path)) and kind not in formats and not path.parent.exists()
     if path.is_dir() or is_of_hub:
         name, subset, split, *_ = *(str(path).split(":") if is_of_hub else [str(path)]), "", ""
         return enumerate(open_rows(name, subset or None, split or "train"), start=1)
     path = existing_file(path)
+    if kind == ".txt" and kind in formats:
+        return iter(_text_lines(path))
     if kind in (".jsonl", ".ndjson"):
         return ((line, _from_json(text)[1]) for line, text in read_lines(path) if text.strip())
     if kind == ".json":
@@ -190,12 +189,13 @@ def read_records(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator
 
 
 def parsed_records(
-    path: str | Path, records: Iterable[tuple[int, Any]], parse: Callable[[Any], Parsed]
+    path: Path, parse: Callable[[Any], Parsed], formats: Sequence[str] = FORMATS
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the line of each record and what `parse` makes of it, names of fields `folded`.
+    """Yield the line of each record of a file and what `parse` makes of it, names of fields `folded`.
 
     An `InputError` at the end names the first wrong one, and counts the others.
     """
+    records = tqdm(read_records(path, formats), desc=f"read {path.name}", unit=" records", delay=2, leave=False)
     first, wrong = "", 0
     for line, value in records:
         try:
@@ -223,18 +223,12 @@ def text_field(record: Mapping[str, Any], field: str) -> str:
 
 
 def text_fields(record: Mapping[str, Any], field: str) -> list[str]:
-    """Return the texts of a field, which holds one, a `Document` or a list of these, without null and blank ones."""
+    """Return the texts of a field, which holds one, a document or a list of these, without null and blank ones."""
     values = record[field] if isinstance(record[field], list) else [record[field]]
     if field.endswith("s") and isinstance(record[field], str) and _LIST.fullmatch(record[field]):
         raise RecordError(f'field "{field}" is a list in quotes; give a column for each text, or JSON lines with lists')
-    texts = (
-        document_of({folded(name): each for name, each in value.items()}).content
-        if isinstance(value, dict)
-        else text_field({field: value}, field)
-        for value in values
-        if value is not None
-    )
-    return [text for text in texts if text.strip()]
+    contents = (document_of(each).content if isinstance(each, dict) else each for each in values if each is not None)
+    return [text for content in contents if (text := text_field({field: content}, field)).strip()]
 
 
 def is_encodable(text: str) -> bool:

@@ -11,13 +11,7 @@ from functools import partial
 from typing import Any
 
 from ragcun.config import TrainConfig
-from ragcun.data.beir import (
-    Collection,
-    hold_out_queries,
-    load_collection,
-    pairs_from_collection,
-    read_queries,
-)
+from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
 from ragcun.data.overlap import HoldOut
 from ragcun.data.pairs import PairDataset, read_pairs
 from ragcun.data.records import is_collection, read_documents
