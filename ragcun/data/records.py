@@ -42,7 +42,7 @@ _NAMES = {
 }
 NAMES = {field: names.split() for field, names in _NAMES.items()}
 """The names, `folded`, that files give to a field, ours first."""
-NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+|_(passage|text|document|doc|ctx|answer)s?)?")
+NEGATIVE = re.compile(r"(hard[_ ]?)?neg(ative)?s?([_ ]?\d+|[_ ](passage|text|document|doc|ctx|answer)s?)?")
 LABEL = re.compile(r"((is|gold)_)?(label|(similarity_)?score|similarity|relevan(ce|t)|rel|selected|grade|target)s?")
 
 
@@ -131,10 +131,9 @@ def _missing(field: str, *there: str) -> str:
     return f'field "{name}" is missing{also}; there is {fields}; {near}'.rstrip("; ")
 
 
-@functools.lru_cache(maxsize=10_000)
 def folded(name: str) -> str:
-    """Return the name of a field in lower case, with underscores for blanks and hyphens."""
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
+    """Return the name of a field in lower case, with underscores for hyphens."""
+    return name.strip().lower().replace("-", "_")
 
 
 def records_file(path: str | Path) -> Path:
@@ -152,11 +151,6 @@ def is_collection(path: str | Path) -> bool:
     return any((Path(path) / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels"))
 
 
-def extension(path: Path) -> str:
-    """Return the extension of a file in lower case, without the ``.gz`` of one that is compressed."""
-    return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
-
-
 def read_records(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[tuple[int, Any]]:
     """Yield ``(line, value)`` of every record of a file of JSON, a table with a header or parquet (row for line).
 
@@ -164,7 +158,8 @@ def read_records(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator
     bars; without a header they are an id, a tab and a text. A folder, or ``owner/name:subset:split`` with no folder of
     the owner, is a data set as the hub has them; its split is train, unless named.
     """
-    path, kind = Path(path), extension(Path(path))
+    path = Path(path)
+    kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
     if is_collection(path):
         raise InputError(f"{path} is a BEIR folder, where a file is expected; ragcun.load_collection reads it")
     if ".txt" in formats and path.is_dir() and (texts := _text_files(path)):

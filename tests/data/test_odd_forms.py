@@ -131,7 +131,7 @@ def test_a_collection_in_any_form_gives_the_figures_of_the_plain_one(form, tmp_p
         ("q1\td1\tnan\nq1\td1\t1\n", "line 1: "),
         ("q1\td1\t0.5\n", "line 1: .*whole number"),
         ("q1\td1\t1e400\n", "line 1: .*whole number"),
-        ("this\tthat\tother\nq1\td1\t1\n", "line 1: .*query-id.*there is 'this', 'that', 'other'"),
+        ("this\tthat\tother\nq1\td1\t1\n", "line 1: .*query_id.*there is 'this', 'that', 'other'"),
         ("q1 my file 1\n", "line 1: expected query-id.*4 columns"),
         ("q1\td1\t1\nq1\t0\td2\t1\n", "line 2: 4 columns"),
     ],
