@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, compress, product
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -32,7 +31,6 @@ STATISTICS = "statistics.json"
 Miner = Callable[..., "MinedPairs"]
 """What adds hard negatives to pairs: `ragcun.retrieval.negatives.mine_negatives` with its settings."""
 Miners = Mapping[str, Miner]  # by the name of the method
-NONE: Miners = MappingProxyType({})
 
 
 class SplitPairs(NamedTuple):
@@ -89,7 +87,7 @@ def prepare_python_docs(
     max_documents: int | None,
     split: tuple[float, float, float],
     seed: int,
-    miners: Miners = NONE,
+    miners: Miners,
 ) -> list[str]:
     """Write the Python documentation as a BEIR folder; the pairs of a split take negatives from its own documents."""
     entries = extract(python_doc_roots(), packages)
@@ -101,7 +99,7 @@ def prepare_python_docs(
 
 
 def prepare_held_out(
-    folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miners: Miners = NONE
+    folder: Path, output_dir: Path, split: str, fraction: float, seed: int, miners: Miners
 ) -> list[str]:
     """Write a BEIR folder with the queries of a split of another as train and dev, negatives from the whole corpus."""
     if output_dir.resolve() == folder.resolve():
@@ -201,7 +199,7 @@ def negatives_of_generated(
 
 
 def prepare_pairs(
-    pairs: str | Path, split: Sequence[float] | None, seed: int, pool: str | Path | None = None, miners: Miners = NONE
+    pairs: str | Path, split: Sequence[float] | None, seed: int, pool: str | Path | None, miners: Miners
 ) -> tuple[dict[str, SplitPairs], int]:
     """Return the pairs of a file with negatives, and how many negatives answered queries of another split.
 

@@ -82,11 +82,10 @@ def read_documents(path: str | Path, of: str = "documents") -> list[Document]:
 def _text_files(folder: Path) -> list[tuple[int, str]]:
     """Return the texts of a folder's .txt and .md files, none where it has files of records."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    if any(path.suffix.lower() in (".jsonl", ".parquet") for path in files):
+    shown = [path for path in files if "/." not in f"/{path.relative_to(folder).as_posix()}"]
+    if any(path.suffix.lower() in (".jsonl", ".parquet") for path in shown):
         return []
-    is_hidden = re.compile(r"(.*/)?\.").match
-    texts = [path for path in files if path.suffix.lower() in (".txt", ".md")]
-    texts = [path for path in texts if not is_hidden(path.relative_to(folder).as_posix())]
+    texts = [path for path in shown if path.suffix.lower() in (".txt", ".md")]
     if texts:
         message = "%s: each of %d text files is a document; %d other files are not read"
         logger.info(message, folder, len(texts), len(files) - len(texts))

@@ -41,15 +41,16 @@ FIRST_LINE = {".jsonl": 1, ".ndjson": 1, ".json": 2, ".csv": 2}
 
 @pytest.mark.parametrize("extension", FIRST_LINE)
 def test_every_format_gives_the_same_pairs(tmp_path, extension):
-    rows = [GOOD, {**GOOD, "negative": "r is that"}, {"query": 'zwölf, "x"\n?', "positive": "ja", "negative": ""}]
+    long = "ja" * 100_000  # the limit of the module csv is 131,072
+    rows = [GOOD, {**GOOD, "negative": "r is that"}, {"query": 'zwölf, "x"\n?', "positive": long, "negative": ""}]
     pairs = read_pairs(write_rows(tmp_path / f"p{extension}", rows))
     assert list(pairs.rows()) == [
         ("what is q", "q is this", None),
         ("what is q", "q is this", "r is that"),
-        ('zwölf, "x"\n?', "ja", None),
+        ('zwölf, "x"\n?', long, None),
     ]
     assert pairs.queries == ["what is q", 'zwölf, "x"\n?']
-    assert pairs.documents == ["q is this", "r is that", "ja"]
+    assert pairs.documents == ["q is this", "r is that", long]
     assert pairs.negative_ids.tolist() == [-1, 1, -1]
     assert len(pairs) == 3
 
@@ -157,16 +158,6 @@ def test_a_folder_and_another_format_are_refused(tmp_path):
         read_pairs(tmp_path / "p.txt")
     with pytest.raises(InputError, match="jsonl"):
         write_pairs(tmp_path / "p.csv", [("q", "p", None)])
-
-
-@pytest.mark.parametrize("extension", FIRST_LINE)
-def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, extension):
-    rows = [GOOD, GOOD | {"negative": "a\0b" if extension != ".csv" else "x" * 200_000}]  # csv's own limit is 131,072
-    path = write_rows(tmp_path / f"p{extension}", rows)
-    expected = list(read_pairs(path).rows())
-    text = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    path.write_bytes(b"\xef\xbb\xbf" + text)
-    assert list(read_pairs(path).rows()) == expected
 
 
 @pytest.mark.parametrize(

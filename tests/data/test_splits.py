@@ -203,7 +203,7 @@ def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, metho
 def test_pairs_of_a_file_are_split_and_mined(tmp_path):
     rows = [(f"wing number {i}", f"lift of the wing number {i}", None) for i in range(50)]
     write_pairs(tmp_path / "p.jsonl", rows)
-    splits, _ = prepare_pairs(tmp_path / "p.jsonl", SHARES, 0, miners=miners(method="random"))
+    splits, _ = prepare_pairs(tmp_path / "p.jsonl", SHARES, 0, None, miners(method="random"))
     report = write_splits(splits, {}, {}, tmp_path / "out")
     sets = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
     assert [len(split) for split in sets.values()] == [30, 10, 10]
@@ -217,7 +217,7 @@ def test_pairs_of_a_file_are_split_and_mined(tmp_path):
 def test_a_negative_of_another_split_is_left_out_and_counted(tmp_path):
     rows = [(f"q{i}", f"d{i}", f"d{(i + 1) % 40}") for i in range(40)]
     write_pairs(tmp_path / "p.jsonl", rows)
-    splits, leaks = prepare_pairs(tmp_path / "p.jsonl", (0.5, 0.25, 0.25), 0)
+    splits, leaks = prepare_pairs(tmp_path / "p.jsonl", (0.5, 0.25, 0.25), 0, None, {})
     assert 0 < leaks == 40 - sum(row[2] is not None for split in splits.values() for row in split.rows)
     for split in splits.values():
         assert {negative for *_, negative in split.rows if negative} <= {positive for _, positive, _ in split.rows}

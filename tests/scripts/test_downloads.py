@@ -12,14 +12,19 @@ import pytest
 from ragcun.data.pairs import read_pairs
 from ragcun.io import file_digest
 from tests.hub import COMMIT, serving
+from tests.parquet import write_split
 
 SEVERAL = """
 import json, sys
 from ragcun.cli.download import MsmarcoOptions, WikiOptions, msmarco, wikipedia
+from ragcun.data.pairs import read_pairs
 from ragcun.errors import InputError
 from ragcun.options import from_mapping
 for call in json.loads(sys.argv[1]):
     try:
+        if "pairs" in call:
+            print(list(read_pairs(call["pairs"]).rows()))
+            continue
         run, options = (wikipedia, WikiOptions) if "output" in call else (msmarco, MsmarcoOptions)
         print(run(from_mapping(options, call)).replace("\\n", " "))
     except InputError as error:
@@ -30,7 +35,7 @@ for call in json.loads(sys.argv[1]):
 @pytest.fixture
 def hub(data_sets, tmp_path):
     """Make calls in a fresh process whose hub is a stand-in; return a line for each, and the stand-in's handler."""
-    repositories = {"datasets/microsoft/ms_marco": "marco", "datasets/wikimedia/wikipedia": "wiki"}
+    repositories = {"datasets/microsoft/ms_marco": "marco", "datasets/wikimedia/wikipedia": "wiki", "datasets/a/b": "b"}
     with serving({name: data_sets / folder for name, folder in repositories.items()}) as (address, handler):
 
         def call(*calls, **environment):
@@ -68,6 +73,17 @@ def test_the_hub_gives_what_a_folder_gives_also_after_it_failed(run_script, hub,
     assert contents(tmp_path / "hw") == contents(tmp_path / "w")
     source = json.loads((tmp_path / "hm" / "manifest.json").read_text())["source"]
     assert source == {"name": "microsoft/ms_marco", "subset": "v1.1", "split": "train", "revision": COMMIT}
+
+
+@pytest.mark.slow
+def test_pairs_are_read_from_the_hub_by_name(hub, data_sets):
+    call, _ = hub
+    rows = [{"anchor": f"q{i}", "answer": "a", "label": i % 2} for i in range(4)]
+    for split, some in (("train", rows), ("dev", rows[:2])):
+        write_split(data_sets / "b" / "data", some, split=split)
+    lines = call({"pairs": "a/b"}, {"pairs": "a/b:default:dev"}, {"pairs": "a/b::test"}, {"pairs": "a/c"})
+    assert lines[:2] == ["[('q1', 'a', None), ('q3', 'a', None)]", "[('q1', 'a', None)]"]
+    assert all(line.startswith("InputError: cannot open a/") for line in lines[2:])
 
 
 @pytest.mark.slow
