@@ -121,7 +121,7 @@ def lines(path: Path) -> object:
         (lines, b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
         (read_json, b'{"a": 1,\n"b" 2}', "line 2: not valid JSON"),
         (read_json, b"", "line 1"),
-        (read_json, b'{"a": "\xff"}', r"not UTF-8 text \(byte 7"),
+        (read_json, b'{"a": "\xff"}', r"after line 0: not UTF-8 text"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, read: Callable[[Path], object], data: bytes, message: str) -> None:

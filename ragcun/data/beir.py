@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 Qrels = dict[str, dict[str, int]]
 MOST_GRADE = 1000  # trec_eval takes memory in proportion to a grade
-RUN_ID = re.compile(r"\S([^\t\r\n]*\S)?")
-"""The ids that a run file can hold."""
+RUN_ID = re.compile(r"\S([^\t\r\n]*\S)?")  # the ids that a run file can hold
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,8 @@ def prepare_collection(folder: Path, split: str, miners: Miners, whole_corpus: b
     """
     collection = load_collection(folder, split)
     pairs = pairs_from_collection(collection, whole_corpus)
-    pool = pairs.documents if whole_corpus else None
     own = ((collection.queries[key], collection.documents[key].content) for key in collection.own_ids)
-    return with_negatives(list(pairs.rows()), pairs.source, miners, pool=pool, known=own)
+    return with_negatives(list(pairs.rows()), pairs.source, miners, pool=pairs.documents, known=own)
 
 
 def generate_pairs(

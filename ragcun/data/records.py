@@ -34,8 +34,6 @@ _NAMES = {
     "queries": "text query question",
     "query": "query anchor question",
     "positive": "positive positives pos positive_passages positive_ctxs passage document answer text",
-    "y": "y",
-    "x": "x",
     "query-id": "query_id qid query topic topic_id",
     "corpus-id": "corpus_id docid doc_id did pid document_id passage_id docno",
     "score": "score relevance rel label grade judgment",
@@ -115,7 +113,7 @@ def document_of(value: Any, of: str = "documents") -> Document:
 
 def named(there: Collection[str], field: str) -> str:
     """Return the first of the `NAMES` of a field that is there (RecordError: none; it lists the fields that are)."""
-    found = next((name for name in NAMES[field] if name in there), None)
+    found = next((name for name in NAMES.get(field, (field,)) if name in there), None)
     if found is None:
         raise RecordError(_missing(field, *there))
     return found
@@ -123,11 +121,11 @@ def named(there: Collection[str], field: str) -> str:
 
 @functools.lru_cache(maxsize=100)
 def _missing(field: str, *there: str) -> str:
-    name, *others = NAMES[field]
-    near = "".join(did_you_mean(each, NAMES[field]) for each in there)
-    also = f" (also read: {', '.join(others)})" if others else ""
+    names = NAMES.get(field, [field])
+    near = "".join(did_you_mean(each, names) for each in there)
+    also = f" (also read: {', '.join(names[1:])})" if names[1:] else ""
     fields = ", ".join(f"{each!r:.40}" for each in there) or "none"
-    return f'field "{name}" is missing{also}; there is {fields}; {near}'.rstrip("; ")
+    return f'field "{names[0]}" is missing{also}; there is {fields}; {near}'.rstrip("; ")
 
 
 def folded(name: str) -> str:

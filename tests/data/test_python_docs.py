@@ -160,9 +160,6 @@ def test_corpus_follows_seed_and_not_the_order_of_entries():
     few, more, other = (build(ENTRIES, count, seed)[0] for count, seed in ((20, 1), (50, 1), (50, 2)))
     assert few.items() <= more.items()
     assert more.keys() != other.keys()
-
-
-def test_split_without_documents_is_absent():
     assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5))[2]) == {"dev", "test"}
 
 
