@@ -149,20 +149,16 @@ def split_passages(text: str, max_length: int, min_length: int = 1) -> list[str]
     `min_length` is filled up with the first sentences of the next paragraph, and may still remain too short.
     """
     passages = [""]
-    size = 0
     for paragraph in filter(None, map(str.strip, text.split("\n"))):
-        words = len(paragraph.split())
+        words, size = len(paragraph.split()), len(passages[-1].split())
         if size + words > max_length and size >= min_length:
             passages.append("")
             size = 0
         whole = size + words <= max_length
         for place, piece in enumerate([paragraph] if whole else _pieces(paragraph, max_length)):
-            words = len(piece.split())
-            if size + words > max_length:
+            if len(f"{passages[-1]} {piece}".split()) > max_length:
                 passages.append("")
-                size = 0
             passages[-1] += (" " if place else "\n") + piece
-            size += words
     return list(filter(None, map(str.strip, passages)))
 
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.hub import RowStream
 from ragcun.data.pairs import Row, write_pairs
-from ragcun.data.records import NAMES, NEGATIVE
+from ragcun.data.records import LABEL, NAMES, NEGATIVE
 from ragcun.data.texts import text_key
 from ragcun.errors import InputError
 from ragcun.io import write_json
@@ -42,7 +42,7 @@ def judged_rows(rows: RowStream) -> Iterator[Judged]:
     columns = rows.columns
     query, positive = (next((name for name in NAMES[each] if name in columns), None) for each in ("query", "positive"))
     negatives = sorted(filter(NEGATIVE.fullmatch, columns), key=lambda name: (len(name), name))
-    if query is None or (positive is None and "passages" not in columns):
+    if query is None or (positive is None and "passages" not in columns) or any(map(LABEL.fullmatch, columns)):
         raise rows.wrong_columns(EXPECTED)
     for row in rows:
         sides = [row[positive]] if positive else [], [row[name] for name in negatives]

@@ -128,9 +128,8 @@ class HoldOut:
             query: {key: score for key, score in judged.items() if key in documents}
             for query, judged in collection.qrels.items()
         }
-        qrels = {query: judged for query, judged in left.items() if max(judged.values(), default=0) > 0}
-        queries = {query: text for query, text in collection.queries.items() if query in qrels}
-        return replace(collection, documents=documents, queries=queries, qrels=qrels)
+        relevant = {query for query, judged in left.items() if max(judged.values(), default=0) > 0}
+        return replace(collection, documents=documents, qrels=left).of_queries(relevant)
 
     def unseen_part(self, collection: Collection, seen: frozenset[str]) -> Collection | None:
         """Return `hidden_only`, or None (and a warning) where an earlier training has seen a hidden document."""

@@ -186,6 +186,7 @@ def test_a_split_is_found_by_the_names_of_its_files(tmp_path):
     [
         ({"query_id": 1, "positive_id": 2}, "columns query_id, positive_id; expected: query and passages"),
         ({"query": 1, "positive": 2, "negative": 3}, "holds 1 where text"),
+        ({"query": "q", "positive": "p", "label": 0}, "columns query, positive, label; expected"),
         ({"query": "q", "passages": {"passage_text": ["a"]}}, "is_selected"),
     ],
 )
