@@ -124,12 +124,6 @@ class PairDataset:
         return answers[starts[query] : starts[query + 1]]
 
     @functools.cached_property
-    def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """A number for each query and for each document; texts that are the same but for case and blanks share one."""
-        classes = text_classes([*self.queries, *self.documents])
-        return classes[: len(self.queries)], classes[len(self.queries) :]
-
-    @functools.cached_property
     def all_distinct(self) -> bool:
         """Whether no query and no positive is in two pairs."""
         return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)

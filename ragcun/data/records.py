@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from ragcun.data.hub import open_rows
+from ragcun.data.hub import naming_hub_errors, open_rows
 from ragcun.errors import InputError, did_you_mean
 from ragcun.io import existing_file, read_lines, read_text
 
@@ -283,11 +283,8 @@ def _table(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
-    try:
+    with naming_hub_errors(f"{path} cannot be read as parquet", "copy it again"):
         rows = (row for batch in ParquetFile(path).iter_batches() for row in batch.to_pylist())
         yield from enumerate(rows, start=1)
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as parquet ({' '.join(str(error).split())}); copy it again") from error

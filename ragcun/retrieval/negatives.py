@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ class _Task:
         self.data = data = PairDataset.from_rows(rows, source, (*(listed or ()), *(text for _, text in known)))
         row_of = {text: row for row, text in enumerate(data.documents)}
         query_of = {text: query for query, text in enumerate(data.queries)}
-        query_class, document_class = (classes.tolist() for classes in data.classes)
+        classes = text_classes([*data.queries, *data.documents]).tolist()
+        query_class, document_class = classes[: len(data.queries)], classes[len(data.queries) :]
         candidates = np.unique(data.positive_ids).tolist() if listed is None else [row_of[text] for text in listed]
         member = {document_class[row]: row for row in reversed(candidates)}  # class → its first document in the pool
         self.pool = np.array(list(dict.fromkeys(member[document_class[row]] for row in candidates)))

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ragcun.batch import Features, PairBatch, Role
 from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
+from ragcun.data.texts import text_classes
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
@@ -183,13 +184,13 @@ def mine(queries: Vectors, documents: Vectors, data: PairDataset, first: int, la
     with the text of the query are left out.
     """
     mined = np.full((len(queries), last - first), NOTHING, dtype=np.int64)
-    corpus, (query_class, document_class) = torch.from_numpy(documents), data.classes
+    corpus, classes = torch.from_numpy(documents), text_classes([*data.queries, *data.documents])
     half_squares = corpus.square().sum(1) / 2
     block = max(1, BLOCK_ELEMENTS // max(1, len(documents)))
     for start in tqdm(range(0, len(queries), block), desc="mining negatives", unit="block", delay=2, leave=False):
         nearness = torch.from_numpy(queries[start : start + block]) @ corpus.T - half_squares
         positives = data.known(np.arange(start, start + len(nearness)), np.arange(len(documents)))
-        barred = positives | np.equal.outer(query_class[start : start + block], document_class)
+        barred = positives | np.equal.outer(classes[: len(queries)][start : start + block], classes[len(queries) :])
         best = nearness.masked_fill_(torch.from_numpy(barred), -torch.inf).topk(min(last, len(documents)), dim=1)
         ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()
         mined[start : start + block, : ranked.shape[1]] = ranked

@@ -170,17 +170,6 @@ def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
     assert len(of_training(shorter)) < wanted
 
 
-def test_a_split_is_found_by_the_names_of_its_files(tmp_path):
-    for split in ("train", "validation"):
-        write_split(tmp_path / "d" / "v1.1", [passages_row(split, ["*a"])], split=split)
-    for split in ("train", "validation"):
-        assert [row["query"] for row in open_rows(str(tmp_path / "d"), "v1.1", split)] == [split]
-    write_split(tmp_path / "e" / "data", [passages_row("data", ["*a"])])
-    assert [row["query"] for row in open_rows(str(tmp_path / "e"), None, "train")] == ["data"]
-    with pytest.raises(InputError, match=r"cannot open .* v1.1 test.*train"):
-        open_rows(str(tmp_path / "d"), "v1.1", "test")
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
