@@ -17,7 +17,7 @@ from ragcun.data.pairs import read_pairs
 from ragcun.data.records import read_documents
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run, write_run
-from tests.parquet import write_split
+from tests.hub import write_split
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "ledge"]
 TEXTS = {i: " ".join(WORDS[(i * step) % 12] for step in range(1, 6)) for i in range(120)}

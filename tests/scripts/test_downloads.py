@@ -11,8 +11,7 @@ import pytest
 
 from ragcun.data.pairs import read_pairs
 from ragcun.io import file_digest
-from tests.hub import COMMIT, serving
-from tests.parquet import write_split
+from tests.hub import COMMIT, serving, write_split
 
 SEVERAL = """
 import json, sys
