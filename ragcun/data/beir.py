@@ -192,12 +192,9 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
             f"cannot hold out {fraction} of {len(texts)} queries; choose a fraction that leaves both sides some"
         )
     held = {texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]}
-
-    def side(split: str, is_held: bool) -> Collection:
-        keys = {key for key, text in text_of.items() if (text in held) == is_held}
-        return replace(collection.of_queries(keys), split=split)
-
-    return side(collection.split, False), side(f"{collection.split}-held-out", True)
+    kept = {key for key, text in text_of.items() if text not in held}
+    others = collection.of_queries(text_of.keys() - kept)
+    return collection.of_queries(kept), replace(others, split=f"{collection.split}-held-out")
 
 
 def _texts(path: Path, of: str) -> Iterator[tuple[str, Document]]:

@@ -187,9 +187,3 @@ def test_another_number_of_queries_than_beirs_is_warned_of(data: Path, caplog: p
         folder.load()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("scifact: 1 judged queries, BEIR's has 300")
-
-
-def test_real_scifact_and_nfcorpus_have_as_many_queries(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for folder in find_sets(shared_data, ["scifact", "nfcorpus"]):
-        folder.load()
-    assert "judged queries, BEIR's has" not in caplog.text

@@ -182,14 +182,3 @@ def test_enough_pairs_stop_the_stream_early(tmp_path, number, wanted):
 def test_wrong_columns_are_named_with_those_expected(tmp_path, row, message):
     with pytest.raises(InputError, match=message):
         keep(write_split(tmp_path / "d", [row]))
-
-
-def test_damaged_files_are_input_errors(tmp_path):
-    folder = write_split(tmp_path / "d", some_rows(40), n_files=2)
-    first, second = sorted(folder.iterdir())
-    second.write_bytes(second.read_bytes()[:-40])
-    with pytest.raises(InputError, match=f"{folder} train cannot be read"):
-        keep(folder)
-    first.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=f"{folder} train"):
-        keep(folder)
