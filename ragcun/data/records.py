@@ -128,6 +128,7 @@ def _missing(field: str, *there: str) -> str:
     return f'field "{names[0]}" is missing{also}; there is {fields}; {near}'.rstrip("; ")
 
 
+@functools.lru_cache(maxsize=10_000)
 def folded(name: str) -> str:
     """Return the name of a field in lower case, with underscores for hyphens."""
     return name.strip().lower().replace("-", "_")
