@@ -55,7 +55,8 @@ def open_rows(
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise InputError(f"no such folder: {name}; give owner/name on the hub, or a folder of .parquet or .jsonl files")
     advice = "check the name (a file, a folder, or owner/name), subset, split, revision and connection"
-    with naming_hub_errors(f"cannot open {_label(source)}", advice):
+    absent = "" if folder.is_dir() else ", and no such file or folder is here"
+    with naming_hub_errors(f"cannot open {_label(source)}{absent}", advice):
         if folder.is_dir():
             place = {"data_dir" if subset and (folder / subset).is_dir() else "name": subset}
         else:
