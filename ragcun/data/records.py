@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tqdm.auto import tqdm
 
 from ragcun.data.hub import naming_hub_errors, open_rows
-from ragcun.errors import InputError, did_you_mean
+from ragcun.errors import InputError, did_you_mean, require_package
 from ragcun.io import existing_file, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
@@ -284,6 +284,7 @@ def _table(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    require_package("datasets", "data")
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     with naming_hub_errors(f"{path} cannot be read as parquet", "copy it again"):

@@ -63,13 +63,11 @@ FORMS = {
     "commas": Form("q{q},d{d},{s}", "query-id,corpus-id,score"),
     "grades as 1.0": Form("q{q}\td{d}\t{s}.0"),
     "the document first": Form("d{d}\tq{q}\t{s}", "corpus-id\tquery-id\tscore"),
-    "the score first": Form("{s}\tq{q}\td{d}", "Score\tQuery-ID\tCorpus-ID"),
     "quoted": Form('"q{q}"\t"d{d}"\t{s}'),
     "whole numbers": Form(
         "{q}\t{d}\t{s}", document=lambda i, x: {"_id": i, "text": x}, query=lambda i, x: {"_id": i, "text": x}
     ),
     "id": Form(document=named("id", "d"), query=named("id", "q")),
-    "docid and query_id": Form(document=named("docid", "d"), query=named("query_id", "q")),
     "capitals": Form(document=named("ID", "d"), query=lambda i, x: {"Query-ID": f"q{i}", "Text": x}),
     "contents": Form(document=under("contents", "d"), query=under("query", "q")),
     "passage": Form(document=under("passage", "d"), query=under("question", "q")),
@@ -127,13 +125,11 @@ ROWS = {
     "negatives": ([{"query": "q", "positive": ANSWER, "negatives": [WRONG, ALSO, None, ""]}], NEGATIVES),
     "pos and neg": ([{"query": "q", "pos": [ANSWER], "neg": [WRONG, ALSO]}], NEGATIVES),
     "hard_negatives": ([{"question": "q", "answer": ANSWER, "hard_negatives": [WRONG, ALSO]}], NEGATIVES),
-    "a list in negative": ([{"question": "q", "passage": ANSWER, "negative": [WRONG, ALSO]}], NEGATIVES),
     "several positives": ([{"query": "q", "pos": [ANSWER, ALSO], "neg": [WRONG]}], TWO),
     "passages of objects": (
         [{"query": "q", "positive_passages": [{"docid": 1, "title": ANSWER, "text": ""}], "Negative Passages": [
             {"docid": 2, "text": text} for text in (WRONG, ALSO)]}], NEGATIVES),
     "labels": ([{"query": "q", **row} for row in LABELLED], NEGATIVES),
-    "scores": ([{"query": "q", "pos": row["text"], "score": float(row["label"])} for row in LABELLED], NEGATIVES),
     "is_relevant": ([{"query": "q", "Pos": x["text"], "is_relevant": x["label"]} for x in LABELLED], NEGATIVES),
     "two answers": ([{"query": "q", "document": x, "label": x != WRONG} for x in (ANSWER, WRONG, ALSO)], TWO),
     "a label 0 without an answer": (
