@@ -123,6 +123,10 @@ class PairDataset:
         starts, answers = self._answers
         return answers[starts[query] : starts[query + 1]]
 
+    def answer_counts(self) -> NDArray[np.int64]:
+        """Return the number of known positives of each query."""
+        return np.diff(self._answers[0])
+
     @functools.cached_property
     def all_distinct(self) -> bool:
         """Whether no query and no positive is in two pairs."""

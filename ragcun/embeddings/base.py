@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -99,17 +100,33 @@ class Base(nn.Module, abc.ABC):
         """Return the modules that give `forward`'s vectors, but for their scaling, in a sentence-transformers model."""
         return list(self.text_model.children())
 
-    def plain_model(self, scaled: bool, distance: Distance, modules: Sequence[nn.Module] = ()) -> SentenceTransformer:
-        """Return a model of the base's modules, whose vectors may be `scaled` to length 1, and others after them."""
+    def plain_model(
+        self, scaled: bool, distance: Distance, modules: Sequence[nn.Module] = (), side: Role | None = None
+    ) -> SentenceTransformer:
+        """Return a model of the base's modules, whose vectors may be `scaled` to length 1, and others after them.
+
+        With a `side`, it has the modules and the prompt of that side alone, so that whatever is encoded is of it.
+        """
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Normalize
+        from sentence_transformers.sentence_transformer.modules import Normalize, Router
 
         model = self.text_model
+        parts = [*self.first_modules(), *([Normalize()] if scaled else []), *modules]
+        prompts, default = {name: prompt or "" for name, prompt in model.prompts.items()}, model.default_prompt_name
+        if side is not None:
+            routes = (
+                part.sub_modules[str(part._resolve_route(side, "text"))].children()
+                if isinstance(part, Router)
+                else [part]
+                for part in parts
+            )
+            parts = list(itertools.chain.from_iterable(routes))
+            prompts, default = dict.fromkeys(ROLES, self.prompt(side)), side
         return SentenceTransformer(
-            modules=[*self.first_modules(), *([Normalize()] if scaled else []), *modules],
+            modules=parts,
             similarity_fn_name=distance,
-            prompts={name: prompt or "" for name, prompt in model.prompts.items()},
-            default_prompt_name=model.default_prompt_name,
+            prompts=prompts,
+            default_prompt_name=default,
             device=str(model.device),
         )
 

@@ -184,14 +184,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {n: tensor for n, tensor in self.state_dict().items() if n in trained or not n.startswith("base.")}
 
-    def to_sentence_transformer(self) -> SentenceTransformer:
-        """Return this encoder as a sentence-transformers model, compared by Euclidean distance.
+    def to_sentence_transformer(self, side: Role | None = None) -> SentenceTransformer:
+        """Return this encoder, or one `side` of it, as a sentence-transformers model compared by Euclidean distance.
 
-        Its modules are built-in ones, but for a lexical channel of words, which sentence-transformers cannot save.
+        Its modules are built-in ones, but for a lexical channel of words, which sentence-transformers cannot save. The
+        model of one side embeds whatever it encodes as that side, also by ``encode``.
         """
         # new modules draw weights before they get ours; a saved run is to continue alike
         with torch.random.fork_rng(devices=()):
-            return self.base.plain_model(self.base.normalize, "euclidean", self.export_modules())
+            return self.base.plain_model(self.base.normalize, "euclidean", self.export_modules(), side)
 
     def save_pretrained(
         self,

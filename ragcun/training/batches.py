@@ -68,6 +68,23 @@ def plan_steps(config: TrainConfig, dataset: PairDataset, processes: int) -> tup
     return epochs, epochs * steps
 
 
+def require_negatives(config: TrainConfig, data: PairDataset) -> None:
+    """Raise InputError if a contrastive loss would see no document that is not an answer to its query."""
+    if "contrastive" not in config.weights or not len(data):
+        return
+    least, answers = data.answer_counts().min(), len(np.unique(data.positive_ids))
+    own = (data.negative_ids >= 0) & (config.contrastive != "in_batch_margin")
+    one_pair = len(data.queries) == config.positives_per_query == 1  # in each epoch, and so in each batch
+    given = own.all() if one_pair else own.any()
+    mined = config.mines and least + config.mined_ranks[0] < len(data.documents)
+    if not (least < answers or given or mined):
+        queries = "one query, and" if len(data.queries) == 1 else f"{len(data.queries)} queries, and of each"
+        raise InputError(
+            f"{data.source}: nothing to contrast: it has {queries} all {answers} documents are answers; add pairs of "
+            "other queries, a negative to each pair, or a --corpus to mine negatives from"
+        )
+
+
 @dataclass(frozen=True)
 class Pools:
     """Mined negatives, of which each batch draws `per_query` for each of its queries, repeatably.

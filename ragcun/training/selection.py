@@ -31,6 +31,8 @@ NDCG = "NDCG@10"
 MOST_EVALUATIONS = 15
 """Evaluations on held-out data in a run of many epochs."""
 LEVEL = 0.05
+LEAST_QUERIES = 20
+"""Held-out queries below which no comparison tells a worse model from a better one."""
 MIXED_VECTORS = 2000
 Evaluated = tuple[float | None, dict[str, Any]]
 """A score, higher is better, None without held-out data; and what is logged of it."""
@@ -147,7 +149,8 @@ class FinalSelection:
 
     def __str__(self) -> str:
         scores = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
-        return f"never worse: {self.kept} kept (NDCG@10 on {self.queries} queries of {self.source}: {scores})"
+        few = f", since fewer than {LEAST_QUERIES} queries cannot tell" if self.queries < LEAST_QUERIES else ""
+        return f"never worse: {self.kept} kept{few} (NDCG@10 on {self.queries} queries of {self.source}: {scores})"
 
 
 def select_final_model(
@@ -157,7 +160,8 @@ def select_final_model(
 
     The initial encoder replaces the trained one where its mean NDCG@10 is higher and the paired randomisation test
     gives p < .05; then likewise the base without a lexical channel (as a head that is the identity, where dimensions
-    were kept). So without evidence against it the trained encoder stays.
+    were kept). So without evidence against it the trained encoder stays; of fewer than `LEAST_QUERIES` queries, which
+    give none, the initial one.
     """
     encoders = {"trained": trained, "start": initial}
     if isinstance(trained, ProjectionEncoder) and trained.dimension == trained.base.dimension:
@@ -166,8 +170,9 @@ def select_final_model(
         encoders["base"] = identity.to(next(trained.parameters()).device).eval()
     sources = {"trained": features, "start": features, "base": features.untouched}
     judged = {name: _judge(CachedEncoder(sources[name], encoder), collection) for name, encoder in encoders.items()}
-    kept, p_values = "trained", {}
-    for other in [*encoders][1:]:
+    few, p_values = len(collection.qrels) < LEAST_QUERIES, dict[str, float]()
+    kept = "start" if few else "trained"
+    for other in [] if few else [*encoders][1:]:
         ours, theirs = judged[kept], judged[other]
         p = paired_tests(ours.per_query[NDCG], theirs.per_query[NDCG], seed=seed).p_randomisation
         p_values[f"{kept} against {other}"] = p
