@@ -20,7 +20,7 @@ FOLDERS = {"encode": "checkpoints/mine/best_model", "A lexical channel": "checkp
 
 def blocks() -> dict[str, str]:
     """Return the code of each section of the page, by its title; that before the first one is called encode."""
-    databases = PAGE.read_text(encoding="utf-8").partition("## Vector databases")[2]
+    databases = PAGE.read_text(encoding="utf-8").partition("## Vector databases")[2].partition("\n## ")[0]
     first, *rest = re.split(r"^### (.+)$", databases, flags=re.MULTILINE)
     sections = {"encode": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
     code = {title: re.findall(r"(?ms)^```python\n(.*?)^```$", text) for title, text in sections.items()}

@@ -14,11 +14,13 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import ragcun.embeddings.encode as encoding
+from ragcun.embeddings.base import ROLES
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import BFLOAT16_FEATURES, bfloat16_features, resolve_dtype
 from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
+from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.tensors import tensors_digest
 
 on_cpu = partial(SentenceTransformer, device="cpu")
@@ -70,6 +72,13 @@ def few_tokens(monkeypatch):
     """Small batches and blocks, so that a few texts make many of both."""
     monkeypatch.setattr(encoding, "CPU_TOKENS", 60)
     monkeypatch.setattr(encoding, "BLOCK_CHARACTERS", 2000)
+
+
+def test_one_side_of_a_routed_base_is_a_model_of_its_own(tiny_bert, texts):
+    encoder = IsotropicGaussianEncoder(TextBase(routed(tiny_bert), "routed"))
+    for side in ROLES:
+        model = encoder.to_sentence_transformer(side)
+        np.testing.assert_allclose(model.encode(texts[:9]), encoder.encode(texts[:9], side), atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -125,6 +125,7 @@ def test_a_process_without_ragcun_gives_the_same_embeddings(tiny_bert, texts, tm
         np.testing.assert_array_equal(again.encode(some, role), mine)
         theirs = resaved.encode_query(some) if role == "query" else resaved.encode_document(some)
         np.testing.assert_array_equal(theirs, plain[role])
+        np.testing.assert_allclose(encoder.to_sentence_transformer(role).encode(some), mine, atol=1e-5)
     assert again.base.fingerprint() == encoder.base.fingerprint()
 
 

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from benchmarks.mutations import KINDS, NOT_COVERED, failures, outcomes, tiny_checkpoint
+from ragcun.cli.main import main
 from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, text_hashes
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
@@ -126,6 +127,20 @@ def test_nothing_needs_to_be_told_again(name, saved):
     assert not again.training
 
 
+def export(folder: Path, side: str, output: Path) -> None:
+    main(["export", "--model_path", str(folder), "--side", side, "--output_dir", str(output)])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_exported_side_encodes_everything_as_that_side(name, saved, tmp_path):
+    folder, encoder, some = saved[name]
+    for side in ("query", "document"):
+        export(folder, side, tmp_path / side)
+        model = SentenceTransformer(str(tmp_path / side), device="cpu")
+        for encode in (model.encode, model.encode_query, model.encode_document):
+            np.testing.assert_allclose(encode(some), encoder.encode(some, side), atol=1e-5)
+
+
 # With a lexical channel
 
 
@@ -153,6 +168,16 @@ def test_a_lexical_channel_is_saved_beside_a_plain_folder_of_the_untouched_base(
     in_memory = encoder.to_sentence_transformer()
     np.testing.assert_allclose(in_memory.encode_query(texts[:9]), encoder.encode_query(texts[:9]), atol=1e-5)
     np.testing.assert_allclose(in_memory.encode_document(texts[:9]), encoder.encode_document(texts[:9]), atol=1e-5)
+
+
+def test_what_cannot_be_exported_is_one_sentence(joined, saved, copied, tmp_path, capsys):
+    refused = {joined[0]: "--lexical_terms pieces", copied / "none": "no such", saved["raw"][0]: "holds files"}
+    for folder, message in refused.items():
+        with pytest.raises(SystemExit, match="2"):
+            export(folder, "query", copied if message == "holds files" else tmp_path / "out")
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    RetrievalEncoder.from_pretrained(copied)
 
 
 @pytest.mark.parametrize("name", ["lexical/lexical.json", "lexical/lexical.safetensors", "dense/modules.json"])

@@ -59,14 +59,11 @@ def test_a_run_without_labels_says_what_it_kept(train, corpus, caplog):
     found = manifest["never_worse"]
     assert manifest["status"] == "finished"
     assert found["scores"].keys() == {"trained", "start", "base"}
-    assert found["kept"] in found["scores"]
+    assert found["kept"] == "start"
     assert found["queries"] == 9
     assert all(0 <= score <= 1 for score in found["scores"].values())
-    (line,) = re.findall(
-        r"never worse: (\w+) kept \(NDCG@10 on 9 queries of .*prose, held-out sentences: (.*)\)", caplog.text
-    )
-    assert line[0] == found["kept"]
-    assert line[1] == ", ".join(f"{name} {score:.4f}" for name, score in found["scores"].items())
+    said = r"start kept, .* 20 queries cannot tell \(NDCG@10 on 9 queries of .*prose, held-out sentences: (.*)\)"
+    assert re.findall(said, caplog.text) == [", ".join(f"{name} {at:.4f}" for name, at in found["scores"].items())]
 
 
 def test_one_sentence_documents_are_adapted_in_closed_form(train, tmp_path, caplog):

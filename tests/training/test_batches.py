@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragcun.data.pairs import PairDataset
+from ragcun.config import TrainConfig
+from ragcun.data.pairs import PairDataset, Row
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
+from ragcun.errors import InputError
 from ragcun.training import batches as batches_module
-from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine
+from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine, require_negatives
 
 # Epochs
 
@@ -49,6 +52,36 @@ def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed: int, per_query: i
     assert len(set(pairs.tolist())) == len(pairs)
     have = Counter(data.query_ids.tolist())
     assert Counter(data.query_ids[pairs].tolist()) == {query: min(n, per_query or n) for query, n in have.items()}
+
+
+ONE = [("q", f"d{i}", None) for i in range(3)]
+AFTER: dict[str, tuple[list[Row], list[str], dict[str, object], bool]] = {
+    "one query": (ONE, [], {}, False),
+    "all pairs of it": (ONE, [], {"positives_per_query": 0}, False),
+    "one answer": ([("q", "d", None), ("r", "d", None)], [], {}, False),
+    "every query has every answer": ([(q, d, None) for q in "qr" for d in "de"], [], {}, False),
+    "a corpus": (ONE, ["other"], {}, True),
+    "a corpus that is not mined": (ONE, ["other"], {"mined_negatives": 0}, False),
+    "a corpus above the first rank": (ONE, ["other"], {"mined_first": 1}, False),
+    "negatives": ([(q, d, "n") for q, d, _ in ONE], [], {"contrastive": "margin"}, True),
+    "negatives that the loss leaves out": (
+        [(q, d, "n") for q, d, _ in ONE],
+        [],
+        {"contrastive": "in_batch_margin"},
+        False,
+    ),
+    "a negative in one batch of three": ([*ONE, ("q", "d3", "n")], [], {"mined_negatives": 0}, False),
+    "another query": ([*ONE, ("r", "d0", None)], [], {"mined_negatives": 0}, True),
+    "no contrastive loss": (ONE, [], {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0}, True),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_a_contrastive_loss_needs_a_document_that_is_no_answer(name: str) -> None:
+    rows, corpus, settings, possible = AFTER[name]
+    config = TrainConfig("t", **settings)  # type: ignore[arg-type]
+    with contextlib.nullcontext() if possible else pytest.raises(InputError, match=r"made: nothing to contrast"):
+        require_negatives(config, PairDataset.from_rows(rows, "made", corpus))
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ FINAL: dict[str, tuple[bool, int, str, str, str]] = {
     "where the start is destroyed too the base is kept": (False, QUERIES, "destroyed", "random", "base"),
     "the base has to beat the start that replaced the trained one": (False, QUERIES, "destroyed", "doubled", "start"),
     "of equals the trained one stays": (False, QUERIES, "base", "doubled", "trained"),
-    "of 3 queries no permutation of signs gives p < .05": (True, 3, "destroyed", "best", "trained"),
+    "19 queries cannot tell, and the start is kept": (True, 19, "best", "destroyed", "start"),
+    "20 queries can": (True, 20, "destroyed", "best", "start"),
 }
 
 
@@ -170,12 +171,12 @@ def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name: str) -> None:
     assert (found.kept, found.queries, found.source) == (kept, queries, "held out")
     ndcg = {one: problem.ndcg(encoder) for one, encoder in encoders.items()}
     assert found.scores == pytest.approx({one: np.mean([*values.values()]) for one, values in ndcg.items()})
-    assert (found.scores[kept] == max(found.scores.values())) == (queries == QUERIES)
+    assert (found.scores[kept] == max(found.scores.values())) == ("cannot tell" not in str(found)) == (queries >= 20)
     p = paired_tests(ndcg["trained"], ndcg["start"], seed=4).p_randomisation
     before = "start" if found.scores["start"] > found.scores["trained"] and p < 0.05 else "trained"
     compared = {"trained against start": ("trained", "start"), f"{before} against base": (before, "base")}
     expected = {pair: paired_tests(ndcg[a], ndcg[b], seed=4).p_randomisation for pair, (a, b) in compared.items()}
-    assert found.p_values == pytest.approx(expected)
+    assert found.p_values == pytest.approx(expected if queries >= 20 else {})
     if kept != "base":
         assert final is encoders[kept]
     else:
