@@ -22,7 +22,7 @@ COMMANDS = {
     "download beir": ("download sets of BEIR", "download:beir"),
     "train": ("train a head or the whole model on pairs, or on a corpus without labels", "train:run"),
     "calibrate": ("fit a linear head to a corpus in closed form, without training", "train:calibrate"),
-    "export": ("write the queries' or the documents' side of a checkpoint as a plain model folder", "export:run"),
+    "export": ("write the queries' or the documents' side of a checkpoint as a plain model folder", "train:export"),
     "evaluate": ("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate:run"),
     "mteb": ("evaluate a model beside its untouched base with mteb", "evaluate:run_mteb"),
     "memorize": ("move document vectors towards their training queries; for an index", "labels:memorize"),

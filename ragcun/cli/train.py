@@ -1,4 +1,4 @@
-"""What makes checkpoints: ``ragcun train`` and ``sweep``, many such runs; ``calibrate`` makes them without training."""
+"""Commands that make checkpoints, by training or without, and ``ragcun export``, which writes one side of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ragcun.cli.flags import EncodingFlags
 from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
@@ -22,6 +22,12 @@ RECIPE = (
 )
 CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 """Flags that are settings of `ragcun.calibrate`."""
+SIDE_CARD = """# {output}
+
+The {side} side of the ragcun checkpoint `{checkpoint}`: `encode` takes every text for a {side}, with the prompt
+{prompt!r}. Embeddings are compared by Euclidean distance.
+"""
+Side = Literal["query", "document"]
 logger = logging.getLogger(__name__)
 
 
@@ -172,3 +178,27 @@ def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> 
         vectors = cache.encode(texts, "document"), cache.encode(queries, "query")
         encoder = calibrate(*vectors, **closed_form).encoder(base)
     return encoder
+
+
+def export(
+    model_path: str = flag(MISSING, "checkpoint folder"),
+    side: Side = flag(MISSING, "whose embeddings plain encode is to give", choices=Side),
+    output_dir: Path = flag(MISSING, "sentence-transformers folder to write"),
+) -> str:
+    """Write one side of a checkpoint as a plain sentence-transformers folder, and return where it is."""
+    from ragcun.embeddings.joined import JoinedBase
+    from ragcun.io import replacing_folder, write_text
+    from ragcun.models.encoder import RetrievalEncoder
+
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise InputError(f"--output_dir {output_dir} holds files that would be lost; name a new or an empty folder")
+    encoder = RetrievalEncoder.from_pretrained(model_path)
+    if isinstance(encoder.base, JoinedBase) and not encoder.base.channel.analyser.pieces:
+        remedy = "load it with ragcun, or train with --lexical_terms pieces or --lexical_dim 0"
+        raise InputError(f"{model_path} has a lexical channel of words, which no plain folder holds; {remedy}")
+    prompt = encoder.base.prompt(side)
+    with replacing_folder(output_dir) as temporary:
+        encoder.to_sentence_transformer(side).save_pretrained(str(temporary), create_model_card=False)
+        card = SIDE_CARD.format(output=output_dir.name, side=side, checkpoint=model_path, prompt=prompt)
+        write_text(temporary / "README.md", card)
+    return f"{side} side, prompt {prompt!r}: {output_dir}"
