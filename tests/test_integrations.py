@@ -25,23 +25,15 @@ SECTIONS = {
 }
 """Packages that the code of each section needs."""
 THINGS = ["kettle", "bicycle", "violin", "carpet", "camera", "piano", "lamp", "boat"]
-TASKS = {
-    "clean": "wipe the dirt off a",
-    "repair": "mend a broken",
-    "store": "keep over winter a",
-    "sell": "get money for a",
-}
+TASKS = {"clean": "wipe the dirt off a", "repair": "mend a broken", "store": "put away a", "sell": "get money for a"}
 
 
 @pytest.fixture(scope="module")
 def collection() -> Collection:
-    """32 documents of four tasks with eight things; the queries are about two of the tasks."""
+    """32 documents of four tasks with eight things, and two queries about each thing."""
     documents = {f"{task} {thing}": Document("", f"How to {task} a {thing}.") for thing in THINGS for task in TASKS}
-    answers = {f"q{i}": name for i, name in enumerate(list(documents)[::2])}
-    queries = {
-        query: f"I {TASKS[task]} {thing}" for query, (task, thing) in ((q, a.split()) for q, a in answers.items())
-    }
-    return Collection("made", documents, queries, {query: {name: 1} for query, name in answers.items()}, "test")
+    queries = {f"to {task} {thing}": f"I {TASKS[task]} {thing}" for thing in THINGS for task in ("clean", "store")}
+    return Collection("made", documents, queries, {query: {query[3:]: 1} for query in queries}, "test")
 
 
 @pytest.mark.slow

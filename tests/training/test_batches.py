@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset, Row
+from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -54,34 +55,30 @@ def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed: int, per_query: i
     assert Counter(data.query_ids[pairs].tolist()) == {query: min(n, per_query or n) for query, n in have.items()}
 
 
-ONE = [("q", f"d{i}", None) for i in range(3)]
-AFTER: dict[str, tuple[list[Row], list[str], dict[str, object], bool]] = {
-    "one query": (ONE, [], {}, False),
-    "all pairs of it": (ONE, [], {"positives_per_query": 0}, False),
-    "one answer": ([("q", "d", None), ("r", "d", None)], [], {}, False),
-    "every query has every answer": ([(q, d, None) for q in "qr" for d in "de"], [], {}, False),
-    "a corpus": (ONE, ["other"], {}, True),
-    "a corpus that is not mined": (ONE, ["other"], {"mined_negatives": 0}, False),
-    "a corpus above the first rank": (ONE, ["other"], {"mined_first": 1}, False),
-    "negatives": ([(q, d, "n") for q, d, _ in ONE], [], {"contrastive": "margin"}, True),
-    "negatives that the loss leaves out": (
-        [(q, d, "n") for q, d, _ in ONE],
-        [],
-        {"contrastive": "in_batch_margin"},
-        False,
-    ),
-    "a negative in one batch of three": ([*ONE, ("q", "d3", "n")], [], {"mined_negatives": 0}, False),
-    "another query": ([*ONE, ("r", "d0", None)], [], {"mined_negatives": 0}, True),
-    "no contrastive loss": (ONE, [], {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0}, True),
-}
-
-
-@pytest.mark.parametrize("name", AFTER)
-def test_a_contrastive_loss_needs_a_document_that_is_no_answer(name: str) -> None:
-    rows, corpus, settings, possible = AFTER[name]
-    config = TrainConfig("t", **settings)  # type: ignore[arg-type]
-    with contextlib.nullcontext() if possible else pytest.raises(InputError, match=r"made: nothing to contrast"):
-        require_negatives(config, PairDataset.from_rows(rows, "made", corpus))
+@pytest.mark.parametrize(
+    ("pairs", "corpus", "settings", "possible"),
+    [
+        ("qa qb qc", "", {}, False),
+        ("qa qb qc", "", {"positives_per_query": 0}, False),
+        ("qa ra", "", {}, False),
+        ("qa qb ra rb", "", {}, False),
+        ("qa qb qc", "d", {}, True),
+        ("qa qb qc", "d", {"mined_negatives": 0}, False),
+        ("qa qb qc", "d", {"mined_first": 1}, False),
+        ("qan qbn", "", {"contrastive": "margin"}, True),
+        ("qan qbn", "", {"contrastive": "in_batch_margin"}, False),
+        ("qan qb", "", {"mined_negatives": 0}, False),
+        ("qa qb qc rc", "", {"mined_negatives": 0}, True),
+        ("qa qb", "", {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0}, True),
+    ],
+)
+def test_a_contrastive_loss_needs_a_document_that_is_no_answer(
+    pairs: str, corpus: str, settings: dict[str, Any], possible: bool
+) -> None:
+    """Pairs are written as the letters of query, positive and negative."""
+    data = PairDataset.from_rows(((pair[0], pair[1], pair[2:]) for pair in pairs.split()), "made", corpus)
+    with contextlib.nullcontext() if possible else pytest.raises(InputError, match="made: nothing to contrast"):
+        require_negatives(TrainConfig("t", **settings), data)
 
 
 @pytest.mark.parametrize(
