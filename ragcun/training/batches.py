@@ -19,6 +19,7 @@ from ragcun.data.texts import text_classes
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
+from ragcun.options import refuse
 from ragcun.training.processes import to_device
 
 NOTHING = -1
@@ -68,21 +69,22 @@ def plan_steps(config: TrainConfig, dataset: PairDataset, processes: int) -> tup
     return epochs, epochs * steps
 
 
-def require_negatives(config: TrainConfig, data: PairDataset) -> None:
-    """Raise InputError if a contrastive loss would see no document that is not an answer to its query."""
-    if "contrastive" not in config.weights or not len(data):
+def require_contrast(config: TrainConfig, data: PairDataset) -> None:
+    """Raise InputError if batches are too small, or a contrastive loss would see no document but answers."""
+    if not len(data):
         return
+    one_pair = len(data.queries) == config.positives_per_query == 1  # in each epoch, and so in each batch
     least, answers = data.answer_counts().min(), len(np.unique(data.positive_ids))
     own = (data.negative_ids >= 0) & (config.contrastive != "in_batch_margin")
-    one_pair = len(data.queries) == config.positives_per_query == 1  # in each epoch, and so in each batch
     given = own.all() if one_pair else own.any()
     mined = config.mines and least + config.mined_ranks[0] < len(data.documents)
-    if not (least < answers or given or mined):
-        queries = "one query, and" if len(data.queries) == 1 else f"{len(data.queries)} queries, and of each"
-        raise InputError(
-            f"{data.source}: nothing to contrast: it has {queries} all {answers} documents are answers; add pairs of "
-            "other queries, a negative to each pair, or a --corpus to mine negatives from"
-        )
+    alike = "contrastive" in config.weights and not (least < answers or given or mined)
+    small = one_pair and "isotropy" in config.weights and config.isotropy_rows == "each"
+    found = f"nothing to contrast (distinct queries: {len(data.queries)}, answers that each of them has: {answers})"
+    remedy = "add pairs of other queries, a negative to each pair, or a --corpus to mine negatives from"
+    too_small = "--isotropy_rows each needs batches of 2 pairs, and an epoch has one of the only query"
+    mistakes = {f"{found}; {remedy}": alike, f"{too_small}; add --positives_per_query 0": small}
+    refuse({f"{data.source}: {message}": wrong for message, wrong in mistakes.items()})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ragcun.config import TrainConfig
 from ragcun.embeddings.hub import model_folder
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import settle
-from ragcun.training.batches import PairSource, mine_pools, plan_steps, require_negatives
+from ragcun.training.batches import PairSource, mine_pools, plan_steps, require_contrast
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
 from ragcun.training.selection import (
@@ -53,7 +53,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     """Train an encoder on `data`; return it and the result."""
     config = copy.copy(config)
     settle(config)
-    require_negatives(config, data.train)
+    require_contrast(config, data.train)
     processes = Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
     kept = run.kept_channel() if config.resume else None

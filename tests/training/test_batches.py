@@ -21,7 +21,7 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.training import batches as batches_module
-from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine, require_negatives
+from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine, require_contrast
 
 # Epochs
 
@@ -70,15 +70,16 @@ def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed: int, per_query: i
         ("qan qb", "", {"mined_negatives": 0}, False),
         ("qa qb qc rc", "", {"mined_negatives": 0}, True),
         ("qa qb", "", {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0}, True),
+        ("qa qb", "d", {"lambda_isotropy": 1.0, "isotropy_rows": "each"}, False),
     ],
 )
-def test_a_contrastive_loss_needs_a_document_that_is_no_answer(
+def test_what_gives_a_batch_nothing_to_learn_from_is_refused(
     pairs: str, corpus: str, settings: dict[str, Any], possible: bool
 ) -> None:
     """Pairs are written as the letters of query, positive and negative."""
     data = PairDataset.from_rows(((pair[0], pair[1], pair[2:]) for pair in pairs.split()), "made", corpus)
-    with contextlib.nullcontext() if possible else pytest.raises(InputError, match="made: nothing to contrast"):
-        require_negatives(TrainConfig("t", **settings), data)
+    with contextlib.nullcontext() if possible else pytest.raises(InputError, match=r"made: .*quer"):
+        require_contrast(TrainConfig("t", **settings), data)
 
 
 @pytest.mark.parametrize(
