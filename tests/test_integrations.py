@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from ragcun import AsymmetricProjectionModel, TextBase
 from ragcun.cli.main import main
@@ -23,14 +22,12 @@ SECTIONS = {
     "LlamaIndex": ["llama_index.core", "llama_index.embeddings.huggingface"],
     "A lexical channel of words": ["langchain_core"],
 }
-"""Packages that the code of each section needs."""
 THINGS = ["kettle", "bicycle", "violin", "carpet", "camera", "piano", "lamp", "boat"]
 TASKS = {"clean": "wipe the dirt off a", "repair": "mend a broken", "store": "put away a", "sell": "get money for a"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def collection() -> Collection:
-    """32 documents of four tasks with eight things, and two queries about each thing."""
     documents = {f"{task} {thing}": Document("", f"How to {task} a {thing}.") for thing in THINGS for task in TASKS}
     queries = {f"to {task} {thing}": f"I {TASKS[task]} {thing}" for thing in THINGS for task in ("clean", "store")}
     return Collection("made", documents, queries, {query: {query[3:]: 1} for query in queries}, "test")
@@ -47,7 +44,6 @@ def test_a_wrapper_retrieves_at_the_library_s_ndcg(collection, tmp_path, monkeyp
     base = TextBase.load("minilm", device="cpu")
     if "words" in section:
         base = JoinedBase(base, LexicalChannel.fit([*documents.values()], 8), 0.3)
-    torch.manual_seed(0)
     encoder = moved(AsymmetricProjectionModel(base, normalize_output=True), 0.08)
     folder = "checkpoints/words/best_model" if "words" in section else "checkpoints/mine/best_model"
     encoder.save_pretrained(folder)

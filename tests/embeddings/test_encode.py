@@ -77,8 +77,8 @@ def few_tokens(monkeypatch):
 def test_one_side_of_a_routed_base_is_a_model_of_its_own(tiny_bert, texts):
     encoder = IsotropicGaussianEncoder(TextBase(routed(tiny_bert), "routed"))
     for side in ROLES:
-        model = encoder.to_sentence_transformer(side)
-        np.testing.assert_allclose(model.encode(texts[:9]), encoder.encode(texts[:9], side), atol=1e-6)
+        found = encoder.to_sentence_transformer(side).encode(texts[:9])
+        np.testing.assert_allclose(found, encoder.encode(texts[:9], side), atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
