@@ -54,7 +54,7 @@ BENCHMARKS = [
     Benchmark(
         "cached",
         "Training on cached vectors",
-        "A frozen base encodes each text once; after that an epoch costs what its head costs. Short passages:",
+        "A frozen base encodes each text once; after that an epoch costs no more than its head. Short passages:",
         ("cached_training.py",),
     ),
     Benchmark(
@@ -67,7 +67,7 @@ BENCHMARKS = [
     Benchmark(
         "search",
         "Exact search",
-        "faiss finds candidates, which are scored again in float64; ties go by document id. Both other sides do less.",
+        "faiss selects candidates in float32, which are scored in float64; ties rank by document id. Both rivals do less.",
         ("search.py",),
     ),
     Benchmark(
@@ -79,7 +79,7 @@ BENCHMARKS = [
     Benchmark(
         "sharded",
         "Search in shards",
-        "The same search by two Ray workers on the same machine; the run file is the same, byte for byte.",
+        "The same search by two Ray workers on the same machine, with the same run file, byte for byte.",
         ("sharded_search.py", "--data_dir", DATA, "--dataset", "cranfield"),
     ),
     Benchmark("sigreg", "SIGReg", "The loss against its direct computation.", ("sigreg.py", "--rounds", "7")),
@@ -121,8 +121,7 @@ def page(kept: Path) -> str:
         "# Performance",
         "`make bench` measures all of this anew and writes this page; `DATA=FOLDER` names the folder that holds "
         "SciFact and Cranfield. Each benchmark runs all its sides in one process, in turn, and prints the ratio "
-        "with its spread: seconds depend on the machine, ratios much less. No test is timed. No GPU was at hand: "
-        "nothing here says how fast one is.",
+        "with its spread: seconds depend on the machine, ratios much less. Nothing on this page was measured on a GPU.",
     ]
     for each in BENCHMARKS:
         output = kept / f"{each.name}.txt"
@@ -135,7 +134,7 @@ def page(kept: Path) -> str:
             continue
         command, where, printed = (part.strip() for part in shown)
         parts.append(f"`{command}`, on {where}:")
-        parts.append(printed if each.table else f"```\n{printed}\n```")
+        parts.append(printed if each.table else f"```text\n{printed}\n```")
     return "\n\n".join(parts) + "\n"
 
 
