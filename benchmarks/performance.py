@@ -67,7 +67,7 @@ BENCHMARKS = [
     Benchmark(
         "search",
         "Exact search",
-        "faiss selects candidates in float32, which are scored in float64; ties rank by document id. Both rivals do less.",
+        "faiss selects candidates in float32, scored again in float64; ties rank by document id. Both rivals do less.",
         ("search.py",),
     ),
     Benchmark(
