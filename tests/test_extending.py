@@ -66,6 +66,9 @@ def test_an_own_system_is_trained_and_loaded(
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
     encoder = RetrievalEncoder.from_pretrained(files / "run" / "best_model")
     assert (encoder.system, encoder.to_config()["noise"]) == ("noisy_queries", 0.1)
+    monkeypatch.delitem(SYSTEMS, "noisy_queries")
+    with pytest.raises(InputError, match=r"'noisy_queries' encoder.*--plugins with my_system\.py"):
+        RetrievalEncoder.from_pretrained(files / "run" / "best_model")
 
 
 def test_a_missing_file_and_a_taken_name_are_refused() -> None:

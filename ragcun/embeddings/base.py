@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ragcun.config import DISTANCES, Distance
+from ragcun.config import Distance
 from ragcun.data.records import is_encodable
 from ragcun.errors import InputError
 
@@ -73,9 +73,8 @@ class Base(nn.Module, abc.ABC):
 
     @property
     def distance(self) -> Distance:
-        """The distance of the untouched base's embeddings, cosine where it names none that we know."""
-        name = self.text_model.similarity_fn_name if self.reads_texts else None
-        return name if name in DISTANCES else "cosine"
+        """The distance of the untouched base's embeddings, cosine where it names none."""
+        return cast("Distance", self.text_model.similarity_fn_name) if self.reads_texts else "cosine"
 
     @property
     def routes_roles(self) -> bool:

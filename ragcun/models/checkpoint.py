@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ragcun.embeddings.base import Base
+from ragcun.embeddings.encode import resolve_device
 from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
 from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
@@ -69,7 +70,7 @@ def read_folder(
         if f"{place}{MODULES}" in description["files_blake2b"]:
             model = load_sentence_transformer(str(folder / place), str(folder), device)
             return description, _text_base(folder, model, description["base"]), parts, model.device
-    here = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    here = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
     return description, VectorBase(**description["base"]), parts, here
 
 
@@ -119,12 +120,20 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
     require_inside(folder, digests)
     for name, digest in digests.items():
         if not (folder / name).is_file():
-            raise InputError(f"checkpoint {folder} lacks {name}; copy it again")
+            raise InputError(f"checkpoint {folder} lacks {name}; {_remedy(folder, name)}")
         if file_digest(folder / name) != digest:
-            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; copy the checkpoint again")
+            raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; {_remedy(folder, name)}")
     read = {"", *(name.rpartition("/")[0].partition("/")[0] for name in digests)}
     for name in _files(folder):
         path = PurePosixPath(name)
         known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
         if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
-            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or copy it again")
+            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or {_remedy(folder, name)}")
+
+
+def _remedy(folder: Path, name: str) -> str:
+    if name.startswith(("ragcun/", f"{LEXICAL}/")):
+        return "copy the checkpoint again"
+    plain = f"delete {folder / 'ragcun'} and evaluate {folder}"
+    plain = f"evaluate {folder / DENSE}" if name.startswith(f"{DENSE}/") else plain
+    return f"if sentence-transformers saved over it, {plain} as a plain model (--model); if not, copy it again"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ragcun.batch import Role, Views
 from ragcun.data.overlap import HELD_OUT, SEEN, HoldOut
 from ragcun.embeddings.base import Base, Vectors, as_texts, check_role
-from ragcun.embeddings.encode import ROWS, evaluating, progress_bar
+from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_device
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.errors import InputError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 BLOCK = 8192
+PLUGIN = "plugin"
+"""The file of an own system's class, in the description of its checkpoints."""
 SYSTEMS: dict[str, type[RetrievalEncoder]] = {}
 """The encoder systems by name; the only place where a name becomes a class."""
 System = TypeVar("System", bound="type[RetrievalEncoder]")
@@ -149,7 +151,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """
         several = as_texts([texts] if isinstance(texts, str) else texts, role)
         if device is not None:
-            self.to(device)
+            self.to(resolve_device(device))
         with progress_bar(several, role, disable=not show_progress_bar) as progress:
             vectors = self.base.encode(several, role, batch_size, progress)
         embeddings = self.embed(vectors, role)
@@ -211,6 +213,9 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         description = {"system": self.system, "dimension": self.dimension}
         description |= {"base": self.base.to_config(), "config": self.to_config()}
         description |= {} if trained is None else {TRAINED: trained}
+        package, _, module = type(self).__module__.rpartition(".")
+        own = {PLUGIN: f"{module.removeprefix('ragcun_plugin_')}.py"}
+        description |= {} if package.startswith("ragcun") else own
         channel = self.base.channel if isinstance(self.base, JoinedBase) else None
         with replacing_folder(folder) as temporary:
             if channel is not None:
@@ -233,6 +238,10 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         folder = Path(model_folder(str(folder)))
         try:
             description, base, parts, to_device = read_folder(folder, device)
+            if description["system"] not in SYSTEMS:
+                plugin = description.get(PLUGIN, "the Python file that registers it")
+                how = f"add --plugins with {plugin}, or import that before"
+                raise InputError(f"{folder} holds a {description['system']!r} encoder, which is not registered; {how}")
             system = SYSTEMS[description["system"]]
             if not issubclass(system, cls):
                 raise InputError(f"{folder} holds a {system.system!r} encoder, not {cls.system!r}")

@@ -21,6 +21,7 @@ from torch import distributed as dist
 from typing_extensions import Self
 
 from ragcun.config import TrainConfig
+from ragcun.embeddings.encode import resolve_device
 from ragcun.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -99,9 +100,11 @@ def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
     """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device."""
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    gpu = device != "cpu" and torch.cuda.is_available()
-    if device is not None and device.startswith("cuda") and not gpu:
-        raise InputError("--device cuda: there is no CUDA GPU here; leave --device out")
+    asked = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if asked.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: training runs on cpu or cuda; give one of them, or leave it out")
+    if (gpu := asked.type == "cuda") and asked.index is not None:
+        torch.cuda.set_device(asked)
     precision = choose_precision(precision, gpu, gpu and torch.cuda.is_bf16_supported(including_emulation=False))
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     return Accelerator(mixed_precision=precision, cpu=not gpu, kwargs_handlers=handlers)

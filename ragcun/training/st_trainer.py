@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
 STATE_NAME = "loss_state.safetensors"
+HALF = {torch.bfloat16, torch.float16}
 
 
 class ObjectiveLoss(nn.Module, TrainerCallback):
@@ -89,7 +90,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
         follows, dim = decay is not None, self.model.get_embedding_dimension()
         maps = "" if predictor is None else f"{predictor.config.input_dim} to {predictor.config.output_dim}"
         unfit = "residual" in weights and not isinstance(predictor, ResidualPredictor)
-        half = any(weight.requires_grad and weight.dtype != torch.float32 for weight in self.model.parameters())
+        half = any(weight.requires_grad and weight.dtype in HALF for weight in self.model.parameters())
         idle = "a predictor needs lambda_predictive above 0; raise it or leave the predictor out"
         mistakes = {
             "lambda_predictive needs a predictor; give one or set it to 0": "predictive" in weights and not maps,
@@ -98,7 +99,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
             f"the predictor must map {dim} to {dim}, got {maps}": maps and maps != f"{dim} to {dim}",
             f"ema_decay must be 0 to 1, got {decay}": decay is not None and not 0 <= decay <= 1,
             "ema_decay needs a predictor: without one, nothing is compared with the target": follows and not maps,
-            "an EMA target needs trained weights in float32; load the model so, and train with bf16": follows and half,
+            "small steps are lost in trained weights of half precision; load the model in float32, with bf16=True": half,
         }
         refuse(mistakes)
         if decay is not None:
@@ -121,8 +122,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
         """Embed the two or three tokenised columns, predict from the query, and let the target embed the positive."""
         if not 2 <= len(columns) <= 3:
             raise ValueError(f"the objective takes 2 or 3 columns (query, positive, negative), got {len(columns)}")
-        # A model writes into the dictionary that it is given.
-        shown = [self.model(dict(column))["sentence_embedding"] for column in columns]
+        shown = [_embed(self.model, column) for column in columns]
         if self.predictor is None:
             return Views(*shown)
         query, target = shown[:2]
@@ -130,7 +130,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
         with torch.autocast(query.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             if self.target is not None:
                 with torch.no_grad():
-                    target = self.target.eval()(dict(columns[1]))["sentence_embedding"]
+                    target = _embed(self.target.eval(), columns[1])
             return replace(Views(*shown), **self.predictor.predict(query), target=target)
 
     @property
@@ -247,6 +247,12 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
         weights = self.online.named_parameters()
         trained = {name: weight for name, weight in weights if weight.requires_grad}
         return {"step": str(step), "model": tensors_digest(trained)}
+
+
+def _embed(model: nn.Module, column: Features) -> Tensor:
+    # a model writes into the dictionary that it is given; a frozen one may be of half precision
+    vectors: Tensor = model(dict(column))["sentence_embedding"]
+    return vectors.float() if vectors.dtype in HALF else vectors
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -128,7 +128,7 @@ def test_vectors_that_are_not_finite_are_refused(base, texts, tmp_path):
     with torch.no_grad():
         next(base.model.parameters()).fill_(float("nan"))
     cache = EmbeddingCache(base, tmp_path)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         cache.encode(texts[:2], "query")
     assert len(EmbeddingCache(base, tmp_path)) == 0
 

@@ -21,7 +21,9 @@ from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
+from ragcun.retrieval.search import top_k
 from ragcun.tensors import tensors_digest
+from ragcun.training.processes import make_accelerator
 
 on_cpu = partial(SentenceTransformer, device="cpu")
 with_prompts = partial(on_cpu, prompts={"query": "word1 word2 ", "document": "word3 "})
@@ -226,3 +228,16 @@ def test_what_cannot_be_computed_is_refused(base):
     VectorBase(4).compute_in("float32")
     with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
         VectorBase(4).compute_in("bfloat16")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:x", "tpu", "gpu", "CUDA", "", "meta", 99])
+def test_a_device_that_is_not_there_is_one_sentence_at_every_door(base, tiny_bert, device):
+    encoder, rows = IsotropicGaussianEncoder(base, head="linear"), np.ones((2, 4), dtype=np.float32)
+    for door in (
+        lambda: TextBase.load(tiny_bert, device=device),
+        lambda: encoder.encode(["word1"], device=device),
+        lambda: top_k(rows, rows, 1, device=device),
+        lambda: make_accelerator(device),
+    ):
+        with pytest.raises(InputError, match=f"--device {device}: there is no such device here"):
+            door()

@@ -1,5 +1,6 @@
 """The text base: what is frozen, which vectors it hands on, and its fingerprint."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import torch
 from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from ragcun.embeddings.hub import resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 
 def test_minilm_is_what_its_authors_published():
@@ -131,4 +137,142 @@ def test_distance_is_the_published_one(tiny_bert):
     model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="dot")
     assert TextBase(model, "tiny").distance == "dot"
     model.similarity_fn_name = "manhattan"
-    assert TextBase(model, "tiny").distance == "cosine"
+    with pytest.raises(InputError, match=r"manhattan.*cosine"):
+        TextBase(model, "tiny")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_base_stored_in_half_precision_computes_in_float32(tiny_bert, texts, tmp_path, dtype, train):
+    SentenceTransformer(tiny_bert, device="cpu").to(dtype).save_pretrained(str(tmp_path / "half"))
+    base = TextBase.load(str(tmp_path / "half"), device="cpu")
+    library = SentenceTransformer(str(tmp_path / "half"), device="cpu", model_kwargs={"dtype": "float32"})
+    encoder = IsotropicGaussianEncoder(base, head="mlp")
+    np.testing.assert_allclose(
+        base.untouched_array(base.encode(texts[:9], "query")), library.encode(texts[:9]), atol=1e-6
+    )
+    encoder.freeze_base(not train)
+    with torch.autocast("cpu", torch.bfloat16, enabled=train):
+        vectors = base(base.features(texts[:9], "query"))
+    assert (vectors.dtype, vectors.requires_grad) == (torch.float32, train)
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    encoder.save_pretrained(tmp_path / "checkpoint")
+    exported = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu").encode(texts[:9])
+    np.testing.assert_allclose(encoder.encode(texts[:9]), exported, atol=1e-5)
+    np.testing.assert_allclose(encoder.to(dtype).encode(texts[:9]), exported, atol=0.03)
+
+
+def edit(name, **settings):
+    """Return what changes settings in a JSON file of a model folder."""
+
+    def change(folder):
+        path = folder / name
+        found = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**found, **settings}))
+
+    return change
+
+
+def without(*names):
+    return lambda folder: [(folder / name).unlink(missing_ok=True) for name in names]
+
+
+def vocabulary(words):
+    def change(folder):
+        for path in folder.glob("*token*"):
+            path.unlink()
+        (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+        edit("tokenizer_config.json", tokenizer_class="BertTokenizer")(folder)
+
+    return change
+
+
+def modules(*types):
+    return lambda folder: (folder / "modules.json").write_text(
+        json.dumps(
+            [{"idx": i, "name": str(i), "path": "", "type": f"sentence_transformers.{t}"} for i, t in enumerate(types)]
+        )
+    )
+
+
+def plain(architecture):
+    def change(folder):
+        (folder / "modules.json").unlink()
+        edit("config.json", architectures=[architecture])(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("tokenizer.json"), r"lacks the tokenizer .*tokenizer\.json, vocab\.txt"),
+        (without("tokenizer.json", "tokenizer_config.json"), "lacks the tokenizer"),
+        (vocabulary(["word1", "word2"]), "7 tokens.*205 rows"),
+        (vocabulary([f"word{i}" for i in range(300)]), "305 tokens.*205 rows"),
+        (edit("adapter_config.json", base_model_name_or_path="owner/big"), "an adapter of owner/big: merge it first"),
+        (modules("models.Transformer", "sparse_encoder.models.SpladePooling"), "a sparse encoder"),
+        (modules("models.CLIPModel"), "a model of images"),
+        (edit("config_sentence_transformers.json", model_type="SparseEncoder"), "a sparse encoder"),
+        (edit("config_sentence_transformers.json", model_type="CrossEncoder"), "a classifier or cross-encoder"),
+        (plain("BertForSequenceClassification"), "a classifier or cross-encoder"),
+        (plain("RobertaForQuestionAnswering"), "a classifier or cross-encoder"),
+        (edit("config_sentence_transformers.json", similarity_fn_name="manhattan"), "manhattan.*cosine"),
+    ],
+)
+def test_what_is_no_embedding_model_of_texts_is_named(tiny_bert, tmp_path, change, message):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    change(folder)
+    with pytest.raises(InputError, match=message):
+        TextBase.load(str(folder), device="cpu")
+
+
+def test_a_vector_that_is_not_finite_names_its_text(base):
+    base.model[0].model.embeddings.word_embeddings.weight.data[5 + 2] = torch.nan
+    with pytest.raises(InputError, match=r"query text 1 \(from 0\) of 3, 'word2 word9'"):
+        base.encode(["word1 word3 word4", "word2 word9", "word2"], "query")
+
+
+def test_texts_whose_words_are_nearly_all_unknown_are_refused(tiny_bert, texts, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    vocabulary([f"other{i}" for i in range(200)])(folder)
+    base = TextBase.load(str(folder), device="cpu")
+    assert base.encode(texts[:3], "query").shape == (3, 16)
+    with pytest.raises(InputError, match=r"tokens of 40 document texts are unknown"):
+        base.encode(texts[:40], "document")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_without_pad_token_and_with_few_positions(tmp_path, dtype):
+    words = {f"word{i}": i for i in range(40)} | {"<end>": 40}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(tmp_path)
+    shape = {"vocab_size": 41, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 12, "eos_token_id": 40}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=40)).to(dtype).save_pretrained(tmp_path)
+    base = TextBase.load(str(tmp_path), device="cpu")
+    long = "word1 word2 " * 30
+    vectors = base.encode(["word3", long], "query")
+    assert base.model.max_seq_length == 12
+    np.testing.assert_allclose(vectors[0], base.encode(["word3"], "query")[0], atol=1e-6)
+    np.testing.assert_allclose(vectors[1], base.encode(["word1 word2 " * 6], "query")[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit("config.json", is_decoder=True),
+        edit("config.json", hidden_act="relu"),
+        edit("config.json", layer_norm_eps=0.1),
+        edit("tokenizer_config.json", truncation_side="left"),
+        edit("tokenizer_config.json", padding_side="left"),
+        edit("tokenizer_config.json", do_lower_case=False),
+        edit("1_Pooling/config.json", pooling_mode="max"),
+        edit("sentence_bert_config.json", do_lower_case=True),
+    ],
+)
+def test_fingerprint_sees_what_a_folders_files_say(tiny_bert, tmp_path, change):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    before = TextBase.load(str(folder), device="cpu").fingerprint()
+    change(folder)
+    assert TextBase.load(str(folder), device="cpu").fingerprint() != before

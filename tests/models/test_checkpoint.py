@@ -264,6 +264,17 @@ def test_damage_is_one_sentence(name, copied):
     assert str(copied) in str(caught.value)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_that_sentence_transformers_saved_over_is_named_and_then_a_plain_model(copied, whole):
+    model = SentenceTransformer(str(copied), device="cpu")
+    next(model.parameters()).data.mul_(1.5)
+    model.save_pretrained(str(copied)) if whole else model[0].model.save_pretrained(copied)
+    with pytest.raises(InputError, match=rf"sentence-transformers saved over it, delete {copied / 'ragcun'} .* plain"):
+        RetrievalEncoder.from_pretrained(copied)
+    shutil.rmtree(copied / "ragcun")
+    assert TextBase.load(str(copied), device="cpu").dimension == model.get_embedding_dimension()
+
+
 def test_no_mutation_of_a_checkpoint_loads(tmp_path):
     """Each file in each way at least once; the model card decides nothing and is not covered."""
     tiny_checkpoint(tmp_path / "model", 0)
