@@ -28,6 +28,7 @@ ALIASES = {"contriever": "facebook/contriever"}
 MODULES = "modules.json"
 SMALLEST_VOCABULARY = 0.75  # of the rows of an embedding matrix; authors round the rows up by a few percent
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
 NEEDED = "an embedding model of texts is needed"
 KINDS = {
     "[Ss]parse_?[Ee]ncoder|MLMTransformer": "a sparse encoder",
@@ -100,8 +101,8 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
         require_safe(folder)
     try:
-        model = SentenceTransformer(path, device=device, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, HFValidationError) as error:
+        model = SentenceTransformer(path, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
+    except (*UNREADABLE, SafetensorError, HFValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"cannot load model {name!r}: {reason}{_lacking(folder)}") from error
     for module in model.modules():
@@ -112,12 +113,12 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
 
 def _require_embedding_model(folder: Path, name: str) -> None:
     """Raise InputError if a folder's configuration is that of an adapter, or of a model of another kind."""
-    names = ("adapter_config.json", MODULES, "config_sentence_transformers.json", "config.json")
-    files = [folder / each for each in names]
-    adapter, modules, settings, config = (read_json(each) if each.is_file() else {} for each in files)
-    if not all(isinstance(each, dict) for each in (adapter, settings, config)):
+    files = [folder / each for each in (MODULES, "config_sentence_transformers.json", "config.json")]
+    modules, settings, config = (read_json(each) if each.is_file() else {} for each in files)
+    adapters = [read_json(each) for each in folder.rglob("adapter_config.json")]
+    if not all(isinstance(each, dict) for each in (settings, config, *adapters)):
         raise InputError(f"cannot load model {name!r}: its configuration is not a JSON object; copy it again")
-    if adapter:
+    for adapter in adapters:
         of = adapter.get("base_model_name_or_path")
         raise InputError(f"{name} is an adapter of {of}: merge it first (merge_and_unload of peft) and save the result")
     routes = [path.read_text(encoding="utf-8") for path in folder.glob("**/router_config.json")]

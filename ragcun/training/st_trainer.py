@@ -99,7 +99,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
             f"the predictor must map {dim} to {dim}, got {maps}": maps and maps != f"{dim} to {dim}",
             f"ema_decay must be 0 to 1, got {decay}": decay is not None and not 0 <= decay <= 1,
             "ema_decay needs a predictor: without one, nothing is compared with the target": follows and not maps,
-            "small steps are lost in trained weights of half precision; load the model in float32, with bf16=True": half,
+            "trained weights of half precision lose small steps; load the model in float32, and set bf16": half,
         }
         refuse(mistakes)
         if decay is not None:
