@@ -24,7 +24,7 @@ from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEn
 from ragcun.retrieval.search import top_k
 from tests.models.helpers import moved
 
-TEXTS = [f"a text about {number} things, and {number % 7} more" for number in range(60)]
+TEXTS = [f"word{number} and word{number % 7} more" for number in range(60)]
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"device": "cuda"}, "no CUDA GPU", marks=NO_GPU),
+        pytest.param({"device": "cuda"}, "--device cuda: there is no such device", marks=NO_GPU),
         pytest.param({"mixed_precision": "fp16"}, "fp16 needs a GPU", marks=NO_GPU),
     ],
 )
