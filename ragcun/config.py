@@ -19,7 +19,7 @@ BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto is what the hardware does natively"
 CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
 DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
-SEED_HELP = "seed of everything random"
+SEED_HELP = "random seed"
 LARGEST_SEED = 2**32 - 1
 
 
@@ -30,7 +30,7 @@ class DataConfig:
     title: ClassVar[str] = "data"
     train_data: str | None = flag(None, "pairs (.jsonl, .csv …, or owner/name on the hub), or BEIR folder with qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
-    corpus: str | None = flag(None, "adapt to these documents: they give negatives, and pairs", metavar="PATH")
+    corpus: str | None = flag(None, "adapt to these documents, which also give negatives", metavar="PATH")
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
     hold_out_documents: float = flag(0.0, "share of the documents hidden from training", at_least=0, below=1)
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")
@@ -38,7 +38,7 @@ class DataConfig:
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it", metavar="DIR")
     dev_split: str = flag("dev", "split of --dev_beir")
     dev_fraction: float = flag(0.0, "share of the training queries held out for NDCG@10", at_least=0, below=1)
-    never_worse: bool | None = flag(None, "keep base or initial weights if better held out (default: without labels)")
+    never_worse: bool | None = flag(None, "keep base or initial weights if better (default: without labels)")
     cache_dir: str | None = flag(None, CACHE_HELP)
 
 
@@ -62,10 +62,10 @@ class LexicalConfig:
     """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
 
     title: ClassVar[str] = "lexical channel"
-    lexical_dim: int | None = flag(None, "dimensions of the documents' words; 0 is none (default: 384)", at_least=0)
-    lexical_weight: float | None = flag(None, "their weight (default: .1 to .5, by the documents)", at_least=1e-3)
+    lexical_dim: int | None = flag(None, "dimensions of the lexical channel; 0 is off (default: 384)", at_least=0)
+    lexical_weight: float | None = flag(None, "its weight (default: .1 to .5, from the documents)", at_least=1e-3)
     lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
-    lexical_language: str = flag("auto", "language of the words, as de or zh; none leaves them as they are")
+    lexical_language: str = flag("auto", "language of the words, such as de or zh; none turns stemming off")
 
 
 @dataclass
@@ -87,10 +87,10 @@ class HeadConfig:
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
     normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)")
     use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)")
-    predictor: str | None = flag(None, "kind (default: residual; respred: mlp)", choices="models.heads:HEADS")
+    predictor: str | None = flag(None, "predictor (default: residual; respred: mlp)", choices="models.heads:HEADS")
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
-    mix_with_base: float = flag(0.0, "share of the base in the distances, appended to embeddings", at_least=0, below=1)
+    mix_with_base: float = flag(0.0, "share of the base in the distances; appends its vector", at_least=0, below=1)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class ObjectiveConfig:
     isotropy: str = flag("covariance", "isotropy loss", choices="losses.objective:ISOTROPY")
     isotropy_form: str = flag("scale_free", "form of the covariance loss", choices="losses.covariance:ISOTROPY_FORMS")
     isotropy_transform: str | None = flag(
-        None, "beforehand (default: sqrt_dim of unit rows for sigreg, vicreg)", choices="losses.objective:TRANSFORMS"
+        None, "row transform (default: sqrt_dim of unit rows for sigreg, vicreg)", choices="losses.objective:TRANSFORMS"
     )
     isotropy_rows: str = flag("together", "isotropy of both sides or of each", choices="losses.objective:ISOTROPY_ROWS")
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
@@ -116,7 +116,7 @@ class ObjectiveConfig:
     temperature: float = flag(0.1, "temperature of InfoNCE", above=0, below=math.inf)
     distance: Distance = flag("euclidean", "distance of InfoNCE", choices=Distance)
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
-    soft_targets: bool = flag(True, "InfoNCE towards all known positives of a query alike; else the others are masked")
+    soft_targets: bool = flag(True, "all known positives of a query share the target; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)
     stopgrad: bool = flag(True, "no gradient through the predictor's target")
 
@@ -137,22 +137,22 @@ class OptimizationConfig:
 
     title: ClassVar[str] = "optimisation"
     epochs: int | None = flag(None, "passes over the training pairs (default: as many as --steps takes)", at_least=1)
-    steps: int = flag(150, "optimizer steps, rounded to whole epochs, where --epochs is not given", at_least=1)
-    batch_size: int = flag(128, "pairs of one step and process", at_least=2)
+    steps: int = flag(150, "optimizer steps, rounded to whole epochs, if --epochs is not given", at_least=1)
+    batch_size: int = flag(128, "pairs per step and process", at_least=2)
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
     mined_negatives: int | None = flag(
-        None, "per query (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
+        None, "mined negatives per query (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
     )
-    mined_first: int | None = flag(None, "first rank that is mined (default: 0; without labels 10)", at_least=0)
-    mined_last: int = flag(100, "rank at which mining ends", at_least=1)
+    mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
+    mined_last: int = flag(100, "mine ranks below this one", at_least=1)
     trained_share: float | None = flag(
-        None, "share of trained against initial weights (default: by the training queries)", at_least=0, at_most=1
+        None, "share of the trained weights (default: by the number of queries)", at_least=0, at_most=1
     )
     average_decay: float = flag(0.99, "decay of the moving average of the weights; 0 is off", at_least=0, below=1)
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
-    ema_schedule: str = flag("constant", "course of --ema_decay, to 1", choices=("constant", "cosine", "linear"))
-    learning_rate: float | None = flag(None, "rate of all parts whose own rate is not given", at_least=0)
+    ema_schedule: str = flag("constant", "schedule of --ema_decay towards 1", choices=("constant", "cosine", "linear"))
+    learning_rate: float | None = flag(None, "learning rate of all parts without one of their own", at_least=0)
     base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)", at_least=0)
     projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)", at_least=0)
     predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)", at_least=0)
@@ -160,7 +160,7 @@ class OptimizationConfig:
     warmup_steps: int | None = flag(None, "steps of linear warm-up (default: a tenth of all)", at_least=0)
     max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 is off", at_least=0)
     mixed_precision: str = flag(
-        "no", "auto: what a GPU does natively", bare="auto", off="no", choices=("no", "fp16", "bf16", "auto")
+        "no", "auto: what the GPU does natively", bare="auto", off="no", choices=("no", "fp16", "bf16", "auto")
     )
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
     grad_cache_size: int = flag(0, "gradient caching, N pairs at a time, to save memory; 0 is off", at_least=0)

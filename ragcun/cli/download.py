@@ -51,7 +51,7 @@ class MsmarcoOptions(MiningFlags, HubFlags):
     title: ClassVar[str] = "data"
     output_dir: Path = flag(MISSING, "folder to write: train.jsonl, dev.jsonl, statistics and manifest")
     source: str = flag("ms_marco", "ms_marco, triplets, another data set of the hub (owner/name), or a folder")
-    subset: str | None = flag(None, "set of the source, as v2.1 (default: v1.1, triplet, or the only one)")
+    subset: str | None = flag(None, "subset of the source, such as v2.1 (default: v1.1, triplet, or the only one)")
     split: str = flag("train", "split of the source")
     max_train_samples: int | None = flag(None, "stop after this many training pairs", at_least=1)
     dev_fraction: float | None = flag(
@@ -73,8 +73,8 @@ class WikiOptions(HubFlags):
     output: Path = flag(MISSING, "file to write: .jsonl, .json, or .txt with a passage a line", metavar="FILE")
     source: str = flag("wikimedia/wikipedia", "data set of the hub (owner/name), or a folder with its files")
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)
-    max_length: int = flag(100, "most words of a passage", at_least=1)
-    min_length: int = flag(20, "fewest words of a passage; shorter ones are left out", at_least=1)
+    max_length: int = flag(100, "maximum number of words in a passage", at_least=1)
+    min_length: int = flag(20, "minimum number of words in a passage; shorter ones are left out", at_least=1)
     language: str = flag("en", "language of the articles, as the hub's subsets have it")
     date: str = flag("20231101", "date of the dump")
 

@@ -34,11 +34,11 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
 
     title: ClassVar[str] = "evaluation"
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
-    resume: bool = flag(False, "keep what --output_file has of the same evaluation, and add the sets that it lacks")
+    resume: bool = flag(False, "keep the sets that --output_file has and add the others")
     baseline: tuple[str, ...] = flag((), "rivals: bm25, models, results files, TREC runs (.trec); simple: see docs")
     memory: bool = flag(False, "add model and base with documents moved towards training queries, also with --hybrid")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
-    base_model: str | None = flag(None, "fail unless the checkpoint stands on this base, which it knows itself")
+    base_model: str | None = flag(None, "fail unless this is the base of the checkpoint")
     use_predictor: bool | None = flag(None, "embed queries by the checkpoint's predictor, or not (default: as trained)")
     vectors: str | None = flag(None, "vectors of the sets (or DIR/NAME), for a checkpoint without texts", metavar="DIR")
     precision: Precision = flag("float32", "precision of document vectors; queries stay float32", choices=Precision)

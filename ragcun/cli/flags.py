@@ -23,7 +23,7 @@ class ModelFlags:
 
     title: ClassVar[str] = "model"
     model_path: str | None = flag(None, "checkpoint folder; its untouched base is measured beside it")
-    model: str | None = flag(None, "instead: hub name, folder, minilm or contriever; evaluate also takes bm25")
+    model: str | None = flag(None, "instead: hub name, folder, minilm or contriever; for evaluate also bm25")
 
     @property
     def spec(self) -> str:
@@ -77,14 +77,18 @@ class HybridFlags:
 
     title: ClassVar[str] = "hybrid search"
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
-    hybrid_weight: float | None = flag(None, "their share (default: evaluate chooses, else 0.3)", at_least=0, at_most=1)
+    hybrid_weight: float | None = flag(
+        None, "share of these rankings (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
+    )
     fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
     feedback: int | None = flag(
         None,
-        "first fused documents that move the query; 0: none (default: evaluate chooses or 2; search 0)",
+        "top documents that move the query; 0 is off (default: evaluate chooses, else 2; search: 0)",
         at_least=0,
     )
-    feedback_weight: float | None = flag(None, "how far (default: evaluate chooses, else 0.3)", at_least=0, at_most=1)
+    feedback_weight: float | None = flag(
+        None, "share of these documents in the moved query (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
+    )
 
     def require_hybrid(self) -> None:
         """Refuse flags of a fusion where nothing is fused."""
@@ -121,8 +125,10 @@ class MiningFlags:
     """How hard negatives are mined."""
 
     title: ClassVar[str] = "hard negatives"
-    negatives_per_query: int = flag(1, "negatives that each pair gets, a row for each", at_least=1)
-    negative_ranks: tuple[int, int] = flag((0, 100), "bm25, dense: ranks A to B - 1, known positives apart", at_least=0)
+    negatives_per_query: int = flag(1, "negatives per pair, each in a row of its own", at_least=1)
+    negative_ranks: tuple[int, int] = flag(
+        (0, 100), "bm25, dense: ranks A to B - 1, without known positives", at_least=0
+    )
     negative_margin: str = flag(
         "auto",
         "bm25, dense: keep candidates up to (1 - X) of the positive's score; auto: 0.05 dense, 0 bm25; none: all",

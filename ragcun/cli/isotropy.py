@@ -28,7 +28,7 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     output_dir: Path = flag(
         Path("results/isotropy"), "folder of isotropy.json, isotropy.md and plots; of several datasets, DIR/NAME each"
     )
-    sample: int = flag(20_000, "rows at most for what compares all pairs of rows", at_least=100)
+    sample: int = flag(20_000, "maximum number of rows for measures over all pairs of rows", at_least=100)
     k: int = flag(10, "neighbours for hubness", at_least=1)
     seed: int = flag(0, SEED_HELP, at_least=0)
 

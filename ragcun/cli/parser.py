@@ -41,7 +41,7 @@ def parse_config(
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both."""
     plugins = ArgumentParser(add_help=False, prog=program, allow_abbrev=False)
-    plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files with own losses or systems")
+    plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files that register losses or systems")
     for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
         _import(plugin)
     places = [field for field in flags_of(config).values() if field.metadata["positional"]]

@@ -24,7 +24,7 @@ class SourceFlags:
     documents: str | None = flag(
         None, "python_docs, BEIR folder whose queries are split, or with --generate_pairs any documents", metavar="PATH"
     )
-    pairs: Path | None = flag(None, "instead: pairs to be split or given negatives")
+    pairs: Path | None = flag(None, "instead: pairs to split or to add negatives to")
     output_dir: Path | None = flag(None, "folder to write: a BEIR folder, or the splits' pairs files")
     output: Path | None = flag(None, "file of all pairs (.json, .jsonl), splits in order")
     split: tuple[float, float, float] = flag((0.8, 0.1, 0.1), "shares of documents (or pairs): train, dev and test")
@@ -41,11 +41,13 @@ class GenerationFlags:
 
     title: ClassVar[str] = "pairs made from documents"
     generate_pairs: bool = flag(False, "make pairs of documents (.txt, JSON, CSV, BEIR)")
-    method: str = flag("first_sentence", "how a pair is made of a document")
+    method: str = flag("first_sentence", "how a pair is made from a document")
     num_pairs: int | None = flag(None, "pairs in all (default: one from each document)", at_least=1)
     masked_share: float | None = flag(None, "share of words that a mask_ method masks (default: 0.15)")
-    mask: str | None = flag(None, "what stands for a masked word; '' drops it (default: [MASK])", metavar="TEXT")
-    near_duplicates: float | None = flag(NEAR_DUPLICATES, "drop those above this similarity, or none", at_most=1)
+    mask: str | None = flag(None, "replacement of a masked word; '' drops it (default: [MASK])", metavar="TEXT")
+    near_duplicates: float | None = flag(
+        NEAR_DUPLICATES, "drop near-duplicates above this similarity; none keeps all", at_most=1
+    )
 
 
 @dataclass(kw_only=True)
@@ -55,7 +57,7 @@ class Options(MiningFlags, GenerationFlags, SourceFlags):
     title: ClassVar[str] = "hard negatives"
     add_negatives: tuple[str, ...] = flag(
         (),
-        "add hard negatives: bm25 (where nothing follows), dense, random, or several of these, each its own",
+        "add hard negatives from bm25 (the default), dense or random; several add theirs each",
         bare=("bm25",),
         choices="retrieval.negatives:Method",
     )

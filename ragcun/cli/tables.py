@@ -15,8 +15,8 @@ SPACES = ("documents", "queries", "together", "pairs")
 
 def comparison(
     files: tuple[str, ...] = flag((), f"{RESULTS} (default: all in results/)", metavar="FILE", positional=True),
-    results: tuple[str, ...] = flag((), "further results", metavar="FILE"),
-    metric: str = flag("NDCG@10", "what is compared"),
+    results: tuple[str, ...] = flag((), "more results files", metavar="FILE"),
+    metric: str = flag("NDCG@10", "metric to compare"),
     format: str | None = flag(None, "format (default: by the name of --output, else markdown)", choices=FORMATS),
     output: str | None = flag(None, "file to write (default: print the table)", metavar="FILE"),
     caption: str | None = flag(None, CAPTION, metavar="TEXT"),
@@ -73,7 +73,7 @@ def tradeoff(
 
 def report(
     runs: tuple[str, ...] = flag(MISSING, "run folders of train", metavar="RUN_DIR", positional=True),
-    results: tuple[str, ...] = flag((), "further results of evaluate, beside those in the run folders", metavar="FILE"),
+    results: tuple[str, ...] = flag((), "more results of evaluate, besides those in the run folders", metavar="FILE"),
     isotropy: tuple[str, ...] = flag((), "further isotropy.json, beside those in the run folders", metavar="FILE"),
     data_dir: str | None = flag(None, "folder of BEIR collections, for texts (default: the one that results name)"),
     output: str | None = flag(None, "page to write (default: RUN_DIR/report.html of one run)", metavar="FILE"),

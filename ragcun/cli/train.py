@@ -117,10 +117,12 @@ class CalibrateOptions(LexicalConfig, EncodingFlags):
     queries: str | None = flag(None, "unlabelled queries, likewise (default: sentences of --corpus)", metavar="PATH")
     query_split: str | None = flag(None, "only queries that this split of the BEIR folder in --queries judges")
     output_dir: Path = flag(MISSING, "checkpoint folder to write")
-    max_queries: int | None = flag(None, "queries at most, a sample (default: all; 2,000 sentences)", at_least=1)
-    exponent: float = flag(0.15, "0 moves queries alone, 0.5 whitens")
+    max_queries: int | None = flag(
+        None, "draw a sample of this many queries (default: all; 2,000 sentences)", at_least=1
+    )
+    exponent: float = flag(0.15, "exponent of the whitening: 0 only shifts queries, 0.5 whitens fully")
     eps: float = flag(1e-3, "added to each variance")
-    shrinkage: float = flag(5.0, "weight, in queries, of no gap between queries and documents")
+    shrinkage: float = flag(5.0, "pseudo-queries without a gap to the documents, which shrink the shift")
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     max_documents: int = flag(100_000, "draw a sample of this many documents from a larger corpus", at_least=2)
     seed: int = flag(0, SEED_HELP, at_least=0)
