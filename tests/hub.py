@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import utils
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -83,6 +84,7 @@ def entry(file: Path, folder: Path) -> dict[str, object]:
 @contextlib.contextmanager
 def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]]:
     """Serve repositories, and give the address and the handler, whose `forbidden` may change."""
+    getattr(utils, "reset_sessions", bool)()  # an older client is offline for good if it began so
     handler = type("Handler", (StandIn,), {"repositories": repositories, "forbidden": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

@@ -14,6 +14,7 @@ from ragcun.cli.main import COMMANDS, load, main
 from ragcun.options import settings_of
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+REQUIREMENTS = SCRIPTS.with_name("requirements-min.txt")
 
 
 def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -82,6 +83,29 @@ def test_wrong_commands_and_flags_are_refused_before_anything_is_read(
     assert code == 2
     assert len(said.splitlines()) == 1
     assert all(fact in said for fact in facts), said
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "line"),
+    [
+        ("matplotlib", "report", "report R"),
+        ("matplotlib", "report", "tables sizes R --output O"),
+        ("matplotlib", "report", "tables tradeoff --results R --isotropy I --output O"),
+        ("matplotlib", "report", "isotropy --model minilm --texts T"),
+        ("datasets", "data", "download msmarco --output_dir O --negatives none"),
+        ("datasets", "data", "download wikipedia --output O.txt"),
+        ("datasketch", "data", f"prepare --documents {REQUIREMENTS} --generate_pairs --output O.jsonl"),
+        ("optuna", "sweeps", "sweep --config C --output_dir O"),
+    ],
+)
+def test_a_command_says_which_extra_it_lacks(
+    package: str, extra: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, said = ends(line.split(), capsys)
+    assert code == 2
+    assert f"{package} is not installed" in said
+    assert f"pip install 'ragcun[{extra}]'" in said
 
 
 @pytest.mark.slow

@@ -118,6 +118,7 @@ def failing_disk(folder: Path, at: int, error: int = FULL, swap: bool = True) ->
         mock.patch.multiple(os, **patched),
         mock.patch.object(io, "open", opened),
         mock.patch.object(builtins, "open", opened),
+        mock.patch.object(Path, "open", opened),  # Python 3.10 holds on to the real one
         mock.patch.object(atomic, "_exchange", lambda one, other: swap and real_exchange(one, other)),
     ):
         yield disk

@@ -51,6 +51,16 @@ def test_the_entry_point_is_the_command() -> None:
     assert EntryPoint("ragcun", declared, "console_scripts").load() is main
 
 
+def test_the_lower_ends_of_ranges_are_the_versions_of_the_tests_with_the_oldest() -> None:
+    """Of all that is required, and of the extras that those tests use."""
+    text = (ROOT / "pyproject.toml").read_text()
+    lower = dict(re.findall(r'"([\w-]+)>=([\d.]+),<', text.partition("dev = [")[0]))
+    oldest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "requirements-min.txt").read_text(), re.MULTILINE))
+    required = re.findall(r'"([\w-]+)>=', text.partition("\ndependencies = [")[2].partition("\n]")[0])
+    assert {name: lower[name] for name in oldest} == oldest
+    assert oldest.keys() >= set(required)
+
+
 def test_every_public_name_is_there() -> None:
     for name in ragcun.__all__:
         value = getattr(ragcun, name)

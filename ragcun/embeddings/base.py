@@ -134,8 +134,10 @@ class Base(nn.Module, abc.ABC):
         transformer = self.text_model.transformers_model
         if transformer is None:
             raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
-        # transformers 4 has the second name alone
-        getattr(transformer, "activation_checkpointing_enable", transformer.gradient_checkpointing_enable)()
+        if hasattr(transformer, "activation_checkpointing_enable"):
+            transformer.activation_checkpointing_enable()
+        else:  # transformers 4, whose default gives no gradients behind frozen layers
+            transformer.gradient_checkpointing_enable({"use_reentrant": False})
 
     def compute_in(self, dtype: str) -> None:
         """Compute vectors with this dtype from now on, or raise InputError where that is not possible."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import math
 from collections.abc import Sequence
@@ -177,6 +178,8 @@ def piece_analyser(base: Base) -> Analyser:
     Raises:
         InputError: vectors of the model joined with a channel of its pieces cannot be written as built-in modules.
     """
+    if importlib.util.find_spec("sentence_transformers.multi_vector_encoder") is None:
+        raise InputError("word pieces need sentence-transformers 6; upgrade it, or use --lexical_terms words")
     model = base.text_model
     modules = [type(module).__name__ for module in model.children()]
     pooling = getattr(list(model.children())[-1], "pooling_mode", None)

@@ -18,6 +18,7 @@ LICENSED = {"bioasq", "signal1m", "trec-news", "robust04"}
 
 def described() -> dict[str, tuple[int, str | None, set[str]]]:
     """Queries, MD5 and splits of each set, from the table in the description of the package beir."""
+    pytest.importorskip("beir")
     text, table = importlib.metadata.metadata("beir").get_payload(), {}
     for row in re.findall(r"^\|[^\n]*``[^\n]*\|$", text, flags=re.MULTILINE):
         _, _, name, public, splits, queries, *_, md5 = [cell.strip() for cell in row.split("|")][1:-1]
@@ -44,8 +45,7 @@ def test_sets_are_those_that_beir_describes() -> None:
 
 def test_commits_of_the_hub_are_those_of_mteb() -> None:
     """Each part of each set has a repository, at the commit that mteb evaluates."""
-    import mteb
-
+    mteb = pytest.importorskip("mteb")
     tasks = mteb.get_tasks(task_types=["Retrieval"], exclude_superseded=False)
     known = {task.metadata.dataset["path"]: task.metadata.dataset["revision"] for task in tasks}
     for beir_set in SETS.values():

@@ -111,7 +111,8 @@ def test_vectors_are_those_of_sentence_transformers(make, tiny_bert, texts):
     for role, vectors in zip(("query", "document"), expected, strict=True):
         ours = base.encode(several, role, batch_size=9)
         assert ours.dtype == np.float32
-        np.testing.assert_allclose(base.untouched_array(ours), vectors, atol=2e-6, strict=True)
+        assert ours.shape == vectors.shape
+        np.testing.assert_allclose(base.untouched_array(ours), vectors, atol=2e-6)
     assert not np.allclose(*expected, atol=1e-3) or make in (cut_to_six_dimensions, last_token, table_alone)
 
 
@@ -208,8 +209,8 @@ def test_auto_is_what_the_processor_says(features, native, monkeypatch):
 def test_features_are_those_the_system_lists():
     """The kernel's own list of what the processor can do, where there is one."""
     listing = Path("/proc/cpuinfo")
-    if not listing.exists() or "flags" not in listing.read_text():
-        pytest.skip("no list of processor flags here")
+    if not listing.exists() or "flags" not in listing.read_text() or not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("no list of processor flags here, or a torch that cannot tell")
     assert set(bfloat16_features()) == set(BFLOAT16_FEATURES) & set(listing.read_text().split())
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants, hf_api
+from huggingface_hub import constants, file_download, hf_api
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
@@ -53,7 +53,9 @@ def silent(folder: str, place: Path, **settings: object) -> Path:
 def point_at(patch, endpoint):
     """Let the hub's client ask a server."""
     patch.setattr(constants, "ENDPOINT", endpoint)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # older clients import the name
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     patch.setattr(hf_api.api, "endpoint", endpoint)
 
 

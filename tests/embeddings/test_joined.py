@@ -43,6 +43,7 @@ def joined(base, texts):
 
 def of_pieces(tiny_bert: str, texts: list[str], pooling: str = "mean") -> JoinedBase:
     """Join a channel of pieces to the tiny base with prompts, a length limit, and another pooling."""
+    pytest.importorskip("sentence_transformers", "6", reason="word pieces need its modules")
     model = SentenceTransformer(tiny_bert, device="cpu")
     prompts = {"query": "word1 word7 ", "document": "word2 "}
     model = SentenceTransformer(modules=[model[0], Pooling(16, pooling), model[2]], device="cpu", prompts=prompts)

@@ -50,6 +50,7 @@ def test_hidden_documents_and_queries_are_not_fitted_on(train: Train, collection
 
 def test_of_pairs_alone_positives_and_negatives_are_the_corpus(train: Train, texts: list[str], tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", [(texts[i], texts[40 + i], texts[80 + i]) for i in range(30)])
+    pytest.importorskip("sentence_transformers", "6", reason="word pieces need its modules")
     base = joined(train(train_data=str(tmp_path / "pairs.jsonl"), lexical_terms="pieces").checkpoint)
     assert base.channel.documents == 60
     assert base.channel.analyser.pieces is not None

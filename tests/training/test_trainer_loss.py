@@ -138,6 +138,7 @@ def uninterrupted(tiny_bert, texts, tmp_path_factory) -> tuple[Path, dict[str, T
 
 
 def test_resume_equals_uninterrupted(tiny_bert, texts, tmp_path, uninterrupted):
+    pytest.importorskip("torch", "2.6", reason="with an older one transformers reads no state of an optimiser")
     loss = a_loss(tiny_bert, seed=1)
     checkpoint = shutil.copytree(uninterrupted[0] / "checkpoint-4", tmp_path / "moved")  # from the default place
     trainer, recorder = make_trainer(loss, texts, tmp_path / "out", False, **RUN)
