@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pkgutil
 import sys
 import typing
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import ragcun
 from ragcun.cli.parser import NOTHING, parse_config, run_script
 from ragcun.errors import did_you_mean
+from ragcun.io import as_json
 
 COMMANDS = {
     "prepare": ("prepare training data: BEIR folders, held-out queries, pairs, hard negatives", "prepare:run"),
@@ -35,6 +37,11 @@ COMMANDS = {
     "tables paper": ("write the tables of a paper: LaTeX, Markdown, CSV", "tables:paper"),
     "tables sizes": ("plot NDCG@10 against the bytes of a vector", "tables:sizes"),
     "tables tradeoff": ("plot NDCG@10 against a measure of isotropy", "tables:tradeoff"),
+    "push": ("upload a checkpoint to the model hub", "push:run"),
+    "doctor": ("show versions, device, cache, and whether the model hub is used", "doctor:doctor"),
+    "cache size": ("show the size of the cache of vectors, by base model", "doctor:size"),
+    "cache clear": ("delete the cache of vectors", "doctor:clear"),
+    "completion": ("print a script by which a shell completes commands and flags", "doctor:completion"),
 }
 """What each command does, and the function in `ragcun.cli` that does it and returns what is printed.
 
@@ -80,7 +87,10 @@ def _run(name: str, arguments: Sequence[str], program: str, defaults: Mapping[st
     def run() -> None:
         function, config = load(name)
         options = parse_config(config, f"{summary[0].upper()}{summary[1:]}.", arguments, program, defaults)
-        if text := function(options):
+        text = function(options)
+        if "--json" in arguments:
+            text = json.dumps(as_json(getattr(text, "figures", {"message": text})))
+        if text:
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
     run_script(run, program)

@@ -19,9 +19,26 @@ from ragcun.options import Setting, choices_of, convert_all, flags_of, from_mapp
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+COMMON = {
+    "quiet": "show warnings and the result, no progress",
+    "json": "print the result as one JSON object",
+}
+"""Switches of every command."""
 NOISY = ("httpx", "httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
 METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE"}
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
+
+
+class Output(str):
+    """What a command prints, and the figures that it prints instead with ``--json``."""
+
+    figures: Mapping[str, Any]
+
+    def __new__(cls, text: str, figures: Mapping[str, Any]) -> Output:
+        """Make the text, and keep the figures beside it."""
+        made = super().__new__(cls, text)
+        made.figures = figures
+        return made
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -40,20 +57,25 @@ def parse_config(
     defaults: Mapping[str, Any] = NOTHING,
 ) -> Config:
     """Parse flags, the YAML file of ``--config`` under them, and a command's own defaults under both."""
-    plugins = ArgumentParser(add_help=False, prog=program, allow_abbrev=False)
-    plugins.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files that register losses or systems")
-    for plugin in plugins.parse_known_args(words)[0].plugins or ():  # before other flags, as they may add choices
+    common = ArgumentParser(add_help=False, prog=program, allow_abbrev=False)
+    common.add_argument("--plugins", nargs="+", metavar="FILE", help="Python files that register losses or systems")
+    for name, text in COMMON.items():
+        common.add_argument(f"--{name}", action="store_true", help=text)
+    known = common.parse_known_args(words)[0]
+    if known.quiet:
+        logging.getLogger().setLevel(logging.WARNING)
+        os.environ["TQDM_DISABLE"] = "1"
+    for plugin in known.plugins or ():  # before other flags, as they may add choices
         _import(plugin)
     places = [field for field in flags_of(config).values() if field.metadata["positional"]]
     shown = "".join("{} ... " if one.default is MISSING else "[{} ...] " for one in places)
     usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
-    parser = ArgumentParser(program, usage, description, parents=[plugins], allow_abbrev=False)
+    parser = ArgumentParser(program, usage, description, parents=[common], allow_abbrev=False)
     reads_file = "config" not in flags_of(config)
     if reads_file:
         parser.add_argument("--config", metavar="FILE", help="YAML settings, or a packaged name; flags override them")
     _add_flags(parser, config, defaults)
-    flags = vars(parser.parse_args(words))
-    flags.pop("plugins")
+    flags = {name: value for name, value in vars(parser.parse_args(words)).items() if name not in vars(known)}
     file = flags.pop("config") if reads_file else None
     given = convert_all(config, flags)  # first, so that what is wrong in them is not said of the file
     made = from_mapping(config, {**defaults, **(read_config(file) if file else {}), **given}, file or "")
@@ -124,6 +146,8 @@ def run_script(main: Callable[[], None], program: str | None = None) -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads it when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     program = program or Path(sys.argv[0]).name
     try:

@@ -75,7 +75,7 @@ class EmbeddingCache(VectorSource):
 
     def _encode(self, missing: dict[bytes, str], role: Role) -> None:
         keys, texts = list(missing), list(missing.values())
-        with progress_bar(texts, role, disable=not texts) as progress:
+        with progress_bar(texts, role) as progress:
             for block in blocks(texts):
                 vectors = self.base.encode([texts[i] for i in block], role, self.batch_size, progress)
                 self._append([keys[i] for i in block], vectors)

@@ -31,10 +31,10 @@ def token_budget(device: torch.device) -> int:
     return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
-def progress_bar(texts: Sequence[str], role: Role, disable: bool = False) -> tqdm[Any]:
+def progress_bar(texts: Sequence[str], role: Role) -> tqdm[Any]:
     """Return a bar that counts the characters of texts, shown where encoding takes over 2 s."""
     total, name = sum(map(len, texts)), f"encoding {role} texts"
-    return tqdm(total=total, desc=name, unit="char", unit_scale=True, delay=2, disable=disable)
+    return tqdm(total=total, desc=name, unit="char", unit_scale=True, delay=2)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.encode import resolve_device
-from ragcun.embeddings.hub import MODULES, load_sentence_transformer, require_inside
+from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_folder, require_inside
 from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorBase
@@ -137,3 +137,26 @@ def _remedy(folder: Path, name: str) -> str:
     plain = f"delete {folder / 'ragcun'} and evaluate {folder}"
     plain = f"evaluate {folder / DENSE}" if name.startswith(f"{DENSE}/") else plain
     return f"if sentence-transformers saved over it, {plain} as a plain model (--model); if not, copy it again"
+
+
+def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
+    """Upload a checkpoint folder to the model hub as ``owner/name``, made where there is none; return its address.
+
+    Raises:
+        InputError: the folder is no intact checkpoint, or the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    folder = Path(model_folder(str(folder)))
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder of ragcun train")
+    _check_files(folder, read_json(folder / CONFIG)["files_blake2b"])
+    http_errors: Any = HfHubHTTPError.__bases__  # those of the HTTP library that the client uses
+    try:
+        address = str(HfApi().create_repo(name, private=private, exist_ok=True))
+        HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a checkpoint of ragcun")
+    except (*http_errors, HFValidationError, OSError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder} is not uploaded to {name!r}: {why}; check the name and HF_TOKEN") from error
+    return address

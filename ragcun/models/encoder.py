@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -152,7 +153,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         several = as_texts([texts] if isinstance(texts, str) else texts, role)
         if device is not None:
             self.to(resolve_device(device))
-        with progress_bar(several, role, disable=not show_progress_bar) as progress:
+        with progress_bar(several, role) if show_progress_bar else nullcontext() as progress:
             vectors = self.base.encode(several, role, batch_size, progress)
         embeddings = self.embed(vectors, role)
         result = embeddings[0] if isinstance(texts, str) else embeddings

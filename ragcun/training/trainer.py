@@ -59,7 +59,8 @@ class Trainer:
             self.processes.seed(self.config.seed, self.progress.step)
         stop, main = self.stop if self.run.recorded else contextlib.nullcontext(), self.processes.main
         tracker = tracked(self.config.tracker if main else "none", self.run, self.config.to_dict(), self.progress.step)
-        bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", disable=not main)
+        hidden: dict[str, Any] = {} if main else {"disable": True}
+        bar = tqdm(total=self.total, initial=self.progress.step, desc="training", unit="step", **hidden)
         with tracker, logging_redirect_tqdm(), bar:
             if self.progress.step == 0:
                 self.processes.on_main(self._start)

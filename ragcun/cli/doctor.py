@@ -1,0 +1,137 @@
+"""``ragcun doctor``, ``cache`` and ``completion``: what is installed here, what is cached, and help for a shell."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+from ragcun.cli.parser import COMMON, Output
+from ragcun.config import CACHE_HELP
+from ragcun.errors import InputError
+from ragcun.io import read_json
+from ragcun.options import flag, flags_of
+
+REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ["']([\w-]+)["'])?$""")
+DEVELOPMENT = ("dev", "docs", "all")
+SHELLS = {"bash": "", "zsh": "autoload -U compinit bashcompinit && compinit && bashcompinit\n"}
+COMPLETION = """_ragcun() {{
+  local known=
+  case "${{COMP_LINE#* }}" in
+{cases}  esac
+  if [[ "$known" != --* || "$2" == -* ]]; then COMPREPLY=($(compgen -W "$known" -- "$2")); fi
+}}
+complete -o default -F _ragcun ragcun
+"""
+
+
+def doctor() -> str:
+    """Return versions, device, native arithmetic, cache, and whether the model hub is used."""
+    import torch
+    from huggingface_hub import constants
+
+    import ragcun
+    from ragcun.embeddings.cache import default_cache_dir
+    from ragcun.embeddings.encode import bfloat16_features, resolve_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    cached = sum(each["bytes"] for each in _cached(default_cache_dir()))
+    offline = constants.HF_HUB_OFFLINE
+    figures = {
+        "ragcun": ragcun.__version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "device": gpu or f"cpu, {torch.get_num_threads()} threads",
+        "native_arithmetic": ", ".join([resolve_dtype("auto", device), *([] if gpu else bfloat16_features())]),
+        "cache": default_cache_dir(),
+        "cache_size": f"{cached / 1e6:,.1f} MB",
+        "model_hub": "offline, as HF_HUB_OFFLINE is set" if offline else f"online, {constants.ENDPOINT}",
+        **dict(_packages()),
+    }
+    return Output("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()), figures)
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    """Yield each package that ragcun or an extra for users needs, with its version."""
+    try:
+        needed = importlib.metadata.requires("ragcun") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError("ragcun is not installed as a package; install it with: pip install .") from error
+    for name, extra in (match.groups() for match in map(REQUIREMENT.match, needed) if match):
+        if name != "ragcun" and extra not in DEVELOPMENT:
+            try:
+                yield name, importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                yield name, f"not installed: pip install 'ragcun[{extra}]'"
+
+
+def size(cache_dir: Path | None = flag(None, CACHE_HELP)) -> str:
+    """Return the texts and bytes in the cache of vectors, by base model."""
+    return _shown(cache_dir, "", remove=False)
+
+
+def clear(
+    cache_dir: Path | None = flag(None, CACHE_HELP),
+    yes: bool = flag(False, "delete; without it, show what would be deleted"),
+) -> str:
+    """Delete the cached vectors of every base model, or return what would be deleted."""
+    return _shown(cache_dir, "deleted: " if yes else "would be deleted, with --yes: ", remove=yes)
+
+
+def _shown(place: Path | None, verb: str, remove: bool) -> Output:
+    """Describe the folders of a cache, each removed first where that is asked for."""
+    from filelock import FileLock, Timeout
+
+    from ragcun.embeddings.cache import default_cache_dir
+
+    place = place or default_cache_dir()
+    lines, found = [], _cached(place)
+    for each in found:
+        folder = each["folder"]
+        if remove:
+            try:
+                with FileLock(folder / "encoding.lock", timeout=0):
+                    shutil.rmtree(folder)
+            except Timeout as error:
+                raise InputError(f"{folder}: another process is encoding into it; wait until it is done") from error
+        lines.append(f"{verb}{each['base']}, {each['texts']:,} texts, {each['bytes'] / 1e6:,.1f} MB, {folder}")
+    whole = sum(each["bytes"] for each in found)
+    lines.append(f"{whole / 1e6:,.1f} MB in {place}{' before' if remove else ''}")
+    return Output("\n".join(lines), {"folder": place, "bytes": whole, "deleted": remove, "bases": found})
+
+
+def _cached(place: Path) -> list[dict[str, Any]]:
+    """Describe the folders in a cache that `EmbeddingCache` made."""
+    from ragcun.embeddings.cache import KEY_BYTES
+
+    found = []
+    for file in sorted(place.glob("*/base.json")):
+        about, folder, keys = read_json(file), file.parent, file.with_name("keys.bin")
+        if isinstance(about, dict) and str(about.get("fingerprint"))[:32] == folder.name:
+            texts = keys.stat().st_size // KEY_BYTES if keys.exists() else 0
+            occupied = sum(each.stat().st_size for each in folder.iterdir())
+            found.append({"base": about.get("base"), "folder": folder, "texts": texts, "bytes": occupied})
+    return found
+
+
+def completion(
+    shell: tuple[str] = flag(MISSING, "the shell", choices=tuple(SHELLS), metavar="SHELL", positional=True),
+) -> str:
+    """Return a script by which a shell completes commands and flags, and else names of files."""
+    from ragcun.cli.main import COMMANDS, load
+
+    known: dict[str, list[str]] = {"": []}  # what may follow the start of a line
+    for name in COMMANDS:
+        group, *rest = name.split()
+        known[""].append(group)
+        known.setdefault(f"{group} ", []).extend(rest)
+        flags = [one for one, field in flags_of(load(name)[1]).items() if not field.metadata["positional"]]
+        known[f"{name} "] = [f"--{one}" for one in (*flags, *COMMON, "config", "plugins")]
+    starts = sorted(known, reverse=True)  # the longer of two that fit is first
+    cases = (f'    "{start}"*) known="{" ".join(dict.fromkeys(known[start]))}" ;;\n' for start in starts)
+    return SHELLS[shell[0]] + COMPLETION.format(cases="".join(cases))
