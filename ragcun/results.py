@@ -155,11 +155,15 @@ class Results:
             raise InputError(f"{path}: {problem}; evaluate again")
         return results
 
-    def write(self, path: str | Path) -> None:
-        """Write the results as JSON; the file is complete or absent."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a results file."""
         manifest = {**self.manifest, "collections": to_json(self.collections)}
         rest = {name: to_json(getattr(self, name)) for name in ("distance", "untouched_base", "baselines")}
-        write_json(path, {**to_json(self.model), **rest, "manifest": manifest})
+        return {**to_json(self.model), **rest, "manifest": manifest}
+
+    def write(self, path: str | Path) -> None:
+        """Write the results as JSON; the file is complete or absent."""
+        write_json(path, self.to_dict())
 
     def _problems(self) -> Iterator[str]:
         """Yield what does not fit together, though each part has the right type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -20,7 +21,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Serves `repositories`, folders by models/… or datasets/owner/name, but not files named in `forbidden`."""
+    """Serves `repositories`, folders by models/… or datasets/owner/name, but not files named in `forbidden`.
+
+    What is uploaded goes to the folder of ``models/``.
+    """
 
     protocol_version = "HTTP/1.1"
     repositories: dict[str, Path]
@@ -45,6 +49,23 @@ class StandIn(BaseHTTPRequestHandler):
         return self.send(404, b"{}", error="RepoNotFound")
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        path, sent = self.path.partition("?")[0], self.rfile.read(int(self.headers["Content-Length"]))
+        if path == "/api/repos/create":
+            name = "{organization}/{name}".format(**json.loads(sent))
+            return self.send_json({"url": f"http://{self.headers['Host']}/{name}"})
+        if path.endswith("/preupload/main"):
+            files = [{"uploadMode": "regular", "shouldIgnore": False, **file} for file in json.loads(sent)["files"]]
+            return self.send_json({"files": files})
+        if path.endswith("/commit/main"):
+            for kind, value in ((each["key"], each["value"]) for each in map(json.loads, sent.splitlines())):
+                if kind == "file":
+                    file = self.repositories["models/"] / value["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(value["content"]))
+            return self.send_json({"commitUrl": f"{path}/{COMMIT}", "commitOid": COMMIT, "success": True})
+        return self.send_json({"errors": [], "warnings": []})
 
     def send_file(self, file: Path) -> None:
         content, part = file.read_bytes(), self.headers.get("Range")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import EncodingFlags, HybridFlags, ModelFlags, RankedFlags
+from ragcun.cli.parser import Output
 from ragcun.config import DEVICE_HELP, Distance, Precision
 from ragcun.errors import InputError, require_package
 from ragcun.options import check_one_of, flag
@@ -57,6 +59,7 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
 
 def run(options: Options) -> str:
     """Evaluate a model beside its baselines, write results and report, and return the table and where they are."""
+    from ragcun.embeddings.hub import BEST_MODEL
     from ragcun.io import write_text
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
@@ -77,7 +80,11 @@ def run(options: Options) -> str:
     table = results_table(results)
     if options.update_card:
         write_scores(model.retriever.name, table)
-    return f"{table}{_choices(results)}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
+    text = f"{table}{_choices(results)}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
+    trained = Path(model.retriever.name)
+    if trained.name == BEST_MODEL:
+        text += f"\nnext: {shlex.join(['ragcun', 'report', str(trained.parent), '--results', str(output)])}"
+    return Output(text, results.to_dict())
 
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System], Labels]:
@@ -200,9 +207,11 @@ def run_mteb(options: MtebOptions) -> str:
     manifest = environment(options.device or "auto") | {"mteb": importlib.metadata.version("mteb")}
     output, table = options.output_dir / f"{parts[-1]['name'].removeprefix('ragcun/')}.json", _table(scores)
     about = {"untouched_base": parts[0] if len(parts) > 1 else None, "manifest": manifest}
-    write_json(output, {"format": MTEB_FORMAT, **parts[-1], **about})
+    figures = {"format": MTEB_FORMAT, **parts[-1], **about}
+    write_json(output, figures)
     write_text(output.with_suffix(".md"), table)
-    return f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {options.output_dir}"
+    text = f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {options.output_dir}"
+    return Output(text, figures)
 
 
 def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
+from ragcun.cli.parser import Output
 from ragcun.config import SEED_HELP
 from ragcun.errors import InputError, as_input_error, require_package
 from ragcun.options import check_one_of, flag
@@ -53,14 +54,19 @@ def run(options: Options) -> str:
         files = {"documents": options.embeddings, "queries": options.query_embeddings}
         system: dict[str, Any] = {name: open_matrix(file) for name, file in files.items() if file}
         system["model"] = options.embeddings
-        return _report(options, options.output_dir, Path(options.embeddings).name, [system])
+        name = Path(options.embeddings).name
+        return _together({name: _report(options, options.output_dir, name, [system])})
     model = open_system(options.spec, options.encoding())
     several = len(options.datasets) > 1 or options.datasets == ("all",)
-    shown = []
+    shown = {}
     for name, documents, queries, pairs in _texts(options):
         folder = options.output_dir / name if several else options.output_dir
-        shown.append(_report(options, folder, name, _systems(model, documents, queries, pairs)))
-    return "\n\n".join(shown)
+        shown[name] = _report(options, folder, name, _systems(model, documents, queries, pairs))
+    return _together(shown)
+
+
+def _together(shown: dict[str, Output]) -> Output:
+    return Output("\n\n".join(shown.values()), {"datasets": {name: each.figures for name, each in shown.items()}})
 
 
 def _texts(options: Options) -> Iterator[tuple[str, list[str], list[str], list[tuple[int, int]]]]:
@@ -100,7 +106,7 @@ def _systems(
         }
 
 
-def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[str, Any]]) -> str:
+def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[str, Any]]) -> Output:
     """Measure systems, write report and pictures into a folder, and return the table and where they are."""
     from ragcun.io import write_json, write_text
     from ragcun.isotropy import MeasureSettings
@@ -116,7 +122,9 @@ def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[st
     n_queries = spaces["queries"].n if "queries" in spaces else 0
     report = IsotropyReport(name, spaces["documents"].n, n_queries, measured, settings, environment("cpu"))
     figures, table = folder / "isotropy.json", isotropy_table(report)
-    write_json(figures, report.to_dict())
+    content = report.to_dict()
+    write_json(figures, content)
     write_text(folder / "isotropy.md", table)
     names = ", ".join(path.name for path in plot_isotropy(figures, folder))
-    return f"{table}\nfigures: {figures}, table: {folder / 'isotropy.md'}, pictures beside: {names}"
+    text = f"{table}\nfigures: {figures}, table: {folder / 'isotropy.md'}, pictures beside: {names}"
+    return Output(text, content)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
+from ragcun.cli.parser import Output
 from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag
 
@@ -82,4 +83,4 @@ def overlap(
     results = run_benchmark(first, others, [collection], output_file, made, seed=seed, remembered=lambda _: seen)
     table, page = results_table(results), output_file.with_suffix(".md")
     write_text(page, table)
-    return f"{table}\ntable: {page}, figures: {output_file}"
+    return Output(f"{table}\ntable: {page}, figures: {output_file}", results.to_dict())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import MISSING, dataclass
+import shlex
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ragcun.cli.flags import EncodingFlags
+from ragcun.cli.parser import Output
 from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
 from ragcun.errors import InputError, as_input_error, require_package
 from ragcun.options import check_one_of, flag, flags_of
@@ -59,10 +61,19 @@ def run(options: TrainConfig) -> str:
     base = "" if result.base_score is None else f" (untouched base {result.base_score:.4f})"
     compared = f"{result.comparison}\n" if result.comparison else ""
     skipped = f"{result.skipped} steps left out: loss or gradient not finite\n" if result.skipped else ""
-    return (
+    text = (
         f"epoch {result.best_epoch} kept, chosen by {result.criterion}{score}{base}\n{compared}{skipped}"
         f"{result.steps} steps in {result.seconds:.1f} s; checkpoint: {result.checkpoint}"
     )
+    return Output(f"{text}\n{_next(result.checkpoint, options.train_data or options.corpus)}", asdict(result))
+
+
+def _next(checkpoint: Path, data: str | Path | None) -> str:
+    """Return the command that evaluates a checkpoint: on the collection that it is of, or one to be named."""
+    data = Path(data or "DIR/NAME")
+    place = data if (data / "qrels").is_dir() else Path("DIR/NAME")
+    words = ["--model_path", checkpoint, "--data_dir", place.parent, "--datasets", place.name, "--baseline", "bm25"]
+    return f"next: {shlex.join(['ragcun', 'evaluate', *map(str, words)])}"
 
 
 @dataclass(kw_only=True)
@@ -158,7 +169,9 @@ towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted
     settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
     page = card(output.name, encoder, settings, about=about)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
-    return f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
+    text = f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
+    figures = {"checkpoint": output, "dimension": encoder.dimension, "documents": len(texts), "queries": len(queries)}
+    return Output(f"{text}\n{_next(output, options.corpus)}", figures)
 
 
 def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> RetrievalEncoder:

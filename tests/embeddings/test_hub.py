@@ -14,9 +14,11 @@ from huggingface_hub import constants, file_download, hf_api
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
+from ragcun.cli.main import main
 from ragcun.embeddings.hub import BGE_QUERY, apply_convention, model_folder, resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.models.checkpoint import push_to_hub
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions, open_system
@@ -188,3 +190,24 @@ def test_a_run_folder_or_a_missing_pt_file_means_the_checkpoint(tmp_path: Path, 
     file.touch()
     for name in ("sentence-transformers/all-mpnet-base-v2", str(file), "a.pt"):
         assert model_folder(name) == name
+
+
+def test_a_checkpoint_is_pushed_file_by_file_and_a_damaged_one_is_not(tiny_bert, tmp_path, monkeypatch, capsys):
+    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
+    encoder.save_pretrained(tmp_path / "run" / "best_model")
+    command = ["push", "--model_path", str(tmp_path / "run"), "--repo", "team/mine"]
+    with serving({"models/": tmp_path / "there"}) as (address, _):
+        point_at(monkeypatch, address)
+        main(command)
+    assert f"{address}/team/mine" in capsys.readouterr().out
+    loaded = RetrievalEncoder.from_pretrained(tmp_path / "there")
+    assert np.array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    for name in ("team/mine", "no/such/name"):
+        with pytest.raises(InputError, match=name):
+            push_to_hub(tmp_path / "run", name)
+    (tmp_path / "run" / "best_model" / "ragcun" / "parts.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="checksum"):
+        push_to_hub(tmp_path / "run", "team/mine")
+    with pytest.raises(InputError, match="not a ragcun checkpoint"):
+        push_to_hub(tiny_bert, "team/mine")
