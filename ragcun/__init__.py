@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ragcun.errors import InputError as InputError
     from ragcun.losses.objective import LossOutput as LossOutput, Objective as Objective
     from ragcun.losses import register_loss as register_loss
+    from ragcun.models.checkpoint import push_to_hub as push_to_hub
     from ragcun.models.encoder import RetrievalEncoder as RetrievalEncoder, register_system as register_system
     from ragcun.models.heads import HeadShape as HeadShape
     from ragcun.models.systems import (

@@ -144,7 +144,7 @@ class CalibrateOptions(LexicalConfig, EncodingFlags):
 
 
 def calibrate(options: CalibrateOptions) -> str:
-    """Fit a head to a corpus in closed form, write it as a checkpoint, and return a summary of two lines."""
+    """Fit a head to a corpus in closed form, write it as a checkpoint, and return a summary."""
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
     from ragcun.data.synthetic_queries import STAND_INS, sample_documents, sample_queries, sentences_as_queries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -26,7 +28,8 @@ def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, 
     channel = ("--lexical_dim", lexical, *(("--lexical_weight", 0.25) if lexical else ()))
     asked = "--queries", collection_folder, "--query_split", "train", "--shrinkage", 2
     shown = run_script("calibrate", *flags, *asked, *channel)
-    assert len(shown.splitlines()) == 2
+    *_, command = shown.splitlines()
+    run_script("evaluate_beir", *shlex.split(command)[3:], "--output_file", tmp_path / "results.json")
     assert "120 of 120 documents" in shown
     assert "30 queries" in shown
     collection = load_collection(collection_folder, "train")

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -24,6 +25,9 @@ def test_a_checkpoint_is_shown_beside_its_untouched_base(evaluate, checkpoint, c
     assert "untouched" in shown
     assert "bm25" in shown
     assert (tmp_path / "r.md").read_text().strip() in shown
+    assert shlex.join(["ragcun", "report", str(checkpoint.parent), "--results", str(tmp_path / "r.json")]) in shown
+    again, printed = evaluate("--model_path", checkpoint, "--baseline", "bm25", "--resume", "--json")
+    assert json.loads(printed) == again
     folder = tmp_path / "r.runs" / "toy"
     collection = load_collection(collection_folder)
     for slug, figures in (("model", results["datasets"]["toy"]), ("untouched_base", base)):

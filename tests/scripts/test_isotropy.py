@@ -58,9 +58,11 @@ def test_several_datasets_have_a_folder_each(run_script, tiny_bert, collection_f
     for name in ("one", "two"):
         shutil.copytree(collection_folder, data / name)
     flags = ("--model", tiny_bert, "--datasets", "one", "two", "--data_dir", data, "--output_dir", tmp_path / "out")
-    run_script("compute_isotropy", *flags)
+    shown = json.loads(run_script("compute_isotropy", *flags, "--json"))["datasets"]
     for name in ("one", "two"):
-        (system,) = json.loads((tmp_path / "out" / name / "isotropy.json").read_text())["systems"]
+        written = json.loads((tmp_path / "out" / name / "isotropy.json").read_text())
+        assert shown[name] == written
+        (system,) = written["systems"]
         assert system["untouched"], "a published model is its own untouched row"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,8 @@ def test_overlap_splits_runs_of_any_program(tmp_path, capsys):
     assert other["seen"]["NDCG@10"] == pytest.approx(1 / np.log2(3))
     assert other["unseen"]["mean_difference"] < 0
     assert "qrels, unseen" in capsys.readouterr().out
+    main(["overlap", *map(str, flags), "--run", *runs, "--json"])
+    assert json.loads(capsys.readouterr().out) == read_json(tmp_path / "o.json")
     with pytest.raises(SystemExit) as stopped:
         main(["overlap", *map(str, flags), "--run", str(tmp_path / "none.trec")])
     assert stopped.value.code == 2
