@@ -212,7 +212,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
             "--never_worse compares heads on one frozen base; leave it out": trained and self.never_worse,
-            "--lexical_dim needs a new, frozen and normalised base that reads texts; leave it out": lexical,
+            "--lexical_dim needs a new, frozen and normalised base; leave it out": lexical,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
         if self.vectors is not None:
@@ -220,6 +220,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
                 message = f"--vectors has no vectors for --{name}; give a BEIR folder in --train_data alone"
                 mistakes[message] = getattr(self, name)
             mistakes["--vectors and --base_model both name a base; give one of them"] = self.base_model != "minilm"
+            of_model = self.lexical and self.lexical_terms == "pieces"
+            mistakes["--lexical_terms pieces are those of a text model; with --vectors choose words"] = of_model
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
         refuse(mistakes)
 
@@ -227,8 +229,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def lexical(self) -> bool:
         """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
         on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
-        given = self.vectors or self.load_checkpoint
-        return bool(on and self.freeze_base and self.normalize_embeddings and not given)
+        return bool(on and self.freeze_base and self.normalize_embeddings and not self.load_checkpoint)
 
     @property
     def start(self) -> str:

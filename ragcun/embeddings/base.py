@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Base(nn.Module, abc.ABC):
     dimension: int
     normalize: bool
     ends_normalized: bool = False
-    reads_texts: ClassVar[bool] = False
+    reads_texts: bool = False
 
     @property
     def frozen(self) -> bool:

@@ -18,6 +18,7 @@ from ragcun.batch import Role
 from ragcun.embeddings.base import NO_TEXTS, Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS, blocks, progress_bar
 from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.precomputed import VectorStore
 from ragcun.errors import InputError
 from ragcun.io import naming_failed_writes, read_json, write_json
 
@@ -154,7 +155,18 @@ class JoinedSource(VectorSource):
         return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
 
 
-def vector_source(base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS) -> VectorSource:
-    """Return the vectors of a base's texts, dense ones from the cache in `cache_dir` (None: `default_cache_dir`)."""
-    dense = EmbeddingCache(base.untouched, cache_dir, batch_size)
-    return JoinedSource(dense, base) if isinstance(base, JoinedBase) else dense
+def vector_source(
+    base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS, given: VectorStore | None = None
+) -> VectorSource:
+    """Return the vectors of a base's texts, dense ones as `given`, or from the cache in `cache_dir`.
+
+    `cache_dir` None is `default_cache_dir`.
+    """
+    if given is not None:
+        given.require_fit(base.untouched)
+    dense = EmbeddingCache(base.untouched, cache_dir, batch_size) if given is None else given
+    if not isinstance(base, JoinedBase):
+        return dense
+    if given is not None:
+        base.dense = given.base  # a checkpoint knows the digest of its training vectors alone
+    return JoinedSource(dense, base)

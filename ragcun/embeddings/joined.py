@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,13 +52,12 @@ def lexical_weight(documents: Vectors) -> float:
 
 
 class JoinedBase(Base):
-    """A text model and a channel fitted on the corpus, whose vectors are ``[unit(dense) ; √a · lexical]``.
+    """A base and a channel fitted on its corpus, whose vectors are ``[unit(dense) ; √a · lexical]``.
 
     `weight` is a, the weight of the channel's similarity beside the dense one's; with `normalize`, `forward` scales the
     whole vector to length 1. Queries and documents may have different vectors.
     """
 
-    reads_texts: ClassVar[bool] = True
     routes_roles = True
 
     def __init__(self, dense: Base, channel: LexicalChannel, weight: float, normalize: bool = True) -> None:
@@ -66,7 +65,7 @@ class JoinedBase(Base):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
         super().__init__()
         self.dense, self.channel, self.weight, self.normalize = dense, channel, float(weight), normalize
-        self.name, self.dimension = dense.name, dense.dimension + channel.dimension
+        self.name, self.dimension, self.reads_texts = dense.name, dense.dimension + channel.dimension, dense.reads_texts
 
     @property
     def untouched(self) -> Base:

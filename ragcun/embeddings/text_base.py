@@ -8,7 +8,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class TextBase(Base):
     normalises, is read from the model where it is None.
     """
 
-    reads_texts: ClassVar[bool] = True
+    reads_texts = True
 
     def __init__(
         self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None

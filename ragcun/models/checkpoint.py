@@ -69,19 +69,19 @@ def read_folder(
     for place in ("", f"{DENSE}/"):
         if f"{place}{MODULES}" in description["files_blake2b"]:
             model = load_sentence_transformer(str(folder / place), str(folder), device)
-            return description, _text_base(folder, model, description["base"]), parts, model.device
+            return description, _base(folder, model, description["base"]), parts, model.device
     here = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return description, VectorBase(**description["base"]), parts, here
+    return description, _base(folder, None, description["base"]), parts, here
 
 
-def _text_base(folder: Path, model: SentenceTransformer, described: dict[str, Any]) -> Base:
-    if "weight" not in described:
-        return TextBase.from_config(model, described)
-    channel = LexicalChannel.load(folder / LEXICAL)
-    if channel.analyser.pieces:
-        restore_pooling(model)
-    dense = TextBase.from_config(model, described["dense"])
-    return JoinedBase(dense, channel, described["weight"], described["normalize"])
+def _base(folder: Path, model: SentenceTransformer | None, described: dict[str, Any]) -> Base:
+    if "weight" in described:
+        channel = LexicalChannel.load(folder / LEXICAL)
+        if model is not None and channel.analyser.pieces:
+            restore_pooling(model)
+        dense = _base(folder, model, described["dense"])
+        return JoinedBase(dense, channel, described["weight"], described["normalize"])
+    return VectorBase(**described) if model is None else TextBase.from_config(model, described)
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -221,10 +221,10 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         with replacing_folder(folder) as temporary:
             if channel is not None:
                 channel.save(temporary / LEXICAL)
-            if channel is not None and not channel.analyser.pieces:
-                untouched_model(self.base.untouched).save_pretrained(str(temporary / DENSE), create_model_card=False)
-            elif self.base.reads_texts:
-                self.to_sentence_transformer().save_pretrained(str(temporary), create_model_card=False)
+            if self.base.reads_texts:
+                words = channel is not None and not channel.analyser.pieces
+                model = untouched_model(self.base.untouched) if words else self.to_sentence_transformer()
+                model.save_pretrained(str(temporary / DENSE if words else temporary), create_model_card=False)
             if seen is not None:
                 write_json(temporary / SEEN, sorted(seen))
             if held_out is not None:

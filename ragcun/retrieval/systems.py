@@ -235,11 +235,10 @@ def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: boo
 
 
 def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
-    if options.vectors is not None and not base.reads_texts:
-        options.vectors.require_fit(base)
-        return options.vectors
-    base.compute_in(options.base_dtype)
-    return vector_source(base, options.cache_dir, options.batch_size)
+    given = None if base.reads_texts else options.vectors
+    if given is None:
+        base.compute_in(options.base_dtype)
+    return vector_source(base, options.cache_dir, options.batch_size, given)
 
 
 def _without_vectors(spec: str, options: EncodingOptions) -> System:

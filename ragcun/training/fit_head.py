@@ -10,9 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ragcun.batch import Role
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
@@ -45,13 +47,27 @@ class FittedHead:
     result: FitResult | None = None
     config: TrainConfig | None = None
 
-    def embed_queries(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit."""
-        return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "query")
+    def embed_queries(self, vectors: ArrayLike, texts: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit.
 
-    def embed_documents(self, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Map document vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit."""
-        return self.encoder.embed(check_vectors(vectors, "vectors", self.encoder.base.dimension), "document")
+        `texts` are theirs, where ``ragcun train --vectors`` fitted a lexical channel.
+        """
+        return self._embed(vectors, texts, "query")
+
+    def embed_documents(self, vectors: ArrayLike, texts: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Map document vectors as `embed_queries` does those of queries."""
+        return self._embed(vectors, texts, "document")
+
+    def _embed(self, vectors: ArrayLike, texts: Sequence[str] | None, role: Role) -> NDArray[np.float32]:
+        base = self.encoder.base
+        rows = check_vectors(vectors, "vectors", base.untouched.dimension)
+        if isinstance(base, JoinedBase):
+            if texts is None or len(texts) != len(rows):
+                raise ValueError(f"this head has a lexical channel; give the text of each of the {len(rows)} vectors")
+            rows = base.join(rows, base.lexical(texts, role))
+        elif texts is not None:
+            raise ValueError("this head has no lexical channel, which texts are for; leave them out")
+        return self.encoder.embed(rows, role)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load_head` reads; an older folder there is replaced."""
@@ -138,6 +154,7 @@ def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConf
     chosen = replace(config or TrainConfig(train_data=IN_MEMORY), **settings)
     if chosen.lexical_dim:
         raise ValueError("a lexical channel is of texts; join its vectors to those given, and leave lexical_dim out")
+    chosen.lexical_dim = 0
     for name in OF_TEXTS:
         if getattr(chosen, name) != getattr(TrainConfig, name):
             raise ValueError(f"{name} does not go with vectors; leave it out")

@@ -140,24 +140,26 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
 def build_base(
     config: TrainConfig, data: TrainingData, processes: Processes, kept: LexicalChannel | None
 ) -> Base | None:
-    """Return the base of given vectors, or a text model with a lexical channel; None where it is the plain text model.
+    """Return the base of given vectors or of a text model with a lexical channel; None for the plain text model.
 
     The channel, unless a resumed run has `kept` one, is fitted on the documents of the training data: the corpus, but
     for hidden documents, or those of the pairs.
     """
-    if data.vectors is not None:
-        return data.vectors.base
     if not config.lexical:
         if config.lexical_dim is None:
-            logger.info("no lexical channel: it goes with a new, frozen and normalised base that reads texts")
-        return None
-    base = TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+            logger.info("no lexical channel: it goes with a new, frozen and normalised base and texts")
+        return None if data.vectors is None else data.vectors.base
+    base: Base = data.vectors.base if data.vectors is not None else _new_base(config)
     base.to(processes.device)
     base.freeze()
     base.compute_in(config.base_dtype)
-    dense = partial(vector_source, base, config.cache_dir, config.encode_batch_size)
+    dense = partial(vector_source, base, config.cache_dir, config.encode_batch_size, data.vectors)
     channel, weight = processes.on_main(lambda: fit_channel(dense(), data.train.documents, config, kept))
     return JoinedBase(base, channel, weight, config.normalize_embeddings)
+
+
+def _new_base(config: TrainConfig) -> TextBase:
+    return TextBase.load(config.base_model, config.normalize_embeddings, config.device)
 
 
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
@@ -180,7 +182,7 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
 
 
 def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
-    base = base or TextBase.load(config.base_model, config.normalize_embeddings, config.device)
+    base = base or _new_base(config)
     if config.start == "calibrated" and (config.output_dim or 0) > base.dimension:
         wide = f"--output_dim {config.output_dim} is above the {base.dimension} dimensions of the base"
         if config.head_init is not None:
@@ -240,7 +242,4 @@ def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
     """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained."""
-    if vectors is not None:
-        vectors.require_fit(base)
-        return vectors
-    return vector_source(base, config.cache_dir, config.encode_batch_size) if base.frozen else None
+    return vector_source(base, config.cache_dir, config.encode_batch_size, vectors) if base.frozen else None

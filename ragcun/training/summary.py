@@ -188,7 +188,7 @@ def card(
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ragcun"]
     usage = "texts" if encoder.base.reads_texts else "vectors"
     if isinstance(encoder.base, JoinedBase):
-        usage = "texts" if encoder.base.channel.analyser.pieces else "channel"
+        usage = "channel" if usage == "texts" and not encoder.base.channel.analyser.pieces else usage
         about += f" Its base has a lexical channel: {encoder.base.channel}."
     library, tags = (tags[0], tags) if usage == "texts" else ("ragcun", tags[1:])
     header = {"library_name": library, "pipeline_tag": "sentence-similarity", "tags": tags}

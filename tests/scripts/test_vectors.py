@@ -121,3 +121,32 @@ def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arg
         np.save(longer / f"{name}.npy", np.tile(np.load(vectors / "toy" / f"{name}.npy"), 2))
     model = ("--model_path", tmp_path / "v" / "best_model")
     assert "length 32, the checkpoint takes 16" in fails_clearly("evaluate_beir", *common, longer, *model)
+
+
+def test_the_channel_of_the_texts_joins_vectors_as_it_joins_a_text_model(
+    run_script, fails_clearly, arguments, evaluated, vectors, tiny_bert, collection_folder, tmp_path
+):
+    joined = (*arguments[:-4], "--lexical_dim", 8, *arguments[-2:], *IDENTITY)
+    of = {"texts": ("--base_model", tiny_bert), "vectors": ("--vectors", vectors)}
+    for name, flags in of.items():
+        run_script("train", *joined, *flags, "--output_dir", tmp_path / name)
+    checkpoints = {name: tmp_path / name / "best_model" for name in of}
+    head, encoder = load_head(checkpoints["vectors"], "cpu"), RetrievalEncoder.from_pretrained(checkpoints["texts"])
+    collection = load_collection(collection_folder, "test")
+    texts = [document.content for document in collection.documents.values()]
+    rows = np.load(vectors / "toy" / "documents.npy")
+    np.testing.assert_allclose(head.embed_documents(rows, texts), encoder.encode_document(texts), atol=1e-4)
+    for given in (None, texts[1:]):
+        with pytest.raises(ValueError, match="text of each of the 120 vectors"):
+            head.embed_documents(rows, given)
+    by_texts, _ = evaluated("--model_path", checkpoints["texts"])
+    by_vectors, shown = evaluated("--model_path", checkpoints["vectors"], "--vectors", vectors)
+    assert {system: each["NDCG@10"] for system, each in by_vectors.items()} == pytest.approx(
+        {system: each["NDCG@10"] for system, each in by_texts.items()}, abs=1e-9
+    )
+    assert "vectors (untouched)" in shown
+    goes_on = ("--load_checkpoint", checkpoints["vectors"], "--output_dir", tmp_path / "on", "--vectors", vectors)
+    run_script("train", *arguments[:-4], *arguments[-2:], *goes_on)
+    assert load_head(tmp_path / "on" / "best_model").encoder.base.channel.dimension == 8
+    pieces = ("--lexical_terms", "pieces", "--vectors", vectors, "--output_dir", tmp_path / "p")
+    assert "choose words" in fails_clearly("train", *joined, *pieces)
