@@ -90,16 +90,13 @@ def run(options: Options) -> str:
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System], Labels]:
     """Return the model, what it is tested against, and the labels that this uses."""
     from ragcun.embeddings.hub import model_folder
-    from ragcun.embeddings.precomputed import read_vectors
-    from ragcun.models.checkpoint import has_text_model, is_checkpoint
     from ragcun.retrieval.memory import Labels
-    from ragcun.retrieval.systems import System, open_system
+    from ragcun.retrieval.systems import System, given_vectors, open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
     if options.vectors:
-        if is_checkpoint(spec) and has_text_model(spec):
-            raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
-        encoding = replace(encoding, vectors=read_vectors(options.vectors, [folder.load() for folder in folders]))
+        given = given_vectors(options.vectors, spec, [folder.load() for folder in folders])
+        encoding = replace(encoding, vectors=given)
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
     model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)
     found = model.untouched_base.name if model.untouched_base is not None else "no other model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +32,7 @@ class Options(ComputeFlags, HybridFlags, RankedFlags, ModelFlags):
     output_file: Path = flag(MISSING, "TREC run to write; of several datasets FILE.NAME.trec", short="output")
     top_k: int = flag(100, "documents per query", at_least=1)
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
+    vectors: str | None = flag(None, "vectors of the sets (or DIR/NAME), for a checkpoint without texts", metavar="DIR")
     shards: int = flag(1, "parts of the corpus", at_least=1)
     work_dir: Path | None = flag(
         None, "vectors and results of shards, DIR/NAME each; all machines must see it (default: --output_file + .work)"
@@ -50,6 +51,8 @@ class Options(ComputeFlags, HybridFlags, RankedFlags, ModelFlags):
         self.require_hybrid()
         if self.feedback_weight is not None and not self.feedback:
             raise InputError("--feedback_weight is of --feedback, which is off; give that too, or leave it out")
+        if self.vectors and (self.shards > 1 or self.workers or self.address or self.model_path is None):
+            raise InputError("--vectors is of a checkpoint in --model_path, searched here as one shard; change that")
         if self.gpus_per_task and not (self.workers or self.address):
             raise InputError("--gpus_per_task is of Ray tasks; add --workers or --address, or leave it out")
 
@@ -60,7 +63,7 @@ def run(options: Options) -> str:
     Ray is connected first, so that nothing is read where it cannot be; what it prints of dead workers goes to stderr.
     """
     from ragcun.distributed.ray import ray_runner
-    from ragcun.distributed.search import run_here, search_collection
+    from ragcun.distributed.search import run_here
     from ragcun.retrieval.comparison import MODEL
     from ragcun.retrieval.metrics import evaluate_run, mean
     from ragcun.retrieval.runs import write_run
@@ -75,26 +78,35 @@ def run(options: Options) -> str:
             if len(folders) > 1:
                 output = output.with_name(f"{output.stem}.{folder.name.replace('/', '-')}{output.suffix}")
             search = _search(options, folder)
-            rankings, qrels = (
-                _fused(options, folder, search, runner) if options.hybrid else search_collection(folder, search, runner)
-            )
+            rankings, qrels = _ranked(options, folder, search, runner)
             write_run(output, rankings, MODEL)
             cutoff = min(10, options.top_k)
             score = mean(evaluate_run(rankings, qrels, (cutoff,)))[f"NDCG@{cutoff}"]
-            lines.append(f"{folder.name}: NDCG@{cutoff} {score:.4f}; run file: {output}, vectors: {search.folder}")
+            place = options.vectors or search.folder
+            lines.append(f"{folder.name}: NDCG@{cutoff} {score:.4f}; run file: {output}, vectors: {place}")
     return "\n".join(lines)
 
 
-def _fused(options: Options, folder: CollectionFolder, search: ShardedSearch, runner: Runner) -> tuple[Run, Qrels]:
-    """Fuse with the rankings of other systems, which search in this process; what is not given has its fixed value."""
-    from ragcun.distributed.search import ShardedRetriever
-    from ragcun.retrieval.hybrid import HybridRetriever
-    from ragcun.retrieval.systems import EncodingOptions, open_system
+def _ranked(options: Options, folder: CollectionFolder, search: ShardedSearch, runner: Runner) -> tuple[Run, Qrels]:
+    """Search, and fuse with the rankings of other systems; what is not given of a fusion has its fixed value.
 
+    Other systems, and a checkpoint on vectors, search in this process.
+    """
+    from ragcun.distributed.search import ShardedRetriever, search_collection
+    from ragcun.retrieval.hybrid import HybridRetriever
+    from ragcun.retrieval.systems import EncodingOptions, Retriever, given_vectors, open_system
+
+    if not (options.hybrid or options.vectors):
+        return search_collection(folder, search, runner)
     encoding = EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype)
     collection = folder.load()
+    first: Retriever = ShardedRetriever(search.model, search, runner)
+    if options.vectors:
+        encoding = replace(encoding, vectors=given_vectors(options.vectors, search.model, [collection]))
+        first = open_system(search.model, encoding, options.distance).retriever
+    if not options.hybrid:
+        return first.retrieve(collection, options.top_k), collection.qrels
     others = [open_system(each, encoding).retriever for each in options.hybrid]
-    first = ShardedRetriever(search.model, search, runner)
     feedback = (options.feedback, options.feedback_weight) if options.feedback else None
     hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, feedback=feedback)
     return hybrid.retrieve(collection, options.top_k), collection.qrels

@@ -20,12 +20,12 @@ from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.hub import model_folder
-from ragcun.embeddings.precomputed import VectorStore
+from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, as_input_error
 from ragcun.io import existing_file, file_digest
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
-from ragcun.models.checkpoint import CONFIG, is_checkpoint
+from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import Results
@@ -223,6 +223,13 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     )
     is_alone = encoder is None or vectors.is_full or small.is_full
     return System(model, compared, untouched, () if is_alone else (System(reduced, small.compared(base.distance)),))
+
+
+def given_vectors(folder: str, spec: str, collections: Sequence[Collection]) -> VectorStore:
+    """Read the vectors of collections for a checkpoint (InputError: they are missing, or it has a text model)."""
+    if is_checkpoint(spec) and has_text_model(spec):
+        raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
+    return read_vectors(folder, collections)
 
 
 def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: bool) -> str:

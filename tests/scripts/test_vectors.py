@@ -145,6 +145,11 @@ def test_the_channel_of_the_texts_joins_vectors_as_it_joins_a_text_model(
         {system: each["NDCG@10"] for system, each in by_texts.items()}, abs=1e-9
     )
     assert "vectors (untouched)" in shown
+    model = ("--model_path", checkpoints["vectors"], "--vectors", vectors, "--datasets", "toy")
+    model += ("--data_dir", collection_folder.parent, "--output_file", tmp_path / "run.trec")
+    assert f"toy: NDCG@10 {by_vectors['model']['NDCG@10']:.4f}" in run_script("search_corpus", *model)
+    run_script("search_corpus", *model, "--hybrid", "bm25", "--feedback", 2)
+    assert "one shard" in fails_clearly("search_corpus", *model, "--shards", 2)
     goes_on = ("--load_checkpoint", checkpoints["vectors"], "--output_dir", tmp_path / "on", "--vectors", vectors)
     run_script("train", *arguments[:-4], *arguments[-2:], *goes_on)
     assert load_head(tmp_path / "on" / "best_model").encoder.base.channel.dimension == 8
