@@ -5,16 +5,19 @@ A block that is not run has a comment above it: ``<!-- not run: REASON -->``, or
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from ragcun.data.beir import Document, write_collection
 from ragcun.io import write_json_lines, write_text
 from ragcun.losses import CONTRASTIVE, ISOTROPY
 from ragcun.models.encoder import SYSTEMS
+from tests.reporting.html.conftest import browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -199,23 +203,50 @@ class Loads(HTMLParser):
             self.loads.append(given.get("href", ""))
 
 
-@pytest.mark.slow
-def test_the_site_builds_strictly_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; links that lead nowhere and names without docstrings end the build."""
     if not (mkdocs := shutil.which("mkdocs")):
         pytest.skip("mkdocs is not installed: pip install 'ragcun[docs]'")
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [mkdocs, "build", "--strict", "--site-dir", str(tmp_path)],
+        [mkdocs, "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert not done.returncode, done.stderr
-    pages = list(tmp_path.rglob("*.html"))
-    assert len(pages) > len(DOCS) - 1
+    return folder
+
+
+@pytest.mark.slow
+def test_no_page_of_the_site_names_a_file_of_another_host(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert {page.stem for page in DOCS} <= {page.stem for page in pages}
     for page in pages:
         reader = Loads()
         reader.feed(page.read_text(encoding="utf-8"))
         assert [each for each in reader.loads if re.match(r"(https?:)?//", each)] == [], page.name
-    for sheet in tmp_path.rglob("*.css"):
+    for sheet in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+@pytest.mark.slow
+def test_a_page_and_its_search_ask_no_other_host(site: Path, browser: Any) -> None:  # noqa: F811
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = f"http://127.0.0.1:{server.server_port}/"
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("index", "api", "lexical"):
+        page.goto(f"{own}{name}.html", wait_until="networkidle")
+    page.keyboard.press("/")
+    page.keyboard.type("whitening", delay=20)
+    page.wait_for_selector(".md-search-result__link", state="attached")
+    page.close()
+    server.shutdown()
+    server.server_close()
+    assert len(asked) > 5
+    assert {url for url in asked if not url.startswith((own, "data:", "blob:"))} == set()
 
 
 def test_there_are_few_pages_and_each_is_in_the_navigation() -> None:
