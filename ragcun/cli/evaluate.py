@@ -89,13 +89,15 @@ def run(options: Options) -> str:
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System], Labels]:
     """Return the model, what it is tested against, and the labels that this uses."""
+    from ragcun.data.beir import all_queries
     from ragcun.embeddings.hub import model_folder
     from ragcun.retrieval.memory import Labels
     from ragcun.retrieval.systems import System, given_vectors, open_system
 
     encoding, spec = options.encoding(), model_folder(options.spec)
     if options.vectors:
-        given = given_vectors(options.vectors, spec, [folder.load() for folder in folders])
+        others = {each.name: all_queries(each.path) for each in folders}  # some of them are dev queries
+        given = given_vectors(options.vectors, spec, [folder.load() for folder in folders], others)
         encoding = replace(encoding, vectors=given)
     small = replace(encoding, precision=options.precision, truncate_dim=options.truncate_dim)
     model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)

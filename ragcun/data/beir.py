@@ -145,6 +145,11 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
     return queries
 
 
+def all_queries(folder: Path) -> dict[str, str]:
+    """Return the queries of a BEIR folder by their ids, judged or not."""
+    return {key: query.text for key, query in _texts(folder / "queries.jsonl", "queries")}
+
+
 def write_collection(
     folder: str | Path, documents: Mapping[str, Document], queries: Mapping[str, str], qrels: Mapping[str, Qrels]
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,11 +124,17 @@ def check_vectors(values: ArrayLike | Tensor, name: str, columns: int | None = N
     return array if isinstance(array, np.memmap) else np.ascontiguousarray(array, dtype=np.float32)
 
 
-def read_vectors(folder: str | Path, collections: Sequence[Collection], normalize: bool = True) -> VectorStore:
+def read_vectors(
+    folder: str | Path,
+    collections: Sequence[Collection],
+    normalize: bool = True,
+    others: Mapping[str, Mapping[str, str]] | None = None,
+) -> VectorStore:
     """Read the vectors of all documents and judged queries of collections, by their texts; matrices stay on disk.
 
     Those of a collection lie in ``folder/NAME`` where there is such a folder, else in `folder` itself; several
-    collections of one name are parts of one. InputError names the file and line that is missing or wrong.
+    collections of one name are parts of one. `others` are queries, by a collection's name and their id, that need no
+    vector but keep the one that is there. InputError names the file and line that is missing or wrong.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -141,14 +148,16 @@ def read_vectors(folder: str | Path, collections: Sequence[Collection], normaliz
         contents = {key: document.content for part in parts for key, document in part.documents.items()}
         asked = {key: text for part in parts for key, text in part.queries.items()}
         documents.append(_read(place / "documents", contents, name))
-        queries.append(_read(place / "queries", asked, name))
+        queries.append(_read(place / "queries", asked, name, (others or {}).get(name, {})))
     lengths = {vectors.shape[1] for _, vectors in (*documents, *queries)}
     if len(lengths) > 1:
         raise InputError(f"--vectors {folder}: vectors have the lengths {sorted(lengths)}; they must have one")
     return VectorStore(documents, queries, normalize, str(folder))
 
 
-def _read(path: Path, texts: Mapping[str, str], collection: str) -> Named:
+def _read(
+    path: Path, texts: Mapping[str, str], collection: str, others: Mapping[str, str] = MappingProxyType({})
+) -> Named:
     ids, matrix = _read_ids(path.with_suffix(".txt")), open_matrix(path.with_suffix(".npy"))
     with as_input_error(f"{path}.npy", "; write the file again, with numpy.save"):
         vectors = check_vectors(matrix, "vectors")
@@ -160,7 +169,7 @@ def _read(path: Path, texts: Mapping[str, str], collection: str) -> Named:
             f"{path}.txt lacks {len(absent)} of the {len(texts)} {path.name} of {collection}, first {absent[0]!r}; "
             "add their ids and vectors"
         )
-    return [texts.get(each) for each in ids], vectors
+    return [texts.get(each, others.get(each)) for each in ids], vectors
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -225,11 +225,13 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     return System(model, compared, untouched, () if is_alone else (System(reduced, small.compared(base.distance)),))
 
 
-def given_vectors(folder: str, spec: str, collections: Sequence[Collection]) -> VectorStore:
+def given_vectors(
+    folder: str, spec: str, collections: Sequence[Collection], others: Mapping[str, Mapping[str, str]] | None = None
+) -> VectorStore:
     """Read the vectors of collections for a checkpoint (InputError: they are missing, or it has a text model)."""
     if is_checkpoint(spec) and has_text_model(spec):
         raise InputError(f"--vectors: checkpoint {spec} has a text model; leave the flag out")
-    return read_vectors(folder, collections)
+    return read_vectors(folder, collections, others=others)
 
 
 def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: bool) -> str:

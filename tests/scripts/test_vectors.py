@@ -145,6 +145,8 @@ def test_the_channel_of_the_texts_joins_vectors_as_it_joins_a_text_model(
         {system: each["NDCG@10"] for system, each in by_texts.items()}, abs=1e-9
     )
     assert "vectors (untouched)" in shown
+    chosen, _ = evaluated("--model_path", checkpoints["vectors"], "--vectors", vectors, "--hybrid", "bm25", "--memory")
+    assert chosen["model"] == by_vectors["model"]  # the rows of its dev queries are found beside it
     model = ("--model_path", checkpoints["vectors"], "--vectors", vectors, "--datasets", "toy")
     model += ("--data_dir", collection_folder.parent, "--output_file", tmp_path / "run.trec")
     assert f"toy: NDCG@10 {by_vectors['model']['NDCG@10']:.4f}" in run_script("search_corpus", *model)
