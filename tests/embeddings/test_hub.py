@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants, file_download, hf_api
+from huggingface_hub import constants, hf_api
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
@@ -55,15 +55,14 @@ def silent(folder: str, place: Path, **settings: object) -> Path:
 def point_at(patch, endpoint):
     """Let the hub's client ask a server."""
     patch.setattr(constants, "ENDPOINT", endpoint)
-    for module in (constants, file_download):  # older clients import the name
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     patch.setattr(hf_api.api, "endpoint", endpoint)
 
 
 @pytest.fixture(scope="module")
 def online(endpoint, tmp_path_factory):
     """A base loaded from the server, and the hub cache that has it from then on."""
+    pytest.importorskip("transformers", "5", reason="older ones read the cache's place once, when imported")
     folder = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(folder))
@@ -152,7 +151,7 @@ def test_a_folder_of_a_published_name_is_only_a_folder(name, tiny_bert, tmp_path
     with caplog.at_level(logging.INFO, logger="ragcun"):
         base = TextBase.load(name, device="cpu")
     assert (base.prompt("query"), base.prompt("document"), base.distance) == ("", "", "cosine")
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("ragcun")]
 
 
 @pytest.mark.parametrize(

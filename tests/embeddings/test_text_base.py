@@ -206,8 +206,8 @@ def plain(architecture):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("tokenizer.json"), r"lacks the tokenizer .*tokenizer\.json, vocab\.txt"),
-        (without("tokenizer.json", "tokenizer_config.json"), "lacks the tokenizer"),
+        (without("tokenizer.json", "vocab.txt"), r"lacks the tokenizer .*tokenizer\.json, vocab\.txt"),
+        (without("tokenizer.json", "vocab.txt", "tokenizer_config.json"), "lacks the tokenizer"),
         (vocabulary(["word1", "word2"]), "7 tokens.*205 rows"),
         (vocabulary([f"word{i}" for i in range(300)]), "305 tokens.*205 rows"),
         (edit("adapter_config.json", base_model_name_or_path="owner/big"), "an adapter of owner/big: merge it first"),
