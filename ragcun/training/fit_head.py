@@ -99,6 +99,7 @@ def fit_head(
     """Train a head on vectors; nothing is written to disk.
 
     It is the training of `ragcun.fit`, with its defaults; a calibrated start takes the queries that are in `pairs`.
+    Join a lexical channel before: ``[unit(vectors), √a · channel.encode(texts, role)]`` (docs/vectors.md).
 
     Args:
         query_vectors: base vectors of queries ``(n_q, dim)``.
