@@ -1,23 +1,27 @@
 """NDCG@10 of one vector [dense ; √a · lexical], no labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
 
 Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split. ``--variants``
-compares other terms, weights and fields instead, at the default's weight and 384 dimensions.
+compares other terms, weights and fields instead, at the default's weight and 384 dimensions. ``--train_terms RATE ...``
+trains the vectors of the terms by InfoNCE on training queries: on four fifths of SET/train to measure the rest, or on
+all of them to measure another split.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from sklearn.preprocessing import minmax_scale, normalize
 from sklearn.utils.extmath import randomized_svd
 
 from ragcun import EmbeddingCache, TextBase
-from ragcun.data.beir import Collection, load_collection
-from ragcun.embeddings.analysis import Analyser
+from ragcun.data.beir import Collection, hold_out_queries, load_collection
+from ragcun.embeddings.analysis import Analyser, TermCounter
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.retrieval.bm25 import BM25
@@ -52,13 +56,37 @@ class Scores:
                 if key in columns:
                     self.gains[row, columns[key]] = max(score, 0)
         documents = cache.encode(self.documents, "document")
-        self.dense = normalize(cache.encode(self.queries, "query")) @ normalize(documents).T
+        self.cache, self.dense_documents = cache, normalize(documents)
+        self.dense = normalize(cache.encode(self.queries, "query")) @ self.dense_documents.T
         self.weight = lexical_weight(documents)
 
     def lexical(self, **settings: object) -> np.ndarray:
         """Similarities of the lexical channel."""
         channel = LexicalChannel.fit(self.documents, **settings)
         return channel.encode(self.queries, "query") @ channel.encode(self.documents, "document").T
+
+    def with_trained_terms(
+        self, queries: list[str], positives: list[int], rate: float, steps: int = 150, temperature: float = 0.1
+    ) -> np.ndarray:
+        """Similarities of the default channel after its terms' vectors are trained on queries and documents' rows."""
+        torch.manual_seed(1)
+        channel, rows = LexicalChannel.fit(self.documents), self.dense_documents[positives]
+        texts = (queries, [self.documents[row] for row in positives])
+        weights = [as_tensor(term_weights(channel, each)) for each in texts]
+        dense = torch.from_numpy(normalize(self.cache.encode(queries, "query")) @ rows.T)
+        terms = torch.nn.Parameter(torch.from_numpy(channel.projection.copy()))
+        optimizer, own = torch.optim.Adam([terms], rate), torch.tensor(positives)
+        for _ in range(steps):
+            chosen = torch.randperm(len(queries))[:128]
+            q, d = (torch.nn.functional.normalize(each.index_select(0, chosen) @ terms, dim=1) for each in weights)
+            logits = (dense[chosen][:, chosen] + self.weight * q @ d.T) / ((1 + self.weight) * temperature)
+            same = (own[chosen][:, None] == own[chosen]) & ~torch.eye(len(chosen), dtype=torch.bool)
+            loss = torch.nn.functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(chosen)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        moved = dataclasses.replace(channel, projection=terms.detach().numpy())
+        return moved.encode(self.queries, "query") @ moved.encode(self.documents, "document").T
 
     def by_field(self, dim: int) -> np.ndarray:
         """Similarities of two channels of `dim` dimensions together, one of titles and one of texts."""
@@ -126,6 +154,36 @@ def weigh(
     return normalize(out) if scaled else out
 
 
+def term_weights(channel: LexicalChannel, texts: list[str]) -> sp.csr_matrix:
+    """Return rows of the channel's term weights, of length 1."""
+    counts = TermCounter(channel.analyser, channel.vocabulary).count(texts).astype(np.float64)
+    return weigh(counts, channel.idf, channel.mean_length)
+
+
+def as_tensor(rows: sp.csr_matrix) -> torch.Tensor:
+    """Return a sparse matrix as torch's."""
+    rows = rows.tocoo()
+    return torch.sparse_coo_tensor(
+        np.stack([rows.row, rows.col]), rows.data, rows.shape, dtype=torch.float32
+    ).coalesce()
+
+
+def train_terms(collection: Collection, training: Collection, scores: Scores, rate: float) -> tuple[float, float]:
+    """Return NDCG@10 of the queries of `collection` that `training` lacks, with the channel untrained and trained."""
+    row_of = {key: row for row, key in enumerate(collection.documents)}
+    pairs = [
+        (training.queries[query], row_of[key])
+        for query, judged in training.qrels.items()
+        for key, score in judged.items()
+        if score > 0 and key in row_of
+    ]
+    queries, positives = map(list, zip(*pairs, strict=True))
+    trained = scores.with_trained_terms(queries, positives, rate)
+    return scores.ndcg(scores.dense + scores.weight * scores.lexical()), scores.ndcg(
+        scores.dense + scores.weight * trained
+    )
+
+
 def best_hundred(scores: np.ndarray) -> np.ndarray:
     """Scores of a query's best 100 documents scaled to 0 … 1, 0 elsewhere."""
     floor = -np.partition(-scores, 99, axis=1)[:, 99:100]
@@ -158,8 +216,24 @@ def main() -> None:
     parser.add_argument("--powers", nargs="+", type=float, default=[-0.25])
     parser.add_argument("--weights", nargs="+", type=float, default=[0.3, 0.5])
     parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--train_terms", nargs="+", type=float, metavar="RATE")
     args = read_arguments(parser, "auto")
-    for spec, _, scores in opened(args):
+    for spec, cache, scores in opened(args):
+        for rate in args.train_terms or ():
+            name, split = spec.split("/")
+            training = load_collection(f"{args.data_dir}/{name}", "train")
+            measured = training if split == "train" else load_collection(f"{args.data_dir}/{name}", split)
+            if split == "train":
+                training, measured = hold_out_queries(training, 0.2, 1)
+            parts = Scores(cache, measured, None)
+            before, after = train_terms(measured, training, parts, rate)
+            base = parts.ndcg(parts.dense)
+            print(
+                f"{spec}, base {base:.4f}, joined {before - base:+.4f}, terms at {rate}: {after - base:+.4f}",
+                flush=True,
+            )
+        if args.train_terms:
+            continue
         if args.variants:
             named = {name: (scores.variant, settings) for name, settings in VARIANTS.items()}
             named |= {"a channel of titles and one of texts, 192 each": (scores.by_field, {"dim": 384})}
