@@ -70,9 +70,12 @@ def test_the_wheel_trains_and_evaluates_without_extras(
     for package in (each for place in sys.path if place.endswith("site-packages") for each in Path(place).iterdir()):
         if not package.name.startswith((*EXTRAS, "ragcun", "__")) and package.suffix != ".pth":
             (site / package.name).symlink_to(package)
-    assert run(tmp_path, python, "-c", "import ragcun; print(ragcun.__file__)").startswith(str(site))
     assert "usage: ragcun COMMAND" in run(tmp_path, command, "--help")
-    sets = ("--datasets", collection_folder.name, "--data_dir", str(collection_folder.parent))
-    run(tmp_path, command, "train", "--train_data", collection_folder, "--base_model", tiny_bert, "--output_dir", "run")
+    train = ["train", "--train_data", str(collection_folder), "--base_model", tiny_bert, "--output_dir", "run"]
+    evaluate = ["evaluate", "--model_path", "run/best_model", "--data_dir", str(collection_folder.parent)]
+    evaluate += ["--datasets", collection_folder.name]
+    code = f"import ragcun; from ragcun.cli.main import main; main({train}); main({evaluate}); print(ragcun.__file__)"
+    shown = run(tmp_path, python, "-c", code)
+    assert str(site) in shown.splitlines()[-1]
+    assert "NDCG@10" in shown
     assert not (tmp_path / "run" / "loss_curve.png").exists()
-    assert "NDCG@10" in run(tmp_path, command, "evaluate", "--model_path", "run/best_model", *sets)
