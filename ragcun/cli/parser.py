@@ -24,7 +24,7 @@ COMMON = {
     "json": "print the result as one JSON object",
 }
 """Switches of every command."""
-NOISY = ("httpx", "httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "bm25s", "filelock")
+NOISY = ("httpx", "httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "filelock")
 METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE"}
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Set
 
 import bm25s
@@ -11,6 +12,8 @@ from tqdm.auto import tqdm
 
 from ragcun.embeddings.analysis import K1, Analyser, B
 from ragcun.retrieval.runs import Run, without_own
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG
 
 
 class BM25:

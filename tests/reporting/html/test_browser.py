@@ -44,6 +44,7 @@ def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
         page.on(event, lambda what: messages.append(str(what)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(whole_page.as_uri(), wait_until="load")
+    assert 0 < page.query_selector("#run-1-queries ~ details .values").bounding_box()["y"] < 900
     for details in page.query_selector_all("details"):
         details.evaluate("element => { element.open = true; }")
     assert messages == []
