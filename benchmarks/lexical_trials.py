@@ -72,14 +72,14 @@ class Scores:
         torch.manual_seed(1)
         channel, rows = LexicalChannel.fit(self.documents), self.dense_documents[positives]
         texts = (queries, [self.documents[row] for row in positives])
-        weights = [as_tensor(term_weights(channel, each)) for each in texts]
-        dense = torch.from_numpy(normalize(self.cache.encode(queries, "query")) @ rows.T)
+        weights = [term_weights(channel, each) for each in texts]
+        asked, found = map(torch.from_numpy, (normalize(self.cache.encode(queries, "query")), rows))
         terms = torch.nn.Parameter(torch.from_numpy(channel.projection.copy()))
         optimizer, own = torch.optim.Adam([terms], rate), torch.tensor(positives)
         for _ in range(steps):
             chosen = torch.randperm(len(queries))[:128]
-            q, d = (torch.nn.functional.normalize(each.index_select(0, chosen) @ terms, dim=1) for each in weights)
-            logits = (dense[chosen][:, chosen] + self.weight * q @ d.T) / ((1 + self.weight) * temperature)
+            q, d = (torch.nn.functional.normalize(as_tensor(each[chosen.numpy()]) @ terms, dim=1) for each in weights)
+            logits = (asked[chosen] @ found[chosen].T + self.weight * q @ d.T) / ((1 + self.weight) * temperature)
             same = (own[chosen][:, None] == own[chosen]) & ~torch.eye(len(chosen), dtype=torch.bool)
             loss = torch.nn.functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(chosen)))
             optimizer.zero_grad()
