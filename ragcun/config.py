@@ -54,6 +54,9 @@ class ModelConfig:
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
+    lora_rank: int | None = flag(None, "train the base by LoRA adapters of this rank alone; 0 is off", at_least=0)
+    lora_alpha: int | None = flag(None, "scale of LoRA, over its rank (default: twice the rank)", at_least=1)
+    lora_layers: int | None = flag(None, "LoRA in the last N transformer layers (default: all)", at_least=1)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
 
 
@@ -153,7 +156,7 @@ class OptimizationConfig:
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
     ema_schedule: str = flag("constant", "schedule of --ema_decay towards 1", choices=("constant", "cosine", "linear"))
     learning_rate: float | None = flag(None, "learning rate of all parts without one of their own", at_least=0)
-    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5)", at_least=0)
+    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5; 2e-4 of LoRA)", at_least=0)
     projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)", at_least=0)
     predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)", at_least=0)
     weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices", at_least=0)
@@ -193,7 +196,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     """Settings of `ragcun.fit` and ``ragcun train``; each field is a flag of the same name.
 
     A rate that is not given is `learning_rate` where that is given, else its own default. The base is frozen unless
-    ``freeze_base`` is False or ``freeze_early_layers`` asks for a part of it only.
+    ``freeze_base`` is False, ``freeze_early_layers`` asks for a part of it only, or ``lora_rank`` for adapters.
     """
 
     given: ClassVar[frozenset[str]] = frozenset()
@@ -201,7 +204,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.freeze_base = self.freeze_early_layers == 0 if self.freeze_base is None else self.freeze_base
+        partly = self.freeze_early_layers or self.lora_rank
+        self.freeze_base = not partly if self.freeze_base is None else self.freeze_base
         for pair in (("train_data", "documents"), ("dev_fraction", "dev_beir"), ("resume", "overwrite")):
             check_one_of(self, *pair, needed=False)
         trained, (first, last) = not self.freeze_base, self.mined_ranks
@@ -211,7 +215,10 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
-            "--never_worse compares heads on one frozen base; leave it out": trained and self.never_worse,
+            "--lora_rank trains the base; leave --freeze_base out": self.lora_rank and self.freeze_base,
+            "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": (
+                self.lora_rank and self.freeze_early_layers
+            ),
             "--lexical_dim needs a new, frozen and normalised base; leave it out": lexical,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
@@ -271,7 +278,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
 
         head = first(self.projection_learning_rate, self.learning_rate, 1e-3)
         predictor = first(self.predictor_learning_rate, self.learning_rate, head)
-        return {"base": first(self.base_learning_rate, self.learning_rate, 2e-5), "head": head, "predictor": predictor}
+        base = first(self.base_learning_rate, self.learning_rate, 2e-4 if self.lora_rank else 2e-5)
+        return {"base": base, "head": head, "predictor": predictor}
 
     def warmup(self, total_steps: int) -> int:
         """Return the steps of warm-up in a run of `total_steps`."""

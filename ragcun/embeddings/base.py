@@ -144,6 +144,10 @@ class Base(nn.Module, abc.ABC):
         if dtype != "float32":
             raise InputError(f"--base_dtype {dtype} is of a text model, and {self.name!r} has none; leave it out")
 
+    def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
+        """Put LoRA adapters into the text model, or raise InputError where there is none."""
+        raise InputError(f"--lora_rank {rank} is of a text model, and {self.name!r} has none; leave it out")
+
     @abc.abstractmethod
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze all of it, or its first layers, or nothing."""

@@ -117,6 +117,10 @@ class JoinedBase(Base):
         """Freeze the text model as `TextBase.freeze` does; the channel is never trained."""
         self.dense.freeze(whole, early_layers)
 
+    def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
+        """Put LoRA adapters into the text model."""
+        self.dense.add_lora(rank, alpha, last_layers)
+
     def compute_in(self, dtype: str) -> None:
         """Compute dense vectors with this dtype from now on."""
         self.dense.compute_in(dtype)

@@ -20,6 +20,7 @@ from ragcun.config import DISTANCES
 from ragcun.embeddings.base import Base, Vectors, as_texts
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
+from ragcun.embeddings.lora import FACTORS, add_adapters, merged
 from ragcun.errors import InputError
 from ragcun.tensors import tensors_digest
 
@@ -144,22 +145,37 @@ class TextBase(Base):
         return self.finish(inputs if isinstance(inputs, Tensor) else self._vectors(inputs), self.normalize)
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing."""
-        self.model.requires_grad_(not whole)
+        """Freeze the whole model, or its token embeddings and first `early_layers` transformer layers, or nothing.
+
+        Of a model with adapters nothing but these is ever trained.
+        """
+        adapters = [weight for name, weight in self.model.named_parameters() if any(part in name for part in FACTORS)]
+        self.model.requires_grad_(not whole and not adapters)
+        for weight in adapters:
+            weight.requires_grad_(not whole)
         self.trained = self.trained or not whole
         if whole or early_layers == 0:
             return
-        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        # the transformer layers are the longest list of modules of one class
-        layers = max((each for each in lists if len({type(layer) for layer in each}) == 1), key=len, default=[])
-        if early_layers > len(layers):
-            raise InputError(
-                f"base model {self.name!r} has {len(layers)} transformer layers, give at most that many as "
-                f"--freeze_early_layers, not {early_layers}"
-            )
+        layers = self._layers("freeze_early_layers", early_layers)
         embeddings = [module for name, module in self.model.named_modules() if name.endswith("embeddings")]
         for module in (*embeddings, *layers[:early_layers]):
             module.requires_grad_(False)
+
+    def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
+        """Put LoRA adapters into all linear maps of all, or the last, transformer layers; `freeze` says what trains."""
+        layers = self._layers("lora_layers", last_layers or 1)
+        add_adapters(self.model, layers if last_layers is None else layers[-last_layers:], rank, alpha)
+
+    def _layers(self, flag: str, least: int) -> list[nn.Module]:
+        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        # the transformer layers are the longest list of modules of one class
+        layers = max((each for each in lists if len({type(layer) for layer in each}) == 1), key=len, default=[])
+        if least > len(layers):
+            raise InputError(
+                f"base model {self.name!r} has {len(layers)} transformer layers, give at most that many as "
+                f"--{flag}, not {least}"
+            )
+        return layers
 
     def train(self, mode: bool = True) -> TextBase:
         """Set training mode; a frozen model stays in evaluation mode (no dropout)."""
@@ -170,7 +186,8 @@ class TextBase(Base):
 
     def fingerprint(self) -> str:
         """Digest of all that decides the vectors: `model_digest`, and the dtype where it is not float32."""
-        digest = model_digest(self.model)
+        with merged(self.model):
+            digest = model_digest(self.model)
         return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
 
 

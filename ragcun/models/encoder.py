@@ -21,6 +21,7 @@ from ragcun.embeddings.base import Base, Vectors, as_texts, check_role
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_device
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.lora import merged
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
 from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder
@@ -207,9 +208,10 @@ class RetrievalEncoder(nn.Module, abc.ABC):
     ) -> None:
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
-        A lexical channel is in ``lexical/``; with one of words, ``dense/`` is the untouched base as such a folder.
-        `card` is the README.md, None for a minimal one; `seen` are hashes of the documents that were training
-        positives, `held_out` says which were hidden from training; `trained` is the number of trained parameters.
+        LoRA adapters are merged into it. A lexical channel is in ``lexical/``; with one of words, ``dense/`` is the
+        untouched base as such a folder. `card` is the README.md, None for a minimal one; `seen` are hashes of the
+        documents that were training positives, `held_out` says which were hidden from training; `trained` is the number
+        of trained parameters.
         """
         description = {"system": self.system, "dimension": self.dimension}
         description |= {"base": self.base.to_config(), "config": self.to_config()}
@@ -218,7 +220,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         own = {PLUGIN: f"{module.removeprefix('ragcun_plugin_')}.py"}
         description |= {} if package.startswith("ragcun") else own
         channel = self.base.channel if isinstance(self.base, JoinedBase) else None
-        with replacing_folder(folder) as temporary:
+        with replacing_folder(folder) as temporary, merged(self):
             if channel is not None:
                 channel.save(temporary / LEXICAL)
             if self.base.reads_texts:

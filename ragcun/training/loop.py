@@ -73,7 +73,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
         queries = processes.main_first(partial(features.encode, data.queries, "query"))
     closed = initialize_weights(config, encoder, source, queries)
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
-    initial = {name: value.clone() for name, value in encoder.own_state().items()}
+    initial = {} if data.check is None else {name: value.clone() for name, value in encoder.trained_state().items()}
     record = make_record(config, run, data, processes, encoder, features)
     trainer = Trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
@@ -83,7 +83,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
 
     def select() -> tuple[RetrievalEncoder, FinalSelection | None]:
         mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
-        if data.check is None or features is None:
+        if data.check is None:
             return mix(trained), None
         return select_final_model(mix(trained), mix(with_weights(trained, initial)), data.check, features, config.seed)
 

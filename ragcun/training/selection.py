@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -123,16 +124,19 @@ def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource,
         return encoder
     if not isinstance(encoder, ProjectionEncoder):
         raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
-    queries, documents = source.sides(MIXED_VECTORS, seed)
+    own = copy.copy(source)
+    own.base = encoder.base  # which, where it is trained, may be that of other weights
+    queries, documents = own.sides(MIXED_VECTORS, seed)
     with as_input_error("--mix_with_base"):
         mixed = interpolate_with_base(encoder, share, {"query": queries, "document": documents})
     return mixed
 
 
 def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> RetrievalEncoder:
-    """Return an encoder of the same shape and base with other weights beside the base."""
-    other = type(encoder).from_config(encoder.base, encoder.to_config())
-    own = {name: value for name, value in weights.items() if not name.startswith("base.")}
+    """Return an encoder of the same shape with other trained weights: on the same base, or a copy of a trained one."""
+    base = encoder.base if encoder.base.frozen else copy.deepcopy(encoder.base)
+    other = type(encoder).from_config(base, encoder.to_config())
+    own = {name: weights[name] for name in other.trained_state() if name in weights}
     other.load_state_dict({**other.state_dict(), **own})
     return other.to(next(encoder.parameters()).device).eval()
 
@@ -154,22 +158,29 @@ class FinalSelection:
 
 
 def select_final_model(
-    trained: RetrievalEncoder, initial: RetrievalEncoder, collection: Collection, features: VectorSource, seed: int
+    trained: RetrievalEncoder,
+    initial: RetrievalEncoder,
+    collection: Collection,
+    features: VectorSource | None,
+    seed: int,
 ) -> tuple[RetrievalEncoder, FinalSelection]:
     """Return the trained encoder, the initial one or the base, and the comparison that selected it.
 
     The initial encoder replaces the trained one where its mean NDCG@10 is higher and the paired randomisation test
     gives p < .05; then likewise the base without a lexical channel (as a head that is the identity, where dimensions
     were kept). So without evidence against it the trained encoder stays; of fewer than `LEAST_QUERIES` queries, which
-    give none, the initial one.
+    give none, the initial one. The base is that of the initial encoder; one that is trained has no `features`.
     """
     encoders = {"trained": trained, "start": initial}
     if isinstance(trained, ProjectionEncoder) and trained.dimension == trained.base.dimension:
-        base, scaled = trained.base.untouched, trained.normalize_output
+        base, scaled = initial.base.untouched, trained.normalize_output
         identity = AsymmetricProjectionModel(base, head="linear", normalize_output=scaled)
         encoders["base"] = identity.to(next(trained.parameters()).device).eval()
-    sources = {"trained": features, "start": features, "base": features.untouched}
-    judged = {name: _judge(CachedEncoder(sources[name], encoder), collection) for name, encoder in encoders.items()}
+    shown: dict[str, Any] = dict(encoders)
+    if features is not None:
+        sources = {"trained": features, "start": features, "base": features.untouched}
+        shown = {name: CachedEncoder(sources[name], encoder) for name, encoder in encoders.items()}
+    judged = {name: _judge(each, collection) for name, each in shown.items()}
     few, p_values = len(collection.qrels) < LEAST_QUERIES, dict[str, float]()
     kept = "start" if few else "trained"
     for other in [] if few else [*encoders][1:]:

@@ -171,6 +171,8 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
         raise InputError(f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor")
     if config.lambda_residual > 0 and "residual" not in encoder.shows:
         raise InputError(f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred")
+    if config.lora_rank:
+        encoder.base.add_lora(config.lora_rank, config.lora_alpha, config.lora_layers)
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
     encoder.base.compute_in(config.base_dtype)
     if config.train_side != "both":

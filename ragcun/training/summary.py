@@ -96,6 +96,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
         ("base_learning_rate gradient_checkpointing", frozen, "no effect: the base is frozen"),
         ("gradient_checkpointing compile", True, "changes memory or time, not what is trained"),
         ("freeze_early_layers", bool(config.freeze_base), "no effect: the whole base is frozen"),
+        ("lora_alpha lora_layers", not config.lora_rank, "no effect without --lora_rank"),
         ("cache_dir encode_batch_size", not frozen, "no effect: the base is trained"),
         ("learning_rate", None not in rates, "no effect: every trained part has a rate of its own"),
     ]
@@ -117,13 +118,14 @@ def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, A
     parts, dim = encoder.to_config(), encoder.dimension
     head, predictor = parts.get("head"), parts.get("predictor")
     base = encoder.base.name + (" with a lexical channel" if isinstance(encoder.base, JoinedBase) else "")
+    how = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "frozen" if encoder.base.frozen else "trained"
     kind = "" if head is None else f"{head['kind']} head {head['input_dim']} → {head['output_dim']}"
     names = {"contrastive": config.contrastive, "isotropy": f"{config.isotropy} isotropy", **TERMS}
     terms = [f"{weight:g}·{names[term]}" for term, weight in config.weights.items()]
     weights = [] if config.untrained else [each for each in encoder.parameters() if each.requires_grad]
     return {
         "system": encoder.system,
-        "base": f"{base} ({'frozen' if encoder.base.frozen else 'trained'})",
+        "base": f"{base} ({how})",
         "head": kind + ("" if predictor is None else f", {predictor['kind']} predictor"),
         "objective": "nothing trained" if config.untrained else " + ".join(terms),
         "embeddings": f"{dim} dimensions, {'length 1' if parts.get('normalize_output') else 'length free'}",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ragcun.config import TrainConfig
 from ragcun.embeddings.base import Vectors
+from ragcun.embeddings.lora import FACTORS
 from ragcun.errors import InputError, as_input_error
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
@@ -80,6 +81,7 @@ class WeightAverage:
 
     After step t the average is ``m·average + (1 − m)·weights`` with m = min(decay, (1 + t) / (10 + t)); the model that
     is evaluated and saved has ``(1 − share)·initial + share·average`` in all trainable parameters.
+    Of LoRA it is averaged A and share times averaged B, so that the interpolation is that of the merged weights.
 
     Source: Polyak and Juditsky 1992 (averaging); Wortsman et al. 2022 (WiSE-FT), arXiv:2109.01903, eq. 1 (share).
     """
@@ -87,7 +89,9 @@ class WeightAverage:
     def __init__(self, encoder: RetrievalEncoder, decay: float, share: float) -> None:
         self.decay, self.share = decay, share
         self.trained = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
-        self.initial = {name: value.detach().clone() for name, value in self.trained.items()} if share < 1 else {}
+        # the first factor of an adapter is not interpolated: the second starts as zero, and carries the whole share
+        drawn = [name for name in self.trained if share < 1 and FACTORS[0] not in name]
+        self.initial = {name: self.trained[name].detach().clone() for name in drawn}
         self.average = {name: value.detach().clone() for name, value in self.trained.items()} if decay else {}
         self.keep_best(encoder)
 
@@ -113,9 +117,8 @@ class WeightAverage:
     def weights(self) -> dict[str, Tensor]:
         """Return the averaged, interpolated weights of all trainable parameters."""
         trained = self.average or {name: value.detach() for name, value in self.trained.items()}
-        if not self.initial:
-            return dict(trained)
-        return {name: torch.lerp(self.initial[name], value, self.share) for name, value in trained.items()}
+        drawn = {name: torch.lerp(value, trained[name], self.share) for name, value in self.initial.items()}
+        return {**trained, **drawn}
 
     def keep_best(self, encoder: RetrievalEncoder) -> None:
         """Copy all weights of the encoder as the best so far."""

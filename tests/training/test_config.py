@@ -28,6 +28,7 @@ FOUNDING: list[tuple[str, str]] = [
         "freeze_early_layers: 4, freeze_base: false, mixed_precision: auto, save_interval: 1",
     ),
     ("--use_predictor --lambda_predictive 1.2 --lambda_contrastive 0", "use_predictor: true, lambda_contrastive: 0.0"),
+    ("--lora_rank 2 --lora_layers 1", "freeze_base: false, freeze_early_layers: 0"),
     ("--no_freeze_base", "freeze_base: false, freeze_early_layers: 0, mixed_precision: 'no'"),
     ("--freeze_early_layers 2 --mixed_precision bf16", "freeze_early_layers: 2, mixed_precision: bf16"),
     ("--freeze_early_layers 0 --no_mixed_precision", "freeze_base: true, mixed_precision: 'no'"),
@@ -58,9 +59,9 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
 @pytest.mark.parametrize(
     "contradicting",
     [
-        {"overwrite", "dev_fraction", "documents", "vectors"},
-        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors"},
-        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model"},
+        {"overwrite", "dev_fraction", "documents", "vectors", "freeze_base", "freeze_early_layers", "base_dtype"},
+        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank"},
+        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank"},
     ],
 )
 def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
@@ -88,6 +89,8 @@ def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> N
         ({"system": "nothing"}, "--system = 'nothing' .* must be one of "),
         ({"freeze_base": False, "base_dtype": "auto"}, "--base_dtype is for a frozen base"),
         ({"freeze_early_layers": 1, "base_dtype": "bfloat16"}, "--base_dtype is for a frozen base"),
+        ({"freeze_base": True, "lora_rank": 1}, "--lora_rank trains the base"),
+        ({"freeze_early_layers": 1, "lora_rank": 1}, "--freeze_early_layers"),
         ({"max_grad_norm": float("nan")}, "= nan .* must be at least 0"),
         ({"dev_fraction": 0.1, "dev_beir": "x"}, "one of them"),
         ({"documents": "x"}, "one of them"),
@@ -96,7 +99,6 @@ def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> N
         ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
         ({"average_decay": 1.0}, r"--average_decay = 1\.0 .* must be below 1"),
         ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
-        ({"never_worse": True, "freeze_base": False}, "--never_worse"),
         *(
             ({"lexical_dim": 8} | changes, "--lexical_dim needs a new, frozen and normalised base")
             for changes in ({"freeze_early_layers": 1}, {"load_checkpoint": "x"}, {"normalize_embeddings": False})

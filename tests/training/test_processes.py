@@ -46,6 +46,7 @@ SAME: dict[str, dict[str, Any]] = {
     "several": SEVERAL | SIGREG,
     "validation": RESPRED | {"dev_beir": None, "val_data": "several.jsonl", **SIGREG},
     "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2},
+    "lora, gradient cache": SIGREG | {"lora_rank": 2, "trained_share": 0.5, "grad_cache_size": 3},
     "jepa, gradient cache": TRAINED | {"system": "jepa", "lambda_predictive": 1.0, "grad_cache_size": 3},
 }
 """Runs that are to end alike in one process and in two; `tests/losses` has every term in two processes."""

@@ -103,6 +103,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str
         ({"contrastive": "margin", "mined_negatives": 4}, "serve InfoNCE alone"),
         ({"base_model": "/no/such/model"}, "no such model folder"),
         ({"freeze_early_layers": 9}, "3 transformer layers"),
+        ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),
     ],
 )
 def test_an_impossible_objective_or_encoder(settings: dict[str, Any], changes: dict[str, Any], message: str) -> None:

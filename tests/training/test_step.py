@@ -33,6 +33,7 @@ CASES: dict[str, tuple[dict[str, Any], Objective]] = {
     "moving target": ({"system": "respred"}, Objective(stopgrad=False, **PREDICTIVE)),
     "unused prediction": ({"system": "respred"}, Objective()),
     "jepa": ({"system": "jepa", "head": "mlp"}, Objective(**PREDICTIVE)),
+    "lora": ({"freeze_base": None, "lora_rank": 2}, Objective(lambda_isotropy=1.0)),
     "frozen layers": ({"freeze_base": None, "freeze_early_layers": 2}, Objective(lambda_isotropy=1.0)),
 }
 

@@ -55,6 +55,8 @@ def idle(tiny_bert: str) -> Any:
         ({"base_learning_rate": 1.0, "freeze_base": False}, ""),
         ({"freeze_base": True, "freeze_early_layers": 1}, "freeze_early_layers"),
         ({"freeze_early_layers": 1}, ""),
+        ({"lora_rank": 2, "lora_alpha": 3, "base_learning_rate": 1.0}, ""),
+        ({"lora_alpha": 3, "lora_layers": 1}, "lora_alpha lora_layers"),
         ({"learning_rate": 1.0, "projection_learning_rate": 1.0}, "learning_rate"),
         ({"learning_rate": 1.0, "projection_learning_rate": 1.0, "freeze_base": False}, ""),
         ({"gradient_checkpointing": True, "compile": True}, "gradient_checkpointing compile"),

@@ -1,0 +1,139 @@
+"""LoRA: what its adapters compute, what is saved of them, and how far a trained base goes from its start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from ragcun.config import TrainConfig
+from ragcun.data.beir import load_collection
+from ragcun.data.pairs import PairDataset
+from ragcun.embeddings.text_base import TextBase
+from ragcun.losses.objective import Objective
+from ragcun.models.encoder import RetrievalEncoder
+from ragcun.training.batches import PairSource
+from ragcun.training.selection import select_final_model, with_weights
+from ragcun.training.setup import build_encoder
+from tests.training.runs import PLAIN, Train, assert_equal, tensors_of
+
+pytest.importorskip("peft")
+LORA: dict[str, Any] = PLAIN | {"lora_rank": 2, "base_learning_rate": 1e-2}
+TRAINED = {
+    "lora": LORA,
+    "full": PLAIN | {"freeze_base": False, "base_learning_rate": 1e-3},
+    "last layer": PLAIN | {"freeze_early_layers": 2, "base_learning_rate": 1e-3},
+}
+
+
+def build(base_model: str, **changes: Any) -> RetrievalEncoder:
+    return build_encoder(TrainConfig("x", base_model=base_model, device="cpu", **PLAIN | changes)).eval()
+
+
+def moved(encoder: RetrievalEncoder) -> RetrievalEncoder:
+    """Give an encoder's adapters, or what else of its base is trained, weights far from those at the start."""
+    generator = torch.Generator().manual_seed(1)
+    for value in (each for each in encoder.base.parameters() if each.requires_grad):
+        value.data.add_(torch.randn(value.shape, generator=generator), alpha=0.3)
+    return encoder
+
+
+def plain_weights(folder: str | Path) -> dict[str, Tensor]:
+    return SentenceTransformer(str(folder), device="cpu").state_dict()
+
+
+def test_one_step_of_full_rank_is_that_of_full_training(tiny_bert: str, texts: list[str]) -> None:
+    """With A the identity, and α the rank, the gradient of B is that of W."""
+    pairs = PairDataset.from_rows([(texts[i], texts[50 + i], None) for i in range(8)], "made")
+    after = []
+    for changes in ({"lora_rank": 32, "lora_alpha": 32}, {"freeze_base": False}):
+        encoder = build(tiny_bert, **changes)
+        for name, weight in encoder.named_parameters():
+            if "lora_A" in name:
+                torch.nn.init.eye_(weight)
+        optimizer = torch.optim.SGD(encoder.parameter_groups({"base": 100.0, "head": 0.0}))
+        batch = PairSource(pairs, encoder.base, torch.device("cpu")).batch(np.arange(8))
+        Objective(lambda_isotropy=1.0)(encoder(batch), 1).total.backward()
+        optimizer.step()
+        encoder.save_pretrained(folder := Path(tiny_bert).with_name(f"step{len(after)}"))
+        after.append(plain_weights(folder))
+    before = plain_weights(tiny_bert)
+    inside = [name for name in before if "layer." in name and before[name].ndim == 2]
+    assert len(inside) == 3 * 6
+    for name, value in before.items():
+        theirs = after[1][name] if name in inside else value
+        torch.testing.assert_close(after[0][name] - value, theirs - value, rtol=1e-3, atol=1e-5, msg=name)
+        assert name not in inside or float((theirs - value).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("system", "layers", "stored"),
+    [("asymmetric", None, "bfloat16"), ("jepa", 1, "float32"), ("respred", 2, "float16")],
+)
+def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(
+    tiny_bert: str, texts: list[str], tmp_path: Path, system: str, layers: int | None, stored: str
+) -> None:
+    """To 1e-5; in the encoder every weight is afterwards as it was, and in the folder all but the layers' matrices."""
+    model = SentenceTransformer(tiny_bert, device="cpu", model_kwargs={"dtype": stored})
+    model.save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    encoder = moved(build(str(tmp_path / "base"), system=system, lora_rank=3, lora_layers=layers))
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    live = encoder.encode_document(texts[:20])
+    encoder.save_pretrained(tmp_path / "saved")
+    assert_equal(encoder.state_dict(), before)
+    np.testing.assert_array_equal(encoder.encode_document(texts[:20]), live)
+    again = RetrievalEncoder.from_pretrained(tmp_path / "saved", "cpu")
+    for each in (again, SentenceTransformer(str(tmp_path / "saved"), device="cpu")):
+        np.testing.assert_allclose(each.encode_document(texts[:20]), live, atol=1e-5)
+    start, saved = plain_weights(tmp_path / "base"), plain_weights(tmp_path / "saved")
+    assert {str(value.dtype) for value in start.values()} == {f"torch.{stored}"}
+    changed = {name for name in start if not torch.equal(start[name].float(), saved[name])}
+    chosen = tuple(f"0.model.encoder.layer.{i}." for i in range(3 - (layers or 3), 3))
+    assert changed == {name for name in start if name.startswith(chosen) and start[name].ndim == 2}
+
+
+@pytest.mark.parametrize("changes", TRAINED)
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_share_interpolates_all_trained_weights(
+    train: Train, tmp_path: Path, tiny_bert: str, changes: str, decay: float
+) -> None:
+    """``W₀ + share·(W₁ − W₀)`` of base and heads, averaged or not; 0 is the base bit for bit."""
+    for share in (0.0, 0.3, 1.0):
+        train(f"{share}", **TRAINED[changes] | {"trained_share": share, "average_decay": decay})
+    none, some, all_ = (tensors_of(tmp_path / f"{share}" / "best_model") for share in (0.0, 0.3, 1.0))
+    start = plain_weights(tmp_path / "0.0" / "best_model")
+    assert_equal({name: start[name] for name in plain_weights(tiny_bert)}, plain_weights(tiny_bert))
+    for name, value in none.items():
+        torch.testing.assert_close(some[name], torch.lerp(value, all_[name], 0.3), atol=1e-6, rtol=0, msg=name)
+    distinct = [name for name in none if not torch.allclose(none[name], all_[name], atol=1e-4)]
+    assert {"parts" in name for name in distinct} == {True, False}
+
+
+@pytest.mark.parametrize("changes", ["lora", "full"])
+def test_a_destroyed_base_gives_way_to_its_start(
+    tiny_bert: str, texts: list[str], collection_folder: Path, changes: str
+) -> None:
+    encoder = build(tiny_bert, **TRAINED[changes])
+    initial = {name: value.clone() for name, value in encoder.trained_state().items()}
+    before = encoder.encode_query(texts[:9])
+    start = with_weights(moved(encoder), initial)
+    kept, found = select_final_model(encoder, start, load_collection(collection_folder, "dev"), None, 0)
+    assert kept is start
+    assert found.scores["trained"] < found.scores["start"] == pytest.approx(found.scores["base"])
+    np.testing.assert_array_equal(start.encode_query(texts[:9]), before)
+    assert np.abs(encoder.encode_query(texts[:9]) - before).max() > 0.1
+
+
+def test_never_worse_compares_with_the_base_as_it_was(train: Train, collection_folder: Path) -> None:
+    result = train(dev_beir=str(collection_folder), never_worse=True, **LORA | {"trained_share": 0.5})
+    found = json.loads((result.checkpoint.parent / "manifest.json").read_text())
+    scores = found["never_worse"]["scores"]
+    assert (scores["base"], scores["trained"]) == pytest.approx((result.base_score, result.score))
+    assert result.best_epoch > 0
+    assert found["base_fingerprint"] == TextBase.load(found["trained"]["base"].partition(" ")[0]).fingerprint()
