@@ -1,4 +1,4 @@
-"""``ragcun doctor``, ``cache`` and ``completion``: what is installed here, what is cached, and help for a shell."""
+"""What surrounds the work: ``ragcun doctor``, ``cache``, ``push`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -117,6 +117,18 @@ def _cached(place: Path) -> list[dict[str, Any]]:
             occupied = sum(each.stat().st_size for each in folder.iterdir())
             found.append({"base": about.get("base"), "folder": folder, "texts": texts, "bytes": occupied})
     return found
+
+
+def push(
+    model_path: Path = flag(MISSING, "checkpoint folder"),
+    repo: str = flag(MISSING, "repository on the hub (owner/name); made where there is none"),
+    private: bool = flag(False, "make a new repository private"),
+) -> str:
+    """Upload a checkpoint, and return its address."""
+    from ragcun.models.checkpoint import push_to_hub
+
+    url = push_to_hub(model_path, repo, private)
+    return Output(f"checkpoint: {url}", {"url": url})
 
 
 def completion(

@@ -37,7 +37,7 @@ COMMANDS = {
     "tables paper": ("write the tables of a paper: LaTeX, Markdown, CSV", "tables:paper"),
     "tables sizes": ("plot NDCG@10 against the bytes of a vector", "tables:sizes"),
     "tables tradeoff": ("plot NDCG@10 against a measure of isotropy", "tables:tradeoff"),
-    "push": ("upload a checkpoint to the model hub", "push:run"),
+    "push": ("upload a checkpoint to the model hub", "doctor:push"),
     "doctor": ("show versions, device, cache, and whether the model hub is used", "doctor:doctor"),
     "cache size": ("show the size of the cache of vectors, by base model", "doctor:size"),
     "cache clear": ("delete the cache of vectors", "doctor:clear"),

@@ -54,6 +54,18 @@ def read_folder(
         InputError: the folder is missing, damaged, or holds files that are not its own.
         KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError: it is corrupt.
     """
+    description = _checked_description(folder)
+    parts = load_file(folder / WEIGHTS)
+    for place in ("", f"{DENSE}/"):
+        if f"{place}{MODULES}" in description["files_blake2b"]:
+            model = load_sentence_transformer(str(folder / place), str(folder), device)
+            return description, _base(folder, model, description["base"]), parts, model.device
+    here = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return description, _base(folder, None, description["base"]), parts, here
+
+
+def _checked_description(folder: Path) -> dict[str, Any]:
+    """Return what `CONFIG` holds, after checking its checksum and those of the files."""
     if not folder.is_dir():
         raise InputError(f"no such checkpoint folder: {folder}; give the folder that holds modules.json")
     if not (folder / CONFIG).is_file():
@@ -65,13 +77,7 @@ def read_folder(
     if signed and description[OWN_SUM] != description_digest(description):
         raise InputError(f"{folder / CONFIG} does not match its own checksum; copy the checkpoint again")
     _check_files(folder, description["files_blake2b"])
-    parts = load_file(folder / WEIGHTS)
-    for place in ("", f"{DENSE}/"):
-        if f"{place}{MODULES}" in description["files_blake2b"]:
-            model = load_sentence_transformer(str(folder / place), str(folder), device)
-            return description, _base(folder, model, description["base"]), parts, model.device
-    here = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return description, _base(folder, None, description["base"]), parts, here
+    return description
 
 
 def _base(folder: Path, model: SentenceTransformer | None, described: dict[str, Any]) -> Base:
@@ -149,14 +155,12 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     folder = Path(model_folder(str(folder)))
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is not a ragcun checkpoint ({CONFIG} is missing); give a folder of ragcun train")
-    _check_files(folder, read_json(folder / CONFIG)["files_blake2b"])
     http_errors: Any = HfHubHTTPError.__bases__  # those of the HTTP library that the client uses
     try:
+        _checked_description(folder)
         address = str(HfApi().create_repo(name, private=private, exist_ok=True))
         HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a checkpoint of ragcun")
-    except (*http_errors, HFValidationError, OSError) as error:
-        why = " ".join(str(error).split())[:300]
+    except (*http_errors, HFValidationError, OSError, KeyError, TypeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"{folder} is not uploaded to {name!r}: {why}; check the name and HF_TOKEN") from error
     return address
