@@ -151,16 +151,9 @@ def _combined(options: Options, model: System, opened: Mapping[str, Retriever], 
 
 
 def _choices(results: Results) -> str:
-    """Say what was chosen for each collection, and why."""
-    from ragcun.retrieval.metrics import reason
+    from ragcun.reporting.tables import choices
 
-    lines = [
-        f"- {name}, {results.baselines[slug].name}: {what} {reason(record)}\n"
-        for slug, chosen in results.manifest.get("chosen", {}).items()
-        for name, records in chosen.items()
-        for what, record in records.items()
-    ]
-    return "".join(["\n", *lines]) if lines else ""
+    return "".join(["\n", *(f"- {line}\n" for line in lines)]) if (lines := choices(results)) else ""
 
 
 @dataclass(kw_only=True)

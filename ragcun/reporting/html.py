@@ -20,7 +20,7 @@ from ragcun.io import write_text
 from ragcun.reporting.isotropy import LABELS, figures_of, measure_table, measure_tables, title_of
 from ragcun.reporting.plots import loss_figure, rank_figure
 from ragcun.reporting.runs import Run, examples, excerpt, gather, visible
-from ragcun.reporting.tables import ABSENT, TITLES, Table, metric_tables, score_tables, verdicts
+from ragcun.reporting.tables import ABSENT, TITLES, Table, choices, metric_tables, score_tables, verdicts
 
 UNCOMPARED = ("output_dir", "resume", "overwrite", "device", "cache_dir")  # settings that decide nothing about a model
 
@@ -113,7 +113,9 @@ def _view(run: Run, number: int, data_dir: Path | None) -> dict[str, Any]:
         "anchor": f"run-{number}",
         "data_dir": next(filter(None, places), "data"),
         "curves": {name: _picture(figure, run.name) for name, figure in curves.items() if figure},
-        "evaluations": [(file, list(verdicts(file).itertuples()), metric_tables(file)) for file in run.evaluations],
+        "evaluations": [
+            (file, list(verdicts(file).itertuples()), metric_tables(file), choices(file)) for file in run.evaluations
+        ],
         "examples": [(file.model.title, each) for file in run.evaluations for each in examples(file, data_dir)],
         "isotropy": isotropy,
     }

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from ragcun.errors import InputError
 from ragcun.results import METRIC, PARTS, Part, Results, Scores
+from ragcun.retrieval.metrics import reason
 
 ABSENT = "–"
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")
@@ -164,6 +165,16 @@ def _sizes(results: Results) -> dict[str, list[str]]:
     sizes = [system.bytes_per_vector for _, system in results.systems]
     differ = len({size for size in sizes if size is not None}) > 1
     return {"bytes per vector": [ABSENT if size is None else f"{size:,}" for size in sizes]} if differ else {}
+
+
+def choices(results: Results) -> list[str]:
+    """Say what an evaluation chose for each collection and system, and why."""
+    return [
+        f"{name}, {results.baselines[slug].name}: {what} {reason(record)}"
+        for slug, chosen in results.manifest.get("chosen", {}).items()
+        for name, records in chosen.items()
+        for what, record in records.items()
+    ]
 
 
 def results_table(results: Results) -> str:

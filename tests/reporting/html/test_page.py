@@ -82,6 +82,14 @@ def test_a_run_with_everything_says_everything(page, whole_run):
     assert "was not" not in page.text
 
 
+def test_what_an_evaluation_chose_is_said_with_the_reason(make_run, data_dir, tmp_path):
+    results = evaluate(run := make_run(), data_dir)
+    records = {"weight": {"chosen": 0.3, "why": "no dev queries <to> choose by"}}
+    change(run / "results.json", manifest=results["manifest"] | {"chosen": {"bm25": {"plain": records}}})
+    page = Page(write_report([run], tmp_path / "p.html"))
+    assert "plain, bm25: weight 0.3: no dev queries <to> choose by" in page.text
+
+
 def test_hostile_texts_are_shown_and_do_nothing(page, whole_page):
     assert '<script>alert("x")</script><img src=x onerror=alert(1)>' in page.text
     assert "⟨U+202E⟩abc⟨U+2066⟩ ⟨U+0007⟩" in page.text
