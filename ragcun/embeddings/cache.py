@@ -158,10 +158,7 @@ class JoinedSource(VectorSource):
 def vector_source(
     base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS, given: VectorStore | None = None
 ) -> VectorSource:
-    """Return the vectors of a base's texts, dense ones as `given`, or from the cache in `cache_dir`.
-
-    `cache_dir` None is `default_cache_dir`.
-    """
+    """Return the vectors of a base's texts; dense ones as `given`, else from `cache_dir` (None: the default)."""
     if given is not None:
         given.require_fit(base.untouched)
     dense = EmbeddingCache(base.untouched, cache_dir, batch_size) if given is None else given

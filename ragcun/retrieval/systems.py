@@ -244,10 +244,9 @@ def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: boo
 
 
 def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
-    given = None if base.reads_texts else options.vectors
-    if given is None:
+    if base.reads_texts or options.vectors is None:
         base.compute_in(options.base_dtype)
-    return vector_source(base, options.cache_dir, options.batch_size, given)
+    return vector_source(base, options.cache_dir, options.batch_size, None if base.reads_texts else options.vectors)
 
 
 def _without_vectors(spec: str, options: EncodingOptions) -> System:

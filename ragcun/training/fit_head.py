@@ -48,10 +48,7 @@ class FittedHead:
     config: TrainConfig | None = None
 
     def embed_queries(self, vectors: ArrayLike, texts: Sequence[str] | None = None) -> NDArray[np.float32]:
-        """Map query vectors ``(n, base_dim)`` to embeddings ``(n, dim)``; ValueError if they do not fit.
-
-        `texts` are theirs, where ``ragcun train --vectors`` fitted a lexical channel.
-        """
+        """Map query vectors ``(n, base_dim)``, and texts for a lexical channel, to ``(n, dim)``; or ValueError."""
         return self._embed(vectors, texts, "query")
 
     def embed_documents(self, vectors: ArrayLike, texts: Sequence[str] | None = None) -> NDArray[np.float32]:
