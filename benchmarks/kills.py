@@ -160,7 +160,7 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 
 def result(out: Path) -> dict[str, str]:
     """Return the SHA-256 of what a finished run left: weights, optimiser, random state, progress, rows, checkpoint."""
-    point = max(path for path in (out / "state").iterdir() if path.name[0] != ".")
+    point = max((out / "state").glob("[0-9]*"))
     progress = json.loads((point / "state.json").read_text())["progress"] | {"seconds": None}
     parts = {"progress": json.dumps(progress).encode()}
     parts["rows"] = json.dumps(rows_of((out / "metrics.jsonl").read_text())).encode()

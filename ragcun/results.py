@@ -200,6 +200,18 @@ def is_results(content: Any) -> bool:
     return isinstance(content, dict) and {"model", "datasets", "untouched_base", "baselines"} <= content.keys()
 
 
+def reason(record: Mapping[str, Any]) -> str:
+    """Say in one sentence what was chosen, and why."""
+    if "p" not in record:
+        return f"{record['chosen']}: {record['why']}"
+    queries = f"on {record['queries']} {record['split']} queries"
+    if record["score"] == record["without"]:
+        return f"{record['chosen']}: nothing is better {queries}"
+    verdict = "supports it" if record["chosen"] == record["best"] else "does not support more"
+    scores = f"{record['best']} has NDCG@10 {record['score']:.4f} against {record['without']:.4f} without"
+    return f"{record['chosen']}: {scores} {queries}; the paired test {verdict} (p {record['p']:.4f})"
+
+
 def is_dataset_name(name: str) -> bool:
     """Tell whether a name, ``set`` or ``set/part``, stays within the folder in which it is looked up.
 

@@ -31,8 +31,8 @@ def memorize(options: MemorizeOptions) -> str:
 
     from ragcun.data.overlap import read_seen
     from ragcun.io import replacing_file, write_json, write_text
+    from ragcun.results import reason
     from ragcun.retrieval.memory import Labels, MovedDocuments
-    from ragcun.retrieval.metrics import reason
     from ragcun.retrieval.systems import DenseRetriever, open_system
 
     folders, lines = options.collections(), []

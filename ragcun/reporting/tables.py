@@ -14,8 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ragcun.errors import InputError
-from ragcun.results import METRIC, PARTS, Part, Results, Scores
-from ragcun.retrieval.metrics import reason
+from ragcun.results import METRIC, PARTS, Part, Results, Scores, reason
 
 ABSENT = "–"
 NUMBER = re.compile(r"[<+\-−]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.]+)?( \(.*\))?")

@@ -18,7 +18,8 @@ from sklearn.preprocessing import normalize
 from ragcun.config import Fusion
 from ragcun.data.beir import Collection
 from ragcun.errors import InputError
-from ragcun.retrieval.metrics import choose, reason
+from ragcun.results import reason
+from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import Run, is_stored
 from ragcun.retrieval.systems import Embedded, Retriever, once
 

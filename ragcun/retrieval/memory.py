@@ -19,8 +19,9 @@ from sklearn.preprocessing import normalize
 from ragcun.data.beir import Collection, hold_out_queries, load_collection
 from ragcun.data.overlap import seen_queries, text_hashes
 from ragcun.embeddings.precomputed import check_vectors
+from ragcun.results import reason
 from ragcun.retrieval.bm25 import BM25
-from ragcun.retrieval.metrics import choose, reason
+from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import Run, make_run
 from ragcun.retrieval.search import top_k
 from ragcun.retrieval.systems import BM25Retriever, DenseRetriever, once

@@ -141,15 +141,3 @@ def choose(
     chosen = best if means[best] > means[first] and p < LEVEL else first
     record = {"chosen": chosen, "best": best, "score": means[best], "without": means[first], "p": p}
     return {**record, "queries": len(scores[best]), "split": split}
-
-
-def reason(record: Mapping[str, Any]) -> str:
-    """Say in one sentence what was chosen, and why."""
-    if "p" not in record:
-        return f"{record['chosen']}: {record['why']}"
-    queries = f"on {record['queries']} {record['split']} queries"
-    if record["score"] == record["without"]:
-        return f"{record['chosen']}: nothing is better {queries}"
-    verdict = "supports it" if record["chosen"] == record["best"] else "does not support more"
-    scores = f"{record['best']} has NDCG@10 {record['score']:.4f} against {record['without']:.4f} without"
-    return f"{record['chosen']}: {scores} {queries}; the paired test {verdict} (p {record['p']:.4f})"
