@@ -65,14 +65,16 @@ def run(options: TrainConfig) -> str:
         f"epoch {result.best_epoch} kept, chosen by {result.criterion}{score}{base}\n{compared}{skipped}"
         f"{result.steps} steps in {result.seconds:.1f} s; checkpoint: {result.checkpoint}"
     )
-    return Output(f"{text}\n{_next(result.checkpoint, options.train_data or options.corpus)}", asdict(result))
+    following = _next(result.checkpoint, options.train_data or options.corpus, options.vectors)
+    return Output(f"{text}\n{following}", asdict(result))
 
 
-def _next(checkpoint: Path, data: str | Path | None) -> str:
+def _next(checkpoint: Path, data: str | Path | None, vectors: str | None = None) -> str:
     """Return the command that evaluates a checkpoint: on the collection that it is of, or one to be named."""
     data = Path(data or "DIR/NAME")
     place = data if (data / "qrels").is_dir() else Path("DIR/NAME")
     words = ["--model_path", checkpoint, "--data_dir", place.parent, "--datasets", place.name, "--baseline", "bm25"]
+    words += ["--vectors", vectors] if vectors else []
     return f"next: {shlex.join(['ragcun', 'evaluate', *map(str, words)])}"
 
 
@@ -208,10 +210,11 @@ def export(
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise InputError(f"--output_dir {output_dir} holds files that would be lost; name a new or an empty folder")
     encoder = RetrievalEncoder.from_pretrained(model_path)
-    if isinstance(encoder.base, JoinedBase) and not encoder.base.channel.analyser.pieces:
+    base = encoder.base
+    if isinstance(base, JoinedBase) and base.reads_texts and not base.channel.analyser.pieces:
         remedy = "load it with ragcun, or train with --lexical_terms pieces or --lexical_dim 0"
         raise InputError(f"{model_path} has a lexical channel of words, which no plain folder holds; {remedy}")
-    prompt = encoder.base.prompt(side)
+    prompt = base.prompt(side)
     with replacing_folder(output_dir) as temporary:
         encoder.to_sentence_transformer(side).save_pretrained(str(temporary), create_model_card=False)
         card = SIDE_CARD.format(output=output_dir.name, side=side, checkpoint=model_path, prompt=prompt)
