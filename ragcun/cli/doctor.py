@@ -9,12 +9,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
 
 from ragcun.cli.parser import COMMON, Output
 from ragcun.config import CACHE_HELP
 from ragcun.errors import InputError
-from ragcun.io import read_json
 from ragcun.options import flag, flags_of
 
 REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ["']([\w-]+)["'])?$""")
@@ -36,12 +34,12 @@ def doctor() -> str:
     from huggingface_hub import constants
 
     import ragcun
-    from ragcun.embeddings.cache import default_cache_dir
-    from ragcun.embeddings.encode import bfloat16_features, resolve_dtype
+    from ragcun.embeddings.cache import cached_bases, default_cache_dir
+    from ragcun.embeddings.encode import bfloat16_features, resolve_device, resolve_dtype
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(resolve_device(None))
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
-    cached = sum(each["bytes"] for each in _cached(default_cache_dir()))
+    cached = sum(each["bytes"] for each in cached_bases(default_cache_dir()))
     offline = constants.HF_HUB_OFFLINE
     figures = {
         "ragcun": ragcun.__version__,
@@ -87,15 +85,15 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
     """Describe the folders of a cache, each removed first where that is asked for."""
     from filelock import FileLock, Timeout
 
-    from ragcun.embeddings.cache import default_cache_dir
+    from ragcun.embeddings.cache import LOCK, cached_bases, default_cache_dir
 
     place = place or default_cache_dir()
-    lines, found = [], _cached(place)
+    lines, found = [], cached_bases(place)
     for each in found:
         folder = each["folder"]
         if remove:
             try:
-                with FileLock(folder / "encoding.lock", timeout=0):
+                with FileLock(folder / LOCK, timeout=0):
                     shutil.rmtree(folder)
             except Timeout as error:
                 raise InputError(f"{folder}: another process is encoding into it; wait until it is done") from error
@@ -103,20 +101,6 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
     whole = sum(each["bytes"] for each in found)
     lines.append(f"{whole / 1e6:,.1f} MB in {place}{' before' if remove else ''}")
     return Output("\n".join(lines), {"folder": place, "bytes": whole, "deleted": remove, "bases": found})
-
-
-def _cached(place: Path) -> list[dict[str, Any]]:
-    """Describe the folders in a cache that `EmbeddingCache` made."""
-    from ragcun.embeddings.cache import KEY_BYTES
-
-    found = []
-    for file in sorted(place.glob("*/base.json")):
-        about, folder, keys = read_json(file), file.parent, file.with_name("keys.bin")
-        if isinstance(about, dict) and str(about.get("fingerprint"))[:32] == folder.name:
-            texts = keys.stat().st_size // KEY_BYTES if keys.exists() else 0
-            occupied = sum(each.stat().st_size for each in folder.iterdir())
-            found.append({"base": about.get("base"), "folder": folder, "texts": texts, "bytes": occupied})
-    return found
 
 
 def push(

@@ -154,8 +154,8 @@ def calibrate(options: CalibrateOptions) -> str:
     from ragcun.training.summary import card
 
     output = options.output_dir
-    if output.is_dir() and any(output.iterdir()) and not is_checkpoint(output):
-        raise InputError(f"--output_dir {output} holds files that would be lost; name a new or an empty folder")
+    if not is_checkpoint(output):
+        _require_empty(output)
     documents = [document for document in read_documents(options.corpus) if document.content]
     texts = [document.content for document in sample_documents(documents, options.max_documents, options.seed)]
     if options.queries:
@@ -174,6 +174,11 @@ towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted
     text = f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
     figures = {"checkpoint": output, "dimension": encoder.dimension, "documents": len(texts), "queries": len(queries)}
     return Output(f"{text}\n{_next(output, options.corpus)}", figures)
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"--output_dir {folder} holds files that would be lost; name a new or an empty folder")
 
 
 def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> RetrievalEncoder:
@@ -207,8 +212,7 @@ def export(
     from ragcun.io import replacing_folder, write_text
     from ragcun.models.encoder import RetrievalEncoder
 
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise InputError(f"--output_dir {output_dir} holds files that would be lost; name a new or an empty folder")
+    _require_empty(output_dir)
     encoder = RetrievalEncoder.from_pretrained(model_path)
     base = encoder.base
     if isinstance(base, JoinedBase) and base.reads_texts and not base.channel.analyser.pieces:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.texts import split_sentences, text_key
 from ragcun.errors import InputError, require_package, require_same
-from ragcun.io import file_digest, read_json, replacing_file, write_json, write_json_lines
+from ragcun.io import as_json, file_digest, read_json, replacing_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -116,7 +115,7 @@ def is_complete(
     if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
         raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
     place, remedy = f"{manifest} is of another download", "give the same settings, another output, or --overwrite"
-    require_same(before["settings"], json.loads(json.dumps(settings)), place, remedy)
+    require_same(before["settings"], as_json(settings), place, remedy)
     for path, facts in ((manifest.parent / name, facts) for name, facts in before["files"].items()):
         if not path.exists() or path.stat().st_size != facts["bytes"]:
             raise InputError(f"{path} has not the size that {manifest.name} says; give --overwrite")

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,7 +25,8 @@ from ragcun.io import naming_failed_writes, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-KEY_BYTES = 16
+KEY_BYTES, NAME_LENGTH = 16, 32
+ABOUT, KEYS, LOCK = "base.json", "keys.bin", "encoding.lock"
 
 
 def default_cache_dir() -> Path:
@@ -46,7 +48,7 @@ class EmbeddingCache(VectorSource):
             raise InputError(NO_TEXTS)
         self.base, self.batch_size = base, batch_size
         self.dimension, self.fingerprint = base.dimension, base.fingerprint()
-        self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:32]
+        self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:NAME_LENGTH]
         self._row_of: dict[bytes, int] = {}
         self.vectors = np.empty((0, self.dimension), dtype=np.float32)
         self._claim_folder()
@@ -64,7 +66,7 @@ class EmbeddingCache(VectorSource):
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._row_of}
         if missing:
             logger.info("encoding %d texts into %s, after other processes that do", len(missing), self.folder)
-            with FileLock(self.folder / "encoding.lock"):
+            with FileLock(self.folder / LOCK):
                 self._load_keys()
                 self._encode({key: text for key, text in missing.items() if key not in self._row_of}, role)
         return np.fromiter((self._row_of[key] for key in keys), dtype=np.int64, count=len(keys))
@@ -84,12 +86,12 @@ class EmbeddingCache(VectorSource):
     def _append(self, keys: list[bytes], vectors: Vectors) -> None:
         with naming_failed_writes(self.folder):
             _append_at(self.folder / "vectors.bin", self.vectors.nbytes, vectors.tobytes())
-            _append_at(self.folder / "keys.bin", len(self.vectors) * KEY_BYTES, b"".join(keys))
+            _append_at(self.folder / KEYS, len(self.vectors) * KEY_BYTES, b"".join(keys))
         self._load_keys()
 
     def _claim_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "base.json"
+        path = self.folder / ABOUT
         described = {"fingerprint": self.fingerprint, "dimension": self.dimension, "dtype": "float32"}
         if not path.exists():
             write_json(path, {"base": self.base.name, **described})
@@ -98,7 +100,7 @@ class EmbeddingCache(VectorSource):
             raise InputError(f"{path} is of another base than its folder's name says; delete the folder {self.folder}")
 
     def _load_keys(self) -> None:
-        keys, vectors = self.folder / "keys.bin", self.folder / "vectors.bin"
+        keys, vectors = self.folder / KEYS, self.folder / "vectors.bin"
         if not (keys.exists() and vectors.exists()):
             return
         known = len(self.vectors)
@@ -117,6 +119,18 @@ def _append_at(path: Path, offset: int, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def cached_bases(place: Path) -> list[dict[str, Any]]:
+    """Describe the folders in a cache that `EmbeddingCache` made: base, folder, texts, bytes."""
+    found = []
+    for file in sorted(place.glob(f"*/{ABOUT}")):
+        about, folder, keys = read_json(file), file.parent, file.with_name(KEYS)
+        if isinstance(about, dict) and str(about.get("fingerprint"))[:NAME_LENGTH] == folder.name:
+            texts = keys.stat().st_size // KEY_BYTES if keys.exists() else 0
+            occupied = sum(each.stat().st_size for each in folder.iterdir())
+            found.append({"base": about.get("base"), "folder": folder, "texts": texts, "bytes": occupied})
+    return found
 
 
 class JoinedSource(VectorSource):

@@ -101,13 +101,14 @@ def _cut(features: Features, rows: Rows) -> Features:
     return {name: value[places][:, used] if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
-def resolve_device(asked: str | None) -> str | None:
-    """Return the device asked for, None for a GPU where there is one; InputError if it is unknown or not there."""
-    if asked is not None:
-        try:
-            torch.ones(1, device=asked).item()
-        except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-            raise InputError(f"--device {asked}: there is no such device here; give cpu, or leave it out") from error
+def resolve_device(asked: str | None) -> str:
+    """Return the device asked for, or for None a GPU, else the CPU; InputError if it is unknown or not there."""
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=asked).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        raise InputError(f"--device {asked}: there is no such device here; give cpu, or leave it out") from error
     return asked
 
 

@@ -93,7 +93,8 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    device = resolve_device(device)
+    if device is not None:  # else sentence-transformers chooses
+        resolve_device(device)
     folder = Path(path) if Path(path).is_dir() else _on_hub(path)
     _require_embedding_model(folder, name)
     if folder == Path(path):

@@ -60,7 +60,7 @@ def read_folder(
         if f"{place}{MODULES}" in description["files_blake2b"]:
             model = load_sentence_transformer(str(folder / place), str(folder), device)
             return description, _base(folder, model, description["base"]), parts, model.device
-    here = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    here = torch.device(resolve_device(device))
     return description, _base(folder, None, description["base"]), parts, here
 
 

@@ -79,9 +79,8 @@ class MiningReport:
     asked: int  # negatives per pair, times pairs
     mined: int
     known_positives: int  # candidates of a query that are known to answer it
-    duplicates: (
-        int  # … that repeat an answer or the query but for case and blanks, or answer a query that differs in these
-    )
+    # … that repeat an answer or the query but for case and blanks, or answer a query that differs in these
+    duplicates: int
     given: int  # … that a pair of the query has as a negative already
     candidates: int  # candidates of pairs at the ranks asked for, without those
     margin: int  # of these, left out because they score too near the pair's positive

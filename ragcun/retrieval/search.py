@@ -75,7 +75,7 @@ def top_k(
         ValueError: an argument is out of range, or a row is not finite or its squared length exceeds float32.
     """
     _check(queries, documents, k, distance, memory_budget_bytes, order)
-    device = resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(device)
     on_faiss = torch.device(device).type in ON_FAISS
     best = SearchResult.empty(len(queries), min(k, documents.shape[0]))
     document_rows, query_rows = _block_rows(on_faiss, documents.shape, best.scores.shape[1], memory_budget_bytes)

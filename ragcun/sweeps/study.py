@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from ragcun.errors import InputError
-from ragcun.io import read_text
+from ragcun.io import as_json, read_text
 from ragcun.reporting.tables import ABSENT, markdown_table
 from ragcun.sweeps.space import SAMPLERS, Space
 from ragcun.training.loop import fit
@@ -69,7 +68,7 @@ def run_sweep(
 def _open_study(space: Space, folder: Path, data: dict[str, dict[str, str]]) -> optuna.Study:
     wanted = dataclasses.asdict(space.settings) | {"base": space.base, "seeds": space.seeds, "data": data}
     wanted["parameters"] = {name: repr(each) for name, each in space.parameters.items()}
-    wanted = json.loads(json.dumps({name: value for name, value in wanted.items() if name != "trials"}))
+    wanted = as_json({name: value for name, value in wanted.items() if name != "trials"})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     log = folder / "study.log"
     if log.exists() and not (written := log.read_bytes()).endswith(b"\n"):  # a killed process left half a line

@@ -100,7 +100,7 @@ def make_accelerator(device: str | None, precision: str = "no") -> Accelerator:
     """Return a new accelerator; a run in one process does not inherit an earlier run's precision or device."""
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    asked = torch.device(resolve_device(device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    asked = torch.device(resolve_device(device))
     if asked.type not in ("cpu", "cuda"):
         raise InputError(f"--device {device}: training runs on cpu or cuda; give one of them, or leave it out")
     if (gpu := asked.type == "cuda") and asked.index is not None:
