@@ -167,6 +167,9 @@ def test_the_cache_is_measured_and_deleted_and_nothing_else_is(
     assert (one["base"], one["texts"], one["folder"]) == (base.name, 2, str(cache.folder))
     assert one["bytes"] == sum(file.stat().st_size for file in cache.folder.iterdir())
     assert shown("clear") == {**shown("size"), "deleted": False}
+    for wrong in (tmp_path / "absent", cache.folder / "keys.bin"):
+        code, _, said = ends(["cache", "clear", "--cache_dir", str(wrong), "--yes"], capsys)
+        assert (code, str(wrong) in said) == (2, True)
     with FileLock(cache.folder / "encoding.lock"):
         assert ends(["cache", "clear", "--cache_dir", str(tmp_path), "--yes"], capsys)[0] == 2
     assert cache.folder.exists()

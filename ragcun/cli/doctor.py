@@ -87,6 +87,8 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
 
     from ragcun.embeddings.cache import LOCK, cached_bases, default_cache_dir
 
+    if place is not None and not place.is_dir():
+        raise InputError(f"--cache_dir {place}: no such folder; give the one that the commands were given")
     place = place or default_cache_dir()
     lines, found = [], cached_bases(place)
     for each in found:
