@@ -167,10 +167,15 @@ def write_collection(
         (temporary / "qrels").mkdir()
         for split, of_split in qrels.items():
             with (temporary / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-                writer.writerow(("query-id", "corpus-id", "score"))
+                file.write("query-id\tcorpus-id\tscore\n")
                 for query, judged in of_split.items():
-                    writer.writerows((query, key, score) for key, score in judged.items())
+                    lines = (f"{_quoted(query)}\t{_quoted(key)}\t{score}\n" for key, score in judged.items())
+                    file.writelines(lines)
+
+
+def _quoted(key: str) -> str:
+    # as csv does, which refuses NUL before Python 3.11
+    return '"{}"'.format(key.replace('"', '""')) if any(map(key.__contains__, '"\t\r\n')) else key
 
 
 def pairs_from_collection(collection: Collection, whole_corpus: bool = False) -> PairDataset:
@@ -265,7 +270,8 @@ def read_qrels(path: str | Path) -> Qrels:
 def _columns(line: str) -> list[str]:
     if "\t" not in line and len(words := line.split()) > 1:
         return words
-    return next(csv.reader([line], delimiter=next(filter(line.__contains__, "\t;"), ",")))
+    delimiter = next(filter(line.__contains__, "\t;"), ",")
+    return next(csv.reader([line], delimiter=delimiter)) if '"' in line else line.split(delimiter)
 
 
 def _places(fields: list[str]) -> list[int]:
