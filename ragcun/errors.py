@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 MOST = 1500
@@ -34,6 +35,16 @@ def require_package(name: str, extra: str) -> None:
     """Check that a package is installed that only an extra of ragcun asks for."""
     if importlib.util.find_spec(name) is None:
         raise InputError(f"the package {name} is not installed; install it with: pip install 'ragcun[{extra}]'")
+
+
+def version_clash() -> str:
+    """Return what is wrong where transformers refuses the installed torch, which pip does not check; else nothing."""
+    from transformers.utils.import_utils import is_torch_available
+
+    if is_torch_available():
+        return ""
+    found = f"transformers {version('transformers')} does not work with torch {version('torch')}"
+    return f"{found}; install a newer torch, or an older transformers: pip install 'transformers<5'"
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], place: str, remedy: str) -> None:

@@ -16,7 +16,9 @@ from huggingface_hub import constants
 
 import ragcun
 from ragcun.cli.main import COMMANDS, load, main
+from ragcun.embeddings.hub import load_sentence_transformer
 from ragcun.embeddings.text_base import TextBase
+from ragcun.errors import InputError
 from ragcun.options import settings_of
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -190,6 +192,17 @@ def test_doctor_names_versions_cache_and_hub(
     assert found["model_hub"].startswith("offline")
     main(["doctor"])
     assert f"\ncache: {tmp_path}\n" in capsys.readouterr().out
+
+
+def test_a_torch_that_transformers_refuses_is_named(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_torch_available", lambda: False)
+    main(["doctor"])
+    (problem,) = re.findall("problem: (.*)", capsys.readouterr().out)
+    assert f"torch {torch.__version__}" in problem
+    with pytest.raises(InputError, match=re.escape(problem)):
+        load_sentence_transformer(tiny_bert, tiny_bert)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ragcun.cli.parser import COMMON, Output
 from ragcun.config import CACHE_HELP
-from ragcun.errors import InputError
+from ragcun.errors import InputError, version_clash
 from ragcun.options import flag, flags_of
 
 REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ["']([\w-]+)["'])?$""")
@@ -51,6 +51,8 @@ def doctor() -> str:
         "model_hub": "offline, as HF_HUB_OFFLINE is set" if offline else f"online, {constants.ENDPOINT}",
         **dict(_packages()),
     }
+    if clash := version_clash():
+        figures["problem"] = clash
     return Output("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()), figures)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ragcun.config import Distance
 from ragcun.embeddings.encode import resolve_device
-from ragcun.errors import InputError
+from ragcun.errors import InputError, version_clash
 from ragcun.io import read_json
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
     Raises:
         InputError: it is not there, cannot be read, is no embedding model of texts, or its tokenizer does not fit.
     """
+    if clash := version_clash():  # sentence-transformers cannot be imported then
+        raise InputError(clash)
     from huggingface_hub.errors import HFValidationError
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
