@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from ragcun.errors import InputError
 from ragcun.io import read_json, write_json
@@ -16,17 +15,17 @@ from ragcun.io import read_json, write_json
 METRIC = "NDCG@10"  # the metric that is tested and that every system has on every dataset
 Part = Literal["seen", "unseen", "held_out"]
 PARTS: tuple[Part, ...] = ("seen", "unseen", "held_out")
-LARGEST_COUNT, LARGEST_NUMBER = 1 << 63, 1e300  # what int64 holds, and what the limits of a plot's axis hold
-EXPECTED = {float: "a finite number", int: "a count", str: "a text", dict: "an object", list: "a list"}
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]  # as int64 holds
+Number = Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]  # as the limits of a plot's axis hold
 
 
 @dataclass(frozen=True)
 class DocumentSpace:
     """How the embeddings of a dataset's documents lie: isotropy score (None: undefined), and their lengths."""
 
-    isotropy_score: float | None
-    mean_norm: float
-    norm_deviation: float
+    isotropy_score: Number | None
+    mean_norm: Number
+    norm_deviation: Number
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,24 @@ class Scores:
         ValueError: NDCG@10 is missing although there are queries, or a p value is no probability.
     """
 
-    metrics: dict[str, float] = field(metadata={"inline": True})
-    n_queries: int | None = None
-    n_documents: int | None = None
-    mean_difference: float | None = None
-    p_randomisation: float | None = None
-    p_t: float | None = None
+    metrics: dict[str, Number]
+    n_queries: Count | None = None
+    n_documents: Count | None = None
+    mean_difference: Number | None = None
+    p_randomisation: Number | None = None
+    p_t: Number | None = None
     seen: Scores | None = None
     unseen: Scores | None = None
     held_out: Scores | None = None
     space: DocumentSpace | None = None
     note: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_apart(cls, content: Any) -> Any:
+        """In a file they are the keys with an ``@``."""
+        is_object = isinstance(content, dict)
+        return {**content, "metrics": {key: content[key] for key in content if "@" in key}} if is_object else content
 
     def __post_init__(self) -> None:
         if METRIC not in self.metrics and (self.metrics or self.n_queries != 0):
@@ -71,13 +77,13 @@ class Scores:
 class SystemScores:
     """One system on every dataset: its name, how its vectors are stored (None: it has none), scores and averages."""
 
-    name: str = field(metadata={"key": "model"})
+    name: Annotated[str, Field(validation_alias="model")]
     datasets: dict[str, Scores]
-    average: dict[str, float]
+    average: dict[str, Number]
     precision: str | None = None
-    truncate_dim: int | None = None
-    bytes_per_vector: int | None = None
-    trained_parameters: int | None = None  # weights that training changed; None: unknown
+    truncate_dim: Count | None = None
+    bytes_per_vector: Count | None = None
+    trained_parameters: Count | None = None  # weights that training changed; None: unknown
 
     @property
     def title(self) -> str:
@@ -90,8 +96,8 @@ class SystemScores:
 class CollectionFacts:
     """What distinguishes a collection from another one of its name, and the set that it is a part of."""
 
-    queries: int
-    documents: int
+    queries: Count
+    documents: Count
     split: str = "test"
     sha256: str | None = None
     part_of: str | None = None
@@ -157,9 +163,10 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a results file."""
-        manifest = {**self.manifest, "collections": to_json(self.collections)}
-        rest = {name: to_json(getattr(self, name)) for name in ("distance", "untouched_base", "baselines")}
-        return {**to_json(self.model), **rest, "manifest": manifest}
+        content = asdict(self, dict_factory=_json_object)
+        manifest = {**self.manifest, "collections": content["collections"]}
+        rest = {name: content.get(name) for name in ("distance", "untouched_base", "baselines")}
+        return {**content["model"], **rest, "manifest": manifest}
 
     def write(self, path: str | Path) -> None:
         """Write the results as JSON; the file is complete or absent."""
@@ -222,69 +229,21 @@ def is_dataset_name(name: str) -> bool:
 
 
 def typed(hint: Any, value: Any, path: str | Path, key: str = "") -> Any:
-    """Return a value of a JSON file as a dataclass, scalar, list, dict with string keys, or union of one with None.
-
-    Whole numbers are counts, from 0 to 2⁶³; other numbers are finite. Unknown keys of an object are passed over. A
-    field may say its ``key``, or that it is ``inline``: a dict of the keys beside it that hold an ``@``.
+    """Return a value of a JSON file as a type: a dataclass, whose unknown keys are passed over, or what it is made of.
 
     Raises:
-        InputError: the value is of another type, or an object lacks a key.
+        InputError: the value is of another type; names its key.
     """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        (some,) = (each for each in arguments if each is not type(None))
-        return None if value is None else typed(some, value, path, key)
-    if dataclasses.is_dataclass(hint):
-        return _object(hint, _checked(value, dict, path, key), path, key)
-    if origin is dict:
-        items = _checked(value, dict, path, key).items()
-        return {name: typed(arguments[1], each, path, _join(key, name)) for name, each in items}
-    if origin in (list, tuple):
-        values = enumerate(_checked(value, list, path, key))
-        return [typed(arguments[0], each, path, f"{key}[{place}]") for place, each in values]
-    return value if hint is Any else _checked(value, str if origin is Literal else hint, path, key)
-
-
-def _object(hint: Any, value: dict[str, Any], path: str | Path, key: str) -> Any:
-    hints, found = typing.get_type_hints(hint), {}
-    for each in dataclasses.fields(hint):
-        name = each.metadata.get("key", each.name)
-        if each.metadata.get("inline"):
-            inline = {metric: number for metric, number in value.items() if "@" in metric}
-            found[each.name] = typed(hints[each.name], inline, path, key)
-        elif name in value:
-            found[each.name] = typed(hints[each.name], value[name], path, _join(key, name))
-        elif each.default is each.default_factory is dataclasses.MISSING:
-            raise InputError(f"{path}: {f'{key} ' if key else ''}lacks {name!r}; write it again")
     try:
-        return hint(**found)
-    except ValueError as error:
-        raise InputError(f"{path}: {key} {error}; write it again") from error
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(str(part) for part in (key, *wrong["loc"]) if part not in ("", "metrics"))[:200] or "the file"
+        got = "" if wrong["type"] in ("missing", "value_error") else f", got {wrong['input']!r:.60}"
+        raise InputError(f"{path}: {place}: {wrong['msg']}{got}; write it again") from error
 
 
-def _checked(value: Any, kind: type, path: str | Path, key: str) -> Any:
-    """Return the value where it is of a kind; a whole number is a float, but no bool is a number."""
-    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if fits and kind in (int, float):
-        fits = 0 <= value < LARGEST_COUNT if kind is int else abs(value) <= LARGEST_NUMBER
-    if not fits:
-        place, expected = key or "the file", EXPECTED.get(kind, kind.__name__)
-        raise InputError(f"{path}: {place} is {value!r:.60} where {expected} is expected; write it again")
-    return value
-
-
-def _join(key: str, name: str) -> str:
-    return f"{key}.{name}".lstrip(".")[:200]
-
-
-def to_json(value: Any) -> Any:
-    """Return dataclasses as the objects that `typed` reads; fields that are None are left out."""
-    if isinstance(value, dict):
-        return {name: to_json(each) for name, each in value.items()}
-    if not dataclasses.is_dataclass(value):
-        return value
-    found: dict[str, Any] = {}
-    for each in dataclasses.fields(value):
-        if (content := to_json(getattr(value, each.name))) is not None:
-            found |= content if each.metadata.get("inline") else {each.metadata.get("key", each.name): content}
-    return found
+def _json_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    # a dataclass as `typed` reads it, without the fields that are None
+    content = {"model" if name == "name" else name: value for name, value in fields if value is not None}
+    return {**content.pop("metrics", {}), **content}

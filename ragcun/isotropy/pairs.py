@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragcun.isotropy.moments import GroupedMoments, MeasureSettings, Moments, Rows, random_groups, squared_gaps
 from ragcun.isotropy.spectrum import Measure, interval, join
+from ragcun.results import Count, Number
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 40
@@ -22,14 +23,14 @@ Pairs = NDArray[np.int64]
 class Distribution:
     """Population standard deviation, quantiles by share (``"0.5"``) and a histogram of 40 equal bins of values."""
 
-    n: int
-    mean: float
-    std: float
-    min: float
-    max: float
-    quantiles: dict[str, float]
-    edges: list[float]
-    counts: list[int]
+    n: Count
+    mean: Number
+    std: Number
+    min: Number
+    max: Number
+    quantiles: dict[str, Number]
+    edges: list[Number]
+    counts: list[Count]
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1:
@@ -71,10 +72,10 @@ def distances_of(x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.in
 class Plane:
     """Queries and documents in a plane; ValueError where a link names a row that is not there."""
 
-    queries: list[list[float]]
-    documents: list[list[float]]
-    links: list[list[int]]  # place of a query and of a document relevant to it
-    explained: list[float]  # share of the documents' variance along either axis
+    queries: list[list[Number]]
+    documents: list[list[Number]]
+    links: list[list[Count]]  # place of a query and of a document relevant to it
+    explained: list[Number]  # share of the documents' variance along either axis
 
     def __post_init__(self) -> None:
         widths = {len(self.explained), *map(len, self.queries), *map(len, self.documents), *map(len, self.links)}

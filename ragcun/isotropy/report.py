@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import StrictBool
 
 from ragcun.config import Distance
 from ragcun.errors import InputError
@@ -26,7 +27,7 @@ from ragcun.isotropy.moments import (
 )
 from ragcun.isotropy.pairs import Distribution, PairsReport, distances_of, distribution, measure_pairs, random_pairs
 from ragcun.isotropy.spectrum import Measure, defined, isotropic_spectrum, join, spectrum_measures
-from ragcun.results import typed
+from ragcun.results import Count, Number, typed
 
 FORMAT = 1
 ONE_LENGTH = 1e-3
@@ -41,19 +42,19 @@ NAMES = (
 class Occurrence:
     """How many of `n` rows are among the `k` nearest of how many others: ``counts`` of rows, by that number as text."""
 
-    k: int
-    n: int
-    counts: dict[str, int]
+    k: Count
+    n: Count
+    counts: dict[str, Count]
 
 
 @dataclass(frozen=True)
 class SpaceReport:
     """What was measured of one matrix of `n` embeddings; the fields are those of ``isotropy.json``."""
 
-    n: int
-    dim: int
+    n: Count
+    dim: Count
     measures: dict[str, Measure]
-    spectrum: list[float]  # eigenvalues of the unbiased covariance, descending
+    spectrum: list[Number]  # eigenvalues of the unbiased covariance, descending
     norms: Distribution
     distances: dict[str, Distribution]  # Euclidean: random, of pairs of rows, and nearest, of a row's nearest other
     k_occurrence: Occurrence
@@ -64,7 +65,7 @@ class SystemReport:
     """What was measured of one system, the base as it is (`untouched`) or another."""
 
     model: str
-    untouched: bool
+    untouched: StrictBool
     distance: Distance  # by which it searches
     spaces: dict[str, SpaceReport]  # documents, and with queries those, and together, both stacked
     pairs: PairsReport | None = None  # of judged queries
@@ -79,8 +80,8 @@ class IsotropyReport:
     """What was measured of several systems, the untouched base first, on the same texts; what made it is `manifest`."""
 
     name: str
-    n_documents: int
-    n_queries: int
+    n_documents: Count
+    n_queries: Count
     systems: list[SystemReport]
     settings: MeasureSettings = field(default_factory=MeasureSettings)
     manifest: Mapping[str, Any] = field(default_factory=dict)

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from ragcun.results import Count, Number
+
 LEAST_POINTS = 3
 DRAWS = 3
 LEVEL = 0.95
@@ -179,11 +181,11 @@ def _checked(values: ArrayLike, undefined: str = "") -> NDArray[np.float64]:
 class Measure:
     """A measured value, None where undefined."""
 
-    value: float | None
-    low: float | None  # ends of the 95 % `interval`, where there is one
-    high: float | None
-    n: int  # rows, or pairs
-    isotropic: float | None  # what as many rows of N(0, I) give; None where that says nothing
+    value: Number | None
+    low: Number | None  # ends of the 95 % `interval`, where there is one
+    high: Number | None
+    n: Count  # rows, or pairs
+    isotropic: Number | None  # what as many rows of N(0, I) give; None where that says nothing
 
 
 def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[float | None, float | None]:

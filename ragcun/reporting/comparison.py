@@ -16,7 +16,7 @@ import pandas as pd
 from ragcun.errors import InputError, as_input_error
 from ragcun.io import read_json
 from ragcun.reporting.tables import EMPTY, LEVELS, SAME, check_alike, once, results_frame
-from ragcun.results import METRIC, Results, is_results, typed
+from ragcun.results import METRIC, Number, Results, is_results, typed
 from ragcun.retrieval.runs import runs_folder
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def per_query(results: Results, dataset: str, slug: str, metric: str = METRIC) -
         InputError: the file is wrong or lacks the metric, or its mean is not that of the results.
     """
     path = runs_folder(results.path) / dataset / f"{slug}.per_query.json"
-    values: dict[str, float] = typed(dict[str, dict[str, float]], read_json(path), path).get(metric, {})
+    values: dict[str, float] = typed(dict[str, dict[str, Number]], read_json(path), path).get(metric, {})
     mean = getattr(results, slug).datasets[dataset].metrics.get(metric, math.nan)
     if not values or not math.isclose(fmean(values.values()), mean, rel_tol=0, abs_tol=SAME):
         raise InputError(f"{path} is not of {results.path}: its mean {metric} is another one; evaluate again")

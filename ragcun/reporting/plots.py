@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines, replacing_file
-from ragcun.results import METRIC, typed
+from ragcun.results import METRIC, Count, Number, typed
 
 Points = dict[int, float | None]
-Values = dict[str, float | None]
+Values = dict[str, Number | None]
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "#E69F00", "#56B4E9")  # Okabe and Ito's, told apart by the colour-blind
@@ -111,12 +111,12 @@ def loss_figure(metrics_path: str | Path) -> Figure:
         if row["kind"] == "base":
             base = score
             continue
-        step = typed(int, row.get("step"), place, "step")
+        step = typed(Count, row.get("step"), place, "step")
         if row["kind"] == "epoch":
             dev[step] = score
-            total["validation"][step] = typed(float | None, row.get("val_total"), place, "val_total")
+            total["validation"][step] = typed(Number | None, row.get("val_total"), place, "val_total")
             continue
-        total["training"][step] = typed(float, row.get("total"), place, "total")
+        total["training"][step] = typed(Number, row.get("total"), place, "total")
         for name, value in (typed(Values | None, row.get("terms"), place, "terms") or {}).items():
             panels.setdefault(f"{name} (unweighted)", {"training": Points()})["training"][step] = value
     if not total["training"]:
@@ -148,13 +148,13 @@ def rank_figure(metrics_path: str | Path) -> Figure | None:
     ranks: dict[str, list[float]] = {name: [] for name in names}
     steps, collapses = [], []
     for place, row in _rows(metrics_path, "probe", "collapse"):
-        step = typed(int, row.get("step"), place, "step")
+        step = typed(Count, row.get("step"), place, "step")
         if row["kind"] == "collapse":
             collapses.append((step, typed(str, row.get("collapse"), place, "collapse")))
             continue
         found = typed(dict[str, Any], row.get("figures"), place, "figures")
         for name in names:
-            ranks[name].append(typed(float, found.get(name), place, f"figures.{name}"))
+            ranks[name].append(typed(Number, found.get(name), place, f"figures.{name}"))
         steps.append(step)
     if not steps:
         return None

@@ -66,10 +66,10 @@ def test_one_step_has_a_marker_and_none_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("draw", "row", "message"),
     [
-        (loss_figure, {"kind": "step", "step": 1}, "total is None"),
-        (rank_figure, probe(1) | {"step": None}, "step is None"),
-        (rank_figure, probe(1, rank_document="9"), "figures.rank_document is '9'"),
-        (rank_figure, collapse(1, None), "collapse is None"),
+        (loss_figure, {"kind": "step", "step": 1}, "total: .* None"),
+        (rank_figure, probe(1) | {"step": None}, "step: .* None"),
+        (rank_figure, probe(1, rank_document="9"), "figures.rank_document: .* '9'"),
+        (rank_figure, collapse(1, None), "collapse: .* None"),
     ],
 )
 def test_a_row_without_its_numbers_is_named(tmp_path, draw, row, message):
