@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, product, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from ragcun.data.records import (
 from ragcun.data.texts import text_classes
 from ragcun.errors import InputError
 from ragcun.io import write_json_lines
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 logger = logging.getLogger(__name__)
 
@@ -94,15 +97,8 @@ class PairDataset:
 
     def known(self, queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return the matrix of which of some documents is a known positive of which of some queries, both by index."""
-        starts, answers = self._answers
-        counts = starts[queries + 1] - starts[queries]
-        row = np.repeat(np.arange(len(queries)), counts)
-        answer = answers[np.arange(len(row)) + np.repeat(starts[queries] - counts.cumsum() + counts, counts)]
-        distinct, column = np.unique(documents, return_inverse=True)
-        place, after = (np.searchsorted(distinct, answer, side) for side in ("left", "right"))
-        matrix = np.zeros((len(queries), len(distinct)), dtype=np.bool_)
-        matrix[row[place < after], place[place < after]] = True
-        return matrix[:, column]
+        known: NDArray[np.bool_] = self._positives[queries][:, documents].toarray()
+        return known
 
     def sha256(self) -> str:
         """Return the SHA-256 of the pairs' texts in order, in hexadecimal; the file's format does not enter it."""
@@ -120,12 +116,11 @@ class PairDataset:
 
     def answers(self, query: int) -> NDArray[np.int64]:
         """Return the known positives of one query, each once."""
-        starts, answers = self._answers
-        return answers[starts[query] : starts[query + 1]]
+        return np.asarray(self._positives[[query]].indices)
 
     def answer_counts(self) -> NDArray[np.int64]:
         """Return the number of known positives of each query."""
-        return np.diff(self._answers[0])
+        return np.diff(self._positives.indptr)
 
     @functools.cached_property
     def all_distinct(self) -> bool:
@@ -133,11 +128,12 @@ class PairDataset:
         return len(self.queries) == len(np.unique(self.positive_ids)) == len(self)
 
     @functools.cached_property
-    def _answers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """``answers[starts[q] : starts[q + 1]]`` are the known positives of query `q`, each once."""
-        keys = np.unique(self.query_ids * len(self.documents) + self.positive_ids)
-        starts = np.searchsorted(keys, np.arange(len(self.queries) + 1) * len(self.documents))
-        return starts, keys % len(self.documents)
+    def _positives(self) -> csr_array:
+        """The queries (rows) and the documents (columns) that are known to answer them."""
+        from scipy.sparse import csr_array
+
+        shape = (len(self.queries), len(self.documents))
+        return csr_array((np.ones(len(self), dtype=np.bool_), (self.query_ids, self.positive_ids)), shape=shape)
 
 
 def read_pairs(path: str | Path) -> PairDataset:
