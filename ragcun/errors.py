@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-MOST = 1500
+MOST, LONGEST = 1500, 300
 
 
 class InputError(ValueError):
@@ -60,8 +60,8 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], place: str, 
 
 
 @contextmanager
-def as_input_error(place: str, remedy: str = "") -> Iterator[None]:
-    """Turn a ValueError into an InputError that begins with a place and ends with a remedy.
+def as_input_error(place: str, remedy: str = "", kinds: tuple[type[Exception], ...] = (ValueError,)) -> Iterator[None]:
+    """Turn errors of some kinds into an InputError that begins with a place and ends with a remedy.
 
     >>> with as_input_error("line 3", "; give a number"):
     ...     float("x")
@@ -70,5 +70,6 @@ def as_input_error(place: str, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except ValueError as error:
-        raise InputError(f"{place}: {error}{remedy}") from error
+    except kinds as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{place}: {reason:.{LONGEST}}{remedy}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ragcun.data.texts import split_sentences, text_key
-from ragcun.errors import InputError, require_package, require_same
+from ragcun.errors import InputError, as_input_error, require_package, require_same
 from ragcun.io import as_json, file_digest, read_json, replacing_file, write_json, write_json_lines
 
 if TYPE_CHECKING:
@@ -23,18 +23,14 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-@contextlib.contextmanager
-def naming_hub_errors(problem: str, advice: str) -> Iterator[None]:
+def naming_hub_errors(problem: str, advice: str) -> AbstractContextManager[None]:
     """Turn what `datasets` and the hub's client raise for absent, damaged or unreachable data into an `InputError`."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
     from pyarrow import ArrowException  # type: ignore[import-untyped]
 
-    try:
-        yield
-    except (OSError, ValueError, ArrowException, DatasetsError, *HfHubHTTPError.__bases__) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{problem} ({reason}); {advice}") from error
+    kinds = (OSError, ValueError, ArrowException, DatasetsError, *HfHubHTTPError.__bases__)
+    return as_input_error(problem, f"; {advice}", kinds)
 
 
 def open_rows(

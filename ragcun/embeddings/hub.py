@@ -14,7 +14,7 @@ from torch import nn
 
 from ragcun.config import Distance
 from ragcun.embeddings.encode import resolve_device
-from ragcun.errors import InputError, version_clash
+from ragcun.errors import InputError, as_input_error, version_clash
 from ragcun.io import read_json
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
         if not (folder / MODULES).exists() and not (folder / "config.json").exists():
             raise InputError(f"{path} is not a model folder: it has neither modules.json nor config.json")
         require_safe(folder)
-    try:
+    kinds = (*UNREADABLE, SafetensorError, HFValidationError)
+    with as_input_error(f"cannot load model {name!r}", _lacking(folder), kinds):
         model = SentenceTransformer(path, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
-    except (*UNREADABLE, SafetensorError, HFValidationError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot load model {name!r}: {reason}{_lacking(folder)}") from error
     for module in model.modules():
         if isinstance(module, Transformer):
             _fit_texts(module, folder, name)

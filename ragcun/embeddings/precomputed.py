@@ -185,9 +185,6 @@ def _read_ids(path: Path) -> list[str]:
 
 def open_matrix(path: str | Path) -> NDArray[Any]:
     """Open a ``.npy`` file of numbers as a memory map."""
-    path = existing_file(path)
-    try:
+    kinds = (ValueError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError)
+    with as_input_error(f"{existing_file(path)} is not a .npy file of vectors", "; write it with numpy.save", kinds):
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, TypeError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a .npy file of vectors ({why}); write it with numpy.save") from error

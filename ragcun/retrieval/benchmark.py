@@ -5,26 +5,35 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ragcun.data.beir import Collection
 from ragcun.data.beir_sets import CollectionFolder
-from ragcun.data.overlap import read_held_out, read_seen
+from ragcun.data.overlap import HoldOut, read_held_out, read_seen, seen_queries
 from ragcun.errors import InputError, require_same
-from ragcun.io import as_json
+from ragcun.io import as_json, write_json
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.comparison import BASE, MODEL, Remembered, SystemEvaluator, average_parts, facts_of
-from ragcun.retrieval.metrics import CUTOFFS
-from ragcun.retrieval.runs import is_stored
-from ragcun.retrieval.systems import Retriever, System
+from ragcun.retrieval.comparison import (
+    BASE,
+    MODEL,
+    CollectionScores,
+    average_parts,
+    document_space,
+    facts_of,
+    scores_on,
+)
+from ragcun.retrieval.metrics import CUTOFFS, PerQuery
+from ragcun.retrieval.runs import is_stored, parts_of, runs_folder, write_run
+from ragcun.retrieval.systems import Retriever, System, evaluate_retriever
 
 logger = logging.getLogger(__name__)
 Source = Collection | CollectionFolder
 Report = Callable[[Results], None]
+Remembered = Callable[[Collection], frozenset[str]]
 
 
 def run_benchmark(
@@ -41,9 +50,13 @@ def run_benchmark(
     """Evaluate every system on every collection and write results, per-query values and run files.
 
     Beside `output_file`, ``<name>.runs/<dataset>/`` holds ``<system>.trec`` and ``<system>.per_query.json`` (of hidden
-    documents alone ``<system>.held_out.*``); see `SystemEvaluator`. Collections named ``SET/PART`` are parts of a set
-    (`average_parts`), which averages count once. The results file is written after each set; with `resume`, sets that
-    it has are kept. A `CollectionFolder` is in memory only during its turn.
+    documents alone ``<system>.held_out.*``). Collections named ``SET/PART`` are parts of a set (`average_parts`), which
+    averages count once. The results file is written after each set; with `resume`, sets that it has are kept. A
+    `CollectionFolder` is in memory only during its turn.
+
+    Scores of all but the model carry paired tests of the model's NDCG@10 against theirs. Where the documents that
+    training saw are known, scores hold ``seen`` and ``unseen``: queries with a relevant document among them, and
+    without. Where documents were hidden from training, ``held_out`` ranks the hidden documents alone.
 
     Raises:
         InputError: a collection or a checkpoint's record is wrong, or `output_file` is of another evaluation.
@@ -57,28 +70,32 @@ def run_benchmark(
     held_out = read_held_out(model.retriever.name) if model.trained else None
     if held_out is not None and (stored := [slug for slug, each in systems.items() if is_stored(each)]):
         logger.warning("stored runs cannot rank hidden documents alone: no held-out scores of %s", ", ".join(stored))
-    evaluator = SystemEvaluator(systems, output_file, seed, seen, held_out, remembered)
-    settings = _settings(evaluator, model.distance)
+    settings = _settings(model, systems, held_out, seed)
     made = {**manifest, "settings": settings, "seed": seed, "tested": METRIC, "held_out": settings["held_out"]}
-    benchmark = _Benchmark(evaluator, model.distance, made, {slug: {} for slug in evaluator.systems}, {}, report)
+    benchmark = _Benchmark(systems, output_file, model.distance, made, seed, seen, held_out, remembered, report)
     if resume and output_file.exists():
         benchmark.restore()
     for name in dict.fromkeys(each.name.split("/")[0] for each in collections):
-        benchmark.evaluate(name, [each for each in collections if each.name.split("/")[0] == name])
+        benchmark.evaluate_set(name, [each for each in collections if each.name.split("/")[0] == name])
     return benchmark.write()
 
 
 @dataclass(frozen=True)
 class _Benchmark:
-    evaluator: SystemEvaluator
+    systems: Mapping[str, Retriever]  # by slug
+    output_file: Path
     distance: str
     manifest: dict[str, Any]
-    scores: dict[str, dict[str, Scores]]
-    collections: dict[str, CollectionFacts]
+    seed: int
+    seen: frozenset[str] | None  # hashes of the documents; None where that is unknown
+    held_out: HoldOut | None
+    remembered: Remembered | None  # hashes of documents that baselines with memory have seen
     report: Report | None
+    scores: dict[str, dict[str, Scores]] = field(default_factory=dict)  # by slug and collection
+    collections: dict[str, CollectionFacts] = field(default_factory=dict)
 
     def restore(self) -> None:
-        path, settings = self.evaluator.output_file, self.manifest["settings"]
+        path, settings = self.output_file, self.manifest["settings"]
         earlier = Results.read(path)
         before = earlier.manifest.get("settings")
         if not isinstance(before, dict):
@@ -86,49 +103,48 @@ class _Benchmark:
         place, remedy = f"{path} is of another evaluation", "evaluate as it was, or name another --output_file"
         require_same(before, {**dict.fromkeys(before), **settings}, place, remedy)
         systems = {MODEL: earlier.model, BASE: earlier.untouched_base, **earlier.baselines}
-        for slug, scores in self.scores.items():
-            if (system := systems.get(slug)) is not None:
-                scores.update(system.datasets)
+        self.scores.update({slug: dict(system.datasets) for slug, system in systems.items() if system is not None})
         self.collections.update(earlier.collections)
         for slug, chosen in (earlier.manifest.get("chosen") or {}).items():
-            getattr(self.evaluator.systems[slug], "chosen", {}).update(chosen)
+            getattr(self.systems[slug], "chosen", {}).update(chosen)
         made = {key: value for key, value in earlier.manifest.items() if key != "earlier"}
         self.manifest["earlier"] = [*earlier.manifest.get("earlier", []), made]
 
-    def evaluate(self, name: str, sources: Sequence[Source]) -> None:
+    def evaluate_set(self, name: str, sources: Sequence[Source]) -> None:
         try:
             if name in self.collections:
                 for source in sources:
                     self._require_unchanged(source)
                 return
-            parts = {source.name: self.evaluator.evaluate(_loaded(source)) for source in sources}
+            parts = {source.name: self._evaluate(_loaded(source)) for source in sources}
         except InputError as error:
             done = ", ".join(name for name, facts in self.collections.items() if facts.part_of is None)
             if not done:
                 raise
-            kept = f"done and kept in {self.evaluator.output_file}: {done}; continue with --resume"
-            raise InputError(f"{error} ({kept})") from error
-        whole = {} if set(parts) == {name} else {name: average_parts(parts, self.evaluator.seed)}
+            raise InputError(
+                f"{error} (done and kept in {self.output_file}: {done}; continue with --resume)"
+            ) from error
+        whole = {} if set(parts) == {name} else {name: average_parts(parts, self.seed)}
         for each, found in {**parts, **whole}.items():
             self.collections[each] = replace(found.facts, part_of=None if each == name else name)
             for slug, scores in found.scores.items():
-                self.scores[slug][each] = scores
+                self.scores.setdefault(slug, {})[each] = scores
         self.write()
 
     def write(self) -> Results:
-        systems = {slug: self._system(slug) for slug in self.scores}
+        systems = {slug: self._system(slug, retriever) for slug, retriever in self.systems.items()}
         model, base = systems.pop(MODEL), systems.pop(BASE, None)
-        chosen = {slug: getattr(each, "chosen", None) for slug, each in self.evaluator.systems.items()}
+        chosen = {slug: getattr(each, "chosen", None) for slug, each in self.systems.items()}
         if any(chosen.values()):
             self.manifest["chosen"] = {slug: each for slug, each in chosen.items() if each}
         results = Results(model, self.distance, base, systems, dict(self.collections), self.manifest)
-        results.write(self.evaluator.output_file)
+        results.write(self.output_file)
         if self.report is not None:
             self.report(results)
         return results
 
-    def _system(self, slug: str) -> SystemScores:
-        retriever, datasets = self.evaluator.systems[slug], dict(self.scores[slug])
+    def _system(self, slug: str, retriever: Retriever) -> SystemScores:
+        datasets = dict(self.scores.get(slug, {}))
         counted = [each.metrics for name, each in datasets.items() if self.collections[name].part_of is None]
         trained = trained_parameters(retriever.name)
         average = {metric: fmean(each[metric] for each in counted) for metric in (counted[0] if counted else ())}
@@ -137,20 +153,66 @@ class _Benchmark:
     def _require_unchanged(self, source: Source) -> None:
         before = self.collections.get(source.name, CollectionFacts(0, 0))
         now = replace(facts_of(_loaded(source)), part_of=before.part_of, notes=before.notes)
-        place = f"{source.name} is not what {self.evaluator.output_file} has scores of"
+        place = f"{source.name} is not what {self.output_file} has scores of"
         require_same(vars(before), vars(now), place, "restore that collection, or evaluate without --resume")
 
+    def _evaluate(self, collection: Collection) -> CollectionScores:
+        (per_query, notes), seen, scores = self._per_query(collection, self.systems), None, {}
+        if self.seen is not None:
+            more = frozenset() if self.remembered is None else self.remembered(collection)
+            seen = seen_queries(collection, self.seen | more)
+        held_out = self._on_hidden(collection)
+        for slug, retriever in self.systems.items():
+            parts: dict[str, Any] = {"held_out": held_out.get(slug), "note": notes.get(slug)}
+            parts["space"] = document_space(retriever, collection)
+            if seen is not None:
+                parts["seen"] = scores_on(per_query, slug, self.seed, seen)
+                parts["unseen"] = scores_on(per_query, slug, self.seed, per_query[MODEL][METRIC].keys() - seen)
+            scores[slug] = replace(scores_on(per_query, slug, self.seed), **parts)
+        logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
+        tested = {slug: values[METRIC] for slug, values in per_query.items()}
+        return CollectionScores(facts_of(collection), scores, tested)
 
-def _settings(evaluator: SystemEvaluator, distance: str) -> dict[str, Any]:
+    def _on_hidden(self, collection: Collection) -> dict[str, Scores]:
+        hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
+        if hidden is None:
+            return {}
+        systems = {
+            slug: each
+            for slug, each in self.systems.items()
+            if not is_stored(each) and not any(hasattr(part, "labels") for part in parts_of(each))
+        }
+        if not hidden.qrels:
+            return dict.fromkeys(systems, Scores({}, n_queries=0))
+        per_query, _ = self._per_query(hidden, systems, ".held_out")
+        queries, count = per_query[MODEL][METRIC].keys(), len(hidden.documents)
+        return {s: replace(scores_on(per_query, s, self.seed, queries), n_documents=count) for s in systems}
+
+    def _per_query(
+        self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
+    ) -> tuple[dict[str, PerQuery], dict[str, str]]:
+        folder, per_query, notes = runs_folder(self.output_file) / collection.name, {}, {}
+        for slug, retriever in systems.items():
+            evaluation = evaluate_retriever(retriever, collection)
+            write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
+            write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
+            per_query[slug] = evaluation.per_query
+            empty, asked = sum(not evaluation.run.get(query) for query in collection.qrels), len(collection.qrels)
+            if empty > asked / 2:
+                notes[slug] = f"nothing is found for {empty} of {asked} queries"
+                logger.warning("%s, %s: %s", collection.name, retriever.name, notes[slug])
+        return per_query, notes
+
+
+def _settings(model: System, systems: Mapping[str, Retriever], held_out: HoldOut | None, seed: int) -> dict[str, Any]:
     # all that determines scores beside the collections; a system by its fingerprint, or name
-    systems, held_out = evaluator.systems, evaluator.held_out
     settings: dict[str, Any] = {
-        "model": systems[MODEL].name,
-        "distance": distance,
-        "vectors": dict(systems[MODEL].size),
+        "model": model.retriever.name,
+        "distance": model.distance,
+        "vectors": dict(model.retriever.size),
         "cutoffs": CUTOFFS,
         "tested": METRIC,
-        "seed": evaluator.seed,
+        "seed": seed,
         "held_out": held_out and vars(held_out),
         **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }

@@ -1,31 +1,24 @@
-"""A model and the systems it is compared with on one collection: scores, paired tests and run files."""
+"""Scores of systems on one collection: paired tests, the vectors of documents, and the mean over the parts of a set."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import astuple, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from ragcun.data.beir import Collection
-from ragcun.data.overlap import HoldOut, seen_queries
-from ragcun.io import write_json
 from ragcun.isotropy.measures import isotropy_score
 from ragcun.isotropy.moments import MeasureSettings, sample_rows
 from ragcun.isotropy.spectrum import defined
 from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
 from ragcun.retrieval.metrics import PerQuery, mean, paired_tests
-from ragcun.retrieval.runs import StoredRetriever, is_stored, parts_of, runs_folder, write_run
-from ragcun.retrieval.systems import DenseRetriever, Retriever, evaluate_retriever
+from ragcun.retrieval.runs import StoredRetriever
+from ragcun.retrieval.systems import DenseRetriever, Retriever
 
-logger = logging.getLogger(__name__)
-
-Remembered = Callable[[Collection], frozenset[str]]
 MODEL, BASE = "model", "untouched_base"
 
 
@@ -38,79 +31,16 @@ class CollectionScores:
     tested: Mapping[str, Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class SystemEvaluator:
-    """Evaluates a model, its untouched base and baselines, by slug, on one collection after the other.
-
-    Scores of all but the model carry paired tests of the model's NDCG@10 against theirs. Where the documents that
-    training saw are known, scores hold ``seen`` and ``unseen``: queries with a relevant document among them, and
-    without. Where documents were hidden from training, ``held_out`` ranks the hidden documents alone.
-    """
-
-    systems: Mapping[str, Retriever]
-    output_file: Path
-    seed: int
-    seen: frozenset[str] | None  # hashes of the documents; None where that is unknown
-    held_out: HoldOut | None
-    remembered: Remembered | None  # hashes of documents that baselines with memory have seen
-
-    def evaluate(self, collection: Collection) -> CollectionScores:
-        """Evaluate every system on a collection; write run files and per-query values."""
-        (per_query, notes), seen, scores = self._per_query(collection, self.systems), None, {}
-        if self.seen is not None:
-            more = frozenset() if self.remembered is None else self.remembered(collection)
-            seen = seen_queries(collection, self.seen | more)
-        held_out = self._held_out(collection)
-        for slug, retriever in self.systems.items():
-            parts: dict[str, Any] = {"held_out": held_out.get(slug), "note": notes.get(slug)}
-            parts["space"] = document_space(retriever, collection)
-            if seen is not None:
-                parts["seen"] = self._scores(per_query, slug, seen)
-                parts["unseen"] = self._scores(per_query, slug, per_query[MODEL][METRIC].keys() - seen)
-            scores[slug] = replace(self._scores(per_query, slug), **parts)
-        logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
-        tested = {slug: values[METRIC] for slug, values in per_query.items()}
-        return CollectionScores(facts_of(collection), scores, tested)
-
-    def _held_out(self, collection: Collection) -> dict[str, Scores]:
-        hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
-        if hidden is None:
-            return {}
-        systems = {
-            slug: each
-            for slug, each in self.systems.items()
-            if not is_stored(each) and not any(hasattr(part, "labels") for part in parts_of(each))
-        }
-        if not hidden.qrels:
-            return dict.fromkeys(systems, Scores({}, n_queries=0))
-        per_query, _ = self._per_query(hidden, systems, ".held_out")
-        queries, count = per_query[MODEL][METRIC].keys(), len(hidden.documents)
-        return {slug: replace(self._scores(per_query, slug, queries), n_documents=count) for slug in systems}
-
-    def _per_query(
-        self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
-    ) -> tuple[dict[str, PerQuery], dict[str, str]]:
-        folder, per_query, notes = runs_folder(self.output_file) / collection.name, {}, {}
-        for slug, retriever in systems.items():
-            evaluation = evaluate_retriever(retriever, collection)
-            write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
-            write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
-            per_query[slug] = evaluation.per_query
-            empty, asked = sum(not evaluation.run.get(query) for query in collection.qrels), len(collection.qrels)
-            if empty > asked / 2:
-                notes[slug] = f"nothing is found for {empty} of {asked} queries"
-                logger.warning("%s, %s: %s", collection.name, retriever.name, notes[slug])
-        return per_query, notes
-
-    def _scores(self, per_query: Mapping[str, PerQuery], slug: str, queries: Set[str] | None = None) -> Scores:
-        ours, theirs = (
-            {m: {q: v for q, v in values.items() if queries is None or q in queries} for m, values in system.items()}
-            for system in (per_query[MODEL], per_query[slug])
-        )
-        if slug != MODEL and theirs[METRIC]:
-            return Scores(mean(theirs), **_tests(ours[METRIC], theirs[METRIC], self.seed))
-        count = None if queries is None else len(ours[METRIC])
-        return Scores({} if count == 0 else mean(ours), n_queries=count)
+def scores_on(per_query: Mapping[str, PerQuery], slug: str, seed: int, queries: Set[str] | None = None) -> Scores:
+    """Return a system's scores on some queries (None: all), with tests of the model's NDCG@10 against its own."""
+    ours, theirs = (
+        {m: {q: v for q, v in values.items() if queries is None or q in queries} for m, values in system.items()}
+        for system in (per_query[MODEL], per_query[slug])
+    )
+    if slug != MODEL and theirs[METRIC]:
+        return Scores(mean(theirs), **_tests(ours[METRIC], theirs[METRIC], seed))
+    count = None if queries is None else len(ours[METRIC])
+    return Scores({} if count == 0 else mean(ours), n_queries=count)
 
 
 def document_space(retriever: Retriever, collection: Collection) -> DocumentSpace | None:

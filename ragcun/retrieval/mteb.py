@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragcun.data.beir import Collection
 from ragcun.embeddings.text_base import model_digest
-from ragcun.errors import InputError
+from ragcun.errors import InputError, as_input_error
 from ragcun.retrieval.metrics import whole_grades
 
 if TYPE_CHECKING:
@@ -115,15 +115,13 @@ def evaluate_task(
     if not (model.model_card_data.model_name or "").startswith("ragcun/"):
         raise ValueError("the model has no name of its own in mteb; call name_for_mteb first")
     options: Any = {"encode_kwargs": {"batch_size": batch_size}, "co2_tracker": False}
-    try:
-        with warnings.catch_warnings():  # of names that mteb has since renamed, and of prompts that it does use
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", "Task name .* is not valid|Some prompts are not", UserWarning)
-            (result,) = mteb.evaluate(model, task, cache=mteb.ResultCache(Path(cache_dir)), **options).task_results
-    except OSError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"mteb cannot run {task.metadata.name}: {reason}; for local data use --datasets") from error
+    problem, remedy = f"mteb cannot run {task.metadata.name}", "; for local data use --datasets"
+    with as_input_error(problem, remedy, (OSError,)), warnings.catch_warnings():
+        # of names that mteb has since renamed, and of prompts that it does use
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "Task name .* is not valid|Some prompts are not", UserWarning)
+        (result,) = mteb.evaluate(model, task, cache=mteb.ResultCache(Path(cache_dir)), **options).task_results
     parts = [part for split in result.scores.values() for part in split]
     known = {name: theirs for name, theirs in METRICS.items() if all(theirs in part for part in parts)}
     scores = {name: float(result.get_score(getter=itemgetter(theirs))) for name, theirs in known.items()}
