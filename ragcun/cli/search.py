@@ -64,8 +64,7 @@ def run(options: Options) -> str:
     """
     from ragcun.distributed.ray import ray_runner
     from ragcun.distributed.search import run_here
-    from ragcun.retrieval.comparison import MODEL
-    from ragcun.retrieval.metrics import evaluate_run, mean
+    from ragcun.retrieval.metrics import MODEL, evaluate_run, mean
     from ragcun.retrieval.runs import write_run
 
     folders, lines = options.collections(), []

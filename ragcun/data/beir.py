@@ -65,12 +65,11 @@ class Collection:
         judged = set().union(*self.qrels.values())
         lost = sum(self.qrels[query].get(query, 0) > 0 for query in self.own_ids)
         without = sum(max(judgments.values(), default=0) < 1 for judgments in self.qrels.values())
+        absent, shared = len(judged - self.documents.keys()), len(self.shared_ids)
         counts = {
-            "judged documents are not in the corpus; they count as not found": len(judged - self.documents.keys()),
+            "judged documents are not in the corpus; they count as not found": absent,
             "relevant documents are the query itself, by their id, and left out; they count as not found": lost,
-            "documents have a query's id but another text, and are ranked; --drop_own_ids leaves them out": len(
-                self.shared_ids
-            ),
+            "documents have a query's id but another text, and are ranked; --drop_own_ids leaves them out": shared,
             "judged queries have no relevant document; they score 0": without,
         }
         return [f"{count} {what}" for what, count in counts.items() if count]
@@ -198,9 +197,7 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
     texts = sorted(set(text_of.values()))
     count = round(fraction * len(texts)) if 0 < fraction < 1 else 0
     if not 0 < count < len(texts):
-        raise InputError(
-            f"cannot hold out {fraction} of {len(texts)} queries; choose a fraction that leaves both sides some"
-        )
+        raise InputError(f"cannot hold out {fraction} of {len(texts)} queries; choose one that leaves both sides some")
     held = {texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]}
     kept = {key for key, text in text_of.items() if text not in held}
     others = collection.of_queries(text_of.keys() - kept)

@@ -107,9 +107,7 @@ class HoldOut:
         hidden = {text for text in pairs.documents if self.hides(text)}
         rows = [(q, p, None if n in hidden else n) for q, p, n in pairs.rows() if p not in hidden]
         if not rows:
-            raise InputError(
-                f"{pairs.source}: the positives of all {len(pairs)} pairs are hidden; give more or hide fewer"
-            )
+            raise InputError(f"{pairs.source}: the positives of all {len(pairs)} pairs are hidden; hide fewer")
         logger.info("%s: %d of %d pairs left, positives of the others are hidden", pairs.source, len(rows), len(pairs))
         return PairDataset.from_rows(rows, pairs.source, (text for text in pairs.documents if text not in hidden))
 
@@ -134,7 +132,7 @@ class HoldOut:
     def unseen_part(self, collection: Collection, seen: frozenset[str]) -> Collection | None:
         """Return `hidden_only`, or None (and a warning) where an earlier training has seen a hidden document."""
         hidden = self.hidden_only(collection)
-        known = sum(_is_seen(document, seen) for document in hidden.documents.values()) if seen else 0
+        known = sum(_is_seen(document, seen) for document in hidden.documents.values())
         if known:
             logger.warning("%s: training saw %d of the hidden documents: no held-out figures", collection.name, known)
         return None if known else hidden

@@ -28,6 +28,7 @@ from ragcun.config import Distance
 from ragcun.data.beir import Collection, Qrels
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.precomputed import rows_of
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, require_same
 from ragcun.io import file_digest, read_json, read_json_lines, replacing_file, write_json, write_json_lines
@@ -181,9 +182,7 @@ class ShardRows:
 
     def take(self, rows: NDArray[np.int64], axis: int = 0) -> NDArray[np.float32]:
         """Return some rows, as an array does."""
-        ends = np.cumsum([len(part) for part in self.parts])
-        places = zip(rows, np.searchsorted(ends, rows, side="right"), strict=True)
-        return np.stack([self.parts[shard][row - ends[shard]] for row, shard in places], axis)
+        return rows_of(self.parts, rows)
 
 
 @dataclass

@@ -188,10 +188,9 @@ def piece_analyser(base: Base) -> Analyser:
     pooling = getattr(list(model.children())[-1], "pooling_mode", None)
     fast = getattr(model.tokenizer, "backend_tokenizer", None)
     if modules != ["Transformer", "Pooling"] or pooling not in POOLED or fast is None:
-        raise InputError(
-            f"base model {base.name!r} ({', '.join(modules)}; pooling {pooling}) has no lexical channel of its pieces, "
-            f"which takes a fast tokenizer and pooling by {' or '.join(POOLED)} alone; choose --lexical_terms words"
-        )
+        needed = f"a fast tokenizer and pooling by {' or '.join(POOLED)} alone"
+        problem = f"a lexical channel of word pieces takes {needed}, not {', '.join(modules)} with pooling {pooling}"
+        raise InputError(f"base model {base.name!r}: {problem}; choose --lexical_terms words")
     tokenizer = Tokenizer.from_str(fast.to_str())
     tokenizer.no_truncation()
     if model.max_seq_length is not None:

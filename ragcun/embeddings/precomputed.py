@@ -63,7 +63,6 @@ class VectorStore(VectorSource):
     ) -> None:
         self.place = place
         self._parts = [vectors for _, vectors in (*documents, *queries)]
-        self._ends = np.cumsum([len(part) for part in self._parts])
         self.dimension, self.fingerprint = int(self._parts[0].shape[1]), _digest(self._parts)
         self.base = VectorBase(self.dimension, normalize, self.fingerprint)
         self._row_of: dict[tuple[str, str | None], int] = {}
@@ -72,22 +71,15 @@ class VectorStore(VectorSource):
             self._row_of.setdefault(key, row)
 
     def __getitem__(self, rows: Rows) -> Vectors:
-        part_of = np.searchsorted(self._ends, rows, side="right")
-        out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for index in np.unique(part_of):
-            own = part_of == index
-            out[own] = self._parts[index][rows[own] - (self._ends[index] - len(self._parts[index]))]
-        return out
+        return rows_of(self._parts, rows)
 
     def require_fit(self, base: Base) -> None:
         """Raise InputError if the base has a text model of its own, or vectors of another length."""
         if base.reads_texts:
             raise InputError(f"{self.place}: the checkpoint has a text model, {base.name!r}; leave --vectors out")
         if base.dimension != self.dimension:
-            raise InputError(
-                f"{self.place}: vectors have length {self.dimension}, the checkpoint takes {base.dimension}; "
-                "give vectors of the model that it was trained on"
-            )
+            lengths = f"vectors have length {self.dimension}, the checkpoint takes {base.dimension}"
+            raise InputError(f"{self.place}: {lengths}; give vectors of the model that it was trained on")
 
     def rows(self, texts: Sequence[str], role: Role) -> Rows:
         """Return the row of each text, or raise InputError if one has no vector."""
@@ -96,6 +88,17 @@ class VectorStore(VectorSource):
             first = texts[int(np.argmax(rows < 0))]
             raise InputError(f"{self.place} holds no vector for {(rows < 0).sum()} {role} texts, first {first!r:.60}")
         return rows
+
+
+def rows_of(parts: Sequence[NDArray[Any]], rows: Rows) -> Vectors:
+    """Return some rows of matrices that lie one below the other, as float32."""
+    ends = np.cumsum([len(part) for part in parts])
+    part_of = np.searchsorted(ends, rows, side="right")
+    out = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
+    for index in np.unique(part_of):
+        own = part_of == index
+        out[own] = parts[index][rows[own] - (ends[index] - len(parts[index]))]
+    return out
 
 
 def _digest(parts: Sequence[NDArray[Any]]) -> str:
@@ -165,10 +168,8 @@ def _read(
         raise InputError(f"{path}.txt has {len(ids)} ids, {path}.npy has {len(vectors)} rows; they must be as many")
     absent = sorted(texts.keys() - set(ids))
     if absent:
-        raise InputError(
-            f"{path}.txt lacks {len(absent)} of the {len(texts)} {path.name} of {collection}, first {absent[0]!r}; "
-            "add their ids and vectors"
-        )
+        lacking = f"{len(absent)} of the {len(texts)} {path.name} of {collection}, first {absent[0]!r}"
+        raise InputError(f"{path}.txt lacks {lacking}; add their ids and vectors")
     return [texts.get(each, others.get(each)) for each in ids], vectors
 
 

@@ -171,10 +171,8 @@ class TextBase(Base):
         # the transformer layers are the longest list of modules of one class
         layers = max((each for each in lists if len({type(layer) for layer in each}) == 1), key=len, default=[])
         if least > len(layers):
-            raise InputError(
-                f"base model {self.name!r} has {len(layers)} transformer layers, give at most that many as "
-                f"--{flag}, not {least}"
-            )
+            there = f"base model {self.name!r} has {len(layers)} transformer layers"
+            raise InputError(f"{there}, give at most that many as --{flag}, not {least}")
         return layers
 
     def train(self, mode: bool = True) -> TextBase:
@@ -196,9 +194,8 @@ def model_digest(model: SentenceTransformer) -> str:
 
     Versions of libraries are in it without their last number.
     """
-    described: list[Any] = [
-        version(library).rpartition(".")[0] for library in ("sentence-transformers", "transformers")
-    ]
+    libraries = ("sentence-transformers", "transformers")
+    described: list[Any] = [version(library).rpartition(".")[0] for library in libraries]
     described += [tensors_digest(model.state_dict()), model.truncate_dim, model.max_seq_length]
     for name, module in model.named_modules():
         if hasattr(module, "get_config_dict"):

@@ -17,16 +17,7 @@ from ragcun.errors import InputError, require_same
 from ragcun.io import as_json, write_json
 from ragcun.models.checkpoint import trained_parameters
 from ragcun.results import METRIC, CollectionFacts, Results, Scores, SystemScores
-from ragcun.retrieval.comparison import (
-    BASE,
-    MODEL,
-    CollectionScores,
-    average_parts,
-    document_space,
-    facts_of,
-    scores_on,
-)
-from ragcun.retrieval.metrics import CUTOFFS, PerQuery
+from ragcun.retrieval.metrics import BASE, CUTOFFS, MODEL, CollectionScores, PerQuery, average_parts, scores_on
 from ragcun.retrieval.runs import is_stored, parts_of, runs_folder, write_run
 from ragcun.retrieval.systems import Retriever, System, evaluate_retriever
 
@@ -152,7 +143,7 @@ class _Benchmark:
 
     def _require_unchanged(self, source: Source) -> None:
         before = self.collections.get(source.name, CollectionFacts(0, 0))
-        now = replace(facts_of(_loaded(source)), part_of=before.part_of, notes=before.notes)
+        now = replace(_facts_of(_loaded(source)), part_of=before.part_of, notes=before.notes)
         place = f"{source.name} is not what {self.output_file} has scores of"
         require_same(vars(before), vars(now), place, "restore that collection, or evaluate without --resume")
 
@@ -163,15 +154,15 @@ class _Benchmark:
             seen = seen_queries(collection, self.seen | more)
         held_out = self._on_hidden(collection)
         for slug, retriever in self.systems.items():
-            parts: dict[str, Any] = {"held_out": held_out.get(slug), "note": notes.get(slug)}
-            parts["space"] = document_space(retriever, collection)
+            space = retriever.space(collection) if hasattr(retriever, "space") else None
+            parts: dict[str, Any] = {"held_out": held_out.get(slug), "note": notes.get(slug), "space": space}
             if seen is not None:
                 parts["seen"] = scores_on(per_query, slug, self.seed, seen)
                 parts["unseen"] = scores_on(per_query, slug, self.seed, per_query[MODEL][METRIC].keys() - seen)
             scores[slug] = replace(scores_on(per_query, slug, self.seed), **parts)
         logger.info("%s: %s", collection.name, ", ".join(f"{n} {s.metrics[METRIC]:.4f}" for n, s in scores.items()))
         tested = {slug: values[METRIC] for slug, values in per_query.items()}
-        return CollectionScores(facts_of(collection), scores, tested)
+        return CollectionScores(_facts_of(collection), scores, tested)
 
     def _on_hidden(self, collection: Collection) -> dict[str, Scores]:
         hidden = None if self.held_out is None else self.held_out.unseen_part(collection, self.seen or frozenset())
@@ -217,6 +208,12 @@ def _settings(model: System, systems: Mapping[str, Retriever], held_out: HoldOut
         **{f"system {slug}": getattr(each, "fingerprint", each.name) for slug, each in systems.items()},
     }
     return as_json(settings)
+
+
+def _facts_of(collection: Collection) -> CollectionFacts:
+    """Return what distinguishes a collection."""
+    about = (len(collection.qrels), len(collection.documents), str(collection.split), collection.sha256())
+    return CollectionFacts(*about, notes=collection.notes() or None)
 
 
 def _loaded(source: Source) -> Collection:

@@ -1,9 +1,10 @@
-"""Retrieval metrics of a run against judgments (qrels), by trec_eval, paired tests, and choices that these support."""
+"""Metrics of a run by trec_eval, paired tests, choices that these support, and the scores of several systems."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -12,11 +13,12 @@ import pytrec_eval
 from scipy.stats import permutation_test, ttest_rel
 
 from ragcun.data.beir import Qrels, grade
-from ragcun.results import METRIC
+from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
 from ragcun.retrieval.runs import Run, check_finite, ranked
 
 PerQuery = dict[str, dict[str, float]]
 Setting = TypeVar("Setting")
+MODEL, BASE = "model", "untouched_base"
 CUTOFFS = (1, 3, 5, 10, 100)
 MRR_CUTOFF = 10
 LEVEL = 0.05
@@ -141,3 +143,65 @@ def choose(
     chosen = best if means[best] > means[first] and p < LEVEL else first
     record = {"chosen": chosen, "best": best, "score": means[best], "without": means[first], "p": p}
     return {**record, "queries": len(scores[best]), "split": split}
+
+
+@dataclass(frozen=True)
+class CollectionScores:
+    """The systems' scores on one collection, by slug, and their NDCG@10 for each query (`tested`)."""
+
+    facts: CollectionFacts
+    scores: dict[str, Scores]
+    tested: Mapping[str, Mapping[str, float]]
+
+
+def scores_on(per_query: Mapping[str, PerQuery], slug: str, seed: int, queries: Set[str] | None = None) -> Scores:
+    """Return a system's scores on some queries (None: all), with tests of the model's NDCG@10 against its own."""
+    ours, theirs = (
+        {m: {q: v for q, v in values.items() if queries is None or q in queries} for m, values in system.items()}
+        for system in (per_query[MODEL], per_query[slug])
+    )
+    if slug != MODEL and theirs[METRIC]:
+        return Scores(mean(theirs), **_tests(ours[METRIC], theirs[METRIC], seed))
+    count = None if queries is None else len(ours[METRIC])
+    return Scores({} if count == 0 else mean(ours), n_queries=count)
+
+
+def _tests(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, Any]:
+    # fields of `Scores`; of a single query the number of queries alone
+    return vars(paired_tests(ours, theirs, seed=seed)) if len(ours) > 1 else {"n_queries": len(ours)}
+
+
+def average_parts(parts: Mapping[str, CollectionScores], seed: int) -> CollectionScores:
+    """Average over the parts of a set (CQADupStack's forums), each counting the same whatever its number of queries.
+
+    A metric's difference between two systems is ``Σ_parts Σ_queries d_q / (P · n_part)``, so its randomisation test
+    flips the sign of each query's weighted difference. There is no t-test, which knows no weights, and no scores on
+    seen, unseen or held-out documents.
+    """
+    first, *_ = each = list(parts.values())
+    weighted = {slug: _weighted({name: part.tested[slug] for name, part in parts.items()}) for slug in first.scores}
+    scores = {}
+    for slug in first.scores:
+        metrics = {name: fmean(part.scores[slug].metrics[name] for part in each) for name in first.scores[slug].metrics}
+        tests = {} if slug == MODEL else _tests(weighted[MODEL], weighted[slug], seed)
+        space = _mean_space(part.scores[slug].space for part in each)
+        scores[slug] = Scores(metrics, **{"n_queries": len(weighted[slug]), **tests, "p_t": None, "space": space})
+    queries, documents = sum(part.facts.queries for part in each), sum(part.facts.documents for part in each)
+    digest = hashlib.sha256("".join(str(part.facts.sha256) for part in each).encode()).hexdigest()
+    return CollectionScores(CollectionFacts(queries, documents, first.facts.split, digest), scores, weighted)
+
+
+def _mean_space(spaces: Iterable[DocumentSpace | None]) -> DocumentSpace | None:
+    columns = zip(*(astuple(space) for space in spaces if space is not None), strict=True)
+    known = [[value for value in column if value is not None] for column in columns]
+    means: list[Any] = [fmean(values) if values else None for values in known]
+    return DocumentSpace(*means) if means else None
+
+
+def _weighted(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    total = sum(len(values) for values in parts.values())
+    return {
+        f"{name} {query}": value * total / (len(parts) * len(values))
+        for name, values in parts.items()
+        for query, value in values.items()
+    }

@@ -59,10 +59,8 @@ class VectorFormat:
 
     def __post_init__(self) -> None:
         if not 1 <= self.kept <= self.dimension:
-            raise InputError(
-                f"--truncate_dim {self.kept} is not possible: the embeddings have {self.dimension} dimensions; "
-                f"give 1 to {self.dimension}"
-            )
+            problem = f"the embeddings have {self.dimension} dimensions; give 1 to {self.dimension}"
+            raise InputError(f"--truncate_dim {self.kept} is not possible: {problem}")
 
     @property
     def kept(self) -> int:

@@ -43,20 +43,10 @@ def make_run(
     """Turn scores and corpus rows ``(queries, retrieved)``, best first, into a run; see `without_own`.
 
     Search for ``k + 1`` so that `k` remain where a query is a document (`Collection.own_ids`).
-
-    Raises:
-        ValueError: the shapes disagree, a query id occurs twice, or a score is not finite.
     """
-    if scores.shape != indices.shape or len(scores) != len(query_ids):
-        raise ValueError(f"{len(query_ids)} query ids, scores {scores.shape} and indices {indices.shape} do not agree")
-    if len(set(query_ids)) != len(query_ids):
-        raise ValueError(f"{len(query_ids)} query ids, of which {len(set(query_ids))} differ")
-    rows = zip(query_ids, scores.tolist(), indices.tolist(), strict=True)
-    run = {
-        query: dict(zip(map(document_ids.__getitem__, places), of_query, strict=True))
-        for query, of_query, places in rows
-    }
-    check_finite(run)
+    run: Run = {}
+    for query, of_query, places in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
+        run[query] = dict(zip(map(document_ids.__getitem__, places), of_query, strict=True))
     return without_own(run, own_ids, k)
 
 
@@ -172,10 +162,10 @@ class StoredRetriever:
             logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
         return without_own(known, collection.own_ids, k)
 
-    def space(self, dataset: str) -> DocumentSpace | None:
-        """Read how the embeddings of a dataset's documents lie; None where the earlier evaluation does not say."""
-        earlier = None if self.folder.is_file() else Results.read(self.folder.with_suffix(".json")).model.datasets
-        return earlier[dataset].space if earlier and dataset in earlier else None
+    def space(self, collection: Collection) -> DocumentSpace | None:
+        """Read how the embeddings of the documents lie; None where the earlier evaluation does not say."""
+        earlier = {} if self.folder.is_file() else Results.read(self.folder.with_suffix(".json")).model.datasets
+        return earlier[collection.name].space if collection.name in earlier else None
 
 
 def parts_of(retriever: Any) -> tuple[Any, ...]:

@@ -24,11 +24,14 @@ from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, as_input_error
 from ragcun.io import existing_file, file_digest
+from ragcun.isotropy.measures import isotropy_score
+from ragcun.isotropy.moments import MeasureSettings, sample_rows
+from ragcun.isotropy.spectrum import defined
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
 from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
-from ragcun.results import Results
+from ragcun.results import DocumentSpace, Results
 from ragcun.retrieval.bm25 import BM25
 from ragcun.retrieval.metrics import CUTOFFS, evaluate_run, mean
 from ragcun.retrieval.quantization import VectorFormat, restored, truncate
@@ -120,6 +123,18 @@ class DenseRetriever:
         texts = [document.content for document in collection.documents.values()]
         cached = isinstance(self.encoder, CachedEncoder)
         return EmbeddedRows(self.encoder, texts) if cached else self.encoder.encode_document(texts)
+
+    def space(self, collection: Collection) -> DocumentSpace | None:
+        """Measure the embeddings of a random sample of the documents; None of fewer than two."""
+        if len(collection.documents) < 2:
+            return None
+        # the same rows for all systems and evaluations
+        rows = sample_rows(len(collection.documents), MeasureSettings.sample, seed=0)
+        vectors = self.documents(collection).take(rows, axis=0).astype(np.float64)
+        if self.vectors is not None:
+            vectors = vectors[:, : self.vectors.kept]
+        norms = np.linalg.norm(vectors, axis=1)
+        return DocumentSpace(defined(isotropy_score, vectors), float(norms.mean()), float(norms.std()))
 
     def search(self, collection: Collection, embedded: Embedded, k: int) -> Run:
         """Search among embedded documents."""

@@ -21,7 +21,7 @@ from ragcun.data.beir_sets import CollectionFolder
 from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.results import CollectionFacts, Scores
-from ragcun.retrieval.comparison import CollectionScores, average_parts
+from ragcun.retrieval.metrics import CollectionScores, average_parts
 from ragcun.retrieval.systems import BM25Retriever, System
 from tests.retrieval.conftest import judged, systems
 

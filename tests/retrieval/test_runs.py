@@ -33,16 +33,6 @@ def test_a_query_that_is_a_document_is_left_out_before_the_cut():
     assert make_run(["b"], ["a", "b", "c"], scores, indices, 2, {"a"}) == {"b": {"b": 3.0, "a": 2.0}}
 
 
-def test_wrong_results_are_refused():
-    scores, indices = np.array([[1.0, np.nan]]), np.array([[0, 1]])
-    with pytest.raises(ValueError, match="document 'b': score nan"):
-        make_run(["q"], ["a", "b"], scores, indices, 2)
-    with pytest.raises(ValueError, match="do not agree"):
-        make_run(["q", "r"], ["a", "b"], scores, indices, 2)
-    with pytest.raises(ValueError, match="2 query ids, of which 1 differ"):
-        make_run(["q", "q"], ["a", "b"], np.ones((2, 1)), np.zeros((2, 1), int), 2)
-
-
 @pytest.mark.parametrize(
     ("query", "document", "score", "tag", "facts"),
     [
