@@ -26,7 +26,6 @@ from ragcun.data.overlap import (
 )
 from ragcun.data.pairs import PairDataset
 from ragcun.errors import InputError
-from ragcun.io import write_json
 
 HOLD_OUTS = st.builds(HoldOut, st.floats(0.01, 0.99), st.integers(-(2**63), 2**63 - 1))
 TEXTS = st.text(st.characters(), min_size=1, max_size=8).filter(str.strip)
@@ -142,13 +141,6 @@ def test_a_hidden_document_that_was_seen_after_all_leaves_no_part(caplog) -> Non
     assert "training saw 1 of the hidden documents" in caplog.text
     blank = replace(collection, documents={"d": Document("", "")})
     assert held_out.unseen_part(blank, visible) is not None
-
-
-@pytest.mark.parametrize("held_out", [HoldOut(0.1, -(2**63)), HoldOut(1 / 3, 7)])
-def test_a_file_holds_all_of_it(tmp_path, held_out: HoldOut) -> None:
-    assert read_held_out(tmp_path) is None
-    write_json(tmp_path / HELD_OUT, vars(held_out))
-    assert read_held_out(tmp_path) == held_out
 
 
 @pytest.mark.parametrize(

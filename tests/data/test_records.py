@@ -22,11 +22,6 @@ def written(folder, extension):
     return write_rows(folder / f"d{extension}", records)
 
 
-@pytest.mark.parametrize("extension", [".json", ".jsonl", ".ndjson", ".csv"])
-def test_every_format_gives_the_same_documents(tmp_path, extension):
-    assert read_documents(written(tmp_path, extension)) == DOCUMENTS
-
-
 def test_a_text_file_has_a_document_a_line(tmp_path):
     (tmp_path / "d.txt").write_bytes("\ufefffirst one \r\n\r\n  \nzweiter, ja\n".encode())
     assert read_documents(tmp_path / "d.txt") == [Document("", "first one"), Document("", "zweiter, ja")]
@@ -49,14 +44,6 @@ def test_a_beir_folder_gives_its_corpus(tmp_path):
     corpus = {"a": Document("A", "text a"), "b": Document("", "text b"), "empty": Document("", "")}
     write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"a": 1}}})
     assert read_documents(tmp_path / "c") == list(corpus.values())
-
-
-@settings(deadline=None, max_examples=50)
-@given(texts=st.lists(st.text(), min_size=1))
-def test_json_holds_any_text_but_for_outer_blanks(texts, tmp_path_factory):
-    path = tmp_path_factory.mktemp("documents") / "d.json"
-    path.write_text(json.dumps(texts))
-    assert [document.text for document in read_documents(path)] == [text.strip() for text in texts]
 
 
 @pytest.mark.parametrize(

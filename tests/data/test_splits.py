@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections import Counter
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from ragcun.data.beir import Document
 from ragcun.data.pairs import SPLITS, PairDataset, read_pairs, split_pairs, without_leaks, write_pairs
-from ragcun.data.prepare import FILES, STATISTICS, generate_pairs, negatives_of_generated, prepare_pairs, write_splits
+from ragcun.data.prepare import FILES, generate_pairs, prepare_pairs, write_splits
 from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.data.texts import jaccard, shingles
 from ragcun.errors import InputError
@@ -172,32 +171,6 @@ def test_every_document_is_counted_once(method, num_pairs):
 
 def miners(**chosen):
     return {chosen["method"]: functools.partial(mine_negatives, settings=MiningSettings(**chosen))}
-
-
-@pytest.mark.parametrize("method", ["random", "bm25"])
-@pytest.mark.parametrize("maker", ["sentence", "half", "mask_spans"])
-def test_negatives_are_of_the_same_split_and_of_another_document(tmp_path, method, maker):
-    add = miners(method=method, per_query=2, margin=None if method == "random" else -float("inf"))
-    made, counts = generate_pairs(documents(60, 0), PAIR_MAKERS[maker], 0, SHARES, 150, 0.9)
-    splits = negatives_of_generated(made, "made", add)
-    write_splits(splits, {"documents": counts}, {"seed": 0}, tmp_path / "out", tmp_path / "all.json")
-    rows = {name: list(read_pairs(tmp_path / "out" / file).rows()) for name, file in FILES.items()}
-    statistics = json.loads((tmp_path / "out" / STATISTICS).read_text())
-    for name in SPLITS:
-        own = {positive for _, positive, _ in rows[name]}
-        negatives = [negative for _, _, negative in rows[name] if negative]
-        assert set(negatives) <= own
-        counted = statistics["splits"][name]
-        assert counted["rows"] == len(rows[name])
-        assert counted["pairs"] == len({row[:2] for row in rows[name]})
-        assert counted["negatives"]["mined"] == len(negatives) > 0
-    words = [set(document.text.split()) for document in documents(60, 0)]
-    for pair in ([set(text.split()) for text in row[1:]] for each in rows.values() for row in each if row[2]):
-        one, other = (max(range(60), key=lambda place, text=text: len(words[place] & text)) for text in pair)
-        assert one != other
-    assert statistics["documents"]["used"] == sum(split["documents"] for split in statistics["splits"].values())
-    assert list(read_pairs(tmp_path / "all.json").rows()) == [row for name in SPLITS for row in rows[name]]
-    assert statistics["settings"] == {"seed": 0}
 
 
 def test_pairs_of_a_file_are_split_and_mined(tmp_path):

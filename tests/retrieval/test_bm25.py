@@ -22,12 +22,6 @@ def test_scores_are_those_of_the_formula():
     assert list(found) == ["a", "b"]
 
 
-def test_words_are_stemmed_lowercased_and_stop_words_dropped():
-    run = BM25(DOCUMENTS).run({"q": "The ZEBRAS", "stop": "the and of"})
-    assert set(run["q"]) == {"a", "b"}
-    assert run["stop"] == {}
-
-
 def test_queries_without_a_known_word_stay_with_an_empty_result():
     assert BM25(DOCUMENTS).run({"q": "submarine", "empty": "", "r": "lion submarine"}).keys() == {"q", "empty", "r"}
     assert BM25(DOCUMENTS).run({"q": "submarine"}) == {"q": {}}
