@@ -21,7 +21,6 @@ from ragcun.io import existing_file, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
 logger = logging.getLogger(__name__)
-_LONGEST_CSV_FIELD = 1 << 30
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ELEMENT = re.compile(r"[^\s,]")
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -256,7 +255,7 @@ def _json_array(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _table(text: str) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(_LONGEST_CSV_FIELD)
+    csv.field_size_limit(1 << 30)
     first = text.lstrip().partition("\n")[0]
     bare = first.count("\t") == 1 and _begins_with_id(first)
     delimiter, quoting = ("\t", csv.QUOTE_NONE) if bare else (max(",;\t|", key=first.count), csv.QUOTE_MINIMAL)

@@ -135,8 +135,6 @@ def _fit_texts(module: Transformer, folder: Path, name: str) -> None:
     tokenizer, table = module.tokenizer, module.model.get_input_embeddings()
     if tokenizer is None or any(each in str(module.modalities) for each in ("image", "audio", "video")):
         raise InputError(f"{name} is a model of {', '.join(map(str, module.modalities))}; {NEEDED}")
-    if lacking := tokenizer.vocab_files_names and _lacking(folder):  # one of bytes has no files
-        raise InputError(f"{name}: every word would be unknown{lacking}")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: no pad token and no end token; set pad_token in its tokenizer_config.json")
@@ -144,7 +142,7 @@ def _fit_texts(module: Transformer, folder: Path, name: str) -> None:
     used = max(tokenizer.vocab_size - 1, tokenizer.pad_token_id)
     if rows is not None and (count < SMALLEST_VOCABULARY * rows or used >= rows):
         wrong = f"its tokenizer has {count} tokens, its embedding matrix {rows} rows"
-        raise InputError(f"{name}: {wrong}; copy the tokenizer of this model there")
+        raise InputError(f"{name}: {wrong}{_lacking(folder) or '; copy the tokenizer of this model there'}")
     # rotary and relative positions have no end
     ends = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
     tables = (each for part, each in module.model.named_modules() if part.endswith(ends))

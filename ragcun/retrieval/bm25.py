@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Set
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -30,7 +31,7 @@ class BM25:
         self.document_ids = sorted(documents)
         self.tokenize = Analyser.of(texts := [documents[key] for key in self.document_ids])
         tokens = self.tokenize(texts)
-        self._index = None
+        self._index: Any = None
         if any(tokens):
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
             self._index.index(tokens, show_progress=False)
@@ -47,10 +48,8 @@ class BM25:
 
     def scores(self, tokens: list[str]) -> NDArray[np.float32]:
         """Return the score of every document, in the order of `document_ids`, for the terms of a query."""
-        known = self._index.get_tokens_ids(tokens) if self._index is not None else []
-        if self._index is None or not known:
-            return np.zeros(len(self.document_ids), dtype=np.float32)
-        return self._index.get_scores_from_ids(known)
+        known = [] if self._index is None else self._index.get_tokens_ids(tokens)
+        return self._index.get_scores_from_ids(known) if known else np.zeros(len(self.document_ids), dtype=np.float32)
 
 
 def best_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

