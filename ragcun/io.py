@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from ragcun.errors import InputError
 
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and give the same command again"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run the same command again"),
     errno.EIO: "check the disk, or use another one",
-    errno.EROFS: "name a place that can be written",
+    errno.EROFS: "choose a folder that can be written to",
 }
 LEFT_AFTER = 60.0
 """Seconds after which a temporary that no process holds counts as left by a killed process."""

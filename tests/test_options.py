@@ -162,7 +162,7 @@ def test_a_redeclared_field_stays_in_its_group_with_its_new_default(capsys: pyte
     [
         (InputError("file x,\nline 3: wrong"), 2, "tool.py: error: file x, line 3: wrong"),
         (FileNotFoundError(2, "No such file", "x"), 2, "tool.py: error: x: No such file; check the path"),
-        (OSError(28, "No space left", "x"), 2, "tool.py: error: x: No space left; make room and give the same command"),
+        (OSError(28, "No space left", "x"), 2, "tool.py: error: x: No space left; free some space and run"),
         (KeyboardInterrupt(), 130, "tool.py: interrupted"),
     ],
 )

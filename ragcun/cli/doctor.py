@@ -48,7 +48,7 @@ def doctor() -> str:
         "native_arithmetic": ", ".join([resolve_dtype("auto", device), *([] if gpu else bfloat16_features())]),
         "cache": default_cache_dir(),
         "cache_size": f"{cached / 1e6:,.1f} MB",
-        "model_hub": "offline, as HF_HUB_OFFLINE is set" if offline else f"online, {constants.ENDPOINT}",
+        "model_hub": "offline (HF_HUB_OFFLINE is set)" if offline else f"online, {constants.ENDPOINT}",
         **dict(_packages()),
     }
     if clash := version_clash():
@@ -80,7 +80,7 @@ def clear(
     yes: bool = flag(False, "delete; without it, show what would be deleted"),
 ) -> str:
     """Delete the cached vectors of every base model, or return what would be deleted."""
-    return _shown(cache_dir, "deleted: " if yes else "would be deleted, with --yes: ", remove=yes)
+    return _shown(cache_dir, "deleted: " if yes else "would be deleted with --yes: ", remove=yes)
 
 
 def _shown(place: Path | None, verb: str, remove: bool) -> Output:
@@ -90,7 +90,7 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
     from ragcun.embeddings.cache import LOCK, cached_bases, default_cache_dir
 
     if place is not None and not place.is_dir():
-        raise InputError(f"--cache_dir {place}: no such folder; give the one that the commands were given")
+        raise InputError(f"--cache_dir {place}: no such folder; give the --cache_dir of the other commands")
     place = place or default_cache_dir()
     lines, found = [], cached_bases(place)
     for each in found:
@@ -109,7 +109,7 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
 
 def push(
     model_path: Path = flag(MISSING, "checkpoint folder"),
-    repo: str = flag(MISSING, "repository on the hub (owner/name); made where there is none"),
+    repo: str = flag(MISSING, "repository on the hub (owner/name); created if missing"),
     private: bool = flag(False, "make a new repository private"),
 ) -> str:
     """Upload a checkpoint, and return its address."""

@@ -37,7 +37,7 @@ class HubFlags:
     def __post_init__(self) -> None:
         check_one_of(self, "resume", "overwrite", needed=False)
         if self.revision is not None and Path(self.source).is_dir():
-            raise InputError(f"--revision is of a data set on the hub, and {self.source} is a folder; leave it out")
+            raise InputError(f"--revision applies to hub data sets, but {self.source} is a folder; leave it out")
 
     def settings(self) -> dict[str, Any]:
         """Return the flags that change what a download holds."""
@@ -75,15 +75,15 @@ class WikiOptions(HubFlags):
     num_passages: int = flag(1_000_000, "number of passages", at_least=1)
     max_length: int = flag(100, "maximum number of words in a passage", at_least=1)
     min_length: int = flag(20, "minimum number of words in a passage; shorter ones are left out", at_least=1)
-    language: str = flag("en", "language of the articles, as the hub's subsets have it")
-    date: str = flag("20231101", "date of the dump")
+    language: str = flag("en", "language code of the articles, as in the hub's subset names")
+    date: str = flag("20231101", "date of the Wikipedia dump")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_length > self.max_length:
             raise InputError(f"--min_length must be 1 to --max_length, got {self.min_length} and {self.max_length}")
         if self.output.suffix.lower() not in (".jsonl", ".ndjson", ".json", ".txt") or self.output.is_dir():
-            raise InputError(f"--output {self.output}: name the file .jsonl, .ndjson, .json or .txt, and no folder")
+            raise InputError(f"--output {self.output}: give a file name that ends in .jsonl, .ndjson, .json or .txt")
 
 
 @dataclass
@@ -91,7 +91,7 @@ class BeirOptions(SetFlags):
     """Flags of ``ragcun download beir``."""
 
     datasets: tuple[str, ...] = flag(("quick",), "sets of BEIR, quick (5 small sets), or all (every downloadable set)")
-    data_dir: str = flag("data", "folder in which the sets' folders are made")
+    data_dir: str = flag("data", "folder to write to, with a subfolder for each set")
 
 
 def msmarco(options: MsmarcoOptions) -> str:

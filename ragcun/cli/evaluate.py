@@ -36,15 +36,15 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
 
     title: ClassVar[str] = "evaluation"
     output_file: str = flag("results/beir.json", "results, as JSON; a report and run files beside it", short="output")
-    resume: bool = flag(False, "keep the sets that --output_file has and add the others")
-    baseline: tuple[str, ...] = flag((), "rivals: bm25, models, results files, TREC runs (.trec); simple: see docs")
-    memory: bool = flag(False, "add model and base with documents moved towards training queries, also with --hybrid")
+    resume: bool = flag(False, "keep the sets already in --output_file and evaluate the others")
+    baseline: tuple[str, ...] = flag((), "compare with bm25, models, results files, runs (.trec); simple: see docs")
+    memory: bool = flag(False, "also evaluate model and base with documents moved towards training queries")
     distance: Distance | None = flag(None, "distance of the model (default: its own)", choices=Distance)
-    base_model: str | None = flag(None, "fail unless this is the base of the checkpoint")
-    use_predictor: bool | None = flag(None, "embed queries by the checkpoint's predictor, or not (default: as trained)")
+    base_model: str | None = flag(None, "fail unless the checkpoint has this base")
+    use_predictor: bool | None = flag(None, "embed queries with the checkpoint's predictor (default: as trained)")
     vectors: str | None = flag(None, "vectors of the sets (or DIR/NAME), for a checkpoint without texts", metavar="DIR")
     precision: Precision = flag("float32", "precision of document vectors; queries stay float32", choices=Precision)
-    truncate_dim: int | None = flag(None, "keep the first N dimensions of its vectors (default: all)", at_least=1)
+    truncate_dim: int | None = flag(None, "keep the first N dimensions of the vectors (default: all)", at_least=1)
     seed: int = flag(0, "seed of the randomisation test", at_least=0)
     update_card: bool = flag(False, "write the table into the checkpoint's model card")
 
@@ -54,7 +54,7 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
         if SIMPLE in self.baseline or self.memory:
             self.require_embeddings()
         if self.vectors and self.model_path is None:
-            raise InputError("--vectors goes with a checkpoint in --model_path; leave it out")
+            raise InputError("--vectors needs a checkpoint in --model_path; leave it out")
 
 
 def run(options: Options) -> str:
@@ -103,7 +103,7 @@ def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System
     model = open_system(spec, replace(small, use_predictor=options.use_predictor), options.distance)
     found = model.untouched_base.name if model.untouched_base is not None else "no other model"
     if options.base_model not in (None, found):
-        raise InputError(f"--base_model {options.base_model}: {spec} stands on {found}; leave the flag out")
+        raise InputError(f"--base_model {options.base_model}: the base of {spec} is {found}; leave the flag out")
     labels = Labels({each.name: each.path for each in folders})
     specs = ["bm25" if each == SIMPLE else each for each in (*options.baseline, *options.hybrid)]
     opened = {each: open_system(each, encoding).retriever for each in specs}
@@ -162,7 +162,7 @@ class MtebOptions(RankedFlags, ModelFlags):
 
     title: ClassVar[str] = "evaluation"
     datasets: tuple[str, ...] = flag((), "folders in --data_dir, sets of BEIR, quick, or all")
-    split: str | None = flag(None, "qrels to use (default: test, or what a task of mteb has)")
+    split: str | None = flag(None, "qrels to use (default: test, or the split of the mteb task)")
     tasks: tuple[str, ...] = flag((), "instead of --datasets: retrieval tasks of mteb, which downloads their data")
     output_dir: Path = flag(Path("results/mteb"), "folder to write: MODEL.json, MODEL.md and mteb's cache of results")
     batch_size: int = flag(32, "batch size of the encoder", at_least=1)
@@ -172,7 +172,7 @@ class MtebOptions(RankedFlags, ModelFlags):
         check_one_of(self, "model_path", "model")
         check_one_of(self, "tasks", "datasets")
         if self.tasks and self.drop_own_ids:
-            raise InputError("--drop_own_ids is of --datasets: each task of mteb has its own rule; leave it out")
+            raise InputError("--drop_own_ids applies to --datasets; each mteb task has its own rule; leave it out")
         self.require_embeddings()
 
 
@@ -216,7 +216,7 @@ def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
 
     spec = model_folder(options.spec)
     if is_checkpoint(spec) and not has_text_model(spec):
-        raise InputError(f"checkpoint {spec} has no text model, and mteb gives texts; use ragcun evaluate --vectors")
+        raise InputError(f"checkpoint {spec} has no text model, which mteb needs; use ragcun evaluate --vectors")
     system: Any = open_system(spec, EncodingOptions(batch_size=options.batch_size, device=options.device))
     base = (system.untouched_base or system.retriever).encoder.cache.base
     models = {spec: untouched_model(base)}

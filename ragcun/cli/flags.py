@@ -23,7 +23,7 @@ class ModelFlags:
 
     title: ClassVar[str] = "model"
     model_path: str | None = flag(None, "checkpoint folder; its untouched base is measured beside it")
-    model: str | None = flag(None, "instead: hub name, folder, minilm or contriever; for evaluate also bm25")
+    model: str | None = flag(None, "or a model: hub name, folder, minilm or contriever; for evaluate also bm25")
 
     @property
     def spec(self) -> str:
@@ -78,23 +78,23 @@ class HybridFlags:
     title: ClassVar[str] = "hybrid search"
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
     hybrid_weight: float | None = flag(
-        None, "share of these rankings (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
+        None, "weight of these rankings, 0 to 1 (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
     )
-    fusion: Fusion = flag("minmax", "how the scores of a query are scaled, or rrf: by ranks", choices=Fusion)
+    fusion: Fusion = flag("minmax", "how each query's scores are scaled; rrf uses ranks instead", choices=Fusion)
     feedback: int | None = flag(
         None,
-        "top documents that move the query; 0 is off (default: evaluate chooses, else 2; search: 0)",
+        "top documents that move the query vector; 0 is off (default: evaluate chooses, else 2; search: 0)",
         at_least=0,
     )
     feedback_weight: float | None = flag(
-        None, "share of these documents in the moved query (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
+        None, "weight of these documents in the query (default: evaluate chooses, else 0.3)", at_least=0, at_most=1
     )
 
     def require_hybrid(self) -> None:
         """Refuse flags of a fusion where nothing is fused."""
         for name in ("hybrid_weight", "fusion", "feedback", "feedback_weight"):
             if not self.hybrid and getattr(self, name) not in (None, "minmax"):
-                raise InputError(f"--{name} is of --hybrid, which is missing; name what to fuse with, such as bm25")
+                raise InputError(f"--{name} needs --hybrid; add it with what to fuse, such as --hybrid bm25")
 
 
 @dataclass
@@ -125,7 +125,7 @@ class MiningFlags:
     """How hard negatives are mined."""
 
     title: ClassVar[str] = "hard negatives"
-    negatives_per_query: int = flag(1, "negatives per pair, each in a row of its own", at_least=1)
+    negatives_per_query: int = flag(1, "negatives per pair, one row each", at_least=1)
     negative_ranks: tuple[int, int] = flag(
         (0, 100), "bm25, dense: ranks A to B - 1, without known positives", at_least=0
     )
@@ -135,7 +135,7 @@ class MiningFlags:
         metavar="{X,auto,none}",
     )
     negative_choice: str = flag("drawn", "bm25, dense: draw, or take the hardest", choices="retrieval.negatives:Choice")
-    base_model: str = flag("minilm", "dense: model that ranks; hub name, folder or minilm")
+    base_model: str = flag("minilm", "dense: ranking model; hub name, folder or minilm")
     cache_dir: str | None = flag(None, f"dense: {CACHE_HELP}")
     device: str | None = flag(None, f"dense: {DEVICE_HELP}")
 
@@ -147,7 +147,7 @@ class MiningFlags:
         from ragcun.retrieval.negatives import MiningSettings, mine_negatives
 
         words, word = {"auto": None, "none": -math.inf}, self.negative_margin.lower()
-        with as_input_error("negatives cannot be mined so"):
+        with as_input_error("negatives cannot be mined"):
             margin = words[word] if word in words else float(word)
             chosen: Any = (method, self.negatives_per_query, *self.negative_ranks, margin, self.negative_choice, seed)
             settings = MiningSettings(*chosen)

@@ -25,9 +25,9 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     embeddings: str | None = flag(None, "instead of a model: .npy of documents' embeddings (n, dim)", metavar="FILE")
     query_embeddings: str | None = flag(None, ".npy of embeddings of queries, with --embeddings", metavar="FILE")
     datasets: tuple[str, ...] = flag((), "folders in --data_dir, sets of BEIR, quick, or all")
-    texts: str | None = flag(None, "instead: documents, .txt (one a line), .jsonl, .csv …", metavar="FILE")
+    texts: str | None = flag(None, "or documents: .txt (one a line), .jsonl, .csv …", metavar="FILE")
     output_dir: Path = flag(
-        Path("results/isotropy"), "folder of isotropy.json, isotropy.md and plots; of several datasets, DIR/NAME each"
+        Path("results/isotropy"), "folder for isotropy.json, isotropy.md and plots (several datasets: DIR/NAME each)"
     )
     sample: int = flag(20_000, "maximum number of rows for measures over all pairs of rows", at_least=100)
     k: int = flag(10, "neighbours for hubness", at_least=1)
@@ -36,9 +36,9 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
     def __post_init__(self) -> None:
         check_one_of(self, "model_path", "model", "embeddings")
         if self.embeddings and (self.datasets or self.texts):
-            raise InputError("--embeddings are measured as they are; leave out --datasets and --texts")
+            raise InputError("--embeddings measures a file of vectors; leave out --datasets and --texts")
         if self.query_embeddings and not self.embeddings:
-            raise InputError("--query_embeddings go with --embeddings, which is missing; name the documents' file")
+            raise InputError("--query_embeddings needs --embeddings; add the documents' file")
         if not self.embeddings:
             check_one_of(self, "datasets", "texts")
             self.require_embeddings()

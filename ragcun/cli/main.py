@@ -27,7 +27,7 @@ COMMANDS = {
     "export": ("write the queries' or the documents' side of a checkpoint as a plain model folder", "train:export"),
     "evaluate": ("evaluate a model on BEIR collections, beside its untouched base and baselines", "evaluate:run"),
     "mteb": ("evaluate a model beside its untouched base with mteb", "evaluate:run_mteb"),
-    "memorize": ("move document vectors towards their training queries; for an index", "labels:memorize"),
+    "memorize": ("move document vectors towards their training queries, for an index", "labels:memorize"),
     "overlap": ("measure TREC runs on documents seen and unseen in training", "labels:overlap"),
     "isotropy": ("measure isotropy of a model beside its untouched base, or of a file of vectors", "isotropy:run"),
     "search": ("search a BEIR collection in shards, here or on a Ray cluster; write a TREC run", "search:run"),

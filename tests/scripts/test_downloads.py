@@ -168,11 +168,11 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source,
 @pytest.mark.parametrize(
     ("script", "flags", "part"),
     [
-        ("msmarco", ("--negative_margin", "wide"), "negatives cannot be mined so"),
-        ("msmarco", ("--revision", "main"), "--revision is of a data set on the hub"),
+        ("msmarco", ("--negative_margin", "wide"), "negatives cannot be mined"),
+        ("msmarco", ("--revision", "main"), "--revision applies to hub data sets"),
         ("msmarco", ("--source", "/no/such"), "no such folder: /no/such"),
         ("wiki", ("--min_length", 9, "--max_length", 8), "got 9 and 8"),
-        ("wiki", ("--output", "w.csv"), "name the file .jsonl, .ndjson, .json or .txt"),
+        ("wiki", ("--output", "w.csv"), "ends in .jsonl, .ndjson, .json or .txt"),
         ("wiki", ("--max_length", 900, "--min_length", 800), "has no passages of 800 words"),
     ],
 )
