@@ -36,8 +36,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS) -> str:
-    """Write a sentence-transformers model into a folder: a random BERT (16 dimensions), mean pooling, Normalize."""
+def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS, dim: int = 16) -> str:
+    """Write a sentence-transformers model into a folder: a random BERT, mean pooling, Normalize."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -48,12 +48,12 @@ def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS) 
     (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
     BertTokenizerFast.from_pretrained(bert, model_max_length=32).save_pretrained(bert)
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(words) + 5, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
+    sizes = {"vocab_size": len(words) + 5, "hidden_size": dim, "intermediate_size": 32, "max_position_embeddings": 64}
     depth = {"num_hidden_layers": layers, "num_attention_heads": 2}
     config = BertConfig(**sizes, **depth, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     BertModel(config).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=32)
-    model = SentenceTransformer(modules=[transformer, Pooling(16), Normalize()], device="cpu")
+    model = SentenceTransformer(modules=[transformer, Pooling(dim), Normalize()], device="cpu")
     model.save_pretrained(str(folder), create_model_card=False)
     return str(folder)
 

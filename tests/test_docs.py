@@ -26,9 +26,11 @@ import ragcun
 from ragcun.cli.main import COMMANDS, load, main
 from ragcun.cli.parser import parse_config
 from ragcun.data.beir import Document, write_collection
+from ragcun.embeddings.hub import PACKAGED
 from ragcun.io import write_json_lines, write_text
 from ragcun.losses import CONTRASTIVE, ISOTROPY
 from ragcun.models.encoder import SYSTEMS
+from tests.conftest import save_tiny_bert
 from tests.reporting.html.conftest import browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,9 +116,14 @@ def test_every_mark_has_a_reason() -> None:
     assert [words for words in unmarked if words[0] == "python"] == []
 
 
+def run_briefly(words: list[str]) -> None:
+    """Run a command of ragcun, training with two steps."""
+    main([*words, "--steps", "2"] if words[0] == "train" and "--corpus" not in words else words)
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a stand-in for each file that the pages name; collections are of 60 documents."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a stand-in for each file that the pages name, and for MiniLM; collections are of 60 documents."""
     folder = tmp_path_factory.mktemp("place")
     topics = ("The sea", "Old bread", "A cold stone", "River heat", "Winter wheat", "The moon")
     texts = [f"{topic} number {n} moves slowly. It is seen by {n + 2} people." for n in range(10) for topic in topics]
@@ -139,15 +146,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "vectors").mkdir(exist_ok=True)
         np.save(folder / "vectors" / f"{side}.npy", vectors)
         write_text(folder / "vectors" / f"{side}.txt", "\n".join(names))
+    package = tmp_path_factory.mktemp("packages") / "minilm_stand_in"
+    words = sorted(set(re.findall(r"\w+", " ".join(texts).lower())))
+    save_tiny_bert(package / "model", layers=1, words=words, dim=384)
+    (package / "__init__.py").touch()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PACKAGED, "minilm", package.name)
+        patch.syspath_prepend(package.parent)
         patch.chdir(folder)
-        main(shlex.split("train --train_data pairs.jsonl --steps 2 --output_dir checkpoints/mine"))
-        main(
-            shlex.split(
-                "evaluate --model_path checkpoints/mine --datasets scifact --data_dir DIR --output results/mine.json"
-            )
+        run_briefly("train --train_data pairs.jsonl --output_dir checkpoints/mine".split())
+        run_briefly(
+            "evaluate --model_path checkpoints/mine --datasets scifact --data_dir DIR --output results/mine.json".split()
         )
-    return folder
+        yield folder
 
 
 @pytest.fixture
@@ -182,7 +193,7 @@ def test_every_command_of_a_page_runs(page: Path, place: Path, tmp_path: Path, m
             for words in commands_of(block.code):
                 if words[0] == "ragcun" and words[1] != "COMMAND":
                     try:
-                        main([name for word in words[1:] for name in sorted(glob.glob(word)) or [word]])
+                        run_briefly([name for word in words[1:] for name in sorted(glob.glob(word)) or [word]])
                     except SystemExit:
                         pytest.fail(f"{page.name}: {shlex.join(words)}")
 
