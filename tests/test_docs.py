@@ -154,10 +154,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setitem(PACKAGED, "minilm", package.name)
         patch.syspath_prepend(package.parent)
         patch.chdir(folder)
-        run_briefly("train --train_data pairs.jsonl --output_dir checkpoints/mine".split())
-        run_briefly(
-            "evaluate --model_path checkpoints/mine --datasets scifact --data_dir DIR --output results/mine.json".split()
-        )
+        run_briefly(shlex.split("train --train_data pairs.jsonl --output_dir checkpoints/mine"))
+        evaluate = "evaluate --model_path checkpoints/mine --datasets scifact --data_dir DIR --output results/mine.json"
+        run_briefly(shlex.split(evaluate))
         yield folder
 
 
