@@ -6,6 +6,8 @@ import copy
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,7 @@ from ragcun.config import DISTANCES
 from ragcun.embeddings.base import Base, Vectors, as_texts
 from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
-from ragcun.embeddings.lora import FACTORS, add_adapters, merged
-from ragcun.errors import InputError
+from ragcun.errors import InputError, require_package
 from ragcun.tensors import tensors_digest
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 
 MOST, SEVERAL = 0.9, 32  # a few texts of a foreign script are not the tokenizer's fault
+FACTORS = (".lora_A.", ".lora_B.")
+"""What the weights of an adapter have in their names."""
 
 
 class TextBase(Base):
@@ -162,9 +165,22 @@ class TextBase(Base):
             module.requires_grad_(False)
 
     def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
-        """Put LoRA adapters into all linear maps of all, or the last, transformer layers; `freeze` says what trains."""
+        """Put LoRA adapters into all linear maps of all, or the last, transformer layers; `freeze` says what trains.
+
+        A layer computes ``(W + α/r · B A) x`` with its own W frozen; A (r × in) starts random and B (out × r) as zero,
+        so that the model starts as the base. `alpha` is by default twice the rank.
+
+        Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+        """
+        require_package("peft", "lora")
+        from peft import LoraConfig, inject_adapter_in_model
+        from transformers.pytorch_utils import Conv1D
+
         layers = self._layers("lora_layers", last_layers or 1)
-        add_adapters(self.model, layers if last_layers is None else layers[-last_layers:], rank, alpha)
+        layers = layers[-last_layers:] if last_layers else layers
+        inside = {part for layer in layers for part in layer.modules() if isinstance(part, (nn.Linear, Conv1D))}
+        names = [name for name, part in self.model.named_modules() if part in inside]
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=names), self.model)
 
     def _layers(self, flag: str, least: int) -> list[nn.Module]:
         lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
@@ -187,6 +203,27 @@ class TextBase(Base):
         with merged(self.model):
             digest = model_digest(self.model)
         return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """Show layers that have an adapter as plain ones of the merged weights; afterwards all is bit for bit as before."""
+    inside = ((parent, name, child) for parent in model.modules() for name, child in parent.named_children())
+    # peft, which may not be installed, makes these layers
+    places: list[tuple[nn.Module, str, Any]] = [place for place in inside if hasattr(place[2], "get_delta_weight")]
+    layers: dict[Any, Any] = {adapted: adapted.get_base_layer() for _, _, adapted in places}
+    before = {layer: layer.weight.data for layer in layers.values()}
+    try:
+        for adapted, layer in layers.items():
+            layer.weight.data = layer.weight.data + adapted.get_delta_weight("default").detach()
+        for parent, name, adapted in places:
+            setattr(parent, name, layers[adapted])
+        yield
+    finally:
+        for layer, weight in before.items():
+            layer.weight.data = weight
+        for parent, name, adapted in places:
+            setattr(parent, name, adapted)
 
 
 def model_digest(model: SentenceTransformer) -> str:

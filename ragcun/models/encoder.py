@@ -21,7 +21,7 @@ from ragcun.embeddings.base import Base, Vectors, as_texts, check_role
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_device
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
-from ragcun.embeddings.lora import merged
+from ragcun.embeddings.text_base import merged
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
 from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder

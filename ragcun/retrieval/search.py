@@ -78,24 +78,19 @@ def top_k(
     device = resolve_device(device)
     on_faiss = torch.device(device).type in ON_FAISS
     best = SearchResult.empty(len(queries), min(k, documents.shape[0]))
-    document_rows, query_rows = _block_rows(on_faiss, documents.shape, best.scores.shape[1], memory_budget_bytes)
+    (rows, dim), candidates = documents.shape, best.scores.shape[1] + MARGIN
+    document_rows = min(rows, max(1, memory_budget_bytes // ((16 if on_faiss else 32) * dim)))
+    query_rows = max(1, memory_budget_bytes // (4 * (50 * candidates if on_faiss else 12 * document_rows)))
     query_vectors = _read(queries, 0, len(queries), "queries")
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for start in tqdm(range(0, documents.shape[0], document_rows), desc="search", unit="block", delay=2):
+        for start in tqdm(range(0, rows, document_rows), desc="search", unit="block", delay=2):
             block = _Block(start, _read(documents, start, start + document_rows, "documents"), distance, order)
-            find = _candidates(block.vectors, distance, best.scores.shape[1] + MARGIN, None if on_faiss else device)
+            find = _candidates(block.vectors, distance, candidates, None if on_faiss else device)
             for first in range(0, len(queries), query_rows):
                 part = slice(first, first + query_rows)
                 block.search(query_vectors[part], find, SearchResult(best.scores[part], best.indices[part]), threads)
             release_pages(documents)
     return best
-
-
-def _block_rows(on_faiss: bool, shape: tuple[int, int], k: int, budget: int) -> tuple[int, int]:
-    n, dim = shape
-    documents = min(n, max(1, budget // ((16 if on_faiss else 32) * dim)))
-    query_bytes = 4 * (50 * (k + MARGIN) if on_faiss else 12 * documents)
-    return documents, max(1, budget // query_bytes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ragcun.config import TrainConfig
 from ragcun.embeddings.base import Vectors
-from ragcun.embeddings.lora import FACTORS
+from ragcun.embeddings.text_base import FACTORS
 from ragcun.errors import InputError, as_input_error
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
