@@ -206,7 +206,8 @@ def _chosen(
 ) -> Iterator[tuple[tuple[int, int], list[int]]]:
     """Yield each pair of a query and one of its known positives, and the negatives chosen for it."""
     barred = task.barred[query]
-    free = _free(barred, ranking, settings.last, counts)[settings.first :] if ranking else []
+    if ranking:
+        rows, scores = _free(barred, ranking, settings, counts)
     for place, answer in enumerate(task.data.answers(query).tolist()):
         texts = f"{settings.seed} {task.data.queries[query]}\0{task.data.documents[answer]}"
         rng = random.Random(texts.encode(errors="surrogatepass"))
@@ -217,9 +218,8 @@ def _chosen(
             left = [row for row in drawn if row not in barred]
             counts["candidates"] += len(left)
         else:
-            most = settings.threshold(float(ranking[2][place]))
-            left = [row for row, score in free if score <= most]
-            counts.update(candidates=len(free), margin=len(free) - len(left))
+            left = rows[scores <= settings.threshold(float(ranking[2][place]))].tolist()
+            counts.update(candidates=len(rows), margin=len(rows) - len(left))
             if settings.choice == "drawn":
                 left = rng.sample(left, min(settings.per_query, len(left)))
         negatives = left[: settings.per_query]
@@ -228,17 +228,14 @@ def _chosen(
         yield (query, answer), negatives
 
 
-def _free(barred: dict[int, str], ranking: Ranking, last: int, counts: Counter[str]) -> list[tuple[int, float]]:
-    """Return the first `last` candidates that are not barred, with their scores."""
-    free: list[tuple[int, float]] = []
-    for row, score in zip(ranking[0].tolist(), ranking[1].tolist(), strict=True):
-        if len(free) == last:
-            break
-        if row in barred:
-            counts[barred[row]] += 1
-        else:
-            free.append((row, score))
-    return free
+def _free(
+    barred: dict[int, str], ranking: Ranking, settings: MiningSettings, counts: Counter[str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the candidates at the ranks asked for, which count without those that are barred, and their scores."""
+    is_barred = np.isin(ranking[0], list(barred))
+    counts.update(barred[row] for row in ranking[0][is_barred & (np.cumsum(~is_barred) < settings.last)].tolist())
+    ranks = np.flatnonzero(~is_barred)[settings.first : settings.last]
+    return ranking[0][ranks], ranking[1][ranks].astype(np.float64)
 
 
 def _rows(data: PairDataset, chosen: Chosen) -> Iterator[Row]:
