@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ragcun.data.hub import naming_hub_errors, open_rows
 from ragcun.errors import InputError, did_you_mean, require_package
-from ragcun.io import existing_file, read_lines, read_text
+from ragcun.io import existing_file, read_json, read_lines, read_text
 
 Parsed = TypeVar("Parsed")
 logger = logging.getLogger(__name__)
@@ -26,18 +26,7 @@ _ELEMENT = re.compile(r"[^\s,]")
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]*){0,2}")  # owner/name, perhaps :subset, perhaps :split
 _LIST = re.compile(r"\[\s*([\"']).*\1\s*\]", re.DOTALL)
-
-_NAMES = {
-    "_id": "_id id docid doc_id pid docno corpus_id query_id qid",
-    "documents": "text contents content passage document",
-    "queries": "text query question",
-    "query": "query anchor question",
-    "positive": "positive positives pos positive_passages positive_ctxs passage document answer text",
-    "query-id": "query_id qid query topic topic_id",
-    "corpus-id": "corpus_id docid doc_id did pid document_id passage_id docno",
-    "score": "score relevance rel label grade judgment",
-}
-NAMES = {field: names.split() for field, names in _NAMES.items()}
+NAMES: dict[str, list[str]] = read_json(Path(__file__).with_name("fields.json"))
 """The names, `folded`, that files give to a field, ours first."""
 NEGATIVE = re.compile(r"(hard[_ ]?)?neg(ative)?s?([_ ]?\d+|[_ ](passage|text|document|doc|ctx|answer)s?)?")
 LABEL = re.compile(r"((is|gold)_)?(label|(similarity_)?score|similarity|relevan(ce|t)|rel|selected|grade|target)s?")

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 
 import bm25s.stopwords
 import numpy as np
@@ -19,27 +20,17 @@ import Stemmer
 from tokenizers import Tokenizer
 
 from ragcun.errors import InputError
+from ragcun.io import read_json
 
 logger = logging.getLogger(__name__)
 
-LANGUAGES = {
-    "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english",
-    "eo": "esperanto", "es": "spanish", "et": "estonian", "eu": "basque", "fa": "persian", "fi": "finnish",
-    "fr": "french", "ga": "irish", "hi": "hindi", "hu": "hungarian", "hy": "armenian", "id": "indonesian",
-    "it": "italian", "lt": "lithuanian", "ne": "nepali", "nl": "dutch", "no": "norwegian", "pl": "polish",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil",
-    "tr": "turkish", "yi": "yiddish",
-    "zh": "chinese", "ja": "japanese", "ko": "korean", "th": "thai",
-    "none": "none",
-}  # fmt: skip
+_TABLES = read_json(Path(__file__).with_name("languages.json"))
+LANGUAGES: dict[str, str] = _TABLES["languages"]
 """Languages with a Snowball stemmer; four that are read as character bigrams; and words as they stand."""
 K1, B = 0.9, 0.4
 """Saturation of a term's frequency and normalisation of a text's length, in BM25 and in a term's weight."""
 BIGRAMS = ("zh", "ja", "ko", "th")
-SCRIPTS = {
-    "ARABIC": "ar", "ARMENIAN": "hy", "CYRILLIC": "ru", "DEVANAGARI": "hi", "GREEK": "el", "HEBREW": "yi",
-    "TAMIL": "ta", "CJK": "zh", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th",
-}  # fmt: skip
+SCRIPTS: dict[str, str] = _TABLES["scripts"]
 """The language that `detect_language` takes a script for, by the first word of its characters' Unicode names."""
 SAMPLE = 400
 """Texts that `detect_language` looks at, and characters of each."""

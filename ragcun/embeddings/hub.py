@@ -30,21 +30,12 @@ SMALLEST_VOCABULARY = 0.75  # of the rows of an embedding matrix; authors round 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
 NEEDED = "an embedding model of texts is needed"
-KINDS = {
-    "[Ss]parse_?[Ee]ncoder|MLMTransformer": "a sparse encoder",
-    "[Cc]ross_?[Ee]ncoder|For.*(Classification|QuestionAnswering|MultipleChoice)$": "a classifier or cross-encoder",
-    "[Mm]ulti_?[Vv]ector": "a model of many vectors a text",
-    "CLIPModel": "a model of images",
-}
+_TABLES = read_json(Path(__file__).with_name("models.json"))
+KINDS: dict[str, str] = _TABLES["kinds"]
 """What a model without one vector a text is, by what its last module, its type or its architecture is called."""
 BEST_MODEL = "best_model"  # the folder of the checkpoint in the folder of a run
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
-BGE_QUERY = "Represent this sentence for searching relevant passages: "
-CONVENTIONS: dict[str, tuple[Distance, str, str]] = {
-    r"facebook/contriever(-msmarco)?": ("dot", "", ""),
-    r"intfloat/(e5-(small|base|large)(-v2)?|multilingual-e5-(small|base|large))": ("cosine", "query: ", "passage: "),
-    r"BAAI/bge-(small|base|large)-en(-v1\.5)?": ("cosine", BGE_QUERY, ""),
-}
+CONVENTIONS: dict[str, tuple[Distance, str, str]] = _TABLES["conventions"]
 """Distance, query prompt and document prompt by which the authors of models, whose hub names match in full, use them.
 
 Contriever (Izacard et al., arXiv:2112.09118), E5 (Wang et al., arXiv:2212.03533), BGE (Xiao et al., arXiv:2309.07597),

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from ragcun.cli.main import main
-from ragcun.embeddings.hub import BGE_QUERY, apply_convention, model_folder, resolve_model
+from ragcun.embeddings.hub import apply_convention, model_folder, resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.checkpoint import push_to_hub
@@ -26,6 +26,7 @@ from tests.hub import COMMIT, serving
 
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
 PLAIN, OWN = "intfloat/e5-small-v2", "intfloat/e5-base"
+BGE_QUERY = "Represent this sentence for searching relevant passages: "
 E5_PROMPTS = ("query: ", "passage: ")
 
 
