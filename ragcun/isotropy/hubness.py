@@ -7,18 +7,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import skew
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
-from ragcun.isotropy.moments import MeasureSettings, squared_norms, unit_rows
+from ragcun.isotropy.moments import squared_norms, unit_rows
 from ragcun.isotropy.spectrum import UndefinedMeasure, defined
 
-ARRAYS_AT_ONCE = 16
+BLOCK_NUMBERS = 1 << 23  # distances at once, of which there are about 16 arrays
 PAIRS_AT_ONCE = 4096
 
 
-def nearest_rows(
-    x: NDArray[np.float64], k: int, memory_budget_bytes: int = MeasureSettings.memory_budget_bytes
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest_rows(x: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the `k` nearest other rows of every row by Euclidean distance, exactly, equals in the order of rows.
 
     Candidates come from ‖x‖² + ‖y‖² − 2x·y with a bound on its rounding, and are ranked by the sum of squared
@@ -36,19 +36,16 @@ def nearest_rows(
     _, first_of, same = np.unique(x, axis=0, return_index=True, return_inverse=True)  # equal rows are compared once
     same = same.ravel()
     found, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k))
-    size = max(1, memory_budget_bytes // (8 * ARRAYS_AT_ONCE * n))
+    size = max(1, BLOCK_NUMBERS // n)
     for start in tqdm(range(0, n, size), desc="neighbours", unit="block", delay=2, leave=False):
         rows = np.arange(start, min(start + size, n))
-        rough = centred[rows] @ centred.T
-        rough *= -2
-        rough += squares
-        rough += squares[rows, None]
+        rough = euclidean_distances(centred[rows], centred, squared=True)
         rough[np.arange(len(rows)), rows] = np.inf
         limit = np.partition(rough, k - 1, axis=1)[:, k - 1] + slack[rows]
         local, candidate = np.nonzero(rough <= limit[:, None])
         pairs, place = np.unique(same[rows[local]] * n + same[candidate], return_inverse=True)
         ours, theirs = first_of[pairs // n], first_of[pairs % n]
-        parts = [slice(first, first + PAIRS_AT_ONCE) for first in range(0, len(pairs), PAIRS_AT_ONCE)]
+        parts = gen_batches(len(pairs), PAIRS_AT_ONCE)
         exact = np.concatenate([np.square(x[ours[part]] - x[theirs[part]]).sum(axis=1) for part in parts])[place]
         order = np.lexsort((candidate, exact, local))
         firsts = np.searchsorted(local, np.arange(len(rows)))

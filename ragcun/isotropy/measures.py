@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import hyp0f1, logsumexp
+from sklearn.metrics.pairwise import euclidean_distances
 from tqdm.auto import tqdm
 
 from ragcun.isotropy import hubness, spectrum
@@ -97,16 +98,14 @@ def partition(x: Rows | ArrayLike) -> float:
     return partition_ratio(log_partition(found, np.zeros(len(found.norms), dtype=np.int64)))
 
 
-def log_partition(
-    moments: GroupedMoments, group_of: NDArray[np.int64], budget: int = MeasureSettings.memory_budget_bytes
-) -> NDArray[np.float64]:
+def log_partition(moments: GroupedMoments, group_of: NDArray[np.int64]) -> NDArray[np.float64]:
     """Log of Z(c) = Σ exp(x·c) over the rows of each group, for the eigenvectors c of XᵀX of all rows, and each −c.
 
     Shapes: group_of (n,) with groups 0…G − 1, returns (G, 2·dim).
     """
     axes, rows = np.linalg.eigh(moments.total.second)[1], moments.rows
     found = np.full((int(group_of.max()) + 1, 2 * rows.dim), -np.inf)
-    for start, block in rows.blocks(budget, "partition"):
+    for start, block in rows.blocks("partition"):
         groups = group_of[start : start + len(block)]
         for group in np.unique(groups):
             projected = block[groups == group] @ axes
@@ -137,16 +136,11 @@ def kernel_sums(x: NDArray[np.float64], group_of: NDArray[np.int64], t: float) -
     """
     order = np.argsort(group_of, kind="stable")
     unit, sizes = unit_rows(x[order]), np.bincount(group_of)
-    squares, starts = squared_norms(unit), np.cumsum(sizes) - sizes
+    starts = np.cumsum(sizes) - sizes
     sums = np.zeros((len(sizes), len(sizes)))
-    for group in tqdm(range(len(sizes)), desc="uniformity", unit="group", delay=2, leave=False):
-        start = starts[group]
-        rows = slice(start, start + sizes[group])
-        kernel = unit[rows] @ unit[start:].T
-        kernel *= 2
-        kernel -= squares[rows, None]
-        kernel -= squares[start:]
-        np.exp(np.multiply(np.minimum(kernel, 0, out=kernel), t, out=kernel), out=kernel)
+    for group, start in enumerate(tqdm(starts, desc="uniformity", unit="group", delay=2, leave=False)):
+        kernel = euclidean_distances(unit[start : start + sizes[group]], unit[start:], squared=True)
+        np.exp(np.multiply(kernel, -t, out=kernel), out=kernel)
         sums[group, group:] = np.add.reduceat(kernel.sum(axis=0), starts[group:] - start)
     return sums + np.triu(sums, 1).T
 

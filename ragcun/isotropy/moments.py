@@ -9,12 +9,13 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from ragcun.isotropy.spectrum import eigenvalues
 
-BLOCKS_AT_ONCE = 8
-LARGEST_BLOCK_BYTES = 1 << 25
+BLOCK_BYTES, GROUPS_BYTES = 1 << 25, 1 << 29
+"""Memory of a block of rows in float64, and of the moments of groups, unless these are `LEAST_GROUPS`."""
 PAIRS_AT_ONCE = 8192
 LEAST_GROUPS = 10
 
@@ -27,7 +28,6 @@ class MeasureSettings:
     groups: int = 50  # random groups of rows that are left out in turn for an interval
     k: int = 10  # of k-occurrence
     sample: int = 20_000  # rows at most where all pairs of rows are compared, and pairs for a distribution of distances
-    memory_budget_bytes: int = 1 << 30  # bound on working memory, beside the sample itself
 
 
 DEFAULTS = MeasureSettings()
@@ -59,9 +59,9 @@ class Rows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def blocks(self, memory_budget_bytes: int, title: str) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    def blocks(self, title: str) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield the row at which a block starts, and the block ``(rows, dim)``, of 32 MiB at most."""
-        size = max(1, min(memory_budget_bytes // BLOCKS_AT_ONCE, LARGEST_BLOCK_BYTES) // (8 * self.dim))
+        size = max(1, BLOCK_BYTES // (8 * self.dim))
         with tqdm(total=len(self), desc=title, unit="row", delay=2, leave=False) as progress:
             for (name, part), end in zip(self.parts.items(), self.ends, strict=True):
                 for start in range(0, len(part), size):
@@ -136,8 +136,7 @@ def squared_gaps(
 ) -> NDArray[np.float64]:
     """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
     found = np.empty(len(left))
-    for start in range(0, len(left), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
+    for part in gen_batches(len(left), PAIRS_AT_ONCE):
         ours, theirs = x.take(left[part]), y.take(right[part])
         found[part] = squared_norms(unit_rows(ours) - unit_rows(theirs) if unit else ours - theirs)
     return found
@@ -204,17 +203,16 @@ def grouped_moments(x: Rows | ArrayLike, settings: MeasureSettings = DEFAULTS) -
     """Moments of the rows of `x` in random groups whose sizes differ by at most 1, in one pass.
 
     Products are taken of rows minus the first row, so that a large common vector costs no digits and equal rows have a
-    scatter of exactly 0. There are fewer groups than set, but at least 10, where their moments would take over half
-    the budget.
+    scatter of exactly 0. There are fewer groups than set, but at least 10, where their moments would take over 512 MiB.
     """
     rows = as_rows(x)
-    affordable = max(LEAST_GROUPS, settings.memory_budget_bytes // (16 * rows.dim**2))
+    affordable = max(LEAST_GROUPS, GROUPS_BYTES // (8 * rows.dim**2))
     group_of = random_groups(len(rows), min(settings.groups, affordable), settings.seed)
     number, dim = int(group_of.max()) + 1, rows.dim
     nonzero, firsts, directions = np.zeros(number, dtype=np.int64), np.zeros((number, dim)), np.zeros((number, dim))
     products = np.zeros((number, dim, dim))
     norms, shift = np.empty(len(rows)), rows.take(np.array([0]))[0]
-    for start, block in rows.blocks(settings.memory_budget_bytes, "moments"):
+    for start, block in rows.blocks("moments"):
         lengths, here = np.sqrt(squared_norms(block)), group_of[start : start + len(block)]
         norms[start : start + len(block)] = lengths
         for group in np.unique(here):

@@ -186,7 +186,7 @@ def _moment_measures(moments: GroupedMoments, settings: MeasureSettings) -> dict
 
 def _partition(moments: GroupedMoments, settings: MeasureSettings) -> dict[str, Measure]:
     group_of = random_groups(len(moments.rows), settings.groups, settings.seed)
-    sums = measures.log_partition(moments, group_of, settings.memory_budget_bytes)
+    sums = measures.log_partition(moments, group_of)
     left = [{"partition": measures.partition_ratio(np.delete(sums, group, axis=0))} for group in range(len(sums))]
     return join({"partition": measures.partition_ratio(sums)}, [left], len(moments.rows), {})
 
@@ -212,7 +212,7 @@ def _neighbour_measures(
 ) -> tuple[dict[str, Measure], Occurrence, Distribution]:
     n, dim = sample.shape
     k = min(settings.k, n - 1)
-    neighbours, distances = hubness.nearest_rows(sample, min(2 * k, n - 1), settings.memory_budget_bytes)
+    neighbours, distances = hubness.nearest_rows(sample, min(2 * k, n - 1))
     counts = hubness.k_occurrence(neighbours[:, :k])
     group_of = random_groups(n, settings.groups, settings.seed)
     left = [hubness.hubness_measures(one) for one in hubness.k_occurrences_without(neighbours, k, group_of)]

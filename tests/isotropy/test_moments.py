@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from functools import reduce
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from ragcun.isotropy import moments
 from ragcun.isotropy.moments import (
     MeasureSettings,
     Moments,
@@ -35,12 +37,13 @@ def check_moments(found, x):
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.integers(2, 60), dim=st.integers(1, 6), groups=st.integers(1, 60), budget=st.integers(1, 20_000))
-def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, budget):
+@given(n=st.integers(2, 60), dim=st.integers(1, 6), groups=st.integers(1, 60), block=st.integers(1, 2500))
+def test_blocks_and_groups_give_the_moments_of_the_whole(n, dim, groups, block):
     x = random_rows(n, dim, seed=n, shift=5)
     x[0] = 0
     parts = Rows({"a": x[: n // 2], "b": x[n // 2 :]})
-    found = grouped_moments(parts, MeasureSettings(groups=groups, seed=1, memory_budget_bytes=budget))
+    with mock.patch.object(moments, "BLOCK_BYTES", block):
+        found = grouped_moments(parts, MeasureSettings(groups=groups, seed=1))
     check_moments(found.total, x)
     assert sum(group.count for group in found.groups) == n
     assert_allclose(found.norms, np.linalg.norm(x, axis=1), rtol=1e-14)
@@ -51,8 +54,8 @@ def test_a_group_left_out_leaves_the_moments_of_the_other_rows():
     group_of = random_groups(len(x), 9, seed=4)
     left = grouped_moments(x, MeasureSettings(groups=9, seed=4)).without_each()
     assert len(left) == 9
-    for group, moments in enumerate(left):
-        check_moments(moments, x[group_of != group])
+    for group, found in enumerate(left):
+        check_moments(found, x[group_of != group])
     assert grouped_moments(x[:2]).without_each() == [], "one row would remain"
     assert len(grouped_moments(x[:3]).without_each()) == 3
 
@@ -77,42 +80,45 @@ def test_a_large_common_vector_costs_no_digits_and_equal_rows_have_no_scatter():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int32])
-def test_memory_map_gives_the_same_as_an_array(tmp_path, dtype):
+def test_memory_map_gives_the_same_as_an_array(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 250)
     x = (10 * random_rows()).astype(dtype)
     np.save(tmp_path / "x.npy", x)
     for mode in ("r", "r+", "c"):
         mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
         if mode == "c":
             mapped[3] = x[3] = 7
-        found = grouped_moments(mapped[2:], MeasureSettings(memory_budget_bytes=2000)).total
+        found = grouped_moments(mapped[2:]).total
         check_moments(found, x[2:].astype(np.float64))
 
 
-def test_working_memory_stays_within_the_budget(tmp_path):
+def test_working_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch):
     budget, dim = 4 << 20, 32
+    monkeypatch.setattr(moments, "BLOCK_BYTES", budget // 8)
     np.save(tmp_path / "x.npy", random_rows(60_000, dim).astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     grouped_moments(mapped[:50])
     tracemalloc.start()
-    found = grouped_moments(mapped, MeasureSettings(memory_budget_bytes=budget))
+    found = grouped_moments(mapped)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < budget + 3 * found.norms.nbytes
     assert budget < mapped.nbytes
 
 
-def test_few_groups_where_their_moments_would_not_fit():
-    assert len(grouped_moments(random_rows(), MeasureSettings(memory_budget_bytes=16 * 7**2 * 20)).groups) == 20
-    assert len(grouped_moments(random_rows(), MeasureSettings(memory_budget_bytes=1)).groups) == 10
+@pytest.mark.parametrize(("fit", "groups"), [(20, 20), (0, 10)])
+def test_few_groups_where_their_moments_would_not_fit(monkeypatch, fit, groups):
+    monkeypatch.setattr(moments, "GROUPS_BYTES", 8 * 7**2 * fit)
+    assert len(grouped_moments(random_rows()).groups) == groups
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
-@pytest.mark.parametrize("budget", [1, 1 << 30])
-def test_a_row_that_is_not_finite_is_named(bad, budget):
+@pytest.mark.parametrize(("bad", "block"), [(np.nan, 1), (np.inf, 1 << 25), (-np.inf, 1), (1e200, 1 << 25)])
+def test_a_row_that_is_not_finite_is_named(monkeypatch, bad, block):
+    monkeypatch.setattr(moments, "BLOCK_BYTES", block)
     x = random_rows()
     x[17, 3] = bad
     with pytest.raises(ValueError, match="queries: row 17 is not finite"):
-        grouped_moments(Rows({"documents": random_rows(50), "queries": x}), MeasureSettings(memory_budget_bytes=budget))
+        grouped_moments(Rows({"documents": random_rows(50), "queries": x}))
     with pytest.raises(ValueError, match="row 17 is not finite"):
         Rows({"x": x}).take(np.array([5, 17]))
 
