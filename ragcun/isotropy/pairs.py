@@ -112,7 +112,7 @@ def measure_pairs(
         ValueError: no pairs, another shape, or a row that is not there.
     """
     q, d = queries.rows, documents.rows
-    relevant = _checked(pairs, len(q), len(d))
+    relevant = checked_pairs(pairs, "pairs", len(q), len(d))
     generator = np.random.default_rng(settings.seed)
     size = min(settings.sample, len(q) * len(d))
     drawn = np.stack([generator.integers(0, len(rows), size) for rows in (q, d)])
@@ -126,13 +126,15 @@ def measure_pairs(
     return PairsReport(measures, distances, _plane(q, d, relevant, documents.total, generator))
 
 
-def _checked(pairs: ArrayLike, queries: int, documents: int) -> Pairs:
+def checked_pairs(pairs: ArrayLike, name: str, queries: int, documents: int) -> Pairs:
+    """Return pairs of the rows of a query and a document ``(m, 2)``; ValueError: there are none, or a row is not."""
     array = np.asarray(pairs)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
-        raise ValueError(f"pairs must be whole numbers of shape (m, 2), m at least 1, got {array.dtype} {array.shape}")
-    for name, column, n in zip(("query", "document"), array.T, (queries, documents), strict=True):
-        if len(wrong := column[(column < 0) | (column >= n)]):
-            raise ValueError(f"pairs name {name} row {wrong[0]}, there are {n}")
+        raise ValueError(f"{name} must be pairs of integers (query, document), got {array.dtype} {array.shape}")
+    wrong = ((array < 0) | (array >= (queries, documents))).any(axis=1)
+    if wrong.any():
+        ours, row = f"{queries} queries and {documents} documents", int(np.argmax(wrong))
+        raise ValueError(f"{name} must index {ours}, pair {row} is {array[row].tolist()}")
     return array.astype(np.int64)
 
 

@@ -16,6 +16,7 @@ from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore, check_vectors
+from ragcun.isotropy.pairs import checked_pairs
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.loop import fit_encoder
 from ragcun.training.run_dir import Callback, RunFolder
@@ -132,7 +133,8 @@ def _on_vectors(
     documents = check_vectors(document_vectors, "document_vectors")
     queries = check_vectors(query_vectors, "query_vectors", documents.shape[1])
     names, asked = [f"d{i}" for i in range(len(documents))], [f"q{i}" for i in range(len(queries))]
-    rows = ((asked[q], names[d], None) for q, d in _checked(pairs, queries, documents, "pairs"))
+    checked = checked_pairs(list(pairs), "pairs", len(queries), len(documents))
+    rows = ((asked[q], names[d], None) for q, d in checked.tolist())
     train = PairDataset.from_rows(rows, IN_MEMORY, names)
     if len(train) < 2:
         raise ValueError(f"pairs must hold at least 2 different pairs, got {len(train)}")
@@ -140,7 +142,7 @@ def _on_vectors(
     if dev_pairs is not None:
         others = check_vectors(dev_pairs[0], "dev_pairs", documents.shape[1])
         qrels: dict[str, dict[str, int]] = {}
-        for query, document in _checked(dev_pairs[1], others, documents, "dev_pairs"):
+        for query, document in checked_pairs(list(dev_pairs[1]), "dev_pairs", len(others), len(documents)).tolist():
             qrels.setdefault(f"dev{query}", {})[names[document]] = 1
         dev = Collection("dev_pairs", {name: Document("", name) for name in names}, {q: q for q in qrels}, qrels, "dev")
         sets.append(([f"dev{i}" for i in range(len(others))], others))
@@ -157,14 +159,3 @@ def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConf
         if getattr(chosen, name) != getattr(TrainConfig, name):
             raise ValueError(f"{name} does not go with vectors; leave it out")
     return chosen
-
-
-def _checked(pairs: Pairs, queries: NDArray[Any], documents: NDArray[Any], name: str) -> list[tuple[int, int]]:
-    table = np.asarray(list(pairs))
-    if table.ndim != 2 or table.shape[1:] != (2,) or table.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be pairs of integers (query, document), got {table.dtype} {table.shape}")
-    wrong = ((table < 0) | (table >= (len(queries), len(documents)))).any(axis=1)
-    if wrong.any():
-        row, ours = int(np.argmax(wrong)), f"{len(queries)} queries and {len(documents)} documents"
-        raise ValueError(f"{name} must index {ours}, pair {row} is {table[row].tolist()}")
-    return [(q, d) for q, d in table.tolist()]

@@ -189,9 +189,9 @@ def test_rows_of_one_length_are_compared_with_directions():
     ("queries", "pairs", "message"),
     [
         (None, [[0, 0]], "without queries"),
-        (rows(20), [[0, 0], [1, 20]], "document row 20, there are 20"),
-        (rows(20), [[-1, 0]], "query row -1, there are 20"),
-        (rows(20), [], r"shape \(m, 2\)"),
+        (rows(20), [[0, 0], [1, 20]], r"pairs must index 20 queries and 20 documents, pair 1 is \[1, 20\]"),
+        (rows(20), [[-1, 0]], r"pair 0 is \[-1, 0\]"),
+        (rows(20), [], "pairs of integers"),
     ],
 )
 def test_pairs_that_cannot_be_measured_are_refused(queries, pairs, message):
