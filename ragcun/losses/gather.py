@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 from torch import distributed as dist
 
 from ragcun.batch import Views
-
-ROWWISE = ("query", "positive", "predicted", "target", "residual")  # all ranks show them or none
 
 
 def world_size() -> int:
@@ -57,35 +55,17 @@ def _gather_rows(rows: Shaped[Tensor, "n ..."], counts: list[int]) -> Shaped[Ten
 def gather_views(views: Views) -> Views:
     """Return the views of all ranks as one batch, with gradient as of `_gather_rows`; every rank has to call.
 
-    A rank has any number of rows and pool documents. `relevant` and `pool_relevant` have a row for each of its queries
-    and a column for each positive, or pool document, of all ranks in their order, or of its own alone.
+    All show the same fields, but a pool, which a rank may lack, and any number of rows. `relevant` and `pool_relevant`
+    have a row for each query of a rank and a column for each positive, or pool document, of all ranks in their order.
     """
-    batch, pool, device = len(views.query), 0 if views.pool is None else len(views.pool), views.query.device
-    shows = [view is not None for view in (views.negative, views.relevant, views.pool_relevant)]
-    table = [torch.empty(5, dtype=torch.long, device=device) for _ in range(world_size())]
-    dist.all_gather(table, torch.tensor([batch, pool, *shows], device=device))
-    rows, pools, *shown = torch.stack(table).T.tolist()
-    negative, relevant, pool_relevant = map(any, shown)
-    joined = {name: _gather_rows(value, rows) for name in ROWWISE if (value := getattr(views, name)) is not None}
-    if negative:
-        own, mask = views.negative, views.negative_mask
-        mask = torch.full((batch,), own is not None, device=device) if mask is None else mask
-        joined["negative"] = _gather_rows(torch.zeros_like(views.query) if own is None else own, rows)
-        joined["negative_mask"] = _gather_rows(mask.byte(), rows).bool()
-    if relevant:
-        known = torch.eye(batch, dtype=torch.bool, device=device) if views.relevant is None else views.relevant
-        joined["relevant"] = _mask(known, rows, rows)
-    if any(pools):
-        joined["pool"] = _gather_rows(views.query[:0] if views.pool is None else views.pool, pools)
-        if pool_relevant:
-            none = torch.zeros(batch, pool, dtype=torch.bool, device=device)
-            joined["pool_relevant"] = _mask(none if views.pool_relevant is None else views.pool_relevant, rows, pools)
+    pool = views.query[:0] if views.pool is None else views.pool
+    sizes = torch.tensor([len(views.query), len(pool)], device=pool.device)
+    table = [torch.empty_like(sizes) for _ in range(world_size())]
+    dist.all_gather(table, sizes)
+    rows, pools = torch.stack(table).T.tolist()
+    joined = {"pool": _gather_rows(pool, pools)} if any(pools) else {}
+    for name, value in vars(views).items():
+        if value is not None and name != "pool":
+            is_mask = value.dtype == torch.bool
+            joined[name] = _gather_rows(value.byte(), rows).bool() if is_mask else _gather_rows(value, rows)
     return Views(**joined)
-
-
-def _mask(mask: Bool[Tensor, "batch columns"], rows: list[int], columns: list[int]) -> Bool[Tensor, "all_rows all"]:
-    rank, total = dist.get_rank(), sum(columns)
-    if mask.shape[1] != total:
-        start = sum(columns[:rank])
-        mask = torch.nn.functional.pad(mask, (start, total - start - columns[rank]))
-    return _gather_rows(mask.byte(), rows).bool()

@@ -1,10 +1,7 @@
 """Views of two ranks: every loss and its gradient equal those of one process that has all rows."""
 
-import os
-import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +11,9 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ragcun.batch import Views
-from ragcun.losses.gather import average_gradients, gather_views, sum_over_ranks_, world_size
+from ragcun.losses.gather import average_gradients, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, TRANSFORMS, Objective
+from tests.training.runs import run_ranks, run_script
 
 DIM, ROWS, POOL = 5, 11, 3
 SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}
@@ -76,13 +74,11 @@ class Tiny(nn.Module):
 
 
 def share_of(rank: int, split: str) -> dict[str, Tensor]:
-    """Return what one rank has; one without pool documents, or without negatives, shows none."""
+    """Return what one rank has; one without pool documents shows none."""
     rows, pool = (slice(0, n) if rank == 0 else slice(n, None) for n in SPLITS[split])
     shown = {name: value[pool if name == "pool" else rows] for name, value in inputs().items()}
     if not len(shown["pool"]):
         del shown["pool"]
-    if not shown["negative_mask"].any():
-        del shown["negative"], shown["negative_mask"]
     return shown
 
 
@@ -98,17 +94,17 @@ def outcome(model: nn.Module, given: dict[str, Tensor], objective: Objective) ->
     return named | {"total": output.total.detach()} | {n: v.detach().clone() for n, v in output.terms.items()}
 
 
-def one_rank(rank: int, folder: Path) -> None:
+def one_rank(rank: int, folder: str) -> None:
     """Compute all outcomes of one of two ranks."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", rank=rank)
     found: dict[str, Tensor] = {}
     for split in SPLITS:
         for name, objective in OBJECTIVES.items():
             values = outcome(DistributedDataParallel(Tiny()), share_of(rank, split), objective)
             found |= {f"{split}/{name}/{key}": value for key, value in values.items()}
     found |= helpers(rank)
-    save_file(found, folder / f"rank{rank}.safetensors")
+    save_file(found, f"{folder}/rank{rank}.safetensors")
     distributed.destroy_process_group()
 
 
@@ -121,26 +117,13 @@ def helpers(rank: int) -> dict[str, Tensor]:
     average_gradients([weight, frozen])
     found["average"] = weight.grad
     found["none"] = torch.tensor(frozen.grad is None)
-    block = torch.eye(2 + rank, dtype=torch.bool)
-    block[0, 1] = True
-    rows = torch.arange(2.0 + rank)[:, None] + 10 * rank
-    views = gather_views(Views(rows, rows, relevant=block if rank == 0 else None))
-    found |= {"joined": views.query, "joined relevant": views.relevant}
     return {name: value.contiguous() for name, value in found.items()}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, __file__, str(folder)]
-    started = [
-        subprocess.Popen([*command, str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_script(__file__, folder)
     return [load_file(folder / f"rank{rank}.safetensors") for rank in (0, 1)]
 
 
@@ -156,18 +139,14 @@ def test_two_ranks_equal_one_with_all_rows(ranks, name):
 
 
 @pytest.mark.slow
-def test_sums_means_masks_and_what_is_computed_alone(ranks):
-    """A mask of a rank's own columns says nothing of the others; gradients are averaged where there are any."""
-    expected = torch.eye(5, dtype=torch.bool)
-    expected[0, 1] = True
+def test_sums_means_and_what_is_computed_alone(ranks):
+    """Gradients are averaged where there are any."""
     for number, rank in enumerate(ranks):
         assert (rank["world"], rank["sum"]) == (2, 3)
         own = ISOTROPY_ALONE(Tiny()(share_of(number, "even"))).total.detach()
         torch.testing.assert_close(rank["alone"], own)
         assert rank["average"].tolist() == [0.5, 4.0]
         assert rank["none"]
-        assert rank["joined"].flatten().tolist() == [0, 1, 10, 11, 12]
-        assert torch.equal(rank["joined relevant"], expected)
     assert not torch.allclose(ranks[0]["alone"], ranks[1]["alone"])
 
 
@@ -179,4 +158,4 @@ def test_one_process_is_a_world_of_its_own():
 
 
 if __name__ == "__main__":
-    one_rank(int(sys.argv[2]), Path(sys.argv[1]))
+    run_ranks(one_rank, sys.argv[1])
