@@ -262,6 +262,8 @@ def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
 
 def main() -> None:
     """Run the jobs; then the failing one, whose processes have a minute to end."""
+    settings = json.loads((Path(sys.argv[1]) / "settings.json").read_text())
+    TextBase.load(settings["base_model"], device="cpu")  # imports, once for all processes
     run_ranks(one_process, sys.argv[1], False)
     processes = start_ranks(one_process, sys.argv[1], True).processes
     until = time.monotonic() + 60

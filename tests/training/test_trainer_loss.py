@@ -300,4 +300,5 @@ def one_rank(rank: int, tiny_bert: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    SentenceTransformer(sys.argv[1], device="cpu")  # imports, once for both ranks
     run_ranks(one_rank, *sys.argv[1:])
