@@ -50,6 +50,7 @@ class ModelConfig:
     system: str = flag("asymmetric", "encoder system", choices="models.encoder:SYSTEMS")
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
     vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
+    target_model: str | None = flag(None, "embed documents by this model, untrained; --base_model embeds queries alone")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
@@ -230,6 +231,11 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             of_model = self.lexical and self.lexical_terms == "pieces"
             mistakes["--lexical_terms pieces are those of a text model; with --vectors choose words"] = of_model
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
+        if self.target_model is not None:
+            for name in ("vectors", "lexical_dim", "nested_dims", "mix_with_base"):
+                message = f"--{name} changes documents, which stay as --target_model embeds them; leave one of them out"
+                mistakes[message] = getattr(self, name)
+            self.train_side = "query" if self.train_side == "both" else self.train_side
         refuse(mistakes)
 
     @property

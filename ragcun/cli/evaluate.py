@@ -222,6 +222,8 @@ def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:
     models = {spec: untouched_model(base)}
     if system.untouched_base is not None:
         encoder = system.retriever.encoder.encoder
+        if encoder.base.keeps_documents:
+            raise InputError(f"{spec} embeds documents by another model, mteb takes one alone; use ragcun evaluate")
         models = {f"{base.name} (untouched)": models[spec], spec: encoder.to_sentence_transformer()}
     for model, name in zip(models.values(), (base.name, spec), strict=False):
         name_for_mteb(model, name)

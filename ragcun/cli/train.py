@@ -27,7 +27,7 @@ CLOSED_FORM = ("exponent", "eps", "shrinkage", "output_dim")
 SIDE_CARD = """# {output}
 
 The {side} side of the ragcun checkpoint `{checkpoint}`: `encode` takes every text for a {side}, with the prompt
-{prompt!r}. Embeddings are compared by Euclidean distance.
+{prompt!r}. Embeddings are compared by Euclidean distance.{elsewhere}
 """
 Side = Literal["query", "document"]
 logger = logging.getLogger(__name__)
@@ -209,6 +209,7 @@ def export(
 ) -> str:
     """Write one side of a checkpoint as a plain sentence-transformers folder, and return where it is."""
     from ragcun.embeddings.joined import JoinedBase
+    from ragcun.embeddings.target import TargetBase
     from ragcun.io import replacing_folder, write_text
     from ragcun.models.encoder import RetrievalEncoder
 
@@ -218,9 +219,11 @@ def export(
     if isinstance(base, JoinedBase) and base.reads_texts and not base.channel.analyser.pieces:
         remedy = "load it with ragcun, or train with --lexical_terms pieces or --lexical_dim 0"
         raise InputError(f"{model_path} has a lexical channel of words, which no plain folder holds; {remedy}")
-    prompt = base.prompt(side)
+    model, prompt = encoder.to_sentence_transformer(side), base.prompt(side)
     with replacing_folder(output_dir) as temporary:
-        encoder.to_sentence_transformer(side).save_pretrained(str(temporary), create_model_card=False)
-        card = SIDE_CARD.format(output=output_dir.name, side=side, checkpoint=model_path, prompt=prompt)
+        model.save_pretrained(str(temporary), create_model_card=False)
+        facts = {"side": side, "checkpoint": model_path, "prompt": prompt}
+        facts["elsewhere"] = f" The {base.target}." if isinstance(base, TargetBase) else ""
+        card = SIDE_CARD.format(output=output_dir.name, **facts)
         write_text(temporary / "README.md", card)
     return f"{side} side, prompt {prompt!r}: {output_dir}"

@@ -60,6 +60,7 @@ class Base(nn.Module, abc.ABC):
     normalize: bool
     ends_normalized: bool = False
     reads_texts: bool = False
+    keeps_documents: bool = False  # as another model embeds them, with no head
 
     @property
     def frozen(self) -> bool:
@@ -173,6 +174,34 @@ class Base(nn.Module, abc.ABC):
     def finish(vectors: Float[Tensor, "batch dim"], normalize: bool) -> Float[Tensor, "batch dim"]:
         """Scale rows to length 1 where asked."""
         return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+class DerivedBase(Base):
+    """A base with parts that are never trained around another one, `dense`."""
+
+    dense: Base
+
+    @property
+    def untouched(self) -> Base:
+        """The inner base alone."""
+        return self.dense
+
+    @property
+    def text_model(self) -> SentenceTransformer:
+        """The inner base's."""
+        return self.dense.text_model
+
+    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze the inner base as `TextBase.freeze` does."""
+        self.dense.freeze(whole, early_layers)
+
+    def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
+        """Put LoRA adapters into the inner base."""
+        self.dense.add_lora(rank, alpha, last_layers)
+
+    def compute_in(self, dtype: str) -> None:
+        """Compute dense vectors with this dtype from now on."""
+        self.dense.compute_in(dtype)
 
 
 class VectorSource(abc.ABC):

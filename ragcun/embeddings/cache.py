@@ -1,6 +1,6 @@
 """EmbeddingCache: every text goes through a frozen base once; its vector is kept on disk and shared by all runs.
 
-JoinedSource puts lexical vectors beside those.
+JoinedSource puts lexical vectors beside those; TargetSource has queries and documents of two models.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from ragcun.batch import Role
@@ -20,6 +21,7 @@ from ragcun.embeddings.base import NO_TEXTS, Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS, blocks, progress_bar
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore
+from ragcun.embeddings.target import TargetBase
 from ragcun.errors import InputError
 from ragcun.io import naming_failed_writes, read_json, write_json
 
@@ -169,6 +171,32 @@ class JoinedSource(VectorSource):
         return np.fromiter((self._row_of[role, text] for text in texts), dtype=np.int64, count=len(texts))
 
 
+class TargetSource(VectorSource):
+    """Documents of a `TargetBase` in even rows, and in odd rows its queries, mapped when they are read."""
+
+    base: TargetBase
+
+    def __init__(self, queries: VectorSource, documents: VectorSource, base: TargetBase) -> None:
+        self.queries, self.documents, self.base = queries, documents, base
+        self.dimension, self.fingerprint = base.dimension, base.fingerprint()
+
+    @property
+    def untouched(self) -> VectorSource:
+        """The vectors of the small model."""
+        return self.queries
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        out, odd = np.empty((len(rows), self.dimension), dtype=np.float32), rows % 2 == 1
+        out[~odd] = self.documents[rows[~odd] // 2]
+        out[odd] = self.base.mapped(torch.from_numpy(self.queries[rows[odd] // 2])).cpu().numpy()
+        return out
+
+    def rows(self, texts: Sequence[str], role: Role) -> Rows:
+        """Return the row of each text, after encoding those that are not there yet."""
+        own = self.queries if role == "query" else self.documents
+        return own.rows(texts, role) * 2 + (role == "query")
+
+
 def vector_source(
     base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS, given: VectorStore | None = None
 ) -> VectorSource:
@@ -176,6 +204,9 @@ def vector_source(
     if given is not None:
         given.require_fit(base.untouched)
     dense = EmbeddingCache(base.untouched, cache_dir, batch_size) if given is None else given
+    if isinstance(base, TargetBase):
+        base.target.source = vector_source(base.documents, cache_dir, batch_size)
+        return TargetSource(dense, base.target.source, base)
     if not isinstance(base, JoinedBase):
         return dense
     if given is not None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ragcun.batch import Features, Role
 from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.analysis import Analyser
-from ragcun.embeddings.base import ROLES, Base, Vectors, VectorSource, as_texts
+from ragcun.embeddings.base import ROLES, Base, DerivedBase, Vectors, VectorSource, as_texts
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
@@ -51,7 +51,7 @@ def lexical_weight(documents: Vectors) -> float:
     return min(0.5, max(0.1, 2 * (shared - 0.15)))
 
 
-class JoinedBase(Base):
+class JoinedBase(DerivedBase):
     """A base and a channel fitted on its corpus, whose vectors are ``[unit(dense) ; √a · lexical]``.
 
     `weight` is a, the weight of the channel's similarity beside the dense one's; with `normalize`, `forward` scales the
@@ -66,16 +66,6 @@ class JoinedBase(Base):
         super().__init__()
         self.dense, self.channel, self.weight, self.normalize = dense, channel, float(weight), normalize
         self.name, self.dimension, self.reads_texts = dense.name, dense.dimension + channel.dimension, dense.reads_texts
-
-    @property
-    def untouched(self) -> Base:
-        """The text model without the channel."""
-        return self.dense
-
-    @property
-    def text_model(self) -> SentenceTransformer:
-        """The text model's."""
-        return self.dense.text_model
 
     def lexical(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are of prompted texts."""
@@ -112,18 +102,6 @@ class JoinedBase(Base):
             dense = nn.functional.normalize(self.dense(tokens), dim=-1)
             inputs = torch.cat([dense, math.sqrt(self.weight) * lexical.to(dense)], dim=-1)
         return self.finish(inputs, self.normalize)
-
-    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Freeze the text model as `TextBase.freeze` does; the channel is never trained."""
-        self.dense.freeze(whole, early_layers)
-
-    def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
-        """Put LoRA adapters into the text model."""
-        self.dense.add_lora(rank, alpha, last_layers)
-
-    def compute_in(self, dtype: str) -> None:
-        """Compute dense vectors with this dtype from now on."""
-        self.dense.compute_in(dtype)
 
     def fingerprint(self) -> str:
         """Digest of the text model, the channel and its weight."""

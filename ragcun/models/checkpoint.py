@@ -18,6 +18,7 @@ from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_fold
 from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorBase
+from ragcun.embeddings.target import Target, TargetBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import as_json, file_digest, read_json, write_json
@@ -87,6 +88,10 @@ def _base(folder: Path, model: SentenceTransformer | None, described: dict[str, 
             restore_pooling(model)
         dense = _base(folder, model, described["dense"])
         return JoinedBase(dense, channel, described["weight"], described["normalize"])
+    if model is not None and "target" in described:
+        mapping: Any = model[described["dense"]["modules"] + 1]
+        dense = TextBase.from_config(model, described["dense"])
+        return TargetBase(dense, Target(**described["target"]), mapping, described["normalize"])
     return VectorBase(**described) if model is None else TextBase.from_config(model, described)
 
 

@@ -21,6 +21,7 @@ from ragcun.embeddings.base import Base, Vectors, as_texts, check_role
 from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_device
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.target import TargetBase
 from ragcun.embeddings.text_base import merged
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
@@ -192,8 +193,11 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Return this encoder, or one `side` of it, as a sentence-transformers model compared by Euclidean distance.
 
         Its modules are built-in ones, but for a lexical channel of words, which sentence-transformers cannot save. The
-        model of one side embeds whatever it encodes as that side, also by ``encode``.
+        model of one side embeds whatever it encodes as that side, also by ``encode``. With a target model it is one of
+        queries alone.
         """
+        if side == "document" and isinstance(self.base, TargetBase):
+            raise InputError(f"{self.base.target}: use that model alone")
         # new modules draw weights before they get ours; a saved run is to continue alike
         with torch.random.fork_rng(devices=()):
             return self.base.plain_model(self.base.normalize, "euclidean", self.export_modules(), side)

@@ -67,11 +67,16 @@ class ProjectionEncoder(RetrievalEncoder):
             raise ValueError(f"query_embedding must be one of {', '.join(QUERY_EMBEDDINGS)}, got {query_embedding!r}")
         if query_embedding == "prediction" and not predicts:
             raise ValueError("query_embedding 'prediction' needs a predictor; set use_predictor")
+        if self.base.keeps_documents and shape.output_dim != dim:
+            raise ValueError(f"documents keep the length {dim} of the target model's vectors, got {shape.output_dim}")
         if normalize_output and predicts:
             raise ValueError("normalize_output does not go with a predictor; leave one of them out")
         self.query_embedding = query_embedding
         self.normalize_output = normalize_output
         self.head = Head(shape)
+        # of documents that stay as they are it is the identity
+        kept = Head(HeadShape("linear", dim, dim)).requires_grad_(False) if self.base.keeps_documents else None
+        self.documents: Head | None = kept
         self.dimension = shape.output_dim
         self.predictor: Stackable | None = None
         if predicts:
@@ -83,8 +88,14 @@ class ProjectionEncoder(RetrievalEncoder):
 
     @property
     def document_head(self) -> Head:
-        """The head of documents: here that of queries."""
-        return self.head
+        """The head of documents, that of queries where they share it."""
+        return self.head if self.documents is None else self.documents
+
+    def freeze_side(self, side: Role) -> None:
+        """Freeze the head of queries or of documents."""
+        if self.documents is None:
+            super().freeze_side(side)
+        (self.head if side == "query" else self.document_head).requires_grad_(False)
 
     def embed_query(self, vectors: Float[Tensor, "batch base_dim"]) -> Float[Tensor, "batch dim"]:
         """Project; where `query_embedding` says so, predict the document's embedding from that."""
@@ -175,6 +186,8 @@ class ProjectionEncoder(RetrievalEncoder):
         if self.query_embedding == "prediction" and self.predictor is not None:
             query += dense_modules(self.predictor.stack())
         elif self.document_head is self.head:
+            return query
+        if self.base.keeps_documents:
             return query
         return [Router.for_query_document(query, self._dense(self.document_head))]  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ragcun.batch import PairBatch, Role, Views
+from ragcun.batch import PairBatch, Views
 from ragcun.config import ModelConfig
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.text_base import TextBase
@@ -57,16 +57,7 @@ class AsymmetricProjectionModel(ProjectionEncoder):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.documents = Head(self.head.config)
-
-    @property
-    def document_head(self) -> Head:
-        """The head of documents."""
-        return self.documents
-
-    def freeze_side(self, side: Role) -> None:
-        """Freeze the head of queries or of documents."""
-        (self.head if side == "query" else self.documents).requires_grad_(False)
+        self.documents = Head(self.head.config) if self.documents is None else self.documents
 
     @torch.no_grad()
     def shift_queries(self, shift: Float[Tensor, " base_dim"]) -> None:
@@ -92,13 +83,13 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.target_head = following(self.head)
+        self.target_head = following(self.document_head)
         self.target_base: Base | None = None
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as asked; where some of it is trained, the target has a base of its own."""
         super().freeze_base(whole, early_layers)
-        if self.base.frozen:
+        if self.base.frozen or self.base.keeps_documents:
             self.target_base = None
         elif self.target_base is None:
             self.target_base = following(self.base)
@@ -106,12 +97,12 @@ class MPNetLeJEPAIG(ProjectionEncoder):
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start the head as its kind does, and the target as the head."""
         super().start_from(vectors)
-        self.target_head = following(self.head)
+        self.target_head = following(self.document_head)
 
     def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
         """Start the head as ``W x``, and the target as the head."""
         super().start_as(weight, query_shift)
-        self.target_head = following(self.head)
+        self.target_head = following(self.document_head)
 
     def forward(self, batch: PairBatch) -> Views:
         """Project online, predict from the query, and let the target embed the positive."""
@@ -122,7 +113,7 @@ class MPNetLeJEPAIG(ProjectionEncoder):
 
     def after_step(self, decay: float) -> None:
         """Move the target towards the online weights (`follow`)."""
-        for target, online in ((self.target_head, self.head), (self.target_base, self.base)):
+        for target, online in ((self.target_head, self.document_head), (self.target_base, self.base)):
             if target is not None:
                 follow(target, online, decay)
 

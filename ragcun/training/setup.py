@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ragcun.batch import Role
 from ragcun.config import TrainConfig
 from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
 from ragcun.data.overlap import HoldOut
@@ -21,11 +22,13 @@ from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.joined import JoinedBase, fit_channel
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
+from ragcun.embeddings.target import Target, TargetBase, fit_mapping
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, as_input_error
 from ragcun.losses.objective import SCALED_BY_ROWS, Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
+from ragcun.models.projection import ProjectionEncoder
 from ragcun.training.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -140,12 +143,13 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
 def build_base(
     config: TrainConfig, data: TrainingData, processes: Processes, kept: LexicalChannel | None
 ) -> Base | None:
-    """Return the base of given vectors or of a text model with a lexical channel; None for the plain text model.
+    """Return the base of given vectors, or a text model with a target or a lexical channel; None for the plain one.
 
     The channel, unless a resumed run has `kept` one, is fitted on the documents of the training data: the corpus, but
-    for hidden documents, or those of the pairs.
+    for hidden documents, or those of the pairs. So is the map into a target's space, also on the queries.
     """
-    if not config.lexical:
+    name = None if config.load_checkpoint else config.target_model
+    if not (config.lexical or name):
         if config.lexical_dim is None:
             logger.info("no lexical channel: it goes with a new, frozen and normalised base and texts")
         return None if data.vectors is None else data.vectors.base
@@ -154,6 +158,13 @@ def build_base(
     base.freeze()
     base.compute_in(config.base_dtype)
     dense = partial(vector_source, base, config.cache_dir, config.encode_batch_size, data.vectors)
+    if isinstance(base, TextBase) and name is not None:
+        target = Target(name)
+        target.base(str(processes.device)).compute_in(config.base_dtype)
+        documents = partial(vector_source, target.base(), config.cache_dir, config.encode_batch_size)
+        texts: dict[Role, list[str]] = {"document": data.train.documents, "query": data.train.queries}
+        mapping = processes.on_main(lambda: fit_mapping(dense(), documents(), texts))
+        return TargetBase(base, target, mapping, config.normalize_embeddings)
     channel, weight = processes.on_main(lambda: fit_channel(dense(), data.train.documents, config, kept))
     return JoinedBase(base, channel, weight, config.normalize_embeddings)
 
@@ -175,6 +186,8 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
         encoder.base.add_lora(config.lora_rank, config.lora_alpha, config.lora_layers)
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
     encoder.base.compute_in(config.base_dtype)
+    if encoder.base.keeps_documents and config.train_side == "document":
+        raise InputError("--train_side document: documents stay as the target model embeds them; leave it out")
     if config.train_side != "both":
         with as_input_error(f"--train_side {config.train_side}"):
             encoder.freeze_side("document" if config.train_side == "query" else "query")
@@ -185,6 +198,11 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
 
 def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
     base = base or _new_base(config)
+    system = SYSTEMS[config.system]
+    if base.keeps_documents and not issubclass(system, ProjectionEncoder):
+        raise InputError(f"--target_model: a {config.system} encoder does not keep documents as they are; leave it out")
+    if base.keeps_documents and config.lambda_predictive:
+        config.query_embedding = "prediction"  # which is what meets documents, as these have no head that meets queries
     if config.start == "calibrated" and (config.output_dim or 0) > base.dimension:
         wide = f"--output_dim {config.output_dim} is above the {base.dimension} dimensions of the base"
         if config.head_init is not None:
@@ -197,7 +215,6 @@ def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:
         start = "random" if config.start == "random" else "preserving"
         matrix = config.start == "calibrated" and config.head == "residual"
         head = HeadShape(config.head, dim, out, *shape, matrix_skip=matrix, start=start)
-        system = SYSTEMS[config.system]
         predicts = system.always_predicts if config.use_predictor is None else config.use_predictor
         predictor = HeadShape(config.predictor or system.predictor_kind, out, out, *shape) if predicts else None
         parts = {"head": head.to_dict(), "predictor": None if predictor is None else predictor.to_dict()}
@@ -236,6 +253,7 @@ def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
     head, kind = config["head"], (config["predictor"] or {}).get("kind")
     about: dict[str, Any] = {"system": encoder.system, "output_dim": encoder.dimension, "head": head["kind"]}
     about |= {"base_model": base.name} if base.reads_texts else {}
+    about |= {"target_model": base.target.name if isinstance(base, TargetBase) else None}
     about |= {"normalize_embeddings": base.normalize, "normalize_output": config.get("normalize_output", False)}
     about |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
     about |= {"use_predictor": kind is not None, "predictor": kind, "query_embedding": config["query_embedding"]}
@@ -244,4 +262,6 @@ def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
     """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained."""
-    return vector_source(base, config.cache_dir, config.encode_batch_size, vectors) if base.frozen else None
+    kept = base.frozen or base.keeps_documents
+    source = vector_source(base, config.cache_dir, config.encode_batch_size, vectors) if kept else None
+    return source if base.frozen else None

@@ -14,6 +14,7 @@ from jinja2 import Template
 
 from ragcun.config import ObjectiveConfig, OptimizationConfig, TrainConfig
 from ragcun.embeddings.joined import JoinedBase
+from ragcun.embeddings.target import TargetBase
 from ragcun.errors import InputError
 from ragcun.io import read_text, write_text
 from ragcun.losses.objective import SCALED_BY_ROWS
@@ -76,7 +77,8 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
     parts, weights, frozen = encoder.to_config(), config.weights, encoder.base.frozen
     shapes = [shape for shape in (parts.get("head"), parts.get("predictor")) if shape is not None]
     linear = all(shape.get("kind") == "linear" for shape in shapes)
-    predicts, follows = "predicted" in encoder.shows, hasattr(encoder, "target_head")
+    follows, predicts = hasattr(encoder, "target_head"), "predicted" in encoder.shows
+    follows = follows and not encoder.base.keeps_documents
     idle = predicts and not {"predictive", "residual"} & weights.keys()
     loaded = {} if config.load_checkpoint is None else model_settings(encoder)
     other = " ".join(name for name in KEPT if loaded and getattr(config, name) != loaded[name])
@@ -118,6 +120,7 @@ def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, A
     parts, dim = encoder.to_config(), encoder.dimension
     head, predictor = parts.get("head"), parts.get("predictor")
     base = encoder.base.name + (" with a lexical channel" if isinstance(encoder.base, JoinedBase) else "")
+    base += f" for documents of {encoder.base.target.name}" if isinstance(encoder.base, TargetBase) else ""
     how = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "frozen" if encoder.base.frozen else "trained"
     kind = "" if head is None else f"{head['kind']} head {head['input_dim']} → {head['output_dim']}"
     names = {"contrastive": config.contrastive, "isotropy": f"{config.isotropy} isotropy", **TERMS}
@@ -192,6 +195,8 @@ def card(
     if isinstance(encoder.base, JoinedBase):
         usage = "channel" if usage == "texts" and not encoder.base.channel.analyser.pieces else usage
         about += f" Its base has a lexical channel: {encoder.base.channel}."
+    if isinstance(encoder.base, TargetBase):
+        usage, about = "target", f"{about} Its {encoder.base.target}."
     library, tags = (tags[0], tags) if usage == "texts" else ("ragcun", tags[1:])
     header = {"library_name": library, "pipeline_tag": "sentence-similarity", "tags": tags}
     if "/" in encoder.base.name and not Path(encoder.base.name).exists():
