@@ -59,9 +59,10 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
 @pytest.mark.parametrize(
     "contradicting",
     [
-        {"overwrite", "dev_fraction", "documents", "vectors", "freeze_base", "freeze_early_layers", "base_dtype"},
-        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank"},
-        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank"},
+        {"overwrite", "dev_fraction", "documents", "vectors", "freeze_base", "freeze_early_layers", "base_dtype"}
+        | {"lexical_dim", "nested_dims", "mix_with_base"},
+        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank", "target_model"},
+        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank", "target_model"},
     ],
 )
 def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
