@@ -36,6 +36,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Leave out fsync, milliseconds a file: what tests write need not outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 def save_tiny_bert(folder: Path, layers: int = 3, words: Sequence[str] = WORDS, dim: int = 16) -> str:
     """Write a sentence-transformers model into a folder: a random BERT, mean pooling, Normalize."""
     import torch
