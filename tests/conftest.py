@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 WORDS = [f"word{i}" for i in range(200)]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist hand out files in the order of `pytest_collection_modifyitems`, not the many small tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that no process waits for another at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real collections; skips where there is none."""
