@@ -29,62 +29,9 @@ from tests.training.runs import rows_of, tensors_of
 Run = Callable[..., tuple[int, str, str]]
 REPLACED = {"1000000": "40", "100000": "40"}
 MPNET = "--base_model sentence-transformers/all-mpnet-base-v2"
-SMOKE = "--train_data data/processed/msmarco_smoke/train.json --val_data data/processed/msmarco_smoke/dev.json"
-QUICK_TESTS = [
-    f"train {SMOKE} {MPNET} --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 --lambda_reg 0.0 --margin 0.1 "
-    "--projection_learning_rate 5e-4 --epochs 2 --output_dir checkpoints/isotropy_contrastive_01",
-    f"train {SMOKE} {MPNET} --freeze_base --lambda_contrastive 0.0 --lambda_isotropy 2.0 --lambda_reg 0.0 "
-    "--projection_learning_rate 5e-4 --epochs 2 --output_dir checkpoints/isotropy_weight_2",
-    f"train {SMOKE} {MPNET} --freeze_base --no_normalize_embeddings --lambda_contrastive 0.0 --lambda_isotropy 1.0 "
-    "--lambda_reg 0.0 --output_dir checkpoints/isotropy_no_norm",
-]
-STRATEGY_1 = [
-    "prepare_data --documents data/raw/wiki_100k.txt --generate_pairs --num_pairs 100000 --add_negatives "
-    "--split 0.8 0.1 0.1 --output data/processed/wiki100k/data.json --output_dir data/processed/wiki100k",
-    "train --train_data data/processed/wiki100k/train.json --val_data data/processed/wiki100k/val.json --epochs 3 "
-    "--batch_size 8 --learning_rate 2e-5 --lambda_isotropy 1.0 --lambda_reg 0.1 --output_dim 512 "
-    "--freeze_early_layers --output_dir checkpoints/wiki100k_pretrain --mixed_precision --log_interval 100",
-    "train --train_data data/processed/msmarco100k/train.json --val_data data/processed/msmarco100k/val.json "
-    "--epochs 1 --batch_size 8 --learning_rate 1e-5 --output_dir checkpoints/msmarco_finetune "
-    "--load_checkpoint checkpoints/wiki100k_pretrain/best_model.pt",
-    "evaluate_beir --model_path checkpoints/msmarco_finetune/best_model.pt --output_file results/beir_results.json",
-]
-STRATEGY_2 = [
-    "download_wiki --num_passages 1000000 --output data/raw/wiki_1m.txt",
-    "prepare_data --documents data/raw/wiki_1m.txt --generate_pairs --num_pairs 1000000 --add_negatives "
-    "--split 0.8 0.1 0.1 --output data/processed/wiki1m/data.json --output_dir data/processed/wiki1m",
-    "train --train_data data/processed/wiki1m/train.json --val_data data/processed/wiki1m/val.json --epochs 3 "
-    "--batch_size 8 --gradient_accumulation_steps 4 --learning_rate 2e-5 --warmup_steps 1000 --lambda_isotropy 1.0 "
-    "--lambda_reg 0.1 --output_dim 512 --freeze_early_layers --mixed_precision "
-    "--output_dir checkpoints/wiki1m_pretrain --save_interval 1 --log_interval 100",
-    "download_msmarco --split train --output_dir data/processed/msmarco_full",
-    "train --train_data data/processed/msmarco_full/train.json --val_data data/processed/msmarco_full/dev.json "
-    "--epochs 3 --batch_size 8 --gradient_accumulation_steps 4 --learning_rate 1e-5 --warmup_steps 500 "
-    "--lambda_isotropy 0.5 --lambda_reg 0.1 --output_dir checkpoints/msmarco_full "
-    "--load_checkpoint checkpoints/wiki1m_pretrain/best_model.pt --mixed_precision",
-    "evaluate_beir --model_path checkpoints/msmarco_full/best_model.pt --datasets all "
-    "--output_file results/beir_full_results.json",
-    "evaluate_beir --model bm25 --output results/bm25_baseline.json",
-    "evaluate_beir --model contriever --output results/contriever_baseline.json",
-]
-STRATEGY_3 = [
-    "download_msmarco --output_dir data/processed/msmarco_smart",
-    "train --train_data data/processed/msmarco_smart/train.json --val_data data/processed/msmarco_smart/dev.json "
-    f"{MPNET} --freeze_base --epochs 3 --batch_size 16 --gradient_accumulation_steps 2 --learning_rate 5e-4 "
-    "--warmup_steps 1000 --lambda_isotropy 1.0 --lambda_reg 0.1 --output_dim 512 --mixed_precision "
-    "--output_dir checkpoints/smart_hybrid --log_interval 100",
-    f"evaluate_beir --model_path checkpoints/smart_hybrid/best_model.pt {MPNET} "
-    "--output_file results/smart_hybrid_beir.json",
-    "evaluate_beir --model sentence-transformers/all-mpnet-base-v2 --output_file results/baseline_mpnet.json",
-    "generate_paper_results --results results/beir_results.json --output paper/results_table.tex",
-]
-DECISION = [
-    f"train --freeze_base False --epochs 1 {SMOKE} {MPNET} --output_dir checkpoints/full",
-    "evaluate_beir --model sentence-transformers/all-mpnet-base-v2 --datasets scifact nfcorpus "
-    "--output_file results/baseline_quick.json",
-    "compute_isotropy --model_path checkpoints/full/best_model --datasets scifact",
-    "generate_comparison_table",
-]
+SECTIONS = Path(__file__).with_name("founding_notes.txt").read_text(encoding="utf-8").split("\n\n")
+NOTES = {title: commands for title, *commands in map(str.splitlines, SECTIONS)}
+"""The commands of each section, as the notes have them."""
 SETS = {"scifact", "nfcorpus", "arguana"}
 MODULES = {
     "model": "IsotropicGaussianEncoder",
@@ -92,16 +39,6 @@ MODULES = {
     "respred_model": "ResidualPredictorEncoder",
     "asymmetric_model": "AsymmetricProjectionModel",
 }
-FOLDER = "by_model/isotropic_gaussian"
-BY_MODEL = [
-    f"{FOLDER}/train_contrastive --train_data data/processed/msmarco_smoke/train.json --use_predictor --freeze_base "
-    "--output_dim 768 --epochs 3 --batch_size 32 --lambda_contrastive 1.0 --lambda_isotropy 1.5 "
-    "--lambda_predictive 1.2",
-    f"{FOLDER}/train_xy_masked --input_xy_pairs data/processed/xy_masked_documents.json --use_predictor --epochs 3",
-    f"{FOLDER}/train_self_supervised --documents data/processed/documents.json --use_predictor --split_method half",
-    f"{FOLDER}/eval_beir --model_path checkpoints/isotropic_gaussian/contrastive/best_model.pt --use_predictor "
-    "--datasets scifact nfcorpus arguana",
-]
 
 
 @pytest.fixture(scope="module")
@@ -159,23 +96,21 @@ def command(
 
 @pytest.mark.slow
 def test_every_command_runs(command: Callable[[str], str], place: Path) -> None:
-    notes = [*QUICK_TESTS, *STRATEGY_1, *STRATEGY_2, *STRATEGY_3, *DECISION, *BY_MODEL]
-    said = {words: command(words) for words in notes}
-    for words in QUICK_TESTS:
-        recipe, *lines = said[words].splitlines()
+    said = {title: [command(words) for words in commands] for title, commands in NOTES.items()}
+    for shown in said["quick tests"]:
+        recipe, *lines = shown.splitlines()
         assert "--config notes" in recipe
         assert any(line.startswith("training asymmetric") for line in lines)
-    assert "--margin" in said[QUICK_TESTS[0]]
-    assert "--output_dim 512 is above the 16 dimensions" in said[STRATEGY_1[1]]
-    assert "--warmup_steps" in said[STRATEGY_2[2]]
-    assert all(
-        f"training isotropic_gaussian on {MPNET.split()[1]} (frozen): mlp" in said[words] for words in BY_MODEL[:3]
-    )
+    assert "--margin" in said["quick tests"][0]
+    assert "--output_dim 512 is above the 16 dimensions" in said["strategy 1"][1]
+    assert "--warmup_steps" in said["strategy 2"][2]
+    mlp = f"training isotropic_gaussian on {MPNET.split()[1]} (frozen): mlp"
+    assert [mlp in shown for shown in said["by model"]] == [True, True, True, False]
     scored = ["beir_results", "beir_full_results", "bm25_baseline", "contriever_baseline", "smart_hybrid_beir"]
     for name in (*scored, "baseline_mpnet"):
         assert set(json.loads((place / "results" / f"{name}.json").read_text())["datasets"]) == SETS
     assert (place / "paper" / "results_table.tex").is_file()
-    assert all(name in said[DECISION[-1]] for name in ("smart_hybrid", "msmarco_full", "bm25"))
+    assert all(name in said["decision"][-1] for name in ("smart_hybrid", "msmarco_full", "bm25"))
 
 
 @pytest.fixture(scope="module")
