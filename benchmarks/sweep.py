@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, nargs=2, default=(8, 32), help="words of a query and a document")
     flags = parser.parse_args()
 
-    from ragcun.cli.train import SweepOptions, sweep
+    from ragcun.cli.train import sweep
     from ragcun.data.beir import Document, write_collection
     from ragcun.embeddings.cache import EmbeddingCache
     from ragcun.embeddings.text_base import TextBase
@@ -54,7 +54,7 @@ def main() -> None:
             f"  epochs: {flags.epochs}\n"
             f"parameters:\n  lambda_isotropy: {{values: {WEIGHTS}}}\n  isotropy: {{values: {KINDS}}}\n"
         )
-        seconds = timed(lambda: sweep(SweepOptions(config=str(config), output_dir=f"{folder}/sweep")))
+        seconds = timed(lambda: sweep(str(config), Path(folder) / "sweep", None, False, False, False))
     count = len(WEIGHTS) * len(KINDS)
     print(f"{count} configurations, {flags.pairs} pairs, {flags.epochs} epochs each; texts encoded before")
     print(f"the sweep: {seconds / 60:.1f} min, {seconds / count:.1f} s a configuration; goal: under 10 min")

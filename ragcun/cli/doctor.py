@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
-from ragcun.cli.parser import COMMON, Output
+from ragcun.cli.parser import COMMON
 from ragcun.config import CACHE_HELP
 from ragcun.errors import InputError, version_clash
 from ragcun.options import flag, flags_of
@@ -28,7 +29,7 @@ complete -o default -F _ragcun ragcun
 """
 
 
-def doctor() -> str:
+def doctor() -> tuple[str, dict[str, Any]]:
     """Return versions, device, native arithmetic, cache, and whether the model hub is used."""
     import torch
     from huggingface_hub import constants
@@ -53,7 +54,7 @@ def doctor() -> str:
     }
     if clash := version_clash():
         figures["problem"] = clash
-    return Output("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()), figures)
+    return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()), figures
 
 
 def _packages() -> Iterator[tuple[str, str]]:
@@ -70,7 +71,7 @@ def _packages() -> Iterator[tuple[str, str]]:
                 yield name, f"not installed: pip install 'ragcun[{extra}]'"
 
 
-def size(cache_dir: Path | None = flag(None, CACHE_HELP)) -> str:
+def size(cache_dir: Path | None = flag(None, CACHE_HELP)) -> tuple[str, dict[str, Any]]:
     """Return the texts and bytes in the cache of vectors, by base model."""
     return _shown(cache_dir, "", remove=False)
 
@@ -78,12 +79,12 @@ def size(cache_dir: Path | None = flag(None, CACHE_HELP)) -> str:
 def clear(
     cache_dir: Path | None = flag(None, CACHE_HELP),
     yes: bool = flag(False, "delete; without it, show what would be deleted"),
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Delete the cached vectors of every base model, or return what would be deleted."""
     return _shown(cache_dir, "deleted: " if yes else "would be deleted with --yes: ", remove=yes)
 
 
-def _shown(place: Path | None, verb: str, remove: bool) -> Output:
+def _shown(place: Path | None, verb: str, remove: bool) -> tuple[str, dict[str, Any]]:
     """Describe the folders of a cache, each removed first where that is asked for."""
     from filelock import FileLock, Timeout
 
@@ -104,19 +105,19 @@ def _shown(place: Path | None, verb: str, remove: bool) -> Output:
         lines.append(f"{verb}{each['base']}, {each['texts']:,} texts, {each['bytes'] / 1e6:,.1f} MB, {folder}")
     whole = sum(each["bytes"] for each in found)
     lines.append(f"{whole / 1e6:,.1f} MB in {place}{' before' if remove else ''}")
-    return Output("\n".join(lines), {"folder": place, "bytes": whole, "deleted": remove, "bases": found})
+    return "\n".join(lines), {"folder": place, "bytes": whole, "deleted": remove, "bases": found}
 
 
 def push(
     model_path: Path = flag(MISSING, "checkpoint folder"),
     repo: str = flag(MISSING, "repository on the hub (owner/name); created if missing"),
     private: bool = flag(False, "make a new repository private"),
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Upload a checkpoint, and return its address."""
     from ragcun.models.checkpoint import push_to_hub
 
     url = push_to_hub(model_path, repo, private)
-    return Output(f"checkpoint: {url}", {"url": url})
+    return f"checkpoint: {url}", {"url": url}
 
 
 def completion(

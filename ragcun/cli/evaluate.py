@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import EncodingFlags, HybridFlags, ModelFlags, RankedFlags
-from ragcun.cli.parser import Output
 from ragcun.config import DEVICE_HELP, Distance, Precision
 from ragcun.errors import InputError, require_package
 from ragcun.options import check_one_of, flag
@@ -57,7 +56,7 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
             raise InputError("--vectors needs a checkpoint in --model_path; leave it out")
 
 
-def run(options: Options) -> str:
+def run(options: Options) -> tuple[str, dict[str, Any]]:
     """Evaluate a model beside its baselines, write results and report, and return the table and where they are."""
     from ragcun.embeddings.hub import BEST_MODEL
     from ragcun.io import write_text
@@ -84,7 +83,7 @@ def run(options: Options) -> str:
     trained = Path(model.retriever.name)
     if trained.name == BEST_MODEL:
         text += f"\nnext: {shlex.join(['ragcun', 'report', str(trained.parent), '--results', str(output)])}"
-    return Output(text, results.to_dict())
+    return text, results.to_dict()
 
 
 def _open(options: Options, folders: Sequence[CollectionFolder]) -> tuple[System, list[System], Labels]:
@@ -176,7 +175,7 @@ class MtebOptions(RankedFlags, ModelFlags):
         self.require_embeddings()
 
 
-def run_mteb(options: MtebOptions) -> str:
+def run_mteb(options: MtebOptions) -> tuple[str, dict[str, Any]]:
     """Evaluate a model beside its untouched base in mteb, and return the table and where everything is."""
     import importlib.metadata
 
@@ -203,7 +202,7 @@ def run_mteb(options: MtebOptions) -> str:
     write_json(output, figures)
     write_text(output.with_suffix(".md"), table)
     text = f"{table}\ntable: {output.with_suffix('.md')}, figures: {output}, mteb's own files: {options.output_dir}"
-    return Output(text, figures)
+    return text, figures
 
 
 def _models(options: MtebOptions) -> dict[str, SentenceTransformer]:

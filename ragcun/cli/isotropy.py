@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
-from ragcun.cli.parser import Output
 from ragcun.config import SEED_HELP
 from ragcun.errors import InputError, as_input_error, require_package
 from ragcun.options import check_one_of, flag
@@ -44,7 +43,7 @@ class Options(EncodingFlags, CollectionFlags, ModelFlags):
             self.require_embeddings()
 
 
-def run(options: Options) -> str:
+def run(options: Options) -> tuple[str, dict[str, Any]]:
     """Measure a model beside its untouched base, and return the tables and where report and pictures are."""
     require_package("matplotlib", "report")
     from ragcun.embeddings.precomputed import open_matrix
@@ -53,28 +52,25 @@ def run(options: Options) -> str:
     if options.embeddings:
         files = {"documents": options.embeddings, "queries": options.query_embeddings}
         system: dict[str, Any] = {name: open_matrix(file) for name, file in files.items() if file}
-        system["model"] = options.embeddings
-        name = Path(options.embeddings).name
-        return _together({name: _report(options, options.output_dir, name, [system])})
-    model = open_system(options.spec, options.encoding())
-    several = len(options.datasets) > 1 or options.datasets == ("all",)
-    shown = {}
-    for name, documents, queries, pairs in _texts(options):
+        measured: Iterable[Any] = [(Path(options.embeddings).name, [system | {"model": options.embeddings}])]
+    else:
+        model = open_system(options.spec, options.encoding())
+        measured = ((name, _systems(model, *texts)) for name, texts in _texts(options))
+    several, tables, reports = len(options.datasets) > 1 or options.datasets == ("all",), [], {}
+    for name, systems in measured:
         folder = options.output_dir / name if several else options.output_dir
-        shown[name] = _report(options, folder, name, _systems(model, documents, queries, pairs))
-    return _together(shown)
+        table, reports[name] = _report(options, folder, name, systems)
+        tables.append(table)
+    return "\n\n".join(tables), {"datasets": reports}
 
 
-def _together(shown: dict[str, Output]) -> Output:
-    return Output("\n\n".join(shown.values()), {"datasets": {name: each.figures for name, each in shown.items()}})
-
-
-def _texts(options: Options) -> Iterator[tuple[str, list[str], list[str], list[tuple[int, int]]]]:
+def _texts(options: Options) -> Iterator[tuple[str, tuple[list[str], list[str], list[tuple[int, int]]]]]:
     """Yield the name of each set of texts, its documents, its queries, and the rows of judged pairs of these."""
     from ragcun.data.records import read_documents
 
     if options.texts:
-        yield Path(options.texts).name, [each.content for each in read_documents(options.texts) if each.content], [], []
+        documents = [document.content for document in read_documents(options.texts) if document.content]
+        yield Path(options.texts).name, (documents, [], [])
         return
     for folder in options.collections():
         collection = folder.load()
@@ -86,7 +82,7 @@ def _texts(options: Options) -> Iterator[tuple[str, list[str], list[str], list[t
             if score > 0 and document in rows
         ]
         contents = [document.content for document in collection.documents.values()]
-        yield folder.name, contents, list(collection.queries.values()), pairs
+        yield folder.name, (contents, list(collection.queries.values()), pairs)
 
 
 def _systems(
@@ -106,7 +102,7 @@ def _systems(
         }
 
 
-def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[str, Any]]) -> Output:
+def _report(options: Options, folder: Path, name: str, systems: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """Measure systems, write report and pictures into a folder, and return the table and where they are."""
     from ragcun.io import write_json, write_text
     from ragcun.isotropy import MeasureSettings
@@ -127,4 +123,4 @@ def _report(options: Options, folder: Path, name: str, systems: Iterable[dict[st
     write_text(folder / "isotropy.md", table)
     names = ", ".join(path.name for path in plot_isotropy(figures, folder))
     text = f"{table}\nfigures: {figures}, table: {folder / 'isotropy.md'}, pictures beside: {names}"
-    return Output(text, content)
+    return text, content

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ragcun.cli.flags import CollectionFlags, EncodingFlags, ModelFlags
-from ragcun.cli.parser import Output
 from ragcun.errors import InputError
 from ragcun.options import check_one_of, flag
 
@@ -62,7 +61,7 @@ def overlap(
     run: tuple[Path, ...] = flag(MISSING, "TREC runs; the others are tested against the first"),
     output_file: Path = flag(Path("results/overlap.json"), "results, as JSON, and a table beside it", short="output"),
     seed: int = flag(0, "seed of the randomisation test", at_least=0),
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Measure runs on the queries with and without a relevant document that training has seen; by ids of documents."""
     from ragcun.data.beir import Collection, Document, read_qrels
     from ragcun.data.overlap import text_hashes
@@ -83,4 +82,4 @@ def overlap(
     results = run_benchmark(first, others, [collection], output_file, made, seed=seed, remembered=lambda _: seen)
     table, page = results_table(results), output_file.with_suffix(".md")
     write_text(page, table)
-    return Output(f"{table}\ntable: {page}, figures: {output_file}", results.to_dict())
+    return f"{table}\ntable: {page}, figures: {output_file}", results.to_dict()

@@ -43,13 +43,14 @@ COMMANDS = {
     "cache clear": ("delete the cache of vectors", "doctor:clear"),
     "completion": ("print a script by which a shell completes commands and flags", "doctor:completion"),
 }
-"""What each command does, and the function in `ragcun.cli` that does it and returns what is printed.
+"""What each command does, and the function in `ragcun.cli` that does it.
 
-Its flags are the fields of `options`, which it takes, or else its parameters.
+Its flags are the fields of `options`, which it takes, or else its parameters. It returns what is printed, or that and
+the figures that are printed instead with ``--json``.
 """
 
 
-def load(name: str) -> tuple[Callable[[Any], str], type[Any]]:
+def load(name: str) -> tuple[Callable[[Any], Any], type[Any]]:
     """Import a command; return its function, and the dataclass of flags that this takes, or its parameters as one."""
     function = pkgutil.resolve_name(f"ragcun.cli.{COMMANDS[name][1]}")
     kinds = typing.get_type_hints(function)
@@ -87,9 +88,10 @@ def _run(name: str, arguments: Sequence[str], program: str, defaults: Mapping[st
     def run() -> None:
         function, config = load(name)
         options = parse_config(config, f"{summary[0].upper()}{summary[1:]}.", arguments, program, defaults)
-        text = function(options)
+        made = function(options)
+        text, figures = made if isinstance(made, tuple) else (made, {"message": made})
         if "--json" in arguments:
-            text = json.dumps(as_json(getattr(text, "figures", {"message": text})))
+            text = json.dumps(as_json(figures))
         if text:
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 

@@ -29,18 +29,6 @@ METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE
 ENDINGS = {"_dir": "DIR", "_file": "FILE", "_data": "PATH", "_path": "DIR"}
 
 
-class Output(str):
-    """What a command prints, and the figures that it prints instead with ``--json``."""
-
-    figures: Mapping[str, Any]
-
-    def __new__(cls, text: str, figures: Mapping[str, Any]) -> Output:
-        """Make the text, and keep the figures beside it."""
-        made = super().__new__(cls, text)
-        made.figures = figures
-        return made
-
-
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that answers a wrong flag with a sentence instead of a page of usage."""
 

@@ -7,13 +7,12 @@ import logging
 import shlex
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ragcun.cli.flags import EncodingFlags
-from ragcun.cli.parser import Output
 from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
 from ragcun.errors import InputError, as_input_error, require_package
-from ragcun.options import check_one_of, flag, flags_of
+from ragcun.options import flag, flags_of
 
 if TYPE_CHECKING:
     from ragcun.models.encoder import RetrievalEncoder
@@ -33,7 +32,7 @@ Side = Literal["query", "document"]
 logger = logging.getLogger(__name__)
 
 
-def run(options: TrainConfig) -> str:
+def run(options: TrainConfig) -> tuple[str, dict[str, Any]]:
     """Train, draw the loss curve into the run folder, and return a summary; of several processes the main one does."""
     from accelerate import PartialState
 
@@ -49,7 +48,7 @@ def run(options: TrainConfig) -> str:
         logger.warning("%s", stopped)
         raise SystemExit(stopped.code) from None
     if not PartialState().is_main_process:
-        return ""
+        return "", {}
     folder = RunFolder(options.output_dir)
     if not importlib.util.find_spec("matplotlib"):
         logger.info("no loss curve is drawn without matplotlib: pip install 'ragcun[report]'")
@@ -66,7 +65,7 @@ def run(options: TrainConfig) -> str:
         f"{result.steps} steps in {result.seconds:.1f} s; checkpoint: {result.checkpoint}"
     )
     following = _next(result.checkpoint, options.train_data or options.corpus, options.vectors)
-    return Output(f"{text}\n{following}", asdict(result))
+    return f"{text}\n{following}", asdict(result)
 
 
 def _next(checkpoint: Path, data: str | Path | None, vectors: str | None = None) -> str:
@@ -78,24 +77,17 @@ def _next(checkpoint: Path, data: str | Path | None, vectors: str | None = None)
     return f"next: {shlex.join(['ragcun', 'evaluate', *map(str, words)])}"
 
 
-@dataclass(kw_only=True)
-class SweepOptions:
-    """Flags of ``ragcun sweep``."""
-
-    title: ClassVar[str] = "sweep"
-    config: str = flag(MISSING, "YAML file of the sweep, or a packaged one, such as sweeps/lambda", metavar="FILE")
-    output_dir: str = flag(MISSING, "folder of the sweep: its log, report.md and best_config.yaml")
-    trials: int | None = flag(None, "number of configurations, instead of the file's", at_least=1)
-    keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/")
-    resume: bool = flag(False, "resume the sweep in --output_dir, or start where there is none")
-    overwrite: bool = flag(False, "replace an earlier sweep in --output_dir")
-
-    def __post_init__(self) -> None:
-        check_one_of(self, "resume", "overwrite", needed=False)
-
-
-def sweep(options: SweepOptions) -> str:
+def sweep(
+    config: str = flag(MISSING, "YAML file of the sweep, or a packaged one, such as sweeps/lambda", metavar="FILE"),
+    output_dir: Path = flag(MISSING, "folder of the sweep: its log, report.md and best_config.yaml"),
+    trials: int | None = flag(None, "number of configurations, instead of the file's", at_least=1),
+    keep_runs: bool = flag(False, "keep the run folders of all trials, under runs/"),
+    resume: bool = flag(False, "resume the sweep in --output_dir, or start where there is none"),
+    overwrite: bool = flag(False, "replace an earlier sweep in --output_dir"),
+) -> str:
     """Run a sweep, or what is left of it, write its report and best settings, and return a summary."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other; give one of them")
     require_package("optuna", "sweeps")
     import yaml
 
@@ -103,13 +95,12 @@ def sweep(options: SweepOptions) -> str:
     from ragcun.sweeps.space import check_inputs, read_space
     from ragcun.sweeps.study import markdown, run_sweep, summarise
 
-    space = read_space(options.config, options.trials)
+    space = read_space(config, trials)
     data = check_inputs(space)
-    folder = Path(options.output_dir)
-    log, report, settings = folder / "study.log", folder / "report.md", folder / "best_config.yaml"
-    old = (folder / "runs", log, report.with_suffix(".json"), report, settings)
-    claim_folder(folder, "sweep", log, old, options.resume, options.overwrite)
-    figures = summarise(space, run_sweep(space, folder, data, options.keep_runs), folder)
+    log, report, settings = (output_dir / name for name in ("study.log", "report.md", "best_config.yaml"))
+    old = (output_dir / "runs", log, report.with_suffix(".json"), report, settings)
+    claim_folder(output_dir, "sweep", log, old, resume, overwrite)
+    figures = summarise(space, run_sweep(space, output_dir, data, keep_runs), output_dir)
     write_json(report.with_suffix(".json"), figures)
     write_text(report, markdown(figures))
     best = figures["best"]
@@ -145,7 +136,7 @@ class CalibrateOptions(LexicalConfig, EncodingFlags):
             raise InputError("--query_split is of a BEIR folder in --queries, which is missing; name one")
 
 
-def calibrate(options: CalibrateOptions) -> str:
+def calibrate(options: CalibrateOptions) -> tuple[str, dict[str, Any]]:
     """Fit a head to a corpus in closed form, write it as a checkpoint, and return a summary."""
     from ragcun.data.beir import read_queries
     from ragcun.data.records import read_documents
@@ -173,7 +164,7 @@ towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     text = f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
     figures = {"checkpoint": output, "dimension": encoder.dimension, "documents": len(texts), "queries": len(queries)}
-    return Output(f"{text}\n{_next(output, options.corpus)}", figures)
+    return f"{text}\n{_next(output, options.corpus)}", figures
 
 
 def _require_empty(folder: Path) -> None:

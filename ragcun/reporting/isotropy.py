@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from ragcun.io import read_json
 from ragcun.isotropy.pairs import Distribution
 from ragcun.isotropy.report import IsotropyReport, SystemReport
 from ragcun.isotropy.spectrum import Measure
@@ -26,34 +27,8 @@ CONSTANT = 1e-4  # values whose range is below this share of their mean are draw
 REFERENCE: dict[str, Any] = {"color": LIGHT_GREY, "linestyle": (0, (2, 1)), "linewidth": 1.2}
 
 
-class Label(NamedTuple):
-    """What a measure is called, its unit or range for an axis, and how to read it."""
-
-    title: str
-    unit: str
-    note: str
-
-
-LABELS = {
-    "isotropy_score": Label("1 − std/mean", "at most 1", "of the covariance's eigenvalues; 1: all equal"),
-    "isoscore": Label("IsoScore", "0 to 1", "1: all directions have equal variance, 0: one has it all"),
-    "participation_ratio": Label("participation ratio", "dimensions", "(Σλ)² / Σλ², dimensions that hold the variance"),
-    "effective_rank": Label("effective rank", "dimensions", "exp of the entropy of the singular values, centred"),
-    "rankme": Label("RankMe", "dimensions", "exp of the entropy of the singular values, not centred"),
-    "stable_rank": Label("stable rank", "dimensions", "squared Frobenius / squared spectral norm, not centred"),
-    "condition_number": Label("condition number", "ratio of eigenvalues", "largest / smallest eigenvalue"),
-    "partition": Label("partition I(W)", "0 to 1", "least / largest partition function; depends on scale"),
-    "mean_cosine": Label("mean cosine", "−1 to 1", "of random pairs; 0: no common direction"),
-    "uniformity": Label("uniformity", "log; lower: more uniform", "log mean exp(−2 d²) of unit rows; 0: all equal"),
-    "alpha_req": Label("α-ReQ", "exponent of the decay", "decay of the spectrum; 0: flat"),
-    "sigreg": Label("SIGReg", "0: isotropic Gaussian", "distance from N(0, I) along random directions, scaled"),
-    "hubness_skewness": Label("hubness", "skewness", "skewness of k-occurrence; 0: no hubs"),
-    "robin_hood": Label("Robin Hood index", "0 to 1", "share of k-occurrences to move until all rows have as many"),
-    "antihub_share": Label("antihubs", "share of rows", "share of rows that are near no other"),
-    "gap": Label("gap", "Euclidean distance", "between the means of queries and documents"),
-    "relative_gap": Label("relative gap", "share of variance", "squared, against the summed variances"),
-    "alignment": Label("alignment", "mean squared distance", "mean squared distance of relevant pairs"),
-}
+LABELS: dict[str, dict[str, str]] = read_json(Path(__file__).with_name("measures.json"))
+"""Of each measure its title, its unit or range for an axis, and a note on how to read it."""
 
 
 def title_of(system: SystemReport) -> str:
@@ -88,7 +63,7 @@ def isotropy_table(report: IsotropyReport) -> str:
     return "\n".join(
         markdown_table(
             [f"{report.name}: {table.caption}", *table.header[1:]],
-            [[LABELS[name].title if name in LABELS else name, *texts] for name, *texts in table.rows],
+            [[LABELS[name]["title"] if name in LABELS else name, *texts] for name, *texts in table.rows],
         )
         for table in measure_tables(report.systems)
     )

@@ -118,7 +118,7 @@ def isotropy_points(
 
 def isotropy_ndcg_figure(points: pd.DataFrame, measure: str, space: str) -> Figure:
     """Draw a point for each system, with the measure's 95 % interval, in a panel per dataset; the base is a star."""
-    name = f"{LABELS[measure].title} ({LABELS[measure].unit})" if measure in LABELS else measure
+    name = "{title} ({unit})".format(**LABELS[measure]) if measure in LABELS else measure
     axis = name if space == PAIRS else f"{name}, {space}"
     look = _looks(points)
     figure, grid = panel_grid(points["dataset"].nunique(), 3.0)
