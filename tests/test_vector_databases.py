@@ -1,4 +1,4 @@
-"""The code of docs/vectors.md, run as it stands: the databases find what `top_k` finds."""
+"""The code of docs/vectors.md, run as it stands: databases and wrappers find what the checkpoint finds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, TextBase, load_collection, top_k
+from ragcun import (
+    AsymmetricProjectionModel,
+    IsotropicGaussianEncoder,
+    RetrievalEncoder,
+    TextBase,
+    load_collection,
+    top_k,
+)
+from ragcun.cli.main import main
+from ragcun.data.beir import Collection, Document
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.retrieval.metrics import evaluate_run, mean
+from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
+from tests.models.helpers import moved
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "vectors.md"
-FOLDERS = {"encode": "checkpoints/mine/best_model", "A lexical channel": "checkpoints/words/best_model"}
+PARTS = re.split(r"(?m)^##+ (.+)$", PAGE.read_text(encoding="utf-8"))
+BLOCK = re.compile(r"(?ms)^```python\n(.*?)^```$")
+CODE = {title: "\n".join(BLOCK.findall(text)) for title, text in zip(PARTS[1::2], PARTS[2::2], strict=True)}
+"""The code of each section of the page, by its title."""
+FOLDERS = {"Vector databases": "checkpoints/mine/best_model", "A lexical channel": "checkpoints/words/best_model"}
 """Checkpoints by the section that encodes with them."""
-
-
-def blocks() -> dict[str, str]:
-    """Return the code of each section of the page, by its title; that before the first one is called encode."""
-    databases = PAGE.read_text(encoding="utf-8").partition("## Vector databases")[2].partition("\n## ")[0]
-    first, *rest = re.split(r"^### (.+)$", databases, flags=re.MULTILINE)
-    sections = {"encode": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
-    code = {title: re.findall(r"(?ms)^```python\n(.*?)^```$", text) for title, text in sections.items()}
-    return {title: "\n".join(parts) for title, parts in code.items() if parts}
+SECTIONS = {
+    "LangChain": ["langchain_huggingface"],
+    "LlamaIndex": ["llama_index.core", "llama_index.embeddings.huggingface"],
+    "A lexical channel of words": ["langchain_core"],
+}
+THINGS = ["kettle", "bicycle", "violin", "carpet", "camera", "piano", "lamp", "boat"]
+TASKS = {"clean": "wipe the dirt off a", "repair": "mend a broken", "store": "put away a", "sell": "get money for a"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +63,7 @@ def page(checkpoint, collection_folder, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         names = {"documents": documents, "queries": collection.queries}
         for title in (encodes, section):
-            exec(compile(blocks()[title], f"{PAGE.name}, {title}", "exec"), names)
+            exec(compile(CODE[title], f"{PAGE.name}, {title}", "exec"), names)
         return names
 
     return run
@@ -77,5 +91,34 @@ def test_a_database_finds_the_same(page, checkpoint, encodes, database, packages
         np.testing.assert_allclose([distance(value) for _, value in hits[query]], -scores, atol=1e-4, rtol=0)
 
 
-def test_the_page_has_no_code_that_is_not_run():
-    assert set(blocks()) == {*FOLDERS, "numpy", "Qdrant", "Milvus"}
+@pytest.fixture
+def collection() -> Collection:
+    documents = {f"{task} {thing}": Document("", f"How to {task} a {thing}.") for thing in THINGS for task in TASKS}
+    queries = {f"to {task} {thing}": f"I {TASKS[task]} {thing}" for thing in THINGS for task in ("clean", "store")}
+    return Collection("made", documents, queries, {query: {query[3:]: 1} for query in queries}, "test")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_wrapper_retrieves_at_the_library_s_ndcg(collection, tmp_path, monkeypatch, section):
+    for package in SECTIONS[section]:
+        pytest.importorskip(package, reason="needs pip install 'ragcun[integrations]'")
+    monkeypatch.chdir(tmp_path)
+    documents = {name: document.content for name, document in collection.documents.items()}
+    base = TextBase.load("minilm", device="cpu")
+    if "words" in section:
+        base = JoinedBase(base, LexicalChannel.fit([*documents.values()], 8), 0.3)
+    encoder = moved(AsymmetricProjectionModel(base, normalize_output=True), 0.08)
+    folder = "checkpoints/words/best_model" if "words" in section else "checkpoints/mine/best_model"
+    encoder.save_pretrained(folder)
+    for side in ("query", "document") if section == "LlamaIndex" else ():
+        main(["export", "--model_path", folder, "--side", side, "--output_dir", f"exported/{side}"])
+    names = {"documents": documents, "queries": collection.queries}
+    exec(compile(CODE[section], f"{PAGE.name}, {section}", "exec"), names)
+    own = evaluate_retriever(DenseRetriever("own", encoder), collection, cutoffs=(10,))
+    assert names["hits"] == {query: list(found) for query, found in own.run.items()}
+    run = {query: dict(zip(found, range(10, 0, -1), strict=True)) for query, found in names["hits"].items()}
+    assert mean(evaluate_run(run, collection.qrels, (10,))) == own.mean
+    encoder.encode_query = encoder.encode_document
+    as_documents = evaluate_retriever(DenseRetriever("as documents", encoder), collection, cutoffs=(10,))
+    assert abs(as_documents.mean["NDCG@10"] - own.mean["NDCG@10"]) > 0.01

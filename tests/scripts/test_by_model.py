@@ -1,42 +1,11 @@
-"""The founding notes' scripts for the isotropic Gaussian encoder; test_founding_notes.py runs their very commands."""
+"""Evaluation by the founding notes' script; test_founding_notes.py runs it and the others by their very commands."""
 
-import json
-
-import pytest
 import torch
-import yaml
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import read_json
 
 FOLDER = "by_model/isotropic_gaussian"
-NOTES = {"lambda_contrastive": 0.0, "lambda_isotropy": 1.5, "lambda_predictive": 1.2, "epochs": 3, "batch_size": 32}
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "expected"),
-    [
-        ("contrastive", "--train_data FILE", {"train_data": "FILE", **NOTES, "lambda_contrastive": 1.0}),
-        ("xy_masked", "--input_xy_pairs=FILE", {"train_data": "FILE", **NOTES, "pair_method": "mask_mixed"}),
-        ("self_supervised", "--documents FILE", {"documents": "FILE", **NOTES, "pair_method": "half"}),
-        ("self_supervised", "--documents FILE --split_method prefix_suffix", {"pair_method": "prefix_suffix"}),
-    ],
-)
-def test_a_script_has_the_notes_names_and_defaults(run_any, tiny_bert, texts, tmp_path, script, flags, expected):
-    rows = {"contrastive": [{"query": " ".join(text.split()[:3]), "positive": text} for text in texts[:40]]}
-    rows["xy_masked"] = [{"x": text, "y": " ".join(["[MASK]", *text.split()[1:]])} for text in texts[:40]]
-    file, run = tmp_path / "given.json", tmp_path / "run"
-    file.write_text(json.dumps(rows.get(script, [" ".join(texts[i : i + 2]) for i in range(0, 80, 2)])))
-    words = flags.replace("FILE", str(file)).split()
-    small = ("--base_model", tiny_bert, "--device", "cpu", "--output_dir", run)
-    code, shown, err = run_any(f"{FOLDER}/train_{script}", *words, *small)
-    assert (code, str(run / "best_model") in shown) == (0, True), err
-    assert ("--input_xy_pairs is now called --train_data" in err) == (script == "xy_masked")
-    assert IsotropicGaussianEncoder.from_pretrained(run / "best_model").to_config()["predictor"] is not None
-    saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert {name: str(saved[name]).replace(str(file), "FILE") for name in expected} == {
-        name: str(value) for name, value in expected.items()
-    }
 
 
 def test_evaluation_embeds_queries_with_the_predictor_or_without(

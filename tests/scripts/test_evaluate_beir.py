@@ -1,13 +1,17 @@
+import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ragcun import RetrievalEncoder, load_collection
+from ragcun.data.beir_sets import SETS
 from ragcun.isotropy.measures import isotropy_score
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run
@@ -80,6 +84,36 @@ def test_queries_of_training_positives_are_told_apart(run_script, evaluate, tiny
         assert (scores["seen"]["n_queries"], scores["unseen"]["n_queries"]) == (len(seen), 20 - len(seen))
         assert scores["seen"]["NDCG@10"] == pytest.approx(np.mean([per_query[f"q{i}"] for i in seen]), abs=1e-12)
         assert "toy, unseen" in shown
+
+
+def test_a_set_is_downloaded_once_and_measured_by_the_split_of_beir(evaluate, collection_folder, tmp_path, monkeypatch):
+    shutil.copytree(collection_folder, tmp_path / "made" / "msmarco")
+    packed = Path(shutil.make_archive(str(tmp_path / "mirror" / "msmarco"), "zip", tmp_path / "made", "msmarco"))
+    digest = hashlib.md5(packed.read_bytes()).hexdigest()
+    monkeypatch.setitem(SETS, "msmarco", replace(SETS["msmarco"], md5=digest, queries=20))
+    place = ("--model", "bm25", "--datasets", "msmarco", "--data_dir", tmp_path / "data")
+    found, _ = evaluate(*place, "--mirror", f"file://{tmp_path}/mirror")
+    shutil.rmtree(tmp_path / "mirror")
+    again, _ = evaluate(*place)
+    assert found["datasets"] == again["datasets"]
+    assert found["manifest"]["collections"]["msmarco"]["split"] == "dev"
+
+
+def test_other_weights_or_vectors_are_another_evaluation(
+    evaluate, fails_clearly, save_checkpoint, collection_folder, tmp_path
+):
+    """Under the same name; a card with more in it is not."""
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", 1)
+    flags = ("--model_path", checkpoint, "--resume")
+    again = ("evaluate_beir", *flags, "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
+    evaluate(*flags)
+    with (checkpoint / "README.md").open("a") as card:
+        card.write("scores\n")
+    evaluate(*flags)
+    assert "truncate_dim" in fails_clearly(*again, "--truncate_dim", 8)
+    shutil.rmtree(checkpoint)
+    save_checkpoint(checkpoint, 2)
+    assert "system model is" in fails_clearly(*again)
 
 
 def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint, tiny_bert):

@@ -1,8 +1,7 @@
 """Every command of the five founding notes, word for word, and every flag that they name.
 
 The commands run in a folder that has small stand-ins at the notes' own paths: base models, texts, pairs, BEIR sets.
-Numbers of passages and pairs are replaced (`REPLACED`). The two shell scripts are in test_publication.py and
-test_evaluate_all.py.
+Numbers of passages and pairs are replaced (`REPLACED`). The two shell scripts are in test_publication.py.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import ragcun
 from ragcun.cli.parser import parse_config
@@ -32,6 +32,13 @@ MPNET = "--base_model sentence-transformers/all-mpnet-base-v2"
 SECTIONS = Path(__file__).with_name("founding_notes.txt").read_text(encoding="utf-8").split("\n\n")
 NOTES = {title: commands for title, *commands in map(str.splitlines, SECTIONS)}
 """The commands of each section, as the notes have them."""
+WEIGHTS = {"lambda_isotropy": 1.5, "lambda_predictive": 1.2}
+BY_MODEL = {
+    "contrastive": {"lambda_contrastive": 1.0},
+    "xy_masked": {"pair_method": "mask_mixed"},
+    "self_supervised": {"pair_method": "half"},
+}
+"""What the notes' scripts have for a default, by the name of their run."""
 SETS = {"scifact", "nfcorpus", "arguana"}
 MODULES = {
     "model": "IsotropicGaussianEncoder",
@@ -89,7 +96,7 @@ def command(
         with caplog.at_level(logging.INFO, "ragcun"):
             code, out, err = run_any(name, *arguments)
         assert code == 0, f"{words}\n{out}{err}"
-        return "\n".join([*(record.getMessage() for record in caplog.records), out])
+        return "\n".join([*(record.getMessage() for record in caplog.records), out, err])
 
     return run
 
@@ -106,6 +113,12 @@ def test_every_command_runs(command: Callable[[str], str], place: Path) -> None:
     assert "--warmup_steps" in said["strategy 2"][2]
     mlp = f"training isotropic_gaussian on {MPNET.split()[1]} (frozen): mlp"
     assert [mlp in shown for shown in said["by model"]] == [True, True, True, False]
+    assert "--input_xy_pairs is now called --train_data" in said["by model"][1]
+    for name, own in BY_MODEL.items():
+        run = place / "checkpoints" / "isotropic_gaussian" / name
+        settings = {"lambda_contrastive": 0.0, **WEIGHTS, "epochs": 3, "batch_size": 32, **own}
+        assert settings.items() <= yaml.safe_load((run / "config.yaml").read_text()).items()
+        assert ragcun.IsotropicGaussianEncoder.from_pretrained(run / "best_model").to_config()["predictor"] is not None
     scored = ["beir_results", "beir_full_results", "bm25_baseline", "contriever_baseline", "smart_hybrid_beir"]
     for name in (*scored, "baseline_mpnet"):
         assert set(json.loads((place / "results" / f"{name}.json").read_text())["datasets"]) == SETS

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 
 from ragcun.io import read_json
+from tests.reporting.html.conftest import Page
 
 IDS = [
     "../../x", "/etc/passwd", "a/b", "..", ".", "C:\\x", "<script>alert(1)</script>", "\"><img/src=x/onerror=alert(1)>",
@@ -19,20 +19,6 @@ TEXTS = [
     "https://me:word@host/x word5", "word6 " * 3000, "a\u0301" * 500, "\U0001f600 word7", "%(levelname)s {0} %s",
     "word8 \\ud800",
 ]  # fmt: skip
-
-
-class Tags(HTMLParser):
-    """The elements of a page that could do something, and attributes that could."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        if tag in ("script", "iframe", "object", "embed", "link", "form", "base"):
-            self.found.append(tag)
-        self.found += [f"{tag} {name}" for name, _ in attributes if name.startswith("on")]
-        self.found += [f"{tag} {name}" for name, value in attributes if str(value).lower().startswith("javascript:")]
 
 
 def write_lines(path, rows):
@@ -71,9 +57,10 @@ def test_a_hostile_corpus_does_nothing(run_script, evaluate, tiny_bert, tmp_path
     run_script("compute_isotropy", *model, *collections, "--device", "cpu", "--k", 3, "--output_dir", run / "isotropy")
     assert run_script("report", run) == f"report: {run / 'report.html'}\n"
     page = (run / "report.html").read_text(encoding="utf-8")
-    tags = Tags()
-    tags.feed(page)
-    assert tags.found == []
+    elements = Page(run / "report.html").elements
+    assert not {tag for tag, _ in elements} & {"script", "iframe", "object", "embed", "link", "form", "base"}
+    given = [pair for _, attributes in elements for pair in attributes.items()]
+    assert not [name for name, value in given if name.startswith("on") or value.lower().startswith("javascript:")]
     assert "&lt;b&gt;toy" in page
     systems = (results, results["untouched_base"], results["baselines"]["bm25"])
     figures = [f"{system['datasets'][place.name]['NDCG@10']:.4f}" for system in systems]

@@ -10,8 +10,6 @@ from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
 from ragcun.data.beir import load_collection
 from ragcun.data.overlap import text_hash
 
-IDENTITY = ("--head_init", "identity")
-
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory, tiny_bert, collection_folder):
@@ -47,30 +45,39 @@ def evaluated(evaluate):
     return run
 
 
-def test_vectors_give_what_texts_give(
-    run_script, arguments, evaluated, vectors, tiny_bert, collection_folder, tmp_path
-):
-    of = {"texts": ("--base_model", tiny_bert), "vectors": ("--vectors", vectors)}
-    for name, flags in of.items():
-        shown = run_script("train", *arguments, *flags, *IDENTITY, "--output_dir", tmp_path / name)
-    checkpoints = {name: tmp_path / name / "best_model" for name in of}
-    ours, theirs = (load_file(checkpoints[name] / "ragcun" / "parts.safetensors") for name in ("vectors", "texts"))
+@pytest.fixture
+def trained(run_script, arguments, vectors, tiny_bert, tmp_path):
+    """Train from the identity, by vectors and by texts; return both checkpoints."""
+
+    def run(*flags):
+        of = {"vectors": ("--vectors", vectors), "texts": ("--base_model", tiny_bert)}
+        for name, source in of.items():
+            more = ("--head_init", "identity", *flags, "--output_dir", tmp_path / name)
+            run_script("train", *arguments, *source, *more)
+        return [tmp_path / name / "best_model" for name in of]
+
+    return run
+
+
+def test_vectors_give_what_texts_give(trained, evaluated, vectors, collection_folder):
+    by_vectors, by_texts = trained()
+    ours, theirs = (load_file(folder / "ragcun" / "parts.safetensors") for folder in (by_vectors, by_texts))
     assert ours.keys() == theirs.keys()
     for key, weights in theirs.items():
         torch.testing.assert_close(ours[key], weights, rtol=1e-5, atol=1e-6)
-    files = {path.relative_to(checkpoints["vectors"]).as_posix() for path in checkpoints["vectors"].rglob("*.*")}
+    files = {path.relative_to(by_vectors).as_posix() for path in by_vectors.rglob("*.*")}
     parts = {f"ragcun/{name}" for name in ("encoder.json", "parts.safetensors", "seen_documents.json")}
     assert files == {"README.md"} | parts
 
-    by_texts, _ = evaluated("--model_path", checkpoints["texts"])
-    by_vectors, shown = evaluated("--model_path", checkpoints["vectors"], "--vectors", vectors)
-    assert by_texts.keys() == by_vectors.keys()
-    for system, figures in by_texts.items():
-        assert figures.keys() == by_vectors[system].keys() >= {"NDCG@10", "seen", "unseen"}
+    expected, _ = evaluated("--model_path", by_texts)
+    found, shown = evaluated("--model_path", by_vectors, "--vectors", vectors)
+    assert expected.keys() == found.keys()
+    for system, figures in expected.items():
+        assert figures.keys() == found[system].keys() >= {"NDCG@10", "seen", "unseen"}
         for metric in ("NDCG@1", "NDCG@10", "Recall@100"):
-            assert by_vectors[system][metric] == pytest.approx(figures[metric], abs=1e-12)
+            assert found[system][metric] == pytest.approx(figures[metric], abs=1e-12)
     assert "vectors (untouched)" in shown
-    seen = json.loads((checkpoints["vectors"] / "ragcun" / "seen_documents.json").read_text())
+    seen = json.loads((by_vectors / "ragcun" / "seen_documents.json").read_text())
     train = load_collection(collection_folder, "train")
     positives = {key for judged in train.qrels.values() for key in judged}
     assert set(seen) == {text_hash(train.documents[key].content) for key in positives}
@@ -124,14 +131,10 @@ def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arg
 
 
 def test_the_channel_of_the_texts_joins_vectors_as_it_joins_a_text_model(
-    run_script, fails_clearly, arguments, evaluated, vectors, tiny_bert, collection_folder, tmp_path
+    trained, run_script, fails_clearly, arguments, evaluated, vectors, collection_folder, tmp_path
 ):
-    joined = (*arguments[:-4], "--lexical_dim", 8, *arguments[-2:], *IDENTITY)
-    of = {"texts": ("--base_model", tiny_bert), "vectors": ("--vectors", vectors)}
-    for name, flags in of.items():
-        run_script("train", *joined, *flags, "--output_dir", tmp_path / name)
-    checkpoints = {name: tmp_path / name / "best_model" for name in of}
-    head, encoder = load_head(checkpoints["vectors"], "cpu"), RetrievalEncoder.from_pretrained(checkpoints["texts"])
+    by_vectors, by_texts = trained("--lexical_dim", 8)
+    head, encoder = load_head(by_vectors, "cpu"), RetrievalEncoder.from_pretrained(by_texts)
     collection = load_collection(collection_folder, "test")
     texts = [document.content for document in collection.documents.values()]
     rows = np.load(vectors / "toy" / "documents.npy")
@@ -139,21 +142,18 @@ def test_the_channel_of_the_texts_joins_vectors_as_it_joins_a_text_model(
     for given in (None, texts[1:]):
         with pytest.raises(ValueError, match="text of each of the 120 vectors"):
             head.embed_documents(rows, given)
-    by_texts, _ = evaluated("--model_path", checkpoints["texts"])
-    by_vectors, shown = evaluated("--model_path", checkpoints["vectors"], "--vectors", vectors)
-    assert {system: each["NDCG@10"] for system, each in by_vectors.items()} == pytest.approx(
-        {system: each["NDCG@10"] for system, each in by_texts.items()}, abs=1e-9
-    )
-    assert "vectors (untouched)" in shown
-    chosen, _ = evaluated("--model_path", checkpoints["vectors"], "--vectors", vectors, "--hybrid", "bm25", "--memory")
-    assert chosen["model"] == by_vectors["model"]  # the rows of its dev queries are found beside it
-    model = ("--model_path", checkpoints["vectors"], "--vectors", vectors, "--datasets", "toy")
-    model += ("--data_dir", collection_folder.parent, "--output_file", tmp_path / "run.trec")
-    assert f"toy: NDCG@10 {by_vectors['model']['NDCG@10']:.4f}" in run_script("search_corpus", *model)
+    model, joined = ("--model_path", by_vectors, "--vectors", vectors), ("--vectors", vectors, "--lexical_dim", 8)
+    (expected, _), (found, _) = evaluated("--model_path", by_texts), evaluated(*model)
+    for system, figures in expected.items():
+        assert found[system]["NDCG@10"] == pytest.approx(figures["NDCG@10"], abs=1e-9)
+    chosen, _ = evaluated(*model, "--hybrid", "bm25", "--memory")
+    assert chosen["model"] == found["model"]  # the rows of its dev queries are found beside it
+    model += ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "run.trec")
+    assert f"toy: NDCG@10 {found['model']['NDCG@10']:.4f}" in run_script("search_corpus", *model)
     run_script("search_corpus", *model, "--hybrid", "bm25", "--feedback", 2)
     assert "one shard" in fails_clearly("search_corpus", *model, "--shards", 2)
-    goes_on = ("--load_checkpoint", checkpoints["vectors"], "--output_dir", tmp_path / "on", "--vectors", vectors)
+    goes_on = ("--load_checkpoint", by_vectors, "--output_dir", tmp_path / "on", "--vectors", vectors)
     run_script("train", *arguments[:-4], *arguments[-2:], *goes_on)
     assert load_head(tmp_path / "on" / "best_model").encoder.base.channel.dimension == 8
-    pieces = ("--lexical_terms", "pieces", "--vectors", vectors, "--output_dir", tmp_path / "p")
-    assert "choose words" in fails_clearly("train", *joined, *pieces)
+    pieces = (*joined, "--lexical_terms", "pieces", "--output_dir", tmp_path / "p")
+    assert "choose words" in fails_clearly("train", *arguments, *pieces)

@@ -90,16 +90,6 @@ def test_the_grid_is_run_once_for_each_seed(write_sweep, runs, tmp_path):
     assert len(runs) == 4
 
 
-def test_scores_are_those_of_fit(write_sweep, tmp_path):
-    path = write_sweep()
-    (trial,), space = run(path, tmp_path / "out", trials=1, keep=True), read_space(path)
-    alone = [fit(space.config(trial.params, seed=seed, output_dir=str(tmp_path / f"{seed}"))) for seed in (1, 2)]
-    assert trial.user_attrs["scores"] == [result.score for result in alone]
-    assert trial.user_attrs["base_scores"] == [result.base_score for result in alone]
-    assert trial.value == sum(trial.user_attrs["scores"]) / 2
-    assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-2" / "best_model").is_dir()
-
-
 @pytest.mark.slow
 def test_an_interrupted_sweep_resumes_as_if_it_were_not(write_sweep, runs, monkeypatch, tmp_path):
     """Stopped in the second seed of the third trial, the journal's last line torn: that trial runs again, whole."""
