@@ -44,12 +44,15 @@ def test_python_docs_become_a_beir_folder_with_pairs(run, tmp_path):
 
 
 def test_held_out_queries_are_the_dev_split(run, source, tmp_path):
-    said = run("--documents", source, "--split_name", "train", "--hold_out", 0.2, "--output_dir", tmp_path / "out")
+    flags = ("--split_name", "train", "--hold_out", 0.2, "--add_negatives", "random", "--negatives_per_query", 2)
+    said = run("--documents", source, *flags, "--output_dir", tmp_path / "out")
     train, dev = load_collection(tmp_path / "out", "train"), load_collection(tmp_path / "out", "dev")
     assert train.qrels | dev.qrels == load_collection(source, "train").qrels
     assert (len(train.qrels), len(dev.qrels)) == (16, 4)
     assert sorted(path.name for path in (tmp_path / "out" / "qrels").iterdir()) == ["dev.tsv", "train.tsv"]
-    assert set(read_pairs(tmp_path / "out" / "pairs" / "train.jsonl").queries) == set(train.queries.values())
+    pairs = read_pairs(tmp_path / "out" / "pairs" / "train.jsonl")
+    assert set(pairs.queries) == set(train.queries.values())
+    assert (len(pairs), bool((pairs.negative_ids >= 0).all())) == (32, True)
     assert "16 in train, 4 in dev" in said
 
 
@@ -133,19 +136,6 @@ def test_negatives_of_several_methods_are_mixed(run, collection_folder, tmp_path
     assert set(one) < set(both)
     assert len(both) == len(set(both)) == len(one) + len(pairs)
     assert len(set(both) & set(mined["random"])) < len(both)
-
-
-def test_held_out_and_python_docs_pairs_get_negatives(source, run, tmp_path):
-    add = ("--add_negatives", "random", "--negatives_per_query", 2)
-    run("--documents", source, *add, "--output_dir", tmp_path / "out")
-    pairs = read_pairs(tmp_path / "out" / "pairs" / "train.jsonl")
-    assert len(pairs) == 32
-    assert (pairs.negative_ids >= 0).all()
-    packages = ("--packages", "statistics", "argparse", "--max_documents", 20)
-    run("--documents", "python_docs", *packages, *add, "--output_dir", tmp_path / "docs")
-    pairs = read_pairs(tmp_path / "docs" / "pairs" / "train.jsonl")
-    assert len(pairs) == 32
-    assert set(pairs.negative_ids.tolist()) <= set(pairs.positive_ids.tolist())
 
 
 @pytest.mark.parametrize(

@@ -50,17 +50,10 @@ def change(arguments, part, **values):
     arguments[1].write_text(yaml.safe_dump(sweep | {part: sweep[part] | values}, sort_keys=False))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"train_data": "nowhere.jsonl"}, "nowhere.jsonl"),
-        ({"dev_beir": "nowhere"}, "nowhere"),
-        ({"base_model": "./no/such/folder"}, "no such model folder"),
-    ],
-)
-def test_mistakes_are_found_before_anything_runs(fails_clearly, arguments, tmp_path, values, message):
-    change(arguments, "base", **values)
-    assert message in fails_clearly("sweep", *arguments)
+@pytest.mark.parametrize("name", ["train_data", "dev_beir", "base_model"])
+def test_mistakes_are_found_before_anything_runs(fails_clearly, arguments, tmp_path, name):
+    change(arguments, "base", **{name: "./nowhere.jsonl"})
+    assert "nowhere.jsonl" in fails_clearly("sweep", *arguments)
     assert not (tmp_path / "out").exists()
 
 
