@@ -27,10 +27,17 @@ from tests.conftest import save_tiny_bert
 from tests.training.runs import rows_of, tensors_of
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def read_sections(name: str) -> dict[str, list[str]]:
+    """Return the lines of each section of a file beside this one, by the first of them."""
+    sections = Path(__file__).with_name(name).read_text(encoding="utf-8").split("\n\n")
+    return {title: lines for title, *lines in map(str.splitlines, sections)}
+
+
 REPLACED = {"1000000": "40", "100000": "40"}
 MPNET = "--base_model sentence-transformers/all-mpnet-base-v2"
-SECTIONS = Path(__file__).with_name("founding_notes.txt").read_text(encoding="utf-8").split("\n\n")
-NOTES = {title: commands for title, *commands in map(str.splitlines, SECTIONS)}
+NOTES = read_sections("founding_notes.txt")
 """The commands of each section, as the notes have them."""
 WEIGHTS = {"lambda_isotropy": 1.5, "lambda_predictive": 1.2}
 BY_MODEL = {
@@ -156,34 +163,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {name for name in one if one[name] != other[name]}
 
 
-PAIRS = "--train_data data/processed/msmarco_smoke/train.json --batch_size 8"
-AS_WRITTEN = {
-    f"{PAIRS} --freeze_base --lambda_contrastive 0.1 --lambda_isotropy 1.0 --lambda_reg 0.0 --margin 0.1 "
-    "--projection_learning_rate 5e-4 --epochs 2": [
-        "--freeze_base False", "--lambda_contrastive 1.0", "--lambda_isotropy 5.0", "--lambda_reg 1.0", "--margin 2.0",
-        "--projection_learning_rate 1e-3", "--epochs 3", "--no_normalize_embeddings", "--base_model contriever",
-        "--val_data data/processed/msmarco_smoke/dev.json", "--train_data data/processed/msmarco100k/train.json",
-    ],
-    f"{PAIRS} --epochs 2 --learning_rate 2e-4 --lambda_isotropy 1.0 --lambda_reg 0.1 --output_dim 24 "
-    "--freeze_early_layers --mixed_precision --log_interval 100 --warmup_steps 1000 --gradient_accumulation_steps 4 "
-    "--save_interval 1 --weight_decay 0.01": [
-        "--epochs 3", "--batch_size 4", "--learning_rate 1e-3", "--lambda_isotropy 0.5", "--lambda_reg 0.2",
-        "--output_dim 32", "--freeze_early_layers 3", "--mixed_precision bf16", "--log_interval 1",
-        "--warmup_steps 0", "--gradient_accumulation_steps 1", "--save_interval 2", "--weight_decay 0.5",
-        "--gradient_checkpointing",
-    ],
-    f"{PAIRS} --config by_model --lambda_contrastive 1.0 --output_dim 24": [
-        "--lambda_predictive 0.5", "--no_use_predictor --lambda_predictive 0", "--lambda_isotropy 1.0",
-        "--lambda_contrastive 0.5", "--batch_size 4",
-    ],
-    f"--config notes {PAIRS} --epochs 1": [
-        "--lambda_contrastive 0.1", "--lambda_isotropy 2.0", "--lambda_reg 1.0", "--margin 0.1",
-        "--base_learning_rate 1e-4", "--projection_learning_rate 5e-4", "--learning_rate 5e-4", "--batch_size 4",
-        "--epochs 2", "--weight_decay 0.5", "--warmup_steps 0", "--output_dim 24", "--head_expansion 1.5",
-        "--head_depth 3", "--activation relu", "--dropout 0.3", "--freeze_base", "--freeze_early_layers 2",
-        "--no_normalize_embeddings", "--max_grad_norm 0.5", "--isotropy sigreg", "--mixed_precision",
-    ],
-}  # fmt: skip
+AS_WRITTEN = read_sections("founding_flags.txt")
 """Commands in the notes' flags, and other values of each; in the notes' recipe, the last, each has an effect."""
 
 
