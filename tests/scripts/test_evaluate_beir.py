@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragcun import RetrievalEncoder, load_collection
+from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, load_collection
 from ragcun.data.beir_sets import SETS
 from ragcun.isotropy.measures import isotropy_score
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run
+from tests.models.helpers import moved
 
 
 def test_a_checkpoint_is_shown_beside_its_untouched_base(evaluate, checkpoint, collection_folder, tmp_path):
@@ -114,6 +115,24 @@ def test_other_weights_or_vectors_are_another_evaluation(
     shutil.rmtree(checkpoint)
     save_checkpoint(checkpoint, 2)
     assert "system model is" in fails_clearly(*again)
+
+
+def test_queries_are_embedded_by_the_predictor_or_without(
+    evaluate, fails_clearly, base, tiny_bert, collection_folder, tmp_path
+):
+    command = ("evaluate_beir", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
+    IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "without")
+    for flag in ("--use_predictor", "--no_use_predictor"):
+        message = fails_clearly(*command, "--model_path", tmp_path / "without", flag)
+        assert f"{tmp_path / 'without'} has no predictor" in message
+        assert "is not a checkpoint" in fails_clearly(*command, "--model", tiny_bert, flag)
+    assert not (tmp_path / "r.json").exists()
+    moved(IsotropicGaussianEncoder(base, use_predictor=True, predictor="linear")).save_pretrained(tmp_path / "with")
+    model = ("--model_path", tmp_path / "with")
+    more = ((), ("--no_use_predictor", "--resume"), ("--use_predictor",))
+    trained, plain, predicted = (evaluate(*model, *flags)[0]["datasets"] for flags in more)
+    assert trained == plain != predicted
+    assert "system model is" in fails_clearly(*command, *model, "--resume")
 
 
 def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint, tiny_bert):
