@@ -16,6 +16,7 @@ METRIC = "NDCG@10"  # the metric that is tested and that every system has on eve
 Part = Literal["seen", "unseen", "held_out"]
 PARTS: tuple[Part, ...] = ("seen", "unseen", "held_out")
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]  # as int64 holds
+Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Number = Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]  # as the limits of a plot's axis hold
 
 
@@ -38,15 +39,15 @@ class Scores:
     alone. `note` is what makes the scores doubtful. `space` is of a system that embeds documents.
 
     Raises:
-        ValueError: NDCG@10 is missing although there are queries, or a p value is no probability.
+        ValueError: NDCG@10 is missing although there are queries.
     """
 
     metrics: dict[str, Number]
     n_queries: Count | None = None
     n_documents: Count | None = None
     mean_difference: Number | None = None
-    p_randomisation: Number | None = None
-    p_t: Number | None = None
+    p_randomisation: Probability | None = None
+    p_t: Probability | None = None
     seen: Scores | None = None
     unseen: Scores | None = None
     held_out: Scores | None = None
@@ -63,9 +64,6 @@ class Scores:
     def __post_init__(self) -> None:
         if METRIC not in self.metrics and (self.metrics or self.n_queries != 0):
             raise ValueError(f"lacks {METRIC!r}")
-        for name in ("p_randomisation", "p_t"):
-            if (p := getattr(self, name)) is not None and not 0 <= p <= 1:
-                raise ValueError(f"{name} is {p}, not a probability")
 
     def part(self, part: Part | None) -> Scores | None:
         """Return the scores on a part, or these for None; None where there are no queries."""

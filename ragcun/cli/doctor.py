@@ -14,19 +14,11 @@ from typing import Any
 from ragcun.cli.parser import COMMON
 from ragcun.config import CACHE_HELP
 from ragcun.errors import InputError, version_clash
+from ragcun.io import read_text
 from ragcun.options import flag, flags_of
 
 REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ["']([\w-]+)["'])?$""")
 DEVELOPMENT = ("dev", "docs", "all")
-SHELLS = {"bash": "", "zsh": "autoload -U compinit bashcompinit && compinit && bashcompinit\n"}
-COMPLETION = """_ragcun() {{
-  local known=
-  case "${{COMP_LINE#* }}" in
-{cases}  esac
-  if [[ "$known" != --* || "$2" == -* ]]; then COMPREPLY=($(compgen -W "$known" -- "$2")); fi
-}}
-complete -o default -F _ragcun ragcun
-"""
 
 
 def doctor() -> tuple[str, dict[str, Any]]:
@@ -121,9 +113,11 @@ def push(
 
 
 def completion(
-    shell: tuple[str] = flag(MISSING, "the shell", choices=tuple(SHELLS), metavar="SHELL", positional=True),
+    shell: tuple[str] = flag(MISSING, "the shell", choices=("bash", "zsh"), metavar="SHELL", positional=True),
 ) -> str:
     """Return a script by which a shell completes commands and flags, and else names of files."""
+    from jinja2 import Template
+
     from ragcun.cli.main import COMMANDS, load
 
     known: dict[str, list[str]] = {"": []}  # what may follow the start of a line
@@ -133,6 +127,5 @@ def completion(
         known.setdefault(f"{group} ", []).extend(rest)
         flags = [one for one, field in flags_of(load(name)[1]).items() if not field.metadata["positional"]]
         known[f"{name} "] = [f"--{one}" for one in (*flags, *COMMON, "config", "plugins")]
-    starts = sorted(known, reverse=True)  # the longer of two that fit is first
-    cases = (f'    "{start}"*) known="{" ".join(dict.fromkeys(known[start]))}" ;;\n' for start in starts)
-    return SHELLS[shell[0]] + COMPLETION.format(cases="".join(cases))
+    script = Template(read_text(Path(__file__).with_name("completion.sh.j2")), trim_blocks=True)
+    return script.render(shell=shell[0], known=sorted(known.items(), reverse=True))

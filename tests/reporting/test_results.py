@@ -80,7 +80,7 @@ def test_what_is_read_is_written_again(content, read, tmp_path):
         ("untouched_base/datasets/scifact", ..., "untouched_base.datasets lacks 'scifact'"),
         ("untouched_base/datasets/scifact/p_randomisation", ..., "untouched_base.datasets.scifact lacks 'p_randomi"),
         ("untouched_base/datasets/scifact/unseen/p_randomisation", ..., "scifact.unseen lacks 'p_randomisation'"),
-        ("untouched_base/datasets/scifact/p_t", 2, "datasets.scifact: .* p_t is 2"),
+        ("untouched_base/datasets/scifact/p_t", 2, "datasets.scifact.p_t: .* got 2"),
         ("baselines/bm25/datasets/scifact", 3, "baselines.bm25.datasets.scifact: .* got 3"),
         ("manifest/collections", ..., "manifest.collections lacks 'scifact'"),
         ("manifest/collections/scifact/part_of", "x", "manifest.collections.scifact.part_of is 'x'"),
