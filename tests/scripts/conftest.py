@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.io import read_json
 from tests.hub import write_split
+from tests.models.helpers import moved
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -81,11 +81,7 @@ def save_checkpoint(tiny_bert: str) -> Callable[[Path, int], Path]:
 
     def save(folder: Path, seed: int) -> Path:
         encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp", use_predictor=True)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in encoder.head.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        encoder.save_pretrained(folder)
+        moved(encoder, seed=seed).save_pretrained(folder)
         return folder
 
     return save
