@@ -56,7 +56,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
         (("--baseline", tmp_path / "bad.json"), "bad.json"),
         (("--model_path", broken), "broken"),
         (("--truncate_dim", 17), "--truncate_dim 17 .*16 dimensions"),
-        (("--feedback", 2), "--feedback is of --hybrid"),
+        (("--feedback", 2), "--feedback needs --hybrid"),
         (("--hybrid", tmp_path / "none.trec"), "none.trec"),
     ):
         assert re.search(fact, fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong))

@@ -63,7 +63,7 @@ def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_fol
     [
         (("--shards", 9), ("--shards", "8 blocks of 16", "9")),
         (("--gpus_per_task", 1), ("--gpus_per_task", "Ray")),
-        (("--feedback", 2), ("--feedback is of --hybrid",)),
+        (("--feedback", 2), ("--feedback needs --hybrid",)),
         (("--hybrid", "bm25", "--feedback_weight", 0.3), ("--feedback_weight is of --feedback",)),
         (("--datasets", "nothing"), ("no collection 'nothing'",)),
         (("--work_dir", __file__), (__file__,)),
