@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from ragcun.embeddings.text_base import TextBase
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [f"word{i}" for i in range(200)]
+SWEPT = {"lambda_isotropy": {"values": [0.0, 1.0, 10.0]}, "isotropy": {"values": ["covariance", "gor"]}}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -112,3 +114,21 @@ def collection_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]
     folder = tmp_path_factory.mktemp("collections") / "toy"
     write_collection(folder, documents, queries, qrels)
     return folder
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path, tiny_bert: str, collection_folder: Path) -> Callable[..., Path]:
+    """Write the YAML file of a grid on the toy collection; arguments replace or (None) drop its parts."""
+
+    def write(base: dict[str, Any] | None = None, **parts: Any) -> Path:
+        ours: dict[str, Any] = {"base_model": tiny_bert, "train_data": str(collection_folder), "device": "cpu"}
+        ours |= {"dev_beir": str(collection_folder), "epochs": 1, "batch_size": 8, "projection_learning_rate": 0.01}
+        ours = {name: value for name, value in (ours | (base or {})).items() if value is not None}
+        sweep = {"study": "toy", "sampler": "grid", "seeds": [1, 2], "base": ours, "parameters": SWEPT} | parts
+        path = tmp_path / "sweep.yaml"
+        path.write_text(
+            yaml.safe_dump({name: value for name, value in sweep.items() if value is not None}, sort_keys=False)
+        )
+        return path
+
+    return write

@@ -152,18 +152,14 @@ def test_negatives_of_several_methods_are_mixed(run, collection_folder, tmp_path
         (("--pairs", "pairs", "--add_negatives"), "--output_dir and --output are both missing"),
         (("--pairs", "pairs", "--output", "out/x.json"), "neither split nor given negatives"),
         (("--pairs", "pairs", "--add_negatives", "--output", "pairs"), "is the file that is read"),
-        (("--pairs", "bad", "--output_dir", "out"), "bad.jsonl, line 1"),
         (("--pairs", "pairs", "--pool", "wiki", "--add_negatives", "--output_dir", "out"), "--pool goes with"),
         (("--pairs", "pairs", "--near_duplicates", "0.8", "--output_dir", "out"), "is of --generate_pairs"),
         ((*GENERATE, "--negatives_per_query", "2"), "is of --add_negatives; add that"),
         ((*GENERATE, "--add_negatives", "--base_model", "other"), "is of --add_negatives dense"),
-        ((*GENERATE, "--add_negatives", "bm52"), "bm25"),
         ((*GENERATE, "--add_negatives", "random", "--negative_ranks", "0", "5"), "needs a ranking"),
-        ((*GENERATE, "--add_negatives", "--negative_ranks", "5", "5"), "got 5 and 5"),
         (("--documents", "bad", "--generate_pairs", "--output_dir", "out"), "bad.jsonl, line 2"),
         (("--documents", "python_docs", "--packages", "no_such", "--output_dir", "out"), "'no_such'"),
         (("--documents", "SOURCE", "--output_dir", "SOURCE"), "is the folder that is read"),
-        (("--documents", "SOURCE", "--output_dir", "out", "--split_name", "dev"), "there is test, train"),
     ],
 )
 def test_wrong_input_is_one_sentence(fails_clearly, passages, source, tmp_path, arguments, message):

@@ -5,18 +5,15 @@ import yaml
 
 
 @pytest.fixture
-def arguments(tiny_bert, collection_folder, tmp_path):
-    """Flags of a sweep of two configurations on the toy collection."""
-    base = {"base_model": tiny_bert, "train_data": str(collection_folder), "dev_beir": str(collection_folder)}
-    base |= {"epochs": 1, "batch_size": 8, "device": "cpu", "projection_learning_rate": 0.01}
+def sweep(write_sweep, tmp_path):
+    """Flags of a sweep of two configurations, with other settings of its base."""
     parameters = {"lambda_isotropy": {"values": [0.0, 10.0]}}
-    sweep = {"study": "toy", "sampler": "grid", "seeds": [1, 2], "base": base, "parameters": parameters}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
-    return ("--config", tmp_path / "sweep.yaml", "--output_dir", tmp_path / "out")
+    place = ("--output_dir", tmp_path / "out")
+    return lambda **base: ("sweep", "--config", write_sweep(base, parameters=parameters), *place)
 
 
-def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, arguments, tmp_path):
-    shown = run_script("sweep", *arguments)
+def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, sweep, tmp_path):
+    shown = run_script(*sweep())
     out = tmp_path / "out"
     files = {"study.log", "report.md", "report.json", "best_config.yaml"}
     assert {path.name for path in out.iterdir()} - {".sweep.lock"} == files
@@ -29,37 +26,30 @@ def test_a_sweep_leaves_its_report_and_settings_that_train(run_script, arguments
     assert manifest["result"]["base_score"] == best["base_score"]
 
 
-def test_resume_adds_trials_and_overwrite_begins_again(run_script, fails_clearly, arguments, tmp_path):
+def test_resume_adds_trials_and_overwrite_begins_again(run_script, fails_clearly, sweep, tmp_path):
     def trials():
         return len(json.loads((tmp_path / "out" / "report.json").read_text())["rows"])
 
-    run_script("sweep", *arguments, "--trials", 1, "--keep_runs")
+    run_script(*sweep(), "--trials", 1, "--keep_runs")
     assert trials() == 1
     assert (tmp_path / "out" / "runs" / "trial-0000" / "seed-1" / "best_model").is_dir()
-    assert "--resume, or --overwrite" in fails_clearly("sweep", *arguments)
-    run_script("sweep", *arguments, "--resume")
+    assert "--resume, or --overwrite" in fails_clearly(*sweep())
+    run_script(*sweep(), "--resume")
     assert trials() == 2
     assert (tmp_path / "out" / "runs" / "trial-0000").is_dir()
-    run_script("sweep", *arguments, "--trials", 1, "--overwrite")
+    run_script(*sweep(), "--trials", 1, "--overwrite")
     assert trials() == 1
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def change(arguments, part, **values):
-    sweep = yaml.safe_load(arguments[1].read_text())
-    arguments[1].write_text(yaml.safe_dump(sweep | {part: sweep[part] | values}, sort_keys=False))
-
-
 @pytest.mark.parametrize("name", ["train_data", "dev_beir", "base_model"])
-def test_mistakes_are_found_before_anything_runs(fails_clearly, arguments, tmp_path, name):
-    change(arguments, "base", **{name: "./nowhere.jsonl"})
-    assert "nowhere.jsonl" in fails_clearly("sweep", *arguments)
+def test_mistakes_are_found_before_anything_runs(fails_clearly, sweep, tmp_path, name):
+    assert "nowhere.jsonl" in fails_clearly(*sweep(**{name: "./nowhere.jsonl"}))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sweep_whose_trials_all_fail_says_why(fails_clearly, arguments, tmp_path):
-    change(arguments, "base", projection_learning_rate=1e30, max_grad_norm=0)
-    message = fails_clearly("sweep", *arguments)
+def test_a_sweep_whose_trials_all_fail_says_why(fails_clearly, sweep, tmp_path):
+    message = fails_clearly(*sweep(projection_learning_rate=1e30, max_grad_norm=0))
     assert "all 2 trials failed" in message
     assert "lower --learning_rate" in message
     assert not (tmp_path / "out" / "best_config.yaml").exists()
