@@ -46,11 +46,6 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata | {"positional": positional, "bounds": bounds})
 
 
-def flags_of(config: type[Any]) -> dict[str, dataclasses.Field[Any]]:
-    """Return the fields of a dataclass that are flags, by name."""
-    return {field.name: field for field in dataclasses.fields(config) if "help" in field.metadata}
-
-
 @functools.cache
 def load_plugins() -> None:
     """Import the modules that installed packages name as entry points: they register losses and systems."""
@@ -137,15 +132,16 @@ class Setting:
 
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:
-    """Return the flags of a dataclass by name."""
+    """Return the fields of a dataclass that are flags, by name."""
     hints, found = typing.get_type_hints(config), {}
-    for name, field in flags_of(config).items():
-        origin, kinds = typing.get_origin(hints[name]), typing.get_args(hints[name])
-        kind = kinds[0] if origin in (tuple, typing.Union, types.UnionType) else hints[name]
+    for field in (field for field in dataclasses.fields(config) if "help" in field.metadata):
+        hint = hints[field.name]
+        origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+        kind = kinds[0] if origin in (tuple, typing.Union, types.UnionType) else hint
         kind = str if typing.get_origin(kind) is typing.Literal else kind
         count = None if origin is not tuple else "+" if kinds[-1] is ... else len(kinds)
         switch = (True, False) if kind is bool else (field.metadata["bare"], field.metadata["off"])
-        found[name] = Setting(field, kind, type(None) in kinds, count, *switch)
+        found[field.name] = Setting(field, kind, type(None) in kinds, count, *switch)
     return found
 
 
@@ -164,15 +160,15 @@ def convert_all(config: type[Any], values: Mapping[str, Any], source: str = "") 
 
 def settle(config: Any) -> None:
     """Convert a configuration's fields in place (`InputError`: one is not possible)."""
-    vars(config).update(convert_all(type(config), {name: getattr(config, name) for name in flags_of(type(config))}))
+    vars(config).update(convert_all(type(config), {name: getattr(config, name) for name in settings_of(type(config))}))
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str = "") -> Config:
     """Build a configuration from flags or the file `source`; `InputError` names what is wrong or missing."""
     converted, where = convert_all(config, values, source), f"{source}: " if source else ""
-    for name, field in flags_of(config).items():
-        if field.default is dataclasses.MISSING and name not in converted:
-            raise InputError(f"{where}--{name} is missing: {field.metadata['help']}")
+    for name, setting in settings_of(config).items():
+        if setting.field.default is dataclasses.MISSING and name not in converted:
+            raise InputError(f"{where}--{name} is missing: {setting.field.metadata['help']}")
     try:
         return config(**converted)
     except ValueError as error:

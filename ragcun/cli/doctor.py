@@ -15,7 +15,7 @@ from ragcun.cli.parser import COMMON
 from ragcun.config import CACHE_HELP
 from ragcun.errors import InputError, version_clash
 from ragcun.io import read_text
-from ragcun.options import flag, flags_of
+from ragcun.options import flag, settings_of
 
 REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ["']([\w-]+)["'])?$""")
 DEVELOPMENT = ("dev", "docs", "all")
@@ -125,7 +125,8 @@ def completion(
         group, *rest = name.split()
         known[""].append(group)
         known.setdefault(f"{group} ", []).extend(rest)
-        flags = [one for one, field in flags_of(load(name)[1]).items() if not field.metadata["positional"]]
+        settings = settings_of(load(name)[1]).items()
+        flags = [one for one, setting in settings if not setting.field.metadata["positional"]]
         known[f"{name} "] = [f"--{one}" for one in (*flags, *COMMON, "config", "plugins")]
     script = Template(read_text(Path(__file__).with_name("completion.sh.j2")), trim_blocks=True)
     return script.render(shell=shell[0], known=sorted(known.items(), reverse=True))

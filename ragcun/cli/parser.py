@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ragcun.errors import InputError
 from ragcun.io import REMEDIES
-from ragcun.options import Setting, choices_of, convert_all, flags_of, from_mapping, read_config, settings_of
+from ragcun.options import Setting, choices_of, convert_all, from_mapping, read_config, settings_of
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -55,11 +55,12 @@ def parse_config(
         os.environ["TQDM_DISABLE"] = "1"
     for plugin in known.plugins or ():  # before other flags, as they may add choices
         _import(plugin)
-    places = [field for field in flags_of(config).values() if field.metadata["positional"]]
+    settings = settings_of(config)
+    places = [one.field for one in settings.values() if one.field.metadata["positional"]]
     shown = "".join("{} ... " if one.default is MISSING else "[{} ...] " for one in places)
     usage = f"%(prog)s {shown.format(*(one.metadata['metavar'] for one in places))}[--FLAG [VALUE ...] ...]"
     parser = ArgumentParser(program, usage, description, parents=[common], allow_abbrev=False)
-    reads_file = "config" not in flags_of(config)
+    reads_file = "config" not in settings
     if reads_file:
         parser.add_argument("--config", metavar="FILE", help="YAML settings, or a packaged name; flags override them")
     _add_flags(parser, config, defaults)

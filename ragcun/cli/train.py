@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ragcun.cli.flags import EncodingFlags
 from ragcun.config import SEED_HELP, LexicalConfig, TrainConfig
 from ragcun.errors import InputError, as_input_error, require_package
-from ragcun.options import flag, flags_of
+from ragcun.options import flag, settings_of
 
 if TYPE_CHECKING:
     from ragcun.models.encoder import RetrievalEncoder
@@ -159,7 +159,7 @@ def calibrate(options: CalibrateOptions) -> tuple[str, dict[str, Any]]:
     fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
     about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
 towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
-    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *flags_of(LexicalConfig))}
+    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *settings_of(LexicalConfig))}
     page = card(output.name, encoder, settings, about=about)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     text = f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
