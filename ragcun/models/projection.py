@@ -209,8 +209,6 @@ def interpolate_with_base(
     `vectors` (cached base vectors of either side or both), and the whole is scaled to length 1: exact where all outputs
     have one length. The base is shared, heads are copied. A share of 0 returns the encoder itself.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"share of the base must be at least 0 and below 1, got {share}")
     if encoder.predictor is not None:
         raise ValueError(f"a {encoder.system} encoder with a predictor cannot be interpolated; train without")
     if share == 0:

@@ -99,11 +99,6 @@ def test_extreme_scales_are_ignored_in_float32(loss, scale):
     torch.testing.assert_close(loss(scale * z), loss(z))
 
 
-@pytest.mark.parametrize(("loss", "power"), [(absolute, 2), (off_diagonal_covariance, 4)])
-def test_how_a_loss_grows_with_scale(loss, power):
-    torch.testing.assert_close(loss(10 * normal(12, 8)), 10**power * loss(normal(12, 8)))
-
-
 @pytest.mark.parametrize(("n", "dim"), [(6, 10), (30, 10)])
 def test_spread_along_one_direction_is_the_maximum_of_isotropy(n, dim):
     z = normal(n, 1) @ normal(1, dim, seed=2)
@@ -160,12 +155,6 @@ def test_one_direction_is_the_maximum_of_gor_with_no_gradient(n, dim, dtype):
     assert z.grad.abs().max() < 1e-4
 
 
-def test_minimum_of_gor_at_uniform_directions():
-    cross = torch.cat([torch.eye(6), -torch.eye(6)])
-    assert global_orthogonal_regularization(cross).item() == pytest.approx(1 / 11**2, rel=1e-5)  # M₁ = −1/11, M₂ = 1/11
-    assert global_orthogonal_regularization(torch.eye(6)).item() == pytest.approx(0, abs=1e-12)
-
-
 @pytest.mark.parametrize(("first", "value"), [([1.0, 0.0, 2.0], 1 / 9), ([0.0, 0.0, 0.0], 0)])
 def test_rows_of_zeros_count_as_orthogonal_and_get_no_gradient(first, value):
     z = torch.zeros(3, 3)
@@ -175,23 +164,6 @@ def test_rows_of_zeros_count_as_orthogonal_and_get_no_gradient(first, value):
     assert loss.item() == pytest.approx(value)
     assert z.grad.isfinite().all()
     assert z.grad[1].eq(0).all()
-
-
-def test_variance_is_regularised_towards_one_from_both_sides():
-    unit = (normal(50, 4) - normal(50, 4).mean(0)) / normal(50, 4).std(0)
-    for scale in (1, 3, 0.25):
-        assert variance_regularisation(scale * unit).item() == pytest.approx((scale - 1) ** 2, abs=1e-9)
-
-
-def test_minimum_of_vicreg_is_reached_without_isotropy():
-    signs = torch.tensor([[float(1 - 2 * (i >> bit & 1)) for bit in range(4)] for i in range(16)])
-    for widths in ([1.0, 1.0, 1.0, 1.0], [9.0, 3.0, 1.0, 1.0]):
-        assert variance_covariance(signs * torch.tensor(widths)).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_unit_norm_rows_cannot_satisfy_the_hinge():
-    z = torch.nn.functional.normalize(normal(500, 64, seed=2), dim=1)
-    assert variance_hinge(z) > 1 - 0.01 - 1.01 / math.sqrt(64)  # the mean std is at most 1/√D, by Jensen; + rounding
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from numpy.testing import assert_array_equal
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
-from ragcun.batch import PairBatch
 from ragcun.embeddings.cache import EmbeddingCache, vector_source
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
@@ -18,10 +17,9 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.models import cached_encoder
 from ragcun.models import encoder as encoder_module
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
-from ragcun.models.encoder import BLOCK, SYSTEMS, RetrievalEncoder
+from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HEADS, HeadShape
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
-from ragcun.retrieval.search import top_k
 from tests.models.helpers import moved
 
 TEXTS = [f"word{number} and word{number % 7} more" for number in range(60)]
@@ -134,12 +132,6 @@ def test_saving_leaves_the_encoder_as_it_was(base, tmp_path):
     assert base.distance == "cosine"
 
 
-def test_embedding_does_not_depend_on_blocks(encoder):
-    x = np.random.default_rng(0).standard_normal((BLOCK + 3, 16)).astype(np.float32)
-    out = encoder.embed(x, "document")
-    np.testing.assert_allclose(out[-5:], encoder.embed(x[-5:], "document"), atol=1e-6)
-
-
 def test_similarity_is_minus_the_euclidean_distance():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((6, 30)).astype(np.float32), rng.standard_normal((9, 30)).astype(np.float32)
@@ -150,15 +142,6 @@ def test_similarity_is_minus_the_euclidean_distance():
         out = IsotropicGaussianEncoder.similarity(queries, documents)
         np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-7)
     assert IsotropicGaussianEncoder.similarity(x[0], y).shape == (1, 9)
-
-
-def test_tokens_and_vectors_give_the_same_views(encoder, texts):
-    base = encoder.eval().base
-    live = encoder(PairBatch(base.features(texts[:4], "query"), base.features(texts[4:8], "document")))
-    vectors = [torch.from_numpy(base.encode(some, "query")) for some in (texts[:4], texts[4:8])]
-    cached = encoder(PairBatch(*vectors))
-    torch.testing.assert_close(live.query, cached.query, atol=1e-5, rtol=0)
-    torch.testing.assert_close(live.positive, cached.positive, atol=1e-5, rtol=0)
 
 
 def test_parameter_groups_have_their_rates_and_spare_biases(encoder):
@@ -196,15 +179,6 @@ def test_trained_state_holds_what_training_changes(encoder):
     assert all("layer.2" in name or "pooler" in name for name in more)
 
 
-def test_a_new_encoder_is_the_base(tiny_bert, texts):
-    encoder = IsotropicGaussianEncoder(tiny_bert, use_predictor=True)
-    assert encoder.dimension == 16
-    vectors = encoder.base.encode(texts[:8], "document")
-    np.testing.assert_array_equal(encoder.encode_document(texts[:8]), encoder.base.untouched_array(vectors))
-    guess = encoder.predictor(torch.from_numpy(vectors))
-    assert torch.equal(guess, torch.from_numpy(vectors))
-
-
 @pytest.fixture
 def encoders(base, tmp_path, monkeypatch):
     cache = EmbeddingCache(base, tmp_path / "cache")
@@ -223,16 +197,6 @@ def test_every_slice_is_that_of_the_whole(encoders):
         for start, stop in ((0, 60), (0, 16), (5, 6), (15, 17), (31, 60), (48, 99), (60, 80), (7, 3)):
             assert_array_equal(rows[start:stop], whole[start:stop])
         assert_array_equal(rows[:], whole)
-
-
-@pytest.mark.parametrize("budget", [5_000, 1 << 28])
-def test_search_in_them_is_search_in_the_whole(encoders, budget):
-    for each in encoders:
-        queries = each.encode_query(TEXTS[:9])
-        found = top_k(queries, EmbeddedRows(each, TEXTS), 12, memory_budget_bytes=budget)
-        expected = top_k(queries, each.encode_document(TEXTS), 12)
-        assert_array_equal(found.indices, expected.indices)
-        assert_array_equal(found.scores, expected.scores)
 
 
 def test_it_is_the_encoder_or_the_untouched_base(encoders, tiny_bert):

@@ -23,7 +23,7 @@ from tests.training.runs import PLAIN, rows_of
 pytestmark = pytest.mark.slow
 PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]
 WORDS = 24
-FROM_THE_BASE = PLAIN | {"epochs": 10, "lexical_dim": None}
+FROM_THE_BASE = PLAIN | {"epochs": 5, "lexical_dim": None}
 Rows = list[dict[str, Any]]
 Run = Callable[..., tuple[Rows, Rows]]
 needs_a_cache = pytest.mark.skipif(
@@ -71,12 +71,12 @@ def test_healthy_runs_are_silent(run: Run, settings: dict[str, Any]) -> None:
 
 def test_the_residual_penalty_makes_the_prediction_the_identity(run: Run) -> None:
     """λ_residual·mean‖delta‖² drives it there, as the notes found; without the penalty it does not go there."""
-    probes, collapses = run("respred", epochs=20)
+    probes, collapses = run("respred", epochs=10)
     assert probes[-1]["model"]["delta_mean"] < 0.1 * probes[0]["model"]["delta_mean"]
     (named,) = [row for row in collapses if row["collapse"] == "identity"]
     assert named["step"] < probes[-1]["step"]
     assert "--lambda_residual 0" in named["message"]
-    _, collapses = run("respred", epochs=20, lambda_residual=0.0)
+    _, collapses = run("respred", epochs=10, lambda_residual=0.0)
     assert "identity" not in [row["collapse"] for row in collapses]
 
 

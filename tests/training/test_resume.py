@@ -82,7 +82,6 @@ def signalled(patch: pytest.MonkeyPatch, at: int, *numbers: signal.Signals) -> N
         (None, 6, DEFAULTS | {"state_interval": 1, "freeze_base": False, "trained_share": 0.5, "mined_negatives": 2}),
         (None, 7, DEFAULTS | {"state_interval": 2, "lora_rank": 2, "trained_share": 0.5, "never_worse": True}),
         (None, 13, DEFAULTS | {"state_interval": 1, "train_data": SEVERAL, "batch_size": 4, "positives_per_query": 2}),
-        (None, 7, DEFAULTS | {"state_interval": 2, "never_worse": True, "average_decay": 0.0}),
         (None, 7, DEFAULTS | {"state_interval": 2, "lexical_dim": 8, "dropout": 0.3, "head": "residual"}),
     ],
 )  # fmt: skip

@@ -46,8 +46,6 @@ def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_data": "/no/such/file.jsonl"}, "no such file"),
-        ({"dev_beir": "/no/such/folder"}, "no such folder"),
         ({"dev_beir": "toy", "dev_split": "nothing"}, "no judgments for the split 'nothing'"),
         ({"dev_fraction": 0.001}, "cannot hold out"),
         ({"train_data": "one.jsonl"}, "has 1 pair"),
@@ -99,7 +97,6 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str
     ("changes", "message"),
     [
         ({"lambda_contrastive": 0.0, "lambda_isotropy": 0.0}, "objective: "),
-        ({"temperature": 0.0}, "temperature"),
         ({"contrastive": "margin", "mined_negatives": 4}, "serve InfoNCE alone"),
         ({"base_model": "/no/such/model"}, "no such model folder"),
         ({"freeze_early_layers": 9}, "3 transformer layers"),

@@ -233,13 +233,6 @@ def test_frozen_weights_are_shared_and_not_saved(tiny_bert, texts, tmp_path):
         make_trainer(loss, texts, tmp_path)[0].train()
 
 
-def test_without_predictor_the_loss_owns_and_writes_nothing(tiny_bert, texts, tmp_path):
-    loss = ObjectiveLoss(SentenceTransformer(tiny_bert, device="cpu"), Objective(lambda_isotropy=1.0))
-    make_trainer(loss, texts, tmp_path, save_strategy="steps", save_steps=2)[0].train()
-    assert loss.owned_state() == {}
-    assert not (tmp_path / "checkpoint-2" / STATE_NAME).exists()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
