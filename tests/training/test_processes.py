@@ -42,7 +42,6 @@ SEVERAL = {"train_data": "several.jsonl", "positives_per_query": 0, "nested_dims
 RESPRED = {"system": "respred", "lambda_predictive": 1.0, "lambda_residual": 0.1}
 SAME: dict[str, dict[str, Any]] = {
     "defaults": SIGREG,
-    "in_batch_margin": PLAIN | {"contrastive": "in_batch_margin", "gradient_accumulation_steps": 2},
     "several": SEVERAL | SIGREG,
     "validation": RESPRED | {"dev_beir": None, "val_data": "several.jsonl", **SIGREG},
     "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2},
