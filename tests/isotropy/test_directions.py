@@ -46,15 +46,6 @@ def test_collapse_and_opposites():
     assert measures.mean_cosine([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]) == pytest.approx(1 / 3)
 
 
-def test_uniformity_of_a_sample_is_near_that_of_all():
-    """The mean over 10 samples of 400 rows is within 5 of its own standard errors."""
-    x = random_rows(3000, 20, shift=0.1)
-    samples = [measures.uniformity(x, sample=400, seed=seed) for seed in range(10)]
-    error = np.std(samples) / math.sqrt(10)
-    assert np.mean(samples) == pytest.approx(measures.uniformity(x), abs=5 * error)
-    assert 0 < np.std(samples) < 0.05
-
-
 @pytest.mark.parametrize("dim", [2, 3, 128])
 def test_isotropic_uniformity_is_that_of_the_uniform_law_on_the_sphere(dim):
     """By quadrature over the angle, whose density is proportional to sin^(dim − 2)."""

@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
+from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, text_hashes
 from ragcun.embeddings.cache import EmbeddingCache, vector_source
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
@@ -130,6 +131,18 @@ def test_saving_leaves_the_encoder_as_it_was(base, tmp_path):
     assert [parameter.requires_grad for parameter in encoder.parameters()] == trained
     assert len(base.model) == modules
     assert base.distance == "cosine"
+
+
+@pytest.mark.parametrize("held_out", [HoldOut(0.1, 0), HoldOut(1 / 3, -(2**63)), HoldOut(1 - 2**-53, 2**63 - 1)])
+@pytest.mark.parametrize("seen", [None, text_hashes(["one", "two"])])
+def test_seen_and_held_out_documents_are_those_of_the_last_save(base, tmp_path, held_out, seen):
+    encoder = IsotropicGaussianEncoder(base)
+    encoder.save_pretrained(tmp_path / "model", seen=seen, held_out=held_out)
+    assert read_held_out(tmp_path / "model") == held_out
+    assert read_seen(tmp_path / "model") == seen
+    encoder.save_pretrained(tmp_path / "model")
+    assert read_held_out(tmp_path / "model") is None
+    assert not (tmp_path / "model" / HELD_OUT).exists()
 
 
 def test_similarity_is_minus_the_euclidean_distance():
