@@ -20,6 +20,7 @@ from ragcun.embeddings.cache import TargetSource, vector_source
 from ragcun.embeddings.target import TargetBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.models.encoder import SYSTEMS as REGISTRY
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import read_run
 from tests.training.runs import Train, assert_same_run, interrupted, tensors_of
@@ -109,9 +110,18 @@ def test_vectors_of_a_source_are_those_of_the_base(train: Train, texts: list[str
     np.testing.assert_allclose(source[rows[::-1]], np.concatenate(alone)[::-1], atol=1e-6)
 
 
+@pytest.mark.parametrize("how", [TRAINED, {"lora_rank": 2, "base_learning_rate": 1e-2}])
 def test_a_trained_query_model_learns_and_documents_are_encoded_once(
-    train: Train, texts: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target_model: str
+    train: Train,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    target_model: str,
+    collection_folder: Path,
+    how: dict[str, Any],
 ) -> None:
+    if "lora_rank" in how:
+        pytest.importorskip("peft")
     encoded: list[str] = []
     real = TextBase.encode
 
@@ -120,7 +130,9 @@ def test_a_trained_query_model_learns_and_documents_are_encoded_once(
         return real(self, texts, *rest)
 
     monkeypatch.setattr(TextBase, "encode", encode)
-    found = opened(train(**TRAINED, system="jepa", lambda_predictive=1.0, cache_dir=str(tmp_path / "cache")))
+    how = how | {"system": "jepa", "lambda_predictive": 1.0, "cache_dir": str(tmp_path / "cache")}
+    found = opened(train(**how))
+    train("judged", **how, dev_beir=str(collection_folder), never_worse=True)
     assert len(encoded) == len(set(encoded)) > 0
     monkeypatch.undo()
     own = SentenceTransformer(target_model, device="cpu").encode_document(texts[:9])
@@ -194,10 +206,11 @@ def test_a_run_continues_from_its_checkpoint(train: Train, target_model: str, te
     assert not torch.equal(heads[0][name], heads[1][name])
 
 
+@pytest.mark.parametrize("how", [{}, TRAINED])
 def test_evaluate_and_search_beside_both_models(
-    train: Train, target_model: str, collection_folder: Path, tmp_path: Path, tiny_bert: str
+    train: Train, target_model: str, collection_folder: Path, tmp_path: Path, tiny_bert: str, how: dict[str, Any]
 ) -> None:
-    run = train(dev_beir=str(collection_folder), never_worse=True)
+    run = train(**how)
     place = ("--data_dir", collection_folder.parent, "--datasets", "toy", "--device", "cpu")
     model = ("--model_path", run.checkpoint, *place)
     output = tmp_path / "results.json"
@@ -231,3 +244,30 @@ def test_what_would_change_documents_is_refused(
     assert command("train", *given, *flags, "--output_dir", tmp_path / "run") == 2
     assert flags[1] in (last := capsys.readouterr().err.strip().splitlines()[-1]) or flags[0] in last
     assert not (tmp_path / "run").exists()
+
+
+def test_only_systems_that_keep_documents_take_a_target(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(RetrievalEncoder):
+        system = "own"
+
+    monkeypatch.setitem(REGISTRY, "own", Own)
+    with pytest.raises(InputError, match="own"):
+        train(system="own")
+
+
+def test_without_labels_queries_are_made_of_the_documents(
+    train: Train, collection_folder: Path, target_model: str, texts: list[str]
+) -> None:
+    found = opened(train(train_data=None, corpus=str(collection_folder), trained_share=1.0))
+    own = SentenceTransformer(target_model, device="cpu")
+    np.testing.assert_allclose(found.encode_document(texts[:9]), own.encode_document(texts[:9]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.encode_query(texts[:9]), axis=1), 1, atol=1e-5)
+
+
+def test_mteb_which_takes_one_model_is_refused(
+    train: Train, tmp_path: Path, collection_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mteb")
+    data = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_dir", tmp_path / "mteb")
+    assert command("mteb", "--model_path", train(epochs=1).checkpoint, *data, "--device", "cpu") == 2
+    assert "mteb" in capsys.readouterr().err.splitlines()[-1]
