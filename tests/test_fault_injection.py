@@ -7,9 +7,8 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -244,20 +243,15 @@ def test_a_cache_whose_writing_fails_keeps_its_rows(
     np.testing.assert_allclose(EmbeddingCache(base, tmp_path).encode(texts[:12], "document"), expected, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_safetensors_writer_says_it_as_well(tiny_bert: str, tmp_path: Path) -> None:
     """Its writes are not Python's: a limit of the size of files stands in for a full disk."""
-    code = f"""if True:
-        import resource
-        from ragcun import IsotropicGaussianEncoder, TextBase
-        from ragcun.errors import InputError
-        encoder = IsotropicGaussianEncoder(TextBase.load({tiny_bert!r}, device="cpu"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            encoder.save_pretrained({str(tmp_path / "model")!r})
-        except InputError as error:
-            print(error)
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{tmp_path / 'model'} was not written: File too large; {REMEDIES[27]}\n"
+    encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(InputError) as caught:
+            encoder.save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"{tmp_path / 'model'} was not written: File too large; {REMEDIES[27]}"
     assert os.listdir(tmp_path) == []
