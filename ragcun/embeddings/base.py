@@ -48,19 +48,20 @@ def as_texts(texts: Iterable[str], role: str) -> list[str]:
     return several
 
 
-class Base(nn.Module, abc.ABC):
-    """Gives the vectors that heads stand on; without a text model, whatever needs one raises InputError.
+class Base(nn.Module):
+    """Gives the vectors that heads stand on: those of a model that is elsewhere, unless a subclass has a text model.
 
-    Vectors have the length `dimension`; `forward` scales them to length 1 if `normalize`, the untouched base if
-    `ends_normalized`.
+    Whatever needs one raises InputError. Vectors have the length `dimension`, and `digest` is their fingerprint;
+    `forward` scales them to length 1 if `normalize`, the untouched base if `ends_normalized`.
     """
 
-    name: str
-    dimension: int
-    normalize: bool
     ends_normalized: bool = False
     reads_texts: bool = False
     keeps_documents: bool = False  # as another model embeds them, with no head
+
+    def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
+        super().__init__()
+        self.dimension, self.normalize, self.digest, self.name = dimension, normalize, digest, name
 
     @property
     def frozen(self) -> bool:
@@ -149,17 +150,22 @@ class Base(nn.Module, abc.ABC):
         """Put LoRA adapters into the text model, or raise InputError where there is none."""
         raise InputError(f"--lora_rank {rank} is of a text model, and {self.name!r} has none; leave it out")
 
-    @abc.abstractmethod
-    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Freeze all of it, or its first layers, or nothing."""
+    def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return what the head sees: the vectors, normalised if asked."""
+        return self.finish(inputs, self.normalize)
 
-    @abc.abstractmethod
+    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
+        """Freeze all of it, or its first layers, or nothing; InputError where there is nothing to train."""
+        if not whole:
+            raise InputError("vectors cannot be trained, only heads on them; leave --freeze_base as it is")
+
     def fingerprint(self) -> str:
         """Digest of all that decides the vectors."""
+        return self.digest
 
-    @abc.abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Return what is needed, beside a text model, to make it again."""
+        return {"name": self.name, "dimension": self.dimension, "normalize": self.normalize, "digest": self.digest}
 
     @property
     def untouched(self) -> Base:

@@ -63,9 +63,8 @@ class JoinedBase(DerivedBase):
     def __init__(self, dense: Base, channel: LexicalChannel, weight: float, normalize: bool = True) -> None:
         if not (weight > 0 and math.isfinite(weight)):
             raise ValueError(f"the channel's weight must be above 0 and finite, got {weight}; or use the base alone")
-        super().__init__()
-        self.dense, self.channel, self.weight, self.normalize = dense, channel, float(weight), normalize
-        self.name, self.dimension, self.reads_texts = dense.name, dense.dimension + channel.dimension, dense.reads_texts
+        super().__init__(dense.dimension + channel.dimension, normalize, name=dense.name)
+        self.dense, self.channel, self.weight, self.reads_texts = dense, channel, float(weight), dense.reads_texts
 
     def lexical(self, texts: Sequence[str], role: Role) -> Vectors:
         """Return the channel's vectors of texts ``(len(texts), channel.dimension)``; pieces are of prompted texts."""

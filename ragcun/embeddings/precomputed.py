@@ -1,4 +1,4 @@
-"""Precomputed vectors in place of a text model: VectorBase stands in for the base, VectorStore for its cache."""
+"""Precomputed vectors in place of a text model: VectorStore stands in for the cache of its base."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -27,31 +26,6 @@ Named = tuple[Sequence[str | None], NDArray[Any]]
 """Texts, or ids that stand for them, and the vector of each ``(n, dim)``; None where nothing asks for a row."""
 
 
-class VectorBase(Base):
-    """Vectors of a model that is elsewhere, whose fingerprint is `digest`; cannot encode a text."""
-
-    def __init__(self, dimension: int, normalize: bool = True, digest: str = "", name: str = "vectors") -> None:
-        super().__init__()
-        self.dimension, self.normalize, self.digest, self.name = dimension, normalize, digest, name
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {"name": self.name, "dimension": self.dimension, "normalize": self.normalize, "digest": self.digest}
-
-    def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Return what the head sees: the vectors, normalised if asked."""
-        return self.finish(inputs, self.normalize)
-
-    def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
-        """Do nothing, or raise InputError where something is to be trained."""
-        if not whole:
-            raise InputError("vectors cannot be trained, only heads on them; leave --freeze_base as it is")
-
-    def fingerprint(self) -> str:
-        """Return the digest of the vectors."""
-        return self.digest
-
-
 class VectorStore(VectorSource):
     """All vectors, by text or by an id that stands for one; a text given twice has its first vector.
 
@@ -64,7 +38,7 @@ class VectorStore(VectorSource):
         self.place = place
         self._parts = [vectors for _, vectors in (*documents, *queries)]
         self.dimension, self.fingerprint = int(self._parts[0].shape[1]), _digest(self._parts)
-        self.base = VectorBase(self.dimension, normalize, self.fingerprint)
+        self.base = Base(self.dimension, normalize, self.fingerprint)
         self._row_of: dict[tuple[str, str | None], int] = {}
         named = [("document", names) for names, _ in documents] + [("query", names) for names, _ in queries]
         for row, key in enumerate((role, name) for role, names in named for name in names):

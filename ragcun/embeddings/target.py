@@ -68,9 +68,8 @@ class TargetBase(DerivedBase):
     dense: TextBase
 
     def __init__(self, dense: TextBase, target: Target, mapping: Dense, normalize: bool = True) -> None:
-        super().__init__()
-        self.dense, self.target, self.mapping, self.normalize = dense, target, mapping.requires_grad_(False), normalize
-        self.name, self.dimension = dense.name, target.dimension
+        super().__init__(target.dimension, normalize, name=dense.name)
+        self.dense, self.target, self.mapping = dense, target, mapping.requires_grad_(False)
 
     @property
     def documents(self) -> TextBase:

@@ -48,21 +48,19 @@ class TextBase(Base):
     def __init__(
         self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
     ) -> None:
-        super().__init__()
         found = type(model[-1]).__name__ == "Normalize"
         if found:
             del model[-1]
         if model.similarity_fn_name not in DISTANCES:
             known = f"set similarity_fn_name in config_sentence_transformers.json to one of {', '.join(DISTANCES)}"
             raise InputError(f"base model {name!r} compares by {model.similarity_fn_name}, unknown here; {known}")
-        self.model, self.name, self.normalize = model.float(), name, normalize
-        self.trained = False
-        self.dtype: Dtype = "float32"
-        self.ends_normalized = found if ends_normalized is None else ends_normalized
         dimension = model.get_embedding_dimension()
         if dimension is None:
             raise InputError(f"base model {name!r} does not say how long its vectors are; choose another")
-        self.dimension = int(dimension)
+        super().__init__(int(dimension), normalize, name=name)
+        self.model, self.trained = model.float(), False
+        self.dtype: Dtype = "float32"
+        self.ends_normalized = found if ends_normalized is None else ends_normalized
 
     @classmethod
     def load(cls, name: str | Path, normalize: bool = True, device: str | None = None) -> TextBase:

@@ -17,7 +17,6 @@ from ragcun.embeddings.encode import resolve_device
 from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_folder, require_inside
 from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.target import Target, TargetBase
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -92,7 +91,7 @@ def _base(folder: Path, model: SentenceTransformer | None, described: dict[str, 
         mapping: Any = model[described["dense"]["modules"] + 1]
         dense = TextBase.from_config(model, described["dense"])
         return TargetBase(dense, Target(**described["target"]), mapping, described["normalize"])
-    return VectorBase(**described) if model is None else TextBase.from_config(model, described)
+    return Base(**described) if model is None else TextBase.from_config(model, described)
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -14,10 +14,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import ragcun.embeddings.encode as encoding
-from ragcun.embeddings.base import ROLES
+from ragcun.embeddings.base import ROLES, Base
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import BFLOAT16_FEATURES, bfloat16_features, resolve_dtype
-from ragcun.embeddings.precomputed import VectorBase
 from ragcun.embeddings.text_base import TextBase, model_digest
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
@@ -226,9 +225,9 @@ def test_what_cannot_be_computed_is_refused(base):
         with pytest.raises(InputError, match=message):
             base.compute_in(dtype)
     assert base.dtype == "float32"
-    VectorBase(4).compute_in("float32")
+    Base(4).compute_in("float32")
     with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
-        VectorBase(4).compute_in("bfloat16")
+        Base(4).compute_in("bfloat16")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda:x", "tpu", "gpu", "CUDA", "", "meta", 99])

@@ -6,7 +6,8 @@ import torch
 
 from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, RetrievalEncoder
 from ragcun.data.beir import load_collection
-from ragcun.embeddings.precomputed import VectorBase, VectorStore, check_vectors, read_vectors
+from ragcun.embeddings.base import Base
+from ragcun.embeddings.precomputed import VectorStore, check_vectors, read_vectors
 from tests.models.helpers import moved
 
 DIM = 6
@@ -61,16 +62,16 @@ def test_the_fingerprint_follows_every_number_and_no_storage():
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_vector_base_passes_vectors_on(normalize):
     rows = torch.from_numpy(vectors(0, 4))
-    base = VectorBase(DIM, normalize)
+    base = Base(DIM, normalize)
     expected = rows / rows.norm(dim=1, keepdim=True) if normalize else rows
     torch.testing.assert_close(base(rows), expected)
     np.testing.assert_array_equal(base.untouched_array(rows.numpy()), rows)
-    again = VectorBase(**base.to_config())
+    again = Base(**base.to_config())
     assert (again.dimension, again.normalize, again.fingerprint()) == (DIM, normalize, base.fingerprint())
 
 
 def test_without_a_text_model_texts_are_refused(tmp_path):
-    encoder = AsymmetricProjectionModel(VectorBase(DIM), head="linear")
+    encoder = AsymmetricProjectionModel(Base(DIM), head="linear")
     for use in (
         lambda: encoder.encode_query("a text"),
         lambda: encoder.base.features(["a text"], "query"),
@@ -87,7 +88,7 @@ def test_without_a_text_model_texts_are_refused(tmp_path):
 
 
 def test_a_checkpoint_on_vectors_holds_no_text_model_and_comes_back(tmp_path):
-    base = VectorBase(DIM, digest="x")
+    base = Base(DIM, digest="x")
     encoder = moved(AsymmetricProjectionModel(base, output_dim=3, head="residual", normalize_output=True))
     encoder.save_pretrained(tmp_path / "m")
     files = {path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*") if path.is_file()}
