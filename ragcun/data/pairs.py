@@ -148,12 +148,10 @@ def read_pairs(path: str | Path) -> PairDataset:
     return PairDataset.from_rows(_rows(parsed_records(path, _record), str(path)), source=str(path))
 
 
-def write_pairs(path: str | Path, pairs: PairDataset | Iterable[Row]) -> None:
+def write_pairs(path: str | Path, rows: Iterable[Row]) -> None:
     """Write pairs (`query`, `positive`, perhaps `negative`) as JSON lines (.jsonl, .ndjson) or as an array (.json)."""
     require_json_name(path)
-    rows = pairs.rows() if isinstance(pairs, PairDataset) else pairs
-    records = ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows)
-    write_json_lines(path, records)
+    write_json_lines(path, ({"query": q, "positive": p} | ({"negative": n} if n else {}) for q, p, n in rows))
 
 
 def require_json_name(path: str | Path) -> None:

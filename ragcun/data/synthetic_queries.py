@@ -219,9 +219,8 @@ def adaptation_data(documents: Sequence[Document], source: str, seed: int) -> Ad
     filled = sample_documents([document for document in documents if document.text.strip()], MOST_DOCUMENTS, seed)
     distinct = list({document.content: document for document in filled}.values())
     if len(distinct) < FEWEST_DOCUMENTS:
-        raise InputError(
-            f"{source} has {len(distinct)} documents with text; adapting to a corpus needs at least {FEWEST_DOCUMENTS}"
-        )
+        problem = f"{source} has {len(distinct)} documents with text"
+        raise InputError(f"{problem}; adapting to a corpus needs at least {FEWEST_DOCUMENTS}")
     count = min(round(HELD_OUT * len(distinct)), MOST_HELD_OUT)
     corpus = {str(place): document for place, document in enumerate(distinct)}
     sentences = sentences_as_queries(distinct[:count], count, seed)

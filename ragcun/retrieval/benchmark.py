@@ -112,9 +112,8 @@ class _Benchmark:
             done = ", ".join(name for name, facts in self.collections.items() if facts.part_of is None)
             if not done:
                 raise
-            raise InputError(
-                f"{error} (done and kept in {self.output_file}: {done}; continue with --resume)"
-            ) from error
+            kept = f"done and kept in {self.output_file}: {done}; continue with --resume"
+            raise InputError(f"{error} ({kept})") from error
         whole = {} if set(parts) == {name} else {name: average_parts(parts, self.seed)}
         for each, found in {**parts, **whole}.items():
             self.collections[each] = replace(found.facts, part_of=None if each == name else name)

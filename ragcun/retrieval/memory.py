@@ -6,7 +6,7 @@ It serves questions that were asked before, or ask for the same documents; it sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -146,13 +146,10 @@ class Remembering:
     """What the systems with memory share: the labels, and for each collection the strength and why it was chosen."""
 
     strengths: ClassVar[tuple[float, ...]]
+    search_with: ClassVar[Callable[..., Run]]  # ranks 10 documents of a collection with memory of a given strength
     labels: Labels = field(default_factory=Labels)
     seen: frozenset[str] | None = frozenset()  # documents that the model was trained on; None where that is unknown
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def search_with(self, collection: Collection, strength: float) -> Run:
-        """Rank 10 documents with memory of a given strength."""
-        raise NotImplementedError
 
     def strength(self, collection: Collection) -> float:
         """Return what was chosen for a collection of this name, or choose now."""

@@ -60,7 +60,7 @@ def test_every_format_gives_the_same_pairs(tmp_path, extension):
 def test_written_pairs_are_read_back_exactly_and_stand_one_a_line(rows, extension, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / f"p{extension}"
     pairs = PairDataset.from_rows(((q, p, n if n and n.strip() else None) for q, p, n in rows), source="x")
-    write_pairs(path, pairs)
+    write_pairs(path, pairs.rows())
     read = read_pairs(path)
     assert list(read.rows()) == list(pairs.rows()) == list(dict.fromkeys(rows))
     assert read.sha256() == pairs.sha256()
