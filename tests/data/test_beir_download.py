@@ -11,18 +11,16 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pytest
 
 from ragcun.data.beir import load_collection
-from ragcun.data.beir_sets import SETS, BeirSet, fetch_set, mirror_url
+from ragcun.data.beir_sets import BeirSet, fetch_set, mirror_url
 from ragcun.errors import InputError
 from tests.data.test_pairs import write_rows
 
-FORUMS = SETS["cqadupstack"].parts
 FILES = {
     "corpus.jsonl": '{"_id": "d1", "title": "", "text": "one"}\n{"_id": "d2", "title": "", "text": "two"}\n',
     "queries.jsonl": '{"_id": "q1", "text": "one"}\n',
@@ -169,14 +167,6 @@ def test_unsafe_addresses_are_refused_without_their_passwords(url: str) -> None:
 @pytest.mark.parametrize("url", ["https://example.org/x", "http://127.0.0.1:80/x", "http://[::1]/x", "file:///x/a@b"])
 def test_safe_addresses_pass(url: str) -> None:
     assert mirror_url(f"{url}/") == url
-
-
-def test_a_set_of_parts_is_unpacked_with_all_of_them(tmp_path: Path) -> None:
-    files = {f"{forum}/{name}": content for forum in FORUMS for name, content in FILES.items()}
-    (tmp_path / "toy.zip").write_bytes(content := archive(files))
-    fetch_set(replace(toy(content), parts=FORUMS), tmp_path)
-    assert names(tmp_path / "toy") == set(FORUMS)
-    assert all(load_collection(tmp_path / "toy" / forum).documents for forum in FORUMS)
 
 
 def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:

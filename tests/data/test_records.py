@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.beir import Document, write_collection
+from ragcun.data.beir import Document
 from ragcun.data.records import read_documents, read_records
 from ragcun.errors import InputError
 from tests.data.test_pairs import write_rows
@@ -38,12 +38,6 @@ def test_a_text_file_has_a_document_a_line(tmp_path):
 def test_strings_are_documents_and_titles_are_optional(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert read_documents(tmp_path / name) == [Document("", text) for text in ("one", "two", "three")]
-
-
-def test_a_beir_folder_gives_its_corpus(tmp_path):
-    corpus = {"a": Document("A", "text a"), "b": Document("", "text b"), "empty": Document("", "")}
-    write_collection(tmp_path / "c", corpus, {"q": "?"}, {"test": {"q": {"a": 1}}})
-    assert read_documents(tmp_path / "c") == list(corpus.values())
 
 
 @pytest.mark.parametrize(

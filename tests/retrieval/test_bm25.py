@@ -36,11 +36,6 @@ def test_ties_follow_the_ids_whatever_the_order_of_the_documents_at_every_cutoff
         assert list(BM25(equal).run({"q": "tiger"}, k=k)["q"]) == whole[:k]
 
 
-def test_a_query_that_is_a_document_is_left_out_and_k_remain():
-    assert list(BM25(DOCUMENTS).run({"c": "tiger"}, k=2, own_ids={"c"})["c"]) == ["e", "b"]
-    assert list(BM25(DOCUMENTS).run({"c": "tiger"}, k=2)["c"]) == ["c", "e"]
-
-
 @pytest.mark.parametrize(("name", "floor"), [("scifact", 0.66), ("nfcorpus", 0.31)])
 def test_is_as_good_as_published_on_beir(shared_data, name, floor):
     from ragcun.data.beir import load_collection
