@@ -24,6 +24,7 @@ class Views:
         predicted: the predictor's guess of `target`, a document embedding or an EMA teacher's.
         residual: the correction that a residual predictor adds (its delta).
         pool: further documents, candidates for all queries (mined negatives); `pool_relevant` names known positives.
+        teacher: a teacher's scores of each query for all positives, then negatives, then the pool; NaN: it has none.
     """
 
     query: Float[Tensor, "batch dim"]
@@ -36,6 +37,7 @@ class Views:
     residual: Float[Tensor, "batch dim"] | None = None
     pool: Float[Tensor, "pool dim"] | None = None
     pool_relevant: Bool[Tensor, "batch pool"] | None = None
+    teacher: Float[Tensor, "batch candidates"] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,4 @@ class PairBatch:
     relevant: Bool[Tensor, "batch batch"] | None = None
     pool: Float[Tensor, "pool dim"] | Features | None = None
     pool_relevant: Bool[Tensor, "batch pool"] | None = None
+    teacher: Float[Tensor, "batch candidates"] | None = None

@@ -11,6 +11,7 @@ from ragcun.options import check_one_of, flag, refuse, settle
 TermKind = Literal["words", "pieces"]
 Distance = Literal["euclidean", "cosine", "dot"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
+TAUGHT = ("kl", "margin_mse")  # contrastive losses that learn a teacher's scores
 Fusion = Literal["minmax", "zscore", "rrf"]
 Precision = Literal["float32", "int8", "binary"]
 LEXICAL_DIM = 384
@@ -33,6 +34,7 @@ class DataConfig:
     corpus: str | None = flag(None, "adapt to these documents, which also give negatives", metavar="PATH")
     queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
     hold_out_documents: float = flag(0.0, "share of the documents hidden from training", at_least=0, below=1)
+    teacher: str | None = flag(None, "model or TREC run whose scores --contrastive kl or margin_mse learns")
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")
     val_data: str | None = flag(None, "pairs file or BEIR folder: choose the epoch with the lowest objective on it")
     dev_beir: str | None = flag(None, "BEIR folder: choose the epoch with the best NDCG@10 on it", metavar="DIR")
@@ -117,8 +119,9 @@ class ObjectiveConfig:
     num_slices: int = flag(256, "random directions of SIGReg, redrawn at every step", at_least=1)
     knots: str = flag("reference", "integration knots of SIGReg", choices="losses.sigreg:KNOTS")
     margin: float = flag(1.0, "margin of the margin losses, in the units of the embeddings", at_least=0, below=math.inf)
-    temperature: float = flag(0.1, "temperature of InfoNCE", above=0, below=math.inf)
-    distance: Distance = flag("euclidean", "distance of InfoNCE", choices=Distance)
+    temperature: float = flag(0.1, "temperature of InfoNCE, kl and margin_mse", above=0, below=math.inf)
+    teacher_temperature: float | None = flag(None, "of the teacher's scores (default: --temperature)", above=0)
+    distance: Distance = flag("euclidean", "distance of InfoNCE, kl and margin_mse", choices=Distance)
     symmetric: bool = flag(False, "InfoNCE also from documents to queries")
     soft_targets: bool = flag(True, "all known positives of a query share the target; else the others are masked")
     nested_dims: tuple[int, ...] = flag((), "Matryoshka dimensions to train as well", at_least=1)
@@ -134,6 +137,11 @@ class ObjectiveConfig:
         values = {term: float(getattr(self, f"lambda_{term}")) for term in WEIGHTS if term not in off}
         return {term: value for term, value in values.items() if value != 0}
 
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher's scores are learned."""
+        return self.contrastive in TAUGHT and "contrastive" in self.weights
+
 
 @dataclass
 class OptimizationConfig:
@@ -146,7 +154,7 @@ class OptimizationConfig:
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
     mined_negatives: int | None = flag(
-        None, "mined negatives per query (default: 4 with InfoNCE and a frozen base, else 0)", at_least=0
+        None, "mined negatives per query (default: 4 with a frozen base and no margin loss, else 0)", at_least=0
     )
     mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "mine ranks below this one", at_least=1)
@@ -221,6 +229,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
                 self.lora_rank and self.freeze_early_layers
             ),
             "--lexical_dim needs a new, frozen and normalised base; leave it out": lexical,
+            "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not self.taught,
+            "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and self.taught,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
         if self.vectors is not None:
@@ -261,12 +271,12 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def untrained(self) -> bool:
         """Whether documents without labels give the lexical channel alone: training on it gains nothing sure."""
         asked = self.trained_share is not None or self.epochs is not None or self.steps != type(self).steps
-        return self.label_free and self.lexical and not asked
+        return self.label_free and self.lexical and not (asked or self.taught)
 
     @property
     def mines(self) -> int:
         """Mined negatives per query and step."""
-        default = 4 if self.contrastive == "infonce" and self.freeze_base else 0
+        default = 4 if self.contrastive in ("infonce", *TAUGHT) and self.freeze_base else 0
         return default if self.mined_negatives is None else self.mined_negatives
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Row = tuple[str, str, "str | None"]
-Record = tuple[str, list[str], list[str], "bool | None", set[str]]  # query, positives, negatives, label, unread fields
+Record = tuple[str, list[str], list[str], list[float], "bool | None", set[str]]
+"""Query, positives, negatives, a teacher's scores of these, label, unread fields."""
+Scores = dict[str, dict[str, float]]
+"""A teacher's scores by the texts of query and document."""
 SPLITS = ("train", "dev", "test")
 NO_NEGATIVE: Sequence[Any] = (None,)
 LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -136,16 +140,19 @@ class PairDataset:
         return csr_array((np.ones(len(self), dtype=np.bool_), (self.query_ids, self.positive_ids)), shape=shape)
 
 
-def read_pairs(path: str | Path) -> PairDataset:
+def read_pairs(path: str | Path, scores: Scores | None = None) -> PairDataset:
     """Read training pairs from a file of records (see `read_records`), or a data set of the hub, owner/name.
 
     The fields are `query`, `positive` and, optional, `negative` (also `negative_1` …; absent, null or blank: none), or
     others of `NAMES` and `NEGATIVE`. Lists are several texts; each negative makes a row of its own. With a `label`, 0
     makes the positive a negative of its query's answers. Pairs may also be objects with `x` and `y` or lists
     ``[x, y]``: y is what masking left of x, so x is the positive of y.
+
+    A list `scores` has a teacher's scores of positives and negatives, in their order. They are put into `scores` (None:
+    refused); of several for a query and a document the last counts.
     """
     path = records_file(path)
-    return PairDataset.from_rows(_rows(parsed_records(path, _record), str(path)), source=str(path))
+    return PairDataset.from_rows(_rows(parsed_records(path, _record), str(path), scores), source=str(path))
 
 
 def write_pairs(path: str | Path, rows: Iterable[Row]) -> None:
@@ -175,6 +182,7 @@ def _record(value: Any) -> Record:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
         raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
+    scores = value.pop("scores") if isinstance(value.get("scores"), list) else []
     query_name, positive_name, negative_names, label_name, others = _fields(*value)
     query, positives = text_field(value, query_name), text_fields(value, positive_name)
     if not query.strip() or not positives:
@@ -182,21 +190,30 @@ def _record(value: Any) -> Record:
     negatives = [text for name in negative_names for text in text_fields(value, name)]
     if negatives and {text.strip() for text in negatives} & {text.strip() for text in positives}:
         raise RecordError("positive and negative are the same text")
+    numbers = [score for score in scores if type(score) in (int, float) and math.isfinite(score)]
+    if scores and not (len(numbers) == len(scores) == len(positives + negatives)):
+        expected = f"finite numbers, {len(positives)} of positives, then {len(negatives)} of negatives"
+        raise RecordError(f'field "scores" must hold {expected}, got {scores!r:.60}')
     label = None
     if label_name is not None:
         label = LABELS.get(str(value[label_name]).strip().lower())
         if label is None or (negatives and not label):
             expected = f'field "{label_name}" must be 1 (an answer) or 0 (none, and no negatives beside it)'
-            raise RecordError(f"{expected}, got {value[label_name]!r:.40}; other scores cannot be trained on")
-    return query, positives, negatives, label, others
+            raise RecordError(f"{expected}, got {value[label_name]!r:.40}; a teacher's scores are a list")
+    return query, positives, negatives, numbers, label, others
 
 
-def _rows(records: Iterable[tuple[int, Record]], source: str) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[int, Record]], source: str, scores: Scores | None) -> Iterator[Row]:
     """Yield a row for each positive and negative of a record, then those of labelled ones, together by their query."""
     labelled: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     others: set[str] = set()
-    for _, (query, positives, negatives, label, unread) in records:
+    for line, (query, positives, negatives, numbers, label, unread) in records:
         others |= unread
+        if scores is not None:
+            scores.setdefault(query, {}).update(zip(positives + negatives, numbers, strict=False))
+        elif numbers:
+            remedy = "add --contrastive kl or margin_mse and no --teacher, or delete the field"
+            raise InputError(f"{source}, line {line}: a loss that learns `scores` is missing; {remedy}")
         if label is None or negatives:
             yield from product([query], positives, negatives or NO_NEGATIVE)
         else:

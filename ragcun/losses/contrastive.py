@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,8 @@ from ragcun.batch import Views
 from ragcun.config import Distance, ObjectiveConfig
 from ragcun.losses import register_loss
 from ragcun.losses.covariance import in_full_precision
+
+Logits = Float[Tensor, "batch candidates"]
 
 
 def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
@@ -164,6 +167,43 @@ def _cross_entropy(
     return F.cross_entropy(logits.masked_fill(others, -torch.inf), own)
 
 
+@in_full_precision
+def kl_divergence(student: Logits, teacher: Logits) -> Float[Tensor, ""]:
+    """Mean over queries of Σ_c p(c)·log(p(c) / q(c)), p and q being the softmax of the teacher's and student's logits.
+
+    Candidates without a teacher's score (NaN) are left out, and of the mean queries with fewer than two.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2 (without T²); Lin et al. 2020, arXiv:2010.11386, eq. 5.
+    """
+    scored, least = ~teacher.isnan(), torch.finfo(student.dtype).min
+    theirs, ours = (F.log_softmax(each.masked_fill(~scored, least), 1) for each in (teacher, student))
+    divergence = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+    return divergence / (scored.sum(1) > 1).sum().clamp_min(1)
+
+
+@in_full_precision
+def margin_mse(student: Logits, teacher: Logits) -> Float[Tensor, ""]:
+    """Mean of ((s(i, i) − s(i, c)) − (t(i, i) − t(i, c)))² over queries i and candidates c ≠ i.
+
+    s and t are the student's and the teacher's logits; candidate i is the positive of query i. Terms without a
+    teacher's score (NaN) are left out.
+
+    Source: Hofstätter et al. 2020, arXiv:2010.02666, eq. 3.
+    """
+    ours, theirs = (each.diagonal()[:, None] - each for each in (student, teacher))
+    scored = ~theirs.isnan()
+    scored.diagonal().fill_(False)
+    return torch.where(scored, ours - theirs, 0).square().sum() / scored.sum().clamp_min(1)
+
+
+def _taught(loss: Callable[[Tensor, Tensor], Tensor], views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    candidates = torch.cat([each for each in (views.positive, views.negative, views.pool) if each is not None])
+    student = similarity_logits(views.query, candidates, config.distance) / config.temperature
+    if views.teacher is None or views.teacher.shape != student.shape:
+        raise ValueError(f"{config.contrastive} needs a teacher's scores of all queries and candidates; give a teacher")
+    return loss(student, views.teacher.to(student) / (config.teacher_temperature or config.temperature))
+
+
 def _infonce(views: Views, config: ObjectiveConfig) -> Float[Tensor, ""]:
     options = config.temperature, config.distance, config.symmetric
     return info_nce(*_rows(views), *options, views.pool, views.pool_relevant, config.soft_targets)
@@ -180,3 +220,5 @@ def _rows(views: Views) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, T
 register_loss("infonce", _infonce, "contrastive")
 register_loss("margin", lambda views, config: margin_loss(*_rows(views), config.margin), "contrastive")
 register_loss("in_batch_margin", _in_batch_margin, "contrastive")
+register_loss("kl", partial(_taught, kl_divergence), "contrastive")
+register_loss("margin_mse", partial(_taught, margin_mse), "contrastive")

@@ -133,7 +133,7 @@ class ProjectionEncoder(RetrievalEncoder):
         else:
             query = self.finish(self.head(vectors[: sizes[0]]))
             rows = query, *self.finish(self.document_head(vectors[sizes[0] :])).split(sizes[1:])
-        masks = {name: getattr(batch, name) for name in ("negative_mask", "relevant", "pool_relevant")}
+        masks = {name: getattr(batch, name) for name in ("negative_mask", "relevant", "pool_relevant", "teacher")}
         return dict(zip(inputs, rows, strict=True)) | masks
 
     def forward(self, batch: PairBatch) -> Views:

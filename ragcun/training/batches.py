@@ -21,6 +21,7 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import refuse
 from ragcun.training.processes import to_device
+from ragcun.training.teacher import Teacher
 
 NOTHING = -1
 """Fills the ranks of a query that has fewer mined negatives than others."""
@@ -115,6 +116,7 @@ class PairSource:
         self, dataset: PairDataset, base: Base, device: torch.device, vectors: VectorSource | None = None
     ) -> None:
         self.dataset, self.base, self.device, self.vectors = dataset, base, device, vectors
+        self.teacher: Teacher | None = None
         self.texts: dict[Role, Sequence[str]] = {"query": dataset.queries, "document": dataset.documents}
         self.rows = {
             role: np.arange(len(texts)) if vectors is None else vectors.rows(texts, role)
@@ -164,6 +166,7 @@ class PairSource:
         queries, positives = data.query_ids[own], data.positive_ids[own]
         negatives, present = data.negative_ids[own], bool((data.negative_ids[rows] >= 0).any())
         real = negatives >= 0
+        candidates = [data.positive_ids[rows], data.negative_ids[rows if present else rows[:0]], drawn]
         return PairBatch(
             query=self._inputs(queries, "query"),
             positive=self._inputs(positives, "document"),
@@ -172,6 +175,7 @@ class PairSource:
             relevant=None if data.all_distinct else self._mask(data.known(queries, data.positive_ids[rows])),
             pool=self._inputs(pool, "document") if len(pool) else None,
             pool_relevant=self._mask(data.known(queries, drawn)) if len(drawn) else None,
+            teacher=None if self.teacher is None else self.teacher(queries, np.concatenate(candidates)),
         )
 
     def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
@@ -191,12 +195,16 @@ def mine_pools(config: TrainConfig, encoder: RetrievalEncoder, source: PairSourc
         return None
     queries, documents = source.sides()
     embedded = encoder.embed(queries, "query"), encoder.embed(documents, "document")
-    return Pools(mine(*embedded, source.dataset, *config.mined_ranks), config.mines, config.seed)
+    return Pools(mine(*embedded, source.dataset, *config.mined_ranks, source.teacher), config.mines, config.seed)
 
 
 @torch.no_grad()
-def mine(queries: Vectors, documents: Vectors, data: PairDataset, first: int, last: int) -> Rows:
+def mine(
+    queries: Vectors, documents: Vectors, data: PairDataset, first: int, last: int, teacher: Teacher | None = None
+) -> Rows:
     """Return the documents at ranks `first` to `last` − 1 of each query by Euclidean distance, without its positives.
+
+    With a `teacher` they are ranked by its scores; those without one are left out.
 
     Given embeddings of ``data.queries`` and ``data.documents``, these are indices ``(queries, last − first)`` into the
     latter, `NOTHING` where a query has fewer. The nearest documents (ranks from 0) may be unlabelled answers. Documents
@@ -207,8 +215,10 @@ def mine(queries: Vectors, documents: Vectors, data: PairDataset, first: int, la
     half_squares = corpus.square().sum(1) / 2
     block = max(1, BLOCK_ELEMENTS // max(1, len(documents)))
     for start in tqdm(range(0, len(queries), block), desc="mining negatives", unit="block", delay=2, leave=False):
+        rows, every = np.arange(start, min(start + block, len(queries))), np.arange(len(documents))
         nearness = torch.from_numpy(queries[start : start + block]) @ corpus.T - half_squares
-        positives = data.known(np.arange(start, start + len(nearness)), np.arange(len(documents)))
+        nearness = nearness if teacher is None else teacher(rows, every).cpu().nan_to_num(-torch.inf)
+        positives = data.known(rows, every)
         barred = positives | np.equal.outer(classes[: len(queries)][start : start + block], classes[len(queries) :])
         best = nearness.masked_fill_(torch.from_numpy(barred), -torch.inf).topk(min(last, len(documents)), dim=1)
         ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()

@@ -27,7 +27,7 @@ Pairs = Iterable[tuple[int, int]]
 IN_MEMORY = "vectors in memory"
 OF_TEXTS = (
     *("documents", "corpus", "queries", "hold_out_documents", "val_data", "dev_beir", "dev_fraction"),
-    *("load_checkpoint", "freeze_early_layers", "resume", "vectors", "save_interval"),
+    *("load_checkpoint", "freeze_early_layers", "resume", "vectors", "save_interval", "teacher"),
 )
 """Settings that speak of texts, of files or of a base to be trained."""
 
@@ -90,6 +90,7 @@ def fit_head(
     pairs: Pairs,
     *,
     dev_pairs: tuple[ArrayLike, Pairs] | None = None,
+    teacher_vectors: tuple[ArrayLike, ArrayLike] | None = None,
     config: TrainConfig | None = None,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
@@ -105,6 +106,7 @@ def fit_head(
         pairs: index of a query and of a document that answers it; several of a query or document may be given.
         dev_pairs: vectors of other queries, and pairs of them with `document_vectors`: the epoch with the best
             NDCG@10 on them is kept.
+        teacher_vectors: another model's of the same queries and documents, whose cosines are the teacher's scores.
         config: settings; what it says of texts and files is not used.
         callbacks: each receives every row of `FittedHead.history` as it is made.
         **settings: fields of `TrainConfig` that take the place of those in `config`.
@@ -116,7 +118,9 @@ def fit_head(
     chosen = _settings(config, settings)
     if chosen.never_worse and dev_pairs is None:
         raise ValueError("never_worse compares on held-out queries; give dev_pairs")
-    data = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, chosen)
+    if chosen.taught != (teacher_vectors is not None):
+        raise ValueError("teacher_vectors go with contrastive kl or margin_mse; give both or neither")
+    data = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, teacher_vectors, chosen)
     run, history = RunFolder(None), list[dict[str, Any]]()
     run.followers += [history.append, *callbacks]
     encoder, result = fit_encoder(chosen, data, run)
@@ -128,6 +132,7 @@ def _on_vectors(
     document_vectors: ArrayLike,
     pairs: Pairs,
     dev_pairs: tuple[ArrayLike, Pairs] | None,
+    teacher_vectors: tuple[ArrayLike, ArrayLike] | None,
     config: TrainConfig,
 ) -> TrainingData:
     documents = check_vectors(document_vectors, "document_vectors")
@@ -146,8 +151,15 @@ def _on_vectors(
             qrels.setdefault(f"dev{query}", {})[names[document]] = 1
         dev = Collection("dev_pairs", {name: Document("", name) for name in names}, {q: q for q in qrels}, qrels, "dev")
         sets.append(([f"dev{i}" for i in range(len(others))], others))
-    store = VectorStore([(names, documents)], sets, config.normalize_embeddings)
-    return TrainingData(train, dev=dev, check=dev if config.never_worse else None, vectors=store)
+    store, teacher = VectorStore([(names, documents)], sets, config.normalize_embeddings), None
+    if teacher_vectors is not None:
+        theirs, shown = (check_vectors(side, "teacher_vectors") for side in teacher_vectors)
+        if (len(theirs), len(shown)) != (len(queries), len(documents)) or theirs.shape[1] != shown.shape[1]:
+            ours = f"{len(queries)} queries and {len(documents)} documents"
+            raise ValueError(f"teacher_vectors must be of {ours}, of one length, got {theirs.shape} and {shown.shape}")
+        teacher = VectorStore([(names, shown)], [(asked, theirs)])
+    check = dev if config.never_worse else None
+    return TrainingData(train, dev=dev, check=check, vectors=store, teacher=teacher)
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:

@@ -27,6 +27,7 @@ from ragcun.training.selection import (
 )
 from ragcun.training.setup import TrainingData, build_base, build_data, build_encoder, build_features, build_objective
 from ragcun.training.summary import FitResult, announce
+from ragcun.training.teacher import make_teacher
 from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 
@@ -56,6 +57,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     require_contrast(config, data.train)
     processes = Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
+    teacher = processes.main_first(partial(make_teacher, config, data.teacher, data.train, processes.device))
     kept = run.kept_channel() if config.resume else None
     encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)
     objective = build_objective(config, encoder)
@@ -66,6 +68,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))
     source = processes.main_first(lambda: PairSource(data.train, encoder.base, processes.device, features))
+    source.teacher = teacher
     judge = partial(make_selection, data, encoder.base, features, objective, config.batch_size, processes.device)
     selection = processes.main_only(judge, Selection())
     queries = None

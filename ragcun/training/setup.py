@@ -8,13 +8,14 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ragcun.batch import Role
-from ragcun.config import TrainConfig
+from ragcun.config import TAUGHT, TrainConfig
 from ragcun.data.beir import Collection, hold_out_queries, load_collection, pairs_from_collection, read_queries
 from ragcun.data.overlap import HoldOut
-from ragcun.data.pairs import PairDataset, read_pairs
+from ragcun.data.pairs import PairDataset, Scores, read_pairs
 from ragcun.data.records import is_collection, read_documents
 from ragcun.data.synthetic_queries import adaptation_data, pairs_from_documents
 from ragcun.embeddings.base import Base, VectorSource
@@ -29,6 +30,7 @@ from ragcun.losses.objective import SCALED_BY_ROWS, Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.retrieval.runs import StoredRetriever
 from ragcun.training.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class TrainingData:
 
     ``check`` holds the judged queries by which the trained model is compared with its start and the base, once;
     ``queries`` has no labels, and a calibrated start takes its shift of queries from it (None: from those of `train`);
-    ``vectors`` take the place of a base model's.
+    ``vectors`` take the place of a base model's, ``teacher`` that of the model ``config.teacher``.
     """
 
     train: PairDataset
@@ -57,12 +59,14 @@ class TrainingData:
     queries: list[str] | None = None
     hold_out: HoldOut | None = None
     vectors: VectorStore | None = None
+    teacher: Scores | VectorStore | None = None
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of each set; ``texts`` are the documents in no pair, and queries without labels."""
+        """Return the SHA-256 of each set; ``texts`` are all others, and a teacher's scores of them."""
         sets = {"train": self.train, "val": self.val, "dev": self.dev, "check": self.check}
         found = {name: data.sha256() for name, data in sets.items() if data is not None}
         texts = [*self.train.unpaired(), *(self.queries or ())]
+        texts += [json.dumps(self.teacher)] if isinstance(self.teacher, dict) else []
         return found | ({"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()} if texts else {})
 
 
@@ -74,13 +78,17 @@ def build_data(config: TrainConfig) -> TrainingData:
     hold_out = HoldOut(config.hold_out_documents, HOLD_OUT_SEED) if config.hold_out_documents else None
     queries = read_queries(config.queries) if config.queries else None
     held_out, vectors = None, None
+    run = config.teacher is not None and Path(config.teacher).is_file()
+    scores: Scores | None = {} if config.taught and (run or config.teacher is None) else None
+    if run and not is_collection(str(config.train_data)):
+        raise InputError(f"--teacher {config.teacher} has ids of a BEIR folder; give that in --train_data")
     if config.label_free:
         documents = read_documents(str(config.corpus))
         documents = documents if hold_out is None else hold_out.visible_documents(documents)
         made = adaptation_data(documents, str(config.corpus), config.seed)
         train, held_out, queries = made.pairs, made.held_out, queries or made.stand_ins
     else:
-        train, dev, vectors = _labelled(config, dev)
+        train, dev, vectors = _labelled(config, dev, scores)
         train = train if hold_out is None else hold_out.without_hidden(train)
     val = None
     if config.val_data is not None:
@@ -101,15 +109,22 @@ def build_data(config: TrainConfig) -> TrainingData:
     check = (dev or held_out) if never_worse else None
     if never_worse and check is None:
         raise InputError("--never_worse compares on held-out queries; add --dev_beir or --dev_fraction")
-    return TrainingData(train, val, dev, check, queries, hold_out, vectors)
+    return TrainingData(train, val, dev, check, queries, hold_out, vectors, scores)
 
 
-def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset, Collection | None, VectorStore | None]:
+def _labelled(
+    config: TrainConfig, dev: Collection | None, scores: Scores | None
+) -> tuple[PairDataset, Collection | None, VectorStore | None]:
     vectors = None
     if config.documents is not None:
         train = pairs_from_documents(config.documents, config.pair_method, config.seed)
     elif is_collection(str(config.train_data)):
         collection = load_collection(str(config.train_data), "train")
+        if scores is not None and config.teacher is not None:
+            run = StoredRetriever(config.teacher, Path(config.teacher)).retrieve(collection, len(collection.documents))
+            for key, found in run.items():
+                of_query = {collection.documents[each].content: score for each, score in found.items()}
+                scores.setdefault(collection.queries[key], {}).update(of_query)
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
         train = pairs_from_collection(collection, whole_corpus=True)
@@ -119,7 +134,7 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
     elif config.vectors is not None:
         raise InputError("--vectors are known by the ids of a BEIR folder; give one in --train_data")
     else:
-        train = read_pairs(str(config.train_data))
+        train = read_pairs(str(config.train_data), scores)
     if config.corpus is not None:
         contents = (document.content for document in read_documents(config.corpus))
         train = PairDataset.from_rows(train.rows(), train.source, filter(None, (*train.documents, *contents)))
@@ -128,8 +143,8 @@ def _labelled(config: TrainConfig, dev: Collection | None) -> tuple[PairDataset,
 
 def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None) -> Objective:
     """Return the objective that a configuration describes, for an encoder."""
-    if config.mines and config.contrastive != "infonce":
-        raise InputError(f"--mined_negatives serve InfoNCE alone; leave it out with --contrastive {config.contrastive}")
+    if config.mines and config.contrastive not in ("infonce", *TAUGHT):
+        raise InputError(f"--mined_negatives do not serve --contrastive {config.contrastive}; leave them out")
     unit = encoder is not None and encoder.to_config().get("normalize_output")
     scaled = unit and config.isotropy in SCALED_BY_ROWS and "isotropy" in config.weights
     if scaled and config.isotropy_transform is None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Template
 
-from ragcun.config import ObjectiveConfig, OptimizationConfig, TrainConfig
+from ragcun.config import TAUGHT, ObjectiveConfig, OptimizationConfig, TrainConfig
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.target import TargetBase
 from ragcun.errors import InputError
@@ -24,7 +24,7 @@ from ragcun.training.setup import KEPT, model_settings
 logger = logging.getLogger(__name__)
 
 TERMS = {"reg": "variance", "predictive": "prediction", "residual": "residual"}
-LOSS = "contrastive margin temperature distance symmetric soft_targets nested_dims mined_negatives"
+LOSS = "contrastive margin temperature teacher_temperature distance symmetric soft_targets nested_dims mined_negatives"
 PREDICTOR = "predictor predictor_learning_rate stopgrad"
 SHAPE = "isotropy isotropy_form isotropy_transform isotropy_rows num_slices knots"
 TRAINING = " ".join(each.name for kind in (ObjectiveConfig, OptimizationConfig) for each in fields(kind))
@@ -60,8 +60,10 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
     narrow = "hardly any effect: rows of length 1 deviate by 1/√D at most in the mean; add --no_normalize_output"
     return [
         (LOSS, "contrastive" not in weights, "no effect, since --lambda_contrastive is 0"),
-        ("margin", config.contrastive == "infonce", "no effect: InfoNCE has none; --contrastive margin has"),
+        ("margin", not margin, "no effect: only --contrastive margin and in_batch_margin have one"),
         ("temperature distance symmetric soft_targets", margin, "no effect on a margin loss, only on infonce"),
+        ("symmetric soft_targets", config.taught, "no effect: the teacher's scores are the targets"),
+        ("teacher_temperature", not config.taught, f"no effect: only --contrastive {' and '.join(TAUGHT)} have one"),
         ("mined_first mined_last", config.mines == 0, "no effect, since no negatives are mined"),
         ("lambda_isotropy", kind == "none", "no effect with --isotropy none"),
         (SHAPE, "isotropy" not in weights, "no effect, since --lambda_isotropy is 0"),

@@ -26,6 +26,8 @@ OBJECTIVES = {
     "infonce soft": Objective(soft_targets=True, temperature=0.5),
     "margin": Objective(contrastive="margin", margin=3.0),
     "in_batch_margin": Objective(contrastive="in_batch_margin", margin=3.0),
+    "kl": Objective(contrastive="kl", temperature=0.5),
+    "margin_mse": Objective(contrastive="margin_mse", nested_dims=(2,), temperature=1.0),
     "predictor": Objective(lambda_contrastive=0.0, **BOTH),
     "moving target": Objective(lambda_contrastive=0.0, lambda_predictive=1.0, stopgrad=False),
     "absolute": Objective(lambda_isotropy=0.5, isotropy_form="absolute", **BOTH),
@@ -54,6 +56,9 @@ def inputs() -> dict[str, Tensor]:
     made["relevant"][1, 9] = made["relevant"][9, 1] = True
     made["pool_relevant"] = torch.zeros(ROWS, POOL, dtype=torch.bool)
     made["pool_relevant"][10, 0] = made["pool_relevant"][0, 2] = True
+    teacher = torch.randn(ROWS, 2 * ROWS + POOL, generator=random, dtype=torch.float64)
+    teacher[:, ROWS + 2 : 2 * ROWS] = torch.nan  # of negatives that are missing
+    made["teacher"] = torch.where(teacher > 1, torch.nan, teacher)
     return made
 
 
@@ -69,7 +74,8 @@ class Tiny(nn.Module):
         query, positive = self.query(given["query"]), self.document(given["positive"])
         delta = self.delta(query)
         rest = {name: self.document(given[name]) for name in ("negative", "pool") if name in given}
-        masks = {name: given[name] for name in ("negative_mask", "relevant", "pool_relevant") if name in given}
+        names = ("negative_mask", "relevant", "pool_relevant", "teacher")
+        masks = {name: given[name] for name in names if name in given}
         return Views(query, positive, predicted=query + delta, target=positive, residual=delta, **rest, **masks)
 
 

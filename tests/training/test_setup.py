@@ -97,7 +97,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str
     ("changes", "message"),
     [
         ({"lambda_contrastive": 0.0, "lambda_isotropy": 0.0}, "objective: "),
-        ({"contrastive": "margin", "mined_negatives": 4}, "serve InfoNCE alone"),
+        ({"contrastive": "margin", "mined_negatives": 4}, "--mined_negatives .*margin"),
         ({"base_model": "/no/such/model"}, "no such model folder"),
         ({"freeze_early_layers": 9}, "3 transformer layers"),
         ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),

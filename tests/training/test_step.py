@@ -33,6 +33,8 @@ CASES: dict[str, tuple[dict[str, Any], Objective]] = {
     "moving target": ({"system": "respred"}, Objective(stopgrad=False, **PREDICTIVE)),
     "unused prediction": ({"system": "respred"}, Objective()),
     "jepa": ({"system": "jepa", "head": "mlp"}, Objective(**PREDICTIVE)),
+    "kl": ({"system": "asymmetric"}, Objective(contrastive="kl", lambda_isotropy=1.0)),
+    "margin_mse": ({"system": "isotropic_gaussian"}, Objective(contrastive="margin_mse", temperature=1.0)),
     "lora": ({"freeze_base": None, "lora_rank": 2}, Objective(lambda_isotropy=1.0)),
     "frozen layers": ({"freeze_base": None, "freeze_early_layers": 2}, Objective(lambda_isotropy=1.0)),
 }
@@ -54,6 +56,9 @@ def make(tiny_bert: str, dataset: PairDataset, **changes: Any) -> tuple[Retrieva
     mined = np.random.default_rng(0).integers(len(dataset.documents) - 10, len(dataset.documents), (12, 3))
     mined[0] = NOTHING
     source.pools = Pools(mined, 2, 0)
+    scores = torch.randn(12, len(dataset.documents) + 1)
+    scores[:, -1] = scores[:, 5] = torch.nan
+    source.teacher = lambda queries, documents: scores[queries][:, documents]
     return encoder.double(), source
 
 
