@@ -154,12 +154,10 @@ def _on_vectors(
     store, teacher = VectorStore([(names, documents)], sets, config.normalize_embeddings), None
     if teacher_vectors is not None:
         theirs, shown = (check_vectors(side, "teacher_vectors") for side in teacher_vectors)
-        if (len(theirs), len(shown)) != (len(queries), len(documents)) or theirs.shape[1] != shown.shape[1]:
-            ours = f"{len(queries)} queries and {len(documents)} documents"
-            raise ValueError(f"teacher_vectors must be of {ours}, of one length, got {theirs.shape} and {shown.shape}")
+        if (len(theirs), len(shown), theirs.shape[1]) != (len(queries), len(documents), shown.shape[1]):
+            raise ValueError(f"teacher_vectors must be of all queries and documents, got {theirs.shape}, {shown.shape}")
         teacher = VectorStore([(names, shown)], [(asked, theirs)])
-    check = dev if config.never_worse else None
-    return TrainingData(train, dev=dev, check=check, vectors=store, teacher=teacher)
+    return TrainingData(train, None, dev, dev if config.never_worse else None, vectors=store, teacher=teacher)
 
 
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
