@@ -137,11 +137,6 @@ class ObjectiveConfig:
         values = {term: float(getattr(self, f"lambda_{term}")) for term in WEIGHTS if term not in off}
         return {term: value for term, value in values.items() if value != 0}
 
-    @property
-    def taught(self) -> bool:
-        """Whether a teacher's scores are learned."""
-        return self.contrastive in TAUGHT and "contrastive" in self.weights
-
 
 @dataclass
 class OptimizationConfig:
@@ -153,9 +148,7 @@ class OptimizationConfig:
     batch_size: int = flag(128, "pairs per step and process", at_least=2)
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
-    mined_negatives: int | None = flag(
-        None, "mined negatives per query (default: 4 with a frozen base and no margin loss, else 0)", at_least=0
-    )
+    mined_negatives: int | None = flag(None, "mined per query (default: 4; margin loss, trained base: 0)", at_least=0)
     mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "mine ranks below this one", at_least=1)
     trained_share: float | None = flag(
@@ -220,6 +213,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         trained, (first, last) = not self.freeze_base, self.mined_ranks
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
         narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical
+        taught = self.contrastive in TAUGHT
         mistakes = {
             "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
@@ -229,8 +223,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
                 self.lora_rank and self.freeze_early_layers
             ),
             "--lexical_dim needs a new, frozen and normalised base; leave it out": lexical,
-            "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not self.taught,
-            "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and self.taught,
+            "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,
+            "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and taught,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
         if self.vectors is not None:
@@ -271,7 +265,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     def untrained(self) -> bool:
         """Whether documents without labels give the lexical channel alone: training on it gains nothing sure."""
         asked = self.trained_share is not None or self.epochs is not None or self.steps != type(self).steps
-        return self.label_free and self.lexical and not (asked or self.taught)
+        return self.label_free and self.lexical and not (asked or self.teacher)
 
     @property
     def mines(self) -> int:

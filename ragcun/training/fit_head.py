@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragcun.batch import Role
-from ragcun.config import TrainConfig
+from ragcun.config import TAUGHT, TrainConfig
 from ragcun.data.beir import Collection, Document
 from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.joined import JoinedBase
@@ -118,7 +118,7 @@ def fit_head(
     chosen = _settings(config, settings)
     if chosen.never_worse and dev_pairs is None:
         raise ValueError("never_worse compares on held-out queries; give dev_pairs")
-    if chosen.taught != (teacher_vectors is not None):
+    if (chosen.contrastive in TAUGHT) != (teacher_vectors is not None):
         raise ValueError("teacher_vectors go with contrastive kl or margin_mse; give both or neither")
     data = _on_vectors(query_vectors, document_vectors, pairs, dev_pairs, teacher_vectors, chosen)
     run, history = RunFolder(None), list[dict[str, Any]]()

@@ -79,7 +79,7 @@ def build_data(config: TrainConfig) -> TrainingData:
     queries = read_queries(config.queries) if config.queries else None
     held_out, vectors = None, None
     run = config.teacher is not None and Path(config.teacher).is_file()
-    scores: Scores | None = {} if config.taught and (run or config.teacher is None) else None
+    scores: Scores | None = {} if config.contrastive in TAUGHT and (run or config.teacher is None) else None
     if run and not is_collection(str(config.train_data)):
         raise InputError(f"--teacher {config.teacher} has ids of a BEIR folder; give that in --train_data")
     if config.label_free:
@@ -123,8 +123,7 @@ def _labelled(
         if scores is not None and config.teacher is not None:
             run = StoredRetriever(config.teacher, Path(config.teacher)).retrieve(collection, len(collection.documents))
             for key, found in run.items():
-                of_query = {collection.documents[each].content: score for each, score in found.items()}
-                scores.setdefault(collection.queries[key], {}).update(of_query)
+                scores[collection.queries[key]] = {collection.documents[d].content: s for d, s in found.items()}
         if config.dev_fraction:
             collection, dev = hold_out_queries(collection, config.dev_fraction, config.seed)
         train = pairs_from_collection(collection, whole_corpus=True)

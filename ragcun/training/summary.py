@@ -54,6 +54,7 @@ def rules_of(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, steps:
 
 def _of_objective(config: TrainConfig, unit: bool) -> Rules:
     kind, transform, weights = config.isotropy, config.isotropy_transform, config.weights
+    taught = config.contrastive in TAUGHT
     margin, absolute = config.contrastive in ("margin", "in_batch_margin"), config.isotropy_form == "absolute"
     near_0 = "of rows of length 1 the absolute form is hardly above 0; scale_free is not"
     collapsed = "hardly any effect: rows of length 1 look like a collapse to this loss; leave the transform out"
@@ -62,8 +63,8 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
         (LOSS, "contrastive" not in weights, "no effect, since --lambda_contrastive is 0"),
         ("margin", not margin, "no effect: only --contrastive margin and in_batch_margin have one"),
         ("temperature distance symmetric soft_targets", margin, "no effect on a margin loss, only on infonce"),
-        ("symmetric soft_targets", config.taught, "no effect: the teacher's scores are the targets"),
-        ("teacher_temperature", not config.taught, f"no effect: only --contrastive {' and '.join(TAUGHT)} have one"),
+        ("symmetric soft_targets", taught, "no effect: the teacher's scores are the targets"),
+        ("teacher_temperature", not taught, f"no effect: only --contrastive {' and '.join(TAUGHT)} have one"),
         ("mined_first mined_last", config.mines == 0, "no effect, since no negatives are mined"),
         ("lambda_isotropy", kind == "none", "no effect with --isotropy none"),
         (SHAPE, "isotropy" not in weights, "no effect, since --lambda_isotropy is 0"),

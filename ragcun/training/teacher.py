@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ragcun.config import TrainConfig
+from ragcun.config import TAUGHT, TrainConfig
 from ragcun.data.pairs import PairDataset, Scores
 from ragcun.embeddings.base import Base, Rows, VectorSource
 from ragcun.embeddings.cache import EmbeddingCache
@@ -30,7 +30,7 @@ def make_teacher(
     config: TrainConfig, given: Scores | VectorSource | None, pairs: PairDataset, device: torch.device
 ) -> Teacher | None:
     """Return the teacher for `pairs`: scores or vectors that are `given`, or a model; None for a loss without one."""
-    if not config.taught:
+    if config.contrastive not in TAUGHT:
         return None
     if isinstance(given, dict):
         return _by_scores(given, pairs, config.teacher or pairs.source, device)

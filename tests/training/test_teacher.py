@@ -1,4 +1,4 @@
-"""Teachers from a model, a TREC run and a pairs file: their scores, training by them, and what is refused (docs/training.md)."""
+"""Teachers (docs/training.md): the scores of a model, a TREC run and a pairs file, training by them, and refusals."""
 
 from __future__ import annotations
 
