@@ -83,7 +83,7 @@ class Data:
         return texts, self.cache.encode(texts, "query"), pairs
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def channel(self, hidden: bool, power: float, dim: int, words: str) -> tuple[LexicalChannel, np.ndarray]:
+    def channel(self, hidden: bool, power: float, dim: int | None, words: str) -> tuple[LexicalChannel, np.ndarray]:
         """Return a channel and the vectors of all documents; `hidden` ones are not fitted on."""
         known = [text for text, out in zip(self.texts, self.hidden, strict=True) if not (hidden and out)]
         tokenizer = self.cache.base.model.tokenizer.backend_tokenizer
@@ -96,7 +96,7 @@ class Data:
         """Return the joined documents, and a function from texts and dense vectors of queries to joined ones."""
         if lexical.get("dim") == 0:
             return normalize(self.documents), lambda texts, dense: normalize(dense)
-        kinds = lexical.get("power", -0.25), lexical.get("dim", 384), lexical.get("terms", "words")
+        kinds = lexical.get("power", -0.25), lexical.get("dim"), lexical.get("terms", "words")
         channel, vectors = self.channel(hidden, *kinds)
         weight = lexical.get("weight", "auto")
         visible = self.documents[~self.hidden] if hidden else self.documents

@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--words", type=int, default=100)
-    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--dim", type=int)
     args = parser.parse_args()
     texts = zipfian_texts(args.documents, args.words)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -43,7 +43,7 @@ def main() -> None:
     wall, cpu = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"fit: {len(texts):,} documents of {args.words} words, {len(channel.vocabulary):,} terms, {args.dim} dimensions"
+        f"fit: {len(texts):,} documents of {args.words} words, {len(channel.vocabulary):,} terms, {channel.dimension} dimensions"
     )
     print(f"     {wall:.1f} s ({cpu:.1f} s of processor), peak {peak:.2f} GiB ({before:.2f} before, texts included)")
     some = texts[:20_000]

@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.config import LEXICAL_DIM
 from ragcun.embeddings.analysis import Analyser
 from ragcun.embeddings.base import ROLES, Base, DerivedBase, Vectors, VectorSource, as_texts
 from ragcun.embeddings.encode import ROWS
@@ -144,7 +143,7 @@ def fit_channel(
     if channel is None:
         pieces = settings.lexical_terms == "pieces"
         analyser = piece_analyser(dense.base) if pieces else Analyser.of(documents, settings.lexical_language)
-        channel = LexicalChannel.fit(documents, settings.lexical_dim or LEXICAL_DIM, analyser)
+        channel = LexicalChannel.fit(documents, settings.lexical_dim or None, analyser)
     weight = settings.lexical_weight
     if weight is None:
         weight = lexical_weight(dense.encode(documents[:: -(-len(documents) // WEIGHED)], "document"))

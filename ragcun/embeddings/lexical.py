@@ -16,6 +16,7 @@ import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.linalg import qr
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from tqdm.auto import tqdm
@@ -72,14 +73,15 @@ class LexicalChannel:
 
     @classmethod
     def fit(
-        cls, texts: Sequence[str], dim: int = LEXICAL_DIM, analyser: Analyser | None = None, power: float = -0.25
+        cls, texts: Sequence[str], dim: int | None = None, analyser: Analyser | None = None, power: float = -0.25
     ) -> LexicalChannel:
-        """Fit a channel on documents; the default of `analyser` is that of their language.
+        """Fit a channel on documents; the defaults of `dim` and `analyser` are `lexical_dim` and their language's.
 
         Raises:
             InputError: no document has a term.
             ValueError: an argument is out of range.
         """
+        dim = lexical_dim(len(texts)) if dim is None else dim
         if dim < 1 or not math.isfinite(power):
             raise ValueError(f"dim must be at least 1 and power finite, got {dim} and {power}")
         dim, power, analyser = int(dim), float(power), analyser or Analyser.of(texts)
@@ -158,6 +160,14 @@ class LexicalChannel:
         return {"analyser": asdict(self.analyser), **own, "vocabulary": list(self.vocabulary)}
 
 
+def lexical_dim(documents: int) -> int:
+    """Return the dimensions of a channel by default: a quarter of its documents, between 256 and 512.
+
+    With nearly as many dimensions as documents nothing is latent. Chosen on dev queries: docs/lexical.md.
+    """
+    return min(LEXICAL_DIM, max(LEXICAL_DIM // 2, documents // 4))
+
+
 def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matrix, dict[str, int]]:
     counter = TermCounter(analyser)
     counts = [counter.count(texts[rows]) for rows in _blocks(len(texts), "counting terms")]
@@ -190,15 +200,17 @@ def _right_singular_vectors(weights: sp.csr_matrix, dim: int) -> tuple[Vectors, 
     sample = weights
     if documents > SVD_SAMPLE:
         sample = weights[np.sort(np.random.default_rng(0).choice(documents, SVD_SAMPLE, replace=False))]
-    _, values, rows = randomized_svd(sample, dim, n_iter=4, random_state=0)
+    values, rows = randomized_svd(sample, dim, n_iter=4, random_state=0)[1:]
     rank = int((values > RANK * values[0]).sum())
     values, vectors = values[:rank], np.ascontiguousarray(rows[:rank].T)
+    del rows, sample
     if documents > SVD_SAMPLE:
         moved = np.zeros_like(vectors)
         for block in _blocks(documents, "singular vectors"):
             part = weights[block]
             moved += part.T @ (part @ vectors)
-        vectors, upper = np.linalg.qr(moved)
+        del vectors
+        vectors, upper = qr(moved, overwrite_a=True, mode="economic", check_finite=False)  # NumPy's takes float64
         vectors *= np.sign(np.diag(upper))
         values = np.sqrt(np.abs(np.diag(upper)))
     return values, vectors

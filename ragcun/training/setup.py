@@ -97,7 +97,8 @@ def build_data(config: TrainConfig) -> TrainingData:
     closed_form = config.untrained or (config.label_free and not len(train) and config.start == "calibrated")
     if config.untrained:
         logger.info("%s: adapted by its words, nothing is trained; --trained_share .25 trains", config.corpus)
-        train = PairDataset.without_pairs(train.documents, str(config.corpus))
+        contents = (document.content for document in documents)  # in their order, so that no seed decides the channel
+        train = PairDataset.without_pairs(filter(None, contents), str(config.corpus))
     elif closed_form:
         logger.info("%s: no pairs, as documents are one sentence without a title; nothing is trained", train.source)
     held_out = None if closed_form else held_out
