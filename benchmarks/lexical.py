@@ -42,9 +42,8 @@ def main() -> None:
     channel = LexicalChannel.fit(texts, args.dim)
     wall, cpu = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"fit: {len(texts):,} documents of {args.words} words, {len(channel.vocabulary):,} terms, {channel.dimension} dimensions"
-    )
+    size = f"{len(channel.vocabulary):,} terms, {channel.dimension} dimensions"
+    print(f"fit: {len(texts):,} documents of {args.words} words, {size}")
     print(f"     {wall:.1f} s ({cpu:.1f} s of processor), peak {peak:.2f} GiB ({before:.2f} before, texts included)")
     some = texts[:20_000]
     start, used = time.perf_counter(), time.process_time()

@@ -68,7 +68,9 @@ class LexicalConfig:
     """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
 
     title: ClassVar[str] = "lexical channel"
-    lexical_dim: int | None = flag(None, f"dimensions of the lexical channel; 0 is off (default: {LEXICAL_DIM} at most)", at_least=0)
+    lexical_dim: int | None = flag(
+        None, f"dimensions of the channel; 0 is off (default: {LEXICAL_DIM} at most)", at_least=0
+    )
     lexical_weight: float | None = flag(None, "its weight (default: .1 to .5, from the documents)", at_least=1e-3)
     lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
     lexical_language: str = flag("auto", "language of the words, such as de or zh; none turns stemming off")
