@@ -17,7 +17,7 @@ Precision = Literal["float32", "int8", "binary"]
 LEXICAL_DIM = 512
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
-BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto is what the hardware does natively"
+BASE_DTYPE_HELP = "dtype of a frozen base's products; float16 needs a GPU, auto: what the hardware computes natively"
 CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
 DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
 SEED_HELP = "random seed"
@@ -32,7 +32,7 @@ class DataConfig:
     train_data: str | None = flag(None, "pairs (.jsonl, .csv …, or owner/name on the hub), or BEIR folder with qrels")
     documents: str | None = flag(None, "make training pairs from these documents, without labels", metavar="PATH")
     corpus: str | None = flag(None, "adapt to these documents, which also give negatives", metavar="PATH")
-    queries: str | None = flag(None, "queries without labels, for the whitening of the initial head", metavar="PATH")
+    queries: str | None = flag(None, "unlabelled queries for the whitening of the initial head", metavar="PATH")
     hold_out_documents: float = flag(0.0, "share of the documents hidden from training", at_least=0, below=1)
     teacher: str | None = flag(None, "model or TREC run whose scores --contrastive kl or margin_mse learns")
     pair_method: str = flag("first_sentence", "how pairs are made from --documents")
@@ -51,14 +51,14 @@ class ModelConfig:
     title: ClassVar[str] = "model"
     system: str = flag("asymmetric", "encoder system", choices="models.encoder:SYSTEMS")
     base_model: str = flag("minilm", "hub name, folder, or minilm (the packaged all-MiniLM-L6-v2)")
-    vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt in place of a base", metavar="DIR")
+    vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt, in place of a base", metavar="DIR")
     target_model: str | None = flag(None, "embed documents by this model, untrained; --base_model embeds queries alone")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
-    lora_rank: int | None = flag(None, "train the base by LoRA adapters of this rank alone; 0 is off", at_least=0)
-    lora_alpha: int | None = flag(None, "scale of LoRA, over its rank (default: twice the rank)", at_least=1)
+    lora_rank: int | None = flag(None, "train only LoRA adapters of this rank in the base; 0 is off", at_least=0)
+    lora_alpha: int | None = flag(None, "alpha of LoRA, divided by the rank (default: twice the rank)", at_least=1)
     lora_layers: int | None = flag(None, "LoRA in the last N transformer layers (default: all)", at_least=1)
     normalize_embeddings: bool = flag(True, "scale the base's vectors to length 1 before the head")
 
@@ -94,11 +94,11 @@ class HeadConfig:
     activation: str = flag("gelu", "activation of head and predictor", choices="models.heads:ACTIVATIONS")
     dropout: float = flag(0.0, "dropout of head and predictor", at_least=0, below=1)
     normalize_output: bool | None = flag(None, "scale embeddings to length 1 (default: without predictor)")
-    use_predictor: bool | None = flag(None, "predict document from query embedding (default: by --system)")
+    use_predictor: bool | None = flag(None, "predict the document's embedding from the query's (default: by --system)")
     predictor: str | None = flag(None, "predictor (default: residual; respred: mlp)", choices="models.heads:HEADS")
     query_embedding: str = flag("projection", "embedding of a query in retrieval", choices=("projection", "prediction"))
     train_side: str = flag("both", "side whose head is trained", choices=("both", "query", "document"))
-    mix_with_base: float = flag(0.0, "share of the base in the distances; appends its vector", at_least=0, below=1)
+    mix_with_base: float = flag(0.0, "weight of the base in the distances; appends its vector", at_least=0, below=1)
 
 
 @dataclass
@@ -160,14 +160,14 @@ class OptimizationConfig:
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
     ema_schedule: str = flag("constant", "schedule of --ema_decay towards 1", choices=("constant", "cosine", "linear"))
     learning_rate: float | None = flag(None, "learning rate of all parts without one of their own", at_least=0)
-    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5; 2e-4 of LoRA)", at_least=0)
+    base_learning_rate: float | None = flag(None, "rate of the base (default: 2e-5; LoRA 2e-4)", at_least=0)
     projection_learning_rate: float | None = flag(None, "rate of the head (default: 1e-3)", at_least=0)
     predictor_learning_rate: float | None = flag(None, "rate of the predictor (default: the head's)", at_least=0)
     weight_decay: float = flag(0.01, "weight decay of AdamW, on matrices", at_least=0)
     warmup_steps: int | None = flag(None, "steps of linear warm-up (default: a tenth of all)", at_least=0)
     max_grad_norm: float = flag(1.0, "clip gradients to this norm; 0 is off", at_least=0)
     mixed_precision: str = flag(
-        "no", "auto: what the GPU does natively", bare="auto", off="no", choices=("no", "fp16", "bf16", "auto")
+        "no", "auto: what the GPU computes natively", bare="auto", off="no", choices=("no", "fp16", "bf16", "auto")
     )
     gradient_checkpointing: bool = flag(False, "recompute the base's activations in the backward pass to save memory")
     grad_cache_size: int = flag(0, "gradient caching, N pairs at a time, to save memory; 0 is off", at_least=0)

@@ -126,7 +126,7 @@ class CalibrateOptions(LexicalConfig, EncodingFlags):
     )
     exponent: float = flag(0.15, "exponent of the whitening: 0 only shifts queries, 0.5 whitens fully")
     eps: float = flag(1e-3, "added to each variance")
-    shrinkage: float = flag(5.0, "pseudo-queries without a gap to the documents, which shrink the shift")
+    shrinkage: float = flag(5.0, "pseudo-queries without a gap to the documents; they shrink the shift")
     output_dim: int | None = flag(None, "length of the embeddings (default: the base's)", at_least=1)
     max_documents: int = flag(100_000, "draw a sample of this many documents from a larger corpus", at_least=2)
     seed: int = flag(0, SEED_HELP, at_least=0)
@@ -195,7 +195,7 @@ def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> 
 
 def export(
     model_path: str = flag(MISSING, "checkpoint folder"),
-    side: Side = flag(MISSING, "whose embeddings plain encode is to give", choices=Side),
+    side: Side = flag(MISSING, "side whose embeddings plain encode returns", choices=Side),
     output_dir: Path = flag(MISSING, "sentence-transformers folder to write"),
 ) -> str:
     """Write one side of a checkpoint as a plain sentence-transformers folder, and return where it is."""

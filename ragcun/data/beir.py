@@ -110,7 +110,7 @@ def load_collection(
     corpus = folder / "corpus.jsonl"
     documents = dict(_texts(corpus, "documents")) if documents is None else documents
     if not documents:
-        raise InputError(f"{corpus}: holds no documents")
+        raise InputError(f"{corpus} holds no documents; give at least one")
     relevant = [key for judged in qrels.values() for key, score in judged.items() if score > 0]
     if not any(key in documents for key in relevant):
         example = f"relevant is {relevant[0]!r:.60}, there is {next(iter(documents))!r:.60}" if relevant else "none is"
@@ -126,7 +126,7 @@ def judgments_of(folder: Path, split: str) -> Path:
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         there = ", ".join(other.stem for other in sorted(path.parent.glob("*.tsv"))) or "no .tsv file in qrels"
-        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); there is {there}")
+        raise InputError(f"{folder}: no judgments for the split {split!r} (qrels/{split}.tsv); choose from: {there}")
     return path
 
 
@@ -135,7 +135,7 @@ def read_queries(path: str | Path, split: str | None = None) -> list[str]:
     path = Path(path)
     if split is not None:
         if not path.is_dir():
-            raise InputError(f"{path} is no BEIR folder, so it has no split {split!r}; leave the split out")
+            raise InputError(f"{path} is not a BEIR folder, so it has no split {split!r}; leave the split out")
         return list(load_collection(path, split).queries.values())
     file = path / "queries.jsonl" if path.is_dir() else path
     queries = [document.content for document in read_documents(file, "queries") if document.content]
@@ -260,7 +260,7 @@ def read_qrels(path: str | Path) -> Qrels:
         except (ValueError, csv.Error) as error:
             raise InputError(f"{path}, line {line}: {error}; correct or delete that line") from error
     if not qrels:
-        raise InputError(f"{path}: holds no judgments; a line is query-id, corpus-id and score between tabs")
+        raise InputError(f"{path} holds no judgments; a line is query-id, corpus-id and score between tabs")
     return qrels
 
 

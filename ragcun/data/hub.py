@@ -109,12 +109,12 @@ def is_complete(
         return False
     before = read_json(manifest) if resume and manifest.exists() else None
     if not isinstance(before, dict) or not {"settings", "files"} <= before.keys():
-        raise InputError(f"{there[0]} is there already; name another output, or give --overwrite (--resume)")
+        raise InputError(f"{there[0]} already exists; name another output, or give --overwrite (--resume)")
     place, remedy = f"{manifest} is of another download", "give the same settings, another output, or --overwrite"
     require_same(before["settings"], as_json(settings), place, remedy)
     for path, facts in ((manifest.parent / name, facts) for name, facts in before["files"].items()):
         if not path.exists() or path.stat().st_size != facts["bytes"]:
-            raise InputError(f"{path} has not the size that {manifest.name} says; give --overwrite")
+            raise InputError(f"{path} does not have the size in {manifest.name}; give --overwrite")
     return True
 
 

@@ -225,9 +225,9 @@ def _rows(records: Iterable[tuple[int, Record]], source: str, scores: Scores | N
         count = max(len(answers), len(rejected))
         yield from islice(zip(repeat(query), cycle(answers), cycle(rejected or NO_NEGATIVE), strict=False), count)
     if left_out:
-        logger.info("%s: %d texts labelled 0 left out: their query has no answer, or they are one", source, left_out)
+        logger.info("%s: %d texts labelled 0 left out: their query has no answer, or the text is one", source, left_out)
     if others:
-        logger.info("%s: columns that are not read: %s", source, ", ".join(f"{name!a:.40}" for name in sorted(others)))
+        logger.info("%s: unused columns: %s", source, ", ".join(f"{name!a:.40}" for name in sorted(others)))
 
 
 def split_by_shares(items: Sequence[Item], shares: Sequence[float]) -> dict[str, Sequence[Item]]:

@@ -118,7 +118,7 @@ def extract(roots: Sequence[str | Path], packages: Sequence[str] | None = None) 
         of_files = tqdm(parsed, desc="parse", total=len(files), unit="file", delay=2, leave=False)
         found = distinct(entry for entries in of_files for entry in entries)
     if not found:
-        raise InputError(f"no documented public function or class under {', '.join(map(str, roots))}")
+        raise InputError(f"no documented function or class in {', '.join(map(str, roots))}; name other packages")
     logger.info("%d source files, %d documents", len(files), len(found))
     return found
 

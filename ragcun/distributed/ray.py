@@ -59,8 +59,8 @@ def _run(ray: Any, task: Any, shards: Sequence[Shard], retries: int) -> None:
                     raise error.cause from error
                 raise
             except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
-                problem = f"the worker of a shard died each of the {retries + 1} times, mostly for want of memory"
-                remedy = "take more --shards or fewer --workers (finished shards are kept)"
+                problem = f"the worker of a shard died each of the {retries + 1} times, probably out of memory"
+                remedy = "give more --shards or fewer --workers (finished shards are kept)"
                 raise InputError(f"{problem}; {remedy}") from error
             bar.update(len(done))
 

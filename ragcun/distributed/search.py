@@ -118,7 +118,7 @@ class Shard:
         model = opened(self.search)
         if model.fingerprint != self.made_from["model"]:
             here = f"the model {self.search.model} on {platform.node()}"
-            raise InputError(f"{here} is not that of the machine that searches; bring the same files to every machine")
+            raise InputError(f"{here} differs from that of the searching machine; copy the same files to every machine")
         with _writing(self.file("documents", "npy"), self.made_from) as file:
             _write_matrix(file, model.encode(texts, "document"), (len(texts), model.dimension))
         self.file("texts", "jsonl").unlink()
@@ -170,7 +170,7 @@ def search_collection(
                     best.update(SearchResult(part["scores"], part["indices"]), order)
             return make_run(query_ids, document_ids, best.scores, best.indices, search.k, own_ids), qrels
     except Timeout as error:
-        raise InputError(f"another process works in {folder}; wait for it, or name another --work_dir") from error
+        raise InputError(f"another process is using {folder}; wait for it, or name another --work_dir") from error
 
 
 class ShardRows:
@@ -231,7 +231,7 @@ def _prepare(
         record = {"model": model.fingerprint, "texts": _digest(texts), "rows": len(texts), **settings}
         shard = Shard(number, search, start, order[start:stop], record, searched)
         vectors_file, remedy = shard.file("documents", "npy"), "name another --work_dir, or delete that folder"
-        require_same(_record(vectors_file) or record, record, f"{vectors_file} was made from something else", remedy)
+        require_same(_record(vectors_file) or record, record, f"{vectors_file} was made from other input", remedy)
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)

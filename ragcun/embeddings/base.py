@@ -40,7 +40,7 @@ def as_texts(texts: Iterable[str], role: str) -> list[str]:
     check_role(role)
     unordered = isinstance(texts, (str, bytes, Mapping, set, frozenset)) or getattr(texts, "ndim", 1) != 1
     if unordered or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be a list, or another series, of str, got {type(texts).__name__}")
+        raise TypeError(f"texts must be a list (or Series) of str, got {type(texts).__name__}")
     several = list(texts)
     for number, text in enumerate(several):
         if not (isinstance(text, str) and is_encodable(text)):
@@ -135,7 +135,7 @@ class Base(nn.Module):
         """Recompute the transformer's activations in the backward pass instead of keeping them."""
         transformer = self.text_model.transformers_model
         if transformer is None:
-            raise InputError(f"base model {self.name!r} is no transformer; leave out --gradient_checkpointing")
+            raise InputError(f"base model {self.name!r} is not a transformer; leave out --gradient_checkpointing")
         if hasattr(transformer, "activation_checkpointing_enable"):
             transformer.activation_checkpointing_enable()
         else:  # transformers 4, whose default gives no gradients behind frozen layers
@@ -144,11 +144,11 @@ class Base(nn.Module):
     def compute_in(self, dtype: str) -> None:
         """Compute vectors with this dtype from now on, or raise InputError where that is not possible."""
         if dtype != "float32":
-            raise InputError(f"--base_dtype {dtype} is of a text model, and {self.name!r} has none; leave it out")
+            raise InputError(f"--base_dtype {dtype} needs a text model, and {self.name!r} has none; leave it out")
 
     def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
         """Put LoRA adapters into the text model, or raise InputError where there is none."""
-        raise InputError(f"--lora_rank {rank} is of a text model, and {self.name!r} has none; leave it out")
+        raise InputError(f"--lora_rank {rank} needs a text model, and {self.name!r} has none; leave it out")
 
     def forward(self, inputs: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Return what the head sees: the vectors, normalised if asked."""

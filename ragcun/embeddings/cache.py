@@ -67,7 +67,7 @@ class EmbeddingCache(VectorSource):
         keys = self._keys(texts, role)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._row_of}
         if missing:
-            logger.info("encoding %d texts into %s, after other processes that do", len(missing), self.folder)
+            logger.info("encoding %d texts into %s once no other process does", len(missing), self.folder)
             with FileLock(self.folder / LOCK):
                 self._load_keys()
                 self._encode({key: text for key, text in missing.items() if key not in self._row_of}, role)
@@ -99,7 +99,7 @@ class EmbeddingCache(VectorSource):
             write_json(path, {"base": self.base.name, **described})
         found = read_json(path)
         if not isinstance(found, dict) or any(found.get(name) != value for name, value in described.items()):
-            raise InputError(f"{path} is of another base than its folder's name says; delete the folder {self.folder}")
+            raise InputError(f"{path} belongs to another base than its folder's name; delete the folder {self.folder}")
 
     def _load_keys(self) -> None:
         keys, vectors = self.folder / KEYS, self.folder / "vectors.bin"
@@ -108,7 +108,7 @@ class EmbeddingCache(VectorSource):
         known = len(self.vectors)
         count = min(keys.stat().st_size // KEY_BYTES, vectors.stat().st_size // (4 * self.dimension))
         if count < known:
-            raise InputError(f"{self.folder} has lost rows while it was in use; delete that folder and start again")
+            raise InputError(f"{self.folder} lost rows while it was in use; delete that folder and start again")
         if count > known:
             new = np.fromfile(keys, f"V{KEY_BYTES}", count - known, offset=known * KEY_BYTES)
             self._row_of.update(zip(new.tolist(), range(known, count), strict=True))

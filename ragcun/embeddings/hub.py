@@ -29,7 +29,7 @@ MODULES = "modules.json"
 SMALLEST_VOCABULARY = 0.75  # of the rows of an embedding matrix; authors round the rows up by a few percent
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
-NEEDED = "an embedding model of texts is needed"
+NEEDED = "a text embedding model is needed"
 _TABLES = read_json(Path(__file__).with_name("models.json"))
 KINDS: dict[str, str] = _TABLES["kinds"]
 """What a model without one vector a text is, by what its last module, its type or its architecture is called."""
@@ -141,7 +141,7 @@ def _fit_texts(module: Transformer, folder: Path, name: str) -> None:
         before = getattr(each, "offset", 0) if each.padding_idx is None else each.padding_idx + 1
         if module.max_seq_length is None or module.max_seq_length > each.num_embeddings - before:
             module.max_seq_length = each.num_embeddings - before
-            logger.info("%s: texts are cut at its last position, %d tokens", name, module.max_seq_length)
+            logger.info("%s: texts are truncated to its last position, %d tokens", name, module.max_seq_length)
 
 
 def _lacking(folder: Path) -> str:
@@ -184,7 +184,7 @@ def apply_convention(model: SentenceTransformer, hub_name: str) -> None:
             model.prompts = {**model.prompts, "query": query, "document": document}
             added.append(f"query prompt {query!r}, document prompt {document!r}")
     if added:
-        logger.info("%s: %s, as its authors use it; its own configuration says nothing", hub_name, "; ".join(added))
+        logger.info("%s: %s, as its authors use it; its configuration does not say", hub_name, "; ".join(added))
 
 
 BUILT_IN = "sentence_transformers."

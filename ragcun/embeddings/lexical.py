@@ -173,14 +173,14 @@ def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matri
     counts = [counter.count(texts[rows]) for rows in _blocks(len(texts), "counting terms")]
     width = len(counter.vocabulary)
     if not width:
-        raise InputError(f"none of {len(texts)} documents has a word, so there is no lexical channel; turn it off")
+        raise InputError(f"none of {len(texts)} documents has a word for the lexical channel; give --lexical_dim 0")
     for part in counts:
         part.resize(part.shape[0], width)
     matrix = sp.vstack(counts, format="csr")
     del counts
     if width <= MOST_TERMS:
         return matrix, counter.vocabulary
-    logger.info("the lexical channel keeps the %d terms of the most documents, of %d", MOST_TERMS, width)
+    logger.info("the lexical channel keeps the %d terms that are in the most documents, of %d", MOST_TERMS, width)
     kept = np.sort(np.argsort(-np.bincount(matrix.indices), kind="stable")[:MOST_TERMS])
     names = list(counter.vocabulary)
     return matrix[:, kept], {names[column]: number for number, column in enumerate(kept)}

@@ -118,7 +118,7 @@ def read_vectors(
         raise InputError(f"--vectors {folder}: no such folder; give one that holds documents.npy and queries.npy")
     places = {part.name: folder / part.name if (folder / part.name).is_dir() else folder for part in collections}
     if len(set(places.values())) < len(places):
-        raise InputError(f"--vectors {folder}: {' and '.join(places)} need a folder each in it, of their names")
+        raise InputError(f"--vectors {folder}: {' and '.join(places)} need a subfolder each, of the same name")
     documents, queries = [], []
     for name, place in places.items():
         parts = [collection for collection in collections if collection.name == name]
@@ -128,7 +128,7 @@ def read_vectors(
         queries.append(_read(place / "queries", asked, name, (others or {}).get(name, {})))
     lengths = {vectors.shape[1] for _, vectors in (*documents, *queries)}
     if len(lengths) > 1:
-        raise InputError(f"--vectors {folder}: vectors have the lengths {sorted(lengths)}; they must have one")
+        raise InputError(f"--vectors {folder}: vectors have the lengths {sorted(lengths)}; give vectors of one length")
     return VectorStore(documents, queries, normalize, str(folder))
 
 
@@ -139,7 +139,7 @@ def _read(
     with as_input_error(f"{path}.npy", "; write the file again, with numpy.save"):
         vectors = check_vectors(matrix, "vectors")
     if len(ids) != len(vectors):
-        raise InputError(f"{path}.txt has {len(ids)} ids, {path}.npy has {len(vectors)} rows; they must be as many")
+        raise InputError(f"{path}.txt has {len(ids)} ids, {path}.npy has {len(vectors)} rows; give as many ids as rows")
     absent = sorted(texts.keys() - set(ids))
     if absent:
         lacking = f"{len(absent)} of the {len(texts)} {path.name} of {collection}, first {absent[0]!r}"
@@ -153,7 +153,7 @@ def _read_ids(path: Path) -> list[str]:
         if not line:
             raise InputError(f"{path}, line {number}: there is no id; delete the line, and its row if it has one")
         if line in lines:
-            raise InputError(f"{path}, line {number}: id {line!r} stands in line {lines[line]} already; keep one")
+            raise InputError(f"{path}, line {number}: id {line!r} is also in line {lines[line]}; keep one")
         lines[line] = number
     return list(lines)
 

@@ -56,7 +56,7 @@ class TextBase(Base):
             raise InputError(f"base model {name!r} compares by {model.similarity_fn_name}, unknown here; {known}")
         dimension = model.get_embedding_dimension()
         if dimension is None:
-            raise InputError(f"base model {name!r} does not say how long its vectors are; choose another")
+            raise InputError(f"base model {name!r} does not state the length of its vectors; choose another")
         super().__init__(int(dimension), normalize, name=name)
         self.model, self.trained = model.float(), False
         self.dtype: Dtype = "float32"
@@ -76,7 +76,7 @@ class TextBase(Base):
     def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
         """Take the base out of an exported model: its first modules, as `to_config` counted them."""
         if not 1 <= config["modules"] <= len(model):
-            raise ValueError(f"it speaks of {config['modules']} base modules, the model has {len(model)}")
+            raise ValueError(f"it names {config['modules']} base modules, the model has {len(model)}")
         del model[config["modules"] :]
         model.similarity_fn_name = config["distance"]
         base = cls(model, config["name"], config["normalize"], config["ends_normalized"])

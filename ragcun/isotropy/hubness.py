@@ -77,7 +77,7 @@ def k_occurrences_without(
 def hubness_skewness(counts: NDArray[np.int64]) -> float:
     """Skewness of N_k (Radovanović et al. 2010, JMLR 11): 0 without hubs; undefined where all N_k are equal."""
     if np.ptp(counts) == 0:
-        raise UndefinedMeasure("the skewness of N_k is 0/0: every row is a neighbour of as many others")
+        raise UndefinedMeasure("the skewness of N_k is 0/0: every row is a neighbour of equally many others")
     return float(skew(counts))
 
 

@@ -82,7 +82,7 @@ class Plane:
         if widths != {2}:
             raise ValueError("has a row without exactly 2 numbers")
         if any(query >= len(self.queries) or document >= len(self.documents) for query, document in self.links):
-            raise ValueError("links a row that is not there")
+            raise ValueError("links a row that does not exist")
 
 
 @dataclass(frozen=True)

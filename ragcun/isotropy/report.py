@@ -95,7 +95,7 @@ class IsotropyReport:
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one of ragcun isotropy")
+            raise InputError(f"{path} is not an isotropy report of format {FORMAT}; give one by ragcun isotropy")
         data = typed(dict[str, Any], content.get("data"), path, "data")
         report: IsotropyReport = typed(cls, data | {"systems": content.get("systems")}, path)
         if not report.systems:

@@ -30,4 +30,4 @@ def register_loss(name: str, function: Callable[..., Float[Tensor, ""]], kind: K
     if kind not in _LOSSES:
         raise ValueError(f"kind must be one of {', '.join(_LOSSES)}, got {kind!r}")
     if _LOSSES[kind].setdefault(name, function) is not function:
-        raise ValueError(f"{kind} loss {name!r} is registered already; choose another name")
+        raise ValueError(f"{kind} loss {name!r} is already registered; choose another name")

@@ -138,7 +138,7 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
         path = PurePosixPath(name)
         known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
         if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
-            raise InputError(f"{folder / name} is no part of the checkpoint; move it away, or {_remedy(folder, name)}")
+            raise InputError(f"{folder / name} is not part of the checkpoint; move it away, or {_remedy(folder, name)}")
 
 
 def _remedy(folder: Path, name: str) -> str:

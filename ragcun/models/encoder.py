@@ -99,7 +99,7 @@ class RetrievalEncoder(nn.Module, abc.ABC):
 
     def start_as(self, weight: ArrayLike, query_shift: ArrayLike) -> None:
         """Initialise heads as the maps ``W x`` of documents and ``W (x − g)`` of queries."""
-        raise ValueError(f"a {self.system} encoder has no start from given matrices")
+        raise ValueError(f"a {self.system} encoder cannot start from given matrices")
 
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as `TextBase.freeze` does."""

@@ -70,7 +70,7 @@ class ProjectionEncoder(RetrievalEncoder):
         if self.base.keeps_documents and shape.output_dim != dim:
             raise ValueError(f"documents keep the length {dim} of the target model's vectors, got {shape.output_dim}")
         if normalize_output and predicts:
-            raise ValueError("normalize_output does not go with a predictor; leave one of them out")
+            raise ValueError("normalize_output cannot be combined with a predictor; leave one of them out")
         self.query_embedding = query_embedding
         self.normalize_output = normalize_output
         self.head = Head(shape)
@@ -154,7 +154,7 @@ class ProjectionEncoder(RetrievalEncoder):
         One head for both starts as ``W x``: it cannot hold a shift of queries alone.
         """
         if not self.base.normalize:
-            raise ValueError("the start is of base vectors of length 1; load the base with normalize=True")
+            raise ValueError("this start needs base vectors of length 1; load the base with normalize=True")
         matrix, shift = torch.as_tensor(weight), torch.as_tensor(query_shift)
         self.head.start_as(matrix, -matrix @ shift)
         self.document_head.start_as(matrix, torch.zeros(len(matrix)))

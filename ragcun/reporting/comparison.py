@@ -49,7 +49,7 @@ def read_named(spec: str) -> NamedResults:
     if (is_named and not name.strip()) or not all(paths):
         raise InputError(f"{spec!r} is not of the form NAME=FILE or NAME=FILE,FILE; give a name and files")
     if len({Path(path).resolve() for path in paths}) < len(paths):
-        raise InputError(f"{spec}: a file is given twice, and would count as two seeds; leave one out")
+        raise InputError(f"{spec}: a file is given twice and would count as two seeds; leave one out")
     return NamedResults(tuple(map(Results.read, paths)), " ".join(name.split()) or None)
 
 
@@ -123,7 +123,7 @@ def _values(entries: Sequence[NamedResults], metric: str) -> pd.DataFrame:
     values = values.sort_values("kind", key=lambda kinds: kinds.map(("base", "model", "baseline").index), kind="stable")
     merged = (values["title"] + UNTOUCHED).isin(values.loc[values["kind"] == "base", "key"])
     for value in values[merged & (values["kind"] != "baseline")].itertuples():
-        raise InputError(f"{value.title} is trained in {value.path} and an untouched base in another; part them")
+        raise InputError(f"{value.title} is trained in {value.path} and untouched in another file; compare them apart")
     values["key"] = values["key"].mask(merged, values["title"] + UNTOUCHED)
     firsts = {"kind": "first", "given": "last", "title": "first", "base": "nunique"}
     systems = values.groupby("key", sort=False).agg(firsts)

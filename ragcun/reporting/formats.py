@@ -61,7 +61,7 @@ def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: 
     NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
     """
     if Path(output).suffix != ".tex":
-        raise InputError(f"--output {output} is a LaTeX file; let its name end in .tex")
+        raise InputError(f"--output {output} is a LaTeX file; give it a name that ends in .tex")
     places = [Path(output).with_suffix(suffix) for suffix in (".tex", ".md", ".csv")]
     results = _read(specs, places)
     shared = shared_metrics([file for named in results for file in named.files])

@@ -41,7 +41,7 @@ def write_report(
         InputError: a file is missing or wrong, belongs to no run, or `output` is needed and not there.
     """
     if not folders:
-        raise InputError("no run folder is given; name at least one of ragcun train")
+        raise InputError("no run folder is given; name at least one that ragcun train wrote")
     if output is None and len(folders) > 1:
         raise InputError(f"{len(folders)} runs on one page; say where it goes with --output FILE")
     if data_dir is not None and not Path(data_dir).is_dir():

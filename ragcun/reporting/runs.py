@@ -96,7 +96,7 @@ def gather(folders: Sequence[Path], results: Sequence[Path] = (), isotropy: Sequ
 def _read_run(folder: Path, name: str) -> Run:
     config, manifest, metrics = (folder / file for file in ("config.yaml", "manifest.json", "metrics.jsonl"))
     if not config.is_file():
-        raise InputError(f"{folder} is no run folder: it has no config.yaml; name a folder of ragcun train")
+        raise InputError(f"{folder} is not a run folder: it has no config.yaml; name a folder that ragcun train wrote")
     content = read_json(manifest) if manifest.exists() else {}
     if not isinstance(content, dict) or not isinstance(content.get("result") or {}, dict):
         raise InputError(f"{manifest} is not the manifest of a run; train again")
@@ -184,10 +184,10 @@ def _of(results: Results, name: str, data_dir: Path | None) -> Examples:
     folder = runs_folder(results.path) / name
     files = [folder / f"{system}{suffix}" for system in SYSTEMS for suffix in (".per_query.json", ".trec")]
     if absent := [path for path in files if not path.is_file()]:
-        return Examples(name, f"there is no {absent[0]}; evaluate again, or bring the folder of runs along")
+        return Examples(name, f"there is no {absent[0]}; evaluate again, or copy the folder of runs too")
     base, model = (per_query(results, name, system) for system in SYSTEMS)
     if base.keys() != model.keys():
-        raise InputError(f"{folder}: model and untouched_base have other queries each; evaluate again")
+        raise InputError(f"{folder}: model and untouched_base have different queries; evaluate again")
     gains, losses, counts = extremes(base, model)
     runs = [read_run(folder / f"{system}.trec") for system in SYSTEMS]
 

@@ -51,7 +51,7 @@ def size_points(results: Sequence[str | Path]) -> pd.DataFrame:
     points = _scores(results)
     sized = points["size"].notna()
     for point in points[~sized & (points["kind"] != "baseline")].itertuples():
-        raise InputError(f"{point.path} does not say how large the vectors of {point.system} are; evaluate again")
+        raise InputError(f"{point.path} lacks the size of the vectors of {point.system}; evaluate again")
     points = points[sized].sort_values("untouched", ascending=False, kind="stable", ignore_index=True)
     for point in points[~points["precision"].isin(list(MARKERS))].itertuples():
         known = ", ".join(MARKERS)
@@ -111,7 +111,7 @@ def isotropy_points(
         )
     apart = pd.concat([measured[MEASURED[:3]], scores[MEASURED[:3]]]).drop_duplicates(keys, keep=False)
     if len(apart):
-        logger.info("not drawn, as only one side has it: %s", _listed(apart))
+        logger.info("not plotted, as only the results or only the reports have it: %s", _listed(apart))
     bases = scores.loc[scores["untouched"], "model"]
     return both.assign(untouched=both["untouched"].astype(bool) | both["model"].isin(bases))
 

@@ -189,7 +189,7 @@ class _Benchmark:
             per_query[slug] = evaluation.per_query
             empty, asked = sum(not evaluation.run.get(query) for query in collection.qrels), len(collection.qrels)
             if empty > asked / 2:
-                notes[slug] = f"nothing is found for {empty} of {asked} queries"
+                notes[slug] = f"no document is found for {empty} of {asked} queries"
                 logger.warning("%s, %s: %s", collection.name, retriever.name, notes[slug])
         return per_query, notes
 

@@ -46,7 +46,7 @@ def find_task(name: str, split: str | None = None) -> AbsTask:
         task = mteb.get_task(name)
     except KeyError as error:
         known = error.args[0].removeprefix("KeyError: ")
-        raise InputError(f"no such task of mteb: {known} For a local collection use --datasets") from error
+        raise InputError(f"no such mteb task: {known} For a local collection use --datasets") from error
     if task.metadata.type != "Retrieval" or task.metadata.modalities != ["text"]:
         raise InputError(f"{name} is a task of {task.metadata.type}; name text retrieval tasks, such as SciFact")
     if split is None:

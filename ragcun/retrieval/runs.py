@@ -157,7 +157,7 @@ class StoredRetriever:
         unknown = sorted(set().union(*known.values()) - collection.documents.keys())
         if unknown or not known:
             lacking = f"the document {unknown[0]!r:.60}" if unknown else "any of the queries"
-            raise InputError(f"{self.folder}: {collection.name} has not {lacking} of this run; give a run on it")
+            raise InputError(f"{self.folder}: {collection.name} does not have {lacking} of this run; give a run on it")
         if missing := len(collection.queries) - len(known):
             logger.warning("%s lacks %d of the queries of %s", self.folder, missing, collection.name)
         return without_own(known, collection.own_ids, k)

@@ -70,7 +70,7 @@ def read_space(path: str | Path, trials: int | None = None) -> Space:
     settings = from_mapping(Settings, given | ({} if trials is None else {"trials": trials}), source)
     for part, named in (("base", base), ("parameters", entries)):
         if not isinstance(named, dict) or not named:
-            raise InputError(f"{source}, {part}: must hold settings of ragcun train")
+            raise InputError(f"{source}, {part}: must be names and values of settings of ragcun train")
         if reserved := sorted(named.keys() & RESERVED):
             raise InputError(f"{source}, {part}: {reserved[0]} is set by the sweep (list seeds under seeds)")
     if wrong := sorted(entries.keys() & {*base, *CRITERIA}):

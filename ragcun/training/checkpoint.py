@@ -153,5 +153,5 @@ def _checked(point: Path) -> dict[str, Any]:
     digests = {"state.json": values[OWN_SUM], **values["files_blake2b"]}
     for name, digest in digests.items():
         if digest != (description_digest(values) if name == "state.json" else file_digest(point / name)):
-            raise ValueError(f"{name} has another checksum than when it was written")
+            raise ValueError(f"{name} does not match the checksum it was written with")
     return values

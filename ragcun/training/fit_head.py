@@ -64,7 +64,7 @@ class FittedHead:
                 raise ValueError(f"this head has a lexical channel; give the text of each of the {len(rows)} vectors")
             rows = base.join(rows, base.lexical(texts, role))
         elif texts is not None:
-            raise ValueError("this head has no lexical channel, which texts are for; leave them out")
+            raise ValueError("this head has no lexical channel, so it takes no texts; leave them out")
         return self.encoder.embed(rows, role)
 
     def save(self, folder: str | Path) -> None:
@@ -163,9 +163,9 @@ def _on_vectors(
 def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
     chosen = replace(config or TrainConfig(train_data=IN_MEMORY), **settings)
     if chosen.lexical_dim:
-        raise ValueError("a lexical channel is of texts; join its vectors to those given, and leave lexical_dim out")
+        raise ValueError("a lexical channel needs texts; append its vectors to yours, and leave lexical_dim out")
     chosen.lexical_dim = 0
     for name in OF_TEXTS:
         if getattr(chosen, name) != getattr(TrainConfig, name):
-            raise ValueError(f"{name} does not go with vectors; leave it out")
+            raise ValueError(f"{name} cannot be used with vectors; leave it out")
     return chosen

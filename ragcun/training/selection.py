@@ -123,7 +123,7 @@ def mixed_with_base(encoder: RetrievalEncoder, share: float, source: PairSource,
     if not share:
         return encoder
     if not isinstance(encoder, ProjectionEncoder):
-        raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to put the base beside")
+        raise InputError(f"--mix_with_base: a {encoder.system} encoder has no head to mix with the base")
     own = copy.copy(source)
     own.base = encoder.base  # which, where it is trained, may be that of other weights
     queries, documents = own.sides(MIXED_VECTORS, seed)

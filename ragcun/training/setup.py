@@ -96,7 +96,7 @@ def build_data(config: TrainConfig) -> TrainingData:
         val = pairs_from_collection(load_collection(config.val_data, "dev")) if judged else read_pairs(config.val_data)
     closed_form = config.untrained or (config.label_free and not len(train) and config.start == "calibrated")
     if config.untrained:
-        logger.info("%s: adapted by its words, nothing is trained; --trained_share .25 trains", config.corpus)
+        logger.info("%s: adapted by its words alone, nothing is trained; --trained_share .25 trains", config.corpus)
         contents = (document.content for document in documents)  # in their order, so that no seed decides the channel
         train = PairDataset.without_pairs(filter(None, contents), str(config.corpus))
     elif closed_form:
@@ -132,7 +132,7 @@ def _labelled(
             named = [collection] if dev is None else [collection, dev]
             vectors = read_vectors(config.vectors, named, config.normalize_embeddings)
     elif config.vectors is not None:
-        raise InputError("--vectors are known by the ids of a BEIR folder; give one in --train_data")
+        raise InputError("--vectors are found by the ids of a BEIR folder; give one in --train_data")
     else:
         train = read_pairs(str(config.train_data), scores)
     if config.corpus is not None:
@@ -144,7 +144,7 @@ def _labelled(
 def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None) -> Objective:
     """Return the objective that a configuration describes, for an encoder."""
     if config.mines and config.contrastive not in ("infonce", *TAUGHT):
-        raise InputError(f"--mined_negatives do not serve --contrastive {config.contrastive}; leave them out")
+        raise InputError(f"--mined_negatives cannot be used with --contrastive {config.contrastive}; leave it out")
     unit = encoder is not None and encoder.to_config().get("normalize_output")
     scaled = unit and config.isotropy in SCALED_BY_ROWS and "isotropy" in config.weights
     if scaled and config.isotropy_transform is None:
@@ -166,7 +166,7 @@ def build_base(
     name = None if config.load_checkpoint else config.target_model
     if not (config.lexical or name):
         if config.lexical_dim is None:
-            logger.info("no lexical channel: it goes with a new, frozen and normalised base and texts")
+            logger.info("no lexical channel: it needs texts and a new, frozen and normalised base")
         return None if data.vectors is None else data.vectors.base
     base: Base = data.vectors.base if data.vectors is not None else _new_base(config)
     base.to(processes.device)

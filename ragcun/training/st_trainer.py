@@ -99,7 +99,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
             f"the predictor must map {dim} to {dim}, got {maps}": maps and maps != f"{dim} to {dim}",
             f"ema_decay must be 0 to 1, got {decay}": decay is not None and not 0 <= decay <= 1,
             "ema_decay needs a predictor: without one, nothing is compared with the target": follows and not maps,
-            "trained weights of half precision lose small steps; load the model in float32, and set bf16": half,
+            "half-precision weights lose small updates; load the model in float32, and set bf16": half,
         }
         refuse(mistakes)
         if decay is not None:
@@ -151,7 +151,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
         online, weights = dict(self.online.named_parameters()), self.target.named_parameters()
         followers: dict[str, Tensor] = {name: weight for name, weight in weights if weight is not online[name]}
         if shared := [name for name in online if name not in followers and online[name].requires_grad]:
-            raise ValueError(f"{shared[0]!r} was frozen when the loss was made and now is not; make the loss later")
+            raise ValueError(f"{shared[0]!r} was frozen when the loss was made; make the loss after unfreezing it")
         return followers
 
     def owned_state(self) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ class ObjectiveLoss(nn.Module, TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **others: Any) -> None:
         """Load what the loss owns, or start it alike on all ranks; refuse sharded weights."""
         if args.fsdp or args.deepspeed:
-            raise InputError("ObjectiveLoss needs whole weights on every rank; train without fsdp and deepspeed")
+            raise InputError("ObjectiveLoss needs unsharded weights on every rank; train without fsdp and deepspeed")
         self.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         if world_size() > 1 and self.predictor is not None and not self._hooks:
             for tensor in self.predictor.state_dict().values():  # by now the model's weights are those of rank 0

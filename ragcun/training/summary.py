@@ -45,7 +45,7 @@ def rules_of(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, steps:
         ("pair_method", config.documents is None, "no effect without --documents"),
         ("dev_split", config.dev_beir is None, "no effect without --dev_beir"),
         ("steps", config.epochs is not None, "no effect, since --epochs is given"),
-        ("warmup_steps", config.warmup(steps) > steps, "longer than the run: rates stay below what was asked for"),
+        ("warmup_steps", config.warmup(steps) > steps, "longer than the run: learning rates stay below those given"),
         ("save_interval", config.save_interval > epochs, "no effect: the run has fewer epochs"),
         ("max_skipped", config.on_nan == "stop", "no effect without --on_nan skip"),
         ("on_collapse", config.collapse_checks == 0, "no effect, since --collapse_checks is 0"),
@@ -56,7 +56,7 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
     kind, transform, weights = config.isotropy, config.isotropy_transform, config.weights
     taught = config.contrastive in TAUGHT
     margin, absolute = config.contrastive in ("margin", "in_batch_margin"), config.isotropy_form == "absolute"
-    near_0 = "of rows of length 1 the absolute form is hardly above 0; scale_free is not"
+    near_0 = "the absolute form is hardly above 0 for rows of length 1; scale_free is not"
     collapsed = "hardly any effect: rows of length 1 look like a collapse to this loss; leave the transform out"
     narrow = "hardly any effect: rows of length 1 deviate by 1/√D at most in the mean; add --no_normalize_output"
     return [
@@ -68,8 +68,8 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
         ("mined_first mined_last", config.mines == 0, "no effect, since no negatives are mined"),
         ("lambda_isotropy", kind == "none", "no effect with --isotropy none"),
         (SHAPE, "isotropy" not in weights, "no effect, since --lambda_isotropy is 0"),
-        ("isotropy_form", kind in ("gor", *SCALED_BY_ROWS), "of --isotropy covariance alone"),
-        ("num_slices knots", kind in ("covariance", "gor", "vicreg"), "of --isotropy sigreg alone"),
+        ("isotropy_form", kind in ("gor", *SCALED_BY_ROWS), "no effect without --isotropy covariance"),
+        ("num_slices knots", kind in ("covariance", "gor", "vicreg"), "no effect without --isotropy sigreg"),
         ("isotropy_form", unit and absolute and transform in (None, "none"), near_0),
         ("isotropy_transform", unit and transform == "none" and kind in SCALED_BY_ROWS, collapsed),
         ("lambda_reg", unit and "reg" in weights, narrow),
@@ -91,7 +91,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
     no_target = "no effect: only --system jepa with --lambda_predictive above 0 has an EMA target"
     return [
         ("head_init", bool(loaded), "no effect: the checkpoint has its weights"),
-        (other, True, "no effect: the checkpoint's own stays"),
+        (other, True, "no effect: the checkpoint keeps its own"),
         ("head_depth head_expansion activation dropout", linear, "no effect without --head mlp or residual"),
         (f"use_predictor {PREDICTOR}", idle, "the predictor is not trained, since --lambda_predictive is 0"),
         (PREDICTOR, not predicts, "no effect: there is no predictor"),

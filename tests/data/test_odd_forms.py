@@ -144,7 +144,7 @@ def test_no_negative_is_dropped_and_what_is_no_answer_is_trained_as_none(form, t
     rows, expected = ROWS[form]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({**row, "id": 7}) + "\n" for row in rows))
     assert sorted(read_pairs(tmp_path / "p.jsonl").rows(), key=str) == sorted(expected, key=str)
-    assert "not read: 'id'" in caplog.text
+    assert "unused columns: 'id'" in caplog.text
     assert ("1 texts labelled 0 left out" in caplog.text) == (form == "a label 0 without an answer")
     pd.DataFrame(rows).to_parquet(tmp_path / "p.parquet")
     if len({tuple(row) for row in rows}) == 1:

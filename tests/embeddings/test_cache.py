@@ -191,7 +191,7 @@ def test_a_folder_of_another_base_is_refused(base, tiny_bert, tmp_path, change):
     path = EmbeddingCache(base, tmp_path).folder / "base.json"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(change and described | change))
-    with pytest.raises(InputError, match="is of another base"):
+    with pytest.raises(InputError, match="belongs to another base"):
         EmbeddingCache(WatchedBase(tiny_bert), tmp_path)
 
 
@@ -199,5 +199,5 @@ def test_files_that_shrink_in_use_are_refused(base, texts, tmp_path):
     cache = EmbeddingCache(base, tmp_path)
     cache.encode(texts[:20], "document")
     (cache.folder / "keys.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="has lost rows while it was in use"):
+    with pytest.raises(InputError, match="lost rows while it was in use"):
         cache.encode(texts[20:25], "document")

@@ -212,7 +212,7 @@ def plain(architecture):
         (vocabulary([f"word{i}" for i in range(300)]), "305 tokens.*205 rows"),
         (edit("adapter_config.json", base_model_name_or_path="owner/big"), "an adapter of owner/big: merge it first"),
         (modules("models.Transformer", "sparse_encoder.models.SpladePooling"), "a sparse encoder"),
-        (modules("models.CLIPModel"), "a model of images"),
+        (modules("models.CLIPModel"), "an image model"),
         (edit("config_sentence_transformers.json", model_type="SparseEncoder"), "a sparse encoder"),
         (edit("config_sentence_transformers.json", model_type="CrossEncoder"), "a classifier or cross-encoder"),
         (plain("BertForSequenceClassification"), "a classifier or cross-encoder"),

@@ -84,7 +84,7 @@ def test_the_prediction_can_be_the_query_embedding(tiny_bert, system):
         ("asymmetric", {"query_embedding": "guess"}, "must be one of projection, prediction"),
         ("jepa", {"use_predictor": False}, "always has a predictor"),
         ("respred", {"use_predictor": False}, "always has a predictor"),
-        ("asymmetric", {"use_predictor": True, "normalize_output": True}, "does not go with a predictor"),
+        ("asymmetric", {"use_predictor": True, "normalize_output": True}, "cannot be combined with a predictor"),
         ("respred", {"predictor": "residual"}, "not 'residual'"),
         ("jepa", {"head": HeadShape("linear", 5, 5)}, "length 5, the base gives 16"),
         ("asymmetric", {"output_dim": 2.5}, r"head output_dim must be a whole number, got 2\.5"),

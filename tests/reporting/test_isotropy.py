@@ -64,7 +64,7 @@ def test_tables_hold_every_measure_of_every_system():
         (DOCUMENTS, ..., r"systems\[0\]\.spaces lacks 'documents'"),
         ((*DOCUMENTS, "distances", "nearest"), ..., r"documents\.distances lacks 'nearest'"),
         ((*DOCUMENTS, "norms", "counts", 0), ..., r"documents\.norms: .* has 41 edges for 39 counts"),
-        (["systems", 0, "pairs", "pca", "links", 0], [0, 999], r"pca: .* links a row that is not there"),
+        (["systems", 0, "pairs", "pca", "links", 0], [0, 999], r"pca: .* links a row that does not exist"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_key(write, path, value, message):

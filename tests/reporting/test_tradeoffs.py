@@ -66,7 +66,7 @@ def test_sizes_that_are_missing_or_contradict_each_other_are_named(write, severa
     alone = sized(results("head", {"scifact": 0.71}, base=None))
     for content, message in (
         (alone, r"full\.json and .*r\.json disagree on NDCG@10 of head on scifact"),
-        (results("head", BASE), r"r\.json .*not say how large .* of minilm"),
+        (results("head", BASE), r"r\.json .*lacks the size .* of minilm"),
         (alone | {"precision": "int4"}, r"r\.json.* 'int4' of head"),
     ):
         with pytest.raises(InputError, match=message):

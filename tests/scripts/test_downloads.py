@@ -148,7 +148,7 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source,
     marco("m")
     before = contents(tmp_path / "m", ())
     where = (*source, tmp_path / "m")
-    assert "is there already" in fails_clearly("download_msmarco", *where)
+    assert "already exists" in fails_clearly("download_msmarco", *where)
     assert "nothing to do" in marco("m", "--resume")
     assert "seed is 0 there and 1 now" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
     failed = fails_clearly("download_msmarco", *where[2:], "--source", data_sets / "wiki", "--overwrite")
@@ -161,7 +161,7 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source,
     assert "train.jsonl" in fails_clearly("download_msmarco", *where, "--resume", "--seed", 1)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("mine")
-    assert "is there already" in fails_clearly("download_msmarco", *source, tmp_path / "own", "--resume")
+    assert "already exists" in fails_clearly("download_msmarco", *source, tmp_path / "own", "--resume")
     assert (tmp_path / "own" / "train.jsonl").read_text() == "mine"
 
 

@@ -85,7 +85,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str
             config = TrainConfig(**settings, system=system, use_predictor=predictor, normalize_output=asked)
             predicts = predictor or system in ("jepa", "respred")
             if asked and predicts:
-                with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
+                with pytest.raises(InputError, match="normalize_output cannot be combined with a predictor"):
                     build_encoder(config)
                 continue
             lengths = build_encoder(config).eval().embed_document(vectors).norm(dim=1)
@@ -146,7 +146,7 @@ def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
 ) -> None:
     wanted = {"use_predictor": True, "lambda_predictive": 1.0}
     assert build_encoder(TrainConfig(**checkpoint() | wanted)).to_config()["predictor"] is not None
-    with pytest.raises(InputError, match="normalize_output does not go with a predictor"):
+    with pytest.raises(InputError, match="normalize_output cannot be combined with a predictor"):
         build_encoder(TrainConfig(**checkpoint(normalize_output=True) | wanted))
 
 

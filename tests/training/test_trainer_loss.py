@@ -258,7 +258,7 @@ def test_wrong_columns_and_weights_in_half_precision_are_refused(tiny_bert, text
     with pytest.raises(ValueError, match="takes no labels"):
         loss([column, column], torch.ones(4))
     half = loss.model.bfloat16()
-    with pytest.raises(ValueError, match=r"trained weights of half precision.*float32"):
+    with pytest.raises(ValueError, match=r"half-precision weights.*float32"):
         ObjectiveLoss(half, FULL, PREDICTOR, 0.9)
     views = ObjectiveLoss(half.requires_grad_(False), FULL, PREDICTOR, 0.9).eval().views([column, column])
     assert {views.query.dtype, views.positive.dtype, views.predicted.dtype} == {torch.float32}
