@@ -133,7 +133,7 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
         ({"queries": np.full((60, DIM), np.inf)}, "query_vectors must be finite, row 0"),
         ({"dev_pairs": (np.ones((2, 4)), [(0, 0)])}, "dev_pairs must have length 16"),
         ({"dev_pairs": (np.ones((2, DIM)), [(2, 0)])}, "dev_pairs must index 2 queries"),
-        ({"corpus": "corpus.jsonl"}, "corpus does not go with vectors"),
+        ({"corpus": "corpus.jsonl"}, "corpus cannot be used with vectors"),
         ({"never_worse": True}, "give dev_pairs"),
         ({"step": 3}, "unexpected keyword argument 'step'"),
         ({"steps": 0}, "steps = 0 .* must be at least 1"),
