@@ -148,7 +148,7 @@ def test_only_judged_queries_need_vectors(folder, collection_folder):
     [
         (lambda ids, numbers: (ids[1:], numbers), "119 ids, .*120 rows"),
         (lambda ids, numbers: (ids[1:], numbers[1:]), "lacks 1 of the 120 documents of toy, first 'd119'"),
-        (lambda ids, numbers: ([*ids[:3], ids[1], *ids[4:]], numbers), "line 4: id 'd118' stands in line 2"),
+        (lambda ids, numbers: ([*ids[:3], ids[1], *ids[4:]], numbers), "line 4: id 'd118' is also in line 2"),
         (lambda ids, numbers: ([*ids[:3], "", *ids[4:]], numbers), "line 4: there is no id"),
         (lambda ids, numbers: (ids, np.where(np.arange(120)[:, None] == 2, np.nan, numbers)), ".npy.* row 2 is not"),
         (lambda ids, numbers: (ids, np.tile(numbers, 2)), r"lengths \[6, 12\]"),
@@ -177,7 +177,7 @@ def test_damaged_and_missing_files_are_refused(folder, collection_folder):
 
 def test_several_collections_need_folders_of_their_own(folder, collection_folder):
     collection = load_collection(collection_folder, "test")
-    with pytest.raises(InputError, match="toy and other need a folder each"):
+    with pytest.raises(InputError, match="toy and other need a subfolder each"):
         read_vectors(folder, [collection, replace(collection, name="other")])
     with pytest.raises(InputError, match="no such folder"):
         read_vectors(folder / "nothing", [collection])

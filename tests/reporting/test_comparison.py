@@ -86,7 +86,7 @@ def test_what_cannot_be_in_one_table_is_refused(write):
     for specs, message in (
         ("{bm25}", r"bm25\.json .*no untouched base"), ("{stored}", r"s\.json has no untouched base beside run"),
         ("{small}", r"small\.json has no untouched base beside minilm, int8"),
-        ("{alone} {run}", r"run is trained in .*run\.json and an untouched base in another"),
+        ("{alone} {run}", r"run is trained in .*run\.json and untouched in another"),
         ("x={a},{b}", r"b\.json: x has two untouched bases"), ("x={a},{base}", r"base\.json: minilm was not"),
         ("x={a} x={b}", "name 'x'"), ("b={a} {b}", "two rows would have the name 'b'"),
     ):  # fmt: skip
