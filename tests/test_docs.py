@@ -30,7 +30,7 @@ from ragcun.embeddings.hub import PACKAGED
 from ragcun.io import write_json_lines, write_text
 from ragcun.losses import CONTRASTIVE, ISOTROPY
 from ragcun.models.encoder import SYSTEMS
-from ragcun.options import flags_of
+from ragcun.options import settings_of
 from tests.conftest import save_tiny_bert
 from tests.reporting.html.conftest import browser  # noqa: F401 (a fixture)
 
@@ -234,9 +234,9 @@ def test_no_page_of_the_site_names_a_file_of_another_host(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert {page.stem for page in DOCS} <= {page.stem for page in pages}
     flags = (site / "commands.html").read_text(encoding="utf-8")
-    fields = {name: field for command in COMMANDS for name, field in flags_of(load(command)[1]).items()}
+    settings = {name: each.field for command in COMMANDS for name, each in settings_of(load(command)[1]).items()}
     assert [
-        name for name, field in fields.items() if not field.metadata["positional"] and f"--{name}" not in flags
+        name for name, field in settings.items() if not field.metadata["positional"] and f"--{name}" not in flags
     ] == []
     for page in pages:
         reader = Loads()
