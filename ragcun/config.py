@@ -224,7 +224,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": (
                 self.lora_rank and self.freeze_early_layers
             ),
-            "--lexical_dim needs a new, frozen and normalised base; leave it out": lexical,
+            "--lexical_dim needs a new and normalised base; leave it out": lexical,
             "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,
             "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and taught,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
@@ -246,9 +246,9 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
 
     @property
     def lexical(self) -> bool:
-        """Whether the base gets a lexical channel: by default where it may and no side is to stay as it is."""
-        on = self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
-        return bool(on and self.freeze_base and self.normalize_embeddings and not self.load_checkpoint)
+        """Whether the base gets a lexical channel: by default where it is frozen and no side is to stay as it is."""
+        on = self.freeze_base and self.train_side == "both" if self.lexical_dim is None else self.lexical_dim > 0
+        return bool(on and self.normalize_embeddings and not self.load_checkpoint)
 
     @property
     def start(self) -> str:

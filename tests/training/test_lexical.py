@@ -75,6 +75,18 @@ def test_a_checkpoint_is_trained_further_on_its_own_channel(train: Train, collec
     assert joined(again).fingerprint() == joined(first).fingerprint()
 
 
+@pytest.mark.parametrize("trained", [{"lora_rank": 2}, {"freeze_base": False}])
+def test_the_channel_stands_beside_a_trained_base(train: Train, trained: dict[str, Any], texts: list[str]) -> None:
+    if "lora_rank" in trained:
+        pytest.importorskip("peft")
+    frozen, base = (joined(train(name, **more).checkpoint) for name, more in (("frozen", {}), ("trained", trained)))
+    assert base.channel.fingerprint() == frozen.channel.fingerprint()
+    before, after = (each.encode(texts, "query") for each in (frozen, base))
+    size = base.dense.dimension
+    np.testing.assert_array_equal(after[:, size:] / base.weight**0.5, before[:, size:] / frozen.weight**0.5)
+    assert np.abs(after[:, :size] - before[:, :size]).max() > 1e-4
+
+
 def test_what_cannot_be_fitted_is_one_sentence(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
