@@ -64,7 +64,9 @@ class StandIn(BaseHTTPRequestHandler):
                     file = self.repositories["models/"] / value["path"]
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(base64.b64decode(value["content"]))
-            return self.send_json({"commitUrl": f"{path}/{COMMIT}", "commitOid": COMMIT, "success": True})
+            name = path.removeprefix("/api/models/").removesuffix("/commit/main")
+            url = f"http://{self.headers['Host']}/{name}/commit/{COMMIT}"
+            return self.send_json({"commitUrl": url, "commitOid": COMMIT, "success": True})
         return self.send_json({"errors": [], "warnings": []})
 
     def send_file(self, file: Path) -> None:

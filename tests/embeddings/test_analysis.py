@@ -5,7 +5,7 @@ import logging
 import bm25s
 import pytest
 import Stemmer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragcun.embeddings.analysis import Analyser, TermCounter, detect_language
@@ -40,6 +40,7 @@ def test_no_words_or_no_stop_words_are_read_as_english():
         Analyser.of(["text"], "klingon")
 
 
+@settings(deadline=None)  # the first example imports bm25s
 @given(st.lists(st.text(st.sampled_from("abZé9_ -.\nthe水ß"), max_size=30), max_size=4))
 def test_english_terms_are_those_of_bm25s(texts):
     stemmer = Stemmer.Stemmer("english")

@@ -170,6 +170,7 @@ def test_results_say_how_documents_lie_and_what_was_trained(
     assert stored["p_randomisation"] == results["untouched_base"]["datasets"]["toy"]["p_randomisation"]
 
 
+@pytest.mark.slow
 def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):
     """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
     if not os.environ.get("RAGCUN_TEST_CACHE"):
