@@ -215,15 +215,13 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
         trained, (first, last) = not self.freeze_base, self.mined_ranks
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
         narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical
-        taught = self.contrastive in TAUGHT
+        taught, placed = self.contrastive in TAUGHT, self.lora_rank and self.freeze_early_layers
         mistakes = {
             "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
             "--lora_rank trains the base; leave --freeze_base out": self.lora_rank and self.freeze_base,
-            "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": (
-                self.lora_rank and self.freeze_early_layers
-            ),
+            "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": placed,
             "--lexical_dim needs a new and normalised base; leave it out": lexical,
             "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,
             "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and taught,

@@ -129,4 +129,4 @@ def completion(
         flags = [one for one, setting in settings if not setting.field.metadata["positional"]]
         known[f"{name} "] = [f"--{one}" for one in (*flags, *COMMON, "config", "plugins")]
     script = Template(read_text(Path(__file__).with_name("completion.sh.j2")), trim_blocks=True)
-    return script.render(shell=shell[0], known=sorted(known.items(), reverse=True))
+    return script.render(program=shell[0], known=sorted(known.items(), reverse=True))

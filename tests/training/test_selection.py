@@ -210,6 +210,6 @@ def test_what_was_kept_stands_in_summary_card_and_manifest(
     settings: dict[str, Any], collection_folder: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig(**settings, dev_beir=str(collection_folder), never_worse=True, output_dir=str(tmp_path))
-    assert "never worse: " in run(config)
+    assert "never worse: " in run(config)[0]
     assert "never worse: " in (tmp_path / "best_model" / "README.md").read_text()
     assert '"kept"' in (tmp_path / "manifest.json").read_text()
