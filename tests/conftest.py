@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from ragcun.embeddings.text_base import TextBase
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [f"word{i}" for i in range(200)]
+# How long an example takes says more about the machine than about the code; tests/fuzz has a limit of its own.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 SWEPT = {"lambda_isotropy": {"values": [0.0, 1.0, 10.0]}, "isotropy": {"values": ["covariance", "gor"]}}
 
 
