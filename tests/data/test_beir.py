@@ -52,7 +52,7 @@ def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog
     [
         ("corpus.jsonl", None, "no such file: .*corpus.jsonl"),
         ("queries.jsonl", None, "no such file: .*queries.jsonl"),
-        ("qrels/test.tsv", None, r"no judgments for the split 'test'.*there is dev"),
+        ("qrels/test.tsv", None, r"no judgments for the split 'test'.*: dev"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
         ("qrels/test.tsv", "q1\td1\t1\nq1 d1\n", "test.tsv, line 2: 2 columns where the first line has 3"),
         ("qrels/test.tsv", "q1\td1\n", "test.tsv, line 1: field .query_id. is missing.*there is 'q1', 'd1'"),

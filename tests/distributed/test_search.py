@@ -144,7 +144,7 @@ def test_a_folder_has_one_owner_and_no_half_written_files(toy, search_in, tmp_pa
     (search.folder / ".documents.npy.x.tmp").write_text("half")
 
     def second_owner(shards):
-        with pytest.raises(InputError, match="another process works in"):
+        with pytest.raises(InputError, match="another process is using"):
             search_collection(toy, search)
         run_here(shards)
 

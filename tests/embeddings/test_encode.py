@@ -226,7 +226,7 @@ def test_what_cannot_be_computed_is_refused(base):
             base.compute_in(dtype)
     assert base.dtype == "float32"
     Base(4).compute_in("float32")
-    with pytest.raises(InputError, match="--base_dtype bfloat16 is of a text model"):
+    with pytest.raises(InputError, match="--base_dtype bfloat16 needs a text model"):
         Base(4).compute_in("bfloat16")
 
 
