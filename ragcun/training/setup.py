@@ -166,7 +166,7 @@ def build_base(
     name = None if config.load_checkpoint else config.target_model
     if not (config.lexical or name):
         if config.lexical_dim is None:
-            logger.info("no lexical channel: it needs texts and a new, frozen and normalised base")
+            logger.info("no lexical channel: by default it goes with texts and a new, frozen and normalised base")
         return None if data.vectors is None else data.vectors.base
     base: Base = data.vectors.base if data.vectors is not None else _new_base(config)
     base.to(processes.device)
