@@ -113,10 +113,14 @@ class PairSource:
     """Where a batch's inputs come from: `vectors` that a frozen base encoded once, or tokens for a base in training."""
 
     def __init__(
-        self, dataset: PairDataset, base: Base, device: torch.device, vectors: VectorSource | None = None
+        self,
+        dataset: PairDataset,
+        base: Base,
+        device: torch.device,
+        vectors: VectorSource | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.dataset, self.base, self.device, self.vectors = dataset, base, device, vectors
-        self.teacher: Teacher | None = None
+        self.dataset, self.base, self.device, self.vectors, self.teacher = dataset, base, device, vectors, teacher
         self.texts: dict[Role, Sequence[str]] = {"query": dataset.queries, "document": dataset.documents}
         self.rows = {
             role: np.arange(len(texts)) if vectors is None else vectors.rows(texts, role)

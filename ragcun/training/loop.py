@@ -67,8 +67,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     processes.main_first(lambda: run.claim(config.resume or not processes.main, config.overwrite))
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))
-    source = processes.main_first(lambda: PairSource(data.train, encoder.base, processes.device, features))
-    source.teacher = teacher
+    source = processes.main_first(lambda: PairSource(data.train, encoder.base, processes.device, features, teacher))
     judge = partial(make_selection, data, encoder.base, features, objective, config.batch_size, processes.device)
     selection = processes.main_only(judge, Selection())
     queries = None

@@ -277,6 +277,7 @@ def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
     """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained."""
-    kept = base.frozen or base.keeps_documents
-    source = vector_source(base, config.cache_dir, config.encode_batch_size, vectors) if kept else None
-    return source if base.frozen else None
+    if not (base.frozen or base.keeps_documents):
+        return None
+    source = vector_source(base, config.cache_dir, config.encode_batch_size, vectors)
+    return source if base.frozen else None  # a trained base with a target reads its documents there
