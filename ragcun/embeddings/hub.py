@@ -96,7 +96,9 @@ def load_sentence_transformer(path: str, name: str, device: str | None = None) -
         require_safe(folder)
     kinds = (*UNREADABLE, SafetensorError, HFValidationError)
     with as_input_error(f"cannot load model {name!r}", _lacking(folder), kinds):
-        model = SentenceTransformer(path, device=device, trust_remote_code=False, model_kwargs={"dtype": "float32"})
+        about: dict[str, Any] = {"trust_remote_code": False, "model_kwargs": {"dtype": "float32"}}
+        about["local_files_only"] = folder == Path(path)  # older versions ask the hub for what a folder lacks
+        model = SentenceTransformer(path, device=device, **about)
     for module in model.modules():
         if isinstance(module, Transformer):
             _fit_texts(module, folder, name)
