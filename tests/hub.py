@@ -1,7 +1,5 @@
 """A hub on 127.0.0.1, whose repositories are folders, and files as its data sets have them."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib

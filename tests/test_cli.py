@@ -1,7 +1,5 @@
 """The command ragcun: names of commands, their help, and wrong flags."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

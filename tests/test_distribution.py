@@ -1,7 +1,5 @@
 """What users install: the sdist, the wheel built from it, and the command in an environment of its own."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

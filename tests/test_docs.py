@@ -3,8 +3,6 @@
 A block that is not run has a comment above it: ``<!-- not run: REASON -->``, or ``<!-- run by tests/FILE -->``.
 """
 
-from __future__ import annotations
-
 import functools
 import glob
 import os

@@ -1,7 +1,5 @@
 """The files of the page on extending ragcun, whose commands test_docs.py runs: an own loss and an own system."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files and folders are whole or absent, and an error names file and line; `test_fault_injection` fails every call."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

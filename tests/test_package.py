@@ -1,7 +1,5 @@
 """The package as a whole: cheap to import, complete, and quiet."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """What files, names and addresses from others may not do."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The code of docs/vectors.md, run as it stands: databases and wrappers find what the checkpoint finds."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

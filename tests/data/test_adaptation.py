@@ -1,7 +1,5 @@
 """What a corpus gives to train on and to judge by: no held-out document is trained on, and nothing hangs on others."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Pairs from documents: what each way to make them promises, and that nothing depends on the company or the order."""
 
-from __future__ import annotations
-
 import math
 import random
 import re

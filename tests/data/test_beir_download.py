@@ -1,7 +1,5 @@
 """Sets of BEIR from a stand-in with the hub's layout and from mirrors of archives, and what is unpacked of these."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import http.server

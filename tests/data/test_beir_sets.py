@@ -1,7 +1,5 @@
 """The sets of BEIR by name, against the table in beir's own description, and what names stand for."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 from pathlib import Path

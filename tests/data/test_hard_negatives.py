@@ -1,7 +1,5 @@
 """Mined negatives: what is never mined, and the margins, against a second implementation of the scores in float64."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """MS MARCO from files with the hub's layout: what is kept of rows, the split by query, and going on after a failure."""
 
-from __future__ import annotations
-
 import functools
 import json
 import random

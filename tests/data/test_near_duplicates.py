@@ -1,7 +1,5 @@
 """Near duplicates against the similarity of all pairs, computed by a double loop."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

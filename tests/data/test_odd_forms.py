@@ -1,7 +1,5 @@
 """Collections, pairs and documents in the forms that users have them in: read as the plain form is, or refused."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

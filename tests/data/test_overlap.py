@@ -1,7 +1,5 @@
 """Training overlap: which documents were seen, which are hidden, and what is left of pairs and collections."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

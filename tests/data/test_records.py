@@ -1,7 +1,5 @@
 """Reading documents: every format gives the same documents, and what is wrong is named with its line."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

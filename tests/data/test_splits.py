@@ -1,7 +1,5 @@
 """Splits of pairs and of documents, and their files: nothing of one split is in another, and every count adds up."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter

@@ -1,7 +1,5 @@
 """Passages of Wikipedia: no word is lost, cuts are where sentences end, and what is left out is counted."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """A small search in shards."""
 
-from __future__ import annotations
-
 import pytest
 
 from ragcun.data.beir_sets import CollectionFolder

@@ -1,7 +1,5 @@
 """A search in shards on Ray: two workers on this machine, one of which is killed."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import dataclass

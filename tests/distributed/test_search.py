@@ -1,7 +1,5 @@
 """A search in shards in one process: the same run for any number of shards, and what is not done again."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

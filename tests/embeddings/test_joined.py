@@ -1,7 +1,5 @@
 """Joined bases; a checkpoint with a channel of word pieces is one plain folder of sentence-transformers."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

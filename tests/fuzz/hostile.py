@@ -1,7 +1,5 @@
 """Inputs that readers meet in bad days: arbitrary bytes, and valid files with something wrong in them."""
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Every reader gives what a file holds, or an InputError that names the file; never another exception, never a hang."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

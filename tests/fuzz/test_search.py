@@ -1,7 +1,5 @@
 """Search against brute force in float64, on whatever matrices hypothesis thinks of."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import tracemalloc
 from functools import reduce
 from unittest import mock

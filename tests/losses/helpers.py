@@ -1,7 +1,5 @@
 """Random rows that are neither centred nor isotropic, and a rotation."""
 
-from __future__ import annotations
-
 import torch
 
 

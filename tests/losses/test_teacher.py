@@ -1,7 +1,5 @@
 """Losses that learn a teacher's scores: float64 references, exact matches, temperatures, missing scores."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Encoders away from their start, heads as they are exported."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

@@ -1,7 +1,5 @@
 """Every notebook runs from top to bottom, with the real MiniLM, and is kept without output."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

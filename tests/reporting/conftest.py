@@ -1,7 +1,5 @@
 """Results files and isotropy reports made by hand, as the benchmark writes them."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence

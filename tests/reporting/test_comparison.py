@@ -1,7 +1,5 @@
 """Several evaluations in one comparison: rows, averages, marks, seeds, and what is refused."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

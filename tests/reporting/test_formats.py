@@ -1,7 +1,5 @@
 """Results files by name, which can be in one table; a comparison as Markdown, CSV and LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

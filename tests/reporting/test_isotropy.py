@@ -1,7 +1,5 @@
 """Isotropy reports: what is read, what is refused by file and key, tables, and figures."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

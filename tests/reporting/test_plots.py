@@ -1,7 +1,5 @@
 """Plots of a training run hold its numbers; names and looks of systems; what plotting may import."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import subprocess

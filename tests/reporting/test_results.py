@@ -1,7 +1,5 @@
 """Results files: what is written is read again, and what is wrong is refused by file and key."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Markdown tables of one evaluation."""
 
-from __future__ import annotations
-
 import pytest
 
 from ragcun.reporting.tables import markdown_table, results_table

@@ -1,7 +1,5 @@
 """NDCG@10 against bytes per vector and against isotropy: what is read and joined, and what is drawn where."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

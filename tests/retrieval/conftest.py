@@ -1,7 +1,5 @@
 """A model, a base and a baseline whose embeddings are random, and their results."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

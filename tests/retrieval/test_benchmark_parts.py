@@ -1,7 +1,5 @@
 """Scores on part of the queries: documents hidden from training ranked alone, and seen and unseen documents."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Evaluations over sets: parts and their mean, one collection at a time, what is kept when one fails, and resuming."""
 
-from __future__ import annotations
-
 import gc
 import json
 import random

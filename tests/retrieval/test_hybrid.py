@@ -1,7 +1,5 @@
 """Fusion against a second implementation, what a weight is chosen by, and run files of other programs."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

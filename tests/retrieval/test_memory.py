@@ -1,7 +1,5 @@
 """Documents moved towards their training queries, against a loop; what held-out queries make of memory."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Metrics agree with values by hand in float64, and with beir's; p values with their tests."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import tracemalloc

@@ -1,7 +1,5 @@
 """mteb's scores of exported checkpoints and published models: ours, and never those of another model."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import pairwise

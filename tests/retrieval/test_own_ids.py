@@ -1,7 +1,5 @@
 """A document of the query's id is ranked, by every system, unless it is the query itself or a flag leaves it out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

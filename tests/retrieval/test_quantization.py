@@ -1,7 +1,5 @@
 """Small document vectors, against references by hand and by sentence-transformers, and the systems that search them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Running scripts as a user does, in this process."""
 
-from __future__ import annotations
-
 import random
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """Adapting to a corpus from the command line: without labels, in closed form, with hidden documents."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

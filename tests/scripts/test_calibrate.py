@@ -1,7 +1,5 @@
 """calibrate.py: from a corpus to a checkpoint that evaluates, and one sentence where that is not possible."""
 
-from __future__ import annotations
-
 import shlex
 
 import numpy as np

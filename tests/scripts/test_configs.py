@@ -1,7 +1,5 @@
 """Every packaged configuration runs by its name through train.py as it is, paths and sizes apart."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

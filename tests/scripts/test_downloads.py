@@ -1,7 +1,5 @@
 """download_msmarco.py and download_wiki.py: from folders, from a hub on 127.0.0.1, failed, repeated, refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

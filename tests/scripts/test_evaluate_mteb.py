@@ -1,7 +1,5 @@
 """evaluate_mteb.py: a checkpoint beside its untouched base, what is written, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -4,8 +4,6 @@ The commands run in a folder that has small stand-ins at the notes' own paths: b
 Numbers of passages and pairs are replaced (`REPLACED`). The two shell scripts are in test_publication.py.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A corpus that means harm goes through training, evaluation, isotropy and report: handled, or refused."""
 
-from __future__ import annotations
-
 import json
 
 from ragcun.io import read_json

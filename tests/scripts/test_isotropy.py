@@ -1,7 +1,5 @@
 """compute_isotropy.py: a model beside its base, a published model, or a file of vectors; what is written, measured."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """ragcun memorize, ragcun overlap and evaluate --baseline simple, on the toy collection."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The publication scripts: their commands as bash makes them, run on a tiny model, and wrong options."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

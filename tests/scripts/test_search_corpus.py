@@ -1,7 +1,5 @@
 """scripts/search_corpus.py in one process, run as a user does; tests/distributed runs the same on Ray."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

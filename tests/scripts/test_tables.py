@@ -1,7 +1,5 @@
 """The commands of tables and plots, from the command line to the files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

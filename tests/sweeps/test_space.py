@@ -1,7 +1,5 @@
 """The file of a sweep: every mistake is found before anything runs, and named with the file."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

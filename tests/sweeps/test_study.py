@@ -1,7 +1,5 @@
 """A sweep of the toy collection: what is proposed and run, what resumes, and what the report says."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 import shlex

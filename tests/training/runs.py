@@ -1,7 +1,5 @@
 """What tests read of a run's folder, and how they step in between its steps."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

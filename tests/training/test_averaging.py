@@ -1,7 +1,5 @@
 """The weights that are evaluated and saved: closed forms, and an encoder that is left as it was."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 

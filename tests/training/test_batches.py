@@ -1,7 +1,5 @@
 """Batches: the pairs of an epoch, their order, what a batch holds, cached and live, and pools of mined negatives."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Callable

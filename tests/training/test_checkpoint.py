@@ -1,7 +1,5 @@
 """Resume points: everything comes back, two are kept, and a damaged one gives way to the one before."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Collapse: its statistics against loops and closed forms, and the monitor on simulated courses of training."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """TrainConfig: every setting once, and impossible ones refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Collection

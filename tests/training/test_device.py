@@ -1,7 +1,5 @@
 """Precision, copies to the device, and what stays exact under them; a GPU's own part runs where there is one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Non-finite losses and out of memory: found in the step, written down, and never saved."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Initial weights, mined negatives and what is mixed in: against the closed forms on the same vectors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training with a lexical channel: what it is fitted on, what is refused, and what its checkpoint evaluates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The training loop, on a tiny BERT and a toy collection: what it learns, repeats and writes."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """LoRA: what its adapters compute, what is saved of them, and how far a trained base goes from its start."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Two processes on a CPU: their run is that of one process, only the main one writes, and none is left waiting."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """MiniLM: collapses of the founding notes on the documentation of Python packages, and adaptation to real corpora."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

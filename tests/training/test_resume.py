@@ -1,7 +1,5 @@
 """Resume: killed, or stopped by SIGTERM or Ctrl-C, a run ends bit for bit as if it had been left alone."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

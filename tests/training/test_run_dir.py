@@ -1,7 +1,5 @@
 """The folder of a run: its files, what they say of the run, and the model card."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the best epoch is selected by, and which of trained, initial encoder and base is the final model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

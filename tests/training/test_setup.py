@@ -1,7 +1,5 @@
 """From a configuration to data, objective and encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One optimiser step: clipped mean gradients, the same chunk by chunk; and schedules, by closed forms and bounds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

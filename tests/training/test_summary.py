@@ -1,7 +1,5 @@
 """What a run says at its start: what is trained, and which settings of the user do nothing."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Documents of another model: the map between two spaces, what of it is trained, saved and resumed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Teachers (docs/training.md): the scores of a model, a TREC run and a pairs file, training by them, and refusals."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The objective inside SentenceTransformerTrainer: terms of the own loop, and nothing lost, adrift or unclipped."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """Run folders made by hand, measured by the library itself: results and run files are those of `run_benchmark`."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

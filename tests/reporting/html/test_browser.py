@@ -1,7 +1,5 @@
 """The page in a browser: nothing is fetched, nothing complains, and it fits narrow and wide windows."""
 
-from __future__ import annotations
-
 import pytest
 
 from ragcun.reporting.html import write_report

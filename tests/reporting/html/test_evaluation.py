@@ -1,7 +1,5 @@
 """What the page says of results: verdicts in words, and tables."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """The page as a whole: structure, self-containment, hostile texts, missing pieces."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

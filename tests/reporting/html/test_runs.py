@@ -1,7 +1,5 @@
 """Which files belong to which run, and its best and worst queries, against the run files they come from."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil
