@@ -15,7 +15,6 @@ from huggingface_hub import constants
 import ragcun
 from ragcun.cli.main import COMMANDS, load, main
 from ragcun.embeddings.hub import load_sentence_transformer
-from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.options import settings_of
 
@@ -31,7 +30,7 @@ def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int,
     return caught.value.code, *capsys.readouterr()
 
 
-def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_overview_names_every_command(capsys):
     code, shown, _ = ends(["--help"], capsys)
     assert code == 0
     for name, (summary, _) in COMMANDS.items():
@@ -46,7 +45,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_refuses_a_wrong_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_and_refuses_a_wrong_flag(name, capsys):
     code, shown, _ = ends([*name.split(), "--help"], capsys)
     assert code == 0
     assert f"usage: ragcun {name} " in shown
@@ -82,9 +81,7 @@ def test_every_command_has_help_and_refuses_a_wrong_flag(name: str, capsys: pyte
         ("report", ("RUN_DIR",)),
     ],
 )
-def test_wrong_commands_and_flags_are_refused_before_anything_is_read(
-    line: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_commands_and_flags_are_refused_before_anything_is_read(line, facts, capsys):
     code, _, said = ends(line.split(), capsys)
     assert code == 2
     assert len(said.splitlines()) == 1
@@ -104,9 +101,7 @@ def test_wrong_commands_and_flags_are_refused_before_anything_is_read(
         ("optuna", "sweeps", "sweep --config C --output_dir O"),
     ],
 )
-def test_a_command_says_which_extra_it_lacks(
-    package: str, extra: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_says_which_extra_it_lacks(package, extra, line, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     code, _, said = ends(line.split(), capsys)
     assert code == 2
@@ -114,12 +109,12 @@ def test_a_command_says_which_extra_it_lacks(
     assert f"pip install 'ragcun[{extra}]'" in said
 
 
-def test_every_script_names_a_command() -> None:
+def test_every_script_names_a_command():
     named = [re.search(r'script\("([a-z ]+)"', path.read_text()) for path in SCRIPTS.rglob("*.py")]
     assert {match and match[1] for match in named} <= set(COMMANDS)
 
 
-def test_every_whole_number_has_bounds() -> None:
+def test_every_whole_number_has_bounds():
     for name in COMMANDS:
         whole = (one.field for one in settings_of(load(name)[1]).values() if one.kind is int)
         assert [field.name for field in whole if not field.metadata["bounds"]] == [], name
@@ -135,16 +130,14 @@ def test_every_whole_number_has_bounds() -> None:
         ("train --corpus ", set()),
     ],
 )
-def test_bash_completes_commands_and_flags(line: str, offered: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_commands_and_flags(line, offered, capsys):
     main(["completion", "bash"])
     ask = f'COMP_LINE="ragcun {line}"; _ragcun ragcun "${{COMP_LINE##* }}" x; echo "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", capsys.readouterr().out + ask], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == offered
 
 
-def test_the_cache_is_measured_and_deleted_and_nothing_else_is(
-    base: TextBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cache_is_measured_and_deleted_and_nothing_else_is(base, tmp_path, capsys):
     def shown(*words: str) -> dict[str, Any]:
         main(["cache", *words, "--cache_dir", str(tmp_path), "--json"])
         return json.loads(capsys.readouterr().out)
@@ -168,9 +161,7 @@ def test_the_cache_is_measured_and_deleted_and_nothing_else_is(
     assert shown("size")["bytes"] == 0
 
 
-def test_doctor_names_versions_cache_and_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_names_versions_cache_and_hub(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     main(["doctor", "--json"])
@@ -182,9 +173,7 @@ def test_doctor_names_versions_cache_and_hub(
     assert f"\ncache: {tmp_path}\n" in capsys.readouterr().out
 
 
-def test_a_torch_that_transformers_refuses_is_named(
-    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_torch_that_transformers_refuses_is_named(tiny_bert, monkeypatch, capsys):
     monkeypatch.setattr("transformers.utils.import_utils.is_torch_available", lambda: False)
     main(["doctor"])
     (problem,) = re.findall("problem: (.*)", capsys.readouterr().out)
@@ -194,9 +183,7 @@ def test_a_torch_that_transformers_refuses_is_named(
 
 
 @pytest.mark.slow
-def test_a_quiet_command_prints_its_result_alone_and_a_file_gets_no_progress_bar(
-    tiny_bert: str, tmp_path: Path
-) -> None:
+def test_a_quiet_command_prints_its_result_alone_and_a_file_gets_no_progress_bar(tiny_bert, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"query": f"word{i}", "positive": f"word{i} x"}) + "\n" for i in range(40)))
 

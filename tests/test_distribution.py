@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [sdist, *place.glob("*.whl")]
 
 
-def test_the_wheel_holds_every_file_of_the_package(built: list[Path]) -> None:
+def test_the_wheel_holds_every_file_of_the_package(built):
     package = (path.relative_to(ROOT).as_posix() for path in (ROOT / "ragcun").rglob("*") if path.is_file())
     with zipfile.ZipFile(built[1]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -50,15 +50,13 @@ def test_the_wheel_holds_every_file_of_the_package(built: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("command", ["twine check --strict", "check_wheel_contents"])
-def test_checks_of_the_index_pass(command: str, built: list[Path]) -> None:
+def test_checks_of_the_index_pass(command, built):
     program, *arguments = command.split()
     pytest.importorskip(program)
     run(ROOT, sys.executable, "-m", program, *arguments, *(built if program == "twine" else built[1:]))
 
 
-def test_the_wheel_trains_and_evaluates_without_extras(
-    built: list[Path], tiny_bert: str, collection_folder: Path, tmp_path: Path
-) -> None:
+def test_the_wheel_trains_and_evaluates_without_extras(built, tiny_bert, collection_folder, tmp_path):
     """In an environment that borrows all packages but those of extras, and in a folder that is no checkout."""
     venv.create(tmp_path / "own", symlinks=True)
     command = tmp_path / "own" / "bin" / "ragcun"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def command_of(words: list[str]) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_of_a_page_exists_with_its_flags(page: Path) -> None:
+def test_every_command_of_a_page_exists_with_its_flags(page):
     for _, words in shell(page):
         program, *rest = words
         if program == "ragcun" and rest[0] not in ("--help", "COMMAND"):
@@ -98,7 +98,7 @@ def test_every_command_of_a_page_exists_with_its_flags(page: Path) -> None:
             assert all((ROOT / each).exists() for each in rest if each.startswith("tests/")), rest
 
 
-def test_the_reference_has_every_public_name_and_every_choice() -> None:
+def test_the_reference_has_every_public_name_and_every_choice():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name, module in ragcun._HOME.items():
         home = getattr(ragcun, name)
@@ -107,7 +107,7 @@ def test_the_reference_has_every_public_name_and_every_choice() -> None:
         assert f"`{name}`" in page or f" {name}`" in page, name
 
 
-def test_every_mark_has_a_reason() -> None:
+def test_every_mark_has_a_reason():
     for page in PAGES:
         for block in blocks_of(page):
             assert block.mark != "run by" or page.name in (ROOT / block.reason).read_text(encoding="utf-8"), block
@@ -173,7 +173,7 @@ def registries() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_of_a_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_a_page_runs(page, place, tmp_path, monkeypatch):
     blocks = [block for block in blocks_of(page) if not block.mark]
     if not any("ragcun" in block.code for block in blocks):
         pytest.skip("no command of this page is run")
@@ -228,7 +228,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_no_page_of_the_site_names_a_file_of_another_host(site: Path) -> None:
+def test_no_page_of_the_site_names_a_file_of_another_host(site):
     pages = list(site.rglob("*.html"))
     assert {page.stem for page in DOCS} <= {page.stem for page in pages}
     flags = (site / "commands.html").read_text(encoding="utf-8")
@@ -245,7 +245,7 @@ def test_no_page_of_the_site_names_a_file_of_another_host(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_and_its_search_ask_no_other_host(site: Path, browser: Any) -> None:  # noqa: F811
+def test_a_page_and_its_search_ask_no_other_host(site, browser):  # noqa: F811
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -264,7 +264,7 @@ def test_a_page_and_its_search_ask_no_other_host(site: Path, browser: Any) -> No
     assert {url for url in asked if not url.startswith((own, "data:", "blob:"))} == set()
 
 
-def test_there_are_few_pages_and_each_is_in_the_navigation() -> None:
+def test_there_are_few_pages_and_each_is_in_the_navigation():
     named = re.findall(r"([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2])
     assert sorted({*named} - {GENERATED}) == [page.name for page in DOCS]
     assert len(named) <= 20
@@ -272,6 +272,6 @@ def test_there_are_few_pages_and_each_is_in_the_navigation() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_of_a_page_lead_to_files(page: Path) -> None:
+def test_links_of_a_page_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or target == GENERATED or (page.parent / target).exists(), target

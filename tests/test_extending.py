@@ -12,7 +12,6 @@ from ragcun import ObjectiveConfig, RetrievalEncoder, register_loss, register_sy
 from ragcun.cli.parser import parse_config
 from ragcun.config import TrainConfig
 from ragcun.embeddings.base import Base
-from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses import ISOTROPY
 from ragcun.models.encoder import SYSTEMS
@@ -37,16 +36,14 @@ def load(file: Path, *flags: str) -> None:
     parse_config(TrainConfig, "Train.", ["--train_data", "t", "--plugins", str(file), *flags])
 
 
-def test_an_own_loss_is_0_for_equal_variances_alone(files: Path) -> None:
+def test_an_own_loss_is_0_for_equal_variances_alone(files):
     load(files / "my_loss.py", "--isotropy", "log_determinant")
     z = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
     assert abs(float(ISOTROPY["log_determinant"](z, ObjectiveConfig(), 0))) < 0.02
     assert float(ISOTROPY["log_determinant"](z * torch.tensor([1.0, 1.0, 1.0, 9.0]), ObjectiveConfig(), 0)) > 0.1
 
 
-def test_an_own_system_is_loaded_from_an_installed_package(
-    files: Path, base: TextBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_own_system_is_loaded_from_an_installed_package(files, base, monkeypatch):
     """Where nothing else has loaded that; without it, the message names the file."""
     load(files / "my_system.py", "--system", "noisy_queries")
     SYSTEMS["noisy_queries"](base).save_pretrained(files / "model")
@@ -62,7 +59,7 @@ def test_an_own_system_is_loaded_from_an_installed_package(
         RetrievalEncoder.from_pretrained(files / "model")
 
 
-def test_a_missing_file_and_a_taken_name_are_refused() -> None:
+def test_a_missing_file_and_a_taken_name_are_refused():
     with pytest.raises(InputError, match="nowhere"):
         parse_config(TrainConfig, "Train.", ["--plugins", "nowhere.py", "--train_data", "t"])
     with pytest.raises(ValueError, match="covariance"):

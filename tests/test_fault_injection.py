@@ -177,7 +177,7 @@ def fail_at_each_call(
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("error", [FULL, DAMAGED])
 @pytest.mark.parametrize(("name", "swap"), [*((name, True) for name in WRITERS), ("folder", False)])
-def test_a_failed_write_leaves_what_was_there(name: str, error: int, exists: bool, swap: bool, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_what_was_there(name, error, exists, swap, tmp_path):
     """Only where all but the last sync is done may it be the new content, whole."""
     place = tmp_path / "place"
     path, write = place / "x.json", WRITERS[name]
@@ -206,7 +206,7 @@ def test_a_failed_write_leaves_what_was_there(name: str, error: int, exists: boo
 
 
 @pytest.mark.slow
-def test_a_checkpoint_whose_writing_fails_is_the_old_one(tiny_bert: str, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_writing_fails_is_the_old_one(tiny_bert, tmp_path):
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), output_dim=8)
     encoder.save_pretrained(tmp_path / "model", card="old")
     old = contents(tmp_path)
@@ -224,9 +224,7 @@ def test_a_checkpoint_whose_writing_fails_is_the_old_one(tiny_bert: str, tmp_pat
 
 
 @pytest.mark.parametrize("error", [FULL, DAMAGED])
-def test_a_cache_whose_writing_fails_keeps_its_rows(
-    tiny_bert: str, texts: list[str], tmp_path: Path, error: int
-) -> None:
+def test_a_cache_whose_writing_fails_keeps_its_rows(tiny_bert, texts, tmp_path, error):
     base = TextBase.load(tiny_bert, device="cpu")
     expected = base.encode(texts[:12], "document")
     EmbeddingCache(base, tmp_path).encode(texts[:8], "document")
@@ -243,7 +241,7 @@ def test_a_cache_whose_writing_fails_keeps_its_rows(
     np.testing.assert_allclose(EmbeddingCache(base, tmp_path).encode(texts[:12], "document"), expected, atol=1e-6)
 
 
-def test_safetensors_writer_says_it_as_well(tiny_bert: str, tmp_path: Path) -> None:
+def test_safetensors_writer_says_it_as_well(tiny_bert, tmp_path):
     """Its writes are not Python's: a limit of the size of files stands in for a full disk."""
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ from ragcun.io import (
 
 
 @pytest.mark.parametrize("name", ["file", "folder/x"])
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+def test_an_interrupted_write_leaves_what_was_there(tmp_path, name):
     path, inner = tmp_path / Path(name).parts[0], "/".join(Path(name).parts[1:])
     write_text(tmp_path / name, "old")
     with contextlib.suppress(KeyboardInterrupt), (replacing_folder if inner else replacing_file)(path) as temporary:
@@ -39,9 +38,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("in_one_step", [True, False])
 @pytest.mark.parametrize("linked", [True, False])
-def test_folders_are_replaced_whole_where_they_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool, linked: bool
-) -> None:
+def test_folders_are_replaced_whole_where_they_lie(tmp_path, monkeypatch, in_one_step, linked):
     if not in_one_step:
         monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     folder = tmp_path / "disk" / "model"
@@ -55,7 +52,7 @@ def test_folders_are_replaced_whole_where_they_lie(
     assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == ["sub", "sub/a"]
 
 
-def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "a", "x")
@@ -67,7 +64,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o750
 
 
-def test_text_and_json_survive(tmp_path: Path) -> None:
+def test_text_and_json_survive(tmp_path):
     """Also a file's name that is not UTF-8, which reaches Python as an unpaired surrogate."""
     name = b"caf\xe9".decode(errors="surrogateescape")
     value = {"é": [1, 2.5, None, "日本"], "b": {"c": True}, "name": name}
@@ -82,7 +79,7 @@ def test_text_and_json_survive(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl"]
 
 
-def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
+def test_byte_order_mark_and_line_ends(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}\n  \n{"a": 3}')
     assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2}), (5, {"a": 3})]
@@ -111,7 +108,7 @@ def lines(path: Path) -> object:
         (read_json, b'{"a": "\xff"}', r"after line 0: not UTF-8 text"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, read: Callable[[Path], object], data: bytes, message: str) -> None:
+def test_what_is_wrong_is_named(tmp_path, read, data, message):
     path = tmp_path / "a.json"
     path.write_bytes(data)
     with pytest.raises(InputError, match=message) as caught:
@@ -121,20 +118,20 @@ def test_what_is_wrong_is_named(tmp_path: Path, read: Callable[[Path], object], 
 
 
 @pytest.mark.parametrize("read", [read_text, read_json, lines])
-def test_missing_files_and_folders(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_missing_files_and_folders(tmp_path, read):
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "missing")
     with pytest.raises(InputError, match="is a folder"):
         read(tmp_path)
 
 
-def test_checksum(tmp_path: Path) -> None:
+def test_checksum(tmp_path):
     data = bytes(range(256)) * 9000
     (tmp_path / "a").write_bytes(data)
     assert file_digest(tmp_path / "a") == hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
-def test_what_killed_processes_left_goes_and_what_others_hold_stays(tmp_path: Path) -> None:
+def test_what_killed_processes_left_goes_and_what_others_hold_stays(tmp_path):
     """A temporary counts as left where it is older than a minute and no process has it locked."""
     left, held, young, other = (
         tmp_path / f".a.{name}.tmp" for name in ("left_000", "held_000", "young_00", "b.left00")
@@ -156,7 +153,7 @@ def test_what_killed_processes_left_goes_and_what_others_hold_stays(tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [0, 10, 1400, 1450, 1600, 100_000])
-def test_place_and_remedy_stay(size: int) -> None:
+def test_place_and_remedy_stay(size):
     whole = f"place.jsonl, line 3: id {'x' * size!r} stands twice; keep one of them"
     message = str(InputError(whole))
     assert message.startswith("place.jsonl, line 3: id")
@@ -165,6 +162,6 @@ def test_place_and_remedy_stay(size: int) -> None:
     assert message == whole or len(whole) > 1500
 
 
-def test_an_error_can_be_sent_to_another_process() -> None:
+def test_an_error_can_be_sent_to_another_process():
     error = InputError("x" * 5000)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -64,7 +64,7 @@ def parsed(*arguments: str) -> Settings:
         (("a", "b"), {"files": ("a", "b")}),
     ],
 )
-def test_values(arguments: tuple[str, ...], changed: dict[str, Any]) -> None:
+def test_values(arguments, changed):
     found, expected = parsed(*arguments), Settings("n", **changed)
     assert found == expected
     assert list(map(type, vars(found).values())) == list(map(type, vars(expected).values()))
@@ -82,16 +82,14 @@ def test_values(arguments: tuple[str, ...], changed: dict[str, Any]) -> None:
         (("--round", "3"), "--round"),
     ],
 )
-def test_wrong_flags_exit_with_the_reason(
-    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_flags_exit_with_the_reason(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         run_script(lambda: parsed(*arguments))
     assert caught.value.code == 2
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path, capsys):
     file = tmp_path / "s.yaml"
     file.write_text("# nothing\n")
     assert read_yaml(file) == {}
@@ -132,7 +130,7 @@ def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path: Path, capsys:
         ("place: \x07\n", "not valid YAML"),
     ],
 )
-def test_wrong_settings_name_file_and_line_or_setting(text: str, message: str, tmp_path: Path) -> None:
+def test_wrong_settings_name_file_and_line_or_setting(text, message, tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("name: n\n" + text)
     with pytest.raises(InputError, match=message) as caught:
@@ -141,7 +139,7 @@ def test_wrong_settings_name_file_and_line_or_setting(text: str, message: str, t
     assert "\n" not in str(caught.value)
 
 
-def test_a_redeclared_field_stays_in_its_group_with_its_new_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_redeclared_field_stays_in_its_group_with_its_new_default(capsys):
     @dataclasses.dataclass
     class Narrow(Settings):
         title: ClassVar[str] = "own"
@@ -166,9 +164,7 @@ def test_a_redeclared_field_stays_in_its_group_with_its_new_default(capsys: pyte
         (KeyboardInterrupt(), 130, "tool.py: interrupted"),
     ],
 )
-def test_scripts_end_in_one_sentence(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scripts_end_in_one_sentence(error, code, said, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
 
     def main() -> None:

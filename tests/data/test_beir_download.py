@@ -74,7 +74,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub: Path, tmp_path: Path) -> None:
+def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub, tmp_path):
     fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
     test, train = (load_collection(tmp_path / "data" / "toy", split) for split in ("test", "train"))
     assert {key: document.title for key, document in test.documents.items()} == {"d0": "", "d1": "Ä", "d2": "ÄÄ"}
@@ -85,7 +85,7 @@ def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub: Path, tmp_path: Path) ->
     assert load_collection(tmp_path / "data" / "parts" / "b").documents == test.documents
 
 
-def test_a_set_that_the_hub_does_not_give_leaves_nothing(hub: Path, tmp_path: Path) -> None:
+def test_a_set_that_the_hub_does_not_give_leaves_nothing(hub, tmp_path):
     (hub / "qrels" / "train.jsonl").unlink()
     with pytest.raises(InputError, match=r"hub cannot be downloaded .* --mirror"):
         fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
@@ -93,9 +93,7 @@ def test_a_set_that_the_hub_does_not_give_leaves_nothing(hub: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["http", "file", "variable"])
-def test_a_mirror_gives_the_set_and_nothing_else_stays(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_mirror_gives_the_set_and_nothing_else_stays(mirror, tmp_path, monkeypatch, kind):
     content = archive({**FILES, "README.txt": "read me", "qrels/notes.txt": "x", "toy/corpus.jsonl": "x"})
     (tmp_path / "mirror" / "toy.zip").write_bytes(content)
     data = tmp_path / "data"
@@ -110,7 +108,7 @@ def test_a_mirror_gives_the_set_and_nothing_else_stays(
 
 
 @pytest.mark.parametrize("address", ["http", "file", "nobody"])
-def test_an_archive_that_is_not_there_is_one_sentence(mirror: str, tmp_path: Path, address: str) -> None:
+def test_an_archive_that_is_not_there_is_one_sentence(mirror, tmp_path, address):
     url = {"http": mirror, "file": f"file://{tmp_path}/mirror", "nobody": "http://127.0.0.1:9"}[address]
     with pytest.raises(InputError, match=r"toy\.zip cannot be reached .* --mirror"):
         fetch_set(toy(b""), tmp_path / "data", url)
@@ -118,7 +116,7 @@ def test_an_archive_that_is_not_there_is_one_sentence(mirror: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [b"<html>moved</html>", archive(FILES)[:-20]])
-def test_another_archive_than_beirs_is_refused_and_not_kept(mirror: str, tmp_path: Path, content: bytes) -> None:
+def test_another_archive_than_beirs_is_refused_and_not_kept(mirror, tmp_path, content):
     (tmp_path / "mirror" / "toy.zip").write_bytes(content)
     expected = toy(archive(FILES))
     with pytest.raises(InputError, match=f"{hashlib.md5(content).hexdigest()} where {expected.md5}"):
@@ -126,9 +124,7 @@ def test_another_archive_than_beirs_is_refused_and_not_kept(mirror: str, tmp_pat
     assert not names(tmp_path / "data")
 
 
-def test_redirections_to_unsafe_addresses_are_refused(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redirections_to_unsafe_addresses_are_refused(mirror, tmp_path, monkeypatch):
     """The server on this machine sends us to itself under a name that is not safe."""
     host = mirror.replace("127.0.0.1", "127.0.0.2")
     handler = http.server.SimpleHTTPRequestHandler
@@ -156,18 +152,18 @@ def test_redirections_to_unsafe_addresses_are_refused(
         "http://[::1", "data:text/plain,x", "javascript:alert(1)",
     ],
 )  # fmt: skip
-def test_unsafe_addresses_are_refused_without_their_passwords(url: str) -> None:
+def test_unsafe_addresses_are_refused_without_their_passwords(url):
     with pytest.raises(InputError, match="give https://") as caught:
         mirror_url(url)
     assert "word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["https://example.org/x", "http://127.0.0.1:80/x", "http://[::1]/x", "file:///x/a@b"])
-def test_safe_addresses_pass(url: str) -> None:
+def test_safe_addresses_pass(url):
     assert mirror_url(f"{url}/") == url
 
 
-def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
+def test_what_is_in_the_way_is_not_replaced(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"lacks corpus.jsonl"):
@@ -175,7 +171,7 @@ def test_what_is_in_the_way_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "toy" / "mine.txt").read_text() == "mine"
 
 
-def test_an_archive_in_the_folder_is_taken_once_and_left_there(tmp_path: Path) -> None:
+def test_an_archive_in_the_folder_is_taken_once_and_left_there(tmp_path):
     (tmp_path / "toy.zip").write_bytes(content := archive(FILES))
     mirror = "http://127.0.0.1:9"  # nobody answers there
     with ThreadPoolExecutor(4) as pool:
@@ -183,7 +179,7 @@ def test_an_archive_in_the_folder_is_taken_once_and_left_there(tmp_path: Path) -
     assert names(tmp_path) == {"toy", "toy.zip"}
 
 
-def test_what_an_archive_holds_beside_the_sets_files_has_no_effect(tmp_path: Path) -> None:
+def test_what_an_archive_holds_beside_the_sets_files_has_no_effect(tmp_path):
     """Names that lead out of the folder, other folders, and links are passed over; nothing but plain files is made."""
     ways_out = [
         "../out.txt",

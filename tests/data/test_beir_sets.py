@@ -27,7 +27,7 @@ def described() -> dict[str, tuple[int, str | None, set[str]]]:
     return table
 
 
-def test_sets_are_those_that_beir_describes() -> None:
+def test_sets_are_those_that_beir_describes():
     table = described()
     assert len(table) == 19
     assert SETS.keys() == table.keys()
@@ -41,7 +41,7 @@ def test_sets_are_those_that_beir_describes() -> None:
     assert all(SETS[name].md5 for name in QUICK_SETS)
 
 
-def test_commits_of_the_hub_are_those_of_mteb() -> None:
+def test_commits_of_the_hub_are_those_of_mteb():
     """Each part of each set has a repository, at the commit that mteb evaluates."""
     mteb = pytest.importorskip("mteb")
     tasks = mteb.get_tasks(task_types=["Retrieval"], exclude_superseded=False)
@@ -87,14 +87,14 @@ def names(found) -> list[str]:
     return [folder.name for folder in found]
 
 
-def test_names_are_folders_and_sets_in_the_order_given(data: Path) -> None:
+def test_names_are_folders_and_sets_in_the_order_given(data):
     found = find_sets(data, ["scifact", "mine", "scifact", "cqadupstack"])
     assert names(found) == ["scifact", "mine", *(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts)]
     assert [folder.path for folder in found] == [data / name for name in names(found)]
     assert [folder.load().name for folder in found] == names(found)
 
 
-def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
+def test_the_split_is_beirs_unless_one_is_given(data):
     splits = [folder.split for folder in find_sets(data, ["msmarco", "mine", "cqadupstack"])]
     assert splits == ["dev", *["test"] * 13]
     (given,) = find_sets(data, ["msmarco"], split="test")
@@ -103,7 +103,7 @@ def test_the_split_is_beirs_unless_one_is_given(data: Path) -> None:
         find_sets(data, ["msmarco", "mine"], split="dev")
 
 
-def test_all_is_what_is_there_and_names_what_is_not(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_is_what_is_there_and_names_what_is_not(data, caplog):
     caplog.set_level("INFO")
     expected = [*(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts), "mine", "msmarco", "scifact"]
     assert names(find_sets(data, ["all"])) == expected
@@ -111,9 +111,7 @@ def test_all_is_what_is_there_and_names_what_is_not(data: Path, caplog: pytest.L
     assert names(find_sets(data, ["quora", "all"])) == expected
 
 
-def test_all_with_fetching_is_also_every_set_that_can_be_had(
-    data: Path, fetched: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_all_with_fetching_is_also_every_set_that_can_be_had(data, fetched, caplog):
     caplog.set_level("INFO")
     put(data / "robust04")
     found = {name.partition("/")[0] for name in names(find_sets(data, ["all"], fetch=True))}
@@ -124,7 +122,7 @@ def test_all_with_fetching_is_also_every_set_that_can_be_had(
     assert "robust04 is left out" not in caplog.text
 
 
-def test_quick_is_five_sets(data: Path, fetched: list[str]) -> None:
+def test_quick_is_five_sets(data, fetched):
     found = find_sets(data, ["quick", "mine"], fetch=True)
     assert names(found) == ["scifact", "nfcorpus", "arguana", "fiqa", "scidocs", "mine"]
     assert fetched == ["nfcorpus", "arguana", "fiqa", "scidocs"]
@@ -148,16 +146,14 @@ def test_quick_is_five_sets(data: Path, fetched: list[str]) -> None:
         ("cqadupstack/android", True, "no collection"),
     ],
 )
-def test_a_name_that_is_not_there_is_one_sentence(
-    data: Path, fetched: list[str], name: str, fetches: bool, message: str
-) -> None:
+def test_a_name_that_is_not_there_is_one_sentence(data, fetched, name, fetches, message):
     """And nothing is fetched, neither what is named before it."""
     with pytest.raises(InputError, match=message):
         find_sets(data, ["fiqa", name] if fetches else [name], fetch=fetches)
     assert not fetched
 
 
-def test_a_set_that_lacks_a_part_is_refused(data: Path) -> None:
+def test_a_set_that_lacks_a_part_is_refused(data):
     (data / "cqadupstack" / "tex" / "corpus.jsonl").unlink()
     (data / "cqadupstack" / "gis" / "corpus.jsonl").unlink()
     for asked in (["cqadupstack"], ["all"]):
@@ -165,7 +161,7 @@ def test_a_set_that_lacks_a_part_is_refused(data: Path) -> None:
             find_sets(data, asked)
 
 
-def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path: Path, fetched: list[str]) -> None:
+def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path, fetched):
     with pytest.raises(InputError, match=r"no such folder.*--download"):
         find_sets(tmp_path / "absent", ["all"])
     with pytest.raises(InputError, match=r"there is no collection at all; give --download"):
@@ -173,14 +169,14 @@ def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path: Path, fetched: 
     assert names(find_sets(tmp_path / "absent", ["scifact"], fetch=True)) == fetched == ["scifact"]
 
 
-def test_half_a_folder_is_not_seen(data: Path) -> None:
+def test_half_a_folder_is_not_seen(data):
     (data / "scifact").rename(data / ".scifact.x.tmp")
     assert "scifact" not in str(names(find_sets(data, ["all"])))
     with pytest.raises(InputError, match="no collection"):
         find_sets(data, [".scifact.x.tmp"])
 
 
-def test_another_number_of_queries_than_beirs_is_warned_of(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_number_of_queries_than_beirs_is_warned_of(data, caplog):
     for folder in find_sets(data, ["scifact", "mine"]):
         folder.load()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

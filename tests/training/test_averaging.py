@@ -44,7 +44,7 @@ def run(average: WeightAverage, encoder: AsymmetricProjectionModel, steps: int) 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_weights_follow_the_recurrence_and_the_interpolation(make: Make, decay: float, share: float) -> None:
+def test_weights_follow_the_recurrence_and_the_interpolation(make, decay, share):
     """By hand over 20 steps, in float64; share 0 is the initial weights and share 1 without decay the last, exactly."""
     encoder = make()
     initial = copies(trained(encoder))
@@ -67,9 +67,7 @@ def test_weights_follow_the_recurrence_and_the_interpolation(make: Make, decay: 
 
 @pytest.mark.parametrize(("decay", "share"), [(0.9, 0.5), (0.0, 0.5), (0.9, 1.0), (0.0, 1.0)])
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_applied_shows_the_averaged_weights_and_restores_bit_for_bit(
-    make: Make, decay: float, share: float, interrupted: bool
-) -> None:
+def test_applied_shows_the_averaged_weights_and_restores_bit_for_bit(make, decay, share, interrupted):
     """What is frozen, here documents and base, is neither held nor touched."""
     encoder = make()
     encoder.freeze_side("document")
@@ -91,7 +89,7 @@ def test_applied_shows_the_averaged_weights_and_restores_bit_for_bit(
     assert_equal(average.state(), state)
 
 
-def test_the_best_weights_do_not_follow_and_come_back(make: Make) -> None:
+def test_the_best_weights_do_not_follow_and_come_back(make):
     encoder = make()
     average = WeightAverage(encoder, 0.9, 0.5)
     run(average, encoder, 2)

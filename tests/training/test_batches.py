@@ -2,9 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +23,7 @@ from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, e
 
 
 @given(pairs=st.integers(2, 300), size=st.integers(2, 64), epoch=st.none() | st.integers(0, 9))
-def test_batches_are_a_partition_of_even_sizes(pairs: int, size: int, epoch: int | None) -> None:
+def test_batches_are_a_partition_of_even_sizes(pairs, size, epoch):
     batches = epoch_batches(pairs, size, 7, epoch)
     assert sorted(np.concatenate(batches)) == list(range(pairs))
     sizes = [len(batch) for batch in batches]
@@ -45,7 +43,7 @@ def drawn_pairs(seed: int) -> PairDataset:
 
 
 @given(seed=st.integers(0, 10**6), per_query=st.integers(0, 10), epoch=st.integers(1, 100))
-def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed: int, per_query: int, epoch: int) -> None:
+def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed, per_query, epoch):
     data = drawn_pairs(seed)
     pairs = epoch_pairs(data, per_query, seed, epoch)
     assert len(set(pairs.tolist())) == len(pairs)
@@ -70,7 +68,7 @@ def test_each_query_shows_as_many_pairs_as_it_has_or_may(seed: int, per_query: i
         ("qa qb", "d", {"lambda_isotropy": 1.0, "isotropy_rows": "each"}, False),
     ],
 )
-def test_nothing_to_learn_from_is_refused(pairs: str, corpus: str, settings: dict[str, Any], possible: bool) -> None:
+def test_nothing_to_learn_from_is_refused(pairs, corpus, settings, possible):
     """Pairs are written as the letters of query, positive and negative."""
     data = PairDataset.from_rows(((pair[0], pair[1], pair[2:]) for pair in pairs.split()), "made", corpus)
     with contextlib.nullcontext() if possible else pytest.raises(InputError, match=r"made: .*quer"):
@@ -85,7 +83,7 @@ def test_nothing_to_learn_from_is_refused(pairs: str, corpus: str, settings: dic
     ],
     ids=["order", "pairs"],
 )
-def test_an_epoch_is_a_function_of_seed_and_epoch(draw: Callable[[int, int], NDArray[np.int64]]) -> None:
+def test_an_epoch_is_a_function_of_seed_and_epoch(draw):
     np.random.seed(1)
     first = draw(3, 1)
     np.random.seed(2)
@@ -93,7 +91,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(draw: Callable[[int, int], NDA
     assert len({tuple(draw(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
 
 
-def test_every_pair_of_a_query_is_shown_equally_often_in_the_long_run() -> None:
+def test_every_pair_of_a_query_is_shown_equally_often_in_the_long_run():
     """A query of 4 pairs, 2 shown in each of 2,000 epochs: each pair in half of them, within 5 standard deviations."""
     data = PairDataset.from_rows([("q", f"d{i}", None) for i in range(4)], "made")
     shown = np.bincount(np.concatenate([epoch_pairs(data, 2, 0, epoch) for epoch in range(2000)]), minlength=4)
@@ -126,9 +124,7 @@ def pools(dataset: PairDataset) -> Pools:
 
 @pytest.mark.parametrize("rows", [[3, 4, 0, 24, 7], [*range(40)], [*range(10, 30)], [0], [0, 3, 6]], ids=len)
 @torch.no_grad()
-def test_a_batch_holds_the_texts_of_its_pairs_and_what_answers_what(
-    source: PairSource, base: TextBase, dataset: PairDataset, pools: Pools, rows: list[int]
-) -> None:
+def test_a_batch_holds_the_texts_of_its_pairs_and_what_answers_what(source, base, dataset, pools, rows):
     source.pools = pools
     batch, listed = source.batch(np.array(rows)), list(dataset.rows())
     chosen, answers = [listed[row] for row in rows], {(query, positive) for query, positive, _ in listed}
@@ -149,7 +145,7 @@ def test_a_batch_holds_the_texts_of_its_pairs_and_what_answers_what(
     assert len(rows) != 20 or batch.pool_relevant.any()
 
 
-def test_without_pools_or_with_nothing_mined_a_batch_has_none(source: PairSource, pools: Pools) -> None:
+def test_without_pools_or_with_nothing_mined_a_batch_has_none(source, pools):
     empty = Pools(np.full_like(pools.mined, NOTHING), 4, 0)
     for each in (None, empty, Pools(pools.mined, 0, 0)):
         source.pools = each
@@ -157,9 +153,7 @@ def test_without_pools_or_with_nothing_mined_a_batch_has_none(source: PairSource
         assert batch.pool is batch.pool_relevant is None
 
 
-def test_sides_are_the_vectors_of_all_texts_in_order_and_samples_are_a_part_of_them(
-    source: PairSource, base: TextBase, dataset: PairDataset
-) -> None:
+def test_sides_are_the_vectors_of_all_texts_in_order_and_samples_are_a_part_of_them(source, base, dataset):
     whole = source.sides()
     np.testing.assert_allclose(whole[0], base.encode(dataset.queries, "query"), atol=1e-6)
     np.testing.assert_allclose(whole[1], base.encode(dataset.documents, "document"), atol=1e-6)
@@ -197,7 +191,7 @@ def some_vectors(seed: int, documents: int = DOCUMENTS) -> tuple[NDArray[np.floa
 
 
 @given(st.integers(0, 10**6), st.integers(0, 20), st.integers(1, 40), st.integers(1, DOCUMENTS), st.booleans())
-def test_mined_ranks_are_those_of_all_distances(seed: int, first: int, more: int, documents: int, blocks: bool) -> None:
+def test_mined_ranks_are_those_of_all_distances(seed, first, more, documents, blocks):
     """A positive is never mined; where there are fewer documents than `last`, or than `first`, nothing is."""
     data, vectors = some_pairs(seed, documents), some_vectors(seed, documents)
     with pytest.MonkeyPatch.context() as patch:
@@ -216,7 +210,7 @@ def some_batches(data: PairDataset, count: int = 40) -> list[NDArray[np.int64]]:
     return [np.random.default_rng(i).permutation(len(data))[:7] for i in range(count)]
 
 
-def test_a_pool_is_of_each_query_s_mined_documents_and_no_positive_of_the_batch() -> None:
+def test_a_pool_is_of_each_query_s_mined_documents_and_no_positive_of_the_batch():
     data, mined = some_pairs(), mine(*some_vectors(0), some_pairs(), 0, 10)
     pools = Pools(mined, 3, 5)
     for rows in some_batches(data):
@@ -228,7 +222,7 @@ def test_a_pool_is_of_each_query_s_mined_documents_and_no_positive_of_the_batch(
         np.testing.assert_array_equal(np.sort(Pools(mined, 100, 5).draw(data, rows)), possible)
 
 
-def test_draws_are_repeatable_and_differ_between_batches_and_seeds() -> None:
+def test_draws_are_repeatable_and_differ_between_batches_and_seeds():
     data, mined = some_pairs(), mine(*some_vectors(0), some_pairs(), 0, 10)
     pools, rows = Pools(mined, 3, 5), some_batches(data)[0]
     np.random.seed(1)
@@ -240,7 +234,7 @@ def test_draws_are_repeatable_and_differ_between_batches_and_seeds() -> None:
     assert len({tuple(pools.draw(data, batch)) for batch in some_batches(data)}) > 35
 
 
-def test_every_mined_document_of_a_query_is_drawn_in_time_and_other_queries_show_none() -> None:
+def test_every_mined_document_of_a_query_is_drawn_in_time_and_other_queries_show_none():
     data, mined = some_pairs(), np.full((QUERIES, 10), NOTHING)
     mined[3, :6] = mine(*some_vectors(0), data, 0, 6)[3]
     pools = Pools(mined, 4, 5)

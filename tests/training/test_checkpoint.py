@@ -75,7 +75,7 @@ def saved(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
     return folder, run, torch.rand(5)
 
 
-def test_everything_comes_back(saved: tuple[Path, Run, Tensor], make: Make) -> None:
+def test_everything_comes_back(saved, make):
     folder, run, drawn = saved
     other = make(1)
     manager = other.manager(folder)
@@ -101,13 +101,13 @@ def test_everything_comes_back(saved: tuple[Path, Run, Tensor], make: Make) -> N
 
 
 @pytest.mark.parametrize("changes", [{"seed": 2}, {"data": {"train": "x"}}, {"new": 3}, {"nothing": 0}], ids=str)
-def test_settings_must_be_the_same(saved: tuple[Path, Run, Tensor], make: Make, changes: dict[str, Any]) -> None:
+def test_settings_must_be_the_same(saved, make, changes):
     with pytest.raises(InputError, match=next(iter(changes))):
         make(1).manager(saved[0], **changes).load()
 
 
 @pytest.mark.parametrize(("decay", "share"), [(0.0, 0.3), (0.9, 1.0), (0.0, 1.0)])
-def test_a_run_that_averages_otherwise_does_not_load(saved: Any, make: Make, decay: float, share: float) -> None:
+def test_a_run_that_averages_otherwise_does_not_load(saved, make, decay, share):
     with pytest.raises(InputError, match="is corrupt"):
         make(1, decay, share).manager(saved[0]).load()
 
@@ -143,9 +143,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_point_gives_way_to_the_one_before_or_is_one_sentence(
-    name: str, saved: tuple[Path, Run, Tensor], make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_point_gives_way_to_the_one_before_or_is_one_sentence(name, saved, make, tmp_path, caplog):
     """The one before is named in a warning, and the damaged one goes with the next save."""
     file, damage = DAMAGE[name]
     for number in ("000001", "000002"):
@@ -166,7 +164,7 @@ def test_a_damaged_point_gives_way_to_the_one_before_or_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_the_two_newest_are_kept_and_leftovers_of_a_killed_save_go(make: Make, tmp_path: Path) -> None:
+def test_the_two_newest_are_kept_and_leftovers_of_a_killed_save_go(make, tmp_path):
     manager = make(0).manager(tmp_path)
     assert manager.load() is None
     half = tmp_path / ".000002.abcd_123.tmp"

@@ -1,7 +1,6 @@
 """Precision, copies to the device, and what stays exact under them; a GPU's own part runs where there is one."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ CPU = torch.device("cpu")
 ROWS = np.arange(8)
 
 
-def test_precision_follows_the_hardware(caplog: pytest.LogCaptureFixture) -> None:
+def test_precision_follows_the_hardware(caplog):
     """A T4 is a GPU without native bfloat16."""
     hardware = (False, False), (True, True), (True, False)
     assert [choose_precision("auto", *gpu) for gpu in hardware] == ["no", "bf16", "fp16"]
@@ -39,7 +38,7 @@ def test_precision_follows_the_hardware(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_copies_arrive_whole() -> None:
+def test_copies_arrive_whole():
     numbers = torch.arange(2**22, dtype=torch.float32)
     sent = [to_device(numbers + i, torch.device("cuda")) for i in range(8)]
     for i, each in enumerate(sent):
@@ -58,7 +57,7 @@ def problem(tiny_bert: str, texts: list[str], checkpointing: bool = False) -> tu
     return encoder.train(), PairSource(data, base, CPU)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_bert: str, texts: list[str]) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_bert, texts):
     found: list[dict[str, Tensor]] = []
     kept = [0, 0]
 
@@ -101,7 +100,7 @@ def unchanged(encoder: torch.nn.Module, before: list[Tensor]) -> bool:
     return all(torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0)) for one, other in pairs)
 
 
-def test_an_overflow_of_the_scale_leaves_the_step_out_and_halves_the_scale(tiny_bert: str, texts: list[str]) -> None:
+def test_an_overflow_of_the_scale_leaves_the_step_out_and_halves_the_scale(tiny_bert, texts):
     """A fused optimiser, whose own skipping accelerate does not see."""
     encoder, stepper = scaled(tiny_bert, texts, 2.0**127)
     before, skipped = weights(encoder), 0
@@ -115,7 +114,7 @@ def test_an_overflow_of_the_scale_leaves_the_step_out_and_halves_the_scale(tiny_
     assert not unchanged(encoder, before)
 
 
-def test_a_scale_changes_no_step(tiny_bert: str, texts: list[str]) -> None:
+def test_a_scale_changes_no_step(tiny_bert, texts):
     """A power of two cancels exactly, but for what is rounded to zero."""
     after = []
     for scale in (0.0, 2.0**16):
@@ -128,9 +127,7 @@ def test_a_scale_changes_no_step(tiny_bert: str, texts: list[str]) -> None:
 
 @pytest.mark.parametrize("loss_is_finite", [True, False])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.0**16])
-def test_what_is_not_finite_at_any_scale_is_no_overflow(
-    tiny_bert: str, texts: list[str], scale: float, loss_is_finite: bool
-) -> None:
+def test_what_is_not_finite_at_any_scale_is_no_overflow(tiny_bert, texts, scale, loss_is_finite):
     """A loss of NaN; or gradients near 1e30, which are finite, though the squares in their norm are not."""
     encoder, stepper = scaled(tiny_bert, texts, scale)
     if loss_is_finite:
@@ -144,9 +141,7 @@ def test_what_is_not_finite_at_any_scale_is_no_overflow(
     assert unchanged(encoder, before)
 
 
-def test_a_gradient_that_is_infinite_at_every_scale_is_an_overflow_down_to_scale_1(
-    tiny_bert: str, texts: list[str]
-) -> None:
+def test_a_gradient_that_is_infinite_at_every_scale_is_an_overflow_down_to_scale_1(tiny_bert, texts):
     encoder, stepper = scaled(tiny_bert, texts, 2.0**3)
     next(encoder.head.parameters()).register_hook(lambda gradient: gradient + torch.inf)
     assert [stepper([ROWS], number).left_out for number in range(1, 5)] == [OVERFLOW] * 3 + [NOT_FINITE]
@@ -154,7 +149,7 @@ def test_a_gradient_that_is_infinite_at_every_scale_is_an_overflow_down_to_scale
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_on_a_gpu(tiny_bert: str, collection_folder: Path, tmp_path: Path, precision: str) -> None:
+def test_half_precision_on_a_gpu(tiny_bert, collection_folder, tmp_path, precision):
     common = {"train_data": str(collection_folder), "base_model": tiny_bert, "epochs": 3, "batch_size": 8}
     common |= {"mixed_precision": precision, "freeze_base": False, "lambda_isotropy": 1.0}
     result = fit(TrainConfig(**common, output_dir=str(tmp_path / "run")))

@@ -18,7 +18,7 @@ from ragcun.reporting.plots import loss_figure, write_png
 from ragcun.training.processes import explaining_memory, flags_that_save_memory
 from ragcun.training.step import Step, Stepper
 from ragcun.training.trainer import Trainer
-from tests.training.runs import Train, assert_equal, newest, rows_of
+from tests.training.runs import assert_equal, newest, rows_of
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def poisoned(patch: pytest.MonkeyPatch, steps: set[int], value: float = math.nan
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_run_stops_and_leaves_the_batch_and_the_last_good_point(
-    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, value: float
-) -> None:
+    train, tmp_path, collection_folder, monkeypatch, value
+):
     poisoned(monkeypatch, {6}, value)
     path = tmp_path / "run" / "non_finite.json"
     named = "contrastive nan", "isotropy nan", "at step 6", str(path), "--learning_rate", "--on_nan skip"
@@ -75,9 +75,7 @@ def test_a_run_stops_and_leaves_the_batch_and_the_last_good_point(
     assert not (tmp_path / "run" / "best_model").exists()
 
 
-def test_steps_that_are_skipped_move_nothing_and_are_counted(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_that_are_skipped_move_nothing_and_are_counted(train, tmp_path, monkeypatch):
     """Weights, moments, EMA target and average are those of before; the run goes on and its summary counts."""
     states: dict[int, list[torch.Tensor]] = {}
     real = Trainer._scheduled_step
@@ -105,9 +103,7 @@ def test_steps_that_are_skipped_move_nothing_and_are_counted(
     write_png(loss_figure(tmp_path / "run" / "metrics.jsonl"), tmp_path / "curve.png")
 
 
-def test_too_many_skipped_steps_end_the_run_which_resumes_with_more(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_skipped_steps_end_the_run_which_resumes_with_more(train, tmp_path, monkeypatch):
     """As a run that left them out from the start; what was left out before a resume point counts after it."""
     poisoned(monkeypatch, {2, 3, 7})
     through = train("through", on_nan="skip", max_skipped=3)
@@ -122,8 +118,8 @@ def test_too_many_skipped_steps_end_the_run_which_resumes_with_more(
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize(("rate", "saved"), [(1e30, True), (1e39, False)])
 def test_an_exploding_rate_ends_in_one_sentence_and_saves_no_weight_that_is_not_finite(
-    train: Train, tmp_path: Path, policy: str, rate: float, saved: bool
-) -> None:
+    train, tmp_path, policy, rate, saved
+):
     """Nothing is tampered with, and each step asks to be saved.
 
     After one step at the first rate all losses are non-finite, not the weights; the other, too large for float32, makes
@@ -142,7 +138,7 @@ def step_of(total: float, terms: dict[str, float], norm: float = math.nan) -> St
     return Step([LossOutput(torch.tensor(1.0), {}), LossOutput(torch.tensor(total), values)], torch.tensor(norm))
 
 
-def test_what_is_wrong_is_named() -> None:
+def test_what_is_wrong_is_named():
     nan, inf = math.nan, math.inf
     assert step_of(nan, {"a": 1.0, "b": nan}).cause() == "the loss is nan by b nan"
     assert step_of(inf, {"a": -inf, "b": inf}).cause() == "the loss is inf by a -inf, b inf"
@@ -153,7 +149,7 @@ def test_what_is_wrong_is_named() -> None:
 # Memory
 
 
-def test_a_step_without_memory_names_the_batch_and_the_flags(train: Train) -> None:
+def test_a_step_without_memory_names_the_batch_and_the_flags(train):
     """10¹³ directions of 16 numbers are 640 TB, which the allocator refuses."""
     named = "out of memory", "batch of 8 pairs (--batch_size 8)", "--num_slices", "--batch_size 4"
     with pytest.raises(InputError) as caught:
@@ -169,7 +165,7 @@ def test_a_step_without_memory_names_the_batch_and_the_flags(train: Train) -> No
         (MemoryError(), InputError, "out of memory at a batch of 8 pairs"),
     ],
 )
-def test_errors_of_memory_are_explained_and_others_pass(error: Exception, kind: type[Exception], message: str) -> None:
+def test_errors_of_memory_are_explained_and_others_pass(error, kind, message):
     with pytest.raises(kind, match=message), explaining_memory(TrainConfig(train_data="x"), 8):
         raise error
 
@@ -186,7 +182,7 @@ def test_errors_of_memory_are_explained_and_others_pass(error: Exception, kind: 
         ),
     ],
 )
-def test_the_flags_fit_the_run_and_exist(changes: dict[str, Any], flags: str) -> None:
+def test_the_flags_fit_the_run_and_exist(changes, flags):
     found = flags_that_save_memory(TrainConfig(train_data="x", **changes))
     assert found.startswith(flags)
     for word in found.replace(",", "").split():

@@ -85,7 +85,7 @@ def problem() -> Problem:
     ],
     ids=str,
 )
-def test_a_calibrated_start_is_that_of_calibrate(problem: Problem, settings: dict[str, Any], given: bool) -> None:
+def test_a_calibrated_start_is_that_of_calibrate(problem, settings, given):
     queries = problem.others if given else problem.queries
     encoder, _, calibration = problem.started(problem.others if given else None, **settings)
     ordered = "nested_dims" in settings
@@ -97,14 +97,14 @@ def test_a_calibrated_start_is_that_of_calibrate(problem: Problem, settings: dic
     assert np.abs(found[1] - unit(problem.documents)[:, : found[1].shape[1]]).max() > 0.01
 
 
-def test_one_head_for_both_sides_starts_without_a_shift(problem: Problem) -> None:
+def test_one_head_for_both_sides_starts_without_a_shift(problem):
     encoder, _, _ = problem.started(system="isotropic_gaussian")
     expected = ragcun.calibrate(problem.documents, problem.queries)
     assert_close(problem.sides(encoder), tuple(map(expected.embed_documents, (problem.queries, problem.documents))))
 
 
 @pytest.mark.parametrize("head", ["linear", "residual"])
-def test_training_queries_alone_leaves_the_base_s_document_vectors(problem: Problem, head: str) -> None:
+def test_training_queries_alone_leaves_the_base_s_document_vectors(problem, head):
     """Bit for bit for a linear head; queries are shifted and not whitened."""
     encoder, _, _ = problem.started(train_side="query", head=head)
     untouched = encoder.base(torch.from_numpy(problem.documents)).numpy()
@@ -127,9 +127,7 @@ def test_training_queries_alone_leaves_the_base_s_document_vectors(problem: Prob
     ],
     ids=str,
 )
-def test_an_identity_start_and_one_of_documents_alone_is_the_base(
-    problem: Problem, settings: dict[str, Any], tolerance: float
-) -> None:
+def test_an_identity_start_and_one_of_documents_alone_is_the_base(problem, settings, tolerance):
     encoder, _, calibration = problem.started(**settings)
     assert calibration is None
     assert_close(problem.sides(encoder), problem.base(), atol=tolerance, rtol=1e-6)
@@ -137,14 +135,14 @@ def test_an_identity_start_and_one_of_documents_alone_is_the_base(
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_an_identity_start_of_fewer_dimensions_keeps_most_of_the_distances(problem: Problem, head: str) -> None:
+def test_an_identity_start_of_fewer_dimensions_keeps_most_of_the_distances(problem, head):
     encoder, config, _ = problem.started(head=head, head_init="identity", output_dim=5, normalize_output=False)
     weight = preserving_projection(problem.source.sample(config.seed), 5).numpy()
     assert_close(problem.sides(encoder), tuple(side @ weight.T for side in problem.base()))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_a_random_start_is_random_and_another_on_each_side(problem: Problem, head: str) -> None:
+def test_a_random_start_is_random_and_another_on_each_side(problem, head):
     encoder, _, calibration = problem.started(head=head, head_init="random")
     assert calibration is None
     same = encoder.embed(problem.documents, "query"), encoder.embed(problem.documents, "document")
@@ -152,7 +150,7 @@ def test_a_random_start_is_random_and_another_on_each_side(problem: Problem, hea
     assert np.abs(same[1] - unit(problem.documents)).max() > 0.1
 
 
-def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> None:
+def test_a_calibrated_start_that_is_not_possible_says_why(problem):
     with pytest.raises(InputError, match=r"13 .* 12 .*--head_init calibrated"):
         problem.started(output_dim=13, head_init="calibrated")
     with pytest.raises(InputError, match="--no_normalize_embeddings"):
@@ -164,9 +162,7 @@ def test_a_calibrated_start_that_is_not_possible_says_why(problem: Problem) -> N
 
 
 @pytest.mark.parametrize("head", ["linear", "residual"])
-def test_more_dimensions_than_the_base_has_start_as_the_identity(
-    problem: Problem, head: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_more_dimensions_than_the_base_has_start_as_the_identity(problem, head, caplog):
     with caplog.at_level("INFO"):
         encoder, config, calibration = problem.started(output_dim=13, head=head)
     assert calibration is None
@@ -176,7 +172,7 @@ def test_more_dimensions_than_the_base_has_start_as_the_identity(
     assert "12" in caplog.text
 
 
-def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
+def test_pools_are_mined_in_the_space_of_the_start(problem):
     encoder, config, calibration = problem.started(mined_first=2, mined_last=9, mined_negatives=3)
     assert calibration is not None
     embedded = calibration.embed_queries(problem.queries), calibration.embed_documents(problem.documents)
@@ -188,7 +184,7 @@ def test_pools_are_mined_in_the_space_of_the_start(problem: Problem) -> None:
     assert (pools.mined == mine(*problem.base(), problem.data, 2, 9)).mean() < 0.9
 
 
-def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
+def test_an_encoder_with_a_predictor_cannot_be_mixed(problem):
     encoder, _, _ = problem.started(system="jepa")
     with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
         mixed_with_base(encoder, 0.3, problem.source, 42)
@@ -208,9 +204,7 @@ def test_an_encoder_with_a_predictor_cannot_be_mixed(problem: Problem) -> None:
     ],
     ids=str,
 )
-def test_the_share_of_trained_weights_is_as_asked_or_follows_the_labels(
-    problem: Problem, settings: dict[str, Any], share: float
-) -> None:
+def test_the_share_of_trained_weights_is_as_asked_or_follows_the_labels(problem, settings, share):
     shape = {name: value for name, value in settings.items() if name not in ("load_checkpoint", "corpus")}
     encoder, _, _ = problem.started(**shape)
     data = {} if "corpus" in settings else {"train_data": "made"}

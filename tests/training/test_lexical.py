@@ -16,7 +16,6 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
 from ragcun.training.loop import fit
-from tests.training.runs import Train
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def joined(checkpoint: Path) -> JoinedBase:
     return base
 
 
-def test_hidden_documents_and_queries_are_not_fitted_on(train: Train, collection_folder: Path) -> None:
+def test_hidden_documents_and_queries_are_not_fitted_on(train, collection_folder):
     contents = [each.content for each in load_collection(collection_folder, "train").documents.values()]
     hidden = HoldOut(0.5, 0)
     visible = [content for content in contents if not hidden.hides(content)]
@@ -46,7 +45,7 @@ def test_hidden_documents_and_queries_are_not_fitted_on(train: Train, collection
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 
-def test_of_pairs_alone_positives_and_negatives_are_the_corpus(train: Train, texts: list[str], tmp_path: Path) -> None:
+def test_of_pairs_alone_positives_and_negatives_are_the_corpus(train, texts, tmp_path):
     write_pairs(tmp_path / "pairs.jsonl", [(texts[i], texts[40 + i], texts[80 + i]) for i in range(30)])
     pytest.importorskip("sentence_transformers", "6", reason="word pieces need its modules")
     base = joined(train(train_data=str(tmp_path / "pairs.jsonl"), lexical_terms="pieces").checkpoint)
@@ -55,9 +54,7 @@ def test_of_pairs_alone_positives_and_negatives_are_the_corpus(train: Train, tex
     assert 0.1 <= base.weight <= 0.5
 
 
-def test_the_untouched_base_is_shown_without_the_channel(
-    train: Train, collection_folder: Path, tiny_bert: str, tmp_path: Path
-) -> None:
+def test_the_untouched_base_is_shown_without_the_channel(train, collection_folder, tiny_bert, tmp_path):
     options, test = EncodingOptions(str(tmp_path), device="cpu"), load_collection(collection_folder, "test")
     system = open_system(str(train(dev_beir=str(collection_folder)).checkpoint), options)
     alone = open_system(tiny_bert, options).retriever
@@ -67,14 +64,14 @@ def test_the_untouched_base_is_shown_without_the_channel(
     assert evaluate_retriever(system.retriever, test).per_query != expected
 
 
-def test_a_checkpoint_is_trained_further_on_its_own_channel(train: Train, collection_folder: Path) -> None:
+def test_a_checkpoint_is_trained_further_on_its_own_channel(train, collection_folder):
     first = train("first").checkpoint
     again = train("again", load_checkpoint=str(first), lexical_dim=0, hold_out_documents=0.5).checkpoint
     assert joined(again).fingerprint() == joined(first).fingerprint()
 
 
 @pytest.mark.parametrize("trained", [{"lora_rank": 2}, {"freeze_base": False}])
-def test_the_channel_stands_beside_a_trained_base(train: Train, trained: dict[str, Any], texts: list[str]) -> None:
+def test_the_channel_stands_beside_a_trained_base(train, trained, texts):
     if "lora_rank" in trained:
         pytest.importorskip("peft")
     frozen, base = (joined(train(name, **more).checkpoint) for name, more in (("frozen", {}), ("trained", trained)))
@@ -85,9 +82,7 @@ def test_the_channel_stands_beside_a_trained_base(train: Train, trained: dict[st
     assert np.abs(after[:, :size] - before[:, :size]).max() > 1e-4
 
 
-def test_what_cannot_be_fitted_is_one_sentence(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_fitted_is_one_sentence(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pairs("stop.jsonl", [(f"word{i}", "the and of " + "a " * i, None) for i in range(4)])
     with pytest.raises(InputError, match="none of 4 documents has a word"):

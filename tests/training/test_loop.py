@@ -1,7 +1,6 @@
 """The training loop, on a tiny BERT and a toy collection: what it learns, repeats and writes."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ragcun.options import read_yaml
 from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
 from ragcun.training.weights import WeightAverage, share_of_trained
-from tests.training.runs import DEFAULTS, PLAIN, Train, assert_equal, assert_same, newest, rows_of, tensors_of
+from tests.training.runs import DEFAULTS, PLAIN, assert_equal, assert_same, newest, rows_of, tensors_of
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
         DEFAULTS,
     ],
 )
-def test_training_lowers_the_loss(train: Train, changes: dict[str, Any]) -> None:
+def test_training_lowers_the_loss(train, changes):
     result = train(epochs=8, dropout=0.0, **changes)
     steps = rows_of(result.checkpoint.parent, "step")
     first, last = ([row["total"] for row in steps if row["epoch"] == epoch] for epoch in (1, 8))
@@ -44,7 +43,7 @@ def test_training_lowers_the_loss(train: Train, changes: dict[str, Any]) -> None
     assert (result.best_epoch, result.steps, result.criterion, result.score) == (8, 32, "last epoch", None)
 
 
-def test_dev_collection_chooses_the_best_epoch(train: Train, collection_folder: Path) -> None:
+def test_dev_collection_chooses_the_best_epoch(train, collection_folder):
     result = train(dev_beir=str(collection_folder), epochs=5, save_interval=2)
     run = result.checkpoint.parent
     scores = {row["epoch"]: row["dev"]["NDCG@10"] for row in rows_of(run, "epoch")}
@@ -60,7 +59,7 @@ def test_dev_collection_chooses_the_best_epoch(train: Train, collection_folder: 
         assert_same(run / "best_model", run / f"epoch-{result.best_epoch}")
 
 
-def test_dev_chooses_the_start_when_training_only_harms(train: Train, collection_folder: Path, tiny_bert: str) -> None:
+def test_dev_chooses_the_start_when_training_only_harms(train, collection_folder, tiny_bert):
     result = train(dev_beir=str(collection_folder), epochs=2, projection_learning_rate=1e-9, dropout=0.0)
     assert result.best_epoch == 0
     assert result.score == pytest.approx(result.base_score)
@@ -69,9 +68,7 @@ def test_dev_chooses_the_start_when_training_only_harms(train: Train, collection
     np.testing.assert_array_equal(chosen, base.untouched_array(base.encode(some, "query")))
 
 
-def test_rows_hold_unweighted_terms_and_scheduled_rates_and_validation_chooses_the_lowest(
-    train: Train, collection_folder: Path
-) -> None:
+def test_rows_hold_unweighted_terms_and_scheduled_rates_and_validation_chooses_the_lowest(train, collection_folder):
     weights = {"contrastive": 0.5, "isotropy": 0.2, "reg": 0.1, "predictive": 2.0}
     rates = {"base": 1e-4, "head": 1e-2, "predictor": 1e-3}
     flags: dict[str, Any] = {f"lambda_{name}": weight for name, weight in weights.items()}
@@ -94,8 +91,8 @@ def test_rows_hold_unweighted_terms_and_scheduled_rates_and_validation_chooses_t
 
 @pytest.mark.parametrize(("decay", "share"), [(0.9, 0.3), (0.99, None)], ids=str)
 def test_what_is_saved_is_the_average_and_training_does_not_notice(
-    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch, decay: float, share: Any
-) -> None:
+    train, tmp_path, collection_folder, monkeypatch, decay, share
+):
     updates: list[tuple[int, WeightAverage]] = []
     real = WeightAverage.update
 
@@ -122,9 +119,7 @@ def test_what_is_saved_is_the_average_and_training_does_not_notice(
 
 
 @pytest.mark.parametrize(("accumulated", "schedule"), [(1, "constant"), (3, "cosine")])
-def test_the_target_follows_every_optimiser_step_once(
-    train: Train, monkeypatch: pytest.MonkeyPatch, accumulated: int, schedule: str
-) -> None:
+def test_the_target_follows_every_optimiser_step_once(train, monkeypatch, accumulated, schedule):
     """`tests/models` has what a target's step is."""
     decays = list[float]()
     monkeypatch.setattr(MPNetLeJEPAIG, "after_step", lambda encoder, decay: decays.append(decay))
@@ -141,9 +136,7 @@ STAYS = ("embeddings.", "layer.0.", "layer.1.", "pooler", "key.bias")
 @pytest.mark.parametrize(
     "changes", [{"freeze_base": True}, {"freeze_early_layers": 2, "gradient_checkpointing": True}], ids=str
 )
-def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(
-    train: Train, tiny_bert: str, texts: list[str], changes: dict[str, Any]
-) -> None:
+def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(train, tiny_bert, texts, changes):
     result = train(base_learning_rate=1e-3, epochs=1, **changes)
     base, trained = TextBase.load(tiny_bert, device="cpu"), RetrievalEncoder.from_pretrained(result.checkpoint, "cpu")
     before, after = base.state_dict(), trained.base.state_dict()
@@ -155,7 +148,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(
     assert not np.allclose(trained.encode_query(texts[:3]), base.untouched_array(base.encode(texts[:3], "query")))
 
 
-def test_training_continues_from_a_checkpoint(train: Train, collection_folder: Path) -> None:
+def test_training_continues_from_a_checkpoint(train, collection_folder):
     first = train("first", output_dim=8, use_predictor=True, lambda_predictive=0.5)
     still = {"projection_learning_rate": 0.0, "dev_beir": str(collection_folder), "epochs": 1}
     second = train("second", load_checkpoint=str(first.checkpoint), **still)
@@ -172,7 +165,7 @@ def test_training_continues_from_a_checkpoint(train: Train, collection_folder: P
 
 
 @pytest.mark.parametrize("changes", [{}, {"freeze_base": False}], ids=["cached", "live"])
-def test_half_precision_on_a_cpu(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_half_precision_on_a_cpu(train, tmp_path, changes):
     common = {"use_predictor": True, "lambda_predictive": 0.5, "dropout": 0.0, **changes}
     train("full", **common)
     train("half", mixed_precision="bf16", **common)
@@ -186,7 +179,7 @@ def test_half_precision_on_a_cpu(train: Train, tmp_path: Path, changes: dict[str
 @pytest.mark.skipif(
     not hasattr(torch.compiler, "set_stance"), reason="an older torch compiles with a C++ compiler alone"
 )
-def test_compiling_changes_nothing(train: Train, tmp_path: Path) -> None:
+def test_compiling_changes_nothing(train, tmp_path):
     """Inner products see where embeddings lie; else the last bias moves by rounding errors alone, enlarged by Adam.
 
     The graphs are those of ``--compile``, with gradients; their C++ code, which takes half a minute, is left out.
@@ -204,7 +197,7 @@ def test_compiling_changes_nothing(train: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"freeze_base": False, "dropout": 0.3}, DEFAULTS])
-def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_seed_decides_everything(train, tmp_path, changes):
     """And checkpoints that are kept on the way change nothing."""
     for name, seed, kept in (("a", 5, 0), ("b", 5, 1), ("c", 6, 0)):
         torch.manual_seed(kept)
@@ -217,9 +210,7 @@ def test_a_seed_decides_everything(train: Train, tmp_path: Path, changes: dict[s
     assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
 
 
-def test_callbacks_receive_every_row_as_it_is_written(
-    settings: dict[str, Any], tmp_path: Path, collection_folder: Path
-) -> None:
+def test_callbacks_receive_every_row_as_it_is_written(settings, tmp_path, collection_folder):
     seen: list[dict[str, Any]] = []
     written: list[int] = []
     run = tmp_path / "run"
@@ -230,9 +221,7 @@ def test_callbacks_receive_every_row_as_it_is_written(
     assert {row["kind"] for row in seen} >= {"step", "epoch"}
 
 
-def test_texts_are_encoded_once_for_all_runs(
-    train: Train, tmp_path: Path, collection_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_are_encoded_once_for_all_runs(train, tmp_path, collection_folder, monkeypatch):
     seen: list[str] = []
     real = TextBase.encode
     monkeypatch.setattr(TextBase, "encode", lambda self, some, *a, **b: seen.extend(some) or real(self, some, *a, **b))

@@ -19,7 +19,7 @@ from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource
 from ragcun.training.selection import select_final_model, with_weights
 from ragcun.training.setup import build_encoder
-from tests.training.runs import PLAIN, Train, assert_equal, tensors_of
+from tests.training.runs import PLAIN, assert_equal, tensors_of
 
 pytest.importorskip("peft")
 LORA: dict[str, Any] = PLAIN | {"lora_rank": 2, "base_learning_rate": 1e-2}
@@ -46,7 +46,7 @@ def plain_weights(folder: str | Path) -> dict[str, Tensor]:
     return SentenceTransformer(str(folder), device="cpu").state_dict()
 
 
-def test_one_step_of_full_rank_is_that_of_full_training(tiny_bert: str, texts: list[str]) -> None:
+def test_one_step_of_full_rank_is_that_of_full_training(tiny_bert, texts):
     """With A the identity, and α the rank, the gradient of B is that of W."""
     pairs = PairDataset.from_rows([(texts[i], texts[50 + i], None) for i in range(8)], "made")
     after = []
@@ -74,9 +74,7 @@ def test_one_step_of_full_rank_is_that_of_full_training(tiny_bert: str, texts: l
     ("system", "layers", "stored"),
     [("asymmetric", None, "bfloat16"), ("jepa", 1, "float32"), ("respred", 2, "float16")],
 )
-def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(
-    tiny_bert: str, texts: list[str], tmp_path: Path, system: str, layers: int | None, stored: str
-) -> None:
+def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(tiny_bert, texts, tmp_path, system, layers, stored):
     """To 1e-5; in the encoder every weight is afterwards as it was, and in the folder all but the layers' matrices."""
     model = SentenceTransformer(tiny_bert, device="cpu", model_kwargs={"dtype": stored})
     model.save_pretrained(str(tmp_path / "base"), create_model_card=False)
@@ -97,9 +95,7 @@ def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(
 
 
 @pytest.mark.parametrize(("changes", "decay"), [("lora", 0.0), ("lora", 0.9), ("full", 0.9), ("last layer", 0.0)])
-def test_the_share_interpolates_all_trained_weights(
-    train: Train, tmp_path: Path, tiny_bert: str, changes: str, decay: float
-) -> None:
+def test_the_share_interpolates_all_trained_weights(train, tmp_path, tiny_bert, changes, decay):
     """``W₀ + share·(W₁ − W₀)`` of base and heads, averaged or not; 0 is the base bit for bit."""
     for share in (0.0, 0.3, 1.0):
         train(f"{share}", **TRAINED[changes] | {"trained_share": share, "average_decay": decay})
@@ -113,9 +109,7 @@ def test_the_share_interpolates_all_trained_weights(
 
 
 @pytest.mark.parametrize("changes", ["lora", "full"])
-def test_a_destroyed_base_gives_way_to_its_start(
-    tiny_bert: str, texts: list[str], collection_folder: Path, changes: str
-) -> None:
+def test_a_destroyed_base_gives_way_to_its_start(tiny_bert, texts, collection_folder, changes):
     encoder = build(tiny_bert, **TRAINED[changes])
     initial = {name: value.clone() for name, value in encoder.trained_state().items()}
     before = encoder.encode_query(texts[:9])
@@ -127,7 +121,7 @@ def test_a_destroyed_base_gives_way_to_its_start(
     assert np.abs(encoder.encode_query(texts[:9]) - before).max() > 0.1
 
 
-def test_never_worse_compares_with_the_base_as_it_was(train: Train, collection_folder: Path) -> None:
+def test_never_worse_compares_with_the_base_as_it_was(train, collection_folder):
     result = train(dev_beir=str(collection_folder), never_worse=True, **LORA | {"trained_share": 0.5})
     found = json.loads((result.checkpoint.parent / "manifest.json").read_text())
     scores = found["never_worse"]["scores"]

@@ -175,9 +175,7 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
-def test_two_processes_end_as_one(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], name: str
-) -> None:
+def test_two_processes_end_as_one(together, settings, name):
     """The same weights after 8 steps, the same rows in the metrics, and the same result in both processes.
 
     The first run fills the cache: the main process encodes, the other finds all there.
@@ -204,9 +202,7 @@ def test_two_processes_end_as_one(
 
 
 @pytest.mark.slow
-def test_what_ends_one_process_ends_both_and_runs_after_it_go_on(
-    together: list[dict[str, dict[str, Any]]], ended: Path
-) -> None:
+def test_what_ends_one_process_ends_both_and_runs_after_it_go_on(together, ended):
     """An earlier run in the folder, an exception that nothing expects, a collapse, a signal, a skipped step."""
     for each in together:
         assert "holds an earlier run" in each["in a folder that is used"]["error"]
@@ -224,9 +220,7 @@ def test_what_ends_one_process_ends_both_and_runs_after_it_go_on(
 
 
 @pytest.mark.slow
-def test_resumed_runs_of_two_processes_equal_an_uninterrupted_one(
-    together: list[dict[str, dict[str, Any]]], settings: dict[str, Any], ended: Path
-) -> None:
+def test_resumed_runs_of_two_processes_equal_an_uninterrupted_one(together, settings, ended):
     """And one process does not resume where two stopped."""
     assert_same(newest(ended / "resumed"), newest(ended / "through"))
     assert rows_of(ended / "resumed") == rows_of(ended / "through")
@@ -238,7 +232,7 @@ def test_resumed_runs_of_two_processes_equal_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None:
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended):
     """With an exit code other than 0, within a minute, though only the second has non-finite embeddings."""
     assert json.loads((ended / "codes.json").read_text()) == [3, 3]
     for rank in (0, 1):
@@ -249,7 +243,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(ended: Path) -> None
 # One process
 
 
-def test_too_few_pairs_for_the_processes(texts: list[str]) -> None:
+def test_too_few_pairs_for_the_processes(texts):
     data = PairDataset.from_rows([(texts[i], texts[100 + i], None) for i in range(3)], "made")
     config = TrainConfig("t", batch_size=4)
     assert [len(batch) for step in epoch_steps(config, data, 3, 1) for batch in step] == [3]

@@ -61,13 +61,13 @@ def run(data: dict[str, str], tmp_path: Path) -> Run:
     ],
     ids=["defaults", "sigreg", "jepa", "respred"],
 )
-def test_healthy_runs_are_silent(run: Run, settings: dict[str, Any]) -> None:
+def test_healthy_runs_are_silent(run, settings):
     probes, collapses = run(**settings)
     assert collapses == []
     assert len(probes) > 5
 
 
-def test_the_residual_penalty_makes_the_prediction_the_identity(run: Run) -> None:
+def test_the_residual_penalty_makes_the_prediction_the_identity(run):
     """λ_residual·mean‖delta‖² drives it there, as the notes found; without the penalty it does not go there."""
     probes, collapses = run("respred", epochs=10)
     assert probes[-1]["model"]["delta_mean"] < 0.1 * probes[0]["model"]["delta_mean"]
@@ -78,7 +78,7 @@ def test_the_residual_penalty_makes_the_prediction_the_identity(run: Run) -> Non
     assert "identity" not in [row["collapse"] for row in collapses]
 
 
-def test_random_heads_under_a_contrastive_loss_alone_lose_dimensions_but_are_not_one_point(run: Run) -> None:
+def test_random_heads_under_a_contrastive_loss_alone_lose_dimensions_but_are_not_one_point(run):
     probes, (named,) = run("asymmetric")
     assert named["collapse"] == "dimensional"
     assert named["step"] < probes[-1]["step"]
@@ -103,9 +103,7 @@ def measured(config: TrainConfig, collection: Path, folder: Path) -> tuple[dict[
 
 @needs_a_cache
 @pytest.mark.parametrize(("lexical_dim", "whole", "unseen"), [(0, 0.78, 0.66), (None, 0.86, 0.71)])
-def test_scifact_s_labels_lift_it_on_documents_seen_and_unseen(
-    shared_data: Path, tmp_path: Path, lexical_dim: int | None, whole: float, unseen: float
-) -> None:
+def test_scifact_s_labels_lift_it_on_documents_seen_and_unseen(shared_data, tmp_path, lexical_dim, whole, unseen):
     """809 training and 300 test queries, with the lexical channel of the defaults and without (base .645, .676)."""
     data = str(shared_data / "scifact")
     config = TrainConfig(train_data=data, lexical_dim=lexical_dim, output_dir=str(tmp_path / "run"))
@@ -120,9 +118,7 @@ def test_scifact_s_labels_lift_it_on_documents_seen_and_unseen(
 @pytest.mark.parametrize(
     ("name", "lexical_dim", "least"), [("scifact", None, 0.69), ("cranfield", None, 0.42), ("cranfield", 0, 0.0)]
 )
-def test_documents_alone_adapt_and_are_never_below_the_base(
-    shared_data: Path, tmp_path: Path, name: str, lexical_dim: int | None, least: float
-) -> None:
+def test_documents_alone_adapt_and_are_never_below_the_base(shared_data, tmp_path, name, lexical_dim, least):
     """With the lexical channel and without; base .645 and .395."""
     config = TrainConfig(corpus=str(shared_data / name), lexical_dim=lexical_dim, output_dir=str(tmp_path / "run"))
     found, base = measured(config, shared_data / name, tmp_path)

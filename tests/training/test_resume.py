@@ -23,7 +23,6 @@ from ragcun.training.selection import Selection
 from tests.training.runs import (
     DEFAULTS,
     PLAIN,
-    Train,
     assert_equal,
     assert_same_run,
     before_step,
@@ -83,15 +82,7 @@ def signalled(patch: pytest.MonkeyPatch, at: int, *numbers: signal.Signals) -> N
         (None, 7, DEFAULTS | {"state_interval": 2, "lexical_dim": 8, "dropout": 0.3, "head": "residual"}),
     ],
 )  # fmt: skip
-def test_resume_equals_uninterrupted(
-    train: Train,
-    tmp_path: Path,
-    collection_folder: Path,
-    texts: list[str],
-    by: signal.Signals | None,
-    after: int,
-    changes: dict[str, Any],
-) -> None:
+def test_resume_equals_uninterrupted(train, tmp_path, collection_folder, texts, by, after, changes):
     """Also what is drawn and averaged, after the last step of an epoch (4, 8), and of the run (12), still to be judged.
 
     The first case has no resume point: it starts afresh.
@@ -122,9 +113,7 @@ def test_resume_equals_uninterrupted(
     assert any("exp_avg" in name for name in names)
 
 
-def test_a_signal_during_the_last_evaluation_leaves_only_the_checkpoint_to_write(
-    train: Train, tmp_path: Path, collection_folder: Path
-) -> None:
+def test_a_signal_during_the_last_evaluation_leaves_only_the_checkpoint_to_write(train, tmp_path, collection_folder):
     real = Selection.evaluate
 
     def evaluate(self: Selection, encoder: Any, epoch: int) -> Any:
@@ -141,7 +130,7 @@ def test_a_signal_during_the_last_evaluation_leaves_only_the_checkpoint_to_write
     assert_same_run(tmp_path / "through", tmp_path / "parts")
 
 
-def test_a_finished_run_resumes_to_itself_and_with_nothing_else(train: Train, tmp_path: Path, texts: list[str]) -> None:
+def test_a_finished_run_resumes_to_itself_and_with_nothing_else(train, tmp_path, texts):
     write_pairs(tmp_path / "other.jsonl", [(texts[i], texts[i + 1], None) for i in range(30)])
     first, run = train(), tmp_path / "run"
     before, rows = tensors_of(run), (run / "metrics.jsonl").read_text()
@@ -154,7 +143,7 @@ def test_a_finished_run_resumes_to_itself_and_with_nothing_else(train: Train, tm
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_runs_end_as_one_that_was_left_alone() -> None:
+def test_killed_and_resumed_runs_end_as_one_that_was_left_alone():
     """With half of the kills aimed at a save, of which the seed's 3 kills hit one; nothing on disk is half written."""
     benchmark = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
     found = json.loads(run_script(benchmark, "--kills", 3, "--seed", 2).splitlines()[-1])
@@ -167,9 +156,7 @@ def test_killed_and_resumed_runs_end_as_one_that_was_left_alone() -> None:
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_a_second_interrupt_and_one_of_a_run_in_memory_end_at_once(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
-) -> None:
+def test_a_second_interrupt_and_one_of_a_run_in_memory_end_at_once(train, tmp_path, monkeypatch, in_memory):
     """Training on vectors in memory has no resume point to make."""
     signalled(monkeypatch, 3, *[signal.SIGINT] * (1 if in_memory else 2))
     vectors = torch.nn.functional.normalize(torch.randn(40, 8), dim=1).numpy()
@@ -181,13 +168,7 @@ def test_a_second_interrupt_and_one_of_a_run_in_memory_end_at_once(
 
 
 @pytest.mark.parametrize("number", HANDLED)
-def test_the_command_says_one_line_and_ends_with_the_signals_code(
-    settings: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    number: signal.Signals,
-) -> None:
+def test_the_command_says_one_line_and_ends_with_the_signals_code(settings, tmp_path, monkeypatch, caplog, number):
     signalled(monkeypatch, 5, number)
     with pytest.raises(SystemExit) as caught:
         train_command(TrainConfig(**settings, output_dir=str(tmp_path / "run")))
@@ -196,7 +177,7 @@ def test_the_command_says_one_line_and_ends_with_the_signals_code(
     assert "\n" not in record.message
 
 
-def test_outside_the_main_thread_nothing_is_caught() -> None:
+def test_outside_the_main_thread_nothing_is_caught():
     before = [signal.getsignal(each) for each in HANDLED]
     inside: list[Any] = []
 
@@ -210,7 +191,7 @@ def test_outside_the_main_thread_nothing_is_caught() -> None:
     assert inside == [0, *before]
 
 
-def test_ignored_signals_stay_ignored_and_handlers_come_back_after_an_error() -> None:
+def test_ignored_signals_stay_ignored_and_handlers_come_back_after_an_error():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ZeroDivisionError), StopRequest() as request:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -220,7 +201,7 @@ def test_ignored_signals_stay_ignored_and_handlers_come_back_after_an_error() ->
     assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
 
 
-def test_an_echo_of_the_first_interrupt_is_no_second_one() -> None:
+def test_an_echo_of_the_first_interrupt_is_no_second_one():
     """A launcher passes on the Ctrl-C that its processes had from the terminal."""
     with StopRequest(echo=60.0) as request:
         os.kill(os.getpid(), signal.SIGINT)

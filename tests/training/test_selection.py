@@ -49,9 +49,7 @@ def ndcg(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[int]) ->
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_dev_selection_is_ndcg_at_10(
-    encoder: IsotropicGaussianEncoder, collection: Collection, tmp_path: Path, cached: bool
-) -> None:
+def test_dev_selection_is_ndcg_at_10(encoder, collection, tmp_path, cached):
     base = encoder.base
     base.freeze(cached)
     data = TrainingData(pairs_from_collection(collection), dev=collection)
@@ -68,9 +66,7 @@ def test_dev_selection_is_ndcg_at_10(
     assert selection.base_score > 0.1
 
 
-def test_objective_selection_averages_over_pairs_without_dropout(
-    encoder: IsotropicGaussianEncoder, collection: Collection
-) -> None:
+def test_objective_selection_averages_over_pairs_without_dropout(encoder, collection):
     pairs = pairs_from_collection(collection)
     source = PairSource(pairs, encoder.base, torch.device("cpu"))
     objective = Objective(lambda_isotropy=0.5)
@@ -85,7 +81,7 @@ def test_objective_selection_averages_over_pairs_without_dropout(
     assert row["val_total"] == -score == pytest.approx(terms["contrastive"] + 0.5 * terms["isotropy"], rel=1e-6)
 
 
-def test_better_is_finite_and_above_the_best_or_the_first() -> None:
+def test_better_is_finite_and_above_the_best_or_the_first():
     assert all(is_better(score, best) for score, best in ((None, None), (0.1, None), (0.2, 0.1), (-1.0, -2.0)))
     assert not any(is_better(score, 0.1) for score in (0.1, 0.05, float("nan"), float("inf")))
 
@@ -131,9 +127,7 @@ class Problem:
         return {f"q{i}": float(value) for i, value in enumerate(values)}
 
 
-def test_the_base_is_the_text_model_without_its_lexical_channel(
-    tiny_bert: str, collection: Collection, tmp_path: Path
-) -> None:
+def test_the_base_is_the_text_model_without_its_lexical_channel(tiny_bert, collection, tmp_path):
     contents = [document.content for document in collection.documents.values()]
     base = JoinedBase(TextBase.load(tiny_bert, device="cpu"), LexicalChannel.fit(contents, 8), 0.5)
     features = vector_source(base, tmp_path)
@@ -161,7 +155,7 @@ FINAL: dict[str, tuple[bool, int, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", FINAL)
-def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name: str) -> None:
+def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name):
     turned, queries, trained, start, kept = FINAL[name]
     problem = Problem(turned, queries)
     encoders = {"trained": problem.made(trained), "start": problem.made(start), "base": problem.made("base")}
@@ -182,7 +176,7 @@ def test_the_final_model_is_selected_by_paired_tests_of_ndcg(name: str) -> None:
         np.testing.assert_array_equal(problem.embedded(final), untouched)
 
 
-def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> None:
+def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone():
     problem = Problem(turned=False)
     half = np.random.default_rng(3).normal(size=(4, DIM))
     trained, start = (problem.encoder(half * sign, half, output_dim=4) for sign in (-1, 1))
@@ -191,7 +185,7 @@ def test_an_encoder_of_another_dimension_is_compared_with_its_start_alone() -> N
     assert kept is start
 
 
-def test_with_weights_is_another_encoder_on_the_same_base() -> None:
+def test_with_weights_is_another_encoder_on_the_same_base():
     problem = Problem(turned=True)
     best, other = problem.made("best"), problem.made("destroyed")
     before = problem.embedded(best)
@@ -204,9 +198,7 @@ def test_with_weights_is_another_encoder_on_the_same_base() -> None:
     assert np.abs(problem.embedded(other) - before).max() > 0.1
 
 
-def test_what_was_kept_stands_in_summary_card_and_manifest(
-    settings: dict[str, Any], collection_folder: Path, tmp_path: Path
-) -> None:
+def test_what_was_kept_stands_in_summary_card_and_manifest(settings, collection_folder, tmp_path):
     config = TrainConfig(**settings, dev_beir=str(collection_folder), never_worse=True, output_dir=str(tmp_path))
     assert "never worse: " in run(config)[0]
     assert "never worse: " in (tmp_path / "best_model" / "README.md").read_text()

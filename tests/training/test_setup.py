@@ -20,7 +20,7 @@ from ragcun.training.setup import TrainingData, build_data, build_encoder, build
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 
 
-def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path) -> None:
+def test_data_of_a_collection(settings, collection_folder):
     data = build_data(TrainConfig(**settings))
     assert (len(data.train), data.val, data.dev) == (30, None, None)
     judged = {"val_data": str(collection_folder), "dev_beir": str(collection_folder), "dev_split": "test"}
@@ -32,7 +32,7 @@ def test_data_of_a_collection(settings: dict[str, Any], collection_folder: Path)
     assert not set(held_out.train.queries) & set(held_out.dev.queries.values())
 
 
-def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str]) -> None:
+def test_data_of_files(settings, tmp_path, texts):
     write_pairs(tmp_path / "t.jsonl", [(texts[i], texts[i + 10], texts[i + 20]) for i in range(5)])
     write_pairs(tmp_path / "v.jsonl", [(texts[i], texts[i + 10], None) for i in range(3)])
     config = TrainConfig(**settings | {"train_data": str(tmp_path / "t.jsonl"), "val_data": str(tmp_path / "v.jsonl")})
@@ -51,9 +51,7 @@ def test_data_of_files(settings: dict[str, Any], tmp_path: Path, texts: list[str
         ({"train_data": "one.jsonl", "dev_fraction": 0.5}, "use --dev_beir"),
     ],
 )
-def test_missing_data(
-    settings: dict[str, Any], collection_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_missing_data(settings, collection_folder, tmp_path, changes, message):
     write_pairs(tmp_path / "one.jsonl", [("a query", "its answer", None)])
     places = {"one.jsonl": str(tmp_path / "one.jsonl"), "toy": str(collection_folder)}
     changes = {name: places.get(value, value) for name, value in changes.items()}
@@ -62,7 +60,7 @@ def test_missing_data(
     assert "\n" not in str(caught.value)
 
 
-def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
+def test_encoder_has_the_shape_asked_for(settings):
     asked = {"system": "isotropic_gaussian", "output_dim": 10, "head": "mlp", "head_depth": 3, "head_expansion": 1.5}
     asked |= {"activation": "silu", "dropout": 0.25, "use_predictor": True, "predictor": "linear"}
     encoder = build_encoder(TrainConfig(**settings | asked, normalize_embeddings=False))
@@ -76,7 +74,7 @@ def test_encoder_has_the_shape_asked_for(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str, Any], system: str) -> None:
+def test_embeddings_have_length_1_unless_there_is_a_predictor(settings, system):
     vectors = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
     for asked in (None, False, True):
         for predictor in (None, True):
@@ -101,7 +99,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings: dict[str
         ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),
     ],
 )
-def test_an_impossible_objective_or_encoder(settings: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+def test_an_impossible_objective_or_encoder(settings, changes, message):
     with pytest.raises(InputError, match=message) as caught:
         build_objective(TrainConfig(**settings | changes), build_encoder(TrainConfig(**settings | changes)))
     assert "\n" not in str(caught.value)
@@ -131,17 +129,13 @@ def checkpoint(tiny_bert: str, settings: dict[str, Any], tmp_path: Path) -> Call
     ],
     ids=str,
 )
-def test_a_checkpoint_of_another_shape_is_refused(
-    tiny_bert: str, checkpoint: Callable[..., dict[str, Any]], changes: dict[str, Any], message: str
-) -> None:
+def test_a_checkpoint_of_another_shape_is_refused(tiny_bert, checkpoint, changes, message):
     changes = {name: tiny_bert if value == "base" else value for name, value in changes.items()}
     with pytest.raises(InputError, match=message):
         build_encoder(TrainConfig(**checkpoint() | changes))
 
 
-def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
-    checkpoint: Callable[..., dict[str, Any]],
-) -> None:
+def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(checkpoint):
     wanted = {"use_predictor": True, "lambda_predictive": 1.0}
     assert build_encoder(TrainConfig(**checkpoint() | wanted)).to_config()["predictor"] is not None
     with pytest.raises(InputError, match="normalize_output cannot be combined with a predictor"):
@@ -155,9 +149,7 @@ def test_a_checkpoint_grows_a_predictor_unless_its_embeddings_have_length_1(
         pytest.param({"mixed_precision": "fp16"}, "fp16 needs a GPU", marks=NO_GPU),
     ],
 )
-def test_what_the_machine_cannot_do_leaves_no_folder(
-    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_what_the_machine_cannot_do_leaves_no_folder(settings, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         fit(TrainConfig(**settings | changes, output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

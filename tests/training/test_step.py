@@ -78,7 +78,7 @@ def assert_close(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_those_of_the_plain_step(tiny_bert: str, dataset: PairDataset, name: str) -> None:
+def test_gradients_are_those_of_the_plain_step(tiny_bert, dataset, name):
     """In float64, to 1e-10 of the largest; the chunks' sums are added in another order."""
     changes, objective = CASES[name]
     encoder, source = make(tiny_bert, dataset, **changes)
@@ -94,7 +94,7 @@ def test_gradients_are_those_of_the_plain_step(tiny_bert: str, dataset: PairData
         assert_close(gradients(encoder), expected, 1e-10)
 
 
-def test_both_passes_draw_the_same_random_numbers(tiny_bert: str, dataset: PairDataset) -> None:
+def test_both_passes_draw_the_same_random_numbers(tiny_bert, dataset):
     """With dropout the gradient is that of chunks which keep their graphs, and the generator ends where theirs does."""
     encoder, source = make(tiny_bert, dataset, dropout=0.4, head="residual", system="respred")
     parts, objective = source.parts(ROWS, range(4), 4), Objective(**PREDICTIVE)
@@ -118,7 +118,7 @@ def joined(shown: Sequence[Views]) -> Views:
     return Views(**{name: torch.cat(values) for name, values in parts.items()})
 
 
-def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert: str, dataset: PairDataset) -> None:
+def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert, dataset):
     encoder, source = make(tiny_bert, dataset)
     seen: list[int] = []
     encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0].query["input_ids"])))
@@ -133,9 +133,7 @@ def test_a_chunk_has_a_graph_and_the_batch_has_none(tiny_bert: str, dataset: Pai
 @pytest.mark.parametrize(
     ("size", "chunks", "most"), [(0, 1, 0.0), (0, 1, 1e-3), (13, 1, 1e9), (12, 2, 0.0), (4, 4, 1e-3), (1, 13, 1e-3)]
 )
-def test_a_step_is_the_mean_gradient_of_its_batches_clipped(
-    tiny_bert: str, dataset: PairDataset, size: int, chunks: int, most: float
-) -> None:
+def test_a_step_is_the_mean_gradient_of_its_batches_clipped(tiny_bert, dataset, size, chunks, most):
     """The same loss, gradient norm and, by gradient descent, weights, with and without caching."""
     encoder, source = make(tiny_bert, dataset)
     objective, accelerator = Objective(lambda_isotropy=1.0), make_accelerator("cpu")
@@ -155,7 +153,7 @@ def test_a_step_is_the_mean_gradient_of_its_batches_clipped(
         torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) -> None:
+def test_batch_normalisation_is_refused(tiny_bert, dataset):
     accelerator = make_accelerator("cpu")
     model, (_, source) = nn.ModuleDict({"inner": nn.BatchNorm1d(3)}), make(tiny_bert, dataset)
     optimizer = torch.optim.SGD(model.parameters())
@@ -170,7 +168,7 @@ def test_batch_normalisation_is_refused(tiny_bert: str, dataset: PairDataset) ->
 
 
 @given(total=st.integers(1, 500), warmup=st.integers(0, 600))
-def test_the_factor_rises_and_falls(total: int, warmup: int) -> None:
+def test_the_factor_rises_and_falls(total, warmup):
     factors = [warmup_cosine(step, total, warmup) for step in range(total)]
     assert all(0 < factor <= 1 for factor in factors)
     rising, falling = factors[:warmup], factors[warmup:]
@@ -181,6 +179,6 @@ def test_the_factor_rises_and_falls(total: int, warmup: int) -> None:
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("constant", 0.9), ("cosine", 0.95), ("linear", 0.95)])
-def test_ema_decay_at_the_middle_and_the_end(schedule: str, middle: float) -> None:
+def test_ema_decay_at_the_middle_and_the_end(schedule, middle):
     assert ema_decay(50, 100, 0.9, schedule) == pytest.approx(middle, abs=1e-12)
     assert ema_decay(100, 100, 0.9, schedule) == pytest.approx(0.9 if schedule == "constant" else 1.0, abs=1e-12)

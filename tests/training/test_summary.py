@@ -69,17 +69,17 @@ def idle(tiny_bert: str) -> Any:
     ],
     ids=str,
 )
-def test_a_setting_without_effect_is_named(idle: Any, settings: dict[str, Any], named: str) -> None:
+def test_a_setting_without_effect_is_named(idle, settings, named):
     assert idle(settings) == set(named.split())
 
 
-def test_every_rule_is_about_settings(tiny_bert: str) -> None:
+def test_every_rule_is_about_settings(tiny_bert):
     config = TrainConfig("t", base_model=tiny_bert)
     rules = rules_of(config, build_encoder(config), 3, 30)
     assert {name for names, _, _ in rules for name in names.split()} <= TrainConfig.__dataclass_fields__.keys()
 
 
-def test_only_what_the_user_gave_is_named(tiny_bert: str, tmp_path: Any) -> None:
+def test_only_what_the_user_gave_is_named(tiny_bert, tmp_path):
     """A flag that repeats a default counts; a saved configuration, which holds every setting, does not."""
     given = ["--train_data", "t", "--base_model", tiny_bert, "--margin", "1.0"]
     config = parse_config(TrainConfig, "", given)
@@ -92,7 +92,7 @@ def test_only_what_the_user_gave_is_named(tiny_bert: str, tmp_path: Any) -> None
     assert without_effect(again, encoder, 3, 30) == {}
 
 
-def test_what_a_checkpoint_decides_is_named(tiny_bert: str, tmp_path: Any) -> None:
+def test_what_a_checkpoint_decides_is_named(tiny_bert, tmp_path):
     config = TrainConfig("t", base_model=tiny_bert, device="cpu", dropout=0.1, **MLP)
     build_encoder(config).save_pretrained(tmp_path / "c")
     for dropout, named in ((0.1, {"normalize_output"}), (0.3, {"dropout", "normalize_output"})):
@@ -100,7 +100,7 @@ def test_what_a_checkpoint_decides_is_named(tiny_bert: str, tmp_path: Any) -> No
         assert set(without_effect(later, build_encoder(later), 3, 30)) == named
 
 
-def test_the_line_says_what_is_trained(tiny_bert: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_line_says_what_is_trained(tiny_bert, caplog):
     settings = {"output_dim": 8, "contrastive": "margin", "lambda_isotropy": 1.5, "lambda_reg": 0.1, "margin": 0.5}
     config = TrainConfig("t", base_model=tiny_bert, system="isotropic_gaussian", temperature=0.2, **MLP, **settings)
     encoder = build_encoder(config)
@@ -126,8 +126,6 @@ def test_the_line_says_what_is_trained(tiny_bert: str, caplog: pytest.LogCapture
     ],
     ids=str,
 )
-def test_rows_of_length_1_are_scaled_for_losses_that_want_length(
-    tiny_bert: str, settings: dict[str, Any], transform: str | None
-) -> None:
+def test_rows_of_length_1_are_scaled_for_losses_that_want_length(tiny_bert, settings, transform):
     config = TrainConfig("t", base_model=tiny_bert, lambda_isotropy=1.0, **settings)
     assert build_objective(config, build_encoder(config)).config.isotropy_transform == transform

@@ -21,7 +21,7 @@ from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS as REGISTRY
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import read_run
-from tests.training.runs import Train, assert_same_run, interrupted, tensors_of
+from tests.training.runs import assert_same_run, interrupted, tensors_of
 
 DIM = 24
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -72,9 +72,7 @@ def opened(run: Any) -> RetrievalEncoder:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_documents_are_the_targets_and_queries_go_there(
-    train: Train, prompted: str, texts: list[str], system: str
-) -> None:
+def test_documents_are_the_targets_and_queries_go_there(train, prompted, texts, system):
     """Whatever the system: the target's own vectors, with its own prompt; queries of its length, trained."""
     changes = SYSTEMS[system] | {"system": system, "target_model": prompted}
     trained, start = opened(train(**changes)), opened(train("start", **changes, trained_share=0.0))
@@ -86,9 +84,7 @@ def test_documents_are_the_targets_and_queries_go_there(
 
 
 @pytest.mark.parametrize("how", ["frozen", "trained"])
-def test_a_linear_relation_of_the_two_spaces_is_recovered(
-    train: Train, target_model: str, collection_folder: Path, texts: list[str], how: str
-) -> None:
+def test_a_linear_relation_of_the_two_spaces_is_recovered(train, target_model, collection_folder, texts, how):
     """Before training, on texts that were not seen."""
     changes = {"head_init": "identity", "trained_share": 0.0}
     found = opened(train(**changes | (TRAINED if how == "trained" else {})))
@@ -99,7 +95,7 @@ def test_a_linear_relation_of_the_two_spaces_is_recovered(
     assert np.abs(wanted - wanted.mean(0)).max() > 0.1
 
 
-def test_vectors_of_a_source_are_those_of_the_base(train: Train, texts: list[str], tmp_path: Path) -> None:
+def test_vectors_of_a_source_are_those_of_the_base(train, texts, tmp_path):
     base = opened(train(epochs=1)).base
     source = vector_source(base, tmp_path / "cache")
     assert isinstance(source, TargetSource)
@@ -110,14 +106,8 @@ def test_vectors_of_a_source_are_those_of_the_base(train: Train, texts: list[str
 
 @pytest.mark.parametrize("how", [TRAINED, {"lora_rank": 2, "base_learning_rate": 1e-2}])
 def test_a_trained_query_model_learns_and_documents_are_encoded_once(
-    train: Train,
-    texts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    target_model: str,
-    collection_folder: Path,
-    how: dict[str, Any],
-) -> None:
+    train, texts, monkeypatch, tmp_path, target_model, collection_folder, how
+):
     if "lora_rank" in how:
         pytest.importorskip("peft")
     encoded: list[str] = []
@@ -140,9 +130,7 @@ def test_a_trained_query_model_learns_and_documents_are_encoded_once(
     assert np.abs(found.base.dense.encode(texts[:9], "query") - before).max() > 1e-3
 
 
-def test_queries_need_the_checkpoint_alone_and_documents_their_own_model(
-    train: Train, target_model: str, texts: list[str], tmp_path: Path
-) -> None:
+def test_queries_need_the_checkpoint_alone_and_documents_their_own_model(train, target_model, texts, tmp_path):
     """Saved again it is equal; without the target, or with other weights in its place, a sentence names it."""
     moved = shutil.copytree(target_model, tmp_path / "moved")
     run = train(target_model=str(moved))
@@ -167,9 +155,7 @@ def test_queries_need_the_checkpoint_alone_and_documents_their_own_model(
         opened(run).encode_document(texts[:1])
 
 
-def test_export_gives_the_queries_and_names_the_model_of_documents(
-    train: Train, target_model: str, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_gives_the_queries_and_names_the_model_of_documents(train, target_model, texts, tmp_path, capsys):
     run = train(system="jepa", lambda_predictive=1.0)
     export = ("export", "--model_path", run.checkpoint, "--side")
     assert command(*export, "query", "--output_dir", tmp_path / "queries") == 0
@@ -185,7 +171,7 @@ def test_export_gives_the_queries_and_names_the_model_of_documents(
 
 
 @pytest.mark.parametrize("changes", [{}, {"system": "jepa", "lambda_predictive": 1.0}, TRAINED])
-def test_resume_equals_uninterrupted(train: Train, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_resume_equals_uninterrupted(train, tmp_path, changes):
     changes = changes | {"state_interval": 1}
     train("whole", **changes)
     with interrupted(after=6):
@@ -194,7 +180,7 @@ def test_resume_equals_uninterrupted(train: Train, tmp_path: Path, changes: dict
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_run_continues_from_its_checkpoint(train: Train, target_model: str, texts: list[str]) -> None:
+def test_a_run_continues_from_its_checkpoint(train, target_model, texts):
     first = train()
     more = opened(train("more", load_checkpoint=str(first.checkpoint), target_model=None))
     own = SentenceTransformer(target_model, device="cpu")
@@ -205,9 +191,7 @@ def test_a_run_continues_from_its_checkpoint(train: Train, target_model: str, te
 
 
 @pytest.mark.parametrize("how", [{}, TRAINED])
-def test_evaluate_and_search_beside_both_models(
-    train: Train, target_model: str, collection_folder: Path, tmp_path: Path, tiny_bert: str, how: dict[str, Any]
-) -> None:
+def test_evaluate_and_search_beside_both_models(train, target_model, collection_folder, tmp_path, tiny_bert, how):
     run = train(**how)
     place = ("--data_dir", collection_folder.parent, "--datasets", "toy", "--device", "cpu")
     model = ("--model_path", run.checkpoint, *place)
@@ -234,9 +218,7 @@ def test_evaluate_and_search_beside_both_models(
         ["--target_model", "nowhere/at/all"],
     ],
 )
-def test_what_would_change_documents_is_refused(
-    settings: dict[str, Any], flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_would_change_documents_is_refused(settings, flags, tmp_path, capsys):
     named = ("train_data", "device", "target_model")
     given = [word for name in named for word in (f"--{name}", settings[name])]
     assert command("train", *given, *flags, "--output_dir", tmp_path / "run") == 2
@@ -244,7 +226,7 @@ def test_what_would_change_documents_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_only_systems_that_keep_documents_take_a_target(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_systems_that_keep_documents_take_a_target(train, monkeypatch):
     class Own(RetrievalEncoder):
         system = "own"
 
@@ -253,18 +235,14 @@ def test_only_systems_that_keep_documents_take_a_target(train: Train, monkeypatc
         train(system="own")
 
 
-def test_without_labels_queries_are_made_of_the_documents(
-    train: Train, collection_folder: Path, target_model: str, texts: list[str]
-) -> None:
+def test_without_labels_queries_are_made_of_the_documents(train, collection_folder, target_model, texts):
     found = opened(train(train_data=None, corpus=str(collection_folder), trained_share=1.0))
     own = SentenceTransformer(target_model, device="cpu")
     np.testing.assert_allclose(found.encode_document(texts[:9]), own.encode_document(texts[:9]), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found.encode_query(texts[:9]), axis=1), 1, atol=1e-5)
 
 
-def test_mteb_which_takes_one_model_is_refused(
-    train: Train, tmp_path: Path, collection_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mteb_which_takes_one_model_is_refused(train, tmp_path, collection_folder, capsys):
     pytest.importorskip("mteb")
     data = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_dir", tmp_path / "mteb")
     assert command("mteb", "--model_path", train(epochs=1).checkpoint, *data, "--device", "cpu") == 2

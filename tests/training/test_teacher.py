@@ -24,7 +24,7 @@ from ragcun.training.loop import fit
 from ragcun.training.setup import TrainingData, build_data
 from ragcun.training.teacher import make_teacher
 from tests.conftest import save_tiny_bert
-from tests.training.runs import Train, assert_same_run, interrupted, rows_of
+from tests.training.runs import assert_same_run, interrupted, rows_of
 
 CPU = torch.device("cpu")
 MODEL, RUN, PAIRS = "model", "run.trec", "pairs.jsonl"
@@ -78,9 +78,7 @@ def taught(
 
 @pytest.mark.parametrize(("contrastive", "frozen"), [("kl", True), ("margin_mse", False)])
 @SOURCES
-def test_a_student_comes_to_score_as_its_teacher(
-    train: Train, tmp_path: Path, taught: dict[str, dict[str, Any]], source: str, contrastive: str, frozen: bool
-) -> None:
+def test_a_student_comes_to_score_as_its_teacher(train, tmp_path, taught, source, contrastive, frozen):
     changes = {"contrastive": contrastive, "freeze_base": frozen, "mined_negatives": 4, "average_decay": 0.0}
     train(**taught[source] | changes | {"base_learning_rate": 1e-3})
     losses = [row["terms"]["contrastive"] for row in rows_of(tmp_path / "run", "step")]
@@ -88,9 +86,7 @@ def test_a_student_comes_to_score_as_its_teacher(
 
 
 @SOURCES
-def test_resume_equals_uninterrupted(
-    train: Train, tmp_path: Path, taught: dict[str, dict[str, Any]], source: str
-) -> None:
+def test_resume_equals_uninterrupted(train, tmp_path, taught, source):
     common = taught[source] | {"contrastive": "kl", "epochs": 3, "state_interval": 2}
     train("whole", **common)
     with interrupted(7):
@@ -99,7 +95,7 @@ def test_resume_equals_uninterrupted(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_other_scores_cannot_be_resumed(train: Train, tmp_path: Path, taught: dict[str, dict[str, Any]]) -> None:
+def test_other_scores_cannot_be_resumed(train, tmp_path, taught):
     common = taught[RUN] | {"contrastive": "kl", "epochs": 1}
     train(**common)
     text = (tmp_path / RUN).read_text()
@@ -108,18 +104,14 @@ def test_other_scores_cannot_be_resumed(train: Train, tmp_path: Path, taught: di
         train(resume=True, **common)
 
 
-def test_a_run_of_a_models_scores_teaches_as_the_model(
-    train: Train, tmp_path: Path, taught: dict[str, dict[str, Any]]
-) -> None:
+def test_a_run_of_a_models_scores_teaches_as_the_model(train, tmp_path, taught):
     for name in (MODEL, RUN):
         train(f"by {name}", **taught[name] | {"contrastive": "margin_mse", "epochs": 2, "mined_negatives": 0})
     losses = [[row["total"] for row in rows_of(tmp_path / f"by {name}", "step")] for name in (MODEL, RUN)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_fit_head_learns_from_vectors_as_fit_from_the_model(
-    taught: dict[str, dict[str, Any]], settings: dict[str, Any], tmp_path: Path, teacher_bert: str, tiny_bert: str
-) -> None:
+def test_fit_head_learns_from_vectors_as_fit_from_the_model(taught, settings, tmp_path, teacher_bert, tiny_bert):
     config = TrainConfig(**settings | taught[MODEL] | KL | {"mined_negatives": 0, "output_dir": str(tmp_path / "run")})
     fit(config)
     data = build_data(config).train
@@ -154,7 +146,7 @@ def random_scores(share: float = 0.5) -> tuple[PairDataset, Scores]:
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
-def test_scores_are_looked_up_and_what_is_missing_is_nan(share: float) -> None:
+def test_scores_are_looked_up_and_what_is_missing_is_nan(share):
     data, scores = random_scores(share)
     teacher = make_teacher(TrainConfig("t", contrastive="kl"), scores, data, CPU)
     assert teacher is not None
@@ -167,7 +159,7 @@ def test_scores_are_looked_up_and_what_is_missing_is_nan(share: float) -> None:
     torch.testing.assert_close(found, torch.tensor(expected), equal_nan=True)
 
 
-def test_negatives_are_the_best_of_the_teachers_that_are_no_positives() -> None:
+def test_negatives_are_the_best_of_the_teachers_that_are_no_positives():
     data, scores = random_scores()
     teacher = make_teacher(TrainConfig("t", contrastive="kl"), scores, data, CPU)
     empty = np.zeros((9, 1), np.float32), np.zeros((29, 1), np.float32)
@@ -177,7 +169,7 @@ def test_negatives_are_the_best_of_the_teachers_that_are_no_positives() -> None:
         assert [data.documents[each] for each in row if each >= 0] == best
 
 
-def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path: Path) -> None:
+def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path):
     records = [
         {"query": "q", "positives": ["a", "b"], "negative": "c", "scores": [3, 2.5, -1.0]},
         {"query": "r", "positive": "a", "negative_1": "c", "negative_2": "b", "scores": [1e3, 0, 7]},
@@ -207,9 +199,7 @@ def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path: Path) -> 
         ("[]", KL | {"teacher": "minilm", "teacher_temperature": 0.0}, "teacher_temperature"),
     ],
 )
-def test_wrong_scores_are_refused(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: str, changes: dict[str, Any], message: str
-) -> None:
+def test_wrong_scores_are_refused(train, tmp_path, monkeypatch, scores, changes, message):
     monkeypatch.chdir(tmp_path)
     row = '{"query": "q%d", "positive": "p%d", "negative": "n", "scores": %s}\n'
     Path(PAIRS).write_text(row % (0, 0, "[]") + row % (1, 1, scores) + row % (2, 2, "[]"))
@@ -230,14 +220,14 @@ def test_wrong_scores_are_refused(
         ("q0 Q0 d0 1 1.0 t", "run.trec has none of a positive and another document"),
     ],
 )
-def test_wrong_runs_are_refused(train: Train, tmp_path: Path, line: str, message: str) -> None:
+def test_wrong_runs_are_refused(train, tmp_path, line, message):
     (tmp_path / RUN).write_text(f"{line}\n")
     with pytest.raises(InputError, match=message):
         train(contrastive="kl", teacher=str(tmp_path / RUN))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_candidate_that_a_run_lacks_is_none(train: Train, tmp_path: Path, taught: dict[str, dict[str, Any]]) -> None:
+def test_a_candidate_that_a_run_lacks_is_none(train, tmp_path, taught):
     """Of positives that are missing the log has the number; the run trains on what is there."""
     lines = (tmp_path / RUN).read_text().splitlines(keepends=True)
     (tmp_path / RUN).write_text(
@@ -247,7 +237,7 @@ def test_a_candidate_that_a_run_lacks_is_none(train: Train, tmp_path: Path, taug
     assert all(math.isfinite(row["total"]) for row in rows_of(tmp_path / "run", "step"))
 
 
-def test_scores_enter_the_hash_of_the_data() -> None:
+def test_scores_enter_the_hash_of_the_data():
     data, scores = random_scores()
     hashes = [TrainingData(data, teacher=each).hashes()["texts"] for each in (None, scores, scores | {"q1": {}})]
     assert len({json.dumps(each) for each in hashes}) == 3
