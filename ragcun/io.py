@@ -43,7 +43,7 @@ def naming_failed_writes(path: str | Path) -> Iterator[None]:
         yield
     except (OSError, InputError, SafetensorError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+        found = re.search(r"(?:os error|Os { code:) (\d+)", str(error)) if isinstance(error, SafetensorError) else None
         if found:
             cause = OSError(int(found[1]), os.strerror(int(found[1])))
         if isinstance(cause, OSError) and cause.errno in REMEDIES:

@@ -115,6 +115,10 @@ def _require_embedding_model(folder: Path, name: str) -> None:
     for adapter in adapters:
         of = adapter.get("base_model_name_or_path")
         raise InputError(f"{name} is an adapter of {of}: merge it first (merge_and_unload of peft) and save the result")
+    for path in folder.rglob("tokenizer.json"):  # tokenizers raises a bare Exception
+        content = read_json(path)
+        if not isinstance(content, dict) or "model" not in content:
+            raise InputError(f"{path} is not a tokenizer: it has no model; copy it again")
     routes = [path.read_text(encoding="utf-8") for path in folder.glob("**/router_config.json")]
     called = re.findall(r"sentence_transformers\.[\w.]+", f"{modules[-1:] if modules else ''} {routes}")
     called += [str(settings.get("model_type")), *(() if modules else config.get("architectures") or ())]

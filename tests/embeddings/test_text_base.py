@@ -208,6 +208,11 @@ def plain(architecture):
     [
         (without("tokenizer.json", "vocab.txt"), r"lacks the tokenizer .*tokenizer\.json, vocab\.txt"),
         (without("tokenizer.json", "vocab.txt", "tokenizer_config.json"), "lacks the tokenizer"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text('{"model": {'),
+            r"tokenizer\.json, line 1: not valid JSON",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"version": "1"}'), r"tokenizer\.json .*no model"),
         (vocabulary(["word1", "word2"]), "7 tokens.*205 rows"),
         (vocabulary([f"word{i}" for i in range(300)]), "305 tokens.*205 rows"),
         (edit("adapter_config.json", base_model_name_or_path="owner/big"), "an adapter of owner/big: merge it first"),
