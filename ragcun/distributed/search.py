@@ -155,10 +155,15 @@ def search_collection(
     Raises:
         InputError: the input is wrong, another process works in the folder or it holds other vectors, or a task failed.
     """
+    collection = source if isinstance(source, Collection) else source.load()
+    if queries is None:
+        opened.cache_clear()
+    opened(search)
+    cut_shards(len(collection.documents), search)  # what is wrong with the input leaves no folder
     (folder := search.folder).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            query_ids, document_ids, own_ids, qrels, shards = _prepare(source, search, queries)
+            query_ids, document_ids, own_ids, qrels, shards = _prepare(collection, search, queries)
             if left := [shard for shard in shards if not shard.is_done]:
                 runner(left)
             for stale in folder.glob(".*.tmp"):
@@ -210,11 +215,8 @@ class ShardedRetriever:
 
 
 def _prepare(
-    source: CollectionFolder | Collection, search: ShardedSearch, queries: NDArray[np.float32] | None
+    collection: Collection, search: ShardedSearch, queries: NDArray[np.float32] | None
 ) -> tuple[list[str], list[str], frozenset[str], Qrels, list[Shard]]:
-    collection = source if isinstance(source, Collection) else source.load()
-    if queries is None:
-        opened.cache_clear()
     model = opened(search)
     query_ids, texts = list(collection.queries), list(collection.queries.values())
     document_ids = list(collection.documents)

@@ -150,6 +150,13 @@ def test_a_folder_has_one_owner_and_no_half_written_files(toy, search_in, tmp_pa
     assert not list(search.folder.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("wrong", [{"model": "none/there/is"}, {"shards": 1000}])
+def test_wrong_input_leaves_no_folder(toy, search_in, tmp_path, wrong):
+    with pytest.raises(InputError):
+        search_collection(toy, replace(search_in(tmp_path / "work"), **wrong))
+    assert not (tmp_path / "work").exists()
+
+
 @given(rows=st.integers(1, 500), shards=st.integers(1, 20), block_rows=st.integers(1, 40))
 def test_shards_are_whole_blocks_that_follow_each_other(rows, shards, block_rows):
     blocks = -(-rows // block_rows)
