@@ -53,8 +53,11 @@ def main() -> None:
         seconds = time.perf_counter() - start
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     for name, figure in report.measures.items():
-        print(f"{name:20} {figure.value} [{figure.low}, {figure.high}], {figure.n} rows, isotropic {figure.isotropic}")
-    print(f"{flags.rows} rows of {flags.dim} numbers: {seconds:.1f} s, peak memory {gigabytes:.2f} GB")
+        value, low, high, isotropic = (
+            "-" if each is None else f"{each:.4g}" for each in (figure.value, figure.low, figure.high, figure.isotropic)
+        )
+        print(f"{name:20} {value} [{low}, {high}], {figure.n} rows, isotropic {isotropic}")
+    print(f"{flags.rows} rows of {flags.dim} dimensions: {seconds:.1f} s, peak memory {gigabytes:.2f} GB")
     if seconds > flags.most_seconds or gigabytes > flags.most_gb:
         sys.exit(f"over the limit of {flags.most_seconds:g} s or {flags.most_gb:g} GB")
 

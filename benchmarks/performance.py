@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,23 +118,25 @@ def machine() -> str:
 
 def page(kept: Path) -> str:
     """Lay the kept outputs out as a page."""
+    shown = {}
+    for each in BENCHMARKS:
+        if (output := kept / f"{each.name}.txt").exists():
+            shown[each] = [part.strip() for part in output.read_text(encoding="utf-8").split("\n", 2)]
+    usual = Counter(where for _, where, _ in shown.values()).most_common(1)
     parts = [
         "# Performance",
-        "`make bench` measures all of this anew and writes this page; `DATA=FOLDER` names the folder that holds "
-        "SciFact and Cranfield. Each benchmark runs all its sides in one process, in turn, and prints the ratio "
-        "with its spread: seconds depend on the machine, ratios much less. Nothing on this page was measured on a GPU.",
+        "`make bench` measures all of this and writes this page; `DATA=FOLDER` names the folder that holds SciFact and "
+        "Cranfield. Each benchmark runs all its sides in one process, in turn, and prints the ratio with its spread: "
+        "seconds depend on the machine, ratios much less.",
+        *(f"Unless a section says otherwise, it was measured on {where}." for where, _ in usual),
     ]
     for each in BENCHMARKS:
-        output = kept / f"{each.name}.txt"
-        shown = output.read_text(encoding="utf-8").split("\n", 2) if output.exists() else None
-        parts.append(f"## {each.title}")
-        if each.text:
-            parts.append(each.text)
-        if shown is None:
+        parts += [f"## {each.title}", *filter(None, [each.text])]
+        if each not in shown:
             parts.append("Not measured.")
             continue
-        command, where, printed = (part.strip() for part in shown)
-        parts.append(f"`{command}`, on {where}:")
+        command, where, printed = shown[each]
+        parts.append(f"`{command}`:" if where == usual[0][0] else f"`{command}`, on {where}:")
         parts.append(printed if each.table else f"```text\n{printed}\n```")
     return "\n\n".join(parts) + "\n"
 
