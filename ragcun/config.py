@@ -68,9 +68,7 @@ class LexicalConfig:
     """The lexical channel beside the base's vectors: a latent semantic analysis of the documents at hand."""
 
     title: ClassVar[str] = "lexical channel"
-    lexical_dim: int | None = flag(
-        None, f"dimensions of the channel; 0 is off (default: {LEXICAL_DIM} at most)", at_least=0
-    )
+    lexical_dim: int | None = flag(None, f"its dimensions; 0 is off (default: {LEXICAL_DIM} at most)", at_least=0)
     lexical_weight: float | None = flag(None, "its weight (default: .1 to .5, from the documents)", at_least=1e-3)
     lexical_terms: TermKind = flag("words", "terms: stemmed words, or the base's word pieces", choices=TermKind)
     lexical_language: str = flag("auto", "language of the words, such as de or zh; none turns stemming off")
@@ -153,9 +151,8 @@ class OptimizationConfig:
     mined_negatives: int | None = flag(None, "mined per query (default: 4; margin loss, trained base: 0)", at_least=0)
     mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "mine ranks below this one", at_least=1)
-    trained_share: float | None = flag(
-        None, "share of the trained weights (default: by the number of queries)", at_least=0, at_most=1
-    )
+    mine_every: int | None = flag(None, "mine again every N epochs, by the averaged weights; 0 is once", at_least=0)
+    trained_share: float | None = flag(None, "share of trained weights (default: by queries)", at_least=0, at_most=1)
     average_decay: float = flag(0.99, "decay of the moving average of the weights; 0 is off", at_least=0, below=1)
     ema_decay: float = flag(0.999, "decay of the jepa system's EMA target, per step", at_least=0, at_most=1)
     ema_schedule: str = flag("constant", "schedule of --ema_decay towards 1", choices=("constant", "cosine", "linear"))
@@ -225,6 +222,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             "--lexical_dim needs a new and normalised base; leave it out": lexical,
             "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,
             "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and taught,
+            "--mine_every needs mined negatives; add --mined_negatives 4": self.mine_every and not self.mines,
+            "--mine_every: a teacher's scores, which mine, do not change; leave it out": self.mine_every and taught,
             f"--mined_last must be above --mined_first, {first}, got {last}": first >= last,
         }
         if self.vectors is not None:

@@ -34,7 +34,7 @@ def token_budget(device: torch.device) -> int:
 def progress_bar(texts: Sequence[str], role: Role) -> tqdm[Any]:
     """Return a bar that counts the characters of texts, shown where encoding takes over 2 s."""
     total, name = sum(map(len, texts)), f"encoding {role} texts"
-    return tqdm(total=total, desc=name, unit="char", unit_scale=True, delay=2)
+    return tqdm(total=total, desc=name, unit="char", unit_scale=True, delay=2, leave=None)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ragcun.config import TrainConfig
 from ragcun.data.pairs import PairDataset
 from ragcun.data.texts import text_classes
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
+from ragcun.embeddings.encode import progress_bar
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import refuse
@@ -137,8 +138,12 @@ class PairSource:
             rows = {role: np.sort(random.permutation(side)[:most]) for role, side in rows.items()}
         if self.vectors is not None:
             return self.vectors[rows["query"]], self.vectors[rows["document"]]
-        queries, documents = ([self.texts[role][i] for i in side] for role, side in rows.items())
-        return self.base.encode(queries, "query"), self.base.encode(documents, "document")
+        queries, documents = (self._encoded([self.texts[role][i] for i in side], role) for role, side in rows.items())
+        return queries, documents
+
+    def _encoded(self, texts: list[str], role: Role) -> Vectors:
+        with progress_bar(texts, role) as progress:
+            return self.base.encode(texts, role, progress=progress)
 
     def sample(self, seed: int) -> Float[Tensor, "n base_dim"]:
         """Return what the head sees, before training, of a sample of up to `sample_size` queries and documents."""

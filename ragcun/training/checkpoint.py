@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ragcun.io import file_digest, read_json, remove_leftovers, replacing_folder
 from ragcun.models.checkpoint import OWN_SUM, description_digest
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.tensors import contiguous, copy_strictly
+from ragcun.training.batches import PairSource
 from ragcun.training.collapse import CollapseMonitor
 from ragcun.training.step import random_states, set_random_states
 from ragcun.training.weights import WeightAverage
@@ -59,7 +60,10 @@ class Progress:
 
 @dataclass
 class CheckpointManager:
-    """The resume points of a run, in folders ``000001``, ``000002`` and so on; one of other `settings` is refused."""
+    """The resume points of a run, in folders ``000001``, ``000002`` and so on; one of other `settings` is refused.
+
+    `source` is that of mined negatives which the weights at a point do not give, as they were mined before it.
+    """
 
     folder: Path
     settings: dict[str, Any]
@@ -67,6 +71,7 @@ class CheckpointManager:
     optimizer: torch.optim.Optimizer
     average: WeightAverage
     scaler: torch.amp.GradScaler | None = None
+    source: PairSource | None = None
     _damaged: list[Path] = field(default_factory=list, init=False)
 
     def newest_first(self) -> list[Path]:
@@ -92,6 +97,8 @@ class CheckpointManager:
         groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
         tensors = {"model": self.encoder.trained_state(), "average": self.average.state()}
         tensors |= {"optimizer": moments, "random": random_states()}
+        if self.source is not None and self.source.pools is not None:
+            tensors["pools"] = {"mined": torch.from_numpy(self.source.pools.mined)}
         scale = None if self.scaler is None else self.scaler.state_dict()
         rest = {"progress": asdict(progress), "groups": groups, "scaler": scale, "settings": self.settings}
         with replacing_folder(point) as temporary:
@@ -144,6 +151,9 @@ class CheckpointManager:
         set_random_states(load_file(point / "random.safetensors"))
         if self.scaler is not None and values["scaler"] is not None:
             self.scaler.load_state_dict(values["scaler"])
+        if self.source is not None and self.source.pools is not None:
+            mined = load_file(point / "pools.safetensors")["mined"].numpy()
+            self.source.pools = replace(self.source.pools, mined=mined)
         collapse = CollapseMonitor(**values["progress"]["collapse"])
         return Progress(**{**values["progress"], "collapse": collapse})
 

@@ -24,7 +24,8 @@ from ragcun.training.setup import KEPT, model_settings
 logger = logging.getLogger(__name__)
 
 TERMS = {"reg": "variance", "predictive": "prediction", "residual": "residual"}
-LOSS = "contrastive margin temperature teacher_temperature distance symmetric soft_targets nested_dims mined_negatives"
+LOSS = "contrastive margin temperature teacher_temperature distance symmetric soft_targets nested_dims"
+MINED = "mined_negatives mine_every"
 PREDICTOR = "predictor predictor_learning_rate stopgrad"
 SHAPE = "isotropy isotropy_form isotropy_transform isotropy_rows num_slices knots"
 TRAINING = " ".join(each.name for kind in (ObjectiveConfig, OptimizationConfig) for each in fields(kind))
@@ -47,6 +48,7 @@ def rules_of(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, steps:
         ("steps", config.epochs is not None, "no effect, since --epochs is given"),
         ("warmup_steps", config.warmup(steps) > steps, "longer than the run: learning rates stay below those given"),
         ("save_interval", config.save_interval > epochs, "no effect: the run has fewer epochs"),
+        ("mine_every", (config.mine_every or 0) >= epochs, "no effect: the run has no more epochs"),
         ("max_skipped", config.on_nan == "stop", "no effect without --on_nan skip"),
         ("on_collapse", config.collapse_checks == 0, "no effect, since --collapse_checks is 0"),
     ]
@@ -60,7 +62,7 @@ def _of_objective(config: TrainConfig, unit: bool) -> Rules:
     collapsed = "hardly any effect: rows of length 1 look like a collapse to this loss; leave the transform out"
     narrow = "hardly any effect: rows of length 1 deviate by 1/√D at most in the mean; add --no_normalize_output"
     return [
-        (LOSS, "contrastive" not in weights, "no effect, since --lambda_contrastive is 0"),
+        (f"{LOSS} {MINED}", "contrastive" not in weights, "no effect, since --lambda_contrastive is 0"),
         ("margin", not margin, "no effect: only --contrastive margin and in_batch_margin have one"),
         ("temperature distance symmetric soft_targets", margin, "no effect on a margin loss, only on infonce"),
         ("symmetric soft_targets", taught, "no effect: the teacher's scores are the targets"),

@@ -21,7 +21,7 @@ from ragcun.io import write_json
 from ragcun.losses.objective import Objective
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import Stackable
-from ragcun.training.batches import PairSource, epoch_steps, plan_steps
+from ragcun.training.batches import PairSource, epoch_steps, mine_pools, plan_steps
 from ragcun.training.checkpoint import NOT_COMPARED, CheckpointManager, Progress
 from ragcun.training.processes import ECHO, Processes, StopRequest, TrainingStopped, explaining_memory
 from ragcun.training.run_dir import RunRecord, tracked
@@ -98,7 +98,7 @@ class Trainer:
         settings |= {"data": self.record.manifest["data_sha256"]}
         # a resumed run has to have as many
         settings |= {"processes": self.processes.count} if self.processes.count > 1 else {}
-        parts = encoder, optimizer, self.average, accelerator.scaler
+        parts = encoder, optimizer, self.average, accelerator.scaler, source if config.mine_every else None
         self.checkpoints = CheckpointManager(self.run.state, settings, *parts)
         self.processes.seed(config.seed)
 
@@ -115,6 +115,9 @@ class Trainer:
         self.progress.epoch, interval = epoch, self.config.state_interval
         bar.set_description(f"training, epoch {epoch}/{self.epochs}", refresh=False)
         self.clock = time.perf_counter()
+        if self.config.mine_every and epoch > 1 and (epoch - 1) % self.config.mine_every == done == 0:
+            with self.average.applied():
+                self.source.pools = self.processes.on_main(lambda: mine_pools(self.config, self.encoder, self.source))
         self.stepper.model.train()
         for index in range(done, len(steps)):
             step = self._scheduled_step(steps[index])

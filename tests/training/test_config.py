@@ -59,8 +59,10 @@ def other_than_default(field: dataclasses.Field[Any]) -> Any:
     [
         {"overwrite", "dev_fraction", "documents", "vectors", "freeze_base", "freeze_early_layers", "base_dtype"}
         | {"lexical_dim", "nested_dims", "mix_with_base", "contrastive", "teacher"},
-        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank", "val_data", "target_model"},
-        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank", "target_model"},
+        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank", "val_data", "target_model"}
+        | {"mine_every"},
+        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank", "target_model"}
+        | {"mine_every"},
     ],
 )
 def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
@@ -96,6 +98,9 @@ def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> N
         ({"ema_decay": 1.5}, r"= 1\.5 .* must be at most 1"),
         ({"resume": True, "overwrite": True}, "contradict"),
         ({"mined_first": 5, "mined_last": 5}, "--mined_last must be above --mined_first, 5, got 5"),
+        ({"mine_every": 1, "mined_negatives": 0}, "--mine_every needs mined"),
+        ({"mine_every": 1, "freeze_base": False}, "--mine_every needs mined"),
+        ({"mine_every": 1, "contrastive": "kl"}, "--mine_every: .*teacher"),
         ({"average_decay": 1.0}, r"--average_decay = 1\.0 .* must be below 1"),
         ({"documents": "x", "train_data": None, "hold_out_documents": 0.1}, "not with --documents"),
         *(

@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from ragcun.config import TrainConfig
+from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.embeddings.text_base import TextBase
 from ragcun.models.checkpoint import WEIGHTS
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.options import read_yaml
+from ragcun.training.batches import PairSource, mine_pools
 from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
 from ragcun.training.weights import WeightAverage, share_of_trained
@@ -57,6 +59,34 @@ def test_dev_collection_chooses_the_best_epoch(train, collection_folder):
     assert any(not torch.equal(value, four[name]) for name, value in two.items())
     if result.best_epoch in (2, 4):
         assert_same(run / "best_model", run / f"epoch-{result.best_epoch}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        DEFAULTS,
+        DEFAULTS | {"freeze_base": False, "lexical_dim": 8, "mined_negatives": 2, "grad_cache_size": 3},
+        DEFAULTS | {"lora_rank": 2, "trained_share": 0.5, "mined_negatives": 2},
+    ],
+)
+def test_negatives_mined_again_are_those_of_the_weights_at_that_epoch(train, tmp_path, collection_folder, changes):
+    """Of the weights that are saved then; until then the run is one that mines once."""
+    mined = {"mined_first": 3, "mined_last": 20, "base_learning_rate": 1e-3}
+    common = changes | mined | {"epochs": 4, "save_interval": 2}
+    for name, every in (("once", 0), ("again", 2)):
+        train(name, mine_every=every, **common)
+    once, again = tmp_path / "once", tmp_path / "again"
+    same = [one == other for one, other in zip(rows_of(once, "step"), rows_of(again, "step"), strict=True)]
+    assert same == [True] * 8 + [False] * 8
+    data = pairs_from_collection(load_collection(collection_folder, "train"), whole_corpus=True)
+    pools = []
+    for folder in (again / "epoch-2", again / "epoch-4"):
+        encoder = RetrievalEncoder.from_pretrained(folder, "cpu")
+        source = PairSource(data, encoder.base, torch.device("cpu"))
+        pools.append(mine_pools(TrainConfig("t", **common), encoder, source).mined)
+    kept = tensors_of(newest(again))["pools.safetensors:mined"].numpy()
+    np.testing.assert_array_equal(kept, pools[0])
+    assert (kept != pools[1]).mean() > 0.1
 
 
 def test_dev_chooses_the_start_when_training_only_harms(train, collection_folder, tiny_bert):

@@ -42,14 +42,15 @@ SAME: dict[str, dict[str, Any]] = {
     "defaults": SIGREG,
     "several": SEVERAL | SIGREG,
     "validation": RESPRED | {"dev_beir": None, "val_data": "several.jsonl", **SIGREG},
-    "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2},
+    "trained": TRAINED | {"gradient_accumulation_steps": 2, "mined_negatives": 2, "mine_every": 1},
     "lora, gradient cache": SIGREG | {"lora_rank": 2, "trained_share": 0.5, "grad_cache_size": 3},
     "jepa, gradient cache": TRAINED | {"system": "jepa", "lambda_predictive": 1.0, "grad_cache_size": 3},
 }
 """Runs that are to end alike in one process and in two; `tests/losses` has every term in two processes."""
 COLLAPSE = PLAIN | {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0, "isotropy_form": "absolute", "epochs": 30}
 COLLAPSE |= {"projection_learning_rate": 0.05, "on_collapse": "stop", "mined_negatives": 0}
-OFTEN = SIGREG | {"state_interval": 1}
+AGAIN = SIGREG | {"mine_every": 1}
+OFTEN = AGAIN | {"state_interval": 1}
 JOBS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     **{name: (name, None, changes) for name, changes in SAME.items()},
     "through": ("through", None, OFTEN),
@@ -59,8 +60,8 @@ JOBS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "main": ("main", "main", SIGREG),
     "collapsed": ("collapsed", None, COLLAPSE),
     "after": ("after", None, SIGREG),
-    "signalled": ("signalled", "signal", SIGREG),
-    "continued": ("signalled", None, SIGREG | {"resume": True}),
+    "signalled": ("signalled", "signal", AGAIN),
+    "continued": ("signalled", None, AGAIN | {"resume": True}),
     "skipped": ("skipped", "nan once", SIGREG | {"on_nan": "skip"}),
 }
 """What two processes run in turn: the folder, what goes wrong, and the settings."""

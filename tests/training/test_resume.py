@@ -80,6 +80,8 @@ def signalled(patch: pytest.MonkeyPatch, at: int, *numbers: signal.Signals) -> N
         (None, 7, DEFAULTS | {"state_interval": 2, "lora_rank": 2, "trained_share": 0.5, "never_worse": True}),
         (None, 13, DEFAULTS | {"state_interval": 1, "train_data": SEVERAL, "batch_size": 4, "positives_per_query": 2}),
         (None, 7, DEFAULTS | {"state_interval": 2, "lexical_dim": 8, "dropout": 0.3, "head": "residual"}),
+        (None, 14, DEFAULTS | {"state_interval": 1, "epochs": 4, "mine_every": 2}),
+        (signal.SIGTERM, 4, DEFAULTS | {"mine_every": 1, "freeze_base": False, "mined_negatives": 2, "dropout": 0.3}),
     ],
 )  # fmt: skip
 def test_resume_equals_uninterrupted(train, tmp_path, collection_folder, texts, by, after, changes):

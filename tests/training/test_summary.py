@@ -63,6 +63,8 @@ def idle(tiny_bert: str) -> Any:
         ({"save_interval": 3}, ""),
         ({"save_interval": 4, "steps": 7, "epochs": 3}, "save_interval steps"),
         ({"mined_negatives": 0, "mined_last": 7}, "mined_last"),
+        ({"mine_every": 2}, ""),
+        ({"mine_every": 3}, "mine_every"),
         ({"pair_method": "half", "dev_split": "test", "max_skipped": 3}, "pair_method dev_split max_skipped"),
         ({"on_collapse": "stop", "collapse_checks": 0}, "on_collapse"),
         ({"queries": "q", "head_init": "identity"}, "queries"),
