@@ -98,6 +98,20 @@ def test_every_command_of_a_page_exists_with_its_flags(page):
             assert all((ROOT / each).exists() for each in rest if each.startswith("tests/")), rest
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_and_flags_that_a_sentence_names_exist(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for code in re.findall(r"`([^`]+)`", prose):
+        files = re.findall(r"\b(?:tests|benchmarks|scripts|configs)/[\w/.-]+\.\w+", code)
+        assert [name for name in files if "mean_direction" not in name and not (ROOT / name).exists()] == []
+        flags = set(re.findall(r"--(?:no_)?(\w+)", code)) - {"help", "plugins", "config", "quiet", "json", "output"}
+        if code.startswith("python benchmarks/"):
+            source = (ROOT / files[0]).read_text(encoding="utf-8")
+            assert {flag for flag in flags if f'"--{flag}"' not in source} == set(), code
+        elif code.startswith("ragcun ") and "COMMAND" not in code:
+            assert flags <= {*settings_of(load(command_of(code.split()))[1])}, code
+
+
 def test_the_reference_has_every_public_name_and_every_choice():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name, module in ragcun._HOME.items():
