@@ -114,10 +114,12 @@ class EncodingFlags(ComputeFlags):
     cache_dir: str | None = flag(None, CACHE_HELP)
 
     def encoding(self) -> EncodingOptions:
-        """Return how systems encode."""
+        """Return how systems encode (InputError: there is no such device, even if nothing is encoded)."""
+        from ragcun.embeddings.encode import resolve_device
         from ragcun.retrieval.systems import EncodingOptions
 
-        return EncodingOptions(self.cache_dir, self.batch_size, self.device, base_dtype=self.base_dtype)
+        device = resolve_device(self.device)
+        return EncodingOptions(self.cache_dir, self.batch_size, device, base_dtype=self.base_dtype)
 
 
 @dataclass

@@ -60,6 +60,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
         (("--hybrid", tmp_path / "none.trec"), "none.trec"),
     ):
         assert re.search(fact, fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong))
+    assert "--device xpu:9" in fails_clearly("evaluate_beir", "--model", "bm25", "--device", "xpu:9", *flags)
     assert not (tmp_path / "r.json").exists()
     assert not (tmp_path / "r.runs").exists()
 
