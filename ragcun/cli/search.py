@@ -91,7 +91,9 @@ def _ranked(options: Options, folder: CollectionFolder, search: ShardedSearch, r
 
     Other systems, and a checkpoint on vectors, search in this process.
     """
+    from ragcun.data.overlap import read_seen
     from ragcun.distributed.search import ShardedRetriever, search_collection
+    from ragcun.models.checkpoint import is_checkpoint
     from ragcun.retrieval.hybrid import HybridRetriever
     from ragcun.retrieval.systems import EncodingOptions, Retriever, given_vectors, open_system
 
@@ -107,7 +109,9 @@ def _ranked(options: Options, folder: CollectionFolder, search: ShardedSearch, r
         return first.retrieve(collection, options.top_k), collection.qrels
     others = [open_system(each, encoding).retriever for each in options.hybrid]
     feedback = (options.feedback, options.feedback_weight) if options.feedback else None
-    hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, feedback=feedback)
+    trained = is_checkpoint(search.model) and read_seen(search.model) != frozenset()
+    how: dict[str, Any] = {"feedback": feedback, "trained": trained}
+    hybrid = HybridRetriever((first, *others), options.hybrid_weight, options.fusion, **how)
     return hybrid.retrieve(collection, options.top_k), collection.qrels
 
 

@@ -27,10 +27,12 @@ logger = logging.getLogger(__name__)
 DEPTH = 100
 """Documents of each ranking that are fused."""
 RRF_K = 60
-WEIGHT = 0.3
-"""The share of the other rankings where no dev queries choose it: the largest that lost on none of our dev sets."""
+WEIGHT, TRAINED_WEIGHT = 0.3, 0.1
+"""The share of the other rankings where no dev queries choose it; the second of a trained system beside others without
+memory. Chosen on dev queries, or by cross-validation (`benchmarks/hybrid_fixed.py`), where they lost on no collection.
+"""
 FEEDBACK_DOCUMENTS, FEEDBACK_WEIGHTS = (2, 1, 3), (0.3, 0.4)
-"""Of these the first are taken where no dev queries choose; on dev queries they never lost against the first system."""
+"""Of these the first are taken where no dev queries choose, by the same figures."""
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -112,8 +114,9 @@ class HybridRetriever:
 
     With `feedback`, the number of documents and the weight of `move_queries`, the moved queries search the first
     system again, and this ranking is fused again. What is None is chosen for each collection by its dev queries
-    (`choose`); where `dev` has none, it is `WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and `FEEDBACK_WEIGHTS`, but
-    no feedback of a `trained` system, since it was measured on untouched ones. `chosen` keeps what was chosen and why.
+    (`choose`); where `dev` has none, it is `WEIGHT`, or of a `trained` system beside others without memory
+    `TRAINED_WEIGHT`, and the first of `FEEDBACK_DOCUMENTS` and `FEEDBACK_WEIGHTS`. `chosen` keeps what was chosen and
+    why.
     """
 
     parts: tuple[Retriever, ...]
@@ -178,7 +181,9 @@ class HybridRetriever:
                 return {"chosen": default, "why": "no dev queries to choose by"}
             return choose(partial(fused, dev), settings, dev.qrels, dev.split)
 
-        records = {"weight": chosen(self.weight, WEIGHT, WEIGHTS, lambda on, weight: self.fused(on, k, weight))}
+        remembers = any(part.strength(collection) for part in self.parts[1:] if hasattr(part, "strength"))
+        share = TRAINED_WEIGHT if self.trained and not remembers else WEIGHT
+        records = {"weight": chosen(self.weight, share, WEIGHTS, lambda on, weight: self.fused(on, k, weight))}
         if self.feedback is None:
             return records
         weight, (documents, move) = records["weight"]["chosen"], self.feedback
@@ -187,6 +192,5 @@ class HybridRetriever:
         shares = [weight, *(each for each in WEIGHTS if 0 < each < weight)]
         grid = [Feedback(0, 0.0, weight), *map(Feedback._make, itertools.product(several, moves, shares))]
         given = None if None in self.feedback else grid[1]
-        default = grid[0 if self.trained else 1]
-        records["feedback"] = chosen(given, default, grid, lambda on, each: self.fused(on, k, weight, each))
+        records["feedback"] = chosen(given, grid[1], grid, lambda on, each: self.fused(on, k, weight, each))
         return records

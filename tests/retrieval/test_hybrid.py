@@ -10,7 +10,7 @@ import pytest
 from ragcun.data.beir import Collection
 from ragcun.data.overlap import text_hashes
 from ragcun.errors import InputError
-from ragcun.retrieval.hybrid import WEIGHT, HybridRetriever, fuse, move_queries
+from ragcun.retrieval.hybrid import TRAINED_WEIGHT, WEIGHT, Feedback, HybridRetriever, fuse, move_queries
 from ragcun.retrieval.memory import Labels
 from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import write_run
@@ -96,8 +96,18 @@ def test_a_weight_is_used_where_held_out_queries_support_it():
     assert record["p"] < 0.05
     harmed = HybridRetriever((Ranker("good", False), Ranker("bad", True)), dev=lambda _: dev)
     assert harmed.retrieve(judged(60, 60), 10) == harmed.fused(judged(60, 60), 10, 0.0)
-    blind = HybridRetriever((Ranker("good", False), Ranker("bad", True)))
-    assert blind.retrieve(judged(60, 60), 10) == blind.fused(judged(60, 60), 10, WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("trained", "strength", "share"),
+    [(False, 0.0, WEIGHT), (False, 1.0, WEIGHT), (True, 0.0, TRAINED_WEIGHT), (True, 1.0, WEIGHT)],
+)
+def test_without_held_out_queries_the_values_are_fixed(dense, trained, strength, share):
+    """The share of others beside a trained system depends on whether they have memory."""
+    collection, other = judged(60, 60), Ranker("bad", True)
+    other.strength = lambda _: strength
+    blind = HybridRetriever((dense("x", 1), other), trained=trained, feedback=(None, None))
+    assert blind.retrieve(collection, 10) == blind.fused(collection, 10, share, Feedback(2, 0.3, share))
 
 
 def test_a_better_mean_that_chance_explains_is_not_used():

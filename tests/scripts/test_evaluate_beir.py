@@ -13,6 +13,7 @@ import pytest
 from ragcun import IsotropicGaussianEncoder, RetrievalEncoder, load_collection
 from ragcun.data.beir_sets import SETS
 from ragcun.isotropy.measures import isotropy_score
+from ragcun.retrieval.hybrid import TRAINED_WEIGHT, WEIGHT
 from ragcun.retrieval.metrics import evaluate_run, mean
 from ragcun.retrieval.runs import read_run
 from tests.models.helpers import moved
@@ -193,9 +194,10 @@ def test_model_and_base_are_fused_with_bm25_and_with_a_run_of_another_program(ev
     for slug, row in rows.items():
         assert row["model"].endswith(" + bm25")
         assert "p_randomisation" in row["datasets"]["toy"]
-        assert results["manifest"]["chosen"][slug]["toy"]["weight"]["chosen"] == 0.3
+        share = TRAINED_WEIGHT if "best_model" in row["model"] else WEIGHT
+        assert results["manifest"]["chosen"][slug]["toy"]["weight"]["chosen"] == share
         assert (tmp_path / "r.runs" / "toy" / f"{slug}.per_query.json").exists()
-        assert f"toy, {row['model']}: weight 0.3: " in shown
+        assert f"toy, {row['model']}: weight {share}: " in shown
     zero, _ = evaluate(*flags, "--hybrid", "bm25", "--hybrid_weight", 0, output="z.json")
     ndcg = [system["datasets"]["toy"]["NDCG@10"] for system in (zero["untouched_base"], zero)]
     assert [each["datasets"]["toy"]["NDCG@10"] for each in zero["baselines"].values()][1:] == pytest.approx(ndcg)
