@@ -93,6 +93,8 @@ def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path, capsys):
     file = tmp_path / "s.yaml"
     file.write_text("# nothing\n")
     assert read_yaml(file) == {}
+    with pytest.raises(InputError, match=f"{file}: --name is missing"):
+        parse_config(Settings, "Try.", ["--config", str(file)])
     file.write_text("- rounds\n")
     with pytest.raises(InputError, match="expected names and values"):
         read_yaml(file)
@@ -128,6 +130,10 @@ def test_a_scripts_own_defaults_lie_under_yaml_and_flags(tmp_path, capsys):
         ("3: x\n", "expected names and values"),
         ("limit: !!python/object:os.system x\n", "line 2: not valid YAML"),
         ("place: \x07\n", "not valid YAML"),
+        ("rate: " + "[" * 5000, "YAML"),
+        ("rate: " + "{a: " * 5000, "YAML"),
+        ("rate: 2021-99-99", "YAML"),
+        ("rate: 0b", "rate = .0b. is not possible"),
     ],
 )
 def test_wrong_settings_name_file_and_line_or_setting(text, message, tmp_path):

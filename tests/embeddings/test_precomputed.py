@@ -166,7 +166,8 @@ def test_wrong_ids_and_numbers_are_one_sentence(folder, collection_folder, chang
 
 def test_damaged_and_missing_files_are_refused(folder, collection_folder):
     path, collection = folder / "documents.npy", load_collection(collection_folder, "test")
-    for content in (path.read_bytes()[:-4], b"PK\3\4"):
+    headers = b"\r\0\n      {\n{} \n", b"\6\0\0\0\0\0\0{", b"\6\0\0\0\0'''"  # indented, with NUL, without an end
+    for content in (path.read_bytes()[:-4], b"PK\3\4", *(b"\x93NUMPY\1\0" + header for header in headers)):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"documents.npy is not a .npy file of vectors"):
             read_vectors(folder, [collection])

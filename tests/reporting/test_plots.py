@@ -65,6 +65,9 @@ def test_one_step_has_a_marker_and_none_is_refused(tmp_path):
     ("draw", "row", "message"),
     [
         (loss_figure, {"kind": "step", "step": 1}, "total: .* None"),
+        (loss_figure, STEP | {"terms": {"a": []}}, "terms.a: Input should be a valid number"),
+        (loss_figure, STEP | {"terms": [1]}, "terms: Input should be a valid dictionary"),
+        (loss_figure, STEP | {"step": 10**399}, "step: Input should be less than"),
         (rank_figure, probe(1) | {"step": None}, "step: .* None"),
         (rank_figure, probe(1, rank_document="9"), "figures.rank_document: .* '9'"),
         (rank_figure, collapse(1, None), "collapse: .* None"),

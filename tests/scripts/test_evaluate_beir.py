@@ -66,29 +66,6 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoin
     assert not (tmp_path / "r.runs").exists()
 
 
-def test_queries_of_training_positives_are_told_apart(run_script, evaluate, tiny_bert, collection_folder, tmp_path):
-    """Test queries q50 to q69 are each answered by the document of their number; white space does not matter."""
-    texts = {name: each.content for name, each in load_collection(collection_folder).documents.items()}
-
-    def train(out, numbers, *more):
-        positives = [texts[f"d{i}"].replace(" ", " \n ") for i in numbers]
-        rows = [{"query": text[:9], "positive": text, "negative": texts["d60"]} for text in positives]
-        (tmp_path / f"{out}.json").write_text(json.dumps(rows))
-        place = ("--train_data", tmp_path / f"{out}.json", "--output_dir", tmp_path / out, "--epochs", 1)
-        run_script("train", "--device", "cpu", "--base_model", tiny_bert, *place, *more)
-        return tmp_path / out / "best_model"
-
-    first = train("first", [*range(9), *range(50, 55)])
-    second = train("second", range(53, 58), "--load_checkpoint", first)
-    for model, seen in ((first, range(50, 55)), (second, range(50, 58))):
-        results, shown = evaluate("--model_path", model)
-        scores = results["datasets"]["toy"]
-        per_query = json.loads((tmp_path / "r.runs" / "toy" / "model.per_query.json").read_text())["NDCG@10"]
-        assert (scores["seen"]["n_queries"], scores["unseen"]["n_queries"]) == (len(seen), 20 - len(seen))
-        assert scores["seen"]["NDCG@10"] == pytest.approx(np.mean([per_query[f"q{i}"] for i in seen]), abs=1e-12)
-        assert "toy, unseen" in shown
-
-
 def test_a_set_is_downloaded_once_and_measured_by_the_split_of_beir(evaluate, collection_folder, tmp_path, monkeypatch):
     shutil.copytree(collection_folder, tmp_path / "made" / "msmarco")
     packed = Path(shutil.make_archive(str(tmp_path / "mirror" / "msmarco"), "zip", tmp_path / "made", "msmarco"))
@@ -135,18 +112,6 @@ def test_queries_are_embedded_by_the_predictor_or_without(
     trained, plain, predicted = (evaluate(*model, *flags)[0]["datasets"] for flags in more)
     assert trained == plain != predicted
     assert "system model is" in fails_clearly(*command, *model, "--resume")
-
-
-def test_every_dense_system_records_the_size_of_its_vectors(evaluate, checkpoint, tiny_bert):
-    size_flags = ("--precision", "binary", "--truncate_dim", 9)
-    results, printed = evaluate("--model_path", checkpoint, *size_flags, "--baseline", "bm25", tiny_bert)
-    systems = [results, results["untouched_base"], *results["baselines"].values()]
-    sizes = [tuple(each.get(name) for name in ("precision", "truncate_dim", "bytes_per_vector")) for each in systems]
-    small, full = ("binary", 9, 2), ("float32", None, 64)
-    assert sizes == [small, full, small, (None, None, None), full]
-    assert systems[2]["model"] == systems[4]["model"] == tiny_bert
-    assert re.search(rf"{checkpoint}, 9 dimensions, binary +\| +2 ", printed)
-    assert re.search(r"bm25 +\| +– ", printed)
 
 
 def test_results_say_how_documents_lie_and_what_was_trained(

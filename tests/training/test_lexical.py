@@ -8,7 +8,7 @@ import pytest
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
-from ragcun.data.overlap import HoldOut
+from ragcun.data.overlap import HoldOut, read_seen
 from ragcun.data.pairs import write_pairs
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
@@ -68,6 +68,7 @@ def test_a_checkpoint_is_trained_further_on_its_own_channel(train, collection_fo
     first = train("first").checkpoint
     again = train("again", load_checkpoint=str(first), lexical_dim=0, hold_out_documents=0.5).checkpoint
     assert joined(again).fingerprint() == joined(first).fingerprint()
+    assert read_seen(again) == read_seen(first) != read_seen(train("half", hold_out_documents=0.5).checkpoint)
 
 
 @pytest.mark.parametrize("trained", [{"lora_rank": 2}, {"freeze_base": False}])

@@ -1,5 +1,6 @@
 """From a configuration to data, objective and encoder."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings, system):
         ({"contrastive": "margin", "mined_negatives": 4}, "--mined_negatives .*margin"),
         ({"base_model": "/no/such/model"}, "no such model folder"),
         ({"freeze_early_layers": 9}, "3 transformer layers"),
+        ({"nested_dims": (16,)}, "must be below 16"),
         ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),
     ],
 )
@@ -160,6 +162,7 @@ def test_documents_in_no_pair_enter_the_hashes():
     alone, with_more, with_other = (PairDataset.from_rows(rows, "made", extra) for extra in ((), ["x"], ["y"]))
     hashes = [TrainingData(pairs).hashes() for pairs in (alone, with_more, with_other)]
     assert "texts" not in hashes[0]
-    assert hashes[1]["texts"] != hashes[2]["texts"]
     assert len({each["train"] for each in hashes}) == 1
-    assert replace(TrainingData(alone), queries=["when?"]).hashes()["texts"] not in (h.get("texts") for h in hashes)
+    others = [{"queries": ["when?"]}, {"teacher": {"q": {"d": 1.0}}}, {"teacher": {"q": {"d": 1.0}, "r": {}}}]
+    hashes += [replace(TrainingData(with_more), **other).hashes() for other in others]
+    assert len({json.dumps(each["texts"]) for each in hashes[1:]}) == 5
