@@ -20,6 +20,7 @@ SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}
 """Rows and pool documents of the first rank; the second has the rest."""
 
 BOTH: dict[str, Any] = {"lambda_reg": 0.3, "lambda_predictive": 0.7, "lambda_residual": 0.2}
+ALONE = {"lambda_contrastive": 0.0, "lambda_isotropy": 1.0}
 OBJECTIVES = {
     "infonce": Objective(),
     "infonce symmetric nested": Objective(symmetric=True, nested_dims=(2, 3), distance="cosine"),
@@ -33,17 +34,12 @@ OBJECTIVES = {
     "absolute": Objective(lambda_isotropy=0.5, isotropy_form="absolute", **BOTH),
 } | {
     f"{name} {transform} {rows}": Objective(
-        lambda_contrastive=0.0,
-        lambda_isotropy=1.0,
-        isotropy=name,
-        isotropy_transform=transform,
-        isotropy_rows=rows,
-        num_slices=9,
+        **ALONE, isotropy=name, isotropy_transform=transform, isotropy_rows=rows, num_slices=9
     )
     for name, transform, rows in product(ISOTROPY, TRANSFORMS, ("together", "each"))
     if name != "none"
 }
-ISOTROPY_ALONE = Objective(lambda_contrastive=0.0, lambda_isotropy=1.0)
+ISOTROPY_ALONE = Objective(**ALONE)
 
 
 def inputs() -> dict[str, Tensor]:

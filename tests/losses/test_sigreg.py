@@ -178,19 +178,17 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_slices_or_knots()
             assert sum(kept) == 32 * 8 + 1
 
 
-def test_slices_are_unit_vectors_that_depend_on_step_and_seed_alone():
+def test_slices_are_unit_vectors_that_depend_on_step_and_seed_alone(monkeypatch):
+    """They carry no gradient, and a column of zeros stays."""
     before = torch.get_rng_state()
     drawn = [random_slices(40, 9, step, seed) for step, seed in ((0, 0), (1, 0), (0, 1), (1, 1))]
     assert torch.equal(torch.get_rng_state(), before)
     for i, slices in enumerate(drawn):
+        assert not slices.requires_grad
         torch.testing.assert_close(slices.norm(dim=0), torch.ones(9))
         assert all(not torch.equal(slices, other) for other in drawn[:i])
     torch.manual_seed(7)
     assert torch.equal(random_slices(40, 9, step=1), drawn[1])
-
-
-def test_slices_carry_no_gradient_and_a_column_of_zeros_stays(monkeypatch):
-    assert not random_slices(3, 2, step=0).requires_grad
     monkeypatch.setattr(torch, "randn", lambda *shape, generator, dtype: torch.zeros(shape, dtype=dtype))
     assert random_slices(3, 2, step=0).eq(0).all()
 

@@ -53,7 +53,7 @@ def test_fewer_dimensions_start_as_the_projection_that_keeps_most_of_the_distanc
     torch.testing.assert_close(head(x), x @ preserving_projection(x, out_dim).T)
 
 
-def test_projection_spans_the_leading_singular_vectors():
+def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
     x = vectors_of(150, 16)
     ours = preserving_projection(x, 6).double().numpy()
     np.testing.assert_allclose(ours @ ours.T, np.eye(6), atol=1e-6)
@@ -63,9 +63,6 @@ def test_projection_spans_the_leading_singular_vectors():
     np.testing.assert_allclose(np.abs(np.diag(ours @ leading.T)), 1, atol=1e-5)
     assert (ours[range(6), np.abs(ours).argmax(axis=1)] > 0).all(), "signs are arbitrary"
     assert preserving_projection(x.double(), 3).dtype == torch.float64
-
-
-def test_a_projection_needs_two_vectors():
     with pytest.raises(ValueError, match="at least 2 vectors, got 1"):
         preserving_projection(torch.randn(1, 8), 2)
 

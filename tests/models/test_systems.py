@@ -1,7 +1,5 @@
 """The encoder systems: what each shows of a batch, what its targets follow, and what a prediction is."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -107,108 +105,105 @@ def test_cut_heads_start_alike_for_queries_and_documents(tiny_bert, system):
         torch.testing.assert_close(encoder.head(vectors(4, 7)), encoder.target_head(vectors(4, 7)))
 
 
-class TestJepa:
-    def flat(self, module: torch.nn.Module) -> Tensor:
-        return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).double()
-
-    def test_the_target_is_the_moving_average_of_the_online_weights(self, tiny_bert):
-        encoder = MPNetLeJEPAIG(base(tiny_bert))
-        expected = self.flat(encoder.target_head)
-        for step in range(5):
-            move(encoder, step)
-            encoder.after_step(0.9)
-            expected = 0.9 * expected + 0.1 * self.flat(encoder.head)
-        torch.testing.assert_close(self.flat(encoder.target_head), expected, rtol=1e-6, atol=1e-7)
-
-    @pytest.mark.parametrize("frozen", [True, False])
-    def test_the_target_is_never_trained_and_always_evaluating(self, tiny_bert, frozen, texts):
-        shape = HeadShape("mlp", DIM, DIM, dropout=0.5)
-        encoder = MPNetLeJEPAIG(base(tiny_bert), head=shape)
-        encoder.freeze_base(frozen)
-        encoder.train()
-        assert (encoder.target_base is None) == frozen
-        features = [encoder.base.features(texts[i : i + 4], "query") for i in (0, 4)]
-        batch = a_batch() if frozen else PairBatch(*features)
-        views = encoder(batch)
-        again = encoder(batch)
-        assert not views.target.requires_grad
-        assert torch.equal(views.target, again.target)  # dropout off
-        assert not torch.equal(views.query, again.query)  # dropout on
-        (views.predicted - views.target).square().sum().backward()
-        trained = {id(p) for g in encoder.parameter_groups({"base": 1, "head": 1, "predictor": 1}) for p in g["params"]}
-        targets = [encoder.target_head, *([] if frozen else [encoder.target_base])]
-        for parameter in (parameter for target in targets for parameter in target.parameters()):
-            assert parameter.grad is None
-            assert id(parameter) not in trained
-
-    def test_a_trained_base_has_a_target_of_its_own_that_follows(self, tiny_bert, texts):
-        encoder = MPNetLeJEPAIG(base(tiny_bert))
-        encoder.freeze_base(False)
-        start = self.flat(encoder.base)
-        move(encoder)
-        encoder.after_step(0.75)
-        torch.testing.assert_close(
-            self.flat(encoder.target_base), 0.75 * start + 0.25 * self.flat(encoder.base), rtol=1e-6, atol=1e-7
-        )
-        features = encoder.base.features(texts[:3], "document")
-        expected = encoder.target_head(encoder.target_base(features))
-        torch.testing.assert_close(encoder(PairBatch(features, features)).target, expected)
-        encoder.freeze_base(True)
-        assert encoder.target_base is None
-
-    def test_a_target_base_is_saved_and_loaded(self, tiny_bert, tmp_path):
-        encoder = MPNetLeJEPAIG(base(tiny_bert))
-        encoder.freeze_base(False)
-        move(encoder)
-        encoder.save_pretrained(tmp_path / "model")
-        loaded = RetrievalEncoder.from_pretrained(tmp_path / "model", "cpu")
-        assert isinstance(loaded, MPNetLeJEPAIG)
-        assert torch.equal(self.flat(loaded.target_base), self.flat(encoder.target_base))
-        assert not torch.equal(self.flat(loaded.target_base), self.flat(loaded.base))
+def flat(module: torch.nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).double()
 
 
-class TestResidualPredictor:
-    def predictor(self, **shape: Any) -> ResidualPredictor:
-        torch.manual_seed(0)
-        return ResidualPredictor(HeadShape("mlp", DIM, DIM, dropout=0.0, **shape))
-
-    def test_its_formula(self):
-        predictor = self.predictor()
-        assert predictor.alpha.item() == pytest.approx(ALPHA_AT_START)
-        first, last = predictor.delta.layers[0], predictor.delta.layers[-1]
-        query = vectors(3)
-        hidden = torch.nn.functional.gelu(query @ first.weight.T + first.bias)
-        delta = hidden @ last.weight.T + last.bias
-        torch.testing.assert_close(predictor(query), query + 0.1 * torch.tanh(delta))
-        predictor(query).sum().backward()
-        assert predictor.alpha.grad.abs() > 0
-
-    def test_no_coordinate_moves_by_more_than_alpha(self):
-        predictor = self.predictor()
-        with torch.no_grad():
-            for parameter in predictor.delta.parameters():
-                parameter.mul_(50)
-        moves = (predictor(vectors(200)) - vectors(200)).abs()
-        assert moves.max() <= ALPHA_AT_START + 1e-6
-        assert moves.max() > 0.99 * ALPHA_AT_START
-
-    def test_what_it_logs(self, tiny_bert):
-        encoder = ResidualPredictorEncoder(base(tiny_bert))
-        views = encoder(a_batch())
-        figures = encoder.diagnostics(views)
-        norms = views.residual.norm(dim=1)
-        assert figures["delta_mean"] == pytest.approx(norms.mean().item())
-        assert figures["delta_max"] == pytest.approx(norms.max().item())
-        assert figures["alpha"] == pytest.approx(0.1)
-        assert figures["correction_max"] == pytest.approx((views.predicted - views.query).norm(dim=1).max().item())
+def test_the_target_is_the_moving_average_of_the_online_weights(tiny_bert):
+    encoder = MPNetLeJEPAIG(base(tiny_bert))
+    expected = flat(encoder.target_head)
+    for step in range(5):
+        move(encoder, step)
+        encoder.after_step(0.9)
+        expected = 0.9 * expected + 0.1 * flat(encoder.head)
+    torch.testing.assert_close(flat(encoder.target_head), expected, rtol=1e-6, atol=1e-7)
 
 
-class TestAsymmetric:
-    def test_each_side_trains_its_own_head(self, tiny_bert):
-        encoder = AsymmetricProjectionModel(base(tiny_bert), head="mlp")
-        encoder(a_batch()).query.sum().backward()
-        assert all(parameter.grad is not None for parameter in encoder.head.parameters())
-        assert all(parameter.grad is None for parameter in encoder.document_head.parameters())
-        groups = encoder.parameter_groups({"head": 1.0})
-        count = sum(parameter.numel() for group in groups for parameter in group["params"])
-        assert count == 2 * sum(parameter.numel() for parameter in encoder.head.parameters())
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_target_is_never_trained_and_always_evaluating(tiny_bert, frozen, texts):
+    shape = HeadShape("mlp", DIM, DIM, dropout=0.5)
+    encoder = MPNetLeJEPAIG(base(tiny_bert), head=shape)
+    encoder.freeze_base(frozen)
+    encoder.train()
+    assert (encoder.target_base is None) == frozen
+    features = [encoder.base.features(texts[i : i + 4], "query") for i in (0, 4)]
+    batch = a_batch() if frozen else PairBatch(*features)
+    views = encoder(batch)
+    again = encoder(batch)
+    assert not views.target.requires_grad
+    assert torch.equal(views.target, again.target)  # dropout off
+    assert not torch.equal(views.query, again.query)  # dropout on
+    (views.predicted - views.target).square().sum().backward()
+    trained = {id(p) for g in encoder.parameter_groups({"base": 1, "head": 1, "predictor": 1}) for p in g["params"]}
+    targets = [encoder.target_head, *([] if frozen else [encoder.target_base])]
+    for parameter in (parameter for target in targets for parameter in target.parameters()):
+        assert parameter.grad is None
+        assert id(parameter) not in trained
+
+
+def test_a_trained_base_has_a_target_of_its_own_that_follows_and_is_saved(tiny_bert, texts, tmp_path):
+    encoder = MPNetLeJEPAIG(base(tiny_bert))
+    encoder.freeze_base(False)
+    start = flat(encoder.base)
+    move(encoder)
+    encoder.after_step(0.75)
+    torch.testing.assert_close(
+        flat(encoder.target_base), 0.75 * start + 0.25 * flat(encoder.base), rtol=1e-6, atol=1e-7
+    )
+    features = encoder.base.features(texts[:3], "document")
+    expected = encoder.target_head(encoder.target_base(features))
+    torch.testing.assert_close(encoder(PairBatch(features, features)).target, expected)
+    encoder.save_pretrained(tmp_path / "model")
+    loaded = RetrievalEncoder.from_pretrained(tmp_path / "model", "cpu")
+    assert torch.equal(flat(loaded.target_base), flat(encoder.target_base))
+    assert not torch.equal(flat(loaded.target_base), flat(loaded.base))
+    encoder.freeze_base(True)
+    assert encoder.target_base is None
+
+
+def a_predictor() -> ResidualPredictor:
+    torch.manual_seed(0)
+    return ResidualPredictor(HeadShape("mlp", DIM, DIM, dropout=0.0))
+
+
+def test_the_residual_predictor_follows_its_formula():
+    predictor = a_predictor()
+    assert predictor.alpha.item() == pytest.approx(ALPHA_AT_START)
+    first, last = predictor.delta.layers[0], predictor.delta.layers[-1]
+    query = vectors(3)
+    hidden = torch.nn.functional.gelu(query @ first.weight.T + first.bias)
+    delta = hidden @ last.weight.T + last.bias
+    torch.testing.assert_close(predictor(query), query + 0.1 * torch.tanh(delta))
+    predictor(query).sum().backward()
+    assert predictor.alpha.grad.abs() > 0
+
+
+def test_the_residual_predictor_moves_no_coordinate_by_more_than_alpha():
+    predictor = a_predictor()
+    with torch.no_grad():
+        for parameter in predictor.delta.parameters():
+            parameter.mul_(50)
+    moves = (predictor(vectors(200)) - vectors(200)).abs()
+    assert moves.max() <= ALPHA_AT_START + 1e-6
+    assert moves.max() > 0.99 * ALPHA_AT_START
+
+
+def test_what_the_residual_predictor_logs(tiny_bert):
+    encoder = ResidualPredictorEncoder(base(tiny_bert))
+    views = encoder(a_batch())
+    figures = encoder.diagnostics(views)
+    norms = views.residual.norm(dim=1)
+    assert figures["delta_mean"] == pytest.approx(norms.mean().item())
+    assert figures["delta_max"] == pytest.approx(norms.max().item())
+    assert figures["alpha"] == pytest.approx(0.1)
+    assert figures["correction_max"] == pytest.approx((views.predicted - views.query).norm(dim=1).max().item())
+
+
+def test_each_side_trains_its_own_head(tiny_bert):
+    encoder = AsymmetricProjectionModel(base(tiny_bert), head="mlp")
+    encoder(a_batch()).query.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.head.parameters())
+    assert all(parameter.grad is None for parameter in encoder.document_head.parameters())
+    groups = encoder.parameter_groups({"head": 1.0})
+    count = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert count == 2 * sum(parameter.numel() for parameter in encoder.head.parameters())

@@ -70,43 +70,40 @@ def test_the_variance_of_the_kept_directions_is_kept(documents, exponent, output
     assert np.trace(np.cov(mapped(whitening, documents).T)) == pytest.approx(variances.sum(), rel=1e-9)
 
 
-def test_exponent_zero_without_queries_is_the_base(documents, queries):
+def test_no_queries_are_moved_without_queries_and_exponent_zero_is_the_base(documents, queries):
     whitening = calibrate(documents, exponent=0)
     np.testing.assert_allclose(whitening.weight, np.eye(DIM), atol=1e-12)
     np.testing.assert_allclose(whitening.embed_documents(documents), unit(documents), atol=1e-12)
     np.testing.assert_allclose(whitening.embed_queries(queries), unit(queries), atol=1e-12)
+    for shrinkage, none in ((0, None), (5, None), (0, queries[:0]), (5, queries[:0])):
+        assert not calibrate(documents, none, shrinkage=shrinkage).query_shift.any()
 
 
-class TestQueryShift:
-    """Where queries are moved to, and by how much."""
+def gap_of(documents: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    return unit(queries).mean(axis=0) - unit(documents).mean(axis=0)
 
-    def gap(self, documents: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        return unit(queries).mean(axis=0) - unit(documents).mean(axis=0)
 
-    def test_no_queries_are_not_moved(self, documents, queries):
-        for shrinkage, none in ((0, None), (5, None), (0, queries[:0]), (5, queries[:0])):
-            assert not calibrate(documents, none, shrinkage=shrinkage).query_shift.any()
+def test_one_query_varies_as_the_documents_do(documents):
+    far = -unit(documents).mean(axis=0, keepdims=True)
+    gap = gap_of(documents, far)
+    variance = np.trace(np.cov(unit(documents).T))
+    expected = (1 - variance / (gap @ gap)) / 6 * gap
+    np.testing.assert_allclose(calibrate(documents, far).query_shift, expected, atol=1e-12)
+    near = unit(documents).mean(axis=0, keepdims=True)
+    np.testing.assert_array_equal(calibrate(documents, near).query_shift, np.zeros(DIM))
 
-    def test_one_query_varies_as_the_documents_do(self, documents):
-        far = -unit(documents).mean(axis=0, keepdims=True)
-        gap = self.gap(documents, far)
-        variance = np.trace(np.cov(unit(documents).T))
-        expected = (1 - variance / (gap @ gap)) / 6 * gap
-        np.testing.assert_allclose(calibrate(documents, far).query_shift, expected, atol=1e-12)
-        near = unit(documents).mean(axis=0, keepdims=True)
-        np.testing.assert_array_equal(calibrate(documents, near).query_shift, np.zeros(DIM))
 
-    def test_it_is_nearer_the_truth_than_the_gap_itself(self):
-        """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
-        documents, all_queries = anisotropic(2000, 0), anisotropic(20_000, 1, mean=0.53)
-        truth = self.gap(documents, all_queries)
-        errors = []
-        for start in range(0, 600, 12):
-            some = all_queries[start : start + 12]
-            found = calibrate(documents, some, shrinkage=0).query_shift, self.gap(documents, some)
-            errors.append([((estimate - truth) ** 2).sum() for estimate in found])
-        shrunk, plain = np.mean(errors, axis=0)
-        assert shrunk < plain
+def test_the_query_shift_is_nearer_the_truth_than_the_gap_itself():
+    """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
+    documents, all_queries = anisotropic(2000, 0), anisotropic(20_000, 1, mean=0.53)
+    truth = gap_of(documents, all_queries)
+    errors = []
+    for start in range(0, 600, 12):
+        some = all_queries[start : start + 12]
+        found = calibrate(documents, some, shrinkage=0).query_shift, gap_of(documents, some)
+        errors.append([((estimate - truth) ** 2).sum() for estimate in found])
+    shrunk, plain = np.mean(errors, axis=0)
+    assert shrunk < plain
 
 
 def test_fewer_dimensions_are_the_leading_directions(documents, queries):

@@ -81,7 +81,6 @@ def test_everything_comes_back(saved, make):
     manager = other.manager(folder)
     assert manager.load() == PROGRESS
     assert torch.equal(torch.rand(5), drawn)
-    assert manager.scaler is not None
     assert manager.scaler.get_scale() == 2.0
     now = run.encoder.trained_state()
     for part in ("initial", "average", "best"):

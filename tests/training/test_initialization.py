@@ -92,7 +92,6 @@ def test_a_calibrated_start_is_that_of_calibrate(problem, settings, given):
     expected = ragcun.calibrate(problem.documents, queries, output_dim=settings.get("output_dim"), ordered=ordered)
     found = problem.sides(encoder)
     assert_close(found, (expected.embed_queries(problem.queries), expected.embed_documents(problem.documents)))
-    assert calibration is not None
     np.testing.assert_allclose(calibration.query_shift, expected.query_shift)
     assert np.abs(found[1] - unit(problem.documents)[:, : found[1].shape[1]]).max() > 0.01
 
@@ -174,11 +173,9 @@ def test_more_dimensions_than_the_base_has_start_as_the_identity(problem, head, 
 
 def test_pools_are_mined_in_the_space_of_the_start(problem):
     encoder, config, calibration = problem.started(mined_first=2, mined_last=9, mined_negatives=3)
-    assert calibration is not None
     embedded = calibration.embed_queries(problem.queries), calibration.embed_documents(problem.documents)
     expected = mine(*(side.astype(np.float32) for side in embedded), problem.data, 2, 9)
     pools = mine_pools(config, encoder, problem.source)
-    assert pools is not None
     assert (pools.per_query, pools.seed) == (3, config.seed)
     assert (pools.mined == expected).mean() > 0.99
     assert (pools.mined == mine(*problem.base(), problem.data, 2, 9)).mean() < 0.9
