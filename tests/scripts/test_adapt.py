@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import ragcun
-from ragcun.data.beir import Document, load_collection, write_collection
-from ragcun.data.overlap import HoldOut
+from ragcun.data.beir import Document, write_collection
 from tests.conftest import WORDS
 
 SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)
@@ -79,16 +78,3 @@ def test_one_sentence_documents_are_adapted_in_closed_form(train, tmp_path, capl
     np.testing.assert_allclose(encoder.encode_query(lines), expected.embed_queries(vectors[1]), atol=1e-4)
     manifest = json.loads((run / "manifest.json").read_text())
     assert (manifest["status"], manifest["result"]["steps"], manifest["never_worse"]) == ("finished", 0, None)
-
-
-def test_hidden_documents_are_ranked_apart(train, evaluate, corpus):
-    run = train("run", "--train_data", corpus, "--hold_out_documents", 0.5)
-    place = ("--datasets", "prose", "--data_dir", corpus.parent)
-    results, shown = evaluate("--model_path", run / "best_model", *place)
-    hidden = HoldOut(0.5, 0).hidden_only(load_collection(corpus, "test"))
-    assert 25 < len(hidden.documents) < 65
-    (line,) = [line for line in shown.splitlines() if line.startswith("| prose, held out")]
-    cells = [cell.strip() for cell in line.split("|")[1:3]]
-    assert cells == [f"prose, held out, {len(hidden.documents)} documents", str(len(hidden.queries))]
-    held_out = results["datasets"]["prose"]["held_out"]
-    assert (held_out["n_documents"], held_out["n_queries"]) == (len(hidden.documents), len(hidden.queries))

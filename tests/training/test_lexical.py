@@ -8,7 +8,7 @@ import pytest
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
-from ragcun.data.overlap import HoldOut, read_seen
+from ragcun.data.overlap import HoldOut, read_held_out, read_seen
 from ragcun.data.pairs import write_pairs
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
@@ -31,7 +31,7 @@ def joined(checkpoint: Path) -> JoinedBase:
     return base
 
 
-def test_hidden_documents_and_queries_are_not_fitted_on(train, collection_folder):
+def test_hidden_documents_and_queries_are_not_fitted_on(train, collection_folder, tmp_path):
     contents = [each.content for each in load_collection(collection_folder, "train").documents.values()]
     hidden = HoldOut(0.5, 0)
     visible = [content for content in contents if not hidden.hides(content)]
@@ -39,6 +39,7 @@ def test_hidden_documents_and_queries_are_not_fitted_on(train, collection_folder
     part = joined(train("part", hold_out_documents=0.5, lexical_weight=0.25).checkpoint)
     assert (whole.documents, part.channel.documents) == (len(contents), len(visible))
     assert part.weight == 0.25
+    assert read_held_out(tmp_path / "part" / "best_model") == hidden
     expected = LexicalChannel.fit(visible, 8)
     assert part.channel.vocabulary.keys() == expected.vocabulary.keys()
     ours, theirs = (channel.encode(contents, "document") for channel in (part.channel, expected))

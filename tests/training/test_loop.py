@@ -27,24 +27,6 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | PLAIN | {"projection_learning_rate": 1e-2}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"head": "mlp", "projection_learning_rate": 3e-2},
-        {"contrastive": "in_batch_margin", "margin": 0.1, "lambda_isotropy": 0.0, "projection_learning_rate": 3e-2},
-        {"freeze_base": False, "base_learning_rate": 1e-3},
-        {"normalize_embeddings": False, "output_dim": 8},
-        DEFAULTS,
-    ],
-)
-def test_training_lowers_the_loss(train, changes):
-    result = train(epochs=8, dropout=0.0, **changes)
-    steps = rows_of(result.checkpoint.parent, "step")
-    first, last = ([row["total"] for row in steps if row["epoch"] == epoch] for epoch in (1, 8))
-    assert np.mean(last) < 0.95 * np.mean(first)
-    assert (result.best_epoch, result.steps, result.criterion, result.score) == (8, 32, "last epoch", None)
-
-
 def test_dev_collection_chooses_the_best_epoch(train, collection_folder):
     result = train(dev_beir=str(collection_folder), epochs=5, save_interval=2)
     run = result.checkpoint.parent
@@ -135,6 +117,7 @@ def test_what_is_saved_is_the_average_and_training_does_not_notice(
     monkeypatch.setattr(WeightAverage, "update", update)
     result = train("kept", **common | {"average_decay": decay, "trained_share": share})
     average = updates[0][1]
+    assert (result.best_epoch, result.criterion, result.score) == (3, "last epoch", None)
     assert updates == [(step, average) for step in range(1, 13)]
     assert (average.decay, average.share) == (decay, share or share_of_trained(30))
     saved, last = load_file(result.checkpoint / WEIGHTS), load_file(newest(tmp_path / "kept") / "model.safetensors")
