@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,9 +24,16 @@ from ragcun.training.selection import (
     select_final_model,
     with_weights,
 )
-from ragcun.training.setup import TrainingData, build_base, build_data, build_encoder, build_features, build_objective
+from ragcun.training.setup import (
+    TrainingData,
+    build_base,
+    build_data,
+    build_encoder,
+    build_features,
+    build_objective,
+    build_teacher,
+)
 from ragcun.training.summary import FitResult, announce
-from ragcun.training.teacher import make_teacher
 from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 
@@ -44,7 +50,8 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
     """
     require_tracker(config.tracker)
     if config.load_checkpoint is not None:
-        config = replace(config, load_checkpoint=model_folder(config.load_checkpoint))
+        config = copy.copy(config)  # with what the command line names
+        config.load_checkpoint = model_folder(str(config.load_checkpoint))
     data, run = build_data(config), RunFolder(config.output_dir)
     run.followers += callbacks
     return fit_encoder(config, data, run)[1]
@@ -57,7 +64,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     require_contrast(config, data.train)
     processes = Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
-    teacher = processes.main_first(partial(make_teacher, config, data.teacher, data.train, processes.device))
+    teacher = processes.main_first(partial(build_teacher, config, data, processes))
     kept = run.kept_channel() if config.resume else None
     encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)
     objective = build_objective(config, encoder)

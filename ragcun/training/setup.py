@@ -32,6 +32,7 @@ from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.retrieval.runs import StoredRetriever
 from ragcun.training.processes import Processes
+from ragcun.training.teacher import Teacher, teacher_of_scores, teacher_of_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,20 @@ def _labelled(
         contents = (document.content for document in read_documents(config.corpus))
         train = PairDataset.from_rows(train.rows(), train.source, filter(None, (*train.documents, *contents)))
     return train, dev, vectors
+
+
+def build_teacher(config: TrainConfig, data: TrainingData, processes: Processes) -> Teacher | None:
+    """Return the teacher of the training pairs: scores or vectors of the data, or a model; None for a loss without."""
+    if config.contrastive not in TAUGHT:
+        return None
+    source: Scores | VectorSource | None = data.teacher
+    if source is None:
+        base = TextBase.load(str(config.teacher), device=str(processes.device))
+        base.compute_in(config.base_dtype)
+        source = vector_source(base, config.cache_dir, config.encode_batch_size)
+    if isinstance(source, dict):
+        return teacher_of_scores(source, data.train, config.teacher or data.train.source, processes.device)
+    return teacher_of_vectors(source, data.train, processes.device)
 
 
 def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None) -> Objective:

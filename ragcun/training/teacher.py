@@ -12,11 +12,8 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ragcun.config import TAUGHT, TrainConfig
 from ragcun.data.pairs import PairDataset, Scores
 from ragcun.embeddings.base import Base, Rows, VectorSource
-from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.training.processes import to_device
@@ -26,22 +23,8 @@ Teacher = Callable[[Rows, Rows], Float[Tensor, "queries documents"]]
 """Scores queries and documents, given by their indices in a `PairDataset`; NaN: missing, as document −1 always is."""
 
 
-def make_teacher(
-    config: TrainConfig, given: Scores | VectorSource | None, pairs: PairDataset, device: torch.device
-) -> Teacher | None:
-    """Return the teacher for `pairs`: scores or vectors that are `given`, or a model; None for a loss without one."""
-    if config.contrastive not in TAUGHT:
-        return None
-    if isinstance(given, dict):
-        return _by_scores(given, pairs, config.teacher or pairs.source, device)
-    if given is None:
-        base = TextBase.load(str(config.teacher), device=str(device))
-        base.compute_in(config.base_dtype)
-        given = EmbeddingCache(base, config.cache_dir, config.encode_batch_size)
-    return _by_vectors(given, pairs, device)
-
-
-def _by_vectors(source: VectorSource, pairs: PairDataset, device: torch.device) -> Teacher:
+def teacher_of_vectors(source: VectorSource, pairs: PairDataset, device: torch.device) -> Teacher:
+    """Return the teacher that scores the texts of `pairs` by the similarity of their vectors in `source`."""
     asked, shown = source.rows(pairs.queries, "query"), source.rows(pairs.documents, "document")
     unit, distance = source.base.ends_normalized, source.base.distance
     vectors = getattr(source, "vectors", source)  # not the cache, which would keep the model in memory
@@ -55,7 +38,8 @@ def _by_vectors(source: VectorSource, pairs: PairDataset, device: torch.device) 
     return score
 
 
-def _by_scores(scores: Scores, pairs: PairDataset, source: str, device: torch.device) -> Teacher:
+def teacher_of_scores(scores: Scores, pairs: PairDataset, source: str, device: torch.device) -> Teacher:
+    """Return the teacher that looks up scores, which `source` gave; InputError if there is none to learn from."""
     place = {text: column for column, text in enumerate(pairs.documents)}
     found = [{place[each]: s for each, s in scores.get(query, {}).items() if each in place} for query in pairs.queries]
     values = np.array([np.nan, *chain.from_iterable(row.values() for row in found)], dtype=np.float32)

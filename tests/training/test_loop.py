@@ -177,6 +177,14 @@ def test_training_continues_from_a_checkpoint(train, collection_folder):
     assert f"base_model: {configs[0]['base_model']}\n" in (third.checkpoint / "README.md").read_text()
 
 
+def test_flags_without_effect_are_named_also_from_a_checkpoint(train, settings, tmp_path, caplog):
+    first = train("first", epochs=1).checkpoint
+    config = TrainConfig(**settings, output_dir=str(tmp_path / "second"), load_checkpoint=str(first))
+    vars(config)["given"] = frozenset({"margin"})
+    fit(config)
+    assert "--margin: no effect" in caplog.text
+
+
 @pytest.mark.parametrize("changes", [{}, {"freeze_base": False}], ids=["cached", "live"])
 def test_half_precision_on_a_cpu(train, tmp_path, changes):
     common = {"use_predictor": True, "lambda_predictive": 0.5, "dropout": 0.0, **changes}

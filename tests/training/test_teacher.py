@@ -21,7 +21,7 @@ from ragcun.training.batches import mine
 from ragcun.training.fit_head import fit_head
 from ragcun.training.loop import fit
 from ragcun.training.setup import build_data
-from ragcun.training.teacher import make_teacher
+from ragcun.training.teacher import teacher_of_scores
 from tests.conftest import save_tiny_bert
 from tests.training.runs import assert_same_run, interrupted, rows_of
 
@@ -147,7 +147,7 @@ def random_scores(share: float = 0.5) -> tuple[PairDataset, Scores]:
 @pytest.mark.parametrize("share", [0.2, 1.0])
 def test_scores_are_looked_up_and_what_is_missing_is_nan(share):
     data, scores = random_scores(share)
-    teacher = make_teacher(TrainConfig("t", contrastive="kl"), scores, data, CPU)
+    teacher = teacher_of_scores(scores, data, "t", CPU)
     queries, documents = np.array([8, 0, 3, 3]), np.array([28, -1, 0, 5, 5, 8])
     expected = [
         [scores[data.queries[q]].get(data.documents[d], math.nan) if d >= 0 else math.nan for d in documents]
@@ -159,7 +159,7 @@ def test_scores_are_looked_up_and_what_is_missing_is_nan(share):
 
 def test_negatives_are_the_best_of_the_teachers_that_are_no_positives():
     data, scores = random_scores()
-    teacher = make_teacher(TrainConfig("t", contrastive="kl"), scores, data, CPU)
+    teacher = teacher_of_scores(scores, data, "t", CPU)
     empty = np.zeros((9, 1), np.float32), np.zeros((29, 1), np.float32)
     for row, query in zip(mine(*empty, data, 2, 8, teacher), data.queries, strict=True):
         others = {d: s for d, s in scores[query].items() if d in data.documents and d != f"d{query[1:]}"}
