@@ -78,7 +78,10 @@ class HybridFlags:
     title: ClassVar[str] = "hybrid search"
     hybrid: tuple[str, ...] = flag((), "fuse with the rankings of bm25, models, results files or TREC runs (.trec)")
     hybrid_weight: float | None = flag(
-        None, "weight of these rankings, 0 to 1 (default: evaluate chooses, else as in docs)", at_least=0, at_most=1
+        None,
+        "weight of these rankings, 0 to 1 (default: evaluate chooses, else 0.3; trained on labels: 0.1)",
+        at_least=0,
+        at_most=1,
     )
     fusion: Fusion = flag("minmax", "how each query's scores are scaled; rrf uses ranks instead", choices=Fusion)
     feedback: int | None = flag(
