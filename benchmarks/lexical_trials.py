@@ -1,9 +1,9 @@
 """NDCG@10 of one vector [dense ; √a · lexical], no labels: python benchmarks/lexical_trials.py DATA_DIR SET/SPLIT ...
 
 Choose settings on dev queries alone: SciFact's and nq-qed's are the first 1000 of their training split. ``--variants``
-compares other terms, weights and fields instead, at the default's weight and 384 dimensions. ``--train_terms RATE ...``
-trains the vectors of the terms by InfoNCE on training queries: on four fifths of SET/train to measure the rest, or on
-all of them to measure another split.
+compares other terms, weights and fields instead, at the default's weight and the first of ``--dims``. ``--train_terms
+RATE ...`` trains the vectors of the terms by InfoNCE on training queries: on four fifths of SET/train to measure the
+rest, or on all of them to measure another split.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from ragcun import EmbeddingCache, TextBase
 from ragcun.data.beir import Collection, hold_out_queries, load_collection
-from ragcun.embeddings.analysis import Analyser, TermCounter
+from ragcun.embeddings.analysis import K1, Analyser, B, TermCounter
 from ragcun.embeddings.joined import lexical_weight
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.retrieval.bm25 import BM25
@@ -33,7 +33,12 @@ VARIANTS = {
     "log(1 + tf) · idf": {"frequency": "log"},
     "tf · idf": {"frequency": "raw"},
     "whether a term occurs · idf": {"frequency": "binary"},
-    "BM25's frequency, no idf": {"rare": False},
+    "BM25's frequency, no idf": {"idf_power": 0},
+    "idf to the power .75": {"idf_power": 0.75},
+    "idf to the power 1.5": {"idf_power": 1.5},
+    "idf to the power 2": {"idf_power": 2},
+    "k1 1.2": {"k1": 1.2},
+    "b .75": {"b": 0.75},
     "documents' rows of weights not scaled": {"scaled": False},
 }
 
@@ -140,17 +145,23 @@ def terms_matrix(analysed: list[list[str]], columns: dict[str, int], pairs: bool
 
 
 def weigh(
-    counts: sp.csr_matrix, idf: np.ndarray, mean: float, frequency: str = "bm25", scaled: bool = True, rare: bool = True
+    counts: sp.csr_matrix,
+    idf: np.ndarray,
+    mean: float,
+    frequency: str = "bm25",
+    scaled: bool = True,
+    idf_power: float = 1,
+    k1: float = K1,
+    b: float = B,
 ) -> sp.csr_matrix:
     """Return rows of term weights."""
     out = counts.copy()
     if frequency == "bm25":
         lengths = np.repeat(np.asarray(counts.sum(1)).ravel(), np.diff(counts.indptr))
-        out.data = out.data / (out.data + 0.9 * (0.6 + 0.4 * lengths / mean))
+        out.data = out.data / (out.data + k1 * (1 - b + b * lengths / mean))
     elif frequency != "raw":
         out.data = np.log1p(out.data) if frequency == "log" else np.ones_like(out.data)
-    if rare:
-        out.data = out.data * idf[out.indices]
+    out.data = out.data * idf[out.indices] ** idf_power
     return normalize(out) if scaled else out
 
 
@@ -235,7 +246,7 @@ def main() -> None:
         if args.train_terms:
             continue
         if args.variants:
-            named = {name: (scores.variant, settings) for name, settings in VARIANTS.items()}
+            named = {name: (scores.variant, {"dim": args.dims[0], **settings}) for name, settings in VARIANTS.items()}
             named |= {"a channel of titles and one of texts, 192 each": (scores.by_field, {"dim": 384})}
             named |= {"the same, 384 each": (scores.by_field, {"dim": 768})}
             for variant, (method, settings) in named.items():
