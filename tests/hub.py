@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,22 @@ def entry(file: Path, folder: Path) -> dict[str, object]:
 
 
 @contextlib.contextmanager
+def listening(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Answer requests by a handler, and give the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
 def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]]:
     """Serve repositories, and give the address and the handler, whose `forbidden` may change."""
     getattr(utils, "reset_sessions", bool)()  # an older client is offline for good if it began so
     handler = type("Handler", (StandIn,), {"repositories": repositories, "forbidden": set()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as address:
+        yield address, handler
 
 
 def write_split(folder: Path, rows: Sequence[dict[str, Any]], n_files: int = 1, split: str = "train") -> Path:

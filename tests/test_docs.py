@@ -10,10 +10,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ from ragcun.losses import CONTRASTIVE, ISOTROPY
 from ragcun.models.encoder import SYSTEMS
 from ragcun.options import settings_of
 from tests.conftest import save_tiny_bert
+from tests.hub import listening
 from tests.reporting.html.conftest import browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,20 +260,15 @@ def test_no_page_of_the_site_names_a_file_of_another_host(site):
 
 @pytest.mark.slow
 def test_a_page_and_its_search_ask_no_other_host(site, browser):  # noqa: F811
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    own = f"http://127.0.0.1:{server.server_port}/"
     page, asked = browser.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
-    for name in ("index", "api", "lexical"):
-        page.goto(f"{own}{name}.html", wait_until="networkidle")
-    page.keyboard.press("/")
-    page.keyboard.type("whitening", delay=20)
-    page.wait_for_selector(".md-search-result__link", state="attached")
-    page.close()
-    server.shutdown()
-    server.server_close()
+    with listening(functools.partial(SimpleHTTPRequestHandler, directory=str(site))) as own:
+        for name in ("index", "api", "lexical"):
+            page.goto(f"{own}/{name}.html", wait_until="networkidle")
+        page.keyboard.press("/")
+        page.keyboard.type("whitening", delay=20)
+        page.wait_for_selector(".md-search-result__link", state="attached")
+        page.close()
     assert len(asked) > 5
     assert {url for url in asked if not url.startswith((own, "data:", "blob:"))} == set()
 

@@ -160,8 +160,5 @@ def test_place_and_remedy_stay(size):
     assert message.endswith("keep one of them")
     assert len(message) <= 1500
     assert message == whole or len(whole) > 1500
-
-
-def test_an_error_can_be_sent_to_another_process():
     error = InputError("x" * 5000)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import stat
-import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from ragcun.data.beir import load_collection
 from ragcun.data.beir_sets import BeirSet, fetch_set, mirror_url
 from ragcun.errors import InputError
 from tests.data.test_pairs import write_rows
+from tests.hub import listening
 
 FILES = {
     "corpus.jsonl": '{"_id": "d1", "title": "", "text": "one"}\n{"_id": "d2", "title": "", "text": "two"}\n',
@@ -48,11 +48,8 @@ def mirror(tmp_path: Path) -> Iterator[str]:
     """The address of a server of the folder ``mirror`` on this machine."""
     (tmp_path / "mirror").mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as address:
+        yield address
 
 
 @pytest.fixture
@@ -74,7 +71,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub, tmp_path):
+def test_a_set_of_the_hub_becomes_a_folder_of_beir_and_one_that_it_does_not_give_leaves_nothing(hub, tmp_path):
     fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
     test, train = (load_collection(tmp_path / "data" / "toy", split) for split in ("test", "train"))
     assert {key: document.title for key, document in test.documents.items()} == {"d0": "", "d1": "Ä", "d2": "ÄÄ"}
@@ -83,9 +80,6 @@ def test_a_set_of_the_hub_becomes_a_folder_of_beir(hub, tmp_path):
     assert (train.queries, train.qrels) == ({"10": "query 1"}, {"10": {"d1": 1}})
     fetch_set(BeirSet("parts", 1, "", ((str(hub), "main"),) * 2, parts=("a", "b")), tmp_path / "data")
     assert load_collection(tmp_path / "data" / "parts" / "b").documents == test.documents
-
-
-def test_a_set_that_the_hub_does_not_give_leaves_nothing(hub, tmp_path):
     (hub / "qrels" / "train.jsonl").unlink()
     with pytest.raises(InputError, match=r"hub cannot be downloaded .* --mirror"):
         fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")

@@ -87,11 +87,16 @@ def names(found) -> list[str]:
     return [folder.name for folder in found]
 
 
-def test_names_are_folders_and_sets_in_the_order_given(data):
+def test_names_are_folders_and_sets_in_the_order_given_and_all_is_what_is_there(data, caplog):
     found = find_sets(data, ["scifact", "mine", "scifact", "cqadupstack"])
     assert names(found) == ["scifact", "mine", *(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts)]
     assert [folder.path for folder in found] == [data / name for name in names(found)]
     assert [folder.load().name for folder in found] == names(found)
+    caplog.set_level("INFO")
+    expected = [*(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts), "mine", "msmarco", "scifact"]
+    assert names(find_sets(data, ["all"])) == expected
+    assert set(caplog.messages[0].rpartition(": ")[2].split(", ")) == {*SETS} - {"cqadupstack", "msmarco", "scifact"}
+    assert names(find_sets(data, ["quora", "all"])) == expected
 
 
 def test_the_split_is_beirs_unless_one_is_given(data):
@@ -101,14 +106,6 @@ def test_the_split_is_beirs_unless_one_is_given(data):
     assert given.split == given.load().split == "test"
     with pytest.raises(InputError, match=r"mine: no judgments for the split 'dev' \(qrels/dev.tsv\)"):
         find_sets(data, ["msmarco", "mine"], split="dev")
-
-
-def test_all_is_what_is_there_and_names_what_is_not(data, caplog):
-    caplog.set_level("INFO")
-    expected = [*(f"cqadupstack/{forum}" for forum in SETS["cqadupstack"].parts), "mine", "msmarco", "scifact"]
-    assert names(find_sets(data, ["all"])) == expected
-    assert set(caplog.messages[0].rpartition(": ")[2].split(", ")) == {*SETS} - {"cqadupstack", "msmarco", "scifact"}
-    assert names(find_sets(data, ["quora", "all"])) == expected
 
 
 def test_all_with_fetching_is_also_every_set_that_can_be_had(data, fetched, caplog):
@@ -152,12 +149,16 @@ def test_a_name_that_is_not_there_is_one_sentence(data, fetched, name, fetches, 
     assert not fetched
 
 
-def test_a_set_that_lacks_a_part_is_refused(data):
+def test_a_set_that_lacks_a_part_is_refused_and_half_a_folder_not_seen(data):
     (data / "cqadupstack" / "tex" / "corpus.jsonl").unlink()
     (data / "cqadupstack" / "gis" / "corpus.jsonl").unlink()
     for asked in (["cqadupstack"], ["all"]):
         with pytest.raises(InputError, match=r"cqadupstack lacks gis, tex; add what is missing"):
             find_sets(data, asked)
+    (data / "scifact").rename(data / ".scifact.x.tmp")
+    assert "scifact" not in str(names(find_sets(data, ["all"])))
+    with pytest.raises(InputError, match="no collection"):
+        find_sets(data, [".scifact.x.tmp"])
 
 
 def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path, fetched):
@@ -166,13 +167,6 @@ def test_nothing_there_is_refused_unless_it_is_fetched(tmp_path, fetched):
     with pytest.raises(InputError, match=r"there is no collection at all; give --download"):
         find_sets(tmp_path, ["all"])
     assert names(find_sets(tmp_path / "absent", ["scifact"], fetch=True)) == fetched == ["scifact"]
-
-
-def test_half_a_folder_is_not_seen(data):
-    (data / "scifact").rename(data / ".scifact.x.tmp")
-    assert "scifact" not in str(names(find_sets(data, ["all"])))
-    with pytest.raises(InputError, match="no collection"):
-        find_sets(data, [".scifact.x.tmp"])
 
 
 def test_another_number_of_queries_than_beirs_is_warned_of(data, caplog):

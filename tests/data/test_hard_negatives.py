@@ -190,15 +190,12 @@ def test_counts_add_up(seed, method, per_query, first, more):
         assert free.mined == free.candidates
 
 
-def test_guards_are_counted_by_their_reason():
+def test_guards_are_counted_by_their_reason_and_given_negatives_stay_and_are_not_mined_again():
     rows = [("wing", "Wing lift", None), ("wing", "wing drag", "wing wave")]
     pool = ["Wing lift", "wing  DRAG", "wing wave", "wing jet", "WING jet"]
     report = mine(rows, pool, margin=OFF, per_query=3).report
     assert (report.known_positives, report.duplicates, report.given) == (1, 1, 1)
     assert (report.pool, report.repeated, report.mined) == (4, 1, 2)
-
-
-def test_negatives_that_a_pair_has_stay_and_are_not_mined_again():
     rows = [("wing", "wing lift", "wing wave"), ("wing", "wing lift", "wing drag"), ("jet", "jet lift", None)]
     mined = mine(rows, ["wing wave", "wing drag", "wing jet", "jet wave"], margin=OFF, per_query=5)
     assert mined.rows[:3] == [*rows[:2], ("wing", "wing lift", "wing jet")]

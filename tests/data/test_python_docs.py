@@ -75,11 +75,15 @@ def test_public_definitions_alone_are_documented_and_no_warning_is_shown(root):
     assert entries["pkg.Thing"].rest == f"It can turn.\n\n{REST} Thing"
 
 
-def test_packages_narrow_what_is_read(root):
+def test_packages_narrow_what_is_read_and_nothing_found_is_refused(root, tmp_path):
     write(root, "other.py", function("more", "Return one more thing here."))
     assert [entry.name for entry in extract([root], ["other"])] == ["other.more"]
     with pytest.raises(InputError, match="'absent'"):
         extract([root], ["other", "absent"])
+    with pytest.raises(InputError, match="no documented"):
+        extract([tmp_path])
+    with pytest.raises(InputError, match="no such folder"):
+        extract([tmp_path / "absent"])
 
 
 def test_first_root_wins(root, tmp_path_factory):
@@ -96,13 +100,6 @@ def test_many_files_give_the_same_in_several_processes(tmp_path):
     for name in names:
         write(tmp_path, f"{name}.py", function("f", f"Return the answer of {name}.", rest=f"{REST} {name}"))
     assert [entry.name for entry in extract([tmp_path])] == [f"{name}.f" for name in names]
-
-
-def test_nothing_found_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no documented"):
-        extract([tmp_path])
-    with pytest.raises(InputError, match="no such folder"):
-        extract([tmp_path / "absent"])
 
 
 def test_every_query_has_one_answer():
@@ -140,7 +137,7 @@ def test_summary_is_the_first_sentence(docstring, summary, rest):
 ENTRIES = [DocEntry(f"m.f{i}", f"Return the number {i}.", f"f{i}()", f"rest {i}") for i in range(100)]
 
 
-def test_splits_are_disjoint_and_cover_the_corpus():
+def test_splits_are_disjoint_and_follow_the_seed_and_not_the_order_of_entries():
     documents, queries, qrels_by_split = build(ENTRIES, None, seed=0)
     assert {split: len(qrels) for split, qrels in qrels_by_split.items()} == {"train": 80, "dev": 10, "test": 10}
     assert documents["m.f3"] == Document("m.f3", "f3()\nrest 3")
@@ -151,9 +148,6 @@ def test_splits_are_disjoint_and_cover_the_corpus():
         (document,) = answers
         assert query != document
         assert queries[query] not in documents[document].content
-
-
-def test_corpus_follows_seed_and_not_the_order_of_entries():
     assert build(ENTRIES, 50, seed=1) == build(ENTRIES[::-1], 50, seed=1)
     few, more, other = (build(ENTRIES, count, seed)[0] for count, seed in ((20, 1), (50, 1), (50, 2)))
     assert few.items() <= more.items()

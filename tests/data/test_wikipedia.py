@@ -72,7 +72,7 @@ def test_pages_that_only_point_to_others_are_known(title, text, expected):
     assert is_list_page(title, text) is expected
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_what_is_left_out_is_counted_and_as_many_passages_come_as_wanted(tmp_path):
     rows = [
         article(1, f"{words(8)}.\n\n{words(9, 'other')}.\n\nToo short.", "Zwölf"),
         article(2, f"{words(8).upper()}.\n\n{words(6, 'new')}."),
@@ -89,9 +89,6 @@ def test_what_is_left_out_is_counted(tmp_path):
         "rows_read": 5, "articles": 2, "passages": 3, "short_passages": 1, "repeated_passages": 1, "list_pages": 1,
         "articles_without_passage": 2,
     }  # fmt: skip
-
-
-def test_exactly_as_many_passages_as_wanted(tmp_path):
     rows = [article(key, f"{words(5, f'a{key}')}\n{words(5, f'b{key}')}\nshort") for key in range(4)]
     counts = Counter()
     stream = open_rows(str(write_split(tmp_path / "w", rows)), None, "train")

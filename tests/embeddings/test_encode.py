@@ -94,9 +94,6 @@ def test_groups_are_a_partition_within_budget_longest_first(seed):
         assert lengths[group].max() * len(group) <= 256 or len(group) == 1
     for group in groups[:-1]:
         assert len(group) == 7 or lengths[group[0]] * (len(group) + 1) > 256, "one more would fit"
-
-
-def test_groups_of_nothing():
     assert encoding.pack([], 10, 10) == []
     assert [group.tolist() for group in encoding.pack([0, 0, 0], 2, 9)] == [[0, 1], [2]]
 

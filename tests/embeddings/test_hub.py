@@ -139,10 +139,13 @@ def test_e5_prompts_are_the_text_put_before_by_hand(offline, tiny_bert, tmp_path
     assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
 
 
-def test_a_models_own_configuration_wins(offline):
+def test_a_models_own_configuration_wins_also_a_cosine(offline, tiny_bert):
     bases, log = offline
     assert (bases[OWN].prompt("query"), bases[OWN].prompt("document"), bases[OWN].distance) == ("word9 ", "", "dot")
     assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN}
+    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
+    apply_convention(model, "facebook/contriever")
+    assert model.similarity_fn_name == "cosine"
 
 
 @pytest.mark.parametrize("name", ["intfloat/e5-small-v2", "contriever"])
@@ -172,12 +175,6 @@ def test_known_names(names, convention):
         apply_convention(model, name)
         found = model.similarity_fn_name, model.prompts.get("query", ""), model.prompts.get("document", "")
         assert found == convention, name
-
-
-def test_a_configured_cosine_is_not_taken_for_silence(tiny_bert):
-    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
-    apply_convention(model, "facebook/contriever")
-    assert model.similarity_fn_name == "cosine"
 
 
 def test_a_run_folder_or_a_missing_pt_file_means_the_checkpoint(tmp_path: Path, tiny_bert: str) -> None:

@@ -128,15 +128,12 @@ def test_a_process_without_ragcun_gives_the_same_embeddings(tiny_bert, texts, tm
     assert again.base.fingerprint() == encoder.base.fingerprint()
 
 
-def test_pieces_of_prompts_and_beyond_the_length_limit_are_no_terms(tiny_bert, texts):
+def test_pieces_of_prompts_and_beyond_the_length_limit_are_no_terms_and_other_poolings_are_refused(tiny_bert, texts):
     base = of_pieces(tiny_bert, [*texts, "word1 word2 word7"])
     assert not {"word1", "word2", "word7"} & base.channel.vocabulary.keys()
     words = [f"word{i}" for i in range(11, 20)]
     for role, length in zip(ROLES, (5, 6), strict=True):
         whole, cut = (base.lexical([" ".join(each)], role) for each in (words, words[:length]))
         np.testing.assert_array_equal(whole, cut)
-
-
-def test_other_poolings_are_refused(tiny_bert, texts):
     with pytest.raises(InputError, match=r"max.*words"):
         of_pieces(tiny_bert, texts, "max")

@@ -62,12 +62,17 @@ def test_a_sample_and_many_blocks_give_nearly_the_same_space(monkeypatch):
     np.testing.assert_allclose(sampled @ sampled.T, whole @ whole.T, atol=0.02)
 
 
-def test_texts_without_a_known_term():
+def test_texts_without_a_known_term_and_nothing_to_fit_on():
     texts = ["zebra lion", "", "lion tiger", "the"]
     channel = LexicalChannel.fit(texts)
     documents, (query,) = channel.encode([*texts, "unknown"], "document"), channel.encode(["unknown"], "query")
     np.testing.assert_array_equal(documents[[1, 3, 4]], np.stack([channel.mean] * 3))
     assert not query.any()
+    for texts in ([], ["", "the"]):
+        with pytest.raises(InputError, match=f"{len(texts)} documents"):
+            LexicalChannel.fit(texts)
+    with pytest.raises(ValueError, match="got 0"):
+        LexicalChannel.fit(["zebra"], 0)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +95,6 @@ def test_the_rarest_of_very_many_terms_go(monkeypatch):
     channel = LexicalChannel.fit([f"common rare{i} rare{i + 1}" for i in range(100)], 4)
     assert len(channel.vocabulary) == 50
     assert "common" in channel.vocabulary
-
-
-def test_nothing_to_fit_on():
-    for texts in ([], ["", "the"]):
-        with pytest.raises(InputError, match=f"{len(texts)} documents"):
-            LexicalChannel.fit(texts)
-    with pytest.raises(ValueError, match="got 0"):
-        LexicalChannel.fit(["zebra"], 0)
 
 
 def test_a_saved_channel_of_pieces_is_the_same_and_a_damaged_one_is_refused(tmp_path):

@@ -32,16 +32,13 @@ def folder(tmp_path, collection_folder):
     return tmp_path
 
 
-def test_rows_are_gathered_as_of_one_matrix():
+def test_a_store_gathers_rows_as_of_one_matrix_and_knows_texts_by_role_and_the_first_of_a_name(store):
     parts = [vectors(0, 3), vectors(1, 5).astype(np.float64), vectors(2, 1)]
     whole = np.concatenate(parts).astype(np.float32)
-    store = VectorStore([("abc", parts[0]), ("defgh", parts[1])], [("a", parts[2])])
+    parted = VectorStore([("abc", parts[0]), ("defgh", parts[1])], [("a", parts[2])])
     for rows in (np.arange(9), np.array([8, 0, 3, 3, 7]), np.array([4, 5]), np.empty(0, dtype=np.int64)):
-        assert store[rows].dtype == np.float32
-        np.testing.assert_array_equal(store[rows], whole[rows])
-
-
-def test_a_store_knows_texts_by_role_and_the_first_of_a_name(store):
+        assert parted[rows].dtype == np.float32
+        np.testing.assert_array_equal(parted[rows], whole[rows])
     np.testing.assert_array_equal(store.encode(["c", "a"], "document"), [vectors(1, 2)[0], vectors(0, 2)[0]])
     np.testing.assert_array_equal(store.encode(["a"], "query"), vectors(2, 1))
     assert store.dimension == DIM
@@ -138,11 +135,6 @@ def test_a_folder_gives_the_vector_of_each_text_by_its_id(folder, collection_fol
     np.testing.assert_array_equal(store.encode(list(collection.queries.values()), "query"), vectors(count, count)[::-1])
 
 
-def test_only_judged_queries_need_vectors(folder, collection_folder):
-    with pytest.raises(InputError, match=r"queries.txt lacks 30 of the 30 queries of toy, first 'q0'"):
-        read_vectors(folder, [load_collection(collection_folder, "train")])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,9 +168,11 @@ def test_damaged_and_missing_files_are_refused(folder, collection_folder):
         read_vectors(folder, [collection])
 
 
-def test_several_collections_need_folders_of_their_own(folder, collection_folder):
+def test_several_collections_need_folders_of_their_own_and_judged_queries_vectors(folder, collection_folder):
     collection = load_collection(collection_folder, "test")
     with pytest.raises(InputError, match="toy and other need a subfolder each"):
         read_vectors(folder, [collection, replace(collection, name="other")])
     with pytest.raises(InputError, match="no such folder"):
         read_vectors(folder / "nothing", [collection])
+    with pytest.raises(InputError, match=r"queries.txt lacks 30 of the 30 queries of toy, first 'q0'"):
+        read_vectors(folder, [load_collection(collection_folder, "train")])

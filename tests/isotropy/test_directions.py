@@ -25,16 +25,13 @@ def cosine(u, v):
     return sum(a * b for a, b in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
 
 
-def test_mean_cosine_and_uniformity_by_loops_over_pairs():
+def test_mean_cosine_and_uniformity_by_loops_over_pairs_and_at_their_extremes():
     x = random_rows()
     cosines = [cosine(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]
     assert measures.mean_cosine(x) == pytest.approx(np.mean(cosines), rel=1e-10)
     for t in (0.5, 2):
         expected = math.log(np.mean([math.exp(-t * (2 - 2 * value)) for value in cosines]))
         assert measures.uniformity(x, t) == pytest.approx(expected, rel=1e-10)
-
-
-def test_collapse_and_opposites():
     same, opposite = np.ones((9, 3)), np.array([[1.0, 2.0], [-2.0, -4.0]])
     assert measures.mean_cosine(same) == pytest.approx(1)
     assert measures.uniformity(same) == pytest.approx(0, abs=1e-12)

@@ -30,9 +30,6 @@ def test_interval_of_a_mean_is_that_of_students_test_and_of_a_difference_adds_va
     value, strata = x.mean() - y.mean(), ([one - y.mean() for one in ours], [x.mean() - one for one in theirs])
     half = t.ppf(0.975, 24) * math.sqrt(x.var(ddof=1) / 25 + y.var(ddof=1) / 40)
     assert interval(value, *strata) == pytest.approx((value - half, value + half))
-
-
-def test_no_interval_where_something_is_undefined():
     assert interval(None, [1.0, 2.0]) == (None, None)
     assert interval(1.0, [1.0, None, 2.0]) == (None, None)
     assert interval(1.0, [1.0, 2.0], [1.0]) == (None, None)

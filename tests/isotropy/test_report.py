@@ -52,15 +52,12 @@ def test_report_has_the_format_that_is_read_from_disk(system):
     assert alone == {name: only[name] for name in alone} | {"spaces": {"documents": only["spaces"]["documents"]}}
 
 
-def test_values_are_those_of_the_functions_of_a_matrix():
+def test_values_are_those_of_the_functions_of_a_matrix_and_intervals_leave_out_random_groups():
     found = measure_space(X).measures
     for name in NAMES:
         assert found[name].value == pytest.approx(getattr(measures, name)(X), rel=1e-6), name
         assert found[name].low < found[name].value < found[name].high
         assert found[name].n == 150
-
-
-def test_intervals_leave_out_random_groups_of_rows():
     group_of, found = random_groups(150, 50, seed=0), measure_space(X).measures
     axes = np.linalg.eigh(X.T @ X)[1]
     kept = [X[group_of != group] for group in range(50)]
@@ -134,9 +131,6 @@ def test_plane_holds_projections_on_the_documents_axes(system):
     counts = np.bincount([query for query, _ in pca.links])
     expected = [min(3, len(np.unique(PAIRS[PAIRS[:, 0] == query, 1]))) for query in queries]
     assert counts.tolist() == expected
-
-
-def test_plane_shows_60_queries_and_signs_do_not_flip():
     pca = measure_system("toy", X, rows(100, seed=1), ONCE, settings=SMALL).pairs.pca
     assert len(pca.queries) == len(pca.documents) == len(pca.links) == 60
     axes = principal_plane(grouped_moments(X).total)[0]

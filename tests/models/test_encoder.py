@@ -201,7 +201,7 @@ def encoders(base, tmp_path, monkeypatch):
     return CachedEncoder(cache), CachedEncoder(cache, moved(trained))
 
 
-def test_every_slice_is_that_of_the_whole(encoders):
+def test_a_cached_encoder_is_the_encoder_or_the_untouched_base_in_every_slice(encoders, tiny_bert):
     for each in encoders:
         whole = each.encode_document(TEXTS)
         rows = EmbeddedRows(each, TEXTS)
@@ -210,9 +210,6 @@ def test_every_slice_is_that_of_the_whole(encoders):
         for start, stop in ((0, 60), (0, 16), (5, 6), (15, 17), (31, 60), (48, 99), (60, 80), (7, 3)):
             assert_array_equal(rows[start:stop], whole[start:stop])
         assert_array_equal(rows[:], whole)
-
-
-def test_it_is_the_encoder_or_the_untouched_base(encoders, tiny_bert):
     untouched, trained = encoders
     published = SentenceTransformer(tiny_bert, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(untouched.encode_query(TEXTS), published, atol=1e-6)

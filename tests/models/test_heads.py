@@ -67,15 +67,6 @@ def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
         preserving_projection(torch.randn(1, 8), 2)
 
 
-def test_start_from_leaves_random_and_uncut_heads_alone():
-    x = vectors_of(30, 8)
-    for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
-        head = Head(HeadShape(kind, 8, out_dim))
-        before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        head.start_from(x)
-        assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
-
-
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind):
     x = vectors_of(6, 8)
@@ -118,13 +109,19 @@ def test_wrong_input_length_states_both_numbers(kind):
         Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
-def test_which_starts_keep_the_base():
+def test_which_starts_keep_the_base_and_start_from_leaves_random_and_uncut_heads_alone():
     cases = itertools.product(HEADS, STARTS)
     kept = {(kind, start): Head(HeadShape(kind, 8, 8, start=start)).starts_preserving for kind, start in cases}
     assert {case for case, keeps in kept.items() if keeps} == {("residual", "preserving"), ("linear", "preserving")}
     x = vectors_of(5, 8)
     for (kind, start), keeps in kept.items():
         assert torch.equal(Head(HeadShape(kind, 8, 8, start=start)).eval()(x), x) == keeps
+    x = vectors_of(30, 8)
+    for kind, out_dim in (("mlp", 4), ("residual", 8), ("linear", 8), ("linear", 12)):
+        head = Head(HeadShape(kind, 8, out_dim))
+        before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+        head.start_from(x)
+        assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
 
 
 def perturbed(config: HeadShape, scale: float) -> Head:

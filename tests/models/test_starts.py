@@ -92,7 +92,7 @@ def test_wrong_shapes_state_both(weight, bias):
             Head(HeadShape(kind, 8, 5)).start_as(torch.zeros(weight), torch.zeros(bias))
 
 
-def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state():
+def test_a_matrix_skip_starts_as_the_identity_is_kept_in_the_state_and_never_a_predictors(base):
     plain, matrix = (Head(HeadShape("residual", 8, 8, matrix_skip=stored)) for stored in (False, True))
     assert "skip" not in plain.state_dict()
     assert torch.equal(matrix.state_dict()["skip"], torch.eye(8))
@@ -101,6 +101,9 @@ def test_a_matrix_skip_starts_as_the_identity_and_is_kept_in_the_state():
     again = Head(plain.config)
     again.load_state_dict(plain.state_dict())
     assert torch.equal(again.eval()(unit(5, 8)), plain.eval()(unit(5, 8)))
+    encoder = SYSTEMS["jepa"](base, head=HeadShape("residual", DIM, DIM, matrix_skip=True, start="random")).eval()
+    assert torch.equal(encoder.predictor(unit(3, DIM)), unit(3, DIM))
+    assert "predictor.skip" not in encoder.state_dict()
 
 
 @pytest.mark.parametrize("out_dim", [8, 5])
@@ -135,9 +138,3 @@ def test_the_target_follows_a_given_start(base, matrix_skip):
     encoder.after_step(0.5)
     moved = encoder.target_head(unit(4, DIM)) - unit(4, DIM) @ WEIGHT.T
     torch.testing.assert_close(moved, torch.full((4, DIM), 0.5), rtol=0, atol=1e-5)
-
-
-def test_a_predictor_has_no_matrix_skip_of_its_own(base):
-    encoder = SYSTEMS["jepa"](base, head=HeadShape("residual", DIM, DIM, matrix_skip=True, start="random")).eval()
-    assert torch.equal(encoder.predictor(unit(3, DIM)), unit(3, DIM))
-    assert "predictor.skip" not in encoder.state_dict()

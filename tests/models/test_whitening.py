@@ -106,13 +106,20 @@ def test_the_query_shift_is_nearer_the_truth_than_the_gap_itself():
     assert shrunk < plain
 
 
-def test_fewer_dimensions_are_the_leading_directions(documents, queries):
+def test_fewer_dimensions_are_the_leading_directions_and_ordered_ones_can_be_cut(documents, queries):
     whole, cut = calibrate(documents, queries), calibrate(documents, queries, output_dim=4)
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
     inner, coordinates = mapped(whole, documents) @ axes[:, np.argsort(variances)[:-5:-1]], mapped(cut, documents)
     np.testing.assert_allclose(unit(inner) @ unit(inner).T, unit(coordinates) @ unit(coordinates).T, atol=1e-9)
     np.testing.assert_array_equal(cut.query_shift, whole.query_shift)
     np.testing.assert_array_equal(calibrate(documents, queries, output_dim=DIM).weight, whole.weight)
+    plain, ordered, fewer = (
+        calibrate(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
+    )
+    for name in ("embed_queries", "embed_documents"):
+        whole, turned, small = (getattr(each, name)(documents[:20]) for each in (plain, ordered, fewer))
+        np.testing.assert_allclose(whole @ whole.T, turned @ turned.T, atol=1e-12)
+        np.testing.assert_allclose(unit(turned[:, :4]), small, atol=1e-12)
 
 
 def test_fewer_documents_than_dimensions_give_finite_maps():
@@ -164,13 +171,3 @@ def test_an_encoder_needs_the_base_that_was_whitened(tiny_bert):
         calibrate(anisotropic(20, 0)).encoder(base)
     with pytest.raises(ValueError, match=r"\(8, 16\) .* got \(8, 8\)"):
         calibrate(anisotropic(20, 0, dim=8)).encoder(TextBase.load(tiny_bert, device="cpu"))
-
-
-def test_ordered_whitening_has_the_same_distances_and_can_be_cut(documents, queries):
-    plain, ordered, fewer = (
-        calibrate(documents, queries, **options) for options in ({}, {"ordered": True}, {"output_dim": 4})
-    )
-    for name in ("embed_queries", "embed_documents"):
-        whole, turned, small = (getattr(each, name)(documents[:20]) for each in (plain, ordered, fewer))
-        np.testing.assert_allclose(whole @ whole.T, turned @ turned.T, atol=1e-12)
-        np.testing.assert_allclose(unit(turned[:, :4]), small, atol=1e-12)

@@ -160,11 +160,17 @@ def test_the_csv_holds_every_cell_in_full_and_no_formula(write):
         ]  # fmt: skip
 
 
-def test_latex_escapes_every_name_and_the_caption(comparison):
+def test_latex_escapes_every_name_and_has_a_caption_and_a_label(comparison):
     table = latex_comparison(comparison(NASTY), NASTY, "tab:x")
     assert table.count(escape(NASTY)) == 3
     assert NASTY not in table
     assert {line.count("&") for line in table.replace(r"\&", "").splitlines() if "&" in line} == {2}
+    table = latex_comparison(comparison(), None, "tab:main-1")
+    assert r"\label{tab:main-1}" in table
+    assert "NDCG@10" in re.search(r"\\caption\{(.*)\}", table)[1]
+    for label in ("", "a b", "a}b", "a%"):
+        with pytest.raises(InputError, match="--label"):
+            latex_comparison(comparison(), None, label)
 
 
 def test_latex_rows_are_grouped_and_hold_the_figures(comparison):
@@ -189,15 +195,6 @@ def test_latex_escaping_can_be_undone():
     assert re.sub(pattern, lambda found: found[1] or back[found[0]], escape(NASTY)) == NASTY
     assert not set(re.sub(pattern, "", escape(NASTY))) & set("\\{}$&#%_^~<>|[*")
     assert escape("a\n\n b") == "a b"
-
-
-def test_latex_caption_and_label(comparison):
-    table = latex_comparison(comparison(), None, "tab:main-1")
-    assert r"\label{tab:main-1}" in table
-    assert "NDCG@10" in re.search(r"\\caption\{(.*)\}", table)[1]
-    for label in ("", "a b", "a}b", "a%"):
-        with pytest.raises(InputError, match="--label"):
-            latex_comparison(comparison(), None, label)
 
 
 @pytest.mark.slow

@@ -7,21 +7,12 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.results import Results
-from tests.reporting.conftest import about, changed, results, system
+from tests.reporting.conftest import about, changed, everything, results
 
 
 @pytest.fixture
 def content() -> dict[str, Any]:
-    """Return a file with all that one can hold."""
-    found = results("run/best_model", {"scifact": 0.7, "cqadupstack": 0.4, "cqadupstack/android": 0.4}, data_dir="data")
-    found |= {"precision": "int8", "truncate_dim": 128, "bytes_per_vector": 128}
-    found["baselines"] = {"bm25": system("bm25", {"scifact": 0.6}, 0.5), "bm25-2": system("bm25", {}, 0.5)}
-    found["manifest"]["collections"]["cqadupstack/android"]["part_of"] = "cqadupstack"
-    for each, tests in ((found, {}), (found["untouched_base"], {"p_randomisation": 0.01, "mean_difference": 0.2})):
-        each["datasets"]["scifact"]["unseen"] = {"n_queries": 104, "NDCG@10": 0.5, **tests}
-        each["datasets"]["scifact"]["seen"] = {"n_queries": 0}
-        each["datasets"]["scifact"]["held_out"] = {"n_documents": 9, "n_queries": 1, "NDCG@10": 0.5}
-    return found
+    return everything()
 
 
 @pytest.fixture

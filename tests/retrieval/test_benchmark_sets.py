@@ -165,13 +165,6 @@ def test_a_first_set_that_fails_leaves_an_older_file_alone(benchmark, folders, t
     assert (tmp_path / "r.json").read_bytes() == before
 
 
-def test_only_resume_adds_to_what_is_there(benchmark, folders):
-    expected = benchmark(folders)
-    assert "earlier" not in benchmark(folders[:3], resume=False)["manifest"]
-    assert without_history(benchmark(folders[3:], resume=True)) == without_history(expected)
-    assert list(benchmark(folders[3:])["datasets"]) == ["z"]
-
-
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
@@ -195,12 +188,16 @@ def test_another_evaluation_is_not_resumed(benchmark, dense, folders, tmp_path, 
     assert (tmp_path / "r.json").read_bytes() == before
 
 
-def test_another_collection_of_that_name_is_refused(benchmark, folders, tmp_path):
+def test_only_resume_adds_to_what_is_there_and_refuses_another_collection_of_that_name(benchmark, folders, tmp_path):
     benchmark(folders[:3])
     corpus = tmp_path / "data" / "s" / "b" / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace("text 7", "text seven"))
     with pytest.raises(InputError, match=r"s/b is not .*r\.json .*: sha256 is"):
         benchmark(folders, resume=True)
+    expected = benchmark(folders)
+    assert "earlier" not in benchmark(folders[:3], resume=False)["manifest"]
+    assert without_history(benchmark(folders[3:], resume=True)) == without_history(expected)
+    assert list(benchmark(folders[3:])["datasets"]) == ["z"]
 
 
 @pytest.mark.parametrize("content", [[1], {"model": "x"}, "no settings"])

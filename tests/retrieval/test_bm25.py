@@ -14,13 +14,10 @@ DOCUMENTS = {
 }
 
 
-def test_scores_are_those_of_the_formula():
+def test_scores_are_those_of_the_formula_and_queries_without_a_known_word_have_an_empty_result():
     found, score = BM25(DOCUMENTS).run({"q": "zebra lion"})["q"], bm25_loop([*DOCUMENTS.values()])
     assert found == pytest.approx({"a": score("zebra lion", 0), "b": score("zebra lion", 1)}, rel=1e-5)
     assert list(found) == ["a", "b"]
-
-
-def test_queries_without_a_known_word_stay_with_an_empty_result():
     assert BM25(DOCUMENTS).run({"q": "submarine", "empty": "", "r": "lion submarine"}).keys() == {"q", "empty", "r"}
     assert BM25(DOCUMENTS).run({"q": "submarine"}) == {"q": {}}
     assert BM25({"a": "", "b": "the"}).run({"q": "tiger"}) == {"q": {}}

@@ -93,17 +93,14 @@ def test_beir_has_our_means_where_unanswered_queries_have_an_empty_result(case):
     assert theirs == pytest.approx(mean(ours(ranks, qrels)), abs=1e-5)
 
 
-def test_scores_that_float32_cannot_tell_apart_keep_their_order():
-    measured = evaluate_run({"q": {"z": 1.0, "a": 1.0 + 1e-12}}, {"q": {"a": 1}}, (1,))
-    assert measured["NDCG@1"]["q"] == 1.0
-
-
 def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
     run, qrels = {"q": {"a": 1.0}}, {"q": {"a": 1}, "unjudged": {}}
     assert set(evaluate_run(run, qrels, (3,))) == {"NDCG@3", "MAP@3", "Recall@3", "P@3"}
     measured = evaluate_run(run, qrels, (10,))
     assert set(measured) == {"NDCG@10", "MAP@10", "Recall@10", "P@10", "MRR@10"}
     assert all(values.keys() == {"q"} for values in measured.values())
+    measured = evaluate_run({"q": {"z": 1.0, "a": 1.0 + 1e-12}}, {"q": {"a": 1}}, (1,))
+    assert measured["NDCG@1"]["q"] == 1.0
 
 
 @pytest.mark.parametrize(

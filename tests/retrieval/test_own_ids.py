@@ -53,16 +53,13 @@ def test_every_system_leaves_out_the_query_itself_alone(system, collection):
     assert max(without.per_query["Recall@100"].values()) == 0.5
 
 
-def test_judged_documents_that_this_costs_and_those_that_are_ranked_are_counted(collection):
+def test_judged_documents_that_this_costs_and_those_that_are_ranked_are_counted(collection, tmp_path):
     lost, ranked = collection.notes()
     assert lost.startswith("2 relevant documents are the query itself")
     assert ranked.startswith("2 documents have a query's id but another text")
     assert [note[:2] for note in replace(collection, drop_own_ids=True).notes()] == ["4 "]
     assert replace(collection, queries={"q": "red"}, qrels={"q": {"1": 1}}).notes() == []
     assert collection.sha256() != replace(collection, drop_own_ids=True).sha256()  # whose figures are others
-
-
-def test_the_rule_is_read_with_the_collection(tmp_path):
     write_collection(tmp_path / "fruit", DOCUMENTS, QUERIES, {"test": QRELS})
     assert load_collection(tmp_path / "fruit").own_ids == {"2", "3"}
     assert load_collection(tmp_path / "fruit", drop_own_ids=True).own_ids == set(QUERIES)

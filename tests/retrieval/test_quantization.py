@@ -36,7 +36,7 @@ def test_a_stored_vector_takes_the_bytes_that_are_said(dim, precision):
     assert precision != "binary" or set(np.unique(found)) <= {-1, 1}
 
 
-def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
+def test_int8_errs_by_half_a_step_at_most_and_not_for_a_constant_dimension_or_a_single_document():
     documents = drawn(200, 9) * np.logspace(-3, 3, 9, dtype=np.float32)
     found = restored(documents, "int8")
     for column in range(9):
@@ -45,9 +45,6 @@ def test_int8_matches_a_reference_and_errs_by_half_a_step_at_most():
         assert np.abs(found[:, column] - values).max() <= 0.5 * step * (1 + 1e-3)
         exact = [low + (min(255, int((value - low) / step)) + 0.5) * step for value in values]
         assert np.mean(np.isclose(found[:, column], exact, atol=1e-3 * step)) > 0.97
-
-
-def test_int8_restores_a_constant_dimension_and_a_single_document_exactly():
     documents = drawn(30, 4)
     documents[:, 2] = -0.37
     assert np.array_equal(restored(documents, "int8")[:, 2], documents[:, 2])
@@ -68,7 +65,7 @@ def test_documents_that_cannot_be_quantised_are_refused(precision, value):
 
 
 @pytest.mark.parametrize("dim", [1, 5, 15])
-def test_rows_are_cut_and_normalised_where_all_had_length_one(dim):
+def test_rows_are_cut_and_normalised_where_all_had_length_one_and_rows_of_zeros_stay_zeros(dim):
     embeddings, other = drawn(40, 16, unit=True), drawn(40, 16)
     lengths = np.linalg.norm(embeddings[:, :dim], axis=1, keepdims=True)
     assert np.allclose(truncate(embeddings, dim), embeddings[:, :dim] / lengths, atol=1e-6)
@@ -76,9 +73,6 @@ def test_rows_are_cut_and_normalised_where_all_had_length_one(dim):
     embeddings[7] *= 1.1
     assert np.array_equal(truncate(embeddings, dim), embeddings[:, :dim])
     assert truncate(embeddings, 16) is embeddings
-
-
-def test_rows_of_zeros_stay_zeros():
     embeddings = drawn(4, 6, unit=True)
     embeddings[1:3] = [[0] * 6, [0, 0, 1, 0, 0, 0]]
     assert np.allclose(np.linalg.norm(truncate(embeddings, 2), axis=1), [1, 0, 0, 1])
@@ -160,10 +154,13 @@ def test_a_checkpoints_base_stays_untouched_and_is_made_small_beside(checkpoint,
     assert (before.companions, before.trained, small.trained) == ((), True, True)
 
 
-def test_a_base_with_fewer_dimensions_keeps_all_it_has(checkpoint, options):
+def test_a_base_with_fewer_dimensions_keeps_all_it_has_and_its_distance(checkpoint, options):
     assert open_system(checkpoint, replace(options, truncate_dim=20)).companions == ()
     (beside,) = open_system(checkpoint, replace(options, precision="int8", truncate_dim=20)).companions
     assert beside.retriever.size == {"precision": "int8", "truncate_dim": None, "bytes_per_vector": 16}
+    system = open_system(checkpoint, replace(options, precision="int8"), "dot")
+    assert system.distance == system.retriever.distance == "dot"
+    assert system.untouched_base.distance == system.companions[0].retriever.distance == "cosine"
 
 
 def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, collection):
@@ -172,12 +169,6 @@ def test_a_published_model_made_small_stands_beside_itself(tiny_bert, options, c
     assert before.untouched_base is None
     assert small.untouched_base.retrieve(collection, 20) == before.retriever.retrieve(collection, 20)
     assert (small.companions, small.distance, small.trained) == ((), "dot", False)
-
-
-def test_the_distance_given_is_the_models_alone(checkpoint, options):
-    system = open_system(checkpoint, replace(options, precision="int8"), "dot")
-    assert system.distance == system.retriever.distance == "dot"
-    assert system.untouched_base.distance == system.companions[0].retriever.distance == "cosine"
 
 
 @pytest.mark.parametrize("small", [{"precision": "int8"}, {"truncate_dim": 4}])

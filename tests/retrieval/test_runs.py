@@ -20,9 +20,11 @@ def test_reading_gives_what_was_written_in_rank_order(tmp_path_factory, run):
     assert {query: list(found.items()) for query, found in again.items()} == {q: ranked(d) for q, d in run.items()}
 
 
-def test_file_has_the_six_columns_of_trec(tmp_path):
+def test_a_file_has_the_six_columns_of_trec_and_a_foreign_one_is_ordered_by_score_then_line(tmp_path):
     write_run(tmp_path / "r", {"q1": {"b": 0.5, "a": 2.0, "c": 0.5}}, "ragcun")
     assert (tmp_path / "r").read_text() == ("q1 Q0 a 1 2.0 ragcun\nq1 Q0 b 2 0.5 ragcun\nq1 Q0 c 3 0.5 ragcun\n")
+    (tmp_path / "r").write_text("q Q0 a 9 1.0 t\n\nq\tQ0\tb\t1\t3.0\tt\nq Q0 c 2 1.0 t\n")
+    assert list(read_run(tmp_path / "r")["q"]) == ["b", "a", "c"]
 
 
 def test_a_query_that_is_a_document_is_left_out_before_the_cut():
@@ -62,8 +64,3 @@ def test_bad_lines_are_named(tmp_path, line, message):
     (tmp_path / "r").write_text(f"q Q0 a 1 1.0 t\n{line}\n")
     with pytest.raises(InputError, match=message):
         read_run(tmp_path / "r")
-
-
-def test_order_of_a_foreign_file_is_by_score_then_line(tmp_path):
-    (tmp_path / "r").write_text("q Q0 a 9 1.0 t\n\nq\tQ0\tb\t1\t3.0\tt\nq Q0 c 2 1.0 t\n")
-    assert list(read_run(tmp_path / "r")["q"]) == ["b", "a", "c"]

@@ -40,11 +40,13 @@ def test_values_take_their_fields_type(write_sweep):
     }
 
 
-def test_every_setting_with_choices_can_be_varied(write_sweep):
+def test_every_setting_with_choices_can_be_varied_and_pairs_judge_what_is_not_of_the_objective(write_sweep):
     fields = [field for field in dataclasses.fields(TrainConfig) if choices_of(field)]
     assert fields
     entries = {field.name: {"values": list(choices_of(field))} for field in fields}
     assert read_space(write_sweep(parameters=entries)).parameters.keys() == entries.keys()
+    base = JUDGED_BY_PAIRS | {"epochs": None}
+    assert read_space(write_sweep(base=base, parameters={"epochs": {"values": [1, 2]}})).parameters
 
 
 ACROSS = {"train_data": {"values": ["a", "b"]}}
@@ -111,8 +113,3 @@ def fails_naming(path, named):
         read_space(path)
     assert str(raised.value).startswith(str(path))
     assert [part for part in named if part not in str(raised.value)] == [], str(raised.value)
-
-
-def test_pairs_judge_what_does_not_change_the_objective(write_sweep):
-    base = JUDGED_BY_PAIRS | {"epochs": None}
-    assert read_space(write_sweep(base=base, parameters={"epochs": {"values": [1, 2]}})).parameters

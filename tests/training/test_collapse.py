@@ -120,21 +120,18 @@ def test_each_collapse_is_named_once_and_alone(name):
         assert "--" in message.split(";")[-1]
 
 
-def test_one_odd_look_is_not_named_and_the_count_starts_again():
-    monitor, (query, positive) = CollapseMonitor(), pairs()
-    sound, odd = Views(query, positive), Views(*(towards_line(z, 1.0) for z in (query, positive)))
-    looks = map(probe_statistics, [sound, odd, sound, odd, sound, odd, odd])
-    named = [bool(monitor.observe(step, now)) for step, now in enumerate(looks)]
-    assert named == [False] * 6 + [True]
-
-
-def test_total_collapse_beyond_doubt_is_named_at_once_even_at_the_start():
+def test_total_collapse_beyond_doubt_is_named_at_once_and_one_odd_look_is_not():
     point = probe_statistics(Views(torch.ones(N, DIM), torch.ones(N, DIM)))
     assert [*CollapseMonitor().observe(0, point)] == ["total"]
     monitor = CollapseMonitor()
     assert monitor.observe(0, probe_statistics(Views(*pairs()))) == {}
     assert [*monitor.observe(10, point)] == ["total"]
     assert monitor.observe(20, point) == {}
+    monitor, (query, positive) = CollapseMonitor(), pairs()
+    sound, odd = Views(query, positive), Views(*(towards_line(z, 1.0) for z in (query, positive)))
+    looks = map(probe_statistics, [sound, odd, sound, odd, sound, odd, odd])
+    named = [bool(monitor.observe(step, now)) for step, now in enumerate(looks)]
+    assert named == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize("name", COLLAPSING)
@@ -204,12 +201,14 @@ def test_residual_matches_its_definition():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7])
-def test_total_collapse_has_finite_figures(value):
+def test_total_collapse_has_finite_figures_and_non_finite_embeddings_are_refused(value):
     point = torch.full((6, 4), value)
     found = probe_statistics(Views(point, point, predicted=point, target=point, residual=point))
     assert all(math.isfinite(figure) for figure in found.values())
     assert found["spread_query"] < 1e-10
     assert found["top1"] == found["accuracy"] == 0
+    with pytest.raises(ValueError, match="positive embeddings are not finite"):
+        probe_statistics(Views(normal(5, 4), torch.full((5, 4), torch.nan)))
 
 
 def test_half_precision_inside_autocast_is_measured_in_float32():
@@ -217,8 +216,3 @@ def test_half_precision_inside_autocast_is_measured_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = probe_statistics(views)
     assert inside == probe_statistics(Views(views.query.float(), views.positive.float()))
-
-
-def test_non_finite_embeddings_are_refused():
-    with pytest.raises(ValueError, match="positive embeddings are not finite"):
-        probe_statistics(Views(normal(5, 4), torch.full((5, 4), torch.nan)))

@@ -125,7 +125,7 @@ def test_card_names_a_base_from_the_hub_and_shows_scores_as_they_are_measured(
     assert f"| this model | {shown} |" in body
 
 
-def test_scores_take_their_place(result: FitResult, tmp_path: Path) -> None:
+def test_scores_take_their_place_and_a_card_without_one_is_refused(result: FitResult, tmp_path: Path) -> None:
     card = (result.checkpoint / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     write_scores(tmp_path, "| scifact | 0.65 |\n")
@@ -134,11 +134,8 @@ def test_scores_take_their_place(result: FitResult, tmp_path: Path) -> None:
     assert [part for part in ("0.66", "0.65", "chosen by") if part in after] == ["0.66"]
     assert parts_of(after)[0] == parts_of(card)[0]
     assert after.split("## Configuration")[1] == card.split("## Configuration")[1]
-
-
-def test_a_card_without_a_place_for_scores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        write_scores(tmp_path, "x")
+        write_scores(tmp_path / "other", "x")
     (tmp_path / "README.md").write_text("# mine\n")
     with pytest.raises(InputError, match="no scores section"):
         write_scores(tmp_path, "x")

@@ -21,7 +21,7 @@ from ragcun.training.setup import TrainingData, build_data, build_encoder, build
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 
 
-def test_data_of_a_collection(settings, collection_folder):
+def test_data_of_a_collection_and_of_files(settings, collection_folder, tmp_path, texts):
     data = build_data(TrainConfig(**settings))
     assert (len(data.train), data.val, data.dev) == (30, None, None)
     judged = {"val_data": str(collection_folder), "dev_beir": str(collection_folder), "dev_split": "test"}
@@ -31,9 +31,6 @@ def test_data_of_a_collection(settings, collection_folder):
     held_out = build_data(TrainConfig(**settings, dev_fraction=0.2))
     assert (len(held_out.train), len(held_out.dev.queries), len(held_out.dev.documents)) == (24, 6, 120)
     assert not set(held_out.train.queries) & set(held_out.dev.queries.values())
-
-
-def test_data_of_files(settings, tmp_path, texts):
     write_pairs(tmp_path / "t.jsonl", [(texts[i], texts[i + 10], texts[i + 20]) for i in range(5)])
     write_pairs(tmp_path / "v.jsonl", [(texts[i], texts[i + 10], None) for i in range(3)])
     config = TrainConfig(**settings | {"train_data": str(tmp_path / "t.jsonl"), "val_data": str(tmp_path / "v.jsonl")})

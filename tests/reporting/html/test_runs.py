@@ -18,7 +18,7 @@ from ragcun.retrieval.runs import read_run
 from tests.reporting.html.conftest import Page, evaluate, write_isotropy
 
 
-def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, data_dir, tmp_path):
+def test_further_files_go_to_the_run_they_are_about_and_runs_of_one_name_are_told_apart(make_run, data_dir, tmp_path):
     one, two, three = (make_run(name) for name in ("one", "two", "three"))
     for run in (one, two):
         evaluate(run, data_dir, names=["plain"], output=tmp_path / f"{run.name}.json")
@@ -26,9 +26,6 @@ def test_further_files_go_to_the_run_whose_checkpoint_they_are_about(make_run, d
     runs = gather([one, two, three], [tmp_path / "two.json", tmp_path / "one.json"], [tmp_path / "iso.json"])
     assert [[file.path.name for file in run.evaluations] for run in runs] == [["one.json"], ["two.json"], []]
     assert [len(run.isotropy) for run in runs] == [1, 0, 1]
-
-
-def test_runs_of_one_name_are_told_apart(make_run):
     runs = [make_run(name) for name in ("a/run", "b/run", "b/other")]
     assert [run.name for run in gather(runs)] == [str(runs[0]), str(runs[1]), "other"]
 
@@ -41,14 +38,6 @@ def test_paths_are_compared_resolved(make_run, data_dir, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(run)
     for folder in (Path("run"), tmp_path / "link", run):
         assert len(gather([folder])[0].evaluations) == 1
-
-
-def test_a_file_that_is_found_and_given_counts_once(whole_run):
-    again = whole_run / ".." / whole_run.name
-    (run,) = gather([whole_run], [again / "results.json"], [again / "isotropy" / "isotropy.json"])
-    assert [file.path.name for file in run.evaluations] == ["results.json"]
-    assert [path.name for path, _ in run.isotropy] == ["isotropy.json"]
-    assert run.rows.keys() == {"base", "probe", "step", "epoch"}
 
 
 @pytest.mark.parametrize("kind", ["results", "isotropy"])
@@ -74,7 +63,7 @@ def test_what_is_no_run_folder_is_refused(whole_run, make_run, tmp_path):
         gather([whole_run], [whole_run / "manifest.json"])
 
 
-def test_reports_of_several_collections_are_found_and_other_json_files_passed_over(whole_run, make_run):
+def test_reports_of_several_collections_are_found_once_and_other_json_files_passed_over(whole_run, make_run):
     run = make_run()
     write_json(run / "notes.json", {"model": "x"})
     shutil.copy(whole_run / "isotropy" / "isotropy.json", run / "elsewhere.json")
@@ -83,6 +72,11 @@ def test_reports_of_several_collections_are_found_and_other_json_files_passed_ov
     (found,) = gather([run])
     assert found.evaluations == []
     assert [path.parent.name for path, _ in found.isotropy] == ["a", "b"]
+    again = whole_run / ".." / whole_run.name
+    (run,) = gather([whole_run], [again / "results.json"], [again / "isotropy" / "isotropy.json"])
+    assert [file.path.name for file in run.evaluations] == ["results.json"]
+    assert [path.name for path, _ in run.isotropy] == ["isotropy.json"]
+    assert run.rows.keys() == {"base", "probe", "step", "epoch"}
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), max_size=20))
