@@ -36,13 +36,16 @@ def test_collections_equal_those_of_beirs_loader(request, folder, name, split):
     assert (ours.documents, ours.queries, ours.qrels) == (documents, queries, qrels)
 
 
-def test_judged_documents_outside_the_corpus_stay_and_are_counted(folder, caplog):
+def test_judged_documents_outside_the_corpus_are_counted_and_without_relevant_ones_are_no_pairs(folder, caplog):
     (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tgone\t1\nq2\tgone\t1\nq2\tlost\t1\n")
     with caplog.at_level(logging.WARNING):
         collection = load_collection(folder)
     assert "2 judged documents are not in the corpus" in caplog.text
     assert collection.qrels == {"q1": {"d1": 1, "gone": 1}, "q2": {"gone": 1, "lost": 1}}
     assert collection.notes() == ["2 judged documents are not in the corpus; they count as not found"]
+    write_collection(folder, {**DOCUMENTS, "d4": Document("", "")}, QUERIES, {**QRELS, "test": {"q1": {"d4": 1}}})
+    with pytest.raises(InputError, match="small/test holds no pairs"):
+        pairs_from_collection(load_collection(folder))
 
 
 @pytest.mark.parametrize(
@@ -90,12 +93,6 @@ def test_writing_never_loses_files_of_another_kind(folder):
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes.txt"):
         write_collection(folder, DOCUMENTS, QUERIES, QRELS)
-
-
-def test_collection_without_relevant_documents_makes_no_pairs(folder):
-    write_collection(folder, {**DOCUMENTS, "d4": Document("", "")}, QUERIES, {**QRELS, "test": {"q1": {"d4": 1}}})
-    with pytest.raises(InputError, match="small/test holds no pairs"):
-        pairs_from_collection(load_collection(folder))
 
 
 @pytest.fixture

@@ -53,13 +53,17 @@ def test_vectors_are_deterministic_and_of_each_text_alone():
     np.testing.assert_array_equal(whole[40:50], one.encode(texts[40:50], "document"))
 
 
-def test_a_sample_and_many_blocks_give_nearly_the_same_space(monkeypatch):
+def test_a_sample_and_many_blocks_give_nearly_the_same_space_and_the_rarest_of_many_terms_go(monkeypatch):
     texts = zipfian(2000)
     whole = LexicalChannel.fit(texts, TOPICS).encode(texts, "document")
     monkeypatch.setattr(lexical, "SVD_SAMPLE", 500)
     monkeypatch.setattr(lexical, "BLOCK", 300)
     sampled = LexicalChannel.fit(texts, TOPICS).encode(texts, "document")
     np.testing.assert_allclose(sampled @ sampled.T, whole @ whole.T, atol=0.02)
+    monkeypatch.setattr(lexical, "MOST_TERMS", 50)
+    channel = LexicalChannel.fit([f"common rare{i} rare{i + 1}" for i in range(100)], 4)
+    assert len(channel.vocabulary) == 50
+    assert "common" in channel.vocabulary
 
 
 def test_texts_without_a_known_term_and_nothing_to_fit_on():
@@ -88,13 +92,6 @@ def test_small_corpora_have_as_many_dimensions_as_their_rank(texts, dimension):
     channel = LexicalChannel.fit(texts)
     assert channel.dimension == dimension
     assert np.isfinite(channel.encode(texts, "query")).all()
-
-
-def test_the_rarest_of_very_many_terms_go(monkeypatch):
-    monkeypatch.setattr(lexical, "MOST_TERMS", 50)
-    channel = LexicalChannel.fit([f"common rare{i} rare{i + 1}" for i in range(100)], 4)
-    assert len(channel.vocabulary) == 50
-    assert "common" in channel.vocabulary
 
 
 def test_a_saved_channel_of_pieces_is_the_same_and_a_damaged_one_is_refused(tmp_path):

@@ -168,19 +168,7 @@ def test_gradient_is_finite_where_query_positive_and_negative_coincide(loss):
 
 
 @BOTH
-def test_a_batch_of_one_row_needs_a_negative_or_a_pool(loss):
-    query, positive, negative, pool = (rows[:1] for rows in embeddings())
-    assert torch.equal(loss(query, positive, negative, torch.tensor([True])), loss(query, positive, negative))
-    assert info_nce(query, positive, pool=pool).isfinite()
-    alone = [(query, positive), (query, positive, negative, torch.tensor([False]))]
-    calls = [lambda rows=rows: loss(*rows) for rows in alone] + [lambda: info_nce(query, positive, pool=pool[:0])]
-    for call in calls:
-        with pytest.raises(ValueError, match="at least 2 rows, got 1"):
-            call()
-
-
-@BOTH
-def test_wrong_shapes_are_refused(loss):
+def test_wrong_shapes_are_refused_and_a_batch_of_one_row_needs_a_negative_or_a_pool(loss):
     query, positive, negative, pool = embeddings()
     with pytest.raises(ValueError, match=r"positive .*\(5, 3\), got \(4, 3\)"):
         loss(query, positive[:4])
@@ -190,6 +178,14 @@ def test_wrong_shapes_are_refused(loss):
         loss(query, positive, None, MASK)
     with pytest.raises(ValueError, match=r"pool must have 3 columns, got shape \(4, 2\)"):
         info_nce(query, positive, pool=pool[:, :2])
+    query, positive, negative, pool = (rows[:1] for rows in embeddings())
+    assert torch.equal(loss(query, positive, negative, torch.tensor([True])), loss(query, positive, negative))
+    assert info_nce(query, positive, pool=pool).isfinite()
+    alone = [(query, positive), (query, positive, negative, torch.tensor([False]))]
+    calls = [lambda rows=rows: loss(*rows) for rows in alone] + [lambda: info_nce(query, positive, pool=pool[:0])]
+    for call in calls:
+        with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+            call()
 
 
 def test_distances_match_cdist_and_have_gradients():

@@ -68,7 +68,7 @@ def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind):
+def test_every_shape_maps_its_input_length_alone_to_its_output_dimension_and_gets_gradients(kind):
     x = vectors_of(6, 8)
     for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
         head = Head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
@@ -80,6 +80,8 @@ def test_every_shape_maps_to_its_output_dimension_and_gets_gradients(kind):
         out.square().sum().backward()
         assert linears[-1].weight.grad is not None
         assert linears[-1].weight.grad.any()
+    with pytest.raises(ValueError, match="length 8, got 9"):
+        Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +103,6 @@ def test_impossible_shapes_are_refused(changes, message):
     values: dict[str, object] = {"kind": "residual", "input_dim": 8, "output_dim": 8}
     with pytest.raises(ValueError, match=message):
         HeadShape(**(values | changes))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_wrong_input_length_states_both_numbers(kind):
-    with pytest.raises(ValueError, match="length 8, got 9"):
-        Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 
 
 def test_which_starts_keep_the_base_and_start_from_leaves_random_and_uncut_heads_alone():

@@ -14,6 +14,7 @@ from ragcun.data.pairs import write_pairs
 from ragcun.errors import InputError
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import CONFIGS, find_config, read_config
+from tests.training.runs import PLAIN
 
 NAMES = sorted(
     path.relative_to(CONFIGS).with_suffix("").as_posix()
@@ -24,13 +25,7 @@ PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir", "load
 SMALLER = ("epochs", "mixed_precision", "freeze_early_layers")
 """What a tiny model on a CPU cannot do as the files say."""
 ORIGINAL = [name for name in NAMES if name != "quickstart"]
-WITHOUT_OURS = {
-    "normalize_output": False,
-    "mined_negatives": 0,
-    "positives_per_query": 0,
-    "trained_share": 1.0,
-    "average_decay": 0.0,
-}
+OURS = ("normalize_output", "mined_negatives", "positives_per_query", "trained_share", "average_decay")
 
 
 @pytest.fixture
@@ -74,7 +69,7 @@ def test_a_configuration_trains(name: str, train: Callable[..., dict[str, Any]],
 def test_the_original_systems_do_not_follow_the_defaults(name: str) -> None:
     """They have none of what runs do by default."""
     settings = read_config(name)
-    assert {setting: settings[setting] for setting in WITHOUT_OURS} == WITHOUT_OURS
+    assert {setting: settings[setting] for setting in OURS} == {setting: PLAIN[setting] for setting in OURS}
     assert {"system", "head", "epochs", "lambda_contrastive", "lambda_isotropy"} <= settings.keys()
     config = TrainConfig(**{"train_data": "t"} | settings)
     assert config.start == "random"
