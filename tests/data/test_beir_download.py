@@ -82,8 +82,8 @@ def test_a_set_of_the_hub_becomes_a_folder_of_beir_and_one_that_it_does_not_give
     assert load_collection(tmp_path / "data" / "parts" / "b").documents == test.documents
     (hub / "qrels" / "train.jsonl").unlink()
     with pytest.raises(InputError, match=r"hub cannot be downloaded .* --mirror"):
-        fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "data")
-    assert not names(tmp_path / "data")
+        fetch_set(BeirSet("toy", 1, "", ((str(hub), "main"),)), tmp_path / "none")
+    assert not names(tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["http", "file", "variable"])

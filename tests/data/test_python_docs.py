@@ -75,15 +75,16 @@ def test_public_definitions_alone_are_documented_and_no_warning_is_shown(root):
     assert entries["pkg.Thing"].rest == f"It can turn.\n\n{REST} Thing"
 
 
-def test_packages_narrow_what_is_read_and_nothing_found_is_refused(root, tmp_path):
+def test_packages_narrow_what_is_read_and_nothing_found_is_refused(root):
     write(root, "other.py", function("more", "Return one more thing here."))
     assert [entry.name for entry in extract([root], ["other"])] == ["other.more"]
     with pytest.raises(InputError, match="'absent'"):
         extract([root], ["other", "absent"])
+    (root / "empty").mkdir()
     with pytest.raises(InputError, match="no documented"):
-        extract([tmp_path])
+        extract([root / "empty"])
     with pytest.raises(InputError, match="no such folder"):
-        extract([tmp_path / "absent"])
+        extract([root / "absent"])
 
 
 def test_first_root_wins(root, tmp_path_factory):

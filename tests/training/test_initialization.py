@@ -150,6 +150,9 @@ def test_a_random_start_is_random_and_another_on_each_side(problem, head):
 
 
 def test_a_calibrated_start_or_a_mix_that_is_not_possible_says_why(problem):
+    encoder, _, _ = problem.started(system="jepa")
+    with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
+        mixed_with_base(encoder, 0.3, problem.source, 42)
     with pytest.raises(InputError, match=r"13 .* 12 .*--head_init calibrated"):
         problem.started(output_dim=13, head_init="calibrated")
     with pytest.raises(InputError, match="--no_normalize_embeddings"):
@@ -158,9 +161,6 @@ def test_a_calibrated_start_or_a_mix_that_is_not_possible_says_why(problem):
     problem.source = PairSource(one, problem.store.base, torch.device("cpu"), problem.store)
     with pytest.raises(InputError, match=r"--head_init calibrated: .*at least 2 vectors, got 1; .*identity"):
         problem.started()
-    encoder, _, _ = problem.started(system="jepa")
-    with pytest.raises(InputError, match=r"--mix_with_base: .*predictor"):
-        mixed_with_base(encoder, 0.3, problem.source, 42)
 
 
 @pytest.mark.parametrize("head", ["linear", "residual"])
