@@ -53,6 +53,12 @@ BENCHMARKS = [
         ("encoding.py", "--data_dir", f"{DATA}/scifact", "--documents", "256", "--rounds", "3", "--full"),
     ),
     Benchmark(
+        "processes",
+        "Several processes",
+        "Threads that wait for each other spin for less than by default, so that processes can share cores.",
+        ("processes.py", "--data_dir", f"{DATA}/scifact"),
+    ),
+    Benchmark(
         "cached",
         "Training on cached vectors",
         "A frozen base encodes each text once; after that an epoch costs no more than its head. Short passages:",
@@ -89,6 +95,12 @@ BENCHMARKS = [
         "Gradient caching",
         "What a large contrastive batch costs when the base is trained.",
         ("gradient_cache.py", "--batch_sizes", "64", "256", "--rounds", "2"),
+    ),
+    Benchmark(
+        "trained_base",
+        "Training the base",
+        "What a step costs where the base is trained, by LoRA, its last layer or as a whole.",
+        ("trained_base.py", f"{DATA}/scifact"),
     ),
     Benchmark(
         "lexical",

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
+
+# Between products torch's threads (of libgomp) spin for about a millisecond: on shared cores several processes would
+# halve each other's speed. A tenth costs one process alone nothing (benchmarks/processes.py).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from ragcun.batch import Views as Views  # noqa: I001 (one line a module)

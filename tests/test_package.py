@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def test_importing_and_help_are_cheap(names: list[str], left_out: list[str]) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"usage: ragcun {names[0]}" in done.stdout
     assert not set(left_out) & set(json.loads(done.stderr))
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_spin_for_less_unless_the_user_says_how_they_wait(given: dict[str, str], count: str | None) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", "import ragcun, os; print(os.environ.get('GOMP_SPINCOUNT'))"]
+    done = subprocess.run(command, env=kept | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(count)
 
 
 def test_the_entry_point_is_the_command() -> None:
