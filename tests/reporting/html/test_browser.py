@@ -30,10 +30,15 @@ READABLE = """() => {
 }"""
 """The font size and the contrast of every visible text."""
 WIDTH = "document.documentElement.scrollWidth"
+SHIFTS = """shifts = [];
+new PerformanceObserver(list => shifts.push(...list.getEntries().map(entry => entry.value)))
+  .observe({type: "layout-shift", buffered: true});"""
+"""Keeps how far visible parts moved while the page loaded."""
+CLOSED = "document.querySelectorAll('details:not([open])').length"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     messages: list[str] = []
@@ -41,7 +46,10 @@ def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
     for event in ("console", "pageerror", "requestfailed"):
         page.on(event, lambda what: messages.append(str(what)))
     page.on("request", lambda request: requests.append(request.url))
+    page.add_init_script(SHIFTS)
     page.goto(whole_page.as_uri(), wait_until="load")
+    page.wait_for_timeout(300)
+    assert page.evaluate("shifts") == []
     assert 0 < page.query_selector("#run-1-queries ~ details .values").bounding_box()["y"] < 900
     for details in page.query_selector_all("details"):
         details.evaluate("element => { element.open = true; }")
@@ -58,6 +66,20 @@ def test_the_page_opens_cleanly_and_fits(browser, whole_page, width, scheme):
     page.close()
 
 
+def test_the_keyboard_alone_reaches_and_opens_everything(browser, whole_page):
+    page = browser.new_page()
+    page.goto(whole_page.as_uri(), wait_until="load")
+    assert page.evaluate(CLOSED) > 0
+    for _ in range(1000):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):  # after the last
+            break
+        if page.evaluate("document.activeElement.matches('details:not([open]) > summary')"):
+            page.keyboard.press("Enter")
+    assert page.evaluate(CLOSED) == 0
+    page.close()
+
+
 def test_long_names_do_not_widen_the_page(browser, make_run, data_dir, tmp_path):
     runs = [make_run(letter * 200, base_model=letter * 900, head=f"{letter} " * 300) for letter in "ab"]
     evaluate(runs[0], data_dir, names=["plain"])
@@ -65,7 +87,7 @@ def test_long_names_do_not_widen_the_page(browser, make_run, data_dir, tmp_path)
     output = write_report(runs, tmp_path / "page.html", data_dir=tmp_path)
     page = browser.new_page()
     page.goto(output.as_uri(), wait_until="load")
-    for width in (400, 1400):
+    for width in (400, 1200):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(WIDTH) <= width
     page.close()
