@@ -41,7 +41,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 quickstart: $(VENV)/.installed
-	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 4000 --split 0.75 0.1 0.15 --output_dir $(DOCS)
+	$(BIN)/python scripts/prepare_data.py --documents python_docs --max_documents 2000 --split 0.75 0.1 0.15 --output_dir $(DOCS)
 	$(BIN)/python scripts/calibrate.py --corpus $(DOCS) --queries $(DOCS) --query_split train --output_dir $(CALIBRATED)
 	$(BIN)/python scripts/train.py --config configs/quickstart.yaml --overwrite
 	$(BIN)/python scripts/compute_isotropy.py --model_path $(RUN)/best_model --datasets python_docs --data_dir data \
