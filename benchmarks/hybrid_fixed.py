@@ -1,7 +1,8 @@
 """Which share of BM25 and which feedback help a trained head, by cross-validation on the training queries alone.
 
 Heads are trained on four fifths of the training queries with the default recipe; the others measure them. Printed are
-the gains in NDCG@10 over the head alone; `ragcun.retrieval.hybrid` has the values that were chosen by them.
+NDCG@10 of the untouched base and of the head alone, and the gains of the others over the head;
+`ragcun.retrieval.hybrid` has the values that were chosen by them.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from ragcun.training.setup import TrainingData
 
 FOLDS = 5
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+BASE, HEAD = "untouched base", "head alone"
 FEEDBACK = ((0, 0.0), (1, 0.2), (1, 0.3), (2, 0.2), (2, 0.3))
 
 
@@ -45,13 +47,15 @@ def measure(folder: Path, train: ragcun.Collection, held: ragcun.Collection, con
     """Return which held-out queries are seen, and NDCG@10 of each by setting."""
     data = TrainingData(pairs_from_collection(train, whole_corpus=True))
     encoder = fit_encoder(config, data, RunFolder(None))[0].eval()
-    head = DenseRetriever("head", CachedEncoder(vector_source(encoder.base), encoder))
+    source = vector_source(encoder.base)
+    head = DenseRetriever("head", CachedEncoder(source, encoder))
+    base = DenseRetriever("base", CachedEncoder(source.untouched), encoder.base.distance)
     labels = Labels({held.name: folder})
 
     def scores(run: Run) -> np.ndarray:
         return np.array([*evaluate_run(run, held.qrels, (10,))["NDCG@10"].values()])
 
-    found = {"alone": scores(head.retrieve(held, 100))}
+    found = {BASE: scores(base.retrieve(held, 100)), HEAD: scores(head.retrieve(held, 100))}
     remembering = AppendedQueries(labels=labels, chosen={held.name: {"memory": {"chosen": 1.0}}})
     for words in (BM25Retriever(), remembering):
         fused = HybridRetriever((head, words))
@@ -75,8 +79,9 @@ def main() -> None:
             parts.append(measure(folder, train, held, config))
         seen = np.concatenate([part[0] for part in parts])
         for setting in parts[0][1]:
-            gain = np.concatenate([part[1][setting] - part[1]["alone"] for part in parts])
-            means = gain.mean(), gain[seen].mean(), gain[~seen].mean()
+            values = [part[1][setting] - (part[1][HEAD] if setting not in (BASE, HEAD) else 0) for part in parts]
+            shown = np.concatenate(values)
+            means = shown.mean(), shown[seen].mean(), shown[~seen].mean()
             print(f"{name}, {setting}: {means[0]:+.4f}, seen {means[1]:+.4f}, unseen {means[2]:+.4f}", flush=True)
 
 
