@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import utils
+import pytest
+from huggingface_hub import constants, hf_api, utils
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -119,6 +121,14 @@ def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]
     handler = type("Handler", (StandIn,), {"repositories": repositories, "forbidden": set()})
     with listening(handler) as address:
         yield address, handler
+
+
+def point_at(patch: pytest.MonkeyPatch, address: str) -> None:
+    """Let the hub's clients ask a server."""
+    patch.setattr(constants, "ENDPOINT", address)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(hf_api.api, "endpoint", address)
+    patch.setattr(datasets.config, "HF_ENDPOINT", address)
 
 
 def write_split(folder: Path, rows: Sequence[dict[str, Any]], n_files: int = 1, split: str = "train") -> Path:

@@ -20,6 +20,15 @@ from ragcun.options import settings_of
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 REQUIREMENTS = SCRIPTS.with_name("requirements-min.txt")
+IN_TURN = """
+import json, sys
+from ragcun.cli.main import main
+first, second = json.loads(sys.argv[1])
+main(first)
+print("next")
+print("next", file=sys.stderr)
+main(second)
+"""
 
 
 def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -186,17 +195,15 @@ def test_a_quiet_command_prints_its_result_alone_and_a_file_gets_no_progress_bar
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"query": f"word{i}", "positive": f"word{i} x"}) + "\n" for i in range(40)))
 
-    def train(*flags: str) -> tuple[str, str]:
-        settings = {"train_data": pairs, "base_model": tiny_bert, "output_dir": tmp_path / "run", "device": "cpu"}
-        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "ragcun.cli.main", "train", *words, "--cache_dir", str(tmp_path), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout, done.stderr
-
-    out, said = train("--quiet", "--json")
-    assert said == ""
-    assert json.loads(out)["checkpoint"] == str(tmp_path / "run" / "best_model")
-    out, said = train("--overwrite")
+    settings = {"train_data": pairs, "base_model": tiny_bert, "output_dir": tmp_path / "run", "device": "cpu"}
+    train = ["train", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+    commands = [train, [*train, "--overwrite", "--quiet", "--json"]]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(commands)], capture_output=True, text=True, check=True
+    )
+    (shown, out), (said, quiet) = (each.split("next\n") for each in (done.stdout, done.stderr))
     assert "InfoNCE" in said
     assert not re.search(r"%\||\r|\x1b", said)
-    assert f"ragcun evaluate --model_path {tmp_path / 'run' / 'best_model'}" in out.splitlines()[-1]
+    assert f"ragcun evaluate --model_path {tmp_path / 'run' / 'best_model'}" in shown.splitlines()[-1]
+    assert quiet == ""
+    assert json.loads(out)["checkpoint"] == str(tmp_path / "run" / "best_model")

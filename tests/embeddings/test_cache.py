@@ -1,7 +1,6 @@
 """EmbeddingCache: every text is encoded once, whoever asks, and torn writes are cut off."""
 
 import json
-import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from ragcun.embeddings import cache as cache_module
 from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from tests.processes import FORKED
 
 
 class WatchedBase(TextBase):
@@ -133,10 +133,9 @@ def test_default_folder(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_write_at_once(tiny_bert, texts, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(2)
+    ready = FORKED.Barrier(2)
     given = tiny_bert, tmp_path, texts[40:160][::-1], ready
-    other = context.Process(target=encode_in_turns, args=given, daemon=True)
+    other = FORKED.Process(target=encode_in_turns, args=given, daemon=True)
     other.start()
     encode_in_turns(tiny_bert, tmp_path, texts[:120], ready)
     other.join(120)

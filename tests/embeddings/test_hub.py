@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants, hf_api
+from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
@@ -22,7 +22,7 @@ from ragcun.models.checkpoint import push_to_hub
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions, open_system
-from tests.hub import COMMIT, serving
+from tests.hub import COMMIT, point_at, serving
 
 TEXTS = ["word1 word2", "word3 word4 word5 word6 word7", "word8"]
 PLAIN, OWN = "intfloat/e5-small-v2", "intfloat/e5-base"
@@ -51,13 +51,6 @@ def silent(folder: str, place: Path, **settings: object) -> Path:
     versions = json.loads(file.read_text())["__version__"]
     file.write_text(json.dumps({"__version__": versions, **settings}))
     return place
-
-
-def point_at(patch, endpoint):
-    """Let the hub's client ask a server."""
-    patch.setattr(constants, "ENDPOINT", endpoint)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    patch.setattr(hf_api.api, "endpoint", endpoint)
 
 
 @pytest.fixture(scope="module")

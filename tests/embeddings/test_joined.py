@@ -1,8 +1,6 @@
 """Joined bases; a checkpoint with a channel of word pieces is one plain folder of sentence-transformers."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,17 @@ from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from tests.models.helpers import moved
+from tests.processes import run_script
 
 WEIGHT = 0.3
 ROLES = ("query", "document")
 PLAIN = """
 import json, sys
 import numpy as np
+assert not any(name.startswith("ragcun") for name in sys.modules)
 sys.modules["ragcun"] = None  # a process that cannot import it
 from sentence_transformers import SentenceTransformer
-folder, texts = sys.argv[1], json.load(sys.stdin)
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
 model = SentenceTransformer(folder, device="cpu")
 np.savez(folder + "/../plain.npz", query=model.encode_query(texts), document=model.encode_document(texts))
 model.save_pretrained(folder + "/../again")
@@ -112,9 +112,8 @@ def test_a_process_without_ragcun_gives_the_same_embeddings(tiny_bert, texts, tm
     encoder: Any = moved(SYSTEMS["asymmetric"](of_pieces(tiny_bert, texts[:200], pooling), **settings))
     encoder.save_pretrained(tmp_path / "model")
     some = [*texts[190:230], "", "never seen", "word1 word2", " ".join(texts[:5])]
-    subprocess.run(
-        [sys.executable, "-c", PLAIN, str(tmp_path / "model")], input=json.dumps(some), text=True, check=True
-    )
+    (tmp_path / "plain.py").write_text(PLAIN)
+    run_script(tmp_path / "plain.py", tmp_path / "model", json.dumps(some))
     plain = np.load(tmp_path / "plain.npz")
     again = RetrievalEncoder.from_pretrained(tmp_path / "model", device="cpu")
     resaved = SentenceTransformer(str(tmp_path / "again"), device="cpu")

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ragcun.batch import Views
 from ragcun.losses.gather import average_gradients, sum_over_ranks_, world_size
 from ragcun.losses.objective import ISOTROPY, TRANSFORMS, Objective
-from tests.training.runs import run_ranks, run_script
+from tests.processes import run_ranks, run_script
 
 DIM, ROWS, POOL = 5, 11, 3
 SPLITS = {"even": (6, 2), "uneven": (8, 3), "no pool on one": (2, 0)}

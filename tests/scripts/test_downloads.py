@@ -1,49 +1,23 @@
 """download_msmarco.py and download_wiki.py: from folders, from a hub on 127.0.0.1, failed, repeated, refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from huggingface_hub import constants
 
-from ragcun.data.pairs import read_pairs
-from ragcun.io import file_digest
-from tests.hub import COMMIT, serving, write_split
-
-SEVERAL = """
-import json, sys
-from ragcun.cli.download import MsmarcoOptions, WikiOptions, msmarco, wikipedia
 from ragcun.data.pairs import read_pairs
 from ragcun.errors import InputError
-from ragcun.options import from_mapping
-for call in json.loads(sys.argv[1]):
-    try:
-        if "pairs" in call:
-            print(list(read_pairs(call["pairs"]).rows()))
-            continue
-        run, options = (wikipedia, WikiOptions) if "output" in call else (msmarco, MsmarcoOptions)
-        print(run(from_mapping(options, call)).replace("\\n", " "))
-    except InputError as error:
-        print(f"InputError: {error}")
-"""
+from ragcun.io import file_digest
+from tests.hub import COMMIT, point_at, serving, write_split
 
 
 @pytest.fixture
-def hub(data_sets, tmp_path):
-    """Make calls in a fresh process whose hub is a stand-in; return a line for each, and the stand-in's handler."""
+def hub(data_sets, monkeypatch):
+    """The handler of a stand-in for the hub, which clients ask."""
     repositories = {"datasets/microsoft/ms_marco": "marco", "datasets/wikimedia/wikipedia": "wiki", "datasets/a/b": "b"}
     with serving({name: data_sets / folder for name, folder in repositories.items()}) as (address, handler):
-
-        def call(*calls, **environment):
-            own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
-            own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-            command = [sys.executable, "-c", SEVERAL, json.dumps(calls)]
-            environment = os.environ | own | environment
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
-            return done.stdout.splitlines()
-
-        yield call, handler
+        point_at(monkeypatch, address)
+        yield handler
 
 
 def contents(folder, without="manifest.json"):
@@ -51,60 +25,56 @@ def contents(folder, without="manifest.json"):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(without)}
 
 
-@pytest.mark.slow
-def test_the_hub_gives_what_a_folder_gives_also_after_it_failed(run_script, hub, data_sets, tmp_path):
-    call, handler = hub
+def test_the_hub_gives_what_a_folder_gives_also_after_it_failed(run_script, fails_clearly, hub, data_sets, tmp_path):
     local = ("--source", data_sets / "marco", "--subset", "v1.1", "--output_dir", tmp_path / "m")
     run_script("download_msmarco", *local)
     run_script("download_wiki", "--source", data_sets / "wiki", "--output", tmp_path / "w" / "w.jsonl")
-    calls = ({"output_dir": str(tmp_path / "hm")}, {"output": str(tmp_path / "hw" / "w.jsonl")})
-    handler.forbidden = {"train-00001-of-00003.parquet"}
-    for line in call(*calls):
-        assert line.startswith("InputError"), line
-        assert "cannot be read" in line
+    commands = (
+        ("download_msmarco", "--output_dir", tmp_path / "hm"),
+        ("download_wiki", "--output", tmp_path / "hw" / "w.jsonl"),
+    )
+    hub.forbidden = {"train-00001-of-00003.parquet"}
+    for command in commands:
+        assert "cannot be read" in fails_clearly(*command)
     assert not list(tmp_path.glob("h[mw]/*"))
-    handler.forbidden = set()
-    lines = call(*calls)
-    assert not any(line.startswith("InputError") for line in lines), lines
+    hub.forbidden = set()
+    for command in commands:
+        run_script(*command)
     assert contents(tmp_path / "hm") == contents(tmp_path / "m")
     assert contents(tmp_path / "hw") == contents(tmp_path / "w")
     source = json.loads((tmp_path / "hm" / "manifest.json").read_text())["source"]
     assert source == {"name": "microsoft/ms_marco", "subset": "v1.1", "split": "train", "revision": COMMIT}
 
 
-@pytest.mark.slow
 def test_pairs_are_read_from_the_hub_by_name(hub, data_sets):
-    call, _ = hub
     rows = [{"anchor": f"q{i}", "answer": "a", "label": i % 2} for i in range(4)]
     for split, some in (("train", rows), ("dev", rows[:2])):
         write_split(data_sets / "b" / "data", some, split=split)
-    lines = call({"pairs": "a/b"}, {"pairs": "a/b:default:dev"}, {"pairs": "a/b::test"}, {"pairs": "a/c"})
-    assert lines[:2] == ["[('q1', 'a', None), ('q3', 'a', None)]", "[('q1', 'a', None)]"]
-    assert all(line.startswith("InputError: cannot open a/") for line in lines[2:])
+    assert list(read_pairs("a/b").rows()) == [("q1", "a", None), ("q3", "a", None)]
+    assert list(read_pairs("a/b:default:dev").rows()) == [("q1", "a", None)]
+    for name in ("a/b::test", "a/c"):
+        with pytest.raises(InputError, match="cannot open a/"):
+            read_pairs(name)
 
 
-@pytest.mark.slow
-def test_what_the_hub_has_not_is_one_sentence(hub, tmp_path):
-    call, _ = hub
-    out = {"output_dir": str(tmp_path / "m")}
-    unknown, subset, split, old, other = call(
-        {**out, "source": "team/nothing"},
-        {**out, "subset": "v9"},
-        {**out, "split": "test"},
-        {**out, "revision": "v0"},
-        {"output": str(tmp_path / "w.jsonl"), "language": "xx"},
-    )
-    cases = ((subset, "v9", "v1.1"), (split, "test", "train"), (other, ".xx", "20231101.en"))
-    for message, asked, there in (*cases, (unknown, "team/nothing", "404"), (old, "v0", "404")):
-        assert message.startswith("InputError: cannot open")
-        assert asked in message
-        assert there in message
-    (away,) = call(out, HF_ENDPOINT="http://127.0.0.1:9")
+def test_what_the_hub_has_not_is_one_sentence(fails_clearly, hub, tmp_path, monkeypatch):
+    msmarco, wiki = ("msmarco", "--output_dir", tmp_path / "m"), ("wiki", "--output", tmp_path / "w.jsonl")
+    for command, *facts in (
+        ((*msmarco, "--source", "team/nothing"), "team/nothing", "404"),
+        ((*msmarco, "--subset", "v9"), "v9", "v1.1"),
+        ((*msmarco, "--split", "test"), "test", "train"),
+        ((*msmarco, "--revision", "v0"), "v0", "404"),
+        ((*wiki, "--language", "xx"), ".xx", "20231101.en"),
+    ):
+        message = fails_clearly(f"download_{command[0]}", *command[1:])
+        assert all(fact in message for fact in ("cannot open", *facts)), message
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    away = fails_clearly("download_msmarco", *msmarco[1:])
     assert "cannot open microsoft/ms_marco" in away
     assert "connection" in away
-    (offline,) = call(out, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE" in offline
-    assert [path.name for path in tmp_path.rglob("*.json*") if "home" not in path.parts] == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in fails_clearly("download_msmarco", *msmarco[1:])
+    assert [path.name for path in tmp_path.rglob("*.json*")] == []
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """What tests read of a run's folder, and how they step in between its steps."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +9,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor, equal
-from torch.multiprocessing import start_processes
 
 from ragcun.config import TrainConfig
 from ragcun.training.step import Stepper
@@ -101,29 +96,3 @@ def interrupted(after: int) -> Iterator[None]:
 def cut(path: Path) -> None:
     """Take the end off a file."""
     path.write_bytes(path.read_bytes()[:-40])
-
-
-def run_script(script: str | Path, *arguments: object) -> str:
-    """Run a Python file in a process of its own; return what it prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    run = [sys.executable, str(script), *map(str, arguments)]
-    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def start_ranks(work: Callable[..., None], *arguments: object) -> Any:
-    """Start `work(rank, *arguments)` in two processes as torchrun would, but forked with everything imported."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return start_processes(work, arguments, nprocs=2, join=False, start_method="fork")
-
-
-def run_ranks(work: Callable[..., None], *arguments: object) -> None:
-    """Let `work(rank, *arguments)` end in two processes."""
-    ranks = start_ranks(work, *arguments)
-    while not ranks.join():
-        pass

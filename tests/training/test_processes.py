@@ -22,16 +22,8 @@ from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, TrainingStopped
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import Selection
-from tests.training.runs import (
-    assert_same,
-    before_step,
-    newest,
-    rows_of,
-    run_ranks,
-    run_script,
-    start_ranks,
-    tensors_of,
-)
+from tests.processes import run_ranks, run_script, start_ranks
+from tests.training.runs import assert_same, before_step, newest, rows_of, tensors_of
 
 SIGREG: dict[str, Any] = {"lambda_isotropy": 1.0, "isotropy": "sigreg", "num_slices": 16}
 TRAINED: dict[str, Any] = {"freeze_base": False, "base_learning_rate": 1e-3, **SIGREG}

@@ -20,6 +20,7 @@ from ragcun.errors import InputError
 from ragcun.training.fit_head import fit_head
 from ragcun.training.processes import StopRequest, TrainingStopped
 from ragcun.training.selection import Selection
+from tests.processes import run_script
 from tests.training.runs import (
     DEFAULTS,
     PLAIN,
@@ -28,7 +29,6 @@ from tests.training.runs import (
     before_step,
     interrupted,
     newest,
-    run_script,
     tensors_of,
 )
 

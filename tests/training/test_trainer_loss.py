@@ -25,7 +25,8 @@ from ragcun.models.heads import HeadShape
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay
-from tests.training.runs import assert_equal, cut, run_ranks, run_script
+from tests.processes import run_ranks, run_script
+from tests.training.runs import assert_equal, cut
 
 DIM = 16
 PREDICTOR = HeadShape("mlp", DIM, DIM, dropout=0.1)
