@@ -163,17 +163,19 @@ def search_collection(
     (folder := search.folder).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            query_ids, document_ids, own_ids, qrels, shards = _prepare(collection, search, queries)
+            shards = _prepare(collection, search, queries)
             if left := [shard for shard in shards if not shard.is_done]:
                 runner(left)
             for stale in folder.glob(".*.tmp"):
                 stale.unlink(missing_ok=True)
+            query_ids, document_ids = list(collection.queries), list(collection.documents)
             order, k = id_order(document_ids), min(search.k + 1, len(document_ids))
             best = SearchResult.empty(len(query_ids), k)
             for shard in shards:
                 with np.load(shard.file("result", "npz")) as part:
                     best.update(SearchResult(part["scores"], part["indices"]), order)
-            return make_run(query_ids, document_ids, best.scores, best.indices, search.k, own_ids), qrels
+            found = best.scores, best.indices, search.k, collection.own_ids
+            return make_run(query_ids, document_ids, *found), collection.qrels
     except Timeout as error:
         raise InputError(f"another process is using {folder}; wait for it, or name another --work_dir") from error
 
@@ -214,12 +216,8 @@ class ShardedRetriever:
         return search_collection(collection, replace(self.sharded, k=k), self.runner, embedded.queries)[0]
 
 
-def _prepare(
-    collection: Collection, search: ShardedSearch, queries: NDArray[np.float32] | None
-) -> tuple[list[str], list[str], frozenset[str], Qrels, list[Shard]]:
-    model = opened(search)
-    query_ids, texts = list(collection.queries), list(collection.queries.values())
-    document_ids = list(collection.documents)
+def _prepare(collection: Collection, search: ShardedSearch, queries: NDArray[np.float32] | None) -> list[Shard]:
+    model, texts, document_ids = opened(search), list(collection.queries.values()), list(collection.documents)
     with replacing_file(search.folder / "queries.npy") as file, _torch_threads(search.threads):
         vectors = model.encode(texts, "query") if queries is None else [queries]
         _write_matrix(file, vectors, (len(texts), model.dimension))
@@ -237,7 +235,7 @@ def _prepare(
         if not shard.is_encoded:
             write_json_lines(shard.file("texts", "jsonl"), ({"text": text} for text in texts))
         shards.append(shard)
-    return query_ids, document_ids, collection.own_ids, collection.qrels, shards
+    return shards
 
 
 def cut_shards(rows: int, search: ShardedSearch) -> list[tuple[int, int]]:

@@ -1,33 +1,40 @@
-"""Batches of training pairs: their order, a pure function of seed and epoch, what is in them, and mined negatives."""
+"""Batches of training pairs: their order, by seed and epoch, what is in them, mined negatives, a teacher's scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ragcun.batch import Features, PairBatch, Role
 from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
+from ragcun.data.pairs import PairDataset, Scores
 from ragcun.data.texts import text_classes
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import progress_bar
 from ragcun.errors import InputError
+from ragcun.losses.contrastive import similarity_logits
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import refuse
 from ragcun.training.processes import to_device
-from ragcun.training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 NOTHING = -1
 """Fills the ranks of a query that has fewer mined negatives than others."""
 BLOCK_ELEMENTS = 2**25
 """Distances in memory at a time, while negatives are mined."""
+Teacher = Callable[[Rows, Rows], Float[Tensor, "queries documents"]]
+"""Scores queries and documents, given by their indices in a `PairDataset`; NaN: missing, as document −1 always is."""
 
 
 def epoch_pairs(dataset: PairDataset, per_query: int, seed: int, epoch: int) -> Rows:
@@ -233,3 +240,38 @@ def mine(
         ranked = best.indices.masked_fill(best.values == -torch.inf, NOTHING)[:, first:].numpy()
         mined[start : start + block, : ranked.shape[1]] = ranked
     return mined
+
+
+def teacher_of_vectors(source: VectorSource, pairs: PairDataset, device: torch.device) -> Teacher:
+    """Return the teacher that scores the texts of `pairs` by the similarity of their vectors in `source`."""
+    asked, shown = source.rows(pairs.queries, "query"), source.rows(pairs.documents, "document")
+    unit, distance = source.base.ends_normalized, source.base.distance
+    vectors = getattr(source, "vectors", source)  # not the cache, which would keep the model in memory
+
+    def score(queries: Rows, documents: Rows) -> Float[Tensor, "queries documents"]:
+        sides = [to_device(torch.from_numpy(vectors[rows]), device) for rows in (asked[queries], shown[documents])]
+        query, document = (Base.finish(side, unit) for side in sides)
+        missing = to_device(torch.from_numpy(documents < 0), device)
+        return similarity_logits(query, document, distance).masked_fill(missing, torch.nan)
+
+    return score
+
+
+def teacher_of_scores(scores: Scores, pairs: PairDataset, source: str, device: torch.device) -> Teacher:
+    """Return the teacher that looks up scores, which `source` gave; InputError if there is none to learn from."""
+    place = {text: column for column, text in enumerate(pairs.documents)}
+    found = [{place[each]: s for each, s in scores.get(query, {}).items() if each in place} for query in pairs.queries]
+    values = np.array([np.nan, *chain.from_iterable(row.values() for row in found)], dtype=np.float32)
+    columns, ends = np.array([*chain.from_iterable(found)], dtype=np.int64), np.cumsum([0, *map(len, found)])
+    # of each score its place in values, 0 where there is none; the last column, which is that of document −1, is empty
+    places = csr_array((np.arange(1, len(values)), columns, ends), (len(found), len(place) + 1))
+    scored = int((places[pairs.query_ids, pairs.positive_ids] > 0).sum())
+    logger.info("teacher %s: %d of the %d positives of %s have a score", source, scored, len(pairs), pairs.source)
+    if not scored or max(map(len, found)) < 2:
+        needed = "a positive and another document of a query; give --teacher, or `scores` in a pairs file"
+        raise InputError(f"--contrastive kl and margin_mse learn scores, and {source} has none of {needed}")
+
+    def score(queries: Rows, documents: Rows) -> Float[Tensor, "queries documents"]:
+        return to_device(torch.from_numpy(values[places[queries][:, documents].toarray()]), device)
+
+    return score

@@ -75,7 +75,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))
     source = processes.main_first(lambda: PairSource(data.train, encoder.base, processes.device, features, teacher))
-    judge = partial(make_selection, data, encoder.base, features, objective, config.batch_size, processes.device)
+    judge = partial(make_selection, data, source, objective, config.batch_size)
     selection = processes.main_only(judge, Selection())
     queries = None
     if data.queries and features is not None and config.load_checkpoint is None:
@@ -83,7 +83,7 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     closed = initialize_weights(config, encoder, source, queries)
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
     initial = {} if data.check is None else {name: value.clone() for name, value in encoder.trained_state().items()}
-    record = make_record(config, run, data, processes, encoder, features)
+    record = make_record(config, run, data, encoder, source)
     trainer = Trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
     if closed is not None and config.label_free and config.head == "linear":

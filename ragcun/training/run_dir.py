@@ -23,14 +23,14 @@ from transformers.utils.generic import flatten_dict
 
 from ragcun.config import TrainConfig
 from ragcun.data.overlap import HoldOut, training_documents
-from ragcun.embeddings.base import Base, VectorSource
+from ragcun.embeddings.base import Base
 from ragcun.embeddings.hub import BEST_MODEL
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.processes import Processes
+from ragcun.training.batches import PairSource
 from ragcun.training.selection import FinalSelection
 from ragcun.training.setup import TrainingData, model_settings
 from ragcun.training.summary import FitResult, card, in_words, trained_parts
@@ -201,17 +201,12 @@ class RunRecord:
 
 
 def make_record(
-    config: TrainConfig,
-    run: RunFolder,
-    data: TrainingData,
-    processes: Processes,
-    encoder: RetrievalEncoder,
-    features: VectorSource | None,
+    config: TrainConfig, run: RunFolder, data: TrainingData, encoder: RetrievalEncoder, source: PairSource
 ) -> RunRecord:
     """Return the record of a run: its settings, and what it is made of."""
-    fingerprint = encoder.base.fingerprint() if features is None else features.fingerprint
+    fingerprint = encoder.base.fingerprint() if source.vectors is None else source.vectors.fingerprint
     made_of = {"seed": config.seed, "data_sha256": data.hashes(), "base_fingerprint": fingerprint}
     made_of["trained"] = trained_parts(config, encoder)
     seen = training_documents(data.train, config.documents, config.load_checkpoint, data.hold_out)
     settings = config.to_dict() | (model_settings(encoder) if config.load_checkpoint else {})
-    return RunRecord(run, settings, environment(str(processes.device)) | made_of, seen, data.hold_out)
+    return RunRecord(run, settings, environment(str(source.device)) | made_of, seen, data.hold_out)

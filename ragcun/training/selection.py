@@ -56,15 +56,12 @@ class Selection:
         return score, row
 
 
-def make_selection(
-    data: TrainingData,
-    base: Base,
-    features: VectorSource | None,
-    objective: Objective,
-    batch_size: int,
-    device: torch.device,
-) -> Selection:
-    """Return selection by NDCG@10 on a dev collection, the objective on validation pairs, or the last epoch."""
+def make_selection(data: TrainingData, source: PairSource, objective: Objective, batch_size: int) -> Selection:
+    """Return selection by NDCG@10 on a dev collection, the objective on validation pairs, or the last epoch.
+
+    Vectors come from where the `source` of training pairs has them.
+    """
+    base, features = source.base, source.vectors
     if data.dev is not None:
         dev = data.dev
         untouched = _Untouched(base.untouched) if features is None else CachedEncoder(features.untouched)
@@ -75,9 +72,9 @@ def make_selection(
 
         return Selection(f"dev {NDCG}", ndcg, _judge(untouched, dev, base.distance).mean[NDCG])
     if data.val is not None:
-        source = PairSource(data.val, base, device, features)
+        held_out = PairSource(data.val, base, source.device, features)
         batches = epoch_batches(len(data.val), batch_size, 0, None)
-        return Selection("validation objective", lambda encoder: mean_loss(encoder, source, batches, objective))
+        return Selection("validation objective", lambda encoder: mean_loss(encoder, held_out, batches, objective))
     return Selection()
 
 

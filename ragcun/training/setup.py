@@ -31,8 +31,8 @@ from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.retrieval.runs import StoredRetriever
+from ragcun.training.batches import Teacher, teacher_of_scores, teacher_of_vectors
 from ragcun.training.processes import Processes
-from ragcun.training.teacher import Teacher, teacher_of_scores, teacher_of_vectors
 
 logger = logging.getLogger(__name__)
 

@@ -54,7 +54,7 @@ def test_dev_selection_is_ndcg_at_10(encoder, collection, tmp_path, cached):
     base.freeze(cached)
     data = TrainingData(pairs_from_collection(collection), dev=collection)
     features = EmbeddingCache(base, tmp_path) if cached else None
-    selection = make_selection(data, base, features, Objective(), 8, torch.device("cpu"))
+    selection = make_selection(data, PairSource(data.train, base, torch.device("cpu"), features), Objective(), 8)
     texts = [list(collection.queries.values()), [document.content for document in collection.documents.values()]]
     names, judged = list(collection.documents), (collection.qrels[query] for query in collection.queries)
     relevant = [names.index(document) for each in judged for document in each]
@@ -134,7 +134,9 @@ def test_the_base_is_the_text_model_without_its_lexical_channel(tiny_bert, colle
     start = AsymmetricProjectionModel(base, normalize_output=True)
     trained = with_weights(start, {name: torch.zeros_like(value) for name, value in start.own_state().items()})
     data = TrainingData(pairs_from_collection(collection), dev=collection)
-    untouched = make_selection(data, base, features, Objective(), 8, torch.device("cpu")).base_score
+    untouched = make_selection(
+        data, PairSource(data.train, base, torch.device("cpu"), features), Objective(), 8
+    ).base_score
     kept, found = select_final_model(trained, start, collection, features, seed=0)
     alone = CachedEncoder(EmbeddingCache(base.dense, tmp_path))
     without = evaluate_retriever(DenseRetriever("alone", alone, base.distance), collection, cutoffs=(10,))

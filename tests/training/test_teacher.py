@@ -17,11 +17,10 @@ from ragcun.errors import InputError
 from ragcun.io import write_json_lines
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.retrieval.runs import write_run
-from ragcun.training.batches import mine
+from ragcun.training.batches import mine, teacher_of_scores
 from ragcun.training.fit_head import fit_head
 from ragcun.training.loop import fit
 from ragcun.training.setup import build_data
-from ragcun.training.teacher import teacher_of_scores
 from tests.conftest import save_tiny_bert
 from tests.training.runs import assert_same_run, interrupted, rows_of
 
