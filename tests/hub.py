@@ -1,6 +1,5 @@
 """A hub on 127.0.0.1, whose repositories are folders, and files as its data sets have them."""
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -21,10 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Serves `repositories`, folders by models/… or datasets/owner/name, but not files named in `forbidden`.
-
-    What is uploaded goes to the folder of ``models/``.
-    """
+    """Serves `repositories`, folders by models/… or datasets/owner/name, but not files named in `forbidden`."""
 
     protocol_version = "HTTP/1.1"
     repositories: dict[str, Path]
@@ -49,25 +45,6 @@ class StandIn(BaseHTTPRequestHandler):
         return self.send(404, b"{}", error="RepoNotFound")
 
     do_HEAD = do_GET  # noqa: N815
-
-    def do_POST(self) -> None:
-        path, sent = self.path.partition("?")[0], self.rfile.read(int(self.headers["Content-Length"]))
-        if path == "/api/repos/create":
-            name = "{organization}/{name}".format(**json.loads(sent))
-            return self.send_json({"url": f"http://{self.headers['Host']}/{name}"})
-        if path.endswith("/preupload/main"):
-            files = [{"uploadMode": "regular", "shouldIgnore": False, **file} for file in json.loads(sent)["files"]]
-            return self.send_json({"files": files})
-        if path.endswith("/commit/main"):
-            for kind, value in ((each["key"], each["value"]) for each in map(json.loads, sent.splitlines())):
-                if kind == "file":
-                    file = self.repositories["models/"] / value["path"]
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(base64.b64decode(value["content"]))
-            name = path.removeprefix("/api/models/").removesuffix("/commit/main")
-            url = f"http://{self.headers['Host']}/{name}/commit/{COMMIT}"
-            return self.send_json({"commitUrl": url, "commitOid": COMMIT, "success": True})
-        return self.send_json({"errors": [], "warnings": []})
 
     def send_file(self, file: Path) -> None:
         content, part = file.read_bytes(), self.headers.get("Range")

@@ -10,7 +10,6 @@ from ragcun.data.python_docs import (
     build,
     distinct,
     extract,
-    python_doc_roots,
     split_docstring,
 )
 from ragcun.errors import InputError
@@ -154,9 +153,3 @@ def test_splits_are_disjoint_and_follow_the_seed_and_not_the_order_of_entries():
     assert few.items() <= more.items()
     assert more.keys() != other.keys()
     assert set(build(ENTRIES, None, 0, (0.0, 0.5, 0.5))[2]) == {"dev", "test"}
-
-
-def test_standard_library_is_documented():
-    entries = {entry.name: entry for entry in extract(python_doc_roots(), ["statistics"])}
-    assert entries["statistics.median"].summary == "Return the median (middle value) of numeric data."
-    assert entries["statistics.median"].signature == "median(data)"

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from functools import partial
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
@@ -186,10 +187,12 @@ def test_a_checkpoint_is_pushed_file_by_file_and_a_damaged_one_is_not(tiny_bert,
     encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"))
     encoder.save_pretrained(tmp_path / "run" / "best_model")
     command = ["push", "--model_path", str(tmp_path / "run"), "--repo", "team/mine"]
-    with serving({"models/": tmp_path / "there"}) as (address, _):
-        point_at(monkeypatch, address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HfApi, "create_repo", lambda self, name, **options: f"https://hub/{name}")
+        copy = partial(shutil.copytree, dst=tmp_path / "there")
+        patch.setattr(HfApi, "upload_folder", lambda self, folder_path, **options: copy(folder_path))
         main(command)
-    assert f"{address}/team/mine" in capsys.readouterr().out
+    assert "https://hub/team/mine" in capsys.readouterr().out
     loaded = RetrievalEncoder.from_pretrained(tmp_path / "there")
     assert np.array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
     point_at(monkeypatch, "http://127.0.0.1:9")

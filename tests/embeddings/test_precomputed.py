@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, RetrievalEncoder
+from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError
 from ragcun.data.beir import load_collection
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.precomputed import VectorStore, check_vectors, read_vectors
-from tests.models.helpers import moved
 
 DIM = 6
 
@@ -82,18 +81,6 @@ def test_without_a_text_model_texts_are_refused(tmp_path):
     assert encoder.base.frozen
     with pytest.raises(InputError, match="cannot be trained"):
         encoder.freeze_base(False)
-
-
-def test_a_checkpoint_on_vectors_holds_no_text_model_and_comes_back(tmp_path):
-    base = Base(DIM, digest="x")
-    encoder = moved(AsymmetricProjectionModel(base, output_dim=3, head="residual", normalize_output=True))
-    encoder.save_pretrained(tmp_path / "m")
-    files = {path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*") if path.is_file()}
-    assert files == {"README.md", "ragcun/encoder.json", "ragcun/parts.safetensors"}
-    again = RetrievalEncoder.from_pretrained(tmp_path / "m", "cpu")
-    for role in ("query", "document"):
-        np.testing.assert_array_equal(again.embed(vectors(0, 5), role), encoder.embed(vectors(0, 5), role))
-    assert again.base.fingerprint() == "x"
 
 
 @pytest.mark.parametrize(

@@ -97,19 +97,6 @@ def test_unit_length_embeddings_interpolate_by_one_scale(tiny_bert, texts, train
             np.testing.assert_allclose(encode(texts[:30]), rows, atol=1e-5)
 
 
-def test_unit_length_is_exact_where_outputs_have_one_length(tiny_bert, texts):
-    """An orthogonal head times 3: cosines of head and base agree with the interpolation's."""
-    encoder = encoder_of(tiny_bert, "isotropic_gaussian", HeadShape("linear", DIM, DIM), normalize_output=True)
-    rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))).Q
-    encoder.head.start_as(3 * rotation, torch.zeros(DIM))
-    vectors = encoder.base.encode(texts, "document")
-    mixed = interpolate_with_base(encoder, 0.4, {"document": vectors})
-    of_head, base = encoder.encode_document(texts[:20]), base_vectors(encoder, texts[:20], "document")
-    expected = 0.6 * squared(of_head, of_head) + 0.4 * squared(base, base)
-    found = mixed.encode_document(texts[:20])
-    np.testing.assert_allclose(squared(found, found), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_predictors_cannot_be_interpolated(tiny_bert, system):
     encoder = SYSTEMS[system](TextBase.load(tiny_bert, device="cpu"), use_predictor=True)  # type: ignore[call-arg]

@@ -6,8 +6,6 @@ import json
 import math
 import random
 import re
-import shutil
-import subprocess
 
 import pytest
 
@@ -195,14 +193,3 @@ def test_latex_escaping_can_be_undone():
     assert re.sub(pattern, lambda found: found[1] or back[found[0]], escape(NASTY)) == NASTY
     assert not set(re.sub(pattern, "", escape(NASTY))) & set("\\{}$&#%_^~<>|[*")
     assert escape("a\n\n b") == "a b"
-
-
-@pytest.mark.slow
-def test_latex_compiles(comparison, tmp_path):
-    if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex here")
-    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
-    (tmp_path / "t.tex").write_text(document % latex_comparison(comparison(NASTY), NASTY, "tab:x"))
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]

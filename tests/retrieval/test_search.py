@@ -75,7 +75,8 @@ def test_matches_brute_force_in_float64(engine, distance, budget, k):
 )
 def test_ties_rank_by_order_for_every_block_size(data, distance, engine, budget, k):
     rows = st.lists(st.tuples(st.integers(-1, 1), st.integers(-1, 1)), min_size=1, max_size=120)
-    queries, documents = (np.array(data.draw(rows), dtype=np.float32) for _ in range(2))
+    scale = np.float32(2.0 ** data.draw(st.integers(-40, 40)))
+    queries, documents = (scale * np.array(data.draw(rows), dtype=np.float32) for _ in range(2))
     order = np.array(data.draw(st.permutations(range(len(documents)))))
     expected = SearchResult(*brute_force(queries, documents, k, distance, order))
     assert_same(top_k_by(engine, queries, documents, k, distance, budget, order=order), expected)

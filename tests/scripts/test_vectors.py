@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
 
 from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
 from ragcun.data.beir import load_collection
@@ -93,22 +92,6 @@ def test_a_head_is_loaded_and_gone_on_from(run_script, fails_clearly, arguments,
     assert "no text model" in fails_clearly("train", *arguments, *goes_on, "--overwrite")
     model = ("--model_path", tmp_path / "a" / "best_model", "--data_dir", arguments[1].parent)
     assert "no text model" in fails_clearly("evaluate_beir", *model, "--output_file", tmp_path / "e.json")
-
-
-def test_documents_stay_the_bases_where_queries_are_trained(run_script, arguments, tiny_bert, texts, tmp_path):
-    flags = ("--base_model", tiny_bert, "--train_side", "query", "--output_dir", tmp_path / "run")
-    run_script("train", *arguments, *flags, "--projection_learning_rate", 0.05, "--trained_share", 1)
-    checkpoint = tmp_path / "run" / "best_model"
-    published, exported = (SentenceTransformer(str(folder), device="cpu") for folder in (tiny_bert, checkpoint))
-    encoder = RetrievalEncoder.from_pretrained(checkpoint, "cpu")
-    expected = published.encode_document(texts)
-    np.testing.assert_array_equal(exported.encode_document(texts), expected)
-    base = TextBase.load(tiny_bert, device="cpu")
-    untouched = base.untouched_array(base.encode(texts, "document"))
-    np.testing.assert_array_equal(encoder.encode_document(texts), untouched)
-    np.testing.assert_allclose(untouched, expected, atol=1e-6)
-    assert not np.allclose(exported.encode_query(texts), published.encode_query(texts), atol=1e-3)
-    np.testing.assert_allclose(encoder.encode_query(texts), exported.encode_query(texts), atol=1e-6)
 
 
 def test_evaluation_says_which_vectors_do_not_fit(run_script, fails_clearly, arguments, vectors, tiny_bert, tmp_path):

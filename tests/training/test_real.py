@@ -19,7 +19,7 @@ from ragcun.training.loop import fit
 from tests.training.runs import PLAIN, rows_of
 
 pytestmark = pytest.mark.slow
-PACKAGES = ["argparse", "asyncio", "logging", "email", "http", "json", "unittest", "concurrent", "xml"]
+PACKAGES = ["argparse", "asyncio", "logging", "email"]
 WORDS = 24
 FROM_THE_BASE = PLAIN | {"epochs": 5, "lexical_dim": None}
 Rows = list[dict[str, Any]]

@@ -14,7 +14,6 @@ from torch import nn
 
 from ragcun.cli.main import main
 from ragcun.data.beir import load_collection
-from ragcun.embeddings.cache import TargetSource, vector_source
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS as REGISTRY
@@ -92,15 +91,6 @@ def test_a_linear_relation_of_the_two_spaces_is_recovered(train, target_model, c
     wanted = SentenceTransformer(target_model, device="cpu").encode(new)
     np.testing.assert_allclose(found.encode_query(new), wanted, atol=1e-3)
     assert np.abs(wanted - wanted.mean(0)).max() > 0.1
-
-
-def test_vectors_of_a_source_are_those_of_the_base(train, texts, tmp_path):
-    base = opened(train(epochs=1)).base
-    source = vector_source(base, tmp_path / "cache")
-    assert isinstance(source, TargetSource)
-    rows = np.concatenate([source.rows(texts[:5], "query"), source.rows(texts[3:8], "document")])
-    alone = [base.encode(texts[:5], "query"), base.encode(texts[3:8], "document")]
-    np.testing.assert_allclose(source[rows[::-1]], np.concatenate(alone)[::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("how", [TRAINED, {"lora_rank": 2, "base_learning_rate": 1e-2}])

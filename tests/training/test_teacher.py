@@ -221,13 +221,3 @@ def test_wrong_runs_are_refused(train, tmp_path, line, message):
     with pytest.raises(InputError, match=message):
         train(contrastive="kl", teacher=str(tmp_path / RUN))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_candidate_that_a_run_lacks_is_none(train, tmp_path, taught):
-    """Of positives that are missing the log has the number; the run trains on what is there."""
-    lines = (tmp_path / RUN).read_text().splitlines(keepends=True)
-    (tmp_path / RUN).write_text(
-        "".join(line for line in lines if not line.startswith(("q1 ", "q2 ")) or " d7 " in line)
-    )
-    train(**taught[RUN] | {"contrastive": "margin_mse", "epochs": 2})
-    assert all(math.isfinite(row["total"]) for row in rows_of(tmp_path / "run", "step"))
