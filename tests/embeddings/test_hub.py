@@ -10,10 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import HfApi, constants
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
 
 from ragcun.cli.main import main
 from ragcun.embeddings.hub import apply_convention, model_folder, resolve_model
@@ -101,41 +99,12 @@ def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, en
         TextBase.load(name)
 
 
-def test_contriever_is_the_masked_mean_of_the_last_layer_compared_by_dot_product(offline, tiny_bert):
-    base, bare = offline[0]["contriever"], Path(f"{tiny_bert}-bert")
-    batch = AutoTokenizer.from_pretrained(bare)(TEXTS, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        tokens = AutoModel.from_pretrained(bare)(**batch).last_hidden_state.double()
-    mask = batch["attention_mask"].double()[:, :, None]
-    assert 0 < mask.mean() < 1, "no padding: the mask would not matter"
-    expected = ((tokens * mask).sum(1) / mask.sum(1)).numpy()
-    assert (base.distance, base.prompt("query"), base.prompt("document")) == ("dot", "", "")
-    for role in ("query", "document"):
-        np.testing.assert_allclose(base.encode(TEXTS, role), expected, atol=1e-6)
-    np.testing.assert_allclose(base.untouched_array(base.encode(TEXTS, "query")), expected, atol=1e-6)
-
-
-def test_e5_prompts_are_the_text_put_before_by_hand(offline, tiny_bert, tmp_path):
-    base, log = offline[0][PLAIN], offline[1]
-    assert base.distance == "cosine"
-    assert any(line.startswith(f"{PLAIN}: distance cosine; query prompt 'query: '") for line in log)
-    bare = TextBase.load(tiny_bert, device="cpu")
-    IsotropicGaussianEncoder(base).save_pretrained(tmp_path / "checkpoint")
-    saved = RetrievalEncoder.from_pretrained(tmp_path / "checkpoint", "cpu").base
-    for role, prompt in zip(("query", "document"), E5_PROMPTS, strict=True):
-        by_hand = [prompt + text for text in TEXTS]
-        vectors = base.encode(TEXTS, role)
-        np.testing.assert_allclose(vectors, bare.encode(by_hand, "document"), atol=1e-6)
-        assert np.abs(vectors - bare.encode(TEXTS, "document")).max() > 0.01
-        assert torch.equal(base.features(TEXTS, role)["input_ids"], bare.features(by_hand, "document")["input_ids"])
-        np.testing.assert_allclose(saved.encode(TEXTS, role), vectors, atol=1e-6)
-    plain = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
-    assert plain.prompts == dict(zip(("query", "document"), E5_PROMPTS, strict=True))
-
-
-def test_a_models_own_configuration_wins_also_a_cosine(offline, tiny_bert):
+def test_a_convention_fills_what_a_configuration_does_not_say_and_is_logged(offline, tiny_bert):
     bases, log = offline
-    assert (bases[OWN].prompt("query"), bases[OWN].prompt("document"), bases[OWN].distance) == ("word9 ", "", "dot")
+    found = {name: (base.distance, base.prompt("query"), base.prompt("document")) for name, base in bases.items()}
+    conventions = {"contriever": ("dot", "", ""), PLAIN: ("cosine", *E5_PROMPTS)}
+    assert found == conventions | {OWN: ("dot", "word9 ", ""), "team/tiny": ("cosine", "", "")}
+    assert any(line.startswith(f"{PLAIN}: distance cosine; query prompt 'query: '") for line in log)
     assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN}
     model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
     apply_convention(model, "facebook/contriever")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 SLOWEST = timedelta(seconds=20)
 """For one input; a reader that needs longer hangs, even on a busy machine."""
-settings.register_profile("quick", max_examples=200, deadline=SLOWEST, suppress_health_check=QUIET, derandomize=True)
+settings.register_profile("quick", max_examples=100, deadline=SLOWEST, suppress_health_check=QUIET, derandomize=True)
 settings.register_profile("fuzz", max_examples=10_000, deadline=SLOWEST, suppress_health_check=QUIET, database=None)
 FUZZ = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 """HYPOTHESIS_PROFILE=fuzz (make fuzz) tries 10,000 inputs of each kind."""

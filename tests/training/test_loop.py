@@ -47,7 +47,7 @@ def test_dev_collection_chooses_the_best_epoch(train, collection_folder):
     "changes",
     [
         DEFAULTS,
-        DEFAULTS | {"freeze_base": False, "lexical_dim": 8, "mined_negatives": 2, "grad_cache_size": 3},
+        DEFAULTS | {"freeze_base": False, "lexical_dim": 8, "mined_negatives": 2},
         DEFAULTS | {"lora_rank": 2, "trained_share": 0.5, "mined_negatives": 2},
     ],
 )

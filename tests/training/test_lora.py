@@ -98,7 +98,7 @@ def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(tiny_bert, texts, 
 def test_the_share_interpolates_all_trained_weights(train, tmp_path, tiny_bert, changes, decay):
     """``W₀ + share·(W₁ − W₀)`` of base and heads, averaged or not; 0 is the base bit for bit."""
     for share in (0.0, 0.3, 1.0):
-        train(f"{share}", **TRAINED[changes] | {"trained_share": share, "average_decay": decay})
+        train(f"{share}", **TRAINED[changes] | {"trained_share": share, "average_decay": decay, "epochs": 1})
     none, some, all_ = (tensors_of(tmp_path / f"{share}" / "best_model") for share in (0.0, 0.3, 1.0))
     start = plain_weights(tmp_path / "0.0" / "best_model")
     assert_equal({name: start[name] for name in plain_weights(tiny_bert)}, plain_weights(tiny_bert))

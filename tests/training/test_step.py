@@ -85,7 +85,7 @@ def test_gradients_are_those_of_the_plain_step(tiny_bert, dataset, name):
     plain = objective(encoder(source.batch(ROWS)), 5)
     plain.total.backward()
     expected = gradients(encoder)
-    for chunks in (1, 5, 13):
+    for chunks in (5, 13):
         parts = source.parts(ROWS, range(chunks), chunks)
         output = objective(cached_views(encoder, parts), 5)
         output.total.backward()

@@ -157,7 +157,7 @@ def test_export_gives_the_queries_and_names_the_model_of_documents(train, target
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"system": "jepa", "lambda_predictive": 1.0}, TRAINED])
+@pytest.mark.parametrize("changes", [{"system": "jepa", "lambda_predictive": 1.0}, TRAINED])
 def test_resume_equals_uninterrupted(train, tmp_path, changes):
     changes = changes | {"state_interval": 1}
     train("whole", **changes)

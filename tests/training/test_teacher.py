@@ -27,7 +27,6 @@ from tests.training.runs import assert_same_run, interrupted, rows_of
 CPU = torch.device("cpu")
 MODEL, RUN, PAIRS = "model", "run.trec", "pairs.jsonl"
 KL: dict[str, Any] = {"contrastive": "kl"}
-SOURCES = pytest.mark.parametrize("source", [MODEL, RUN, PAIRS])
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +73,9 @@ def taught(
     return {name: common | own.get(name, {"train_data": str(tmp_path / PAIRS)}) for name in (MODEL, RUN, PAIRS)}
 
 
-@pytest.mark.parametrize(("contrastive", "frozen"), [("kl", True), ("margin_mse", False)])
-@SOURCES
+@pytest.mark.parametrize(
+    ("source", "contrastive", "frozen"), [(MODEL, "kl", True), (RUN, "margin_mse", False), (PAIRS, "kl", True)]
+)
 def test_a_student_comes_to_score_as_its_teacher(train, tmp_path, taught, source, contrastive, frozen):
     changes = {"contrastive": contrastive, "freeze_base": frozen, "mined_negatives": 4, "average_decay": 0.0}
     train(**taught[source] | changes | {"base_learning_rate": 1e-3})
@@ -83,9 +83,8 @@ def test_a_student_comes_to_score_as_its_teacher(train, tmp_path, taught, source
     assert np.mean(losses[-4:]) < 0.85 * np.mean(losses[:4])
 
 
-@SOURCES
-def test_resume_equals_uninterrupted(train, tmp_path, taught, source):
-    common = taught[source] | {"contrastive": "kl", "epochs": 3, "state_interval": 2}
+def test_resume_equals_uninterrupted(train, tmp_path, taught):
+    common = taught[RUN] | {"contrastive": "kl", "epochs": 3, "state_interval": 2}
     train("whole", **common)
     with interrupted(7):
         train("parts", **common)
