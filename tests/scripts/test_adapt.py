@@ -10,28 +10,9 @@ import numpy as np
 import pytest
 
 import ragcun
-from ragcun.data.beir import Document, write_collection
 from tests.conftest import WORDS
 
 SCHEDULE = ("--device", "cpu", "--batch_size", 32, "--steps", 12, "--learning_rate", 3e-3)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """BEIR folder ``prose``: 90 documents with a title and three sentences; queries are words of their documents."""
-    drawn = random.Random(0)
-
-    def sentence(words: int) -> str:
-        return " ".join(drawn.choices(WORDS, k=words))
-
-    made = [". ".join(sentence(6).capitalize() for _ in range(3)) + "." for _ in range(90)]
-    documents = {f"d{i}": Document(sentence(2).capitalize(), text) for i, text in enumerate(made)}
-    queries = {f"q{i}": " ".join(made[i].lower().replace(".", "").split()[2:6]) for i in range(80)}
-    split_of = {"train": range(40), "dev": range(40, 60), "test": range(60, 80)}
-    qrels = {split: {f"q{i}": {f"d{i}": 1} for i in numbers} for split, numbers in split_of.items()}
-    folder = tmp_path_factory.mktemp("collections") / "prose"
-    write_collection(folder, documents, queries, qrels)
-    return folder
 
 
 @pytest.fixture
@@ -49,9 +30,11 @@ def loaded(run: Path) -> ragcun.AsymmetricProjectionModel:
     return ragcun.RetrievalEncoder.from_pretrained(run / "best_model", "cpu")
 
 
-def test_a_run_without_labels_says_what_it_kept(train, corpus, caplog):
+def test_a_run_without_labels_says_what_it_kept(train, texts, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="ragcun")
-    run = train("run", "--corpus", corpus)
+    documents = [". ".join(text.capitalize() for text in texts[i : i + 3]) + "." for i in range(0, 270, 3)]
+    (tmp_path / "prose.txt").write_text("\n".join(documents))
+    run = train("run", "--corpus", tmp_path / "prose.txt")
     manifest = json.loads((run / "manifest.json").read_text())
     found = manifest["never_worse"]
     assert manifest["status"] == "finished"
@@ -59,7 +42,7 @@ def test_a_run_without_labels_says_what_it_kept(train, corpus, caplog):
     assert found["kept"] == "start"
     assert found["queries"] == 9
     assert all(0 <= score <= 1 for score in found["scores"].values())
-    said = r"start kept, .* 20 queries cannot tell \(NDCG@10 on 9 queries of .*prose, held-out sentences: (.*)\)"
+    said = r"start kept, .* 20 queries cannot tell \(NDCG@10 on 9 queries of .*prose.txt, held-out sentences: (.*)\)"
     assert re.findall(said, caplog.text) == [", ".join(f"{name} {at:.4f}" for name, at in found["scores"].items())]
 
 

@@ -25,6 +25,7 @@ PATHS = ("train_data", "val_data", "dev_beir", "base_model", "output_dir", "load
 SMALLER = ("epochs", "mixed_precision", "freeze_early_layers")
 """What a tiny model on a CPU cannot do as the files say."""
 ORIGINAL = [name for name in NAMES if name != "quickstart"]
+PROMISED = {"best_model", "config.yaml", "manifest.json", "metrics.jsonl", "loss_curve.png", "state"}
 OURS = ("normalize_output", "mined_negatives", "positives_per_query", "trained_share", "average_decay")
 
 
@@ -42,7 +43,10 @@ def train(run_script: Any, tmp_path: Path, tiny_bert: str, collection_folder: Pa
         elsewhere |= {name: value for name, value in given.items() if settings.get(name)}
         elsewhere["train_data"] = pairs if pairs_file else collection_folder
         flags = [part for name, value in (elsewhere | more).items() for part in (f"--{name}", value)]
-        run_script("train", "--config", name, *flags)
+        shown = run_script("train", "--config", name, *flags)
+        assert str(folder / "best_model") in shown
+        assert ("untouched base" in shown) == bool(settings.get("dev_beir"))
+        assert {path.name for path in folder.iterdir()} >= PROMISED
         written: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         for name, value in settings.items():
             if name not in (*PATHS, *SMALLER):

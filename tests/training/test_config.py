@@ -1,7 +1,6 @@
 """TrainConfig: every setting once, and impossible ones refused."""
 
 import dataclasses
-import itertools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -43,41 +42,6 @@ def test_founding_commands_parse_and_come_back_from_yaml(line: str, expected: st
         assert getattr(config, field) == value, field
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
     assert from_mapping(TrainConfig, read_yaml(tmp_path / "config.yaml"), "file") == config
-
-
-def other_than_default(field: dataclasses.Field[Any]) -> Any:
-    """Return a value that a field accepts and that is not its default."""
-    if choices_of(field):
-        return next(choice for choice in reversed(choices_of(field)) if choice != field.default)
-    values = {"bool": not field.default, "int": 7, "float": 0.25, "str": "x", "tuple[int,": (3, 2)}
-    bounded = {"mined_last": 8, "lexical_dim": 0, "head_depth": 3, "head_expansion": 1.25}
-    return bounded.get(field.name, values[str(field.type).split(" ")[0]])
-
-
-@pytest.mark.parametrize(
-    "contradicting",
-    [
-        {"overwrite", "dev_fraction", "documents", "vectors", "freeze_base", "freeze_early_layers", "base_dtype"}
-        | {"lexical_dim", "nested_dims", "mix_with_base", "contrastive", "teacher"},
-        {"resume", "dev_beir", "train_data", "hold_out_documents", "vectors", "lora_rank", "val_data", "target_model"}
-        | {"mine_every"},
-        {"resume", "dev_beir", "documents", "corpus", "queries", "val_data", "base_model", "lora_rank", "target_model"}
-        | {"mine_every"},
-    ],
-)
-def test_every_flag_sets_its_field(contradicting: set[str], tmp_path: Path) -> None:
-    """All fields at once, each with a value that is not its default, from flags and from YAML alike."""
-    fields = [field for field in dataclasses.fields(TrainConfig) if field.name not in contradicting]
-    values = {field.name: other_than_default(field) for field in fields}
-    assert len(values) == len(dataclasses.fields(TrainConfig)) - len(contradicting)
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
-    flags = [
-        (f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))) for name, value in values.items()
-    ]
-    by_flags = parse_config(TrainConfig, "Train.", list(itertools.chain(*flags)))
-    assert {name: getattr(by_flags, name) for name in values} == values
-    assert all(type(getattr(by_flags, name)) is type(value) for name, value in values.items())
-    assert parse_config(TrainConfig, "Train.", ["--config", str(tmp_path / "c.yaml")]) == by_flags
 
 
 @pytest.mark.parametrize(
