@@ -1,4 +1,4 @@
-"""How fast texts are encoded: sentence-transformers beside ours, in float32 and, where native, bfloat16.
+"""How fast texts are encoded: sentence-transformers beside ours, by each backend and dtype that there is.
 
 Documents of a BEIR folder go through MiniLM by ``SentenceTransformer.encode`` (float32, 32 texts at a time), and by
 ``TextBase.encode``. The ways take turns in one process, so that a machine that is busy at times is so for all. Says
@@ -7,6 +7,8 @@ cosine of vectors with those of sentence-transformers. ``--tokens`` tries other 
 """
 
 import argparse
+import copy
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +30,22 @@ def ways(base, documents: list[str], budgets: list[int]) -> dict[str, Callable]:
 
         return encode
 
+    def openvino(dtype: str) -> Callable:
+        compiled = copy.copy(base)
+        compiled.compute_in(dtype, "openvino")
+        compiled.encode(documents[:8], "document")  # converted and compiled
+
+        def encode():
+            return compiled.encode(documents, "document")
+
+        return encode
+
     native = resolve_dtype("auto", base.model.device)
     found = {PUBLISHED: lambda: base.model.encode_document(documents, batch_size=32, show_progress_bar=False)}
     for dtype in dict.fromkeys(("float32", native)):
         found |= {f"{dtype}, {tokens} tokens": ours(dtype, tokens) for tokens in budgets}
+    if base.model.device.type == "cpu" and importlib.util.find_spec("openvino"):
+        found |= {f"openvino, {dtype}": openvino(dtype) for dtype in dict.fromkeys(("float32", native, "int8"))}
     return found
 
 

@@ -16,8 +16,10 @@ Fusion = Literal["minmax", "zscore", "rrf"]
 Precision = Literal["float32", "int8", "binary"]
 LEXICAL_DIM = 512
 WEIGHTS = ("contrastive", "isotropy", "reg", "predictive", "residual")
-BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
-BASE_DTYPE_HELP = "dtype of a frozen base's products: auto is native to the hardware, float16 needs a GPU"
+BASE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+BASE_DTYPE_HELP = "dtype of a frozen base's products: auto is native, float16 needs a GPU, int8 openvino"
+BASE_BACKENDS = ("torch", "openvino")
+BASE_BACKEND_HELP = "what computes a frozen base: torch, or openvino (faster on a CPU)"
 CACHE_HELP = "cache of base vectors (default: $RAGCUN_CACHE or ~/.cache/ragcun)"
 DEVICE_HELP = "cpu or cuda (default: a GPU where there is one)"
 SEED_HELP = "random seed"
@@ -54,6 +56,7 @@ class ModelConfig:
     vectors: str | None = flag(None, "documents.npy, queries.npy and ids in .txt, in place of a base", metavar="DIR")
     target_model: str | None = flag(None, "embed documents by this model, untrained; --base_model embeds queries alone")
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
+    base_backend: str = flag("torch", BASE_BACKEND_HELP, choices=BASE_BACKENDS)
     load_checkpoint: str | None = flag(None, "initialize from this checkpoint; its model settings apply", metavar="DIR")
     freeze_base: bool | None = flag(None, "freeze the whole base (default: True)")
     freeze_early_layers: int = flag(0, "freeze token embeddings and the first N layers", bare=4, off=0, at_least=0)
@@ -211,15 +214,15 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             check_one_of(self, *pair, needed=False)
         trained, (first, last) = not self.freeze_base, self.mined_ranks
         pairs, hidden = self.train_data or self.documents or self.corpus, self.hold_out_documents and self.documents
-        narrow, lexical = trained and self.base_dtype != "float32", self.lexical_dim and not self.lexical
+        computed = trained and (self.base_dtype, self.base_backend) != ("float32", "torch")
         taught, placed = self.contrastive in TAUGHT, self.lora_rank and self.freeze_early_layers
         mistakes = {
             "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
-            "--base_dtype is for a frozen base; leave it out (--mixed_precision speeds training up)": narrow,
+            "--base_dtype and --base_backend are for a frozen base; --mixed_precision speeds training up": computed,
             "--lora_rank trains the base; leave --freeze_base out": self.lora_rank and self.freeze_base,
             "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": placed,
-            "--lexical_dim needs a new and normalised base; leave it out": lexical,
+            "--lexical_dim needs a new and normalised base; leave it out": self.lexical_dim and not self.lexical,
             "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,
             "--val_data has no teacher's scores; choose the epoch by --dev_beir": self.val_data and taught,
             "--mine_every needs mined negatives; add --mined_negatives 4": self.mine_every and not self.mines,
@@ -281,14 +284,11 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     @property
     def rates(self) -> dict[str, float]:
         """The learning rate of each part by name, all defaults filled in."""
-
-        def first(*rates: float | None) -> float:
-            return next(rate for rate in rates if rate is not None)
-
-        head = first(self.projection_learning_rate, self.learning_rate, 1e-3)
-        predictor = first(self.predictor_learning_rate, self.learning_rate, head)
-        base = first(self.base_learning_rate, self.learning_rate, 2e-4 if self.lora_rank else 2e-5)
-        return {"base": base, "head": head, "predictor": predictor}
+        head = (self.projection_learning_rate, self.learning_rate, 1e-3)
+        predictor = (self.predictor_learning_rate, self.learning_rate, *head)
+        base = (self.base_learning_rate, self.learning_rate, 2e-4 if self.lora_rank else 2e-5)
+        rates = {"base": base, "head": head, "predictor": predictor}
+        return {part: next(rate for rate in given if rate is not None) for part, given in rates.items()}
 
     def warmup(self, total_steps: int) -> int:
         """Return the steps of warm-up in a run of `total_steps`."""

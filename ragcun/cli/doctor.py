@@ -27,8 +27,8 @@ def doctor() -> tuple[str, dict[str, Any]]:
     from huggingface_hub import constants
 
     import ragcun
-    from ragcun.embeddings.cache import cached_bases, default_cache_dir
-    from ragcun.embeddings.encode import bfloat16_features, resolve_device, resolve_dtype
+    from ragcun.embeddings.cache import cached_bases
+    from ragcun.embeddings.encode import bfloat16_features, default_cache_dir, resolve_device, resolve_dtype
 
     device = torch.device(resolve_device(None))
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
@@ -80,7 +80,8 @@ def _shown(place: Path | None, verb: str, remove: bool) -> tuple[str, dict[str, 
     """Describe the folders of a cache, each removed first where that is asked for."""
     from filelock import FileLock, Timeout
 
-    from ragcun.embeddings.cache import LOCK, cached_bases, default_cache_dir
+    from ragcun.embeddings.cache import LOCK, cached_bases
+    from ragcun.embeddings.encode import default_cache_dir
 
     if place is not None and not place.is_dir():
         raise InputError(f"--cache_dir {place}: no such folder; give the --cache_dir of the other commands")

@@ -70,7 +70,7 @@ def run(options: Options) -> tuple[str, dict[str, Any]]:
     model, baselines, labels = _open(options, folders)
     output = Path(options.output_file)
     page = output.with_suffix(".md")
-    used = {name: getattr(options, name) for name in ("data_dir", "base_dtype", "use_predictor")}
+    used = {name: getattr(options, name) for name in ("data_dir", "base_dtype", "base_backend", "use_predictor")}
     manifest = environment(options.device or "auto") | used
     how: dict[str, Any] = {"seed": options.seed, "resume": options.resume}
     how["remembered"] = labels.seen if options.memory or SIMPLE in options.baseline else None

@@ -7,7 +7,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragcun.config import BASE_DTYPE_HELP, BASE_DTYPES, CACHE_HELP, DEVICE_HELP, Fusion
+from ragcun.config import (
+    BASE_BACKEND_HELP,
+    BASE_BACKENDS,
+    BASE_DTYPE_HELP,
+    BASE_DTYPES,
+    CACHE_HELP,
+    DEVICE_HELP,
+    Fusion,
+)
 from ragcun.errors import InputError, as_input_error
 from ragcun.options import flag
 
@@ -107,6 +115,7 @@ class ComputeFlags:
     title: ClassVar[str] = "encoding"
     batch_size: int = flag(1024, "maximum batch size (smaller for long texts)", at_least=1)
     base_dtype: str = flag("float32", BASE_DTYPE_HELP, choices=BASE_DTYPES)
+    base_backend: str = flag("torch", BASE_BACKEND_HELP, choices=BASE_BACKENDS)
     device: str | None = flag(None, DEVICE_HELP)
 
 
@@ -122,7 +131,8 @@ class EncodingFlags(ComputeFlags):
         from ragcun.retrieval.systems import EncodingOptions
 
         device = resolve_device(self.device)
-        return EncodingOptions(self.cache_dir, self.batch_size, device, base_dtype=self.base_dtype)
+        how = EncodingOptions(self.cache_dir, self.batch_size, device)
+        return replace(how, base_dtype=self.base_dtype, base_backend=self.base_backend)
 
 
 @dataclass

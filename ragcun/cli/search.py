@@ -99,7 +99,8 @@ def _ranked(options: Options, folder: CollectionFolder, search: ShardedSearch, r
 
     if not (options.hybrid or options.vectors):
         return search_collection(folder, search, runner)
-    encoding = EncodingOptions(None, options.batch_size, options.device, base_dtype=options.base_dtype)
+    encoding = EncodingOptions(None, options.batch_size, options.device)
+    encoding = replace(encoding, base_dtype=options.base_dtype, base_backend=options.base_backend)
     collection = folder.load()
     first: Retriever = ShardedRetriever(search.model, search, runner)
     if options.vectors:
@@ -124,7 +125,7 @@ def _search(options: Options, folder: CollectionFolder) -> ShardedSearch:
     work = options.work_dir or options.output_file.with_name(f"{options.output_file.name}.work")
     model = model_folder(options.spec)
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
-    same = ("shards", "distance", "device", "base_dtype", "batch_size", "block_rows", "threads")
+    same = ("shards", "distance", "device", "base_dtype", "base_backend", "batch_size", "block_rows", "threads")
     settings: dict[str, Any] = {name: getattr(options, name) for name in same}
     k, budget = max(options.top_k, DEPTH if options.hybrid else 0), options.memory_budget * MIB
     return ShardedSearch(work.resolve() / folder.name, model, k=k, memory_budget_bytes=budget, **settings)

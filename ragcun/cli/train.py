@@ -159,7 +159,8 @@ def calibrate(options: CalibrateOptions) -> tuple[str, dict[str, Any]]:
     fitted = f"{len(texts)} of {len(documents)} documents of {options.corpus}, {len(queries)} {source}"
     about = f"""A closed-form linear head on `{encoder.base.name}`, not trained: soft whitening, and a shift of queries
 towards documents; {encoder.dimension} dimensions of length 1. Fitted to {fitted}."""
-    settings = {name: getattr(options, name) for name in (*CLOSED_FORM, "base_dtype", *settings_of(LexicalConfig))}
+    shown = (*CLOSED_FORM, "base_dtype", "base_backend", *settings_of(LexicalConfig))
+    settings = {name: getattr(options, name) for name in shown}
     page = card(output.name, encoder, settings, about=about)
     encoder.save_pretrained(output, page, seen=frozenset(), trained=0)
     text = f"fitted to {fitted}\n{encoder.dimension} dimensions of length 1; checkpoint: {output}"
@@ -180,7 +181,7 @@ def _fitted(options: CalibrateOptions, texts: list[str], queries: list[str]) -> 
     from ragcun.models.whitening import calibrate, check_settings
 
     base: Base = TextBase.load(options.base_model, device=options.device)
-    base.compute_in(options.base_dtype)
+    base.compute_in(options.base_dtype, options.base_backend)
     cache = vector_source(base, options.cache_dir, options.batch_size)
     if options.lexical_dim != 0:
         base = JoinedBase(base, *fit_channel(cache, texts, options))

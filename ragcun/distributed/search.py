@@ -51,6 +51,7 @@ class ShardedSearch:
     memory_budget_bytes: int = 1 << 30  # of one shard's search
     device: str | None = None  # None takes a GPU where the process has one
     base_dtype: str = "float32"
+    base_backend: str = "torch"
     batch_size: int = ROWS
     block_rows: int = ROWS
     threads: int = 1  # of one shard
@@ -63,7 +64,7 @@ class OpenModel:
         self.search, name, device = search, search.model, search.device
         self.encoder = RetrievalEncoder.from_pretrained(name, device) if is_checkpoint(name) else None
         self.base = self.encoder.base if self.encoder else TextBase.load(name, device=device)
-        self.base.compute_in(search.base_dtype)
+        self.base.compute_in(search.base_dtype, search.base_backend)
         self.dimension = (self.encoder or self.base).dimension
         self.distance: Distance = "euclidean" if self.encoder else self.base.distance
         own = file_digest(Path(name) / CONFIG) if self.encoder else ""

@@ -141,10 +141,12 @@ class Base(nn.Module):
         else:  # transformers 4, whose default gives no gradients behind frozen layers
             transformer.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def compute_in(self, dtype: str) -> None:
-        """Compute vectors with this dtype from now on, or raise InputError where that is not possible."""
-        if dtype != "float32":
-            raise InputError(f"--base_dtype {dtype} needs a text model, and {self.name!r} has none; leave it out")
+    def compute_in(self, dtype: str, backend: str = "torch") -> None:
+        """Compute vectors with this dtype and backend from now on, or raise InputError where that is not possible."""
+        for flag, value, default in (("dtype", dtype, "float32"), ("backend", backend, "torch")):
+            if value != default:
+                needs = f"--base_{flag} {value} needs a text model"
+                raise InputError(f"{needs}, and {self.name!r} has none; leave it out")
 
     def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
         """Put LoRA adapters into the text model, or raise InputError where there is none."""
@@ -205,9 +207,9 @@ class DerivedBase(Base):
         """Put LoRA adapters into the inner base."""
         self.dense.add_lora(rank, alpha, last_layers)
 
-    def compute_in(self, dtype: str) -> None:
-        """Compute dense vectors with this dtype from now on."""
-        self.dense.compute_in(dtype)
+    def compute_in(self, dtype: str, backend: str = "torch") -> None:
+        """Compute dense vectors with this dtype and backend from now on."""
+        self.dense.compute_in(dtype, backend)
 
 
 class VectorSource(abc.ABC):

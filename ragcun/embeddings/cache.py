@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ragcun.batch import Role
 from ragcun.embeddings.base import NO_TEXTS, Base, Rows, Vectors, VectorSource
-from ragcun.embeddings.encode import ROWS, blocks, progress_bar
+from ragcun.embeddings.encode import ROWS, blocks, default_cache_dir, progress_bar
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.target import TargetBase
@@ -29,11 +29,6 @@ logger = logging.getLogger(__name__)
 
 KEY_BYTES, NAME_LENGTH = 16, 32
 ABOUT, KEYS, LOCK = "base.json", "keys.bin", "encoding.lock"
-
-
-def default_cache_dir() -> Path:
-    """Return ``$RAGCUN_CACHE``, or ``~/.cache/ragcun`` where that is not set."""
-    return Path(os.environ.get("RAGCUN_CACHE") or Path.home() / ".cache" / "ragcun").expanduser()
 
 
 class EmbeddingCache(VectorSource):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Integral
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,13 +21,20 @@ from ragcun.config import BASE_DTYPES
 from ragcun.embeddings.base import Rows
 from ragcun.errors import InputError
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 ROWS = 1024  # default of the maximum batch size
 # Padded tokens in one batch. A CPU is fastest where activations fit its caches (``benchmarks/encoding.py``).
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
 BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096  # texts tokenised at a time; characters with padding
 BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")  # either multiplies matrices of bfloat16 natively
+
+
+def default_cache_dir() -> Path:
+    """Return ``$RAGCUN_CACHE``, or ``~/.cache/ragcun`` where that is not set."""
+    return Path(os.environ.get("RAGCUN_CACHE") or Path.home() / ".cache" / "ragcun").expanduser()
 
 
 def token_budget(device: torch.device) -> int:
@@ -84,6 +95,21 @@ def batches(
             for start in range(0, len(block), most):
                 rows = block[start : start + most]
                 yield rows, preprocess([texts[i] for i in rows])
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result, in order; a few items a thread are in memory."""
+    if threads == 1:
+        yield from ((item, work(item)) for item in items)
+        return
+    running: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            running.append((item, pool.submit(work, item)))
+            if len(running) > 2 * threads:
+                first, future = running.popleft()
+                yield first, future.result()
+        yield from ((item, future.result()) for item, future in running)
 
 
 def _is_rectangular(features: Features, rows: int) -> bool:

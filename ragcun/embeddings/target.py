@@ -73,9 +73,9 @@ class TargetBase(DerivedBase):
 
     @property
     def documents(self) -> TextBase:
-        """The text model of documents, which computes with the dtype of the other."""
+        """The text model of documents, which computes as the other does."""
         base = self.target.base(str(self.text_model.device))
-        base.compute_in(self.dense.dtype)
+        base.compute_in(self.dense.dtype, self.dense.backend)
         return base
 
     def mapped(self, vectors: Float[Tensor, "batch dense_dim"]) -> Float[Tensor, "batch dim"]:

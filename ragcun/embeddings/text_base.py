@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
-from ragcun.config import DISTANCES
+from ragcun.config import BASE_BACKENDS, DISTANCES
 from ragcun.embeddings.base import Base, Vectors, as_texts
-from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, resolve_dtype, token_budget
+from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, in_threads, resolve_dtype, token_budget
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
+from ragcun.embeddings.openvino import TOKENS, OpenVino
 from ragcun.errors import InputError, require_package
+from ragcun.options import refuse
 from ragcun.tensors import tensors_digest
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class TextBase(Base):
         super().__init__(int(dimension), normalize, name=name)
         self.model, self.trained = model.float(), False
         self.dtype: Dtype = "float32"
+        self.openvino: OpenVino | None = None
         self.ends_normalized = found if ends_normalized is None else ends_normalized
 
     @classmethod
@@ -93,9 +96,24 @@ class TextBase(Base):
         """The sentence-transformers model, without a closing ``Normalize``."""
         return self.model
 
-    def compute_in(self, dtype: str) -> None:
-        """Compute vectors with this dtype from now on; the weights stay as loaded, in memory and in checkpoints."""
-        self.dtype = resolve_dtype(dtype, self.model.device)
+    def compute_in(self, dtype: str, backend: str = "torch") -> None:
+        """Compute vectors with this dtype and backend from now on; the weights stay as loaded, also in checkpoints.
+
+        A backend other than torch keeps the weights of its first batch.
+        """
+        resolved = resolve_dtype(dtype, self.model.device)
+        known = f"--base_backend must be one of {', '.join(BASE_BACKENDS)}, got {backend!r}"
+        narrow = "--base_dtype int8 needs --base_backend openvino; add it, or choose another dtype"
+        refuse({known: backend not in BASE_BACKENDS, narrow: resolved == "int8" and backend == "torch"})
+        found = OpenVino(self.model, resolved, self.name) if backend == "openvino" else None
+        if self.openvino is None or found is None or self.openvino.settings != found.settings:
+            self.openvino = found  # else what it has compiled stays
+        self.dtype = resolved
+
+    @property
+    def backend(self) -> str:
+        """What computes frozen vectors: torch or openvino."""
+        return "openvino" if self.openvino else "torch"
 
     def encode(
         self, texts: list[str], role: Role, batch_size: int = ROWS, progress: tqdm[Any] | None = None
@@ -103,10 +121,11 @@ class TextBase(Base):
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
         texts = as_texts(texts, role)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
-        budget, unknown, tokens = token_budget(self.model.device), 0, 0
-        with evaluating(self.model):
-            for rows, features in batches(texts, lambda some: self.features(some, role), budget, batch_size):
-                out[rows] = self._pooled(features, role).cpu().numpy()
+        budget, unknown, tokens = TOKENS if self.openvino else token_budget(self.model.device), 0, 0
+        with evaluating(self.model), self._computing(role) as threads:
+            items = batches(texts, lambda some: self.features(some, role), budget, batch_size)
+            for (rows, features), vectors in in_threads(lambda item: self._pooled(item[1], role), items, threads):
+                out[rows] = vectors.cpu().numpy()
                 unknown, tokens = np.add((unknown, tokens), self._count_tokens(features))
                 if progress is not None:
                     progress.update(sum(len(texts[row]) for row in rows))
@@ -117,6 +136,13 @@ class TextBase(Base):
             what = f"of {role} text {row} (from 0) of {len(texts)}, {texts[row]!r:.60}, is not finite"
             raise InputError(f"{self.name}: the vector {what}; copy the model again, or choose --base_dtype float32")
         return out
+
+    def _computing(self, role: Role) -> AbstractContextManager[int]:
+        if self.openvino is None:
+            return nullcontext(1)
+        return self.openvino.computing(
+            self.model, self.fingerprint, lambda texts: self._pooled(self.features(texts, role), role)
+        )
 
     def _count_tokens(self, features: Features) -> tuple[int, int]:
         """Return how many tokens are unknown, and how many there are, special ones left out."""
@@ -132,7 +158,7 @@ class TextBase(Base):
         # matrix products are computed in `dtype`, the weights stay as they are
         from sentence_transformers.util import batch_to_device
 
-        device, half = self.model.device, self.dtype != "float32"
+        device, half = self.model.device, self.dtype != "float32" and self.openvino is None
         with torch.autocast(device.type, dtype=getattr(torch, self.dtype) if half else None, enabled=half):
             return self._vectors(batch_to_device(dict(features), device), task=role).float()
 
@@ -197,10 +223,11 @@ class TextBase(Base):
         return self
 
     def fingerprint(self) -> str:
-        """Digest of all that decides the vectors: `model_digest`, and the dtype where it is not float32."""
+        """Digest of all that decides the vectors: `model_digest`, and what computes them but for torch in float32."""
+        how = f"openvino {self.openvino.settings}" if self.openvino else self.dtype
         with merged(self.model):
             digest = model_digest(self.model)
-        return digest if self.dtype == "float32" else hashlib.sha256(f"{digest} {self.dtype}".encode()).hexdigest()
+        return digest if how == "float32" else hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
 
 
 @contextmanager

@@ -187,6 +187,7 @@ class EncodingOptions:
     truncate_dim: int | None = None  # None keeps all dimensions
     vectors: VectorStore | None = None  # of texts, for checkpoints without a text model
     base_dtype: str = "float32"
+    base_backend: str = "torch"
     use_predictor: bool | None = None  # whether a checkpoint's predictor embeds queries; None as it was trained
 
 
@@ -260,7 +261,7 @@ def _query_embedding(encoder: RetrievalEncoder | None, spec: str, predicted: boo
 
 def _vectors(base: Base, options: EncodingOptions) -> VectorSource:
     if base.reads_texts or options.vectors is None:
-        base.compute_in(options.base_dtype)
+        base.compute_in(options.base_dtype, options.base_backend)
     return vector_source(base, options.cache_dir, options.batch_size, None if base.reads_texts else options.vectors)
 
 

@@ -149,7 +149,7 @@ def build_teacher(config: TrainConfig, data: TrainingData, processes: Processes)
     source: Scores | VectorSource | None = data.teacher
     if source is None:
         base = TextBase.load(str(config.teacher), device=str(processes.device))
-        base.compute_in(config.base_dtype)
+        base.compute_in(config.base_dtype, config.base_backend)
         source = vector_source(base, config.cache_dir, config.encode_batch_size)
     if isinstance(source, dict):
         return teacher_of_scores(source, data.train, config.teacher or data.train.source, processes.device)
@@ -186,11 +186,11 @@ def build_base(
     base: Base = data.vectors.base if data.vectors is not None else _new_base(config)
     base.to(processes.device)
     base.freeze()
-    base.compute_in(config.base_dtype)
+    base.compute_in(config.base_dtype, config.base_backend)
     dense = partial(vector_source, base, config.cache_dir, config.encode_batch_size, data.vectors)
     if isinstance(base, TextBase) and name is not None:
         target = Target(name)
-        target.base(str(processes.device)).compute_in(config.base_dtype)
+        target.base(str(processes.device)).compute_in(config.base_dtype, config.base_backend)
         documents = partial(vector_source, target.base(), config.cache_dir, config.encode_batch_size)
         texts: dict[Role, list[str]] = {"document": data.train.documents, "query": data.train.queries}
         mapping = processes.on_main(lambda: fit_mapping(dense(), documents(), texts))
@@ -215,7 +215,7 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
     if config.lora_rank:
         encoder.base.add_lora(config.lora_rank, config.lora_alpha, config.lora_layers)
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
-    encoder.base.compute_in(config.base_dtype)
+    encoder.base.compute_in(config.base_dtype, config.base_backend)
     if encoder.base.keeps_documents and config.train_side == "document":
         raise InputError("--train_side document: documents stay as the target model embeds them; leave it out")
     if config.train_side != "both":

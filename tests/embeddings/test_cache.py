@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from ragcun.embeddings import cache as cache_module
-from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache, default_cache_dir
+from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache
+from ragcun.embeddings.encode import default_cache_dir
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from tests.processes import FORKED
