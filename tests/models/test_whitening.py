@@ -93,19 +93,6 @@ def test_one_query_varies_as_the_documents_do(documents):
     np.testing.assert_array_equal(calibrate(documents, near).query_shift, np.zeros(DIM))
 
 
-def test_the_query_shift_is_nearer_the_truth_than_the_gap_itself():
-    """The mean squared error of g, without further shrinkage, against the gap of very many queries."""
-    documents, all_queries = anisotropic(2000, 0), anisotropic(20_000, 1, mean=0.53)
-    truth = gap_of(documents, all_queries)
-    errors = []
-    for start in range(0, 600, 12):
-        some = all_queries[start : start + 12]
-        found = calibrate(documents, some, shrinkage=0).query_shift, gap_of(documents, some)
-        errors.append([((estimate - truth) ** 2).sum() for estimate in found])
-    shrunk, plain = np.mean(errors, axis=0)
-    assert shrunk < plain
-
-
 def test_fewer_dimensions_are_the_leading_directions_and_ordered_ones_can_be_cut(documents, queries):
     whole, cut = calibrate(documents, queries), calibrate(documents, queries, output_dim=4)
     variances, axes = np.linalg.eigh(np.cov(unit(documents).T))
