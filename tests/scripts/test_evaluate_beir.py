@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -135,16 +134,6 @@ def test_results_say_how_documents_lie_and_what_was_trained(
     stored = next(iter(alone["baselines"].values()))["datasets"]["toy"]
     assert stored["space"] == space
     assert stored["p_randomisation"] == results["untouched_base"]["datasets"]["toy"]["p_randomisation"]
-
-
-@pytest.mark.slow
-def test_published_figures_of_minilm(evaluate, shared_data, cache_dir):
-    """NDCG@10 of all-MiniLM-L6-v2 is published as .6451 (SciFact) and .3159 (NFCorpus)."""
-    if not os.environ.get("RAGCUN_TEST_CACHE"):
-        pytest.skip("encodes two collections (10 minutes): set RAGCUN_TEST_CACHE to a folder that keeps their vectors")
-    results, _ = evaluate("--model", "minilm", "--datasets", "scifact", "nfcorpus", "--data_dir", shared_data)
-    assert results["datasets"]["scifact"]["NDCG@10"] == pytest.approx(0.6451, abs=0.002)
-    assert results["datasets"]["nfcorpus"]["NDCG@10"] == pytest.approx(0.3159, abs=0.002)
 
 
 def test_model_and_base_are_fused_with_bm25_and_with_a_run_of_another_program(evaluate, checkpoint, tmp_path):
