@@ -89,9 +89,8 @@ class OpenVino:
         transformer: Any = model.transformers_model
         texts = vocabulary_texts(model.tokenizer)
         example = recorded(transformer, compute, [[texts[0][0], texts[1][0]]])[0]  # one is padded
-        with mock.patch.dict(os.environ, CI="true"), warnings.catch_warnings(), replacing_folder(folder) as new:
-            # with CI neither package sends statistics of its use; tracing warns of all that it takes as constant
-            warnings.simplefilter("ignore")
+        with private(), warnings.catch_warnings(), replacing_folder(folder) as new:
+            warnings.simplefilter("ignore")  # tracing warns of all that it takes as constant
             import openvino
 
             traced = _Positional(transformer, list(example))
@@ -103,7 +102,8 @@ class OpenVino:
             openvino.save_model(converted, new / MODEL, compress_to_fp16=False)
 
     def _compile(self, path: Path) -> None:
-        import openvino
+        with private():
+            import openvino
 
         threads = torch.get_num_threads()
         settings = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": threads}
@@ -123,6 +123,11 @@ class OpenVino:
         finally:
             self.idle.put(request)
         return BaseModelOutput(last_hidden_state=torch.from_numpy(states))
+
+
+def private() -> Any:
+    """Return the context in which OpenVINO and nncf, also as they are imported, send no statistics of their use."""
+    return mock.patch.dict(os.environ, CI="true")
 
 
 class _Positional(nn.Module):
