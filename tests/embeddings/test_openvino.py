@@ -1,5 +1,8 @@
 """OpenVINO in place of torch: the same vectors within its arithmetic, a cache of their own, and what it refuses."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -118,3 +121,12 @@ def test_a_missing_package_names_its_extra(base, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"openvino is not installed.*ragcun\[openvino\]"):
         base.compute_in("float32", "openvino")
+
+
+def test_importing_sends_no_statistics_of_use(tmp_path):
+    """OpenVINO writes a client's number into the home folder before it reports anything."""
+    pytest.importorskip("nncf")
+    code = "from ragcun.embeddings.openvino import private\nwith private(): import openvino, nncf"
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not (tmp_path / "intel").exists()
