@@ -66,6 +66,16 @@ def results_in(folder: str | Path) -> list[NamedResults]:
     return found
 
 
+def read_all(specs: Sequence[str], places: Sequence[Path]) -> list[NamedResults]:
+    """Read named results (none: all in ``results``); InputError: a table at `places` would replace one of them."""
+    results = [read_named(spec) for spec in specs] if specs else results_in("results")
+    files = [file.path.resolve() for named in results for file in named.files]
+    written = {*files, *(path.with_suffix(".md") for path in files)}
+    if taken := [place for place in places if place.resolve() in written]:
+        raise InputError(f"{taken[0]} would replace what ragcun evaluate wrote; give --output another name")
+    return results
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Systems × datasets.

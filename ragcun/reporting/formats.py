@@ -1,8 +1,7 @@
-"""A comparison as Markdown, CSV and LaTeX, with notes that say how to read it; tables written to disk."""
+"""A comparison as Markdown, CSV and LaTeX, with notes that say how to read it."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,20 +10,15 @@ import pandas as pd
 from jinja2 import Template
 
 from ragcun.errors import InputError
-from ragcun.io import read_text, write_text
-from ragcun.reporting.comparison import Comparison, NamedResults, compare, read_named, results_in
-from ragcun.reporting.tables import ABSENT, BOLD, LEVELS, SPACE, TRAINED, markdown_table, shared_metrics
+from ragcun.io import read_text
+from ragcun.reporting.comparison import Comparison
+from ragcun.reporting.tables import ABSENT, BOLD, LEVELS, SPACE, TRAINED, markdown_table
 from ragcun.results import METRIC
 
-logger = logging.getLogger(__name__)
-
-SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
 NOTES = Template(
     read_text(Path(__file__).with_name("templates") / "notes.md.j2"),
     finalize=lambda value: " ".join(str(value).split()),  # a blank line ends a note
 )
-FURTHER = ("MRR@10", "Recall@100", "MAP@100")
-RESULTS = "results"
 CSV_COLUMNS = ["system", "kind", "metric", "dataset", "queries", "value", "sd", "seeds", "p", "marks"]
 FORMULA = ("=", "+", "-", "@")
 LATEX = {
@@ -33,59 +27,6 @@ LATEX = {
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "*": "{*}", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
-
-
-def comparison_table(
-    specs: Sequence[str], metric: str, layout: str | None, output: str | None, caption: str | None, label: str
-) -> str:
-    """Compare results files (none: all in ``results``) and return the table, also written to `output` where given.
-
-    `layout` is markdown, latex or csv; None goes by the suffix of `output`, and without one takes markdown.
-    """
-    layout = layout or SUFFIXES.get(Path(output or "results.md").suffix)
-    if layout is None:
-        raise InputError(f"--output {output}: the format is unclear; give --format, or end the name in .md, .tex, .csv")
-    comparison = compare(_read(specs, [Path(output)] if output else []), metric)
-    if layout == "latex":
-        text = latex_comparison(comparison, caption, label)
-    else:
-        text = markdown_comparison(comparison) if layout == "markdown" else csv_comparison([comparison])
-    if output is not None:
-        write_text(output, text)
-    return text
-
-
-def paper_tables(specs: Sequence[str], output: str, caption: str | None, label: str) -> list[Path]:
-    """Write the tables of a paper as LaTeX to `output`, and the same as Markdown and CSV beside it; return all three.
-
-    NDCG@10 comes first, then MRR@10, Recall@100 and MAP@100, each where all files have it.
-    """
-    if Path(output).suffix != ".tex":
-        raise InputError(f"--output {output} is a LaTeX file; give it a name that ends in .tex")
-    places = [Path(output).with_suffix(suffix) for suffix in (".tex", ".md", ".csv")]
-    results = _read(specs, places)
-    shared = shared_metrics([file for named in results for file in named.files])
-    if absent := [metric for metric in FURTHER if metric not in shared]:
-        logger.info("%s: not in all files; left out", ", ".join(absent))
-    comparisons = [compare(results, metric) for metric in (METRIC, *FURTHER) if metric not in absent]
-    labels = [label, *(f"{label}-{each.metric.replace('@', '').lower()}" for each in comparisons[1:])]
-    tex = "\n".join(
-        latex_comparison(each, caption and f"{caption} ({each.metric})", name)
-        for each, name in zip(comparisons, labels, strict=True)
-    )
-    markdown = "\n".join(f"## {each.metric}\n\n{markdown_comparison(each)}" for each in comparisons)
-    for place, text in zip(places, (tex, markdown, csv_comparison(comparisons)), strict=True):
-        write_text(place, text)
-    return places
-
-
-def _read(specs: Sequence[str], places: Sequence[Path]) -> list[NamedResults]:
-    results = [read_named(spec) for spec in specs] if specs else results_in(RESULTS)
-    files = [file.path.resolve() for named in results for file in named.files]
-    written = {*files, *(path.with_suffix(".md") for path in files)}
-    if taken := [place for place in places if place.resolve() in written]:
-        raise InputError(f"{taken[0]} would replace what ragcun evaluate wrote; give --output another name")
-    return results
 
 
 def markdown_comparison(comparison: Comparison) -> str:
