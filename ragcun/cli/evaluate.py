@@ -59,12 +59,11 @@ class Options(EncodingFlags, HybridFlags, RankedFlags, ModelFlags):
 def run(options: Options) -> tuple[str, dict[str, Any]]:
     """Evaluate a model beside its baselines, write results and report, and return the table and where they are."""
     from ragcun.embeddings.hub import BEST_MODEL
+    from ragcun.environment import environment
     from ragcun.io import write_text
     from ragcun.reporting.tables import results_table
     from ragcun.retrieval.benchmark import run_benchmark
     from ragcun.retrieval.runs import runs_folder
-    from ragcun.training.run_dir import environment
-    from ragcun.training.summary import write_scores
 
     folders = options.collections()
     model, baselines, labels = _open(options, folders)
@@ -78,6 +77,8 @@ def run(options: Options) -> tuple[str, dict[str, Any]]:
     results = run_benchmark(model, baselines, folders, output, manifest, **how)
     table = results_table(results)
     if options.update_card:
+        from ragcun.training.summary import write_scores
+
         write_scores(model.retriever.name, table)
     text = f"{table}{_choices(results)}\nreport: {page}, figures: {output}, run files: {runs_folder(output)}"
     trained = Path(model.retriever.name)
@@ -179,9 +180,9 @@ def run_mteb(options: MtebOptions) -> tuple[str, dict[str, Any]]:
     """Evaluate a model beside its untouched base in mteb, and return the table and where everything is."""
     import importlib.metadata
 
+    from ragcun.environment import environment
     from ragcun.io import write_json, write_text
     from ragcun.retrieval.mteb import evaluate_task
-    from ragcun.training.run_dir import environment
 
     require_package("mteb", "mteb")
     logging.getLogger("mteb").setLevel(logging.WARNING)

@@ -104,11 +104,11 @@ def _systems(
 
 def _report(options: Options, folder: Path, name: str, systems: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """Measure systems, write report and pictures into a folder, and return the table and where they are."""
+    from ragcun.environment import environment
     from ragcun.io import write_json, write_text
     from ragcun.isotropy import MeasureSettings
     from ragcun.isotropy.report import IsotropyReport, measure_system
     from ragcun.reporting.isotropy import isotropy_table, plot_isotropy
-    from ragcun.training.run_dir import environment
 
     settings, measured = MeasureSettings(seed=options.seed, k=options.k, sample=options.sample), []
     for system in systems:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -48,6 +50,20 @@ def as_texts(texts: Iterable[str], role: str) -> list[str]:
     return several
 
 
+@dataclass(frozen=True)
+class Unloaded:
+    """What cached vectors need of a model, by sentence-transformers' names, and what loads it."""
+
+    load: Callable[[], Any]  # returns a base
+    similarity_fn_name: str
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    routes_roles: bool
+    digest: str
+    device: torch.device
+    path: Path  # of the description
+
+
 class Base(nn.Module):
     """Gives the vectors that heads stand on: those of a model that is elsewhere, unless a subclass has a text model.
 
@@ -74,9 +90,14 @@ class Base(nn.Module):
         raise InputError(NO_TEXTS)
 
     @property
+    def settings(self) -> Any:
+        """What has the text model's distance, prompts and device."""
+        return self.text_model
+
+    @property
     def distance(self) -> Distance:
         """The distance of the untouched base's embeddings, cosine where it names none."""
-        return cast("Distance", self.text_model.similarity_fn_name) if self.reads_texts else "cosine"
+        return cast("Distance", self.settings.similarity_fn_name) if self.reads_texts else "cosine"
 
     @property
     def routes_roles(self) -> bool:
@@ -85,7 +106,7 @@ class Base(nn.Module):
 
     def prompt(self, role: Role) -> str:
         """Return the text that the model's configuration puts before a query or a document."""
-        prompts, default = self.text_model.prompts, self.text_model.default_prompt_name
+        prompts, default = self.settings.prompts, self.settings.default_prompt_name
         names = ("query", default) if role == "query" else ("document", "passage", "corpus", default)
         return next((prompts[name] or "" for name in names if name in prompts), "")
 
@@ -198,6 +219,11 @@ class DerivedBase(Base):
     def text_model(self) -> SentenceTransformer:
         """The inner base's."""
         return self.dense.text_model
+
+    @property
+    def settings(self) -> Any:
+        """The inner base's."""
+        return self.dense.settings
 
     def freeze(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the inner base as `TextBase.freeze` does."""

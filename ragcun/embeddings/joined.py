@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.preprocessing import normalize
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ragcun.embeddings.base import ROLES, Base, DerivedBase, Vectors, VectorSour
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.errors import InputError
+from ragcun.tensors import normalize
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

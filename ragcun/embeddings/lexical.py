@@ -16,9 +16,6 @@ import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.linalg import qr
-from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import randomized_svd
 from tqdm.auto import tqdm
 
 from ragcun.config import LEXICAL_DIM
@@ -26,7 +23,7 @@ from ragcun.embeddings.analysis import K1, LANGUAGES, Analyser, B, TermCounter
 from ragcun.embeddings.base import Vectors, as_texts
 from ragcun.errors import InputError
 from ragcun.io import read_json, replacing_folder, write_json
-from ragcun.tensors import tensors_digest
+from ragcun.tensors import normalize, tensors_digest
 
 if TYPE_CHECKING:
     from ragcun.batch import Role
@@ -196,6 +193,9 @@ def _weigh(counts: sp.csr_matrix, idf: Vectors, mean_length: float) -> sp.csr_ma
 
 
 def _right_singular_vectors(weights: sp.csr_matrix, dim: int) -> tuple[Vectors, Vectors]:
+    from scipy.linalg import qr
+    from sklearn.utils.extmath import randomized_svd
+
     documents = weights.shape[0]
     sample = weights
     if documents > SVD_SAMPLE:

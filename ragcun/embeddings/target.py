@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import RidgeCV
-from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
@@ -18,7 +16,7 @@ from ragcun.embeddings.base import DerivedBase, Vectors, VectorSource
 from ragcun.embeddings.encode import ROWS
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
-from ragcun.tensors import tensors_digest
+from ragcun.tensors import normalize, tensors_digest
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Dense
@@ -128,6 +126,7 @@ def fit_mapping(dense: VectorSource, target: VectorSource, texts: Mapping[Role, 
     The penalty, one of `PENALTIES`, is that of the least squared error of texts that are left out one at a time.
     """
     from sentence_transformers.sentence_transformer.modules import Dense
+    from sklearn.linear_model import RidgeCV
 
     sampled = {role: some[:: -(-len(some) // FITTED)] for role, some in texts.items() if some}
     given, wanted = (

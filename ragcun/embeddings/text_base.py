@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,23 @@ from torch import Tensor, nn
 
 from ragcun.batch import Features, Role
 from ragcun.config import BASE_BACKENDS, DISTANCES
-from ragcun.embeddings.base import Base, Vectors, as_texts
-from ragcun.embeddings.encode import ROWS, Dtype, batches, evaluating, in_threads, resolve_dtype, token_budget
+from ragcun.embeddings.base import Base, Unloaded, Vectors, as_texts
+from ragcun.embeddings.encode import (
+    ROWS,
+    Dtype,
+    batches,
+    evaluating,
+    in_threads,
+    resolve_device,
+    resolve_dtype,
+    token_budget,
+)
 from ragcun.embeddings.hub import apply_convention, load_sentence_transformer, resolve_model
 from ragcun.embeddings.openvino import TOKENS, OpenVino
 from ragcun.errors import InputError, require_package
+from ragcun.io import file_digest, read_json, write_json
 from ragcun.options import refuse
-from ragcun.tensors import tensors_digest
+from ragcun.tensors import merged, model_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 MOST, SEVERAL = 0.9, 32  # a few texts of a foreign script are not the tokenizer's fault
 FACTORS = (".lora_A.", ".lora_B.")
 """What the weights of an adapter have in their names."""
+ABOUT = "ragcun model 1"
+"""Format of the description of a model."""
 
 
 class TextBase(Base):
@@ -46,6 +57,10 @@ class TextBase(Base):
     """
 
     reads_texts = True
+    model: SentenceTransformer
+    openvino: OpenVino | None = None
+    dtype: Dtype = "float32"
+    _unloaded: Unloaded | None = None
 
     def __init__(
         self, model: SentenceTransformer, name: str, normalize: bool = True, ends_normalized: bool | None = None
@@ -61,19 +76,60 @@ class TextBase(Base):
             raise InputError(f"base model {name!r} does not state the length of its vectors; choose another")
         super().__init__(int(dimension), normalize, name=name)
         self.model, self.trained = model.float(), False
-        self.dtype: Dtype = "float32"
-        self.openvino: OpenVino | None = None
         self.ends_normalized = found if ends_normalized is None else ends_normalized
 
     @classmethod
-    def load(cls, name: str | Path, normalize: bool = True, device: str | None = None) -> TextBase:
-        """Load a model by hub name, folder, ``minilm`` (packaged) or ``contriever``; InputError if that fails."""
+    def load(
+        cls, name: str | Path, normalize: bool = True, device: str | None = None, cache: Path | None = None
+    ) -> TextBase:
+        """Load a model by hub name, folder, ``minilm`` (packaged) or ``contriever``; InputError if that fails.
+
+        With the folder of a `cache`, a model in a folder is loaded when first needed (`when_needed`).
+        """
         name = os.fspath(name)
         path = resolve_model(name)
+        folder = Path(path)
+        if cache is not None and folder.is_dir():
+            files = (each for each in sorted(folder.rglob("*")) if each.is_file() and each.suffix != ".md")
+            names = {each.relative_to(folder).as_posix(): each for each in files}
+            made_of = {each: file_digest(file) for each, file in names.items() if not each.startswith(".")}
+            return cls.when_needed(lambda: cls.load(name, normalize, device), made_of, cache, device, name, normalize)
         model = load_sentence_transformer(path, name, device)
-        if not Path(path).is_dir():
+        if not folder.is_dir():
             apply_convention(model, path)
         return cls(model, name, normalize)
+
+    @classmethod
+    def when_needed(
+        cls, load: Callable[[], TextBase], made_of: Any, cache: Path, device: str | None, name: str, normalize: bool
+    ) -> TextBase:
+        """Return what `load` does, when it is first needed where `cache` describes a model that is `made_of` this."""
+        libraries = [f"{each} {version(each)}" for each in ("sentence-transformers", "transformers", "torch")]
+        key = hashlib.sha256(json.dumps([ABOUT, *libraries, made_of], sort_keys=True).encode()).hexdigest()[:32]
+        path = cache / "models" / f"{key}.json"
+        if not path.is_file():
+            base = load()
+            write_json(path, base._about())
+            return base
+        about = read_json(path)
+        base = cls.__new__(cls)
+        Base.__init__(base, about.pop("dimension"), normalize, name=name)
+        base.trained, base.ends_normalized = about.pop("trained"), about.pop("ends_normalized")
+        base._unloaded = Unloaded(**about, load=load, device=torch.device(resolve_device(device)), path=path)
+        return base
+
+    def _about(self) -> dict[str, Any]:
+        model, names = self.model, ("dimension", "trained", "ends_normalized", "routes_roles")
+        known = {name: getattr(model, name) for name in ("similarity_fn_name", "prompts", "default_prompt_name")}
+        return {**known, **{name: getattr(self, name) for name in names}, "digest": self.fingerprint()}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model" and (unloaded := self._unloaded) is not None:
+            base = unloaded.load()
+            if base.fingerprint() != unloaded.digest:
+                raise InputError(f"{unloaded.path} describes another model than {self.name}; delete that file")
+            self.model, self._unloaded = base.model, None
+        return super().__getattr__(name)
 
     @classmethod
     def from_config(cls, model: SentenceTransformer, config: dict[str, Any]) -> TextBase:
@@ -96,12 +152,22 @@ class TextBase(Base):
         """The sentence-transformers model, without a closing ``Normalize``."""
         return self.model
 
+    @property
+    def settings(self) -> SentenceTransformer | Unloaded:
+        """What has the model's distance, prompts and device, whether it is loaded or not."""
+        return self._unloaded or self.model
+
+    @property
+    def routes_roles(self) -> bool:
+        """Whether queries and documents go through different modules."""
+        return self._unloaded.routes_roles if self._unloaded else super().routes_roles
+
     def compute_in(self, dtype: str, backend: str = "torch") -> None:
         """Compute vectors with this dtype and backend from now on; the weights stay as loaded, also in checkpoints.
 
         A backend other than torch keeps the weights of its first batch.
         """
-        resolved = resolve_dtype(dtype, self.model.device)
+        resolved = resolve_dtype(dtype, self.settings.device)
         known = f"--base_backend must be one of {', '.join(BASE_BACKENDS)}, got {backend!r}"
         narrow = "--base_dtype int8 needs --base_backend openvino; add it, or choose another dtype"
         refuse({known: backend not in BASE_BACKENDS, narrow: resolved == "int8" and backend == "torch"})
@@ -218,68 +284,13 @@ class TextBase(Base):
     def train(self, mode: bool = True) -> TextBase:
         """Set training mode; a frozen model stays in evaluation mode (no dropout)."""
         super().train(mode)
-        if self.frozen:
+        if self.frozen and not self._unloaded:
             self.model.eval()
         return self
 
     def fingerprint(self) -> str:
         """Digest of all that decides the vectors: `model_digest`, and what computes them but for torch in float32."""
         how = f"openvino {self.openvino.settings}" if self.openvino else self.dtype
-        with merged(self.model):
-            digest = model_digest(self.model)
+        with nullcontext() if self._unloaded else merged(self.model):
+            digest = self._unloaded.digest if self._unloaded else model_digest(self.model)
         return digest if how == "float32" else hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
-
-
-@contextmanager
-def merged(model: nn.Module) -> Iterator[None]:
-    """Show layers that have an adapter as plain ones of the merged weights; afterwards all is bit for bit as before."""
-    inside = ((parent, name, child) for parent in model.modules() for name, child in parent.named_children())
-    # peft, which may not be installed, makes these layers
-    places: list[tuple[nn.Module, str, Any]] = [place for place in inside if hasattr(place[2], "get_delta_weight")]
-    layers: dict[Any, Any] = {adapted: adapted.get_base_layer() for _, _, adapted in places}
-    before = {layer: layer.weight.data for layer in layers.values()}
-    try:
-        for adapted, layer in layers.items():
-            layer.weight.data = layer.weight.data + adapted.get_delta_weight("default").detach()
-        for parent, name, adapted in places:
-            setattr(parent, name, layers[adapted])
-        yield
-    finally:
-        for layer, weight in before.items():
-            layer.weight.data = weight
-        for parent, name, adapted in places:
-            setattr(parent, name, adapted)
-
-
-def model_digest(model: SentenceTransformer) -> str:
-    """Digest of all that decides vectors but prompts: weights, modules and their settings, configurations, tokenizers.
-
-    Versions of libraries are in it without their last number.
-    """
-    libraries = ("sentence-transformers", "transformers")
-    described: list[Any] = [version(library).rpartition(".")[0] for library in libraries]
-    described += [tensors_digest(model.state_dict()), model.truncate_dim, model.max_seq_length]
-    for name, module in model.named_modules():
-        if hasattr(module, "get_config_dict"):
-            config = getattr(module, "config", None)
-            settings = {key: value for key, value in config.to_dict().items() if key not in UNSEEN} if config else {}
-            described += [name, type(module).__name__, module.get_config_dict(), settings]
-            described += [getattr(config, "_attn_implementation", None), *_tokenizer_settings(module)]
-    stable = json.dumps(described, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else repr(type(v)))
-    return hashlib.sha256(stable.encode()).hexdigest()
-
-
-UNSEEN = ("_name_or_path", "architectures", "dtype", "transformers_version")
-"""What of a transformer's configuration decides no vector."""
-SEEN = ("truncation_side", "padding_side", "pad_token_id", "model_max_length", "model_input_names", "chat_template")
-
-
-def _tokenizer_settings(module: nn.Module) -> list[Any]:
-    tokenizer: Any = getattr(module, "tokenizer", None)
-    fast = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", tokenizer))
-    if not hasattr(fast, "to_str"):
-        return [type(tokenizer).__name__, getattr(tokenizer, "__dict__", None)]
-    # each call sets these two anew, from the attributes
-    fast.no_padding()
-    fast.no_truncation()
-    return [fast.to_str(), *(getattr(tokenizer, name, None) for name in SEEN)]

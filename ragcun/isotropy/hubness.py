@@ -6,9 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import skew
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from ragcun.isotropy.moments import squared_norms, unit_rows
@@ -27,6 +24,9 @@ def nearest_rows(x: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], NDA
     Raises:
         ValueError: k is not 1 to n − 1.
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+    from sklearn.utils import gen_batches
+
     n, dim = x.shape
     if not 1 <= k < n:
         raise ValueError(f"k must be 1 to {n - 1}, one less than the rows, got {k}")
@@ -76,6 +76,8 @@ def k_occurrences_without(
 
 def hubness_skewness(counts: NDArray[np.int64]) -> float:
     """Skewness of N_k (Radovanović et al. 2010, JMLR 11): 0 without hubs; undefined where all N_k are equal."""
+    from scipy.stats import skew
+
     if np.ptp(counts) == 0:
         raise UndefinedMeasure("the skewness of N_k is 0/0: every row is a neighbour of equally many others")
     return float(skew(counts))

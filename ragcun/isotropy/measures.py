@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import hyp0f1, logsumexp
-from sklearn.metrics.pairwise import euclidean_distances
 from tqdm.auto import tqdm
 
 from ragcun.isotropy import hubness, spectrum
@@ -103,6 +101,8 @@ def log_partition(moments: GroupedMoments, group_of: NDArray[np.int64]) -> NDArr
 
     Shapes: group_of (n,) with groups 0…G − 1, returns (G, 2·dim).
     """
+    from scipy.special import logsumexp
+
     axes, rows = np.linalg.eigh(moments.total.second)[1], moments.rows
     found = np.full((int(group_of.max()) + 1, 2 * rows.dim), -np.inf)
     for start, block in rows.blocks("partition"):
@@ -116,6 +116,8 @@ def log_partition(moments: GroupedMoments, group_of: NDArray[np.int64]) -> NDArr
 
 def partition_ratio(log_sums: NDArray[np.float64]) -> float:
     """Smallest over largest Z(c), from log Z of groups ``(G, axes)``."""
+    from scipy.special import logsumexp
+
     total = logsumexp(log_sums, axis=0)
     return float(np.exp(total.min() - total.max()))
 
@@ -134,6 +136,8 @@ def kernel_sums(x: NDArray[np.float64], group_of: NDArray[np.int64], t: float) -
 
     Shapes: x (n, dim), group_of (n,) with groups 0…G − 1, returns (G, G).
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+
     order = np.argsort(group_of, kind="stable")
     unit, sizes = unit_rows(x[order]), np.bincount(group_of)
     starts = np.cumsum(sizes) - sizes
@@ -152,6 +156,8 @@ def log_mean_kernel(total: float, n: int) -> float:
 
 def isotropic_uniformity(dim: int, t: float = 2) -> float:
     """Logarithm of E exp(−t‖u − v‖²) for u, v uniform on the unit sphere: −2t + log ₀F₁(; dim/2; t²)."""
+    from scipy.special import hyp0f1
+
     return float(np.log(hyp0f1(dim / 2, t**2)) - 2 * t)
 
 

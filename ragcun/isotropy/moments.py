@@ -9,7 +9,6 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from ragcun.isotropy.spectrum import eigenvalues
@@ -135,6 +134,8 @@ def squared_gaps(
     x: Rows, y: Rows, left: NDArray[np.int64], right: NDArray[np.int64], unit: bool = False
 ) -> NDArray[np.float64]:
     """‖x_l − y_r‖² for rows l of `left` and r of `right`, scaled to length 1 with `unit`: ``(pairs,)``."""
+    from sklearn.utils import gen_batches
+
     found = np.empty(len(left))
     for part in gen_batches(len(left), PAIRS_AT_ONCE):
         ours, theirs = x.take(left[part]), y.take(right[part])

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from ragcun.results import Count, Number
 
@@ -196,6 +195,8 @@ def interval(value: float | None, *strata: Sequence[float | None]) -> tuple[floa
     and documents, add up, and the fewest groups give t. It is not cut to the range of the measure; (None, None) where a
     value is undefined, or a stratum has fewer than 2 groups.
     """
+    from scipy.special import stdtrit
+
     left = [[one for one in values if one is not None] for values in strata]
     groups = min(map(len, left))
     if value is None or groups < 2 or list(map(len, left)) != list(map(len, strata)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def seal_folder(folder: Path, parts: Mapping[str, Tensor], description: Mapping[
 
 
 def read_folder(
-    folder: Path, device: str | None = None
+    folder: Path, device: str | None = None, cache: Path | None = None
 ) -> tuple[dict[str, Any], Base, dict[str, Tensor], torch.device]:
     """Read description, base, weights beside the base, and device of a checkpoint.
 
@@ -55,13 +56,13 @@ def read_folder(
         KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError: it is corrupt.
     """
     description = _checked_description(folder)
-    parts = load_file(folder / WEIGHTS)
+    parts, files = load_file(folder / WEIGHTS), description["files_blake2b"]
     for place in ("", f"{DENSE}/"):
-        if f"{place}{MODULES}" in description["files_blake2b"]:
-            model = load_sentence_transformer(str(folder / place), str(folder), device)
-            return description, _base(folder, model, description["base"]), parts, model.device
-    here = torch.device(resolve_device(device))
-    return description, _base(folder, None, description["base"]), parts, here
+        if f"{place}{MODULES}" in files:
+            own = {name.removeprefix(place): digest for name, digest in files.items() if name.startswith(place)}
+            base = _base(folder, _TextModel(folder, folder / place, own, device, cache), description["base"])
+            return description, base, parts, base.settings.device
+    return description, _base(folder, None, description["base"]), parts, torch.device(resolve_device(device))
 
 
 def _checked_description(folder: Path) -> dict[str, Any]:
@@ -80,18 +81,50 @@ def _checked_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _base(folder: Path, model: SentenceTransformer | None, described: dict[str, Any]) -> Base:
+@dataclass(frozen=True)
+class _TextModel:
+    checkpoint: Path
+    folder: Path
+    files: Mapping[str, str]  # digests
+    device: str | None
+    cache: Path | None
+
+    def load(self) -> SentenceTransformer:
+        return load_sentence_transformer(str(self.folder), str(self.checkpoint), self.device)
+
+    def base(self, described: dict[str, Any], pieces: bool) -> TextBase:
+        """Return the base that is described, which a channel of `pieces` may follow."""
+
+        def load() -> TextBase:
+            model = self.load()
+            if pieces:
+                restore_pooling(model)
+            return TextBase.from_config(model, described)
+
+        if self.cache is None:
+            return load()
+        modules = read_json(self.folder / MODULES)[: described["modules"]]
+        read = {"", *(module["path"].partition("/")[0] for module in modules)}
+        files = {name: digest for name, digest in self.files.items() if _first_folder(name) in read}
+        how = (self.cache, self.device, described["name"], described["normalize"])
+        return TextBase.when_needed(load, [files, described, pieces], *how)
+
+
+def _base(folder: Path, model: _TextModel | None, described: dict[str, Any], pieces: bool = False) -> Base:
     if "weight" in described:
         channel = LexicalChannel.load(folder / LEXICAL)
-        if model is not None and channel.analyser.pieces:
-            restore_pooling(model)
-        dense = _base(folder, model, described["dense"])
+        dense = _base(folder, model, described["dense"], channel.analyser.pieces is not None)
         return JoinedBase(dense, channel, described["weight"], described["normalize"])
     if model is not None and "target" in described:
-        mapping: Any = model[described["dense"]["modules"] + 1]
-        dense = TextBase.from_config(model, described["dense"])
+        whole = model.load()
+        mapping: Any = whole[described["dense"]["modules"] + 1]
+        dense = TextBase.from_config(whole, described["dense"])
         return TargetBase(dense, Target(**described["target"]), mapping, described["normalize"])
-    return Base(**described) if model is None else TextBase.from_config(model, described)
+    return Base(**described) if model is None else model.base(described, pieces)
+
+
+def _first_folder(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -133,11 +166,11 @@ def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
             raise InputError(f"checkpoint {folder} lacks {name}; {_remedy(folder, name)}")
         if file_digest(folder / name) != digest:
             raise InputError(f"{folder / name} does not match its checksum in {CONFIG}; {_remedy(folder, name)}")
-    read = {"", *(name.rpartition("/")[0].partition("/")[0] for name in digests)}
+    read = {"", *map(_first_folder, digests)}
     for name in _files(folder):
         path = PurePosixPath(name)
         known = name in digests or name == CONFIG or path.suffix == ".md" or path.name.startswith((".", "LICENSE"))
-        if not known and (path.parts[0] if len(path.parts) > 1 else "") in read:
+        if not known and _first_folder(name) in read:
             raise InputError(f"{folder / name} is not part of the checkpoint; move it away, or {_remedy(folder, name)}")
 
 

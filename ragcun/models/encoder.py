@@ -22,12 +22,11 @@ from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_dev
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.target import TargetBase
-from ragcun.embeddings.text_base import merged
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
 from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder
 from ragcun.options import load_plugins
-from ragcun.tensors import copy_strictly
+from ragcun.tensors import copy_strictly, merged
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -239,12 +238,15 @@ class RetrievalEncoder(nn.Module, abc.ABC):
             write_text(temporary / CARD, card or f"# {Path(folder).name}\n\nA ragcun `{self.system}` encoder.\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Self:
-        """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system."""
+    def from_pretrained(cls, folder: str | Path, device: str | None = None, cache: Path | None = None) -> Self:
+        """Load a folder written by `save_pretrained`; InputError if it is missing, corrupt, or holds another system.
+
+        With the folder of a `cache`, the text model is loaded when first needed (`TextBase.when_needed`).
+        """
         load_plugins()
         folder = Path(model_folder(str(folder)))
         try:
-            description, base, parts, to_device = read_folder(folder, device)
+            description, base, parts, to_device = read_folder(folder, device, cache)
             if description["system"] not in SYSTEMS:
                 plugin = description.get(PLUGIN, "the Python file that registers it")
                 how = f"add --plugins with {plugin}, or import that before"

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import normalize
 
 from ragcun.config import Fusion
 from ragcun.data.beir import Collection
@@ -22,6 +21,7 @@ from ragcun.results import reason
 from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import Run, is_stored
 from ragcun.retrieval.systems import Embedded, Retriever, once
+from ragcun.tensors import normalize
 
 logger = logging.getLogger(__name__)
 DEPTH = 100

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.preprocessing import normalize
 
 from ragcun.data.beir import Collection, hold_out_queries, load_collection
 from ragcun.data.overlap import seen_queries, text_hashes
@@ -25,6 +24,7 @@ from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import Run, make_run
 from ragcun.retrieval.search import top_k
 from ragcun.retrieval.systems import BM25Retriever, DenseRetriever, once
+from ragcun.tensors import normalize
 
 logger = logging.getLogger(__name__)
 HELD_OUT, MOST, FEWEST = 0.3, 1500, 50

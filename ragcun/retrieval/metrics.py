@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytrec_eval
-from scipy.stats import permutation_test, ttest_rel
 
 from ragcun.data.beir import Qrels, grade
 from ragcun.results import METRIC, CollectionFacts, DocumentSpace, Scores
@@ -107,6 +106,8 @@ def paired_tests(
     Raises:
         ValueError: the query ids differ, there are fewer than 2 queries, or a value is not finite.
     """
+    from scipy.stats import permutation_test, ttest_rel
+
     if ours.keys() != baseline.keys():
         only_ours, only_baseline = len(ours.keys() - baseline.keys()), len(baseline.keys() - ours.keys())
         raise ValueError(f"the runs have different queries: {only_ours} only in ours, {only_baseline} only in baseline")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragcun.data.beir import Collection
-from ragcun.embeddings.text_base import model_digest
 from ragcun.errors import InputError, as_input_error
 from ragcun.retrieval.metrics import whole_grades
+from ragcun.tensors import model_digest
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

@@ -18,7 +18,7 @@ from ragcun.data.beir import Collection
 from ragcun.embeddings.analysis import K1, B
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
-from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.encode import ROWS, default_cache_dir
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
@@ -217,8 +217,10 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     if spec == "bm25" or spec.endswith((".json", ".trec")):
         return _without_vectors(spec, options)
     spec = model_folder(spec)
-    encoder = RetrievalEncoder.from_pretrained(spec, options.device) if is_checkpoint(spec) else None
-    base: Base = TextBase.load(spec, device=options.device) if encoder is None else encoder.base
+    place = Path(options.cache_dir or default_cache_dir()).expanduser()
+    how: dict[str, Any] = {"device": options.device, "cache": place}
+    encoder = RetrievalEncoder.from_pretrained(spec, **how) if is_checkpoint(spec) else None
+    base: Base = TextBase.load(spec, **how) if encoder is None else encoder.base
     cache = _vectors(base, options)
     vectors = VectorFormat((encoder or base).dimension, options.precision, options.truncate_dim)
     own: Distance = base.distance if encoder is None else "euclidean"
@@ -230,7 +232,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     base, cache = base.untouched, cache.untouched
     if isinstance(base, TextBase) and base.trained:
         with as_input_error("this checkpoint's base was trained and cannot be shown untouched"):
-            base = TextBase.load(base.name, device=options.device)
+            base = TextBase.load(base.name, **how)
         cache = _vectors(base, options)
     small = VectorFormat(base.dimension, vectors.precision, min(vectors.kept, base.dimension))
     untouched, reduced = (

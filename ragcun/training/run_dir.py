@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.utils.generic import flatten_dict
 
 from ragcun.config import TrainConfig
 from ragcun.data.overlap import HoldOut, training_documents
@@ -27,6 +20,7 @@ from ragcun.embeddings.base import Base
 from ragcun.embeddings.hub import BEST_MODEL
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
+from ragcun.environment import environment
 from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.models.encoder import RetrievalEncoder
@@ -37,7 +31,6 @@ from ragcun.training.summary import FitResult, card, in_words, trained_parts
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("ragcun", "torch", "sentence-transformers", "transformers", "accelerate", "numpy", "faiss-cpu", "bm25s")
 Callback = Callable[[dict[str, Any]], object]
 """What a user follows a run with: it receives every row of the metrics."""
 PLACES = ("kind", "step", "epoch")  # of a row of the metrics, not measured there
@@ -94,35 +87,6 @@ class RunFolder:
         write_text(self.metrics, "".join(lines[:count]))
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what else decides a result: versions, commit, device, command and time."""
-    return {
-        "command": " ".join(sys.argv),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "packages": {name: _version(name) for name in PACKAGES},
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    if shutil.which("git") is None:
-        return None
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def require_tracker(name: str) -> None:
     """Raise InputError, before anything is computed, if a tracker's package is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
@@ -156,6 +120,8 @@ def named(row: dict[str, Any]) -> dict[str, float | str]:
     >>> named({"kind": "step", "epoch": 1, "step": 10, "total": 2.5, "terms": {"contrastive": 2.0}, "grad_norm": None})
     {'step/total': 2.5, 'step/terms/contrastive': 2.0}
     """
+    from transformers.utils.generic import flatten_dict
+
     measured = {key: value for key, value in row.items() if key not in PLACES}
     flat = flatten_dict(measured, row["kind"], "/")
     return {name: value for name, value in flat.items() if isinstance(value, (int, float, str))}

@@ -16,11 +16,11 @@ import ragcun.embeddings.encode as encoding
 from ragcun.embeddings.base import ROLES, Base
 from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import resolve_dtype
-from ragcun.embeddings.text_base import TextBase, model_digest
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.search import top_k
-from ragcun.tensors import tensors_digest
+from ragcun.tensors import model_digest, tensors_digest
 from ragcun.training.processes import make_accelerator
 
 on_cpu = partial(SentenceTransformer, device="cpu")

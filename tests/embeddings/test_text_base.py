@@ -19,6 +19,7 @@ from ragcun.embeddings.hub import resolve_model
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
+from tests.conftest import save_tiny_bert
 from tests.training.runs import cut
 
 
@@ -267,3 +268,25 @@ def test_fingerprint_sees_what_a_folders_files_say(tiny_bert, tmp_path, change):
     before = TextBase.load(str(folder), device="cpu").fingerprint()
     change(folder)
     assert TextBase.load(str(folder), device="cpu").fingerprint() != before
+
+
+def test_a_model_that_the_cache_describes_is_loaded_when_it_is_first_needed(tiny_bert, tmp_path, texts):
+    """Until then its fingerprint, prompts and distance are known; another file, or a wrong description, is noticed."""
+    folder, cache = shutil.copytree(tiny_bert, tmp_path / "model"), tmp_path / "cache"
+    first, again = (TextBase.load(folder, device="cpu", cache=cache) for _ in range(2))
+    again.compute_in("float32")
+    again.to("cpu").eval()
+    known = [(b.fingerprint(), b.prompt("query"), b.distance, b.dimension, b.ends_normalized) for b in (first, again)]
+    assert known[0] == known[1]
+    assert [any(True for _ in each.parameters()) for each in (first, again)] == [True, False]
+    assert np.array_equal(first.encode(texts[:3], "query"), again.encode(texts[:3], "query"))
+    assert again.fingerprint() == first.fingerprint()
+    (description,) = (cache / "models").iterdir()
+    wrong = TextBase.load(shutil.copytree(tiny_bert, tmp_path / "same"), device="cpu", cache=cache)
+    assert not list(wrong.parameters())
+    save_tiny_bert(folder, layers=2)
+    assert list(TextBase.load(folder, device="cpu", cache=cache).parameters())
+    description.write_text(description.read_text().replace(first.fingerprint(), "0" * 64))
+    wrong = TextBase.load(tmp_path / "same", device="cpu", cache=cache)
+    with pytest.raises(InputError, match=description.name):
+        wrong.encode(texts[:1], "query")

@@ -10,12 +10,13 @@ import yaml
 
 from ragcun.config import TrainConfig
 from ragcun.embeddings.text_base import TextBase
+from ragcun.environment import PACKAGES, environment
 from ragcun.errors import InputError
 from ragcun.io import read_json_lines
 from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping
 from ragcun.training.loop import fit
-from ragcun.training.run_dir import PACKAGES, RunFolder, RunRecord, environment, named, require_tracker
+from ragcun.training.run_dir import RunFolder, RunRecord, named, require_tracker
 from ragcun.training.setup import build_data
 from ragcun.training.summary import FitResult, card, write_scores
 from tests.training.runs import Train, interrupted
