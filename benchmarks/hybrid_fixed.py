@@ -71,11 +71,13 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--datasets", nargs="+", default=("scifact", "nfcorpus", "nq-qed"))
     parser.add_argument("--base_dtype", default="float32")
+    parser.add_argument("--mine_every", type=int)
     flags = parser.parse_args()
     for name in flags.datasets:
         folder, parts = flags.data_dir / name, []
         for fold, (train, held) in enumerate(folds(ragcun.load_collection(folder, "train"))):
-            config = ragcun.TrainConfig(train_data=str(folder), base_dtype=flags.base_dtype, seed=fold + 1)
+            how = {"base_dtype": flags.base_dtype, "mine_every": flags.mine_every, "seed": fold + 1}
+            config = ragcun.TrainConfig(train_data=str(folder), **how)
             parts.append(measure(folder, train, held, config))
         seen = np.concatenate([part[0] for part in parts])
         for setting in parts[0][1]:
