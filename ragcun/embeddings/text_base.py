@@ -111,11 +111,13 @@ class TextBase(Base):
             base = load()
             write_json(path, base._about())
             return base
-        about = read_json(path)
-        base = cls.__new__(cls)
-        Base.__init__(base, about.pop("dimension"), normalize, name=name)
-        base.trained, base.ends_normalized = about.pop("trained"), about.pop("ends_normalized")
-        base._unloaded = Unloaded(**about, load=load, device=torch.device(resolve_device(device)), path=path)
+        about, base = read_json(path), cls.__new__(cls)
+        try:
+            Base.__init__(base, about.pop("dimension"), normalize, name=name)
+            base.trained, base.ends_normalized = about.pop("trained"), about.pop("ends_normalized")
+            base._unloaded = Unloaded(**about, load=load, device=torch.device(resolve_device(device)), path=path)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} does not describe a model ({error!r}); delete that file") from error
         return base
 
     def _about(self) -> dict[str, Any]:

@@ -290,3 +290,6 @@ def test_a_model_that_the_cache_describes_is_loaded_when_it_is_first_needed(tiny
     wrong = TextBase.load(tmp_path / "same", device="cpu", cache=cache)
     with pytest.raises(InputError, match=description.name):
         wrong.encode(texts[:1], "query")
+    description.write_text("{}")
+    with pytest.raises(InputError, match=description.name):
+        TextBase.load(tmp_path / "same", device="cpu", cache=cache)
