@@ -28,18 +28,18 @@ def doctor() -> tuple[str, dict[str, Any]]:
 
     import ragcun
     from ragcun.embeddings.cache import cached_bases
-    from ragcun.embeddings.encode import bfloat16_features, default_cache_dir, resolve_device, resolve_dtype
+    from ragcun.embeddings.encode import bfloat16_features, cache_folder, resolve_device, resolve_dtype
 
     device = torch.device(resolve_device(None))
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
-    cached = sum(each["bytes"] for each in cached_bases(default_cache_dir()))
+    cached = sum(each["bytes"] for each in cached_bases(cache_folder()))
     offline = constants.HF_HUB_OFFLINE
     figures = {
         "ragcun": ragcun.__version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "device": gpu or f"cpu, {torch.get_num_threads()} threads",
         "native_arithmetic": ", ".join([resolve_dtype("auto", device), *([] if gpu else bfloat16_features())]),
-        "cache": default_cache_dir(),
+        "cache": cache_folder(),
         "cache_size": f"{cached / 1e6:,.1f} MB",
         "model_hub": "offline (HF_HUB_OFFLINE is set)" if offline else f"online, {constants.ENDPOINT}",
         **dict(_packages()),
@@ -81,11 +81,11 @@ def _shown(place: Path | None, verb: str, remove: bool) -> tuple[str, dict[str, 
     from filelock import FileLock, Timeout
 
     from ragcun.embeddings.cache import LOCK, cached_bases
-    from ragcun.embeddings.encode import default_cache_dir
+    from ragcun.embeddings.encode import cache_folder
 
     if place is not None and not place.is_dir():
         raise InputError(f"--cache_dir {place}: no such folder; give the --cache_dir of the other commands")
-    place = place or default_cache_dir()
+    place = cache_folder(place)
     lines, found = [], cached_bases(place)
     for each in found:
         folder = each["folder"]

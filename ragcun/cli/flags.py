@@ -118,6 +118,14 @@ class ComputeFlags:
     base_backend: str = flag("torch", BASE_BACKEND_HELP, choices=BASE_BACKENDS)
     device: str | None = flag(None, DEVICE_HELP)
 
+    def encoding(self) -> EncodingOptions:
+        """Return how systems encode (InputError: there is no such device, even if nothing is encoded)."""
+        from ragcun.embeddings.encode import resolve_device
+        from ragcun.retrieval.systems import EncodingOptions
+
+        how = {name: getattr(self, name) for name in ("batch_size", "base_dtype", "base_backend")}
+        return EncodingOptions(device=resolve_device(self.device), **how)
+
 
 @dataclass
 class EncodingFlags(ComputeFlags):
@@ -126,13 +134,8 @@ class EncodingFlags(ComputeFlags):
     cache_dir: str | None = flag(None, CACHE_HELP)
 
     def encoding(self) -> EncodingOptions:
-        """Return how systems encode (InputError: there is no such device, even if nothing is encoded)."""
-        from ragcun.embeddings.encode import resolve_device
-        from ragcun.retrieval.systems import EncodingOptions
-
-        device = resolve_device(self.device)
-        how = EncodingOptions(self.cache_dir, self.batch_size, device)
-        return replace(how, base_dtype=self.base_dtype, base_backend=self.base_backend)
+        """Return how systems encode, with the cache."""
+        return replace(super().encoding(), cache_dir=self.cache_dir)
 
 
 @dataclass

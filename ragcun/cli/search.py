@@ -95,13 +95,11 @@ def _ranked(options: Options, folder: CollectionFolder, search: ShardedSearch, r
     from ragcun.distributed.search import ShardedRetriever, search_collection
     from ragcun.models.checkpoint import is_checkpoint
     from ragcun.retrieval.hybrid import HybridRetriever
-    from ragcun.retrieval.systems import EncodingOptions, Retriever, given_vectors, open_system
+    from ragcun.retrieval.systems import Retriever, given_vectors, open_system
 
     if not (options.hybrid or options.vectors):
         return search_collection(folder, search, runner)
-    encoding = EncodingOptions(None, options.batch_size, options.device)
-    encoding = replace(encoding, base_dtype=options.base_dtype, base_backend=options.base_backend)
-    collection = folder.load()
+    encoding, collection = options.encoding(), folder.load()
     first: Retriever = ShardedRetriever(search.model, search, runner)
     if options.vectors:
         encoding = replace(encoding, vectors=given_vectors(options.vectors, search.model, [collection]))

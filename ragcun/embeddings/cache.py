@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ragcun.batch import Role
 from ragcun.embeddings.base import NO_TEXTS, Base, Rows, Vectors, VectorSource
-from ragcun.embeddings.encode import ROWS, blocks, default_cache_dir, progress_bar
+from ragcun.embeddings.encode import ROWS, blocks, cache_folder, progress_bar
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.target import TargetBase
@@ -34,7 +34,7 @@ ABOUT, KEYS, LOCK = "base.json", "keys.bin", "encoding.lock"
 class EmbeddingCache(VectorSource):
     """Pooled vectors of one base, in two files that only grow, row by row: ``vectors.bin`` and ``keys.bin``.
 
-    A key is a hash of prompt and text; the folder, in `folder` or `default_cache_dir`, is named after the base's
+    A key is a hash of prompt and text; the folder, in `cache_folder`, is named after the base's
     fingerprint. Processes encode in turn, so two runs on the same texts have the vectors that each would have alone, to
     the bit. A row counts once vector and key are on the disk: the next writer cuts a torn write off. InputError if the
     base has no text model.
@@ -45,7 +45,7 @@ class EmbeddingCache(VectorSource):
             raise InputError(NO_TEXTS)
         self.base, self.batch_size = base, batch_size
         self.dimension, self.fingerprint = base.dimension, base.fingerprint()
-        self.folder = Path(folder or default_cache_dir()).expanduser() / self.fingerprint[:NAME_LENGTH]
+        self.folder = cache_folder(folder) / self.fingerprint[:NAME_LENGTH]
         self._row_of: dict[bytes, int] = {}
         self.vectors = np.empty((0, self.dimension), dtype=np.float32)
         self._claim_folder()

@@ -32,9 +32,9 @@ BLOCK_CHARACTERS, BLOCK_ROWS = 1_000_000, 4096  # texts tokenised at a time; cha
 BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")  # either multiplies matrices of bfloat16 natively
 
 
-def default_cache_dir() -> Path:
-    """Return ``$RAGCUN_CACHE``, or ``~/.cache/ragcun`` where that is not set."""
-    return Path(os.environ.get("RAGCUN_CACHE") or Path.home() / ".cache" / "ragcun").expanduser()
+def cache_folder(given: str | Path | None = None) -> Path:
+    """Return the folder of a cache: the given one, ``$RAGCUN_CACHE``, or else ``~/.cache/ragcun``."""
+    return Path(given or os.environ.get("RAGCUN_CACHE") or Path.home() / ".cache" / "ragcun").expanduser()
 
 
 def token_budget(device: torch.device) -> int:

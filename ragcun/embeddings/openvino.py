@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ragcun.embeddings.encode import Dtype, bfloat16_features, default_cache_dir
+from ragcun.embeddings.encode import Dtype, bfloat16_features, cache_folder
 from ragcun.errors import InputError, require_package
 from ragcun.io import replacing_folder
 
@@ -74,7 +74,7 @@ class OpenVino:
         """
         transformer: Any = model.transformers_model
         if not self.names:
-            folder = default_cache_dir() / "openvino" / fingerprint()[:32]
+            folder = cache_folder() / "openvino" / fingerprint()[:32]
             if not folder.exists():
                 self._convert(folder, model, compute)
             self._compile(folder / MODEL)

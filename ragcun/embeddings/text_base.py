@@ -90,9 +90,8 @@ class TextBase(Base):
         path = resolve_model(name)
         folder = Path(path)
         if cache is not None and folder.is_dir():
-            files = (each for each in sorted(folder.rglob("*")) if each.is_file() and each.suffix != ".md")
-            names = {each.relative_to(folder).as_posix(): each for each in files}
-            made_of = {each: file_digest(file) for each, file in names.items() if not each.startswith(".")}
+            files = {each.relative_to(folder).as_posix(): each for each in folder.rglob("*") if each.is_file()}
+            made_of = {each: file_digest(files[each]) for each in files if each[0] != "." and not each.endswith(".md")}
             return cls.when_needed(lambda: cls.load(name, normalize, device), made_of, cache, device, name, normalize)
         model = load_sentence_transformer(path, name, device)
         if not folder.is_dir():
@@ -293,6 +292,9 @@ class TextBase(Base):
     def fingerprint(self) -> str:
         """Digest of all that decides the vectors: `model_digest`, and what computes them but for torch in float32."""
         how = f"openvino {self.openvino.settings}" if self.openvino else self.dtype
-        with nullcontext() if self._unloaded else merged(self.model):
-            digest = self._unloaded.digest if self._unloaded else model_digest(self.model)
+        if self._unloaded:
+            digest = self._unloaded.digest
+        else:
+            with merged(self.model):
+                digest = model_digest(self.model)
         return digest if how == "float32" else hashlib.sha256(f"{digest} {how}".encode()).hexdigest()

@@ -18,7 +18,7 @@ from ragcun.data.beir import Collection
 from ragcun.embeddings.analysis import K1, B
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
-from ragcun.embeddings.encode import ROWS, default_cache_dir
+from ragcun.embeddings.encode import ROWS, cache_folder
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
@@ -217,8 +217,7 @@ def open_system(spec: str, options: EncodingOptions, distance: Distance | None =
     if spec == "bm25" or spec.endswith((".json", ".trec")):
         return _without_vectors(spec, options)
     spec = model_folder(spec)
-    place = Path(options.cache_dir or default_cache_dir()).expanduser()
-    how: dict[str, Any] = {"device": options.device, "cache": place}
+    how: dict[str, Any] = {"device": options.device, "cache": cache_folder(options.cache_dir)}
     encoder = RetrievalEncoder.from_pretrained(spec, **how) if is_checkpoint(spec) else None
     base: Base = TextBase.load(spec, **how) if encoder is None else encoder.base
     cache = _vectors(base, options)

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from ragcun.embeddings import cache as cache_module
 from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache
-from ragcun.embeddings.encode import default_cache_dir
+from ragcun.embeddings.encode import cache_folder
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from tests.processes import FORKED
@@ -126,10 +126,10 @@ def test_odd_texts_and_no_texts(base, tmp_path):
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "here"))
-    assert default_cache_dir() == tmp_path / "here"
+    assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("RAGCUN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "ragcun"
+    assert cache_folder() == tmp_path / ".cache" / "ragcun"
 
 
 @pytest.mark.slow
