@@ -154,6 +154,8 @@ def test_the_cache_is_measured_and_deleted_and_nothing_else_is(base, tmp_path, c
     cache.encode(["word1", "word2 word3"], "document")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "base.json").write_text('{"fingerprint": "x"}')
+    for derived in ("models", "openvino/x"):
+        (tmp_path / derived).mkdir(parents=True)
     (one,) = shown("size")["bases"]
     assert (one["base"], one["texts"], one["folder"]) == (base.name, 2, str(cache.folder))
     assert one["bytes"] == sum(file.stat().st_size for file in cache.folder.iterdir())

@@ -97,7 +97,8 @@ def _shown(place: Path | None, verb: str, remove: bool) -> tuple[str, dict[str, 
                 raise InputError(f"{folder}: another process is encoding into it; wait until it is done") from error
         lines.append(f"{verb}{each['base']}, {each['texts']:,} texts, {each['bytes'] / 1e6:,.1f} MB, {folder}")
     if remove:
-        shutil.rmtree(place / "models", ignore_errors=True)  # descriptions of models
+        for derived in ("models", "openvino"):  # descriptions of models, and converted ones
+            shutil.rmtree(place / derived, ignore_errors=True)
     whole = sum(each["bytes"] for each in found)
     lines.append(f"{whole / 1e6:,.1f} MB in {place}{' before' if remove else ''}")
     return "\n".join(lines), {"folder": place, "bytes": whole, "deleted": remove, "bases": found}

@@ -49,6 +49,41 @@ def reference(shared_data):
     return folder
 
 
+def reference_input(case: dict) -> torch.Tensor:
+    z = np.random.default_rng(case["x_seed"]).standard_normal((case["N"], case["D"]))
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    tilt = np.zeros(case["D"])
+    tilt[0] = 0.5
+    transformed = {
+        "iso": z,
+        "aniso": z * np.geomspace(1, 0.01, case["D"]) + tilt,
+        "rank1": np.outer(z[:, 0], np.ones(case["D"])),
+        "const0": np.zeros_like(z),
+        "const": np.full_like(z, 0.3),
+        "unitnorm": z / norms,
+        "sqrtD_unitnorm": math.sqrt(case["D"]) * z / norms,
+    }
+    return torch.from_numpy(transformed[case["kind"]].astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slices", [256, 1024])
+def test_matches_the_reference_values_of_a_large_batch(reference, kind, slices):
+    n, dim = 1024, 768
+    cases = json.loads((reference / "reference.json").read_text())["cases"]
+    (case,) = [c for c in cases if (c["kind"], c["N"], c["D"], c["K"]) == (kind, n, dim, slices)]
+    z = reference_input(case).requires_grad_()
+    value = n * sigreg(z, case["step"], slices)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(case["value"], rel=1e-5)
+    assert z.grad.norm().item() == pytest.approx(case["grad_norm"], rel=1e-5)
+    assert z.grad.flatten()[:3].tolist() == pytest.approx(case["grad_first3"], abs=1e-5 * z.grad.abs().max().item())
+    first = per_slice(z.detach() @ random_slices(dim, slices, case["step"])[:, :4])
+    assert first.tolist() == pytest.approx(case["per_slice_first4"], rel=1e-4)
+    assert n * sigreg(z.detach(), case["step"] + 1, slices).item() == pytest.approx(case["value_step1"], rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_matches_the_reference_of_every_slice_and_gradient(reference, kind):
     arrays, every = (
