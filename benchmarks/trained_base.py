@@ -24,6 +24,9 @@ WAYS = {
     "LoRA of rank 8": ["--lora_rank", "8"],
     "last layer": ["--freeze_early_layers", "5"],
     "everything": ["--freeze_base", "False"],
+    "... bf16": ["--freeze_base", "False", "--mixed_precision", "bf16"],
+    "... bf16, no dropout": ["--freeze_base", "False", "--mixed_precision", "bf16", "--base_dropout", "False"],
+    "LoRA, bf16, no dropout": ["--lora_rank", "8", "--mixed_precision", "bf16", "--base_dropout", "False"],
 }
 
 
@@ -57,7 +60,7 @@ def main() -> None:
         seconds, memory = ([each[name][part] for each in taken] for part in (0, 1))
         ratios = [each["everything"][0] / each[name][0] for each in taken]
         print(
-            f"{name:<15} {statistics.median(seconds):7.3f} s a step, {statistics.median(ratios):6.1f} times as fast as "
+            f"{name:<22} {statistics.median(seconds):7.3f} s a step, {statistics.median(ratios):6.1f} times as fast as "
             f"everything ({min(ratios):.1f} to {max(ratios):.1f}), peak {max(memory):.2f} GiB"
         )
 

@@ -162,6 +162,14 @@ class Base(nn.Module):
         else:  # transformers 4, whose default gives no gradients behind frozen layers
             transformer.gradient_checkpointing_enable({"use_reentrant": False})
 
+    def turn_dropout_off(self) -> None:
+        """Train the transformer without dropout, which on a CPU keeps attention from its fused implementation."""
+        for module in self.text_model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "attention_dropout", None), float):  # what a functional call reads
+                setattr(module, "attention_dropout", 0.0)  # noqa: B010
+
     def compute_in(self, dtype: str, backend: str = "torch") -> None:
         """Compute vectors with this dtype and backend from now on, or raise InputError where that is not possible."""
         for flag, value, default in (("dtype", dtype, "float32"), ("backend", backend, "torch")):

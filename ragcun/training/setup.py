@@ -223,6 +223,8 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
             encoder.freeze_side("document" if config.train_side == "query" else "query")
     if config.gradient_checkpointing and not encoder.base.frozen:
         encoder.base.checkpoint_activations()
+    if not (config.base_dropout or encoder.base.frozen):
+        encoder.base.turn_dropout_off()
     return encoder
 
 

@@ -100,7 +100,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
         ("ema_decay ema_schedule", not follows or "predictive" not in weights, no_target),
         ("stopgrad", follows, "no effect: an EMA target never has a gradient"),
         ("lexical_weight lexical_terms lexical_language", not fitted, "no effect: no lexical channel is fitted"),
-        ("base_learning_rate gradient_checkpointing", frozen, "no effect: the base is frozen"),
+        ("base_learning_rate base_dropout gradient_checkpointing", frozen, "no effect: the base is frozen"),
         ("gradient_checkpointing compile", True, "changes memory or time, not what is trained"),
         ("freeze_early_layers", bool(config.freeze_base), "no effect: the whole base is frozen"),
         ("lora_alpha lora_layers", not config.lora_rank, "no effect without --lora_rank"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
 
 from ragcun.config import TrainConfig
 from ragcun.data.beir import load_collection
@@ -68,6 +69,21 @@ def test_one_step_of_full_rank_is_that_of_full_training(tiny_bert, texts):
         theirs = after[1][name] if name in inside else value
         torch.testing.assert_close(after[0][name] - value, theirs - value, rtol=1e-3, atol=1e-5, msg=name)
         assert name not in inside or float((theirs - value).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["attention_dropout", "mlp_dropout"])
+def test_without_dropout_training_computes_what_evaluation_does(tiny_bert, texts, tmp_path, kind):
+    """With it, the default, it does not: attention hands a probability to a function, the mlp has a module."""
+    tokenizer, sizes = AutoTokenizer.from_pretrained(tiny_bert), ("hidden_size", "intermediate_size")
+    shape = dict.fromkeys(sizes, 32) | {"num_hidden_layers": 2, "num_attention_heads": 2, kind: 0.5}
+    ModernBertModel(ModernBertConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = PairDataset.from_rows([(texts[0], texts[1], None)], "made")
+    for dropout in (False, True):
+        encoder = build(str(tmp_path), freeze_base=False, base_dropout=dropout)
+        batch = PairSource(pairs, encoder.base, torch.device("cpu")).batch(np.arange(1))
+        expected = encoder(batch).query
+        assert torch.equal(encoder.train()(batch).query, expected) is not dropout
 
 
 @pytest.mark.parametrize(
