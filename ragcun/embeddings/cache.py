@@ -140,10 +140,10 @@ class JoinedSource(VectorSource):
     base: JoinedBase
 
     def __init__(self, dense: VectorSource, base: JoinedBase) -> None:
-        if dense.fingerprint != base.dense.fingerprint():
+        if dense.fingerprint != (own := base.dense.fingerprint()):
             raise InputError(f"the cached vectors are not those of {base.name!r}; cache those of the joined base's own")
         self.dense, self.base = dense, base
-        self.dimension, self.fingerprint = base.dimension, base.fingerprint()
+        self.dimension, self.fingerprint = base.dimension, base.fingerprint(own)
         self._row_of: dict[tuple[Role, str], int] = {}
         self._dense_rows = np.empty(0, dtype=np.int64)
         self._lexical = np.empty((0, base.channel.dimension), dtype=np.float32)
@@ -193,10 +193,10 @@ class TargetSource(VectorSource):
 
 
 def vector_source(
-    base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS, given: VectorStore | None = None
+    base: Base, cache_dir: str | Path | None = None, batch_size: int = ROWS, given: VectorSource | None = None
 ) -> VectorSource:
     """Return the vectors of a base's texts; dense ones as `given`, else from `cache_dir` (None: the default)."""
-    if given is not None:
+    if isinstance(given, VectorStore):
         given.require_fit(base.untouched)
     dense = EmbeddingCache(base.untouched, cache_dir, batch_size) if given is None else given
     if isinstance(base, TargetBase):
@@ -204,6 +204,6 @@ def vector_source(
         return TargetSource(dense, base.target.source, base)
     if not isinstance(base, JoinedBase):
         return dense
-    if given is not None:
+    if isinstance(given, VectorStore):
         base.dense = given.base  # a checkpoint knows the digest of its training vectors alone
     return JoinedSource(dense, base)

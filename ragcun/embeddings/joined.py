@@ -101,9 +101,9 @@ class JoinedBase(DerivedBase):
             inputs = torch.cat([dense, math.sqrt(self.weight) * lexical.to(dense)], dim=-1)
         return self.finish(inputs, self.normalize)
 
-    def fingerprint(self) -> str:
-        """Digest of the text model, the channel and its weight."""
-        parts = f"{self.dense.fingerprint()} {self.channel.fingerprint()} {self.weight!r}"
+    def fingerprint(self, dense: str | None = None) -> str:
+        """Digest of the text model (that of `dense`, if it is known), the channel and its weight."""
+        parts = f"{dense or self.dense.fingerprint()} {self.channel.fingerprint()} {self.weight!r}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
     def to_config(self) -> dict[str, Any]:

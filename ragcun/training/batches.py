@@ -33,6 +33,8 @@ NOTHING = -1
 """Fills the ranks of a query that has fewer mined negatives than others."""
 BLOCK_ELEMENTS = 2**25
 """Distances in memory at a time, while negatives are mined."""
+MOST_KEPT = 2**28
+"""Bytes of cached vectors up to which those of all texts are read once; else each batch reads its own."""
 Teacher = Callable[[Rows, Rows], Float[Tensor, "queries documents"]]
 """Scores queries and documents, given by their indices in a `PairDataset`; NaN: missing, as document −1 always is."""
 
@@ -136,6 +138,9 @@ class PairSource:
         }
         self.probe_size, self.sample_size = (128, 2_000) if vectors is None else (256, 20_000)
         self.pools: Pools | None = None
+        self.kept: dict[Role, Vectors] = {}
+        if vectors is not None and 4 * vectors.dimension * sum(map(len, self.rows.values())) <= MOST_KEPT:
+            self.kept = {role: vectors[rows] for role, rows in self.rows.items()}
 
     def sides(self, most: int | None = None, seed: int = 0) -> tuple[Vectors, Vectors]:
         """Return the base's pooled vectors of queries and documents: of all, or of `most` (1,000 if live) of each."""
@@ -196,7 +201,8 @@ class PairSource:
 
     def _inputs(self, texts: Rows, role: Role) -> Float[Tensor, "n base_dim"] | Features:
         if self.vectors is not None:
-            return to_device(torch.from_numpy(self.vectors[self.rows[role][texts]]), self.device)
+            vectors = self.kept[role][texts] if self.kept else self.vectors[self.rows[role][texts]]
+            return to_device(torch.from_numpy(vectors), self.device)
         features = self.base.features([self.texts[role][i] for i in texts], role)
         sent = {name: to_device(value, self.device) for name, value in features.items() if isinstance(value, Tensor)}
         return {**features, **sent}

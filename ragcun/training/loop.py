@@ -66,11 +66,12 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
     set_seed(config.seed)
     teacher = processes.main_first(partial(build_teacher, config, data, processes))
     kept = run.kept_channel() if config.resume else None
-    encoder = build_encoder(config, build_base(config, data, processes, kept)).to(processes.device)
+    base, vectors = build_base(config, data, processes, kept)
+    encoder = build_encoder(config, base).to(processes.device)
     objective = build_objective(config, encoder)
     epochs, steps = plan_steps(config, data.train, processes.count)
     processes.on_main(lambda: announce(config, encoder, epochs, steps))
-    features = build_features(config, encoder.base, data.vectors)
+    features = build_features(config, encoder.base, vectors)
     processes.main_first(lambda: run.claim(config.resume or not processes.main, config.overwrite))
     if config.load_checkpoint is None:
         processes.on_main(partial(run.keep_channel, encoder.base))

@@ -166,23 +166,22 @@ def build_objective(config: TrainConfig, encoder: RetrievalEncoder | None = None
         logger.info("--isotropy %s: rows of length 1 are scaled to length √D for it (sqrt_dim)", config.isotropy)
         config = dataclasses.replace(config, isotropy_transform="sqrt_dim")
     with as_input_error("objective"):
-        objective = Objective(config)
-    return objective
+        return Objective(config)
 
 
 def build_base(
     config: TrainConfig, data: TrainingData, processes: Processes, kept: LexicalChannel | None
-) -> Base | None:
-    """Return the base of given vectors, or a text model with a target or a lexical channel; None for the plain one.
+) -> tuple[Base | None, VectorSource | None]:
+    """Return the base of given vectors, or a text model with a target or a lexical channel, and vectors given or made.
 
-    The channel, unless a resumed run has `kept` one, is fitted on the documents of the training data: the corpus, but
-    for hidden documents, or those of the pairs. So is the map into a target's space, also on the queries.
+    For a plain text model both are None. The channel, unless a resumed run has `kept` one, is fitted on the documents
+    of the training data: the corpus, but for hidden documents, or those of the pairs. So is the map to a target.
     """
     name = None if config.load_checkpoint else config.target_model
     if not (config.lexical or name):
         if config.lexical_dim is None:
             logger.info("no lexical channel: by default it goes with texts and a new, frozen and normalised base")
-        return None if data.vectors is None else data.vectors.base
+        return None if data.vectors is None else data.vectors.base, data.vectors
     base: Base = data.vectors.base if data.vectors is not None else _new_base(config)
     base.to(processes.device)
     base.freeze()
@@ -194,9 +193,10 @@ def build_base(
         documents = partial(vector_source, target.base(), config.cache_dir, config.encode_batch_size)
         texts: dict[Role, list[str]] = {"document": data.train.documents, "query": data.train.queries}
         mapping = processes.on_main(lambda: fit_mapping(dense(), documents(), texts))
-        return TargetBase(base, target, mapping, config.normalize_embeddings)
-    channel, weight = processes.on_main(lambda: fit_channel(dense(), data.train.documents, config, kept))
-    return JoinedBase(base, channel, weight, config.normalize_embeddings)
+        return TargetBase(base, target, mapping, config.normalize_embeddings), data.vectors
+    source = dense()
+    channel, weight = processes.on_main(lambda: fit_channel(source, data.train.documents, config, kept))
+    return JoinedBase(base, channel, weight, config.normalize_embeddings), source
 
 
 def _new_base(config: TrainConfig) -> TextBase:
@@ -292,7 +292,7 @@ def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
     return about | {"dropout": head["dropout"]}
 
 
-def build_features(config: TrainConfig, base: Base, vectors: VectorStore | None) -> VectorSource | None:
+def build_features(config: TrainConfig, base: Base, vectors: VectorSource | None) -> VectorSource | None:
     """Return where a frozen base's vectors come from: those given, or a cache; None where the base is trained."""
     if not (base.frozen or base.keeps_documents):
         return None
