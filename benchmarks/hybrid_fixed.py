@@ -7,14 +7,13 @@ NDCG@10 of the untouched base and of the head alone, and the gains of the others
 
 import argparse
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import ragcun
 from ragcun.cli.parser import run_script
-from ragcun.data.beir import pairs_from_collection
+from ragcun.data.beir import pairs_from_collection, query_folds
 from ragcun.data.overlap import seen_queries
 from ragcun.embeddings.cache import vector_source
 from ragcun.models.cached_encoder import CachedEncoder
@@ -31,16 +30,6 @@ FOLDS = 5
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 BASE, HEAD = "untouched base", "head alone"
 FEEDBACK = ((0, 0.0), (1, 0.2), (1, 0.3), (2, 0.2), (2, 0.3))
-
-
-def folds(collection: ragcun.Collection):
-    """Yield training and held-out queries; those of one text stay together."""
-    text_of = {key: text.strip().casefold() for key, text in collection.queries.items()}
-    texts = np.array(sorted(set(text_of.values())))
-    for part in np.array_split(np.random.default_rng(0).permutation(len(texts)), FOLDS):
-        held = {key for key, text in text_of.items() if text in set(texts[part])}
-        others = replace(collection.of_queries(held), split="held-out")
-        yield collection.of_queries(text_of.keys() - held), others
 
 
 def measure(folder: Path, train: ragcun.Collection, held: ragcun.Collection, config: ragcun.TrainConfig):
@@ -75,7 +64,7 @@ def main() -> None:
     flags = parser.parse_args()
     for name in flags.datasets:
         folder, parts = flags.data_dir / name, []
-        for fold, (train, held) in enumerate(folds(ragcun.load_collection(folder, "train"))):
+        for fold, (train, held) in enumerate(query_folds(ragcun.load_collection(folder, "train"), FOLDS, 0)):
             how = {"base_dtype": flags.base_dtype, "mine_every": flags.mine_every, "seed": fold + 1}
             config = ragcun.TrainConfig(train_data=str(folder), **how)
             parts.append(measure(folder, train, held, config))

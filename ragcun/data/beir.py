@@ -193,14 +193,30 @@ def hold_out_queries(collection: Collection, fraction: float, seed: int) -> tupl
 
     Queries with the same text (but for case and surrounding blanks) go to the same side, so that none leaks.
     """
-    text_of = {key: text.strip().casefold() for key, text in collection.queries.items()}
-    texts = sorted(set(text_of.values()))
+    texts = _shuffled_texts(collection, seed)
     count = round(fraction * len(texts)) if 0 < fraction < 1 else 0
     if not 0 < count < len(texts):
         raise InputError(f"cannot hold out {fraction} of {len(texts)} queries; choose one that leaves both sides some")
-    held = {texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]}
-    kept = {key for key, text in text_of.items() if text not in held}
-    others = collection.of_queries(text_of.keys() - kept)
+    return _split(collection, set(texts[:count]))
+
+
+def query_folds(collection: Collection, count: int, seed: int) -> Iterator[tuple[Collection, Collection]]:
+    """Yield (kept, held out) for each of `count` parts of the judged queries, as `hold_out_queries` splits them."""
+    texts = _shuffled_texts(collection, seed)
+    if len(texts) < count:
+        raise InputError(f"{collection.name}: {len(texts)} distinct queries are too few for {count} folds; add more")
+    for part in np.array_split(np.array(texts, dtype=object), count):
+        yield _split(collection, set(part))
+
+
+def _shuffled_texts(collection: Collection, seed: int) -> list[str]:
+    texts = sorted({text.strip().casefold() for text in collection.queries.values()})
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+
+
+def _split(collection: Collection, held: set[str]) -> tuple[Collection, Collection]:
+    kept = {key for key, text in collection.queries.items() if text.strip().casefold() not in held}
+    others = collection.of_queries(collection.queries.keys() - kept)
     return collection.of_queries(kept), replace(others, split=f"{collection.split}-held-out")
 
 

@@ -21,6 +21,7 @@ from ragcun.training.selection import (
     Selection,
     make_selection,
     mixed_with_base,
+    query_folds_of,
     select_final_model,
     with_weights,
 )
@@ -59,6 +60,12 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
 
 def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tuple[RetrievalEncoder, FitResult]:
     """Train an encoder on `data`; return it and the result."""
+    return _fit(config, data, run)[:2]
+
+
+def _fit(
+    config: TrainConfig, data: TrainingData, run: RunFolder
+) -> tuple[RetrievalEncoder, FitResult, FinalSelection | None]:
     config = copy.copy(config)
     settle(config)
     require_contrast(config, data.train)
@@ -83,7 +90,9 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
         queries = processes.main_first(partial(features.encode, data.queries, "query"))
     closed = initialize_weights(config, encoder, source, queries)
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
-    initial = {} if data.check is None else {name: value.clone() for name, value in encoder.trained_state().items()}
+    crossed = bool(config.never_worse) and data.check is None
+    compared = crossed or data.check is not None
+    initial = {name: value.clone() for name, value in encoder.trained_state().items()} if compared else {}
     record = make_record(config, run, data, encoder, source)
     trainer = Trainer(config, record, processes, encoder, objective, source, selection)
     trained = trainer.train()
@@ -91,11 +100,21 @@ def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tupl
         # Without labels the shift of queries is the closed form's, since the training queries are not like real ones.
         trained.shift_queries(torch.from_numpy(closed.query_shift))
 
+    folds = query_folds_of(config, data) if crossed else []
+    others = [_fit(_of_fold(config), fold, RunFolder(None))[2] for fold in folds]
+
     def select() -> tuple[RetrievalEncoder, FinalSelection | None]:
         mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
-        if data.check is None:
+        held_out = [each for each in others if each is not None] if data.check is None else data.check
+        if not held_out:
             return mix(trained), None
-        return select_final_model(mix(trained), mix(with_weights(trained, initial)), data.check, features, config.seed)
+        return select_final_model(mix(trained), mix(with_weights(trained, initial)), held_out, features, config.seed)
 
     final, comparison = processes.main_only(select, (trained, None))
-    return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison))
+    return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison)), comparison
+
+
+def _of_fold(config: TrainConfig) -> TrainConfig:
+    config = copy.copy(config)
+    config.resume, config.tracker, config.save_interval, config.state_interval = False, "none", 0, 0
+    return config

@@ -158,7 +158,7 @@ class RunRecord:
         self.save_model(self.run.best_model, encoder, result, comparison is None or comparison.kept == "trained")
         if self.run.recorded:
             outcome = {name: value for name, value in asdict(result).items() if name != "checkpoint"}
-            compared = None if comparison is None else asdict(comparison)
+            compared = None if comparison is None else asdict(replace(comparison, per_query={}))
             ended = {"status": "finished", "result": outcome, "never_worse": compared}
             write_json(self.run.manifest, self.manifest | ended)
         if result.best_epoch == 0 and result.steps:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ragcun.config import Distance
-from ragcun.data.beir import Collection
+from ragcun.config import Distance, TrainConfig
+from ragcun.data.beir import Collection, load_collection, pairs_from_collection, query_folds
+from ragcun.data.pairs import PairDataset
 from ragcun.embeddings.base import Base, Rows, VectorSource
 from ragcun.errors import InputError, as_input_error
 from ragcun.losses.objective import Objective
@@ -34,6 +37,8 @@ MOST_EVALUATIONS = 15
 LEVEL = 0.05
 LEAST_QUERIES = 20
 """Held-out queries below which no comparison tells a worse model from a better one."""
+FOLDS = 5
+"""Parts of the training queries, each held out once, by which models are compared without other held-out queries."""
 MIXED_VECTORS = 2000
 Evaluated = tuple[float | None, dict[str, Any]]
 """A score, higher is better, None without held-out data; and what is logged of it."""
@@ -140,13 +145,14 @@ def with_weights(encoder: RetrievalEncoder, weights: Mapping[str, Tensor]) -> Re
 
 @dataclass(frozen=True)
 class FinalSelection:
-    """Which of trained model, start and base is kept, and why."""
+    """Which of trained model, start and base is kept, and why; `per_query` has NDCG@10 by model and query."""
 
     kept: str
     scores: dict[str, float]
     p_values: dict[str, float]
     queries: int
     source: str
+    per_query: dict[str, dict[str, float]] = field(repr=False)
 
     def __str__(self) -> str:
         scores = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
@@ -157,7 +163,7 @@ class FinalSelection:
 def select_final_model(
     trained: RetrievalEncoder,
     initial: RetrievalEncoder,
-    collection: Collection,
+    held_out: Collection | Sequence[FinalSelection],
     features: VectorSource | None,
     seed: int,
 ) -> tuple[RetrievalEncoder, FinalSelection]:
@@ -167,6 +173,8 @@ def select_final_model(
     gives p < .05; then likewise the base without a lexical channel (as a head that is the identity, where dimensions
     were kept). So without evidence against it the trained encoder stays; of fewer than `LEAST_QUERIES` queries, which
     give none, the initial one. The base is that of the initial encoder; one that is trained has no `features`.
+
+    Instead of held-out queries, the comparisons of cross-validation may be given: each query was held out once.
     """
     encoders = {"trained": trained, "start": initial}
     if isinstance(trained, ProjectionEncoder) and trained.dimension == trained.base.dimension:
@@ -177,19 +185,37 @@ def select_final_model(
     if features is not None:
         sources = {"trained": features, "start": features, "base": features.untouched}
         shown = {name: CachedEncoder(sources[name], encoder) for name, encoder in encoders.items()}
-    judged = {name: _judge(each, collection) for name, each in shown.items()}
-    few, p_values = len(collection.qrels) < LEAST_QUERIES, dict[str, float]()
-    kept = "start" if few else "trained"
-    for other in [] if few else [*encoders][1:]:
-        ours, theirs = judged[kept], judged[other]
-        p = paired_tests(ours.per_query[NDCG], theirs.per_query[NDCG], seed=seed).p_randomisation
-        p_values[f"{kept} against {other}"] = p
-        if theirs.mean[NDCG] > ours.mean[NDCG] and p < LEVEL:
-            kept = other
-    scores = {name: result.mean[NDCG] for name, result in judged.items()}
-    comparison = FinalSelection(kept, scores, p_values, len(collection.qrels), collection.name)
+    if isinstance(held_out, Collection):
+        source = held_out.name
+        judged = {name: _judge(each, held_out).per_query[NDCG] for name, each in shown.items()}
+    else:
+        source = f"{held_out[0].source} in {len(held_out)} folds"
+        judged = {name: dict(ChainMap(*(fold.per_query[name] for fold in held_out))) for name in encoders}
+    comparison = _compare(judged, source, seed)
     logger.info("%s", comparison)
-    return encoders[kept], comparison
+    return encoders[comparison.kept], comparison
+
+
+def _compare(judged: dict[str, dict[str, float]], source: str, seed: int) -> FinalSelection:
+    scores = {name: float(np.mean([*per_query.values()])) for name, per_query in judged.items()}
+    queries, p_values = len(judged["trained"]), dict[str, float]()
+    few = queries < LEAST_QUERIES
+    kept = "start" if few else "trained"
+    for other in [] if few else [*judged][1:]:
+        p = paired_tests(judged[kept], judged[other], seed=seed).p_randomisation
+        p_values[f"{kept} against {other}"] = p
+        if scores[other] > scores[kept] and p < LEVEL:
+            kept = other
+    return FinalSelection(kept, scores, p_values, queries, source, judged)
+
+
+def query_folds_of(config: TrainConfig, data: TrainingData) -> Iterator[TrainingData]:
+    """Yield the training data of each fold of `config.train_data`, with the queries that it leaves out as `check`."""
+    for kept, held in query_folds(load_collection(str(config.train_data), "train"), FOLDS, config.seed):
+        pairs = pairs_from_collection(kept)
+        pairs = pairs if data.hold_out is None else data.hold_out.without_hidden(pairs)
+        pairs = PairDataset.from_rows(pairs.rows(), pairs.source, data.train.documents)
+        yield replace(data, train=pairs, check=held)
 
 
 @dataclass

@@ -109,8 +109,8 @@ def build_data(config: TrainConfig) -> TrainingData:
     by_default = config.label_free and not closed_form
     never_worse = by_default if config.never_worse is None else config.never_worse
     check = (dev or held_out) if never_worse else None
-    if never_worse and check is None:
-        raise InputError("--never_worse compares on held-out queries; add --dev_beir or --dev_fraction")
+    if never_worse and check is None and not is_collection(str(config.train_data)):
+        raise InputError("--never_worse compares on held-out queries; add --dev_beir, or train on a BEIR folder")
     return TrainingData(train, val, dev, check, queries, hold_out, vectors, scores)
 
 

@@ -2,7 +2,14 @@ import logging
 
 import pytest
 
-from ragcun.data.beir import Document, hold_out_queries, load_collection, pairs_from_collection, write_collection
+from ragcun.data.beir import (
+    Document,
+    hold_out_queries,
+    load_collection,
+    pairs_from_collection,
+    query_folds,
+    write_collection,
+)
 from ragcun.errors import InputError
 
 DOCUMENTS = {"d1": Document("One", "first text"), "d2": Document("", "second"), 'd"3': Document("Drei", "")}
@@ -114,6 +121,18 @@ def test_hold_out_divides_the_queries(forty, fraction):
     texts = [{text.strip().lower() for text in side.queries.values()} for side in (kept, held)]
     assert not texts[0] & texts[1]
     assert hold_out_queries(forty, fraction, seed=3) == (kept, held) != hold_out_queries(forty, fraction, seed=2)
+
+
+def test_folds_hold_each_query_out_once_and_split_no_text(forty):
+    folds = [*query_folds(forty, 7, seed=3)]
+    assert sorted(key for _, held in folds for key in held.queries) == sorted(forty.queries)
+    for kept, held in folds:
+        assert kept.queries.keys() == forty.queries.keys() - held.queries.keys() == kept.qrels.keys()
+        texts = [{text.strip().lower() for text in side.queries.values()} for side in (kept, held)]
+        assert texts[1]
+        assert not texts[0] & texts[1]
+    with pytest.raises(InputError, match=r"20 distinct .* 41 folds"):
+        next(query_folds(forty, 41, seed=0))
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.0, 0.01, 0.99, 1.0, float("nan")])

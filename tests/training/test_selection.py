@@ -17,12 +17,15 @@ from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.precomputed import VectorStore
 from ragcun.embeddings.text_base import TextBase
+from ragcun.io import read_json
 from ragcun.losses.objective import Objective
 from ragcun.models.cached_encoder import CachedEncoder
+from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from ragcun.training.batches import PairSource, epoch_batches
+from ragcun.training.loop import fit
 from ragcun.training.selection import is_better, make_selection, mean_loss, select_final_model, with_weights
 from ragcun.training.setup import TrainingData
 
@@ -205,3 +208,26 @@ def test_what_was_kept_stands_in_summary_card_and_manifest(settings, collection_
     assert "never worse: " in run(config)[0]
     assert "never worse: " in (tmp_path / "best_model" / "README.md").read_text()
     assert '"kept"' in (tmp_path / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("kept", ["trained", "start"])
+def test_without_held_out_queries_never_worse_cross_validates(collection_folder, tiny_bert, tmp_path, kept):
+    """Each training query is held out once; a kept model is that of a run on all of them, bit for bit."""
+    settings = {"train_data": str(collection_folder), "base_model": tiny_bert, "device": "cpu", "epochs": 1, "seed": 3}
+    settings |= {"projection_learning_rate": 30.0, "average_decay": 0.0} if kept == "start" else {}
+    settings |= {"trained_share": 1.0, "lexical_dim": 0, "head_init": "identity", "hold_out_documents": 0.1}
+    encoders = []
+    for name, checked in (("plain", False), ("checked", True)):
+        fit(TrainConfig(**settings, never_worse=checked, output_dir=str(tmp_path / name)))
+        encoders.append(RetrievalEncoder.from_pretrained(tmp_path / name / "best_model", "cpu"))
+    found = read_json(tmp_path / "checked" / "manifest.json")["never_worse"]
+    queries = load_collection(collection_folder, "train").queries
+    assert (found["kept"], found["queries"], found["per_query"]) == (kept, len(queries), {})
+    texts = [*queries.values()][:9]
+    same = np.array_equal(*(encoder.encode_query(texts) for encoder in encoders))
+    assert same is (kept == "trained")
+    if kept == "start":
+        base = encoders[1].base
+        np.testing.assert_array_equal(
+            encoders[1].encode_query(texts), base(torch.from_numpy(base.encode(texts, "query")))
+        )
