@@ -12,15 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import bm25s.stopwords
 import numpy as np
-import scipy.sparse as sp
 import Stemmer
 from tokenizers import Tokenizer
 
 from ragcun.errors import InputError
 from ragcun.io import read_json
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +110,10 @@ class TermCounter:
         self._number_of.default_factory = self._number_of.__len__
         self._term_of = np.empty(0, dtype=np.int32)
 
-    def count(self, texts: Sequence[str]) -> sp.csr_matrix:
+    def count(self, texts: Sequence[str]) -> csr_matrix:
         """Return how often each term is in each text ``(len(texts), len(vocabulary))``, as float32."""
+        from scipy.sparse import csr_matrix  # which imports for long, and a model without a channel does without
+
         numbers, ends = array("i"), [0]
         for words in self.analyser.split(texts):
             numbers.extend(map(self._number_of.__getitem__, words))
@@ -123,15 +127,17 @@ class TermCounter:
         known = terms >= 0
         starts = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])[ends]
         ones = np.ones(int(starts[-1]), dtype=np.float32)
-        counts = sp.csr_matrix((ones, terms[known], starts), shape=(len(texts), len(self.vocabulary)))
+        counts = csr_matrix((ones, terms[known], starts), shape=(len(texts), len(self.vocabulary)))
         counts.sum_duplicates()
         return counts
 
 
 def stop_words(language: str) -> frozenset[str]:
     """Return the stop words of a language, none where bm25s has no list; in bigrams those of English."""
+    from bm25s import stopwords
+
     name = "EN" if language in ("en", *BIGRAMS) else LANGUAGES[language].upper()
-    return frozenset(getattr(bm25s.stopwords, f"STOPWORDS_{name}", ()))
+    return frozenset(getattr(stopwords, f"STOPWORDS_{name}", ()))
 
 
 def detect_language(texts: Sequence[str]) -> str:
@@ -159,12 +165,14 @@ def detect_language(texts: Sequence[str]) -> str:
 
 
 def _latin_language(sample: Sequence[str]) -> str:
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+
     words = Counter(word for text in sample for word in _ENGLISH_WORD.findall(text))
     shares = {
         code: sum(words[word] for word in stop_words(code)) / max(1, words.total())
         for code in ("da", "de", "es", "fr", "it", "nl", "no", "pt", "sv", "tr")
     }
-    english = sum(words[word] for word in bm25s.stopwords.STOPWORDS_EN_PLUS) / max(1, words.total())
+    english = sum(words[word] for word in STOPWORDS_EN_PLUS) / max(1, words.total())
     best = max(shares, key=lambda code: shares[code])
     return best if shares[best] > max(0.1, 1.5 * english) else "en"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -26,6 +25,8 @@ from ragcun.io import read_json, replacing_folder, write_json
 from ragcun.tensors import normalize, tensors_digest
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
     from ragcun.batch import Role
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,9 @@ def lexical_dim(documents: int) -> int:
     return min(LEXICAL_DIM, max(LEXICAL_DIM // 2, documents // 4))
 
 
-def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matrix, dict[str, int]]:
+def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[csr_matrix, dict[str, int]]:
+    from scipy.sparse import vstack
+
     counter = TermCounter(analyser)
     counts = [counter.count(texts[rows]) for rows in _blocks(len(texts), "counting terms")]
     width = len(counter.vocabulary)
@@ -173,7 +176,7 @@ def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matri
         raise InputError(f"none of {len(texts)} documents has a word for the lexical channel; give --lexical_dim 0")
     for part in counts:
         part.resize(part.shape[0], width)
-    matrix = sp.vstack(counts, format="csr")
+    matrix = vstack(counts, format="csr")
     del counts
     if width <= MOST_TERMS:
         return matrix, counter.vocabulary
@@ -183,7 +186,7 @@ def _count_terms(texts: Sequence[str], analyser: Analyser) -> tuple[sp.csr_matri
     return matrix[:, kept], {names[column]: number for number, column in enumerate(kept)}
 
 
-def _weigh(counts: sp.csr_matrix, idf: Vectors, mean_length: float) -> sp.csr_matrix:
+def _weigh(counts: csr_matrix, idf: Vectors, mean_length: float) -> csr_matrix:
     # in place
     terms = np.diff(counts.indptr)
     lengths = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
@@ -192,7 +195,7 @@ def _weigh(counts: sp.csr_matrix, idf: Vectors, mean_length: float) -> sp.csr_ma
     return normalize(counts, copy=False)
 
 
-def _right_singular_vectors(weights: sp.csr_matrix, dim: int) -> tuple[Vectors, Vectors]:
+def _right_singular_vectors(weights: csr_matrix, dim: int) -> tuple[Vectors, Vectors]:
     from scipy.linalg import qr
     from sklearn.utils.extmath import randomized_svd
 
