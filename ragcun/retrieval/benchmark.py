@@ -182,7 +182,8 @@ class _Benchmark:
         self, collection: Collection, systems: Mapping[str, Retriever], suffix: str = ""
     ) -> tuple[dict[str, PerQuery], dict[str, str]]:
         folder, per_query, notes = runs_folder(self.output_file) / collection.name, {}, {}
-        for slug, retriever in systems.items():
+        # stored runs first: what is wrong in them is found before any file of an earlier evaluation is replaced
+        for slug, retriever in sorted(systems.items(), key=lambda system: not is_stored(system[1])):
             evaluation = evaluate_retriever(retriever, collection)
             write_run(folder / f"{slug}{suffix}.trec", evaluation.run, f"{slug}{suffix}")
             write_json(folder / f"{slug}{suffix}.per_query.json", evaluation.per_query)
@@ -191,7 +192,7 @@ class _Benchmark:
             if empty > asked / 2:
                 notes[slug] = f"no document is found for {empty} of {asked} queries"
                 logger.warning("%s, %s: %s", collection.name, retriever.name, notes[slug])
-        return per_query, notes
+        return {slug: per_query[slug] for slug in systems}, notes
 
 
 def _settings(model: System, systems: Mapping[str, Retriever], held_out: HoldOut | None, seed: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ragcun.errors import InputError
 from ragcun.io import write_json
 from ragcun.results import CollectionFacts, Scores
 from ragcun.retrieval.metrics import CollectionScores, average_parts
+from ragcun.retrieval.runs import StoredRetriever
 from ragcun.retrieval.systems import BM25Retriever, System
 from tests.retrieval.conftest import judged, systems
 
@@ -48,6 +49,18 @@ def test_a_set_is_the_mean_of_its_parts_and_counts_once(benchmark, forums):
     facts = results["manifest"]["collections"]
     assert (facts["forum"]["queries"], facts["forum"]["documents"]) == (sum(SIZES.values()), 3 * 30)
     assert [name for name, each in facts.items() if each.get("part_of") == "forum"] == list(SIZES)
+
+
+def test_a_broken_stored_run_replaces_no_file_of_an_earlier_evaluation(benchmark, dense, tmp_path):
+    collection = judged(4, name="x", more=9)
+    benchmark([collection])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "broken.trec").write_text("q0 Q0 d0 1 high t\n")
+    before[tmp_path / "broken.trec"] = (tmp_path / "broken.trec").read_bytes()
+    broken = System(StoredRetriever("broken", tmp_path / "broken.trec"), "run")
+    with pytest.raises(InputError, match=r"broken\.trec, line 1"):
+        benchmark([collection], model=System(dense("another", 4), "euclidean"), baselines=[broken])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_parts_have_folders_and_scores_of_their_own(benchmark, forums, tmp_path):
