@@ -75,13 +75,13 @@ BENCHMARKS = [
         "search",
         "Exact search",
         "faiss selects candidates in float32, scored again in float64; ties rank by document id. Both rivals do less.",
-        ("search.py",),
+        ("search.py", "--rounds", "9"),
     ),
     Benchmark(
         "disk",
         "Search from disk",
         "A corpus larger than the budget, through a memory map, in a process of its own.",
-        ("search.py", "--disk", "1000000"),
+        ("search.py", "--disk", "1000000", "--dim", "768"),
     ),
     Benchmark(
         "sharded",
