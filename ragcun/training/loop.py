@@ -90,8 +90,8 @@ def _fit(
         queries = processes.main_first(partial(features.encode, data.queries, "query"))
     closed = initialize_weights(config, encoder, source, queries)
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
-    crossed = bool(config.never_worse) and data.check is None
-    compared = crossed or data.check is not None
+    folds = [*query_folds_of(config, data)] if config.never_worse and data.check is None else []
+    compared = folds or data.check is not None
     initial = {name: value.clone() for name, value in encoder.trained_state().items()} if compared else {}
     record = make_record(config, run, data, encoder, source)
     trainer = Trainer(config, record, processes, encoder, objective, source, selection)
@@ -100,12 +100,11 @@ def _fit(
         # Without labels the shift of queries is the closed form's, since the training queries are not like real ones.
         trained.shift_queries(torch.from_numpy(closed.query_shift))
 
-    folds = query_folds_of(config, data) if crossed else []
-    others = [_fit(_of_fold(config), fold, RunFolder(None))[2] for fold in folds]
+    others = (_fit(_of_fold(config), fold, RunFolder(None))[2] for fold in folds)
+    held_out = data.check or [each for each in others if each is not None]
 
     def select() -> tuple[RetrievalEncoder, FinalSelection | None]:
         mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
-        held_out = [each for each in others if each is not None] if data.check is None else data.check
         if not held_out:
             return mix(trained), None
         return select_final_model(mix(trained), mix(with_weights(trained, initial)), held_out, features, config.seed)
@@ -115,6 +114,7 @@ def _fit(
 
 
 def _of_fold(config: TrainConfig) -> TrainConfig:
+    """Return the settings of a run in memory alone."""
     config = copy.copy(config)
     config.resume, config.tracker, config.save_interval, config.state_interval = False, "none", 0, 0
     return config
