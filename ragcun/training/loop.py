@@ -69,6 +69,7 @@ def _fit(
     config = copy.copy(config)
     settle(config)
     require_contrast(config, data.train)
+    folds = [*query_folds_of(config, data)] if config.never_worse and data.check is None else []
     processes = Processes(make_accelerator(config.device, config.mixed_precision))
     set_seed(config.seed)
     teacher = processes.main_first(partial(build_teacher, config, data, processes))
@@ -90,7 +91,6 @@ def _fit(
         queries = processes.main_first(partial(features.encode, data.queries, "query"))
     closed = initialize_weights(config, encoder, source, queries)
     source.pools = processes.on_main(lambda: mine_pools(config, encoder, source))
-    folds = [*query_folds_of(config, data)] if config.never_worse and data.check is None else []
     compared = folds or data.check is not None
     initial = {name: value.clone() for name, value in encoder.trained_state().items()} if compared else {}
     record = make_record(config, run, data, encoder, source)
