@@ -88,12 +88,16 @@ def from_disk(rows: int, dim: int, budget: int) -> None:
         for start in range(0, rows, 50_000):
             mapped[start : start + 50_000] = unit_rows(min(50_000, rows - start), dim, start)
         del mapped
-        size = path.stat().st_size
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", str(path), "--budget", str(budget)],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        print(f"{rows:,} x {dim} on disk ({size / 1e9:.2f} GB), budget {budget / 1e9:.2f} GB: {done.stdout.strip()}")
+        print(search_apart(path, budget))
+
+
+def search_apart(path: Path, budget: int) -> str:
+    """Search a matrix on disk in a process of its own, and say how large it is and what the search took."""
+    rows, dim = np.load(path, mmap_mode="r").shape
+    command = [sys.executable, __file__, "--child", str(path), "--budget", str(budget)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    size = f"{rows:,} x {dim} on disk ({path.stat().st_size / 1e9:.2f} GB)"
+    return f"{size}, budget {budget / 1e9:.2f} GB: {done.stdout.strip()}"
 
 
 def peak() -> int:

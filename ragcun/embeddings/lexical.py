@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 16384
 """Texts whose terms are counted, or that are projected, at a time."""
+FIT_SAMPLE = 1_000_000
+"""Documents that a channel is fitted on; of a larger corpus as many are drawn, and the others are folded in."""
 SVD_SAMPLE = 100_000
 """Documents of which singular vectors are computed; where there are more, one step of subspace iteration sees all."""
 MOST_TERMS = 200_000
@@ -75,6 +77,8 @@ class LexicalChannel:
     ) -> LexicalChannel:
         """Fit a channel on documents; the defaults of `dim` and `analyser` are `lexical_dim` and their language's.
 
+        Of more than a million documents, a million are drawn.
+
         Raises:
             InputError: no document has a term.
             ValueError: an argument is out of range.
@@ -83,6 +87,10 @@ class LexicalChannel:
         if dim < 1 or not math.isfinite(power):
             raise ValueError(f"dim must be at least 1 and power finite, got {dim} and {power}")
         dim, power, analyser = int(dim), float(power), analyser or Analyser.of(texts)
+        if len(texts) > FIT_SAMPLE:
+            logger.info("the lexical channel is fitted on %d of %d documents", FIT_SAMPLE, len(texts))
+            drawn = np.random.default_rng(0).choice(len(texts), FIT_SAMPLE, replace=False)
+            texts = [texts[row] for row in np.sort(drawn).tolist()]
         matrix, vocabulary = _count_terms(texts, analyser)
         frequency = np.bincount(matrix.indices, minlength=len(vocabulary))
         idf = np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)

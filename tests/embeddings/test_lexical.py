@@ -60,6 +60,11 @@ def test_a_sample_and_many_blocks_give_nearly_the_same_space_and_the_rarest_of_m
     monkeypatch.setattr(lexical, "BLOCK", 300)
     sampled = LexicalChannel.fit(texts, TOPICS).encode(texts, "document")
     np.testing.assert_allclose(sampled @ sampled.T, whole @ whole.T, atol=0.02)
+    monkeypatch.setattr(lexical, "FIT_SAMPLE", 1000)
+    drawn = LexicalChannel.fit(texts, TOPICS)
+    folded = drawn.encode(texts, "document")
+    assert drawn.documents == 1000
+    np.testing.assert_allclose(folded @ folded.T, whole @ whole.T, atol=0.05)
     monkeypatch.setattr(lexical, "MOST_TERMS", 50)
     channel = LexicalChannel.fit([f"common rare{i} rare{i + 1}" for i in range(100)], 4)
     assert len(channel.vocabulary) == 50
