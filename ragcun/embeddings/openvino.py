@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import queue
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import BaseModelOutput
 
+    from ragcun.batch import Role
+    from ragcun.embeddings.base import Base
+
 logger = logging.getLogger(__name__)
 
+FOLDER = "openvino"
+"""Of converted models, in the cache and in a checkpoint."""
 TOKENS = 1024  # padded tokens in one batch; of 512 to 4096 the fastest with one thread a batch
 LENGTHS, ROUNDS = (8, 16, 32, 64, 128, 256), 5  # of texts that calibrate, in tokens; batches of each length
 MODEL = "model.xml"
@@ -45,7 +51,7 @@ class OpenVino:
         InputError: a package is missing, the model is on a GPU or has no transformer, or bfloat16 is not native.
     """
 
-    def __init__(self, model: SentenceTransformer, dtype: Dtype, name: str) -> None:
+    def __init__(self, model: SentenceTransformer, dtype: Dtype, name: str, checkpoint: Path | None = None) -> None:
         for package in ("openvino", *(["nncf"] if dtype == "int8" else [])):
             require_package(package, "openvino")
         if model.device.type != "cpu":
@@ -58,32 +64,42 @@ class OpenVino:
         self.precision = "bf16" if narrow else "f32"
         libraries = ("openvino", "nncf") if self.int8 else ("openvino",)
         self.settings = " ".join([dtype, self.precision, *(f"{each} {version(each)}" for each in libraries)])
+        self.checkpoint = checkpoint
         self.names: list[str] = []
         self.idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVino:
         return self  # the transformer is frozen
 
-    @contextlib.contextmanager
-    def computing(
-        self, model: SentenceTransformer, fingerprint: Callable[[], str], compute: Callable[[list[str]], object]
-    ) -> Iterator[int]:
-        """Put OpenVINO in the place of the transformer; yields how many batches to compute at once.
+    def converted(self, base: Base, role: Role = "document") -> Path:
+        """Return the folder of the converted model, in the checkpoint or the cache, where it is made if it is in none.
 
-        `compute` puts texts through the model, with torch: examples of inputs, needed once for a `fingerprint`.
+        Examples of inputs are texts of this role.
         """
-        transformer: Any = model.transformers_model
+        places = [place / FOLDER / base.fingerprint()[:32] for place in (self.checkpoint, cache_folder()) if place]
+        folder = next(filter(Path.exists, places), places[-1])
+        if not folder.exists():
+            self._convert(folder, base.text_model, lambda texts: base(base.features(texts, role)))
+        return folder
+
+    def export(self, base: Base, checkpoint: Path) -> None:
+        """Copy the converted model into a checkpoint, for machines without this cache."""
+        found = self.converted(base)
+        shutil.copytree(found, checkpoint / FOLDER / found.name)
+
+    @contextlib.contextmanager
+    def computing(self, base: Base, role: Role) -> Iterator[int]:
+        """Put OpenVINO in the place of the transformer; yields how many batches to compute at once."""
+        transformer: Any = base.text_model.transformers_model
         if not self.names:
-            folder = cache_folder() / "openvino" / fingerprint()[:32]
-            if not folder.exists():
-                self._convert(folder, model, compute)
-            self._compile(folder / MODEL)
+            self._compile(self.converted(base, role) / MODEL)
         transformer.forward = self._infer  # of this object alone, in front of its class's method
         try:
             yield torch.get_num_threads()
         finally:
             del transformer.forward
 
+    @torch.no_grad()
     def _convert(self, folder: Path, model: SentenceTransformer, compute: Callable[[list[str]], object]) -> None:
         logger.info("converting the base for OpenVINO, once, into %s", folder)
         transformer: Any = model.transformers_model

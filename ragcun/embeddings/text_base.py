@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ class TextBase(Base):
     reads_texts = True
     model: SentenceTransformer
     openvino: OpenVino | None = None
+    checkpoint: Path | None = None  # that it is of
     dtype: Dtype = "float32"
     _unloaded: Unloaded | None = None
 
@@ -172,7 +173,7 @@ class TextBase(Base):
         known = f"--base_backend must be one of {', '.join(BASE_BACKENDS)}, got {backend!r}"
         narrow = "--base_dtype int8 needs --base_backend openvino; add it, or choose another dtype"
         refuse({known: backend not in BASE_BACKENDS, narrow: resolved == "int8" and backend == "torch"})
-        found = OpenVino(self.model, resolved, self.name) if backend == "openvino" else None
+        found = OpenVino(self.model, resolved, self.name, self.checkpoint) if backend == "openvino" else None
         if self.openvino is None or found is None or self.openvino.settings != found.settings:
             self.openvino = found  # else what it has compiled stays
         self.dtype = resolved
@@ -188,8 +189,9 @@ class TextBase(Base):
         """Encode texts into pooled vectors ``(len(texts), dimension)``, not normalised, without gradient."""
         texts = as_texts(texts, role)
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        computing = self.openvino.computing(self, role) if self.openvino else nullcontext(1)
         budget, unknown, tokens = TOKENS if self.openvino else token_budget(self.model.device), 0, 0
-        with evaluating(self.model), self._computing(role) as threads:
+        with evaluating(self.model), computing as threads:
             items = batches(texts, lambda some: self.features(some, role), budget, batch_size)
             for (rows, features), vectors in in_threads(lambda item: self._pooled(item[1], role), items, threads):
                 out[rows] = vectors.cpu().numpy()
@@ -203,13 +205,6 @@ class TextBase(Base):
             what = f"of {role} text {row} (from 0) of {len(texts)}, {texts[row]!r:.60}, is not finite"
             raise InputError(f"{self.name}: the vector {what}; copy the model again, or choose --base_dtype float32")
         return out
-
-    def _computing(self, role: Role) -> AbstractContextManager[int]:
-        if self.openvino is None:
-            return nullcontext(1)
-        return self.openvino.computing(
-            self.model, self.fingerprint, lambda texts: self._pooled(self.features(texts, role), role)
-        )
 
     def _count_tokens(self, features: Features) -> tuple[int, int]:
         """Return how many tokens are unknown, and how many there are, special ones left out."""

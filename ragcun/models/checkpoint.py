@@ -94,6 +94,11 @@ class _TextModel:
 
     def base(self, described: dict[str, Any], pieces: bool) -> TextBase:
         """Return the base that is described, which a channel of `pieces` may follow."""
+        base = self._base(described, pieces)
+        base.checkpoint = self.checkpoint
+        return base
+
+    def _base(self, described: dict[str, Any], pieces: bool) -> TextBase:
 
         def load() -> TextBase:
             model = self.load()

@@ -22,6 +22,7 @@ from ragcun.embeddings.encode import ROWS, evaluating, progress_bar, resolve_dev
 from ragcun.embeddings.hub import model_folder
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.target import TargetBase
+from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.io import replacing_folder, write_json, write_text
 from ragcun.models.checkpoint import CARD, DENSE, LEXICAL, TRAINED, read_folder, seal_folder
@@ -212,9 +213,9 @@ class RetrievalEncoder(nn.Module, abc.ABC):
         """Write a sentence-transformers folder that also loads with `from_pretrained`, in place of an older one.
 
         LoRA adapters are merged into it. A lexical channel is in ``lexical/``; with one of words, ``dense/`` is the
-        untouched base as such a folder. `card` is the README.md, None for a minimal one; `seen` are hashes of the
-        documents that were training positives, `held_out` says which were hidden from training; `trained` is the number
-        of trained parameters.
+        untouched base as such a folder. A base that OpenVINO computes is in ``openvino/`` as well, converted. `card` is
+        the README.md, None for a minimal one; `seen` are hashes of the documents that were training positives,
+        `held_out` says which were hidden from training; `trained` is the number of trained parameters.
         """
         description = {"system": self.system, "dimension": self.dimension}
         description |= {"base": self.base.to_config(), "config": self.to_config()}
@@ -230,6 +231,8 @@ class RetrievalEncoder(nn.Module, abc.ABC):
                 words = channel is not None and not channel.analyser.pieces
                 model = untouched_model(self.base.untouched) if words else self.to_sentence_transformer()
                 model.save_pretrained(str(temporary / DENSE if words else temporary), create_model_card=False)
+            if isinstance(text := self.base.untouched, TextBase) and text.openvino:
+                text.openvino.export(text, temporary)
             if seen is not None:
                 write_json(temporary / SEEN, sorted(seen))
             if held_out is not None:

@@ -18,6 +18,7 @@ from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import bfloat16_features
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
+from ragcun.models.systems import IsotropicGaussianEncoder
 
 on_cpu = partial(SentenceTransformer, device="cpu")
 
@@ -76,6 +77,26 @@ def test_eight_bits_are_close_and_the_same_when_loaded_again(tiny_bert, texts, t
     again.compute_in("int8", "openvino")
     np.testing.assert_array_equal(again.encode(texts[:60], "document"), found)
     assert stored.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_checkpoint_holds_the_converted_model(dtype, tiny_bert, texts, tmp_path, monkeypatch):
+    pytest.importorskip("nncf")
+    base = TextBase.load(tiny_bert, device="cpu")
+    base.compute_in(dtype, "openvino")
+    encoder = IsotropicGaussianEncoder(base, 16)
+    encoder.save_pretrained(tmp_path / "model")
+    expected = encoder.encode_document(texts[:60])
+    monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path / "another"))
+    for cache in (None, tmp_path / "models"):
+        read = IsotropicGaussianEncoder.from_pretrained(tmp_path / "model", cache=cache)
+        read.base.compute_in(dtype, "openvino")
+        np.testing.assert_array_equal(read.encode_document(texts[:60]), expected)
+    assert not (tmp_path / "another" / "openvino").exists()
+    (stored,) = (tmp_path / "model" / "openvino").glob("*/model.bin")
+    stored.write_bytes(stored.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"model\.bin does not match"):
+        IsotropicGaussianEncoder.from_pretrained(tmp_path / "model")
 
 
 def test_calibration_needs_no_data(base):
