@@ -1,11 +1,14 @@
-"""Contrastive losses against loops, and what masks, known positives, pools and batches of one row do to them."""
+"""Contrastive losses against NumPy, and what masks, known positives, pools and batches of one row do to them."""
 
 import functools
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
+from scipy.special import log_softmax
 
 from ragcun.config import DISTANCES
 from ragcun.losses import contrastive
@@ -39,80 +42,65 @@ POOL_RELEVANT = torch.zeros(BATCH, POOL) > 0
 POOL_RELEVANT[0, 1] = POOL_RELEVANT[3, 0] = POOL_RELEVANT[3, 3] = True
 
 
-def is_known(relevant: torch.Tensor | None, i: int, j: int) -> bool:
-    return i == j or (relevant is not None and bool(relevant[i, j]))
+def answers(relevant: torch.Tensor | None) -> np.ndarray:
+    return np.eye(BATCH, dtype=bool) | (False if relevant is None else relevant.numpy())
 
 
-def margin_by_loop(query, positive, negative, mask, relevant, margin) -> float:
-    q, p, losses = query.tolist(), positive.tolist(), []
-    for i in range(len(q)):
-        if negative is not None and (mask is None or mask[i]):
-            distances = [math.dist(q[i], negative[i].tolist())]
-        else:
-            distances = [math.dist(q[i], p[j]) for j in range(len(q)) if not is_known(relevant, i, j)]
-        if distances:
-            losses.append(max(0.0, math.dist(q[i], p[i]) - min(distances) + margin))
-    return sum(losses) / len(losses)
+def margin_by_numpy(query, positive, negative, mask, relevant, margin) -> float:
+    distances = cdist(query, positive)
+    nearest = np.where(answers(relevant), np.inf, distances).min(axis=1)
+    if negative is not None:
+        nearest = np.where(True if mask is None else mask, cdist(query, negative).diagonal(), nearest)
+    return np.maximum(0, distances.diagonal() - nearest + margin)[np.isfinite(nearest)].mean()
 
 
-def similarity(x: list[float], y: list[float], distance: str) -> float:
-    dot = sum(a * b for a, b in zip(x, y, strict=True))
-    return {"euclidean": -(math.dist(x, y) ** 2) / 2, "cosine": dot / math.hypot(*x) / math.hypot(*y), "dot": dot}[
-        distance
-    ]
+def similarity(x: np.ndarray, y: np.ndarray, distance: str) -> np.ndarray:
+    return {"euclidean": -cdist(x, y, "sqeuclidean") / 2, "cosine": 1 - cdist(x, y, "cosine"), "dot": x @ y.T}[distance]
 
 
-def nll(scores: list[float], target: int) -> float:
-    """−log of the softmax probability of one candidate."""
-    return math.log(sum(math.exp(score) for score in scores)) - scores[target]
-
-
-def one_row(scores: list[float], known: list[bool], own: int, soft: bool) -> float:
+def one_way(similarities: np.ndarray, known: np.ndarray, soft: bool) -> np.ndarray:
+    """−log of the softmax probability of each row's own candidate among those not known, or the mean of all known."""
+    scores, own = similarities / TEMPERATURE, np.eye(*known.shape, dtype=bool)
     if soft:
-        targets = [place for place, is_known in enumerate(known) if is_known]
-        return sum(nll(scores, place) for place in targets) / len(targets)
-    left = [place for place, is_known in enumerate(known) if place == own or not is_known]
-    return nll([scores[place] for place in left], left.index(own))
+        return -log_softmax(scores, axis=1).mean(axis=1, where=known)
+    return -log_softmax(np.where(known & ~own, -np.inf, scores), axis=1)[own]
 
 
-def info_nce_by_loop(query, positive, negative, mask, relevant, distance, symmetric, pool, marked, soft) -> float:
-    q, p, total = query.tolist(), positive.tolist(), 0.0
-    for i in range(len(q)):
-        candidates = [(p[j], is_known(relevant, i, j)) for j in range(len(p))]
-        if negative is not None:
-            candidates += [(row, False) for j, row in enumerate(negative.tolist()) if mask is None or mask[j]]
-        if pool is not None:
-            known = [False] * len(pool) if marked is None else marked[i].tolist()
-            candidates += list(zip(pool.tolist(), known, strict=True))
-        scores = [similarity(q[i], row, distance) / TEMPERATURE for row, _ in candidates]
-        loss = one_row(scores, [known for _, known in candidates], i, soft)
-        if symmetric:
-            back = [similarity(q[j], p[i], distance) / TEMPERATURE for j in range(len(q))]
-            loss = (loss + one_row(back, [is_known(relevant, j, i) for j in range(len(q))], i, soft)) / 2
-        total += loss
-    return total / len(q)
+def info_nce_by_numpy(query, positive, negative, mask, relevant, distance, symmetric, pool, marked, soft) -> float:
+    q, p, known = query.numpy(), positive.numpy(), answers(relevant)
+    shown = [(p, known)]
+    if negative is not None:
+        rows = negative.numpy() if mask is None else negative.numpy()[mask]
+        shown.append((rows, np.zeros((BATCH, len(rows)), dtype=bool)))
+    if pool is not None:
+        shown.append((pool.numpy(), np.zeros((BATCH, POOL), dtype=bool) if marked is None else marked.numpy()))
+    candidates, marks = (np.concatenate(parts, axis) for axis, parts in enumerate(zip(*shown, strict=True)))
+    losses = one_way(similarity(q, candidates, distance), marks, soft)
+    if symmetric:
+        losses = (losses + one_way(similarity(p, q, distance), known.T, soft)) / 2
+    return losses.mean()
 
 
 @pytest.mark.parametrize("relevant", RELEVANTS)
 @pytest.mark.parametrize("mask", [None, *MASKS])
-def test_margin_matches_a_loop(mask, relevant):
+def test_margin_matches_numpy(mask, relevant):
     query, positive, negative, _ = embeddings()
     given = (None, None) if mask is None else (negative, MASKS[mask])
-    expected = margin_by_loop(query, positive, *given, RELEVANTS[relevant], 0.7)
+    expected = margin_by_numpy(query, positive, *given, RELEVANTS[relevant], 0.7)
     assert margin_loss(query, positive, *given, RELEVANTS[relevant], 0.7).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("soft", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_info_nce_matches_a_loop(distance, soft, symmetric):
+def test_info_nce_matches_numpy(distance, soft, symmetric):
     cases = product([None, *MASKS], RELEVANTS, (None, "unmarked", "marked"))
     for seed, (mask, relevant, pooled) in enumerate(cases):
         query, positive, negative, pool = embeddings(seed)
         given = (None, None) if mask is None else (negative, MASKS[mask])
         rest = (None if pooled is None else pool, POOL_RELEVANT if pooled == "marked" else None, soft)
         known = RELEVANTS[relevant]
-        expected = info_nce_by_loop(query, positive, *given, known, distance, symmetric, *rest)
+        expected = info_nce_by_numpy(query, positive, *given, known, distance, symmetric, *rest)
         value = contrastive.info_nce(query, positive, *given, known, TEMPERATURE, distance, symmetric, *rest)
         assert value.item() == pytest.approx(expected, rel=1e-10), (mask, relevant, pooled)
 
