@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ragcun.errors import InputError
 from ragcun.retrieval.runs import make_run, ranked, read_run, write_run
 
-IDS = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8)
+IDS = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8) | st.just("my file")
 SCORES = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, 0.1])
 
 
