@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import runpy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,3 +138,68 @@ def write_sweep(tmp_path: Path, tiny_bert: str, collection_folder: Path) -> Call
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint(tiny_bert: str) -> Callable[[Path, int], Path]:
+    """Save an encoder whose head has moved away from the identity, at random."""
+
+    from ragcun import IsotropicGaussianEncoder, TextBase
+    from tests.models.helpers import moved
+
+    def save(folder: Path, seed: int) -> Path:
+        encoder = IsotropicGaussianEncoder(TextBase.load(tiny_bert, device="cpu"), head="mlp", use_predictor=True)
+        moved(encoder, seed=seed).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def checkpoint(save_checkpoint: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a checkpoint; to be read only."""
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model", 1)
+
+
+@pytest.fixture
+def run_any(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run ``scripts/<name>.py`` with arguments; return exit code, stdout and stderr."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{Path(name).name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_script(run_any: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run a script that has to succeed; return what it prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        code, out, err = run_any(name, *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def fails_clearly(run_any: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run a script that has to fail: exit code 2, one sentence as the last line of stderr; return that sentence."""
+
+    def run(name: str, *arguments: object) -> str:
+        code, out, err = run_any(name, *arguments)
+        last = err.strip().splitlines()[-1]
+        assert code == 2, out + err
+        assert "Traceback" not in err
+        assert last.startswith(f"{Path(name).name}.py: error: "), err
+        return last
+
+    return run

@@ -65,12 +65,13 @@ def test_several_datasets_have_a_file_each(run_script, tiny_bert, collection_fol
         (("--hybrid", "bm25", "--feedback_weight", 0.3), ("--feedback_weight is of --feedback",)),
         (("--datasets", "nothing"), ("no collection 'nothing'",)),
         (("--work_dir", __file__), (__file__,)),
+        (("--model", "none/there/is"), ("none/there/is",)),
     ],
 )
-def test_wrong_flags_are_one_sentence_and_write_no_run(fails_clearly, place, tiny_bert, tmp_path, flags, facts):
+def test_wrong_flags_are_one_sentence_and_write_nothing(fails_clearly, place, tiny_bert, tmp_path, flags, facts):
     message = fails_clearly("search_corpus", "--model", tiny_bert, *place, *flags)
     assert all(fact in message for fact in facts), message
-    assert not (tmp_path / "run.trec").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_bm25_and_a_missing_ray_are_refused(fails_clearly, place, tiny_bert, monkeypatch):

@@ -12,7 +12,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
-from ragcun.cli.main import main
 from ragcun.data.beir import load_collection
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
@@ -54,15 +53,6 @@ def prompted(target_model: str, tmp_path: Path) -> str:
     model = SentenceTransformer(target_model, device="cpu", prompts={"document": "word7 "})
     model.save_pretrained(folder := str(tmp_path / "prompted"), create_model_card=False)
     return folder
-
-
-def command(*words: object) -> int:
-    """Run a command of ragcun; return its exit code."""
-    try:
-        main([*map(str, words)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def opened(run: Any) -> RetrievalEncoder:
@@ -143,23 +133,23 @@ def test_queries_need_the_checkpoint_alone_and_documents_their_own_model(train, 
         opened(run).encode_document(texts[:1])
 
 
-def test_export_gives_the_queries_and_names_the_model_of_documents(train, target_model, texts, tmp_path, capsys):
+def test_export_gives_the_queries_and_names_the_model_of_documents(
+    train, run_script, fails_clearly, target_model, texts, tmp_path
+):
     run = train(system="jepa", lambda_predictive=1.0)
     export = ("export", "--model_path", run.checkpoint, "--side")
-    assert command(*export, "query", "--output_dir", tmp_path / "queries") == 0
+    run_script(*export, "query", "--output_dir", tmp_path / "queries")
     plain, found = SentenceTransformer(str(tmp_path / "queries"), device="cpu"), opened(run)
     np.testing.assert_allclose(plain.encode(texts[:9]), found.encode_query(texts[:9]), atol=1e-5)
     for card in (tmp_path / "queries" / "README.md", run.checkpoint / "README.md"):
         assert target_model in card.read_text()
         assert found.base.target.digest in card.read_text()
-    assert command(*export, "document", "--output_dir", tmp_path / "no") == 2
-    assert target_model in capsys.readouterr().err
+    assert target_model in fails_clearly(*export, "document", "--output_dir", tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("changes", [{"system": "jepa", "lambda_predictive": 1.0}, TRAINED])
-def test_resume_equals_uninterrupted(train, tmp_path, changes):
-    changes = changes | {"state_interval": 1}
+def test_resume_equals_uninterrupted(train, tmp_path):
+    changes = TRAINED | {"system": "jepa", "lambda_predictive": 1.0, "state_interval": 1}
     train("whole", **changes)
     with interrupted(after=6):
         train("cut", **changes)
@@ -178,15 +168,17 @@ def test_a_run_continues_from_its_checkpoint(train, target_model, texts):
 
 
 @pytest.mark.parametrize("how", [{}, TRAINED])
-def test_evaluate_and_search_beside_both_models(train, target_model, collection_folder, tmp_path, tiny_bert, how):
+def test_evaluate_and_search_beside_both_models(
+    train, run_script, target_model, collection_folder, tmp_path, tiny_bert, how
+):
     run = train(**how)
     place = ("--data_dir", collection_folder.parent, "--datasets", "toy", "--device", "cpu")
     model = ("--model_path", run.checkpoint, *place)
     output = tmp_path / "results.json"
-    assert command("evaluate", *model, "--baseline", target_model, "--output_file", output) == 0
+    run_script("evaluate_beir", *model, "--baseline", target_model, "--output_file", output)
     found = json.loads(output.read_text())
     assert (found["untouched_base"]["model"], found["baselines"].popitem()[1]["model"]) == (tiny_bert, target_model)
-    assert command("search", *model, "--shards", 2, "--block_rows", 16, "--output_file", tmp_path / "run.trec") == 0
+    run_script("search_corpus", *model, "--shards", 2, "--block_rows", 16, "--output_file", tmp_path / "run.trec")
     searched, evaluated = (read_run(path) for path in (tmp_path / "run.trec", tmp_path / "results.runs/toy/model.trec"))
     assert {query: list(found) for query, found in searched.items()} == {
         query: list(found) for query, found in evaluated.items()
@@ -205,11 +197,11 @@ def test_evaluate_and_search_beside_both_models(train, target_model, collection_
         ["--target_model", "nowhere/at/all"],
     ],
 )
-def test_what_would_change_documents_is_refused(settings, flags, tmp_path, capsys):
+def test_what_would_change_documents_is_refused(settings, fails_clearly, flags, tmp_path):
     named = ("train_data", "device", "target_model")
     given = [word for name in named for word in (f"--{name}", settings[name])]
-    assert command("train", *given, *flags, "--output_dir", tmp_path / "run") == 2
-    assert flags[1] in (last := capsys.readouterr().err.strip().splitlines()[-1]) or flags[0] in last
+    said = fails_clearly("train", *given, *flags, "--output_dir", tmp_path / "run")
+    assert flags[1] in said or flags[0] in said
     assert not (tmp_path / "run").exists()
 
 
@@ -229,8 +221,8 @@ def test_without_labels_queries_are_made_of_the_documents(train, collection_fold
     np.testing.assert_allclose(np.linalg.norm(found.encode_query(texts[:9]), axis=1), 1, atol=1e-5)
 
 
-def test_mteb_which_takes_one_model_is_refused(train, tmp_path, collection_folder, capsys):
+def test_mteb_which_takes_one_model_is_refused(train, fails_clearly, tmp_path, collection_folder):
     pytest.importorskip("mteb")
     data = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_dir", tmp_path / "mteb")
-    assert command("mteb", "--model_path", train(epochs=1).checkpoint, *data, "--device", "cpu") == 2
-    assert "mteb" in capsys.readouterr().err.splitlines()[-1]
+    flags = ("--model_path", train(epochs=1).checkpoint, *data, "--device", "cpu")
+    assert "embeds documents" in fails_clearly("evaluate_mteb", *flags)
