@@ -16,6 +16,7 @@ from ragcun.data.synthetic_queries import PAIR_MAKERS
 from ragcun.data.texts import jaccard, shingles
 from ragcun.errors import InputError
 from ragcun.retrieval.negatives import MiningSettings, mine_negatives
+from tests.data.test_hard_negatives import same
 
 SHARES = (0.6, 0.2, 0.2)
 ROWS = st.lists(
@@ -34,10 +35,6 @@ def texts_of(rows) -> list[tuple[str, str, str | None]]:
         return f"{kind} {number // 2}" if number % 2 else f" {kind.upper()}  {number // 2}"
 
     return [(text("q", q), text("d", p), None if n is None else text("d", n)) for q, p, n in rows]
-
-
-def same(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 @settings(deadline=None)  # the first example imports scipy

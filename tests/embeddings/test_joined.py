@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 
 from ragcun.batch import PairBatch
 from ragcun.embeddings.cache import EmbeddingCache, JoinedSource
@@ -16,7 +15,7 @@ from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from tests.models.helpers import moved
+from tests.models.helpers import moved, prompted
 from tests.processes import run_script
 
 WEIGHT = 0.3
@@ -42,11 +41,7 @@ def joined(base, texts):
 def of_pieces(tiny_bert: str, texts: list[str], pooling: str = "mean") -> JoinedBase:
     """Join a channel of pieces to the tiny base with prompts, a length limit, and another pooling."""
     pytest.importorskip("sentence_transformers", "6", reason="word pieces need its modules")
-    model = SentenceTransformer(tiny_bert, device="cpu")
-    prompts = {"query": "word1 word7 ", "document": "word2 "}
-    model = SentenceTransformer(modules=[model[0], Pooling(16, pooling), model[2]], device="cpu", prompts=prompts)
-    model.max_seq_length = 9
-    base = TextBase(model, "tiny")
+    base = prompted(tiny_bert, pooling)
     return JoinedBase(base, LexicalChannel.fit(texts, 6, piece_analyser(base)), WEIGHT)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import ragcun.embeddings.openvino as backend
 from ragcun.embeddings.base import ROLES, Base
@@ -19,19 +18,7 @@ from ragcun.embeddings.encode import bfloat16_features
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError
 from ragcun.models.systems import IsotropicGaussianEncoder
-
-on_cpu = partial(SentenceTransformer, device="cpu")
-
-
-def prompted(folder: str) -> SentenceTransformer:
-    """Prompts that pooling leaves out."""
-    model = on_cpu(folder, prompts={"query": "word1 word2 ", "document": "word3 "})
-    model.set_pooling_include_prompt(False)
-    return model
-
-
-def last_token(folder: str) -> SentenceTransformer:
-    return on_cpu(modules=[on_cpu(folder)[0], Pooling(16, pooling_mode="lasttoken")], truncate_dim=6)
+from tests.embeddings.test_encode import cut_to_six_dimensions, last_token, on_cpu, without_prompt_in_pooling
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAGCUN_CACHE", str(tmp_path))
 
 
-@pytest.mark.parametrize("make", [on_cpu, prompted, last_token])
+@pytest.mark.parametrize("make", [on_cpu, without_prompt_in_pooling, cut_to_six_dimensions, last_token])
 def test_vectors_are_those_of_torch(make, tiny_bert, texts, tmp_path):
     pytest.importorskip("openvino")
     base = TextBase(make(tiny_bert), "tiny")

@@ -13,7 +13,6 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 
 from benchmarks.mutations import KINDS, NOT_COVERED, failures, outcomes, tiny_checkpoint
 from ragcun.cli.main import main
@@ -26,9 +25,8 @@ from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
-from tests.models.helpers import moved
+from tests.models.helpers import moved, prompted
 
-PROMPTS = {"query": "word1 ", "document": "word2 "}
 SENTENCES = ["How do I open a file?", "Return the sum of a list.", "Remove a directory.", "lock a thread", "é"]
 ENCODERS: dict[str, dict[str, Any]] = {
     "residual": {"head": "residual"},
@@ -49,15 +47,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
 Saved = tuple[Path, ProjectionEncoder, list[str]]
 
 
-def prompted(tiny_bert: str, normalize: bool = True) -> TextBase:
-    """Return the tiny base with prompts, a length limit of its own, and max pooling."""
-    model = SentenceTransformer(tiny_bert, device="cpu")
-    modules = [model[0], Pooling(16, pooling_mode="max"), model[2]]
-    model = SentenceTransformer(modules=modules, device="cpu", prompts=PROMPTS)
-    model.max_seq_length = 9
-    return TextBase(model, "tiny", normalize)
-
-
 @pytest.fixture(scope="module")
 def saved(tiny_bert, texts, tmp_path_factory):
     """Folder, encoder and texts of every system."""
@@ -66,7 +55,7 @@ def saved(tiny_bert, texts, tmp_path_factory):
     for name, options in ENCODERS.items():
         torch.manual_seed(0)
         real = "minilm" in name
-        base = TextBase.load("minilm", device="cpu") if real else prompted(tiny_bert, name != "raw")
+        base = TextBase.load("minilm", device="cpu") if real else prompted(tiny_bert, normalize=name != "raw")
         system = SYSTEMS[options.get("system", "isotropic_gaussian")]
         settings = {key: value for key, value in options.items() if key != "system"}
         encoder = moved(system(base, **settings), 0.01 if real else 0.1)

@@ -1,7 +1,6 @@
 """Plots of a training run hold its numbers; names and looks of systems; what plotting may import."""
 
 import itertools
-import json
 import subprocess
 import sys
 
@@ -9,14 +8,10 @@ import pytest
 
 from ragcun.errors import InputError
 from ragcun.reporting.plots import LONGEST_NAME, MOST, looks, loss_figure, rank_figure
+from tests.data.test_pairs import write_rows
 from tests.reporting.conftest import legend_of
 
 STEP = {"kind": "step", "step": 1, "total": 1.0}
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def metrics(scores=True, terms=("sigreg",)):

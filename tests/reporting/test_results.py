@@ -11,11 +11,6 @@ from tests.reporting.conftest import about, changed, everything, results
 
 
 @pytest.fixture
-def content() -> dict[str, Any]:
-    return everything()
-
-
-@pytest.fixture
 def read(tmp_path):
     """Write content to a file and read it as results."""
 
@@ -26,8 +21,8 @@ def read(tmp_path):
     return from_content
 
 
-def test_results_hold_what_the_file_says(content, read):
-    found = read(content)
+def test_results_hold_what_the_file_says(read):
+    found = read(everything())
     assert [title for title, _ in found.systems] == ["minilm (untouched)", "bm25", "bm25-2",
                                                      "run/best_model, 128 dimensions, int8"]  # fmt: skip
     assert found.datasets == ["scifact", "cqadupstack"]
@@ -42,9 +37,9 @@ def test_results_hold_what_the_file_says(content, read):
     assert base.part("held_out").n_documents == 9
 
 
-def test_what_is_read_is_written_again(content, read, tmp_path):
+def test_what_is_read_is_written_again(read, tmp_path):
     bare = results("minilm", {"scifact": 0.6}, base=None, future={"anything": [1]})
-    for written in (content, bare):
+    for written in (everything(), bare):
         found = read(written)
         found.write(tmp_path / "again.json")
         assert json.loads((tmp_path / "again.json").read_text()) == written
@@ -75,9 +70,9 @@ def test_what_is_read_is_written_again(content, read, tmp_path):
         ("manifest/collections/scifact/part_of", "x", "manifest.collections.scifact.part_of is 'x'"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key(content, read, place, value, named):
+def test_what_is_wrong_is_named_with_its_key(read, place, value, named):
     with pytest.raises(InputError, match=rf"r\.json: .*{named}"):
-        read(changed(content, place.split("/"), value))
+        read(changed(everything(), place.split("/"), value))
 
 
 @pytest.mark.parametrize("name", ["/etc", "a/../../b", "a\\b", "a\0b", ""])

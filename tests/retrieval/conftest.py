@@ -1,6 +1,9 @@
-"""A model, a base and a baseline whose embeddings are random, and their results."""
+"""A model, a base and a baseline whose embeddings are random, and their results; rankings that are given."""
 
 import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,16 +28,30 @@ class Random:
     encode_document = encode_query
 
 
+@dataclass
+class Ranking:
+    """A retriever that puts the relevant document of query i at rank ``ranks[i % len(ranks)]``, from 0."""
+
+    name: str
+    ranks: Sequence[int]
+    size: dict[str, Any] = field(default_factory=dict)
+
+    def retrieve(self, collection, k):
+        run = {}
+        for i, query in enumerate(collection.queries):
+            others = [name for name in collection.documents if name not in collection.qrels[query]]
+            random.Random(i).shuffle(others)
+            place = self.ranks[i % len(self.ranks)]
+            found = [*others[:place], *collection.qrels[query], *others[place:]]
+            run[query] = {name: float(-rank) for rank, name in enumerate(found[:k])}
+        return run
+
+
 def judged(queries: int, documents: int = 30, name: str = "toy", more: int | None = None) -> Collection:
     """Return a collection of which query i is answered by document i, and by document i + `more`."""
     texts = {f"d{i:03}": Document("", f"{name} text {i}") for i in range(documents)}
     qrels = {f"q{i}": {f"d{each:03}": 1 for each in {i, i + (more or 0)}} for i in range(queries)}
     return Collection(name, texts, {query: f"{name} {query}" for query in qrels}, qrels, "test")
-
-
-def unit(vector):
-    """Return a vector at length 1."""
-    return vector / np.linalg.norm(vector)
 
 
 def systems(results):

@@ -4,12 +4,10 @@ import gc
 import json
 import random
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +23,6 @@ from ragcun.retrieval.systems import BM25Retriever, System
 from tests.retrieval.conftest import judged, systems
 
 SIZES = {"forum/a": 3, "forum/b": 8, "forum/c": 5}
-Benchmark = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture

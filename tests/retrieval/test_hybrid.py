@@ -1,13 +1,12 @@
 """Fusion against a second implementation, what a weight is chosen by, and run files of other programs."""
 
-import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ragcun.data.beir import Collection
 from ragcun.data.overlap import text_hashes
 from ragcun.errors import InputError
 from ragcun.retrieval.hybrid import TRAINED_WEIGHT, WEIGHT, Feedback, HybridRetriever, fuse, move_queries
@@ -15,7 +14,8 @@ from ragcun.retrieval.memory import Labels
 from ragcun.retrieval.metrics import choose
 from ragcun.retrieval.runs import write_run
 from ragcun.retrieval.systems import Embedded, EncodingOptions, open_system
-from tests.retrieval.conftest import judged, unit
+from tests.models.helpers import unit
+from tests.retrieval.conftest import Ranking, judged
 
 
 def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12) -> dict[str, dict[str, float]]:
@@ -30,21 +30,16 @@ def random_run(seed: int, queries: int = 3, found: int = 8, documents: int = 12)
 
 def reference(runs, weights, method):
     """Fuse as ranx does: each run's scores are normalised, and added up; z-scores count from the lowest."""
-    fused = {}
-    for query in {query for run in runs for query in run}:
-        total = {}
-        for run, weight in zip(runs, weights, strict=True):
-            values = list(run.get(query, {}).values())
-            mean = sum(values) / max(len(values), 1)
-            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values), 1))
-            for rank, (name, score) in enumerate(run.get(query, {}).items(), start=1):
-                scaled = {
-                    "minmax": (score - min(values)) / (max(values) - min(values)),
-                    "zscore": (score - mean) / deviation - (min(values) - mean) / deviation,
-                    "rrf": 1 / (60 + rank),
-                }[method]
-                total[name] = total.get(name, 0) + weight * scaled
-        fused[query] = total
+    fused = {query: Counter() for run in runs for query in run}
+    for run, weight in zip(runs, weights, strict=True):
+        for query, found in run.items():
+            scores = np.array(list(found.values()))
+            scaled = {
+                "minmax": (scores - scores.min()) / np.ptp(scores),
+                "zscore": (scores - scores.min()) / scores.std(),
+                "rrf": 1 / (60 + np.arange(1, len(scores) + 1)),
+            }[method]
+            fused[query].update(dict(zip(found, (weight * scaled).tolist(), strict=True)))
     return fused
 
 
@@ -70,31 +65,15 @@ def test_equal_scores_rank_by_id_and_the_rest_is_cut():
     assert fuse([run, {"q": {}}], (0.5, 0.5)) == {"q": {"a": 0.5, "b": 0.5, "c": 0.5}}
 
 
-class Ranker:
-    """Ranks the document of a query's number first, or last where it is `wrong`."""
-
-    def __init__(self, name: str, wrong: bool) -> None:
-        self.name, self.wrong, self.size = name, wrong, {}
-
-    def retrieve(self, collection: Collection, k: int) -> dict[str, dict[str, float]]:
-        others = list(collection.documents)[:12]
-        run = {}
-        for query, relevant in collection.qrels.items():
-            rest = [name for name in others if name not in relevant]
-            order = [*rest, *relevant] if self.wrong else [*relevant, *rest]
-            run[query] = {name: -float(rank) for rank, name in enumerate(order)}
-        return run
-
-
 def test_a_weight_is_used_where_held_out_queries_support_it_and_not_where_chance_explains_it():
     dev = replace(judged(60, 60), split="dev")
-    helped = HybridRetriever((Ranker("bad", True), Ranker("good", False)), dev=lambda _: dev)
+    helped = HybridRetriever((Ranking("bad", [12]), Ranking("good", [0])), dev=lambda _: dev)
     helped.retrieve(judged(60, 60), 10)
     record = helped.chosen["toy"]["weight"]
     assert record["chosen"] == record["best"] > 0.5
     assert (record["queries"], record["split"], record["without"]) == (60, "dev", 0)
     assert record["p"] < 0.05
-    harmed = HybridRetriever((Ranker("good", False), Ranker("bad", True)), dev=lambda _: dev)
+    harmed = HybridRetriever((Ranking("good", [0]), Ranking("bad", [12])), dev=lambda _: dev)
     assert harmed.retrieve(judged(60, 60), 10) == harmed.fused(judged(60, 60), 10, 0.0)
     qrels = {f"q{i}": {"d": 1} for i in range(60)}
     for found, expected in (({"q1": {"d": 1.0}}, 0.0), (qrels, 0.5)):
@@ -107,7 +86,7 @@ def test_a_weight_is_used_where_held_out_queries_support_it_and_not_where_chance
 )
 def test_without_held_out_queries_the_values_are_fixed(dense, trained, strength, share):
     """The share of others beside a trained system depends on whether they have memory."""
-    collection, other = judged(60, 60), Ranker("bad", True)
+    collection, other = judged(60, 60), Ranking("bad", [12])
     other.strength = lambda _: strength
     blind = HybridRetriever((dense("x", 1), other), trained=trained, feedback=(None, None))
     assert blind.retrieve(collection, 10) == blind.fused(collection, 10, share, Feedback(2, 0.3, share))
@@ -142,7 +121,7 @@ def test_run_files_of_other_programs_are_checked_against_the_collection(tmp_path
     write_run(file, {"q0": {"d001": 2.0, "d000": 2.0}, "elsewhere": {"x": 1.0}}, "other")
     assert system().retrieve(collection, 1) == {"q0": {"d001": 2.0}}
     assert "2 of the queries of toy" in caplog.text
-    fused = HybridRetriever((Ranker("good", False), system())).retrieve(collection, 10)
+    fused = HybridRetriever((Ranking("good", [0]), system())).retrieve(collection, 10)
     assert fused.keys() == collection.qrels.keys()
     write_run(file, {"q0": {"x9": 1.0}}, "other")
     with pytest.raises(InputError, match=r"other\.trec.*'x9'"):
@@ -167,7 +146,7 @@ def test_feedback_moves_queries_by_rocchios_formula_and_keeps_their_length():
 
 def test_feedback_is_a_second_search_and_no_more(dense):
     """Without weight it changes nothing; it is recorded, and refused where there are no vectors."""
-    collection, parts = judged(60, 60), (dense("x", 1), Ranker("good", False))
+    collection, parts = judged(60, 60), (dense("x", 1), Ranking("good", [0]))
     plain = HybridRetriever(parts).retrieve(collection, 10)
     still = HybridRetriever(parts, feedback=(2, 0.0)).retrieve(collection, 10)
     assert {query: list(found) for query, found in still.items()} == {q: list(found) for q, found in plain.items()}

@@ -5,7 +5,8 @@ import pytest
 
 from ragcun import load_collection
 from ragcun.retrieval.memory import AppendedQueries, Labels, MovedDocuments, choose_strength, move_documents
-from tests.retrieval.conftest import Random, unit
+from tests.models.helpers import unit
+from tests.retrieval.conftest import Random
 
 
 def test_moved_documents_follow_the_closed_form_and_others_stay():

@@ -3,6 +3,7 @@
 import json
 
 from ragcun.io import read_json
+from tests.data.test_pairs import write_rows
 from tests.reporting.html.conftest import Page
 
 IDS = [
@@ -19,21 +20,16 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def write_collection(folder, ids, texts):
     """Write a BEIR folder byte by byte, so that nothing of ours fixes it first."""
     documents = [{"_id": key, "title": texts[i % len(texts)][:40], "text": f"word{i} {texts[i % len(texts)]}"}
                  for i, key in enumerate(ids)]  # fmt: skip
     queries = [f"q{key}" for key in ids]
-    write_lines(folder / "corpus.jsonl", documents)
+    (folder / "qrels").mkdir(parents=True)
+    write_rows(folder / "corpus.jsonl", documents)
     asked = [{"_id": query, "text": f"word{i} {texts[i % len(texts)]}"} for i, query in enumerate(queries)]
-    write_lines(folder / "queries.jsonl", asked)
+    write_rows(folder / "queries.jsonl", asked)
     for split in ("train", "test"):
-        (folder / "qrels").mkdir(exist_ok=True)
         rows = "".join(f"{q}\t{key}\t1\n" for q, key in zip(queries, ids, strict=True) if '"' not in q + key)
         (folder / "qrels" / f"{split}.tsv").write_text(rows, encoding="utf-8")
     return folder

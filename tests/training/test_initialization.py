@@ -19,6 +19,7 @@ from ragcun.training.batches import PairSource, mine, mine_pools
 from ragcun.training.selection import mixed_with_base
 from ragcun.training.setup import build_encoder
 from ragcun.training.weights import initialize_weights, share_of_trained, trained_share
+from tests.models.helpers import unit
 
 Vectors = NDArray[np.float32]
 DIM, QUERIES, DOCUMENTS = 12, 40, 90
@@ -52,10 +53,6 @@ class Problem:
     def base(self) -> tuple[Vectors, Vectors]:
         """Return the base's vectors, of length 1."""
         return unit(self.queries), unit(self.documents)
-
-
-def unit(rows: Vectors) -> Vectors:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def trained_parts(encoder: RetrievalEncoder) -> set[str]:

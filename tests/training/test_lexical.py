@@ -64,7 +64,7 @@ def test_the_untouched_base_is_shown_without_the_channel(train, collection_folde
     assert evaluate_retriever(system.retriever, test).per_query != expected
 
 
-def test_a_checkpoint_is_trained_further_on_its_own_channel(train, collection_folder):
+def test_a_checkpoint_is_trained_further_on_its_own_channel(train):
     first = train("first").checkpoint
     again = train("again", load_checkpoint=str(first), lexical_dim=0, hold_out_documents=0.5).checkpoint
     assert joined(again).fingerprint() == joined(first).fingerprint()

@@ -1,10 +1,8 @@
 """Run folders made by hand, measured by the library itself: results and run files are those of `run_benchmark`."""
 
 import json
-import random
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,30 +18,12 @@ from ragcun.reporting.html import write_report
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import System
 from tests.reporting.conftest import isotropy_report, measured
+from tests.retrieval.conftest import Ranking
 
 N_QUERIES, N_DOCUMENTS = 40, 60
 HOSTILE = (
     '<script>alert("x")</script><img src=x onerror=alert(1)> </pre></style>{{ 7919 * 7907 }} & \u202eabc\u2066 \x07'
 )
-
-
-@dataclass
-class Ranking:
-    """A retriever that puts the relevant document of query i at rank ``ranks[i % len(ranks)]``, from 0."""
-
-    name: str
-    ranks: Sequence[int]
-    size: dict[str, Any] = field(default_factory=dict)
-
-    def retrieve(self, collection, k):
-        run = {}
-        for i, query in enumerate(collection.queries):
-            others = [name for name in collection.documents if name not in collection.qrels[query]]
-            random.Random(i).shuffle(others)
-            place = self.ranks[i % len(self.ranks)]
-            found = [*others[:place], *collection.qrels[query], *others[place:]]
-            run[query] = {name: float(-rank) for rank, name in enumerate(found[:k])}
-        return run
 
 
 @pytest.fixture(scope="session")
