@@ -4,7 +4,6 @@ import shlex
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
 from ragcun.data.beir import Document, read_queries
@@ -35,19 +34,16 @@ def test_a_corpus_and_queries_become_a_checkpoint(run_script, flags, tiny_bert, 
     collection = load_collection(collection_folder, "train")
     contents, queries = [each.content for each in collection.documents.values()], list(collection.queries.values())
     encoder = AsymmetricProjectionModel.from_pretrained(tmp_path / "made", device="cpu")
-    base, models = TextBase.load(tiny_bert, device="cpu"), [encoder]
+    base = TextBase.load(tiny_bert, device="cpu")
     if lexical:
         base, fitted = JoinedBase(base, encoder.base.channel, 0.25), LexicalChannel.fit(contents, lexical)
         assert encoder.base.channel.vocabulary.keys() == fitted.vocabulary.keys()
         assert (encoder.base.channel.documents, encoder.base.channel.dimension) == (120, lexical)
-    else:
-        models.append(SentenceTransformer(str(tmp_path / "made"), device="cpu"))
     assert base.fingerprint() == encoder.base.fingerprint()
     vectors = base.encode(contents, "document"), base.encode(queries, "query")
     expected = calibrate(*vectors, shrinkage=2)
-    for model in models:
-        np.testing.assert_allclose(model.encode_query(queries), expected.embed_queries(vectors[1]), atol=1e-4)
-        np.testing.assert_allclose(model.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
+    np.testing.assert_allclose(encoder.encode_query(queries), expected.embed_queries(vectors[1]), atol=1e-4)
+    np.testing.assert_allclose(encoder.encode_document(contents), expected.embed_documents(vectors[0]), atol=1e-4)
 
 
 def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp_path):
@@ -66,21 +62,15 @@ def test_sentences_stand_in_for_queries_and_a_run_repeats(run_script, flags, tmp
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
-        (("--corpus", "nothing.txt"), "no such file"),
         (("--corpus", "same.txt"), "all the same"),
-        (("--queries", "blank.txt"), "blank.txt"),
-        (("--queries", "toy", "--query_split", "trian"), "trian"),
         (("--queries", "one.txt", "--query_split", "train"), "leave the split out"),
         (("--output_dim", "17", "--lexical_dim", "0"), "output_dim must be 1 to 16"),
-        (("--lexical_language", "xx"), "'xx'"),
-        (("--base_model", "./nothing"), "nothing"),
     ],
 )
-def test_wrong_input_writes_nothing(fails_clearly, flags, collection_folder, tmp_path, monkeypatch, arguments, fact):
+def test_wrong_input_writes_nothing(fails_clearly, flags, tmp_path, monkeypatch, arguments, fact):
     monkeypatch.chdir(tmp_path)
-    for name, text in (("same", "word1 word2\nword1 word2\n"), ("one", "word1 word2\n"), ("blank", "\n\n")):
+    for name, text in (("same", "word1 word2\nword1 word2\n"), ("one", "word1 word2\n")):
         (tmp_path / f"{name}.txt").write_text(text)
-    (tmp_path / "toy").symlink_to(collection_folder)
     before = sorted(tmp_path.iterdir())
     assert fact in fails_clearly("calibrate", *flags, *arguments)
     assert sorted(tmp_path.iterdir()) == before

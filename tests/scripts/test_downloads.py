@@ -141,7 +141,6 @@ def test_what_is_there_is_neither_replaced_nor_made_again_unasked(marco, source,
         ("msmarco", ("--source", "/no/such"), "no such folder: /no/such"),
         ("wiki", ("--min_length", 9, "--max_length", 8), "got 9 and 8"),
         ("wiki", ("--output", "w.csv"), "ends in .jsonl, .ndjson, .json or .txt"),
-        ("wiki", ("--max_length", 900, "--min_length", 800), "has no passages of 800 words"),
     ],
 )
 def test_wrong_settings_are_one_sentence(fails_clearly, source, data_sets, tmp_path, script, flags, part):

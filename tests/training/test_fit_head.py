@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_head
+from ragcun import EmbeddingCache, TextBase, TrainConfig, fit, fit_head, load_head
 from ragcun.data.beir import load_collection
 from tests.training.runs import rows_of
 
@@ -118,8 +118,6 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
     again.save(tmp_path / "copy")
     parts = [(tmp_path / name / "ragcun" / "parts.safetensors").read_bytes() for name in ("head", "copy")]
     assert parts[0] == parts[1]
-    with pytest.raises(InputError, match="no text model"):
-        again.encoder.encode_query("a text")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,6 @@ def test_nothing_is_written_until_it_is_saved_and_then_it_comes_back(problem, tm
         ({"pairs": [(0, -1)]}, r"pair 0 is \[0, -1\]"),
         ({"pairs": [(0, 1), (0, 1)]}, "at least 2 different pairs, got 1"),
         ({"queries": np.ones((60, 3))}, "query_vectors must have length 16, got 3"),
-        ({"queries": np.full((60, DIM), np.inf)}, "query_vectors must be finite, row 0"),
         ({"dev_pairs": (np.ones((2, 4)), [(0, 0)])}, "dev_pairs must have length 16"),
         ({"dev_pairs": (np.ones((2, DIM)), [(2, 0)])}, "dev_pairs must index 2 queries"),
         ({"corpus": "corpus.jsonl"}, "corpus cannot be used with vectors"),

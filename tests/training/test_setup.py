@@ -42,17 +42,14 @@ def test_data_of_a_collection_and_of_files(settings, collection_folder, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dev_beir": "toy", "dev_split": "nothing"}, "no judgments for the split 'nothing'"),
-        ({"dev_fraction": 0.001}, "cannot hold out"),
         ({"train_data": "one.jsonl"}, "has 1 pair"),
         ({"val_data": "one.jsonl"}, "has 1 pair"),
         ({"train_data": "one.jsonl", "dev_fraction": 0.5}, "use --dev_beir"),
     ],
 )
-def test_missing_data(settings, collection_folder, tmp_path, changes, message):
-    write_pairs(tmp_path / "one.jsonl", [("a query", "its answer", None)])
-    places = {"one.jsonl": str(tmp_path / "one.jsonl"), "toy": str(collection_folder)}
-    changes = {name: places.get(value, value) for name, value in changes.items()}
+def test_missing_data(settings, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    write_pairs("one.jsonl", [("a query", "its answer", None)])
     with pytest.raises(InputError, match=message) as caught:
         build_data(TrainConfig(**settings | changes))
     assert "\n" not in str(caught.value)
@@ -92,8 +89,6 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings, system):
     [
         ({"lambda_contrastive": 0.0, "lambda_isotropy": 0.0}, "objective: "),
         ({"contrastive": "margin", "mined_negatives": 4}, "--mined_negatives .*margin"),
-        ({"base_model": "/no/such/model"}, "no such model folder"),
-        ({"freeze_early_layers": 9}, "3 transformer layers"),
         ({"nested_dims": (16,)}, "must be below 16"),
         ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),
     ],
@@ -123,13 +118,10 @@ def checkpoint(tiny_bert: str, settings: dict[str, Any], tmp_path: Path) -> Call
         ({"head": "mlp"}, "head mlp .* linear"),
         ({"base_model": "other"}, "base_model other"),
         ({"lambda_predictive": 1.0}, "add --use_predictor"),
-        ({"load_checkpoint": "/no/such/folder"}, "checkpoint"),
-        ({"load_checkpoint": "base"}, "checkpoint"),
     ],
     ids=str,
 )
-def test_a_checkpoint_of_another_shape_is_refused(tiny_bert, checkpoint, changes, message):
-    changes = {name: tiny_bert if value == "base" else value for name, value in changes.items()}
+def test_a_checkpoint_of_another_shape_is_refused(checkpoint, changes, message):
     with pytest.raises(InputError, match=message):
         build_encoder(TrainConfig(**checkpoint() | changes))
 
