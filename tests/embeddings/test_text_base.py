@@ -9,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from sentence_transformers.sentence_transformer.modules import LayerNorm
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -88,7 +88,6 @@ def next_number(base):
     [
         next_number,
         lambda base: setattr(base.model, "max_seq_length", 31),
-        lambda base: base.model._modules.update({"1": Pooling(16, pooling_mode="cls")}),
         lambda base: base.model._modules.update({"2": LayerNorm(16)}),
         lambda base: base.model.tokenizer.add_tokens(["word1 word2"]),
     ],
@@ -121,14 +120,6 @@ def test_tokens_and_cached_vectors_agree(tiny_bert, texts, prompts, normalize, r
         live = base(base.features(several, role))
     cached = base(torch.from_numpy(base.encode(several, role)))
     torch.testing.assert_close(live, cached, atol=1e-5, rtol=0)
-
-
-def test_distance_is_the_published_one(tiny_bert):
-    model = SentenceTransformer(tiny_bert, device="cpu", similarity_fn_name="dot")
-    assert TextBase(model, "tiny").distance == "dot"
-    model.similarity_fn_name = "manhattan"
-    with pytest.raises(InputError, match=r"manhattan.*cosine"):
-        TextBase(model, "tiny")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -68,18 +68,14 @@ def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_every_shape_maps_its_input_length_alone_to_its_output_dimension_and_gets_gradients(kind):
+def test_every_shape_maps_its_input_length_alone_to_its_output_dimension(kind):
     x = vectors_of(6, 8)
     for depth, expansion, out_dim in itertools.product((2, 3, 4), (1, 2.5, 4), (3, 8, 20)):
         head = Head(HeadShape(kind, 8, out_dim, depth=depth, expansion=expansion, dropout=0.0))
         linears = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
         assert len(linears) == (1 if kind == "linear" else depth)
         assert all(layer.out_features == round(8 * expansion) for layer in linears[:-1])
-        out = head(x)
-        assert out.shape == (6, out_dim)
-        out.square().sum().backward()
-        assert linears[-1].weight.grad is not None
-        assert linears[-1].weight.grad.any()
+        assert head(x).shape == (6, out_dim)
     with pytest.raises(ValueError, match="length 8, got 9"):
         Head(HeadShape(kind, 8, 4))(torch.zeros(2, 9))
 

@@ -108,9 +108,6 @@ def test_resume_equals_uninterrupted(train, tmp_path, collection_folder, texts, 
     parts = train("parts", resume=True, **common)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert (parts.best_epoch, parts.score, parts.steps) == (whole.best_epoch, whole.score, whole.steps)
-    names = tensors_of(newest(tmp_path / "parts"))
-    assert "random.safetensors:cpu" in names
-    assert any("exp_avg" in name for name in names)
 
 
 def test_a_signal_during_the_last_evaluation_leaves_only_the_checkpoint_to_write(train, tmp_path, collection_folder):

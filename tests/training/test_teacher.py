@@ -22,7 +22,7 @@ from ragcun.training.fit_head import fit_head
 from ragcun.training.loop import fit
 from ragcun.training.setup import build_data
 from tests.conftest import save_tiny_bert
-from tests.training.runs import assert_same_run, interrupted, rows_of
+from tests.training.runs import rows_of
 
 CPU = torch.device("cpu")
 MODEL, RUN, PAIRS = "model", "run.trec", "pairs.jsonl"
@@ -81,24 +81,6 @@ def test_a_student_comes_to_score_as_its_teacher(train, tmp_path, taught, source
     train(**taught[source] | changes | {"base_learning_rate": 1e-3})
     losses = [row["terms"]["contrastive"] for row in rows_of(tmp_path / "run", "step")]
     assert np.mean(losses[-4:]) < 0.85 * np.mean(losses[:4])
-
-
-def test_resume_equals_uninterrupted(train, tmp_path, taught):
-    common = taught[RUN] | {"contrastive": "kl", "epochs": 3, "state_interval": 2}
-    train("whole", **common)
-    with interrupted(7):
-        train("parts", **common)
-    train("parts", resume=True, **common)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_other_scores_cannot_be_resumed(train, tmp_path, taught):
-    common = taught[RUN] | {"contrastive": "kl", "epochs": 1}
-    train(**common)
-    text = (tmp_path / RUN).read_text()
-    (tmp_path / RUN).write_text(text.replace(" 0.", " 0.1", 1))
-    with pytest.raises(InputError, match="data"):
-        train(resume=True, **common)
 
 
 def test_a_run_of_a_models_scores_teaches_as_the_model(train, tmp_path, taught):
