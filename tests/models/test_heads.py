@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import pdist
 
 from ragcun.models.heads import ACTIVATIONS, HEADS, STARTS, Head, HeadShape, dense_modules, preserving_projection
 from tests.models.helpers import exported
@@ -33,7 +32,7 @@ def test_start_is_the_identity_bit_for_bit(kind, depth, activation, mode):
 
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
+def test_more_dimensions_pad_with_zeros(kind):
     x = vectors_of(50, 12)
     head = Head(HeadShape(kind, 12, 30))
     head.start_from(x)
@@ -41,7 +40,6 @@ def test_more_dimensions_pad_with_zeros_and_keep_all_distances(kind):
         out = head(x)
     assert torch.equal(out[:, :12], x)
     assert not out[:, 12:].any()
-    np.testing.assert_allclose(pdist(out.double().numpy()), pdist(x.double().numpy()), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
@@ -59,7 +57,6 @@ def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
     np.testing.assert_allclose(ours @ ours.T, np.eye(6), atol=1e-6)
     centred = x.double().numpy() - x.double().numpy().mean(0)
     leading = np.linalg.svd(centred, full_matrices=False)[2][:6]
-    np.testing.assert_allclose(ours.T @ ours, leading.T @ leading, atol=1e-5)
     np.testing.assert_allclose(np.abs(np.diag(ours @ leading.T)), 1, atol=1e-5)
     assert (ours[range(6), np.abs(ours).argmax(axis=1)] > 0).all(), "signs are arbitrary"
     assert preserving_projection(x.double(), 3).dtype == torch.float64

@@ -105,7 +105,6 @@ def test_pairs_and_their_negatives(marco, tmp_path, tiny_bert, negatives):
     with_negative = int((train.negative_ids >= 0).sum())
     expected = {"given": 140, "random": 140, "dense": 140, "none": 0}.get(negatives)
     assert with_negative == expected if expected is not None else with_negative > 10
-    assert all(negative != positive for _, positive, negative in train.rows())
     for name, facts in manifest["files"].items():
         path = tmp_path / "m" / name
         assert facts == {"bytes": path.stat().st_size, "blake2b": file_digest(path)}

@@ -24,8 +24,6 @@ def test_a_checkpoint_is_shown_beside_its_untouched_base(evaluate, checkpoint, c
     base = results["untouched_base"]["datasets"]["toy"]
     assert {"NDCG@10", "MRR@10", "Recall@100", "MAP@100", "P@10", "p_randomisation", "p_t"} <= set(base)
     assert base["n_queries"] == 20
-    for metric, value in results["average"].items():
-        assert value == pytest.approx(results["datasets"]["toy"][metric])
     assert "untouched" in shown
     assert "bm25" in shown
     assert (tmp_path / "r.md").read_text().strip() in shown
