@@ -71,15 +71,6 @@ def test_negatives_mined_again_are_those_of_the_weights_at_that_epoch(train, tmp
     assert (kept != pools[1]).mean() > 0.1
 
 
-def test_dev_chooses_the_start_when_training_only_harms(train, collection_folder, tiny_bert):
-    result = train(dev_beir=str(collection_folder), epochs=2, projection_learning_rate=1e-9, dropout=0.0)
-    assert result.best_epoch == 0
-    assert result.score == pytest.approx(result.base_score)
-    base, some = TextBase.load(tiny_bert, device="cpu"), ["word1 word2", "word3"]
-    chosen = RetrievalEncoder.from_pretrained(result.checkpoint).encode_query(some)
-    np.testing.assert_array_equal(chosen, base.untouched_array(base.encode(some, "query")))
-
-
 def test_rows_hold_unweighted_terms_and_scheduled_rates_and_validation_chooses_the_lowest(train, collection_folder):
     weights = {"contrastive": 0.5, "isotropy": 0.2, "reg": 0.1, "predictive": 2.0}
     rates = {"base": 1e-4, "head": 1e-2, "predictor": 1e-3}
