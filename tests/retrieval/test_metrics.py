@@ -1,4 +1,4 @@
-"""Metrics agree with values by hand in float64, p values with their tests."""
+"""Metrics agree with values by hand in float64, and with beir's; p values with their tests."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ragcun.retrieval.metrics import evaluate_run, paired_tests
+from ragcun.retrieval.metrics import evaluate_run, mean, paired_tests
 from ragcun.retrieval.runs import read_run
 
 METRICS = ("NDCG@10", "MRR@10", "MAP@100", "Recall@100", "P@10")
@@ -72,6 +72,17 @@ def test_every_judged_query_has_the_value_that_follows_from_the_definition(case)
     for name in METRICS:
         assert measured[name] == pytest.approx({query: expected[query][name] for query in qrels}, abs=1e-12), name
     assert 0.02 < fmean(each["NDCG@10"] for each in expected.values()) < 0.9
+
+
+def test_beir_has_our_means(case):
+    """It rounds to 5 decimals, and leaves out queries without results."""
+    evaluation = pytest.importorskip("beir.retrieval.evaluation").EvaluateRetrieval
+    _, qrels, rankings = case
+    run = {query: {key: -rank for rank, key in enumerate(rankings.get(query, []))} for query in qrels}
+    parts = (*evaluation.evaluate(qrels, run, [10, 100]), evaluation.evaluate_custom(qrels, run, [10], "mrr"))
+    theirs = {name: value for part in parts for name, value in part.items() if name in METRICS}
+    ours = mean(evaluate_run(run, qrels, (10, 100)))
+    assert theirs == pytest.approx({name: ours[name] for name in METRICS}, abs=1e-5)
 
 
 def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
