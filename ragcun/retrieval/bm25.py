@@ -6,15 +6,12 @@ import logging
 from collections.abc import Mapping, Set
 from typing import Any
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ragcun.embeddings.analysis import K1, Analyser, B
 from ragcun.retrieval.runs import Run, without_own
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG
 
 
 class BM25:
@@ -33,6 +30,9 @@ class BM25:
         tokens = self.tokenize(texts)
         self._index: Any = None
         if any(tokens):
+            import bm25s  # which imports SciPy's matrices, for half a second
+
+            logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG
             self._index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
             self._index.index(tokens, show_progress=False)
 
