@@ -32,10 +32,12 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--datasets", nargs="+", default=("scifact", "nfcorpus"))
     parser.add_argument("--model", default="minilm")
+    parser.add_argument("--base_dtype", default="float32")
     parser.add_argument("--draws", type=int, default=10, help="draw 0 is the library's")
     parser.add_argument("--share", type=float, default=1.0, help="share of the documents that the channel is fitted on")
     flags = parser.parse_args()
     base = ragcun.TextBase.load(flags.model)
+    base.compute_in(flags.base_dtype)
     cache = ragcun.EmbeddingCache(base)
     for name in flags.datasets:
         collection = ragcun.load_collection(flags.data_dir / name)
