@@ -59,6 +59,13 @@ def test_eight_bits_are_close_and_the_same_when_loaded_again(tiny_bert, texts, t
     cosine = (unit[0] * unit[1]).sum(axis=1)
     assert 0.97 < cosine.min() < cosine.max() < 1 - 1e-7
     (stored,) = tmp_path.glob("openvino/*/model.bin")
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().read_model(stored.with_suffix(".xml"))
+    products = [op for op in model.get_ordered_ops() if op.get_type_name() == "MatMul"]
+    kept = [op for op in products if op.input_value(0).get_node().get_type_name() != "FakeQuantize"]
+    narrowing = [op for op in products if backend._narrows(op)]
+    assert [op.get_friendly_name() for op in kept] == [op.get_friendly_name() for op in narrowing[:1]]
+    assert len(products) > len(narrowing) == 3
     written = stored.stat().st_mtime_ns
     again = TextBase.load(tiny_bert, device="cpu")
     again.compute_in("int8", "openvino")
