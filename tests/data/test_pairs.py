@@ -77,12 +77,8 @@ def test_written_pairs_are_read_back_exactly_and_stand_one_a_line(rows, extensio
 )
 def test_wrong_row_is_named_with_its_line_and_others_are_counted(tmp_path, extension, row, problem):
     path = write_rows(tmp_path / f"p{extension}", [GOOD, row, GOOD, row, row, row])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"{path}, line {FIRST_LINE[extension] + 1}: .*{problem}.*and 3 more rows"):
         read_pairs(path)
-    message = str(caught.value)
-    assert f"{path}, line {FIRST_LINE[extension] + 1}: " in message
-    assert problem in message
-    assert "and 3 more rows" in message
 
 
 @pytest.mark.parametrize("extension", [".jsonl", ".json"])
@@ -122,7 +118,7 @@ def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, p
         ("p.json", '[{"query": "q", "positive": "p"}]\n]', 2, "not valid JSON"),
         ("p.json", '{"query": "q", "positive": "p"}', 1, "expected a JSON array"),
         ("p.json", "", 1, "expected a JSON array"),
-        ("p.csv", "frage,positive\na,b\n", 2, "\"query\" is missing (also read: anchor, question); there is 'frage'"),
+        ("p.csv", "frage,positive\na,b\n", 2, "\"query\" is missing .also read: anchor, question.; there is 'frage'"),
         ("p.csv", "x,positive\na,b\n", 2, "\"y\" is missing; there is 'x', 'positive'"),
         ("p.csv", "query positive\na b\n", 2, "there is 'query positive'"),
         ("p.csv", "query,positive,query\na,b,c\n", 1, 'the column "query" more than once'),
@@ -133,10 +129,8 @@ def test_wrong_json_values_are_named_with_their_line(tmp_path, extension, row, p
 )
 def test_broken_file_is_named_with_its_line(tmp_path, name, content, line, problem):
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"{tmp_path / name}, line {line}: .*{problem}"):
         read_pairs(tmp_path / name)
-    assert f"{tmp_path / name}, line {line}: " in str(caught.value)
-    assert problem in str(caught.value)
 
 
 def test_a_folder_and_another_format_are_refused(tmp_path):

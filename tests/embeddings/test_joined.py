@@ -8,7 +8,6 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ragcun.batch import PairBatch
 from ragcun.embeddings.cache import EmbeddingCache, JoinedSource
 from ragcun.embeddings.joined import JoinedBase, lexical_weight, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel
@@ -70,15 +69,6 @@ def test_dense_vectors_are_encoded_once(joined, texts, tmp_path, monkeypatch):
     other = JoinedBase(joined.dense, LexicalChannel.fit(texts[:50], 4), 0.5)
     again = JoinedSource(EmbeddingCache(joined.dense, tmp_path), other).encode(texts, "document")
     assert again.shape == (len(texts), 20)
-
-
-def test_an_encoder_trains_on_joined_vectors(joined, texts):
-    joined.freeze(False)
-    encoder: Any = SYSTEMS["asymmetric"](joined)
-    views = encoder(PairBatch(*(joined.features(texts[:4], role) for role in ROLES)))
-    (views.query - views.positive).square().sum().backward()
-    assert all(parameter.grad is not None for parameter in encoder.parts()["head"].parameters())
-    assert any(parameter.grad is not None for parameter in joined.dense.parameters())
 
 
 def test_what_decides_the_vectors_is_in_the_fingerprint(joined, texts, tmp_path):

@@ -31,26 +31,6 @@ def test_start_is_the_identity_bit_for_bit(kind, depth, activation, mode):
         assert torch.equal(Head(config).train(mode)(x), x)
 
 
-@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-def test_more_dimensions_pad_with_zeros(kind):
-    x = vectors_of(50, 12)
-    head = Head(HeadShape(kind, 12, 30))
-    head.start_from(x)
-    with torch.no_grad():
-        out = head(x)
-    assert torch.equal(out[:, :12], x)
-    assert not out[:, 12:].any()
-
-
-@pytest.mark.parametrize("kind", STARTS_AS_IDENTITY)
-@pytest.mark.parametrize("out_dim", [1, 5, 11])
-def test_fewer_dimensions_start_as_the_projection_that_keeps_most_of_the_distances(kind, out_dim):
-    x = vectors_of(120, 12)
-    head = Head(HeadShape(kind, 12, out_dim)).eval()
-    head.start_from(x)
-    torch.testing.assert_close(head(x), x @ preserving_projection(x, out_dim).T)
-
-
 def test_projection_spans_the_leading_singular_vectors_of_two_or_more():
     x = vectors_of(150, 16)
     ours = preserving_projection(x, 6).double().numpy()

@@ -130,7 +130,7 @@ def test_an_identity_start_and_one_of_documents_alone_is_the_base(problem, setti
     assert trained_parts(encoder) == ({"documents"} if "train_side" in settings else {"head", "documents"})
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
 def test_an_identity_start_of_fewer_dimensions_keeps_most_of_the_distances(problem, head):
     encoder, config, _ = problem.started(head=head, head_init="identity", output_dim=5, normalize_output=False)
     weight = preserving_projection(problem.source.sample(config.seed), 5).numpy()
