@@ -8,11 +8,9 @@ from unittest import mock
 import pytest
 import torch
 
-from ragcun import ObjectiveConfig, RetrievalEncoder, register_loss, register_system
+from ragcun import InputError, ObjectiveConfig, RetrievalEncoder, TrainConfig, register_loss, register_system
 from ragcun.cli.parser import parse_config
-from ragcun.config import TrainConfig
 from ragcun.embeddings.base import Base
-from ragcun.errors import InputError
 from ragcun.losses import ISOTROPY
 from ragcun.models.encoder import SYSTEMS
 from ragcun.models.projection import ProjectionEncoder

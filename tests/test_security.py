@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 
-from ragcun.data.beir import load_collection
+from ragcun import InputError, RetrievalEncoder, TextBase, load_collection
 from ragcun.data.beir_sets import find_sets
-from ragcun.embeddings.text_base import TextBase
 from ragcun.environment import environment
-from ragcun.errors import InputError
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest, file_digests
-from ragcun.models.encoder import RetrievalEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSAFE = re.compile(

@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from ragcun import AsymmetricProjectionModel, IsotropicGaussianEncoder, RetrievalEncoder, TextBase, top_k
 from ragcun.cli.main import main
 from ragcun.data.beir import Collection, Document, load_collection
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.metrics import evaluate_run, mean
-from ragcun.retrieval.search import top_k
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from tests.models.helpers import moved
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ragcun.data.beir import load_collection
+from ragcun import InputError, load_collection
 from ragcun.data.beir_sets import BeirSet, fetch_set, mirror_url
-from ragcun.errors import InputError
 from tests.data.test_pairs import write_rows
 from tests.hub import listening
 

@@ -11,9 +11,8 @@ import Stemmer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcun.data.pairs import PairDataset
+from ragcun import InputError, PairDataset
 from ragcun.embeddings.analysis import K1, B
-from ragcun.errors import InputError
 from ragcun.retrieval.negatives import MARGINS, MiningSettings, mine_negatives
 
 WORDS = ["heat", "flow", "wing", "shock", "layer", "plate", "jet", "drag", "lift", "wave", "mach", "nozzle"]

@@ -8,11 +8,10 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+from ragcun import InputError, read_pairs
 from ragcun.data.hub import open_rows
 from ragcun.data.msmarco import gather, held_out_queries, write_split_pairs
-from ragcun.data.pairs import read_pairs
 from ragcun.data.texts import text_key
-from ragcun.errors import InputError
 from tests.hub import write_split
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragcun import InputError, PairDataset
 from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import (
     HELD_OUT,
@@ -22,8 +23,6 @@ from ragcun.data.overlap import (
     text_hashes,
     training_documents,
 )
-from ragcun.data.pairs import PairDataset
-from ragcun.errors import InputError
 
 HOLD_OUTS = st.builds(HoldOut, st.floats(0.01, 0.99), st.integers(-(2**63), 2**63 - 1))
 TEXTS = st.text(st.characters(), min_size=1, max_size=8).filter(str.strip)

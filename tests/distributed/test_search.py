@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun import IsotropicGaussianEncoder, TextBase
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Document, load_collection, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.distributed.search import ShardedSearch, cut_shards, run_here, search_collection
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.errors import InputError
 from ragcun.retrieval.systems import EncodingOptions, open_system
 
 

@@ -12,11 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from ragcun import InputError, TextBase
 from ragcun.embeddings import cache as cache_module
 from ragcun.embeddings.cache import KEY_BYTES, EmbeddingCache
 from ragcun.embeddings.encode import cache_folder
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from tests.processes import FORKED
 
 

@@ -13,13 +13,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import ragcun.embeddings.encode as encoding
+from ragcun import EmbeddingCache, InputError, IsotropicGaussianEncoder, TextBase, top_k
 from ragcun.embeddings.base import ROLES, Base
-from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import resolve_dtype
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
-from ragcun.models.systems import IsotropicGaussianEncoder
-from ragcun.retrieval.search import top_k
 from ragcun.tensors import model_digest, tensors_digest
 from ragcun.training.processes import make_accelerator
 

@@ -12,13 +12,9 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants
 
+from ragcun import InputError, IsotropicGaussianEncoder, RetrievalEncoder, TextBase, push_to_hub
 from ragcun.cli.main import main
 from ragcun.embeddings.hub import apply_convention, model_folder, resolve_model
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
-from ragcun.models.checkpoint import push_to_hub
-from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.systems import EncodingOptions, open_system
 from tests.hub import COMMIT, point_at, serving
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from ragcun import InputError, TextBase
 from ragcun.embeddings.cache import EmbeddingCache, JoinedSource
 from ragcun.embeddings.joined import JoinedBase, lexical_weight, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from tests.models.helpers import moved, prompted
 from tests.processes import run_script

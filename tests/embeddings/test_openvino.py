@@ -12,12 +12,9 @@ import torch
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import ragcun.embeddings.openvino as backend
+from ragcun import EmbeddingCache, InputError, IsotropicGaussianEncoder, TextBase
 from ragcun.embeddings.base import ROLES, Base
-from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.encode import bfloat16_features
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
-from ragcun.models.systems import IsotropicGaussianEncoder
 from tests.embeddings.test_encode import cut_to_six_dimensions, last_token, on_cpu, without_prompt_in_pooling
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError
-from ragcun.data.beir import load_collection
+from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, load_collection
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.precomputed import VectorStore, check_vectors, read_vectors
 

@@ -15,10 +15,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase
 from ragcun.embeddings.hub import resolve_model
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
-from ragcun.models.systems import IsotropicGaussianEncoder
 from tests.conftest import save_tiny_bert
 from tests.training.runs import cut
 

@@ -13,14 +13,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from ragcun.config import TrainConfig
+from ragcun import InputError, TrainConfig, read_pairs
 from ragcun.data.beir import Document, load_collection, read_qrels, write_collection
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.data.overlap import read_held_out, read_seen
-from ragcun.data.pairs import read_pairs
 from ragcun.data.records import is_encodable, read_documents
 from ragcun.embeddings.precomputed import read_vectors
-from ragcun.errors import InputError
 from ragcun.isotropy.report import IsotropyReport
 from ragcun.options import from_mapping, read_yaml
 from ragcun.reporting.comparison import compare, read_named

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragcun.batch import Views
+from ragcun import Objective, Views
 from ragcun.config import DISTANCES, TAUGHT
 from ragcun.losses.contrastive import kl_divergence, margin_mse, similarity_logits
-from ragcun.losses.objective import Objective
 
 BATCH, POOL, DIM = 5, 4, 3
 LOSSES = pytest.mark.parametrize("name", TAUGHT)

@@ -7,8 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun import RetrievalEncoder, TextBase
 from ragcun.models.heads import Head, dense_modules
 
 Encoder = TypeVar("Encoder", bound=RetrievalEncoder)

@@ -15,15 +15,13 @@ from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.mutations import KINDS, NOT_COVERED, failures, outcomes, tiny_checkpoint
+from ragcun import HeadShape, InputError, TextBase
 from ragcun.cli.main import main
 from ragcun.data.overlap import HELD_OUT
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.models.checkpoint import CONFIG, OWN_SUM, description_digest
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from tests.models.helpers import moved, prompted
 

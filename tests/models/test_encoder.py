@@ -10,17 +10,16 @@ from numpy.testing import assert_array_equal
 from scipy.spatial.distance import cdist
 from sentence_transformers import SentenceTransformer
 
+from ragcun import AsymmetricProjectionModel, IsotropicGaussianEncoder, TextBase
 from ragcun.data.overlap import HELD_OUT, HoldOut, read_held_out, read_seen, text_hashes
 from ragcun.embeddings.cache import EmbeddingCache, vector_source
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models import cached_encoder
 from ragcun.models import encoder as encoder_module
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HEADS, HeadShape
-from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from tests.models.helpers import moved
 
 TEXTS = [f"word{number} and word{number % 7} more" for number in range(60)]

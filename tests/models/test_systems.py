@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ragcun import HeadShape, TextBase
 from ragcun.batch import PairBatch
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
-from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.models.systems import (
     ALPHA_AT_START,

@@ -6,10 +6,7 @@ from scipy.linalg import fractional_matrix_power
 from sentence_transformers import SentenceTransformer
 
 import ragcun
-from ragcun.embeddings.text_base import TextBase
-from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.systems import AsymmetricProjectionModel
-from ragcun.models.whitening import Calibration, calibrate
+from ragcun import AsymmetricProjectionModel, Calibration, RetrievalEncoder, TextBase, calibrate
 from tests.models.helpers import unit
 
 DIM = 16

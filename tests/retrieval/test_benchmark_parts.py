@@ -7,11 +7,10 @@ from statistics import fmean
 
 import pytest
 
+from ragcun import IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Collection, Document
 from ragcun.data.overlap import SEEN, HoldOut, text_hashes
-from ragcun.embeddings.text_base import TextBase
 from ragcun.io import write_json
-from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.runs import read_run

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from ragcun import AsymmetricProjectionModel, EmbeddingCache, InputError, IsotropicGaussianEncoder, TextBase
 from ragcun.data.beir import Collection, Document, load_collection
-from ragcun.embeddings.cache import EmbeddingCache
 from ragcun.embeddings.hub import MODULES
 from ragcun.embeddings.joined import JoinedBase, piece_analyser
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.models.cached_encoder import CachedEncoder
 from ragcun.models.encoder import RetrievalEncoder, untouched_model
-from ragcun.models.systems import AsymmetricProjectionModel, IsotropicGaussianEncoder
 from ragcun.retrieval.mteb import METRICS, collection_task, evaluate_task, find_task, name_for_mteb
 from ragcun.retrieval.systems import DenseRetriever, evaluate_retriever
 from tests.conftest import WORDS

@@ -7,9 +7,8 @@ import pytest
 import torch
 from sentence_transformers.util import quantize_embeddings
 
-from ragcun import IsotropicGaussianEncoder, TextBase, load_collection
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase, load_collection
 from ragcun.config import DISTANCES
-from ragcun.errors import InputError
 from ragcun.results import CollectionFacts, Results, Scores, SystemScores
 from ragcun.retrieval.quantization import PRECISIONS, VectorFormat, restored, truncate
 from ragcun.retrieval.search import id_order

@@ -5,12 +5,11 @@ import shlex
 import numpy as np
 import pytest
 
-from ragcun import AsymmetricProjectionModel, TextBase, calibrate, load_collection
+from ragcun import AsymmetricProjectionModel, InputError, TextBase, calibrate, load_collection
 from ragcun.data.beir import Document, read_queries
 from ragcun.data.synthetic_queries import sample_documents, sample_queries, sentences_as_queries
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.errors import InputError
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.config import TrainConfig
+from ragcun import InputError, RetrievalEncoder, TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
 from ragcun.data.pairs import write_pairs
-from ragcun.errors import InputError
-from ragcun.models.encoder import RetrievalEncoder
 from ragcun.options import CONFIGS, find_config, read_config
 from tests.training.runs import PLAIN
 

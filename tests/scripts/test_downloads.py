@@ -5,8 +5,7 @@ import json
 import pytest
 from huggingface_hub import constants
 
-from ragcun.data.pairs import read_pairs
-from ragcun.errors import InputError
+from ragcun import InputError, read_pairs
 from ragcun.io import file_digest
 from tests.hub import COMMIT, point_at, serving, write_split
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_head
-from ragcun.data.beir import load_collection
+from ragcun import EmbeddingCache, RetrievalEncoder, TextBase, load_collection, load_head
 from ragcun.data.overlap import text_hash
 
 

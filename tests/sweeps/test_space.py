@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ragcun.config import TrainConfig
-from ragcun.errors import InputError
+from ragcun import InputError, TrainConfig
 from ragcun.options import choices_of
 from ragcun.sweeps.space import read_space
 

@@ -13,12 +13,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 import ragcun.sweeps.study
+from ragcun import InputError, TrainConfig, fit
 from ragcun.cli.parser import parse_config
-from ragcun.config import TrainConfig
-from ragcun.errors import InputError
 from ragcun.sweeps.space import check_inputs, read_space
 from ragcun.sweeps.study import importance, markdown, propose, run_sweep, summarise
-from ragcun.training.loop import fit
 
 WIDE = {
     "projection_learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},

@@ -8,10 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ragcun.config import TrainConfig
-from ragcun.embeddings.text_base import TextBase
-from ragcun.training.loop import fit
-from ragcun.training.summary import FitResult
+from ragcun import FitResult, TextBase, TrainConfig, fit
 from tests.training.runs import Train
 
 

@@ -10,9 +10,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor, equal
 
-from ragcun.config import TrainConfig
+from ragcun import FitResult, TrainConfig
 from ragcun.training.step import Stepper
-from ragcun.training.summary import FitResult
 
 Train = Callable[..., FitResult]
 PLAIN: dict[str, Any] = {

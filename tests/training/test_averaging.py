@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragcun.embeddings.text_base import TextBase
-from ragcun.models.systems import AsymmetricProjectionModel
+from ragcun import AsymmetricProjectionModel, TextBase
 from ragcun.training.weights import WeightAverage
 from tests.training.runs import assert_equal
 

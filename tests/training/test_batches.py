@@ -11,11 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
-from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun import EmbeddingCache, InputError, PairDataset, TextBase, TrainConfig
 from ragcun.training import batches as batches_module
 from ragcun.training.batches import NOTHING, PairSource, Pools, epoch_batches, epoch_pairs, mine, require_contrast
 

@@ -12,10 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase
 from ragcun.models.checkpoint import description_digest
-from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.training.checkpoint import CheckpointManager, Progress
 from ragcun.training.weights import WeightAverage
 from tests.training.runs import assert_equal, cut

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from ragcun import InputError, TrainConfig
 from ragcun.cli.parser import parse_config
-from ragcun.config import TrainConfig
-from ragcun.errors import InputError
 from ragcun.models.projection import QUERY_EMBEDDINGS
 from ragcun.options import choices_of, from_mapping, read_yaml
 from ragcun.training.step import EMA_SCHEDULES

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun import EmbeddingCache, TextBase, TrainConfig, fit, fit_head, load_head
-from ragcun.data.beir import load_collection
+from ragcun import EmbeddingCache, TextBase, TrainConfig, fit, fit_head, load_collection, load_head
 from tests.training.runs import rows_of
 
 DIM = 16

@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ragcun.config import TrainConfig
+from ragcun import InputError, LossOutput, TrainConfig
 from ragcun.data.beir import load_collection, pairs_from_collection
-from ragcun.errors import InputError
-from ragcun.losses.objective import LossOutput
 from ragcun.reporting.plots import loss_figure, write_png
 from ragcun.training.processes import explaining_memory, flags_that_save_memory
 from ragcun.training.step import Step, Stepper

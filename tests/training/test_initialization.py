@@ -8,11 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 import ragcun
-from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
+from ragcun import InputError, PairDataset, RetrievalEncoder, TrainConfig
 from ragcun.embeddings.precomputed import VectorStore
-from ragcun.errors import InputError
-from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.heads import preserving_projection
 from ragcun.models.whitening import EXPONENT, Calibration
 from ragcun.training.batches import PairSource, mine, mine_pools

@@ -6,16 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragcun.config import TrainConfig
-from ragcun.data.beir import load_collection
+from ragcun import InputError, RetrievalEncoder, TrainConfig, fit, load_collection
 from ragcun.data.overlap import HoldOut, read_held_out, read_seen
 from ragcun.data.pairs import write_pairs
 from ragcun.embeddings.joined import JoinedBase
 from ragcun.embeddings.lexical import LexicalChannel
-from ragcun.errors import InputError
-from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.systems import EncodingOptions, evaluate_retriever, open_system
-from ragcun.training.loop import fit
 
 
 @pytest.fixture

@@ -8,15 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ragcun.config import TrainConfig
+from ragcun import MPNetLeJEPAIG, RetrievalEncoder, TextBase, TrainConfig, fit
 from ragcun.data.beir import load_collection, pairs_from_collection
-from ragcun.embeddings.text_base import TextBase
 from ragcun.models.checkpoint import WEIGHTS
-from ragcun.models.encoder import RetrievalEncoder
-from ragcun.models.systems import MPNetLeJEPAIG
 from ragcun.options import read_yaml
 from ragcun.training.batches import PairSource, mine_pools
-from ragcun.training.loop import fit
 from ragcun.training.step import ema_decay, warmup_cosine
 from ragcun.training.weights import WeightAverage, share_of_trained
 from tests.training.runs import DEFAULTS, PLAIN, assert_equal, assert_same, assert_same_run, newest, rows_of, tensors_of

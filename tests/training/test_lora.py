@@ -11,12 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
 
-from ragcun.config import TrainConfig
-from ragcun.data.beir import load_collection
-from ragcun.data.pairs import PairDataset
-from ragcun.embeddings.text_base import TextBase
-from ragcun.losses.objective import Objective
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun import Objective, PairDataset, RetrievalEncoder, TextBase, TrainConfig, load_collection
 from ragcun.training.batches import PairSource
 from ragcun.training.selection import select_final_model, with_weights
 from ragcun.training.setup import build_encoder

@@ -13,12 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragcun.config import TrainConfig
+from ragcun import InputError, TextBase, TrainConfig, fit
 from ragcun.data.pairs import PairDataset, write_pairs
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.training.batches import PairSource, epoch_steps
-from ragcun.training.loop import fit
 from ragcun.training.processes import FAILED, TrainingStopped
 from ragcun.training.run_dir import RunFolder
 from ragcun.training.selection import Selection

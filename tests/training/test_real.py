@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from ragcun.config import TrainConfig
-from ragcun.data.beir import load_collection
+from ragcun import TrainConfig, fit, load_collection
 from ragcun.data.pairs import write_pairs
 from ragcun.data.python_docs import extract, python_doc_roots
 from ragcun.options import read_config
 from ragcun.retrieval.benchmark import run_benchmark
 from ragcun.retrieval.systems import EncodingOptions, open_system
-from ragcun.training.loop import fit
 from tests.training.runs import PLAIN, rows_of
 
 pytestmark = pytest.mark.slow

@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from ragcun import InputError, TrainConfig, fit_head
 from ragcun.cli.train import run as train_command
-from ragcun.config import TrainConfig
 from ragcun.data.pairs import write_pairs
-from ragcun.errors import InputError
-from ragcun.training.fit_head import fit_head
 from ragcun.training.processes import StopRequest, TrainingStopped
 from ragcun.training.selection import Selection
 from tests.processes import run_script

@@ -8,14 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ragcun.config import TrainConfig
-from ragcun.embeddings.text_base import TextBase
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase, TrainConfig, fit
 from ragcun.environment import PACKAGES, environment
-from ragcun.errors import InputError
 from ragcun.io import read_json_lines
-from ragcun.models.systems import IsotropicGaussianEncoder
 from ragcun.options import from_mapping
-from ragcun.training.loop import fit
 from ragcun.training.run_dir import RunFolder, RunRecord, named, require_tracker
 from ragcun.training.setup import build_data
 from ragcun.training.summary import FitResult, card, write_scores

@@ -9,13 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ragcun.config import TrainConfig
+from ragcun import InputError, IsotropicGaussianEncoder, TextBase, TrainConfig, fit
 from ragcun.data.pairs import PairDataset, write_pairs
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.models.encoder import SYSTEMS
-from ragcun.models.systems import IsotropicGaussianEncoder
-from ragcun.training.loop import fit
 from ragcun.training.setup import TrainingData, build_data, build_encoder, build_objective
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")

@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ragcun.batch import Views
-from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset
-from ragcun.errors import InputError
-from ragcun.losses.objective import Objective
-from ragcun.models.encoder import RetrievalEncoder
+from ragcun import InputError, Objective, PairDataset, RetrievalEncoder, TrainConfig, Views
 from ragcun.training.batches import NOTHING, PairSource, Pools
 from ragcun.training.processes import make_accelerator
 from ragcun.training.setup import build_encoder

@@ -12,11 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
-from ragcun.data.beir import load_collection
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
+from ragcun import InputError, RetrievalEncoder, TextBase, load_collection
 from ragcun.models.encoder import SYSTEMS as REGISTRY
-from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import read_run
 from tests.training.runs import assert_same_run, interrupted, tensors_of
 

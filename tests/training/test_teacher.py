@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ragcun.config import TrainConfig
-from ragcun.data.beir import load_collection
+from ragcun import EmbeddingCache, InputError, TextBase, TrainConfig, fit, fit_head, load_collection
 from ragcun.data.pairs import PairDataset, Scores, read_pairs
-from ragcun.embeddings.cache import EmbeddingCache
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
 from ragcun.io import write_json_lines
 from ragcun.losses.contrastive import similarity_logits
 from ragcun.retrieval.runs import write_run
 from ragcun.training.batches import mine, teacher_of_scores
-from ragcun.training.fit_head import fit_head
-from ragcun.training.loop import fit
 from ragcun.training.setup import build_data
 from tests.conftest import save_tiny_bert
 from tests.training.runs import rows_of

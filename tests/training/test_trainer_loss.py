@@ -16,12 +16,9 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ragcun import HeadShape, InputError, Objective, TextBase
 from ragcun.batch import PairBatch
-from ragcun.embeddings.text_base import TextBase
-from ragcun.errors import InputError
-from ragcun.losses.objective import Objective
 from ragcun.models.encoder import SYSTEMS
-from ragcun.models.heads import HeadShape
 from ragcun.tensors import contiguous
 from ragcun.training.st_trainer import STATE_NAME, ObjectiveLoss
 from ragcun.training.step import ema_decay

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.data.beir import load_collection
-from ragcun.errors import InputError
+from ragcun import InputError, load_collection
 from ragcun.io import write_json, write_text
 from ragcun.reporting.runs import examples, excerpt, extremes, gather, visible
 from ragcun.results import Results
