@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import ragcun
-from ragcun.cli.main import COMMANDS, main
+from ragcun.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(Path(ragcun.__file__).parent.rglob("*.py"))
@@ -54,11 +53,6 @@ def test_threads_spin_for_less_unless_the_user_says_how_they_wait(given: dict[st
     command = [sys.executable, "-c", "import ragcun, os; print(os.environ.get('GOMP_SPINCOUNT'))"]
     done = subprocess.run(command, env=kept | given, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(count)
-
-
-def test_the_entry_point_is_the_command() -> None:
-    (declared,) = re.findall(r'^ragcun = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert EntryPoint("ragcun", declared, "console_scripts").load() is main
 
 
 def test_the_lower_ends_of_ranges_are_the_versions_of_the_tests_with_the_oldest() -> None:
