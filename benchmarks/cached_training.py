@@ -16,7 +16,7 @@ import numpy as np
 
 from ragcun.cli.parser import run_script
 
-ROUNDS, CACHED_STEPS, LIVE_STEPS = 7, 20, 2
+CACHED_STEPS, LIVE_STEPS = 20, 2
 
 
 def make_pairs(count: int, words: tuple[int, int], seed: int) -> list[tuple[str, str, None]]:
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000, help="training pairs (default: 10000)")
     parser.add_argument("--words", type=int, nargs=2, default=(8, 32), help="words of a query and a document")
     parser.add_argument("--data_dir", type=Path, help="BEIR folder; its training pairs in place of random words")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of steps, each way in turn (default: 7)")
     flags = parser.parse_args()
 
     import torch
@@ -133,7 +134,7 @@ def main() -> None:
         stepper = Stepper(accelerator, model, optimizer, build_objective(config), cached, config.max_grad_norm)
         steps = itertools.cycle(epoch_steps(config, data, 1, 1))
         ratios, per_step = [], []
-        for _ in range(ROUNDS):
+        for _ in range(flags.rounds):
             times = []
             for source, count in ((cached, CACHED_STEPS), (live, LIVE_STEPS)):
                 stepper.source = source
@@ -146,9 +147,8 @@ def main() -> None:
     print(f"a step on cached vectors: {cached_ms:.2f} ms; the same step encoding its batch: {live_ms:.0f} ms")
     epoch = len(pairs) / 32 / 1000
     print(f"an epoch: {cached_ms * epoch:.1f} s on cached vectors, {live_ms * epoch:.0f} s encoding every batch")
-    print(
-        f"ratio: median {statistics.median(ratios):.0f} (min {min(ratios):.0f}, max {max(ratios):.0f}, {ROUNDS} rounds)"
-    )
+    spread = f"min {min(ratios):.0f}, max {max(ratios):.0f}, {flags.rounds} rounds"
+    print(f"ratio: median {statistics.median(ratios):.0f} ({spread})")
 
 
 if __name__ == "__main__":

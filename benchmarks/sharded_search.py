@@ -9,10 +9,12 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from ragcun.cli.parser import run_script
-from ragcun.data.beir_sets import find_sets
+from ragcun.data.beir import write_collection
+from ragcun.data.beir_sets import CollectionFolder, find_sets
 from ragcun.distributed.ray import ray_runner
 from ragcun.distributed.search import Runner, ShardedSearch, run_here, search_collection
 from ragcun.retrieval.runs import write_run
@@ -26,8 +28,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--block_rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--documents", type=int, help="search only so many, the first (default: all)")
     flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as data:
+        compare(flags, first_documents(flags, Path(data)))
+
+
+def first_documents(flags: argparse.Namespace, place: Path) -> CollectionFolder:
+    """Return the collection, cut to its first documents in a folder of its own if that is asked for."""
     (source,) = find_sets(flags.data_dir, [flags.dataset])
+    if flags.documents is None:
+        return source
+    whole = source.load()
+    documents = dict(islice(whole.documents.items(), flags.documents))
+    write_collection(place / flags.dataset, documents, whole.queries, {"test": whole.qrels})
+    return CollectionFolder(flags.dataset, place / flags.dataset, "test")
+
+
+def compare(flags: argparse.Namespace, source: CollectionFolder) -> None:
 
     @contextlib.contextmanager
     def in_process() -> Iterator[Runner]:
