@@ -29,7 +29,7 @@ def make_stepper(base_model: str, pairs: int, words: tuple[int, int], size: int)
     from ragcun.training.setup import build_encoder
     from ragcun.training.step import Stepper
 
-    config = TrainConfig(train_data="none", base_model=base_model, freeze_base=False, learning_rate=1e-5)
+    config = TrainConfig(train_data="made", base_model=base_model, freeze_base=False, learning_rate=1e-5)
     accelerator = make_accelerator(config.device)
     torch.manual_seed(0)
     encoder = build_encoder(config).to(accelerator.device).train()
