@@ -193,7 +193,7 @@ def quantised(converted: Any, examples: list[dict[str, Tensor]]) -> Any:
     """Return a converted model with weights and activations in 8 bits, these scaled by examples."""
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level changes handlers that others have added
     products = [op for op in converted.get_ordered_ops() if op.get_type_name() == "MatMul"]
     narrowing = [op.get_friendly_name() for op in products if _narrows(op)]
     data = nncf.Dataset([{name: value.numpy() for name, value in each.items()} for each in examples])
