@@ -45,8 +45,7 @@ def test_importing_and_help_are_cheap(names: list[str], left_out: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "count"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+    ("given", "count"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
 )
 def test_threads_spin_for_less_unless_the_user_says_how_they_wait(given: dict[str, str], count: str | None) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}

@@ -19,10 +19,7 @@ from ragcun.options import Setting, choices_of, convert_all, from_mapping, read_
 
 Config = TypeVar("Config")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-COMMON = {
-    "quiet": "show warnings and the result, no progress",
-    "json": "print the result as one JSON object",
-}
+COMMON = {"quiet": "show warnings and the result, no progress", "json": "print the result as one JSON object"}
 """Switches of every command."""
 NOISY = ("httpx", "httpx2", "sentence_transformers", "accelerate", "datasets", "faiss", "filelock")
 METAVARS = {int: "N", float: "X", bool: "{true,false}", str: "NAME", Path: "FILE"}

@@ -89,10 +89,7 @@ class Collection:
 
 
 def load_collection(
-    folder: str | Path,
-    split: str = "test",
-    documents: dict[str, Document] | None = None,
-    drop_own_ids: bool = False,
+    folder: str | Path, split: str = "test", documents: dict[str, Document] | None = None, drop_own_ids: bool = False
 ) -> Collection:
     """Read a BEIR folder and the judgments of one split of it; `documents` are its corpus where that was read before.
 

@@ -5,14 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcun.data.texts import (
-    MOST_MISSED,
-    PERMUTATIONS,
-    bands,
-    first_of_near_duplicates,
-    text_classes,
-    text_key,
-)
+from ragcun.data.texts import MOST_MISSED, PERMUTATIONS, bands, first_of_near_duplicates, text_classes, text_key
 
 
 def edited(seed: int, count: int = 40, copies: int = 5) -> list[str]:

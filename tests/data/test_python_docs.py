@@ -4,14 +4,7 @@ import warnings
 import pytest
 
 from ragcun.data.beir import Document
-from ragcun.data.python_docs import (
-    FILES_PER_PROCESS,
-    DocEntry,
-    build,
-    distinct,
-    extract,
-    split_docstring,
-)
+from ragcun.data.python_docs import FILES_PER_PROCESS, DocEntry, build, distinct, extract, split_docstring
 from ragcun.errors import InputError
 
 REST = " ".join(f"word{i}" for i in range(20))

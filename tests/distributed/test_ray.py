@@ -48,10 +48,7 @@ def arrays(folder):
 
 def test_no_cluster_at_an_address_is_one_sentence_at_once():
     """Before Ray is started here; port 1 has no listener. Ray alone tries for minutes."""
-    with (
-        pytest.raises(InputError, match=r"127.0.0.1:1;.*ray start --head"),
-        ray_runner(address="127.0.0.1:1"),
-    ):
+    with pytest.raises(InputError, match=r"127.0.0.1:1;.*ray start --head"), ray_runner(address="127.0.0.1:1"):
         pass
 
 

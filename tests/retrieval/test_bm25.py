@@ -5,13 +5,7 @@ from ragcun.retrieval.bm25 import BM25
 from ragcun.retrieval.metrics import evaluate_run, mean
 from tests.data.test_hard_negatives import bm25_loop
 
-DOCUMENTS = {
-    "a": "zebra zebra lion",
-    "b": "zebra tiger lion elephant",
-    "c": "tiger",
-    "d": "",
-    "e": "tiger",
-}
+DOCUMENTS = {"a": "zebra zebra lion", "b": "zebra tiger lion elephant", "c": "tiger", "d": "", "e": "tiger"}
 
 
 def test_scores_are_those_of_the_formula_and_queries_without_a_known_word_have_an_empty_result():

@@ -104,12 +104,7 @@ def test_only_the_cutoffs_asked_for_and_judged_queries_are_measured():
         ({1: {"a": 1.0}}, {"1": {"a": 1}}, (10,), "no query of the run, such as 1, is judged; qrels have '1'"),
         *(
             ({"q": {"a": 1.0}}, {"p": {"a": 1}, "q": {"b": grade}}, (10,), f"query 'q': the grade of 'b' .* {words}")
-            for grade, words in [
-                (1001, "1001"),
-                (-(2**31), "-2147483648"),
-                (math.nan, "nan"),
-                (None, "None"),
-            ]
+            for grade, words in [(1001, "1001"), (-(2**31), "-2147483648"), (math.nan, "nan"), (None, "None")]
         ),
     ],
 )
