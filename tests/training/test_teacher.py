@@ -56,13 +56,8 @@ def taught(
         texts = {"positive": text[positive], "negative": [text[key] for key in negatives]}
         records.append({"query": collection.queries[query], **texts, "scores": given})
     write_json_lines(tmp_path / PAIRS, records)
-    common = {
-        "temperature": 0.05,
-        "lexical_dim": 0,
-        "epochs": 8,
-        "projection_learning_rate": 0.01,
-        "head_init": "identity",
-    }
+    common = {"temperature": 0.05, "lexical_dim": 0, "epochs": 8, "head_init": "identity"}
+    common |= {"projection_learning_rate": 0.01}
     own = {MODEL: {"teacher": teacher_bert}, RUN: {"teacher": str(tmp_path / RUN)}}
     return {name: common | own.get(name, {"train_data": str(tmp_path / PAIRS)}) for name in (MODEL, RUN, PAIRS)}
 
@@ -159,7 +154,6 @@ def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path):
         ("[1.0]", KL, r"pairs.jsonl, line 2: .*1 of positives, then 1 of negatives, got \[1.0\]"),
         ("[1.0, NaN]", KL, "pairs.jsonl, line 2: .*finite"),
         ("[1.0, null]", KL, "pairs.jsonl, line 2: .*finite"),
-        ('[1.0, "2"]', KL, "pairs.jsonl, line 2: .*finite"),
         ("[1.0, 2.0]", {}, "pairs.jsonl, line 2: .*--contrastive kl"),
         ("[1.0, 2.0]", KL | {"teacher": "minilm"}, "pairs.jsonl, line 2: .*no --teacher"),
         ("0.7", KL, "pairs.jsonl, line 2: .*teacher's scores are a list"),
