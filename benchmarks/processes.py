@@ -6,12 +6,13 @@ spinning with the one that ``import ragcun`` sets (`GOMP_SPINCOUNT`), in turn, r
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import statistics
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import ragcun
 from ragcun.cli.parser import run_script
@@ -19,27 +20,33 @@ from ragcun.cli.parser import run_script
 WAITING = {"libgomp's own": "300000", "ragcun's": os.environ.get("GOMP_SPINCOUNT", "10000")}
 
 
-def encode(documents: list[str], together: Any, seconds: Any) -> None:
+def encode(documents: list[str], orders: Connection) -> None:
     base = ragcun.TextBase.load("minilm", device="cpu")
     base.freeze(True)
     base.encode(documents[:4], "document")
-    together.wait()
-    start = time.perf_counter()
-    base.encode(documents, "document")
-    seconds.put(time.perf_counter() - start)
+    orders.send("ready")
+    while orders.recv():
+        start = time.perf_counter()
+        base.encode(documents, "document")
+        orders.send(time.perf_counter() - start)
 
 
-def rate(count: int, documents: list[str]) -> float:
-    """Return how many documents a second `count` processes encode together."""
+def start(count: int, documents: list[str]) -> list[Connection]:
+    """Return connections to `count` processes that are ready to encode."""
     context = multiprocessing.get_context("spawn")
-    together, seconds = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=encode, args=(documents, together, seconds)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    slowest = max(seconds.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return count * len(documents) / slowest
+    ours, theirs = zip(*(context.Pipe() for _ in range(count)), strict=True)
+    for each in theirs:
+        context.Process(target=encode, args=(documents, each), daemon=True).start()
+    for connection in ours:
+        connection.recv()
+    return list(ours)
+
+
+def rate(processes: list[Connection], documents: int) -> float:
+    """Return how many documents a second processes encode together, so many each."""
+    for each in processes:
+        each.send("encode")
+    return len(processes) * documents / max(each.recv() for each in processes)
 
 
 def main() -> None:
@@ -53,10 +60,15 @@ def main() -> None:
     documents = contents[:: max(1, len(contents) // flags.documents)][: flags.documents]
     ratios: dict[str, list[float]] = {name: [] for name in WAITING}
     alone: dict[str, list[float]] = {name: [] for name in WAITING}
+    processes = {}
+    for name, os.environ["GOMP_SPINCOUNT"] in WAITING.items():
+        processes[name] = start(flags.processes, documents)
     for _ in range(flags.rounds):
-        for name, os.environ["GOMP_SPINCOUNT"] in WAITING.items():
-            alone[name].append(rate(1, documents))
-            ratios[name].append(rate(flags.processes, documents) / alone[name][-1])
+        for name, ready in processes.items():
+            alone[name].append(rate(ready[:1], len(documents)))
+            ratios[name].append(rate(ready, len(documents)) / alone[name][-1])
+    for each in itertools.chain(*processes.values()):
+        each.send(None)  # end
     print(f"{flags.documents} documents a process, {os.cpu_count()} cores, {flags.rounds} rounds")
     for name, found in ratios.items():
         print(
