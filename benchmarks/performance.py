@@ -30,7 +30,7 @@ BENCHMARKS = {
     "sweep": "sweep.py --pairs 500 --epochs 1",
     "search": "search.py --rounds 3",
     "disk": "search.py --disk 1000000 --dim 768",
-    "sharded": f"sharded_search.py --data_dir {DATA} --dataset cranfield --documents 100 --block_rows 16",
+    "sharded": f"sharded_search.py --data_dir {DATA} --dataset cranfield --documents 128 --block_rows 16",
     "sigreg": "sigreg.py --rounds 3",
     "gradient_cache": "gradient_cache.py --batch_sizes 64 --rounds 2",
     "trained_base": f"trained_base.py {DATA}/scifact --batch 4 --steps 2 --rounds 1",
