@@ -16,15 +16,7 @@ from ragcun.options import settle
 from ragcun.training.batches import PairSource, mine_pools, plan_steps, require_contrast
 from ragcun.training.processes import Processes, make_accelerator
 from ragcun.training.run_dir import Callback, RunFolder, make_record, require_tracker
-from ragcun.training.selection import (
-    FinalSelection,
-    Selection,
-    make_selection,
-    mixed_with_base,
-    query_folds_of,
-    select_final_model,
-    with_weights,
-)
+from ragcun.training.selection import FinalSelection, Selection, final_model, make_selection, query_folds_of
 from ragcun.training.setup import (
     TrainingData,
     build_base,
@@ -102,13 +94,7 @@ def _fit(
 
     others = (_fit(_of_fold(config), fold, RunFolder(None))[2] for fold in folds)
     held_out = data.check or [each for each in others if each is not None]
-
-    def select() -> tuple[RetrievalEncoder, FinalSelection | None]:
-        mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
-        if not held_out:
-            return mix(trained), None
-        return select_final_model(mix(trained), mix(with_weights(trained, initial)), held_out, features, config.seed)
-
+    select = partial(final_model, config, trained, initial, held_out, source)
     final, comparison = processes.main_only(select, (trained, None))
     return final, processes.on_main(lambda: record.finish(final, trainer.result(), comparison)), comparison
 

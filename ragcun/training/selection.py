@@ -8,6 +8,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,21 @@ class FinalSelection:
         scores = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
         few = f", since fewer than {LEAST_QUERIES} queries cannot tell" if self.queries < LEAST_QUERIES else ""
         return f"never worse: {self.kept} kept{few} (NDCG@10 on {self.queries} queries of {self.source}: {scores})"
+
+
+def final_model(
+    config: TrainConfig,
+    trained: RetrievalEncoder,
+    initial: Mapping[str, Tensor],
+    held_out: Collection | Sequence[FinalSelection],
+    source: PairSource,
+) -> tuple[RetrievalEncoder, FinalSelection | None]:
+    """Return the trained encoder, or with `held_out` what `select_final_model` keeps; mixed with the base if asked."""
+    mix = partial(mixed_with_base, share=config.mix_with_base, source=source, seed=config.seed)
+    if not held_out:
+        return mix(trained), None
+    start = mix(with_weights(trained, initial))
+    return select_final_model(mix(trained), start, held_out, source.vectors, config.seed)
 
 
 def select_final_model(
