@@ -140,8 +140,7 @@ class JoinedSource(VectorSource):
     base: JoinedBase
 
     def __init__(self, dense: VectorSource, base: JoinedBase) -> None:
-        own = dense.fingerprint if dense.base is base.dense else base.dense.fingerprint()
-        if dense.fingerprint != own:
+        if dense.fingerprint != (own := base.dense.fingerprint()):
             raise InputError(f"the cached vectors are not those of {base.name!r}; cache those of the joined base's own")
         self.dense, self.base = dense, base
         self.dimension, self.fingerprint = base.dimension, base.fingerprint(own)
