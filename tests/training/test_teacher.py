@@ -154,6 +154,7 @@ def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path):
         ("[1.0]", KL, r"pairs.jsonl, line 2: .*1 of positives, then 1 of negatives, got \[1.0\]"),
         ("[1.0, NaN]", KL, "pairs.jsonl, line 2: .*finite"),
         ("[1.0, null]", KL, "pairs.jsonl, line 2: .*finite"),
+        ('[1.0, "2"]', KL, "pairs.jsonl, line 2: .*finite"),
         ("[1.0, 2.0]", {}, "pairs.jsonl, line 2: .*--contrastive kl"),
         ("[1.0, 2.0]", KL | {"teacher": "minilm"}, "pairs.jsonl, line 2: .*no --teacher"),
         ("0.7", KL, "pairs.jsonl, line 2: .*teacher's scores are a list"),
