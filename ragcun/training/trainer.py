@@ -108,6 +108,9 @@ class Trainer:
         if base_score is not None:
             self.run.log({"kind": "base", "dev": {"NDCG@10": base_score}})
             logger.info("untouched base: %s %.4f", self.selection.criterion, base_score)
+        elif not (self.encoder.base.frozen or self.config.never_worse):
+            blind = "the base is trained, and no held-out queries show whether it ends below where it began"
+            logger.warning("%s; add --never_worse with --dev_beir or --dev_fraction", blind)
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         steps = epoch_steps(self.config, self.source.dataset, self.processes.count, epoch)

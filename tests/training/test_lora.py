@@ -1,6 +1,7 @@
 """LoRA: what its adapters compute, what is saved of them, and how far a trained base goes from its start."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,22 @@ def test_never_worse_compares_with_the_base_as_it_was(train, collection_folder):
     assert (scores["base"], scores["trained"]) == pytest.approx((result.base_score, result.score))
     assert result.best_epoch > 0
     assert found["base_fingerprint"] == TextBase.load(found["trained"]["base"].partition(" ")[0]).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        (LORA, True),
+        (TRAINED["last layer"], True),
+        (LORA | {"dev_fraction": 0.5}, False),
+        (LORA | {"never_worse": True, "dev_fraction": 0.5}, False),
+        (PLAIN, False),
+    ],
+)
+def test_a_trained_base_is_not_below_its_start_unnoticed(train, caplog, changes, warned):
+    with caplog.at_level(logging.INFO):
+        train(**changes | {"epochs": 1})
+    told = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert any("--never_worse" in message for message in told) is warned
+    compared = any(message.startswith("untouched base: dev NDCG@10") for message in caplog.messages)
+    assert compared is ("dev_fraction" in changes)
