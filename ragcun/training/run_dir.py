@@ -26,8 +26,8 @@ from ragcun.io import claim_folder, write_json, write_text
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource
 from ragcun.training.selection import FinalSelection
-from ragcun.training.setup import TrainingData, model_settings
-from ragcun.training.summary import FitResult, card, in_words, trained_parts
+from ragcun.training.setup import TrainingData
+from ragcun.training.summary import FitResult, card, in_words, model_settings, trained_parts
 
 logger = logging.getLogger(__name__)
 

@@ -33,13 +33,12 @@ from ragcun.models.projection import ProjectionEncoder
 from ragcun.retrieval.runs import StoredRetriever
 from ragcun.training.batches import Teacher, teacher_of_scores, teacher_of_vectors
 from ragcun.training.processes import Processes
+from ragcun.training.summary import KEPT, model_settings
 
 logger = logging.getLogger(__name__)
 
 GROWN = ("use_predictor", "predictor", "query_embedding")
 """Settings by which a run may add to the checkpoint that it starts from."""
-KEPT = ("dropout", "normalize_output")
-"""Settings of a checkpoint that stay, whatever is asked for; a line says so."""
 HOLD_OUT_SEED = 0
 """Which documents are hidden does not depend on a run's seed, so that runs can be compared."""
 
@@ -277,19 +276,6 @@ def _from_checkpoint(config: TrainConfig) -> RetrievalEncoder:
         changed = type(encoder).from_config(encoder.base, asked)
     changed.load_state_dict({**changed.state_dict(), **encoder.state_dict()})
     return changed
-
-
-def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
-    """Return what an encoder itself decides of a run's settings, whatever they say, by their names."""
-    config, base = encoder.to_config(), encoder.base
-    head, kind = config["head"], (config["predictor"] or {}).get("kind")
-    about: dict[str, Any] = {"system": encoder.system, "output_dim": encoder.dimension, "head": head["kind"]}
-    about |= {"base_model": base.name} if base.reads_texts else {}
-    about |= {"target_model": base.target.name if isinstance(base, TargetBase) else None}
-    about |= {"normalize_embeddings": base.normalize, "normalize_output": config.get("normalize_output", False)}
-    about |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
-    about |= {"use_predictor": kind is not None, "predictor": kind, "query_embedding": config["query_embedding"]}
-    return about | {"dropout": head["dropout"]}
 
 
 def build_features(config: TrainConfig, base: Base, vectors: VectorSource | None) -> VectorSource | None:

@@ -19,7 +19,6 @@ from ragcun.errors import InputError
 from ragcun.io import read_text, write_text
 from ragcun.losses.objective import SCALED_BY_ROWS
 from ragcun.models.encoder import RetrievalEncoder
-from ragcun.training.setup import KEPT, model_settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ MINED = "mined_negatives mine_every"
 PREDICTOR = "predictor predictor_learning_rate stopgrad"
 SHAPE = "isotropy isotropy_form isotropy_transform isotropy_rows num_slices knots"
 TRAINING = " ".join(each.name for kind in (ObjectiveConfig, OptimizationConfig) for each in fields(kind))
+KEPT = ("dropout", "normalize_output")
+"""Settings of a checkpoint that stay, whatever is asked for; a line says so."""
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 TEMPLATE = Template(read_text(Path(__file__).with_name("card.md.j2")), trim_blocks=True, keep_trailing_newline=True)
 Rules = list[tuple[str, bool, str]]
@@ -118,6 +119,19 @@ def without_effect(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, 
             if holds and name in chosen:
                 reasons.setdefault(name, reason)
     return reasons
+
+
+def model_settings(encoder: RetrievalEncoder) -> dict[str, Any]:
+    """Return what an encoder itself decides of a run's settings, whatever they say, by their names."""
+    config, base = encoder.to_config(), encoder.base
+    head, kind = config["head"], (config["predictor"] or {}).get("kind")
+    about: dict[str, Any] = {"system": encoder.system, "output_dim": encoder.dimension, "head": head["kind"]}
+    about |= {"base_model": base.name} if base.reads_texts else {}
+    about |= {"target_model": base.target.name if isinstance(base, TargetBase) else None}
+    about |= {"normalize_embeddings": base.normalize, "normalize_output": config.get("normalize_output", False)}
+    about |= {"head_depth": head["depth"], "head_expansion": head["expansion"], "activation": head["activation"]}
+    about |= {"use_predictor": kind is not None, "predictor": kind, "query_embedding": config["query_embedding"]}
+    return about | {"dropout": head["dropout"]}
 
 
 def trained_parts(config: TrainConfig, encoder: RetrievalEncoder) -> dict[str, Any]:
