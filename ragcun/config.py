@@ -152,7 +152,9 @@ class OptimizationConfig:
     batch_size: int = flag(128, "pairs per step and process", at_least=2)
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
-    mined_negatives: int | None = flag(None, "mined per query (default: 4; margin loss, trained base: 0)", at_least=0)
+    mined_negatives: int | None = flag(
+        None, "mined per query (default: 4; margin loss, untaught trained base: 0)", at_least=0
+    )
     mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "mine ranks below this one", at_least=1)
     mine_every: int | None = flag(None, "mine again every N epochs, by the averaged weights; 0 is once", at_least=0)
@@ -239,9 +241,8 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             mistakes["--lexical_terms pieces are those of a text model; with --vectors choose words"] = of_model
             mistakes["--vectors cannot be trained, only heads on them; leave the base frozen"] = trained
         if self.target_model is not None:
-            for name in ("vectors", "lexical_dim", "nested_dims", "mix_with_base"):
-                message = f"--{name} changes documents, which stay as --target_model embeds them; leave one of them out"
-                mistakes[message] = getattr(self, name)
+            mistakes["--target_model embeds texts by two models; leave --vectors out"] = self.vectors
+            mistakes["--target_model has no place for a lexical channel; leave --lexical_dim out"] = self.lexical_dim
             self.train_side = "query" if self.train_side == "both" else self.train_side
         refuse(mistakes)
 
@@ -273,7 +274,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
     @property
     def mines(self) -> int:
         """Mined negatives per query and step."""
-        default = 4 if self.contrastive in ("infonce", *TAUGHT) and self.freeze_base else 0
+        default = 4 if self.contrastive in TAUGHT or (self.contrastive == "infonce" and self.freeze_base) else 0
         return default if self.mined_negatives is None else self.mined_negatives
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +42,8 @@ Record = tuple[str, list[str], list[str], list[float], "bool | None", set[str]]
 """Query, positives, negatives, a teacher's scores of these, label, unread fields."""
 Scores = dict[str, dict[str, float]]
 """A teacher's scores by the texts of query and document."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest score that training, in float32, can learn."""
 SPLITS = ("train", "dev", "test")
 NO_NEGATIVE: Sequence[Any] = (None,)
 LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -182,7 +183,7 @@ def _record(value: Any) -> Record:
         value = {"x": value[0], "y": value[1]}
     if not isinstance(value, dict):
         raise RecordError(f'expected an object with the fields "query" and "positive", got {type(value).__name__}')
-    scores = value.pop("scores") if isinstance(value.get("scores"), list) else []
+    scores = value.pop("scores") or [] if isinstance(value.get("scores", 0), list | None) else []
     query_name, positive_name, negative_names, label_name, others = _fields(*value)
     query, positives = text_field(value, query_name), text_fields(value, positive_name)
     if not query.strip() or not positives:
@@ -190,9 +191,9 @@ def _record(value: Any) -> Record:
     negatives = [text for name in negative_names for text in text_fields(value, name)]
     if negatives and {text.strip() for text in negatives} & {text.strip() for text in positives}:
         raise RecordError("positive and negative are the same text")
-    numbers = [score for score in scores if type(score) in (int, float) and math.isfinite(score)]
+    numbers = [score for score in scores if type(score) in (int, float) and abs(score) <= LARGEST]
     if scores and not (len(numbers) == len(scores) == len(positives + negatives)):
-        expected = f"finite numbers, {len(positives)} of positives, then {len(negatives)} of negatives"
+        expected = f"finite float32 numbers, {len(positives)} of positives, then {len(negatives)} of negatives"
         raise RecordError(f'field "scores" must hold {expected}, got {scores!r:.60}')
     label = None
     if label_name is not None:

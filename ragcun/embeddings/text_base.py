@@ -245,9 +245,9 @@ class TextBase(Base):
         self.trained = self.trained or not whole
         if whole or early_layers == 0:
             return
-        layers = self._layers("freeze_early_layers", early_layers)
+        stacks = self._layers("freeze_early_layers", early_layers)
         embeddings = [module for name, module in self.model.named_modules() if name.endswith("embeddings")]
-        for module in (*embeddings, *layers[:early_layers]):
+        for module in (*embeddings, *(layer for layers in stacks for layer in layers[:early_layers])):
             module.requires_grad_(False)
 
     def add_lora(self, rank: int, alpha: int | None, last_layers: int | None) -> None:
@@ -262,20 +262,25 @@ class TextBase(Base):
         from peft import LoraConfig, inject_adapter_in_model
         from transformers.pytorch_utils import Conv1D
 
-        layers = self._layers("lora_layers", last_layers or 1)
-        layers = layers[-last_layers:] if last_layers else layers
+        layers = [
+            layer for each in self._layers("lora_layers", last_layers or 0) for layer in each[-(last_layers or 0) :]
+        ]
         inside = {part for layer in layers for part in layer.modules() if isinstance(part, (nn.Linear, Conv1D))}
         names = [name for name, part in self.model.named_modules() if part in inside]
+        none = f"base model {self.name!r} has no linear maps in transformer layers, which --lora_rank adapts"
+        refuse({f"{none}; train it by --freeze_base False, or choose another": not names})
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=names), self.model)
 
-    def _layers(self, flag: str, least: int) -> list[nn.Module]:
-        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        # the transformer layers are the longest list of modules of one class
-        layers = max((each for each in lists if len({type(layer) for layer in each}) == 1), key=len, default=[])
-        if least > len(layers):
-            there = f"base model {self.name!r} has {len(layers)} transformer layers"
+    def _layers(self, flag: str, least: int) -> list[list[nn.Module]]:
+        """Return the layers of each transformer: the longest list in it of modules of one class."""
+        stacks = []
+        for part in [each for each in self.model.modules() if type(each).__name__ == "Transformer"] or [self.model]:
+            lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
+            stacks.append(max((each for each in lists if len({*map(type, each)}) == 1), key=len, default=[]))
+        if least > (found := min(map(len, stacks))):
+            there = f"base model {self.name!r} has {found} transformer layers"
             raise InputError(f"{there}, give at most that many as --{flag}, not {least}")
-        return layers
+        return stacks
 
     def train(self, mode: bool = True) -> TextBase:
         """Set training mode; a frozen model stays in evaluation mode (no dropout)."""

@@ -89,10 +89,12 @@ class MPNetLeJEPAIG(ProjectionEncoder):
     def freeze_base(self, whole: bool = True, early_layers: int = 0) -> None:
         """Freeze the base as asked; where some of it is trained, the target has a base of its own."""
         super().freeze_base(whole, early_layers)
-        if self.base.frozen or self.base.keeps_documents:
-            self.target_base = None
-        elif self.target_base is None:
-            self.target_base = following(self.base)
+        before = {} if self.target_base is None else self.target_base.state_dict()
+        self.target_base = None if self.base.frozen or self.base.keeps_documents else following(self.base)
+        if before and self.target_base is not None:  # of a checkpoint, which has no adapters: they start as nothing
+            own = self.target_base.state_dict()
+            kept = {name: before.get(name, before.get(name.replace(".base_layer.", "."))) for name in own}
+            self.target_base.load_state_dict(own | {name: each for name, each in kept.items() if each is not None})
 
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start the head as its kind does, and the target as the head."""

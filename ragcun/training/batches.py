@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ragcun.batch import Features, PairBatch, Role
 from ragcun.config import TrainConfig
-from ragcun.data.pairs import PairDataset, Scores
+from ragcun.data.pairs import LARGEST, PairDataset, Scores
 from ragcun.data.texts import text_classes
 from ragcun.embeddings.base import Base, Rows, Vectors, VectorSource
 from ragcun.embeddings.encode import progress_bar
@@ -267,7 +267,10 @@ def teacher_of_scores(scores: Scores, pairs: PairDataset, source: str, device: t
     """Return the teacher that looks up scores, which `source` gave; InputError if there is none to learn from."""
     place = {text: column for column, text in enumerate(pairs.documents)}
     found = [{place[each]: s for each, s in scores.get(query, {}).items() if each in place} for query in pairs.queries]
-    values = np.array([np.nan, *chain.from_iterable(row.values() for row in found)], dtype=np.float32)
+    values = np.array([np.nan, *chain.from_iterable(row.values() for row in found)])
+    if (highest := np.abs(values[1:]).max(initial=0)) > LARGEST:
+        raise InputError(f"teacher {source}: a score of size {highest:.0e} is too large for float32; scale the scores")
+    values = values.astype(np.float32)
     columns, ends = np.array([*chain.from_iterable(found)], dtype=np.int64), np.cumsum([0, *map(len, found)])
     # of each score its place in values, 0 where there is none; the last column, which is that of document −1, is empty
     places = csr_array((np.arange(1, len(values)), columns, ends), (len(found), len(place) + 1))

@@ -25,7 +25,7 @@ from ragcun.errors import InputError
 from ragcun.io import claim_folder, write_json, write_text
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.training.batches import PairSource
-from ragcun.training.selection import FinalSelection
+from ragcun.training.selection import DEV, FinalSelection
 from ragcun.training.setup import TrainingData
 from ragcun.training.summary import FitResult, card, in_words, model_settings, trained_parts
 
@@ -149,13 +149,19 @@ class RunRecord:
             title = f"{folder.parent.name}/{folder.name}"
             page = card(title, encoder, self.settings, result, in_words(self.manifest["trained"]))
             fresh = not trained and self.settings["load_checkpoint"] is None
-            seen, parameters = frozenset() if fresh else self.seen, self.manifest["trained"]["parameters"]
+            seen = frozenset[str]() if fresh else self.seen
+            parameters = None if fresh else self.manifest["trained"]["parameters"]
             encoder.save_pretrained(folder, page, seen, self.hold_out, parameters)
 
     def finish(self, encoder: RetrievalEncoder, result: FitResult, comparison: FinalSelection | None) -> FitResult:
         """Write the final checkpoint and the manifest; return the result with the comparison."""
-        result = replace(result, comparison=None if comparison is None else str(comparison))
-        self.save_model(self.run.best_model, encoder, result, comparison is None or comparison.kept == "trained")
+        trained = comparison is None or comparison.kept == "trained"
+        if comparison is not None:
+            result = replace(result, comparison=str(comparison))
+            if not trained:
+                own = comparison.scores[comparison.kept] if result.criterion == DEV else None
+                result = replace(result, best_epoch=0, score=own)
+        self.save_model(self.run.best_model, encoder, result, trained)
         if self.run.recorded:
             outcome = {name: value for name, value in asdict(result).items() if name != "checkpoint"}
             compared = None if comparison is None else asdict(replace(comparison, per_query={}))

@@ -33,6 +33,7 @@ from ragcun.training.setup import TrainingData
 logger = logging.getLogger(__name__)
 
 NDCG = "NDCG@10"
+DEV = f"dev {NDCG}"
 MOST_EVALUATIONS = 15
 """Evaluations on held-out data in a run of many epochs."""
 LEVEL = 0.05
@@ -76,7 +77,7 @@ def make_selection(data: TrainingData, source: PairSource, objective: Objective,
             score = _judge(encoder if features is None else CachedEncoder(features, encoder), dev).mean[NDCG]
             return score, {"dev": {NDCG: score}}
 
-        return Selection(f"dev {NDCG}", ndcg, _judge(untouched, dev, base.distance).mean[NDCG])
+        return Selection(DEV, ndcg, _judge(untouched, dev, base.distance).mean[NDCG])
     if data.val is not None:
         held_out = PairSource(data.val, base, source.device, features)
         batches = epoch_batches(len(data.val), batch_size, 0, None)

@@ -9,7 +9,6 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ragcun.batch import Role
 from ragcun.config import TAUGHT, TrainConfig
@@ -30,6 +29,7 @@ from ragcun.losses.objective import SCALED_BY_ROWS, Objective
 from ragcun.models.encoder import SYSTEMS, RetrievalEncoder
 from ragcun.models.heads import HeadShape
 from ragcun.models.projection import ProjectionEncoder
+from ragcun.options import refuse
 from ragcun.retrieval.runs import StoredRetriever
 from ragcun.training.batches import Teacher, teacher_of_scores, teacher_of_vectors
 from ragcun.training.processes import Processes
@@ -205,18 +205,11 @@ def _new_base(config: TrainConfig) -> TextBase:
 def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEncoder:
     """Build the encoder that a configuration describes, or load the checkpoint it goes on from; freeze its base."""
     encoder = _from_checkpoint(config) if config.load_checkpoint else _new(config, base)
-    if any(size >= encoder.dimension for size in config.nested_dims):
-        raise InputError(f"--nested_dims must be below {encoder.dimension}, the length of the embeddings; leave it out")
-    if config.lambda_predictive > 0 and "predicted" not in encoder.shows:
-        raise InputError(f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor")
-    if config.lambda_residual > 0 and "residual" not in encoder.shows:
-        raise InputError(f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred")
+    _require_fit(config, encoder)
     if config.lora_rank:
         encoder.base.add_lora(config.lora_rank, config.lora_alpha, config.lora_layers)
     encoder.freeze_base(bool(config.freeze_base), config.freeze_early_layers)
     encoder.base.compute_in(config.base_dtype, config.base_backend)
-    if encoder.base.keeps_documents and config.train_side == "document":
-        raise InputError("--train_side document: documents stay as the target model embeds them; leave it out")
     if config.train_side != "both":
         with as_input_error(f"--train_side {config.train_side}"):
             encoder.freeze_side("document" if config.train_side == "query" else "query")
@@ -225,6 +218,25 @@ def build_encoder(config: TrainConfig, base: Base | None = None) -> RetrievalEnc
     if not (config.base_dropout or encoder.base.frozen):
         encoder.base.turn_dropout_off()
     return encoder
+
+
+def _require_fit(config: TrainConfig, encoder: RetrievalEncoder) -> None:
+    size, shows, side, placed = encoder.dimension, encoder.shows, config.train_side, encoder.base.keeps_documents
+    lengths = f"--nested_dims must be below {size}, the length of the embeddings; leave it out"
+    predicts = f"--lambda_predictive {config.lambda_predictive} needs a predictor; add --use_predictor"
+    residual = f"--lambda_residual {config.lambda_residual} needs a residual predictor: --system respred"
+    both = f"--train_side {side}: a trained base changes both sides; leave it out, or the base frozen"
+    stay = "documents stay as the target model embeds them; leave it out"
+    mistakes = {
+        lengths: any(length >= size for length in config.nested_dims),
+        predicts: config.lambda_predictive > 0 and "predicted" not in shows,
+        residual: config.lambda_residual > 0 and "residual" not in shows,
+        both: side != "both" and not (config.freeze_base or placed),
+        f"--nested_dims: {stay}": placed and config.nested_dims,
+        f"--mix_with_base: {stay}": placed and config.mix_with_base,
+        f"--train_side document: {stay}": placed and side == "document",
+    }
+    refuse(mistakes)
 
 
 def _new(config: TrainConfig, base: Base | None) -> RetrievalEncoder:

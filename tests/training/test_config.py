@@ -107,6 +107,7 @@ def test_rates(given: dict[str, float], expected: tuple[float, float, float]) ->
         ({"contrastive": "margin"}, "calibrated", 0),
         ({"contrastive": "margin", "mined_negatives": 2}, "calibrated", 2),
         ({"freeze_base": False}, "calibrated", 0),
+        ({"lora_rank": 2, "contrastive": "kl"}, "calibrated", 4),
         ({"mined_negatives": 0}, "calibrated", 0),
     ],
     ids=str,

@@ -1,5 +1,6 @@
 """LoRA: what its adapters compute, what is saved of them, and how far a trained base goes from its start."""
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import BoW, Dense, Pooling, Router
 from torch import Tensor
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
 
-from ragcun import Objective, PairDataset, RetrievalEncoder, TextBase, TrainConfig, load_collection
+from ragcun import InputError, Objective, PairDataset, RetrievalEncoder, TextBase, TrainConfig, load_collection
 from ragcun.training.batches import PairSource
 from ragcun.training.selection import select_final_model, with_weights
 from ragcun.training.setup import build_encoder
@@ -104,6 +106,39 @@ def test_what_is_saved_is_plain_and_embeds_as_the_adapters_do(tiny_bert, texts, 
     changed = {name for name in start if not torch.equal(start[name].float(), saved[name])}
     chosen = tuple(f"0.model.encoder.layer.{i}." for i in range(3 - (layers or 3), 3))
     assert changed == {name for name in start if name.startswith(chosen) and start[name].ndim == 2}
+
+
+def test_a_base_without_linear_maps_in_layers_takes_no_adapters():
+    base = TextBase(SentenceTransformer(modules=[BoW(["word1", "word2"]), Dense(2, 4)], device="cpu"), "words")
+    with pytest.raises(InputError, match=r"words.*--lora_rank.*--freeze_base False"):
+        base.add_lora(2, None, None)
+
+
+def test_each_transformer_of_a_routed_base_is_trained_alike(tiny_bert, tmp_path):
+    sides = [[SentenceTransformer(tiny_bert, device="cpu")[0], Pooling(32)] for _ in range(2)]
+    routed = SentenceTransformer(modules=[Router.for_query_document(*sides)], device="cpu")
+    for early, parts in ((0, 6 * 2), (2, 6)):
+        base = TextBase(copy.deepcopy(routed), "routed")
+        if early == 0:
+            base.add_lora(2, None, 1)
+        base.freeze(False, early)
+        trained = [name for name, each in base.named_parameters() if each.requires_grad and ".layer." in name]
+        matrices = [name for name in trained if base.get_parameter(name).ndim == 2]
+        assert all(".layer.2." in name for name in trained)
+        assert [sum(f"sub_modules.{side}." in name for name in matrices) for side in ("query", "document")] == [
+            parts,
+            parts,
+        ]
+
+
+def test_adapters_on_a_trained_jepa_leave_its_target_where_it_was(train):
+    jepa = {"system": "jepa", "lambda_predictive": 1.0, "ema_decay": 1.0, "epochs": 1}
+    first = train("first", **TRAINED["full"] | jepa).checkpoint
+    again = train("again", load_checkpoint=str(first), **LORA | jepa).checkpoint
+    before, after = (RetrievalEncoder.from_pretrained(each, "cpu") for each in (first, again))
+    assert_equal(before.target_base.state_dict(), after.target_base.state_dict())
+    one, other = (each.base.state_dict() for each in (before, after))
+    assert [name for name in one if not torch.equal(one[name], other[name])]
 
 
 @pytest.mark.parametrize(("changes", "decay"), [("lora", 0.0), ("lora", 0.9), ("full", 0.9), ("last layer", 0.0)])

@@ -203,11 +203,22 @@ def test_with_weights_is_another_encoder_on_the_same_base():
     assert np.abs(problem.embedded(other) - before).max() > 0.1
 
 
-def test_what_was_kept_stands_in_summary_card_and_manifest(settings, collection_folder, tmp_path):
-    config = TrainConfig(**settings, dev_beir=str(collection_folder), never_worse=True, output_dir=str(tmp_path))
-    assert "never worse: " in run(config)[0]
-    assert "never worse: " in (tmp_path / "best_model" / "README.md").read_text()
-    assert '"kept"' in (tmp_path / "manifest.json").read_text()
+@pytest.mark.parametrize("dev", [{"dev_fraction": 0.5}, {"dev_beir": True}], ids=str)
+def test_what_was_kept_stands_in_summary_card_and_manifest(settings, collection_folder, tmp_path, dev):
+    """Half of the queries are too few to tell, so that the start is kept; of all of them the trained model is."""
+    dev = {name: str(collection_folder) if value is True else value for name, value in dev.items()}
+    dev |= {"head_init": "identity", "trained_share": 1.0, "average_decay": 0.0, "projection_learning_rate": 0.01}
+    config = TrainConfig(**settings, **dev, never_worse=True, output_dir=str(tmp_path))
+    summary, _ = run(config)
+    card, manifest = (tmp_path / "best_model" / "README.md").read_text(), read_json(tmp_path / "manifest.json")
+    result, found = manifest["result"], manifest["never_worse"]
+    assert f"| this model | {result['score']:.4f} |" in card
+    assert f"epoch {result['best_epoch']} kept" in summary
+    assert all(f"never worse: {found['kept']} kept" in shown for shown in (summary, card))
+    assert result["score"] == pytest.approx(found["scores"][found["kept"]])
+    assert (result["best_epoch"] == 0) is (found["kept"] == "start") is ("dev_fraction" in dev)
+    about = read_json(tmp_path / "best_model" / "ragcun" / "encoder.json")
+    assert ("trained_parameters" in about) is (found["kept"] == "trained")
 
 
 @pytest.mark.parametrize("kept", ["trained", "start"])

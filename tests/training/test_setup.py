@@ -86,6 +86,7 @@ def test_embeddings_have_length_1_unless_there_is_a_predictor(settings, system):
         ({"lambda_contrastive": 0.0, "lambda_isotropy": 0.0}, "objective: "),
         ({"contrastive": "margin", "mined_negatives": 4}, "--mined_negatives .*margin"),
         ({"nested_dims": (16,)}, "must be below 16"),
+        ({"train_side": "document", "lora_rank": 2}, "--train_side document.*both sides"),
         ({"lora_rank": 2, "lora_layers": 4}, "has 3 transformer layers.*--lora_layers, not 4"),
     ],
 )

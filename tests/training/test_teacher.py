@@ -66,7 +66,7 @@ def taught(
     ("source", "contrastive", "frozen"), [(MODEL, "kl", True), (RUN, "margin_mse", False), (PAIRS, "kl", True)]
 )
 def test_a_student_comes_to_score_as_its_teacher(train, tmp_path, taught, source, contrastive, frozen):
-    changes = {"contrastive": contrastive, "freeze_base": frozen, "mined_negatives": 4, "average_decay": 0.0}
+    changes = {"contrastive": contrastive, "freeze_base": frozen, "average_decay": 0.0}
     train(**taught[source] | changes | {"base_learning_rate": 1e-3})
     losses = [row["terms"]["contrastive"] for row in rows_of(tmp_path / "run", "step")]
     assert np.mean(losses[-4:]) < 0.85 * np.mean(losses[:4])
@@ -153,6 +153,9 @@ def test_a_pairs_file_gives_scores_in_the_order_of_its_texts(tmp_path):
     [
         ("[1.0]", KL, r"pairs.jsonl, line 2: .*1 of positives, then 1 of negatives, got \[1.0\]"),
         ("[1.0, NaN]", KL, "pairs.jsonl, line 2: .*finite"),
+        (f"[1{'0' * 400}, 1]", KL, "pairs.jsonl, line 2: .*finite"),
+        ("[1.0, 1e39]", {}, "pairs.jsonl, line 2: .*finite"),
+        ("null", KL, "pairs.jsonl has none.*--teacher"),
         ("[1.0, null]", KL, "pairs.jsonl, line 2: .*finite"),
         ('[1.0, "2"]', KL, "pairs.jsonl, line 2: .*finite"),
         ("[1.0, 2.0]", {}, "pairs.jsonl, line 2: .*--contrastive kl"),
@@ -180,6 +183,7 @@ def test_wrong_scores_are_refused(train, tmp_path, monkeypatch, scores, changes,
     ("line", "message"),
     [
         ("q0 Q0 d0 1 nan t", "run.trec, line 1: .*finite"),
+        ("q0 Q0 d0 1 1e39 t", "run.trec: .*1e[+]39"),
         ("q0 Q0 d999 1 1.0 t", "run.trec: .*'d999'"),
         ("q999 Q0 d0 1 1.0 t", "run.trec: .*any of the queries"),
         ("q0 Q0 d5 1 1.0 t\nq0 Q0 d6 1 1.0 t", "run.trec has none of a positive"),
