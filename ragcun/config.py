@@ -152,9 +152,7 @@ class OptimizationConfig:
     batch_size: int = flag(128, "pairs per step and process", at_least=2)
     gradient_accumulation_steps: int = flag(1, "batches whose gradients are added before a step", at_least=1)
     positives_per_query: int = flag(1, "pairs of a query in an epoch, drawn anew in each; 0 takes all", at_least=0)
-    mined_negatives: int | None = flag(
-        None, "mined per query (default: 4; margin loss, untaught trained base: 0)", at_least=0
-    )
+    mined_negatives: int | None = flag(None, "per query (default: 4; margin, trained untaught base: 0)", at_least=0)
     mined_first: int | None = flag(None, "first rank to mine (default: 0; without labels 10)", at_least=0)
     mined_last: int = flag(100, "mine ranks below this one", at_least=1)
     mine_every: int | None = flag(None, "mine again every N epochs, by the averaged weights; 0 is once", at_least=0)
@@ -223,7 +221,7 @@ class TrainConfig(RunConfig, OptimizationConfig, ObjectiveConfig, HeadConfig, Le
             "--train_data is missing: give a pairs file (.jsonl, .csv …), a BEIR folder, or --corpus": not pairs,
             "--hold_out_documents goes with --train_data or --corpus, not with --documents": hidden,
             "--base_dtype and --base_backend are for a frozen base; --mixed_precision speeds training up": computed,
-            "--lora_rank trains the base; leave --freeze_base out": self.lora_rank and self.freeze_base,
+            "--lora_rank trains the base; give --freeze_base False": self.lora_rank and self.freeze_base,
             "--lora_layers, not --freeze_early_layers, says where LoRA is; leave the other out": placed,
             "--lexical_dim needs a new and normalised base; leave it out": self.lexical_dim and not self.lexical,
             "--teacher is for --contrastive kl or margin_mse; choose one of them": self.teacher and not taught,

@@ -28,11 +28,12 @@ from ragcun.config import Distance
 from ragcun.data.beir import Collection, Qrels
 from ragcun.data.beir_sets import CollectionFolder
 from ragcun.embeddings.encode import ROWS
+from ragcun.embeddings.hub import CONFIG
 from ragcun.embeddings.precomputed import rows_of
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, require_same
 from ragcun.io import file_digest, read_json, read_json_lines, replacing_file, write_json, write_json_lines
-from ragcun.models.checkpoint import CONFIG, is_checkpoint
+from ragcun.models.checkpoint import is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.retrieval.runs import Run, make_run
 from ragcun.retrieval.search import SearchResult, id_order, top_k

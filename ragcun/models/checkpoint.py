@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ragcun.embeddings.base import Base
 from ragcun.embeddings.encode import resolve_device
-from ragcun.embeddings.hub import MODULES, load_sentence_transformer, model_folder, require_inside
+from ragcun.embeddings.hub import CONFIG, MODULES, load_sentence_transformer, model_folder, require_inside
 from ragcun.embeddings.joined import JoinedBase, restore_pooling
 from ragcun.embeddings.lexical import LexicalChannel
 from ragcun.embeddings.target import Target, TargetBase
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 """In format 1, which is read too, `CONFIG` has no checksum of itself."""
 OWN_SUM = "description_blake2b"
-CONFIG = "ragcun/encoder.json"
 TRAINED = "trained_parameters"
 WEIGHTS = "ragcun/parts.safetensors"
 CARD = "README.md"

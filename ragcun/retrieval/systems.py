@@ -19,7 +19,7 @@ from ragcun.embeddings.analysis import K1, B
 from ragcun.embeddings.base import Base, VectorSource
 from ragcun.embeddings.cache import vector_source
 from ragcun.embeddings.encode import ROWS, cache_folder
-from ragcun.embeddings.hub import model_folder
+from ragcun.embeddings.hub import CONFIG, model_folder
 from ragcun.embeddings.precomputed import VectorStore, read_vectors
 from ragcun.embeddings.text_base import TextBase
 from ragcun.errors import InputError, as_input_error
@@ -28,7 +28,7 @@ from ragcun.isotropy.measures import isotropy_score
 from ragcun.isotropy.moments import MeasureSettings, sample_rows
 from ragcun.isotropy.spectrum import defined
 from ragcun.models.cached_encoder import CachedEncoder, EmbeddedRows
-from ragcun.models.checkpoint import CONFIG, has_text_model, is_checkpoint
+from ragcun.models.checkpoint import has_text_model, is_checkpoint
 from ragcun.models.encoder import RetrievalEncoder
 from ragcun.models.projection import ProjectionEncoder
 from ragcun.results import DocumentSpace, Results

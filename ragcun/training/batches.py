@@ -92,7 +92,8 @@ def require_contrast(config: TrainConfig, data: PairDataset) -> None:
     alike = "contrastive" in config.weights and not (least < answers or given or mined)
     small = one_pair and "isotropy" in config.weights and config.isotropy_rows == "each"
     found = f"nothing to contrast (distinct queries: {len(data.queries)}, answers that each of them has: {answers})"
-    remedy = "add pairs of other queries, a negative to each pair, or a --corpus to mine negatives from"
+    mining = "a --corpus to mine negatives from" if config.mines else "--mined_negatives 4"
+    remedy = f"add pairs of other queries, a negative to each pair, or {mining}"
     too_small = "--isotropy_rows each needs batches of 2 pairs, and an epoch has one of the only query"
     mistakes = {f"{found}; {remedy}": alike, f"{too_small}; add --positives_per_query 0": small}
     refuse({f"{data.source}: {message}": wrong for message, wrong in mistakes.items()})

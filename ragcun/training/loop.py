@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -30,6 +31,8 @@ from ragcun.training.summary import FitResult, announce
 from ragcun.training.trainer import Trainer
 from ragcun.training.weights import initialize_weights
 
+logger = logging.getLogger(__name__)
+
 
 def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
     """Train an encoder as `config` says, and write its run folder.
@@ -52,7 +55,10 @@ def fit(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> FitResult:
 
 def fit_encoder(config: TrainConfig, data: TrainingData, run: RunFolder) -> tuple[RetrievalEncoder, FitResult]:
     """Train an encoder on `data`; return it and the result."""
-    return _fit(config, data, run)[:2]
+    encoder, result, comparison = _fit(config, data, run)
+    if comparison is not None:
+        logger.info("%s", comparison)
+    return encoder, result
 
 
 def _fit(
@@ -61,8 +67,8 @@ def _fit(
     config = copy.copy(config)
     settle(config)
     require_contrast(config, data.train)
-    folds = [*query_folds_of(config, data)] if config.never_worse and data.check is None else []
     processes = Processes(make_accelerator(config.device, config.mixed_precision))
+    folds = [*query_folds_of(config, data, processes)] if config.never_worse and data.check is None else []
     set_seed(config.seed)
     teacher = processes.main_first(partial(build_teacher, config, data, processes))
     kept = run.kept_channel() if config.resume else None

@@ -27,8 +27,9 @@ from ragcun.models.projection import ProjectionEncoder, interpolate_with_base
 from ragcun.models.systems import AsymmetricProjectionModel
 from ragcun.retrieval.metrics import paired_tests
 from ragcun.retrieval.systems import DenseRetriever, Evaluation, evaluate_retriever
-from ragcun.training.batches import PairSource, epoch_batches
-from ragcun.training.setup import TrainingData
+from ragcun.training.batches import PairSource, epoch_batches, require_contrast
+from ragcun.training.processes import Processes
+from ragcun.training.setup import TrainingData, build_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,6 @@ def select_final_model(
         source = f"{held_out[0].source} in {len(held_out)} folds"
         judged = {name: dict(ChainMap(*(fold.per_query[name] for fold in held_out))) for name in encoders}
     comparison = _compare(judged, source, seed)
-    logger.info("%s", comparison)
     return encoders[comparison.kept], comparison
 
 
@@ -226,13 +226,21 @@ def _compare(judged: dict[str, dict[str, float]], source: str, seed: int) -> Fin
     return FinalSelection(kept, scores, p_values, queries, source, judged)
 
 
-def query_folds_of(config: TrainConfig, data: TrainingData) -> Iterator[TrainingData]:
-    """Yield the training data of each fold of `config.train_data`, with the queries that it leaves out as `check`."""
+def query_folds_of(config: TrainConfig, data: TrainingData, processes: Processes) -> Iterator[TrainingData]:
+    """Yield the training data of each fold of `config.train_data`, with the queries that it leaves out as `check`.
+
+    Raises:
+        InputError: a fold cannot be trained on.
+    """
     for kept, held in query_folds(load_collection(str(config.train_data), "train"), FOLDS, config.seed):
         pairs = pairs_from_collection(kept)
         pairs = pairs if data.hold_out is None else data.hold_out.without_hidden(pairs)
         pairs = PairDataset.from_rows(pairs.rows(), pairs.source, data.train.documents)
-        yield replace(data, train=pairs, check=held)
+        require_contrast(config, pairs)
+        fold = replace(data, train=pairs, check=held)
+        if isinstance(data.teacher, dict):
+            build_teacher(config, fold, processes)  # of which the fold may have too few scores
+        yield fold
 
 
 @dataclass

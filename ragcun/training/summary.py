@@ -39,11 +39,13 @@ Rules = list[tuple[str, bool, str]]
 def rules_of(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, steps: int) -> Rules:
     """Return what decides whether settings have an effect on a run of so many epochs and steps."""
     untrained = "no effect, since nothing is trained; with --corpus, --trained_share .25 trains"
+    continued = config.load_checkpoint is not None or not encoder.base.frozen
+    head = "--head_init calibrated of a new head on a frozen base"
     return [
         (TRAINING.replace(" device", "").replace(" encode_batch_size", ""), steps == 0, untrained),
         *_of_objective(config, bool(encoder.to_config().get("normalize_output"))),
         *_of_model(config, encoder),
-        ("queries", config.start != "calibrated", "no effect: only --head_init calibrated uses them"),
+        ("queries", config.start != "calibrated" or continued, f"no effect: only {head} uses them"),
         ("pair_method", config.documents is None, "no effect without --documents"),
         ("dev_split", config.dev_beir is None, "no effect without --dev_beir"),
         ("steps", config.epochs is not None, "no effect, since --epochs is given"),
@@ -89,6 +91,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
     loaded = {} if config.load_checkpoint is None else model_settings(encoder)
     other = " ".join(name for name in KEPT if loaded and getattr(config, name) != loaded[name])
     fitted = isinstance(encoder.base, JoinedBase) and not loaded
+    cached = fitted or config.teacher or encoder.base.keeps_documents  # what is not trained has vectors too
     rates = [config.projection_learning_rate, *([] if frozen else [config.base_learning_rate])]
     rates += [config.predictor_learning_rate] if predicts else []
     no_target = "no effect: only --system jepa with --lambda_predictive above 0 has an EMA target"
@@ -105,7 +108,7 @@ def _of_model(config: TrainConfig, encoder: RetrievalEncoder) -> Rules:
         ("gradient_checkpointing compile", True, "changes memory or time, not what is trained"),
         ("freeze_early_layers", bool(config.freeze_base), "no effect: the whole base is frozen"),
         ("lora_alpha lora_layers", not config.lora_rank, "no effect without --lora_rank"),
-        ("cache_dir encode_batch_size", not frozen, "no effect: the base is trained"),
+        ("cache_dir encode_batch_size", not (frozen or cached), "no effect: the base is trained"),
         ("learning_rate", None not in rates, "no effect: every trained part has a rate of its own"),
     ]
 

@@ -95,7 +95,7 @@ class Trainer:
         share = trained_share(config, encoder, len(np.unique(source.dataset.query_ids)))
         self.average = WeightAverage(encoder, config.average_decay, share)
         settings = {name: value for name, value in self.record.settings.items() if name not in NOT_COMPARED}
-        settings |= {"data": self.record.manifest["data_sha256"]}
+        settings |= {"data": self.record.manifest["data_sha256"], "base": self.record.manifest["base_fingerprint"]}
         # a resumed run has to have as many
         settings |= {"processes": self.processes.count} if self.processes.count > 1 else {}
         parts = encoder, optimizer, self.average, accelerator.scaler, source if config.mine_every else None

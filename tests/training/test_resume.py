@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ragcun import InputError, TrainConfig, fit_head
 from ragcun.cli.train import run as train_command
@@ -135,6 +137,17 @@ def test_a_finished_run_resumes_to_itself_and_with_nothing_else(train, tmp_path,
             train(resume=True, **{name: value})
     assert_equal(before, tensors_of(run))
     assert (run / "metrics.jsonl").read_text() == rows
+
+
+@pytest.mark.parametrize("trained", [{}, {"freeze_early_layers": 2}], ids=str)
+def test_a_run_is_not_resumed_on_a_base_that_changed(train, tmp_path, tiny_bert, trained):
+    base = shutil.copytree(tiny_bert, tmp_path / "base")
+    train(base_model=str(base), **trained)
+    weights = load_file(base / "model.safetensors")
+    weights["encoder.layer.0.output.dense.weight"][0, 0] += 1
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="base = "):
+        train(base_model=str(base), resume=True, **trained)
 
 
 @pytest.mark.slow

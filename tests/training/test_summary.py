@@ -68,6 +68,8 @@ def idle(tiny_bert: str) -> Any:
         ({"pair_method": "half", "dev_split": "test", "max_skipped": 3}, "pair_method dev_split max_skipped"),
         ({"on_collapse": "stop", "collapse_checks": 0}, "on_collapse"),
         ({"queries": "q", "head_init": "identity"}, "queries"),
+        ({"queries": "q", "cache_dir": "c", "freeze_early_layers": 2}, "queries cache_dir"),
+        ({"cache_dir": "c", "freeze_early_layers": 2, "contrastive": "kl", "teacher": "t"}, ""),
     ],
     ids=str,
 )

@@ -154,8 +154,12 @@ def test_resume_equals_uninterrupted(train, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_run_continues_from_its_checkpoint(train, target_model, texts):
+def test_a_run_continues_from_its_checkpoint_which_is_no_base_or_teacher(train, target_model, texts):
     first = train()
+    for name in ("base_model", "target_model", "teacher"):
+        wrong: dict[str, Any] = {"target_model": None, "contrastive": "kl", "teacher": "minilm"}
+        with pytest.raises(InputError, match="embeds queries alone"):
+            train("wrong", **wrong | {name: str(first.checkpoint)})
     more = opened(train("more", load_checkpoint=str(first.checkpoint), target_model=None))
     own = SentenceTransformer(target_model, device="cpu")
     np.testing.assert_allclose(more.encode_document(texts[:9]), own.encode_document(texts[:9]), atol=1e-6)

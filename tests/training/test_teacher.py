@@ -179,6 +179,14 @@ def test_wrong_scores_are_refused(train, tmp_path, monkeypatch, scores, changes,
     assert not Path("run").exists()
 
 
+def test_a_fold_without_scores_is_refused_before_anything_is_trained(train, tmp_path, scores):
+    query = next(iter(scores))
+    write_run(tmp_path / RUN, {query: scores[query]}, "teacher")
+    with pytest.raises(InputError, match=r"run.trec has none of a positive"):
+        train(**KL, teacher=str(tmp_path / RUN), never_worse=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
