@@ -50,6 +50,7 @@ def rules_of(config: TrainConfig, encoder: RetrievalEncoder, epochs: int, steps:
         ("dev_split", config.dev_beir is None, "no effect without --dev_beir"),
         ("steps", config.epochs is not None, "no effect, since --epochs is given"),
         ("warmup_steps", config.warmup(steps) > steps, "longer than the run: learning rates stay below those given"),
+        ("grad_cache_size", config.grad_cache_size >= config.batch_size, "no effect: it is not below --batch_size"),
         ("save_interval", config.save_interval > epochs, "no effect: the run has fewer epochs"),
         ("mine_every", (config.mine_every or 0) >= epochs, "no effect: the run has no more epochs"),
         ("max_skipped", config.on_nan == "stop", "no effect without --on_nan skip"),
