@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants, hf_api, utils
+from huggingface_hub import constants, file_download, hf_api, utils
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -91,10 +91,15 @@ def listening(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     server.server_close()
 
 
+def forget_sessions() -> None:
+    """Let an older client, which is offline or not for good as it began, begin again."""
+    getattr(utils, "reset_sessions", bool)()
+
+
 @contextlib.contextmanager
 def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]]:
     """Serve repositories, and give the address and the handler, whose `forbidden` may change."""
-    getattr(utils, "reset_sessions", bool)()  # an older client is offline for good if it began so
+    forget_sessions()
     handler = type("Handler", (StandIn,), {"repositories": repositories, "forbidden": set()})
     with listening(handler) as address:
         yield address, handler
@@ -103,7 +108,9 @@ def serving(repositories: dict[str, Path]) -> Iterator[tuple[str, type[StandIn]]
 def point_at(patch: pytest.MonkeyPatch, address: str) -> None:
     """Let the hub's clients ask a server."""
     patch.setattr(constants, "ENDPOINT", address)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # older versions of the second have a name of their own for it
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     patch.setattr(hf_api.api, "endpoint", address)
     patch.setattr(datasets.config, "HF_ENDPOINT", address)
 

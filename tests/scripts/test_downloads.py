@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from ragcun import InputError, read_pairs
 from ragcun.io import file_digest
-from tests.hub import COMMIT, point_at, serving, write_split
+from tests.hub import COMMIT, forget_sessions, point_at, serving, write_split
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def test_what_the_hub_has_not_is_one_sentence(fails_clearly, hub, tmp_path, monk
     assert "cannot open microsoft/ms_marco" in away
     assert "connection" in away
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forget_sessions()
     assert "HF_HUB_OFFLINE" in fails_clearly("download_msmarco", *msmarco[1:])
     assert [path.name for path in tmp_path.rglob("*.json*")] == []
 
