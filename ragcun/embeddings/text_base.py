@@ -262,9 +262,8 @@ class TextBase(Base):
         from peft import LoraConfig, inject_adapter_in_model
         from transformers.pytorch_utils import Conv1D
 
-        layers = [
-            layer for each in self._layers("lora_layers", last_layers or 0) for layer in each[-(last_layers or 0) :]
-        ]
+        last = last_layers or 0  # of which a slice takes all
+        layers = [layer for each in self._layers("lora_layers", last) for layer in each[-last:]]
         inside = {part for layer in layers for part in layer.modules() if isinstance(part, (nn.Linear, Conv1D))}
         names = [name for name, part in self.model.named_modules() if part in inside]
         none = f"base model {self.name!r} has no linear maps in transformer layers, which --lora_rank adapts"

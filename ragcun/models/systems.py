@@ -92,9 +92,8 @@ class MPNetLeJEPAIG(ProjectionEncoder):
         before = {} if self.target_base is None else self.target_base.state_dict()
         self.target_base = None if self.base.frozen or self.base.keeps_documents else following(self.base)
         if before and self.target_base is not None:  # of a checkpoint, which has no adapters: they start as nothing
-            own = self.target_base.state_dict()
-            kept = {name: before.get(name, before.get(name.replace(".base_layer.", "."))) for name in own}
-            self.target_base.load_state_dict(own | {name: each for name, each in kept.items() if each is not None})
+            for name, weight in self.target_base.state_dict().items():
+                weight.copy_(before.get(name, before.get(name.replace(".base_layer.", "."), weight)))
 
     def start_from(self, vectors: Float[Tensor, "n base_dim"]) -> None:
         """Start the head as its kind does, and the target as the head."""

@@ -28,6 +28,7 @@ from ragcun.io import as_json, read_text
 from ragcun.reporting.tables import ABSENT, markdown_table
 from ragcun.sweeps.space import SAMPLERS, Space
 from ragcun.training.loop import fit
+from ragcun.training.selection import DEV
 
 logger = logging.getLogger(__name__)
 SWEEP = "sweep"
@@ -135,7 +136,7 @@ def summarise(space: Space, trials: Sequence[FrozenTrial], folder: Path) -> dict
         "study": space.settings.study,
         "source": space.source,
         "sampler": space.settings.sampler,
-        "criterion": "dev NDCG@10" if judged_by_ndcg else "minus validation objective",
+        "criterion": DEV if judged_by_ndcg else "minus validation objective",
         "direction": space.settings.direction,
         "seeds": list(space.seeds),
         "trials": len(rows),
